@@ -1,0 +1,389 @@
+"""Noise schedules: the signal and noise coefficients of the states ``z_0 … z_T``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from opmerge.checks import (
+    check_coefficients,
+    check_count,
+    check_json,
+    check_notes,
+    check_number,
+    check_stored,
+    check_timesteps,
+    check_vector,
+    variance_notes,
+)
+from opmerge.errors import InputError
+from opmerge.schedules.betas import trailing_signal
+from opmerge.schedules.diffusers_config import (
+    ddim_states,
+    is_scheduler_config,
+    read_scheduler_config,
+)
+from opmerge.schedules.files import read_arrays, read_json_object
+
+__all__ = [
+    "NoiseSchedule",
+    "arrays_schedule",
+    "cosine_schedule",
+    "diffusers_schedule",
+    "equal_angle_schedule",
+    "linear_schedule",
+    "nichol_dhariwal_schedule",
+    "resolve_schedule",
+    "scaled_linear_schedule",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """Coefficients of ``z_t = alpha_t x_0 + sigma_t eps``, ``t = 0 … T`` (THEORY 1).
+
+    The signal-to-noise ratio ``alpha_t / sigma_t`` falls strictly with ``t``. Variance
+    preservation is not required; where ``alpha_t² + sigma_t²`` is not 1, a note says so.
+
+    Args:
+        alphas: signal coefficients, shape (T+1,), index 0 on the data side; made read-only.
+        sigmas: noise coefficients, shape (T+1,); made read-only.
+        name: where the coefficients come from.
+        parameters: what rebuilds them, together with the name; JSON values only.
+        timesteps: the network's timesteps of ``z_1 … z_T`` (index ``k`` belongs to step
+            ``k + 1``), where the schedule comes from diffusers.
+        notes: what the linear theory leaves out, one line each.
+
+    Raises:
+        InputError: if the coefficients are not two finite, non-negative vectors of one length
+            >= 2 with a strictly falling ratio, or if another field does not fit them.
+    """
+
+    alphas: NDArray[np.float64]
+    sigmas: NDArray[np.float64]
+    name: str = "arrays"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    timesteps: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        alphas = check_vector("alphas", self.alphas)
+        sigmas = check_vector("sigmas", self.sigmas)
+        check_coefficients(alphas, sigmas)
+        notes = check_notes(self.notes)
+        notes += tuple(note for note in variance_notes(alphas, sigmas) if note not in notes)
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError("name", "must be a string that is not empty", repr(self.name))
+        for key, value in (
+            ("alphas", alphas),
+            ("sigmas", sigmas),
+            ("parameters", check_json(self.parameters)),
+            ("timesteps", check_timesteps(self.timesteps, len(alphas) - 1)),
+            ("notes", notes),
+        ):
+            object.__setattr__(self, key, value)
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of teacher steps."""
+        return len(self.alphas) - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON values, for plan files.
+
+        A schedule that its name and parameters rebuild exactly is stored as those alone; any
+        other with its arrays and, where there are any, its parameters, timesteps and notes.
+        """
+        if self._is_rebuilt_by_name():
+            return {"name": self.name, "parameters": check_json(self.parameters)}
+        stored: dict[str, Any] = {"name": self.name}
+        if self.parameters:
+            stored["parameters"] = check_json(self.parameters)
+        stored |= {"alphas": self.alphas.tolist(), "sigmas": self.sigmas.tolist()}
+        if self.timesteps is not None:
+            stored["timesteps"] = list(self.timesteps)
+        if self.notes:
+            stored["notes"] = list(self.notes)
+        return stored
+
+    def _is_rebuilt_by_name(self) -> bool:
+        if self.name not in _CONSTRUCTORS or self.timesteps is not None:
+            return False
+        rebuilt = _construct(self.name, self.parameters, self.num_steps)
+        return (
+            np.array_equal(rebuilt.alphas, self.alphas)
+            and np.array_equal(rebuilt.sigmas, self.sigmas)
+            and rebuilt.notes == self.notes
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
+        """The schedule that ``to_dict`` stored.
+
+        Args:
+            data: ``{"name", "parameters"}`` of a named schedule (missing parameters take their
+                defaults), or ``{"name", "alphas", "sigmas"}`` and optionally ``parameters``,
+                ``timesteps`` and ``notes``.
+            num_steps: T; stored arrays must have T + 1 entries.
+
+        Raises:
+            InputError: if anything is missing, unknown or malformed.
+        """
+        num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+        check_stored(data, num_steps)
+        name, parameters = data["name"], data.get("parameters", {})
+        if "alphas" not in data:
+            return _construct(name, parameters, num_steps)
+        timesteps = tuple(data["timesteps"]) if "timesteps" in data else None
+        notes = tuple(data.get("notes", ()))
+        return cls(data["alphas"], data["sigmas"], name, parameters, timesteps, notes)
+
+
+def arrays_schedule(alphas: ArrayLike, sigmas: ArrayLike) -> NoiseSchedule:
+    """A schedule given by its coefficients, shape (T+1,), index 0 on the data side.
+
+    Raises:
+        InputError: as ``NoiseSchedule``.
+    """
+    return NoiseSchedule(check_vector("alphas", alphas), check_vector("sigmas", sigmas))
+
+
+def cosine_schedule(num_steps: int) -> NoiseSchedule:
+    """Plain cosine: ``alpha_t = cos(pi t / 2T)``, ``sigma_t = sin(pi t / 2T)`` (THEORY 1).
+
+    Raises:
+        InputError: if ``num_steps`` is not a whole number >= 1.
+    """
+    sines = np.sin(0.5 * np.pi * _fractions(num_steps))
+    return _clean_to_noise(sines[::-1].copy(), sines, "cosine", {})
+
+
+def nichol_dhariwal_schedule(num_steps: int, offset: float = 0.008) -> NoiseSchedule:
+    """Offset cosine, ``alpha_t² = f(t) / f(0)``, ``f(t) = cos²((t/T + s) / (1 + s) · pi/2)``.
+
+    Source: Nichol & Dhariwal 2021, Eq. 17, cut into T steps directly, so that their cap on the
+    last beta is not needed and ``alpha_T = 0``.
+
+    Args:
+        num_steps: T.
+        offset: s >= 0.
+
+    Raises:
+        InputError: if ``num_steps`` is not a whole number >= 1 or the offset is negative.
+    """
+    time = _fractions(num_steps)
+    offset = check_number("offset", offset)
+    if offset < 0:
+        raise InputError("offset", "must be >= 0", offset)
+    # cos((t + s) q) = sin((1 - t) q) with q = pi / (2 + 2s), and the difference of the two
+    # squared cosines in sigma² is a product of sines: nothing cancels at either end.
+    quarter = np.pi / (2 + 2 * offset)
+    alphas = np.sin((1 - time) * quarter) / np.sin(quarter)
+    squares = np.sin(time * quarter) / np.sin(quarter) * np.sin((2 - time) * quarter)
+    sigmas = np.sqrt(np.maximum(squares / np.sin(quarter), 0))
+    return _clean_to_noise(alphas, sigmas, "nichol-dhariwal", {"offset": offset})
+
+
+def linear_schedule(
+    num_steps: int,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    num_train_timesteps: int = 1000,
+) -> NoiseSchedule:
+    """Evenly spaced training betas (Ho et al. 2020), cut into T steps with trailing spacing.
+
+    With ``N`` training timesteps and ``c`` the cumulative product of ``1 - beta``, step ``t``
+    is training timestep ``round(N t / T) - 1`` (Lin et al. 2024, Table 2; as DDIMScheduler's
+    "trailing"), ``alpha_t² = c`` there, and ``z_0`` is clean data. ``alpha_T`` is not 0.
+
+    Raises:
+        InputError: if T is not between 1 and ``num_train_timesteps`` or a beta not in (0, 1).
+    """
+    return _beta_schedule("linear", num_steps, beta_start, beta_end, num_train_timesteps)
+
+
+def scaled_linear_schedule(
+    num_steps: int,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    num_train_timesteps: int = 1000,
+) -> NoiseSchedule:
+    """Training betas with evenly spaced square roots (Rombach et al. 2022).
+
+    Cut into T steps as in ``linear_schedule``.
+
+    Raises:
+        InputError: if T is not between 1 and ``num_train_timesteps`` or a beta not in (0, 1).
+    """
+    return _beta_schedule("scaled-linear", num_steps, beta_start, beta_end, num_train_timesteps)
+
+
+def equal_angle_schedule(num_steps: int, eigenvalue: float) -> NoiseSchedule:
+    """The schedule that is best for one eigenvalue: its steps turn by equal angles.
+
+    ``v_t = (alpha_t sqrt(lambda), sigma_t)`` makes the angle ``pi t / 2T`` with the signal
+    axis, and ``alpha_t² + sigma_t² = 1``. Equal angles maximise the product of cosines by which
+    the teacher shrinks (THEORY 2).
+
+    Args:
+        num_steps: T.
+        eigenvalue: lambda > 0, a variance of the data.
+
+    Raises:
+        InputError: if ``num_steps`` is not a whole number >= 1 or the eigenvalue is not > 0.
+    """
+    sines = np.sin(0.5 * np.pi * _fractions(num_steps))
+    eigenvalue = check_number("eigenvalue", eigenvalue)
+    if eigenvalue <= 0:
+        raise InputError("eigenvalue", "must be > 0", eigenvalue)
+    signal, noise = sines[::-1], math.sqrt(eigenvalue) * sines
+    length = np.hypot(signal, noise)
+    parameters = {"eigenvalue": eigenvalue}
+    return _clean_to_noise(signal / length, noise / length, "equal-angle", parameters)
+
+
+def diffusers_schedule(
+    config: str | os.PathLike[str] | Mapping[str, Any], num_steps: int
+) -> NoiseSchedule:
+    """The states that diffusers' DDIM visits in ``num_steps`` steps, in float64.
+
+    See ``diffusers_config.ddim_states`` for how they are computed. The notes tell what the
+    linear theory leaves out: clipping, thresholding, a scheduler class other than DDIM,
+    steps that land beside the next timestep, signal left in ``z_T``.
+
+    Args:
+        config: a ``scheduler_config.json``, a folder holding one (itself or in ``scheduler/``),
+            or its content.
+        num_steps: T.
+
+    Raises:
+        InputError: if the config is missing, malformed or not built on betas, or if its steps
+            cannot be taken.
+    """
+    content = config if isinstance(config, Mapping) else read_scheduler_config(config)
+    states = ddim_states(content, num_steps)
+    return NoiseSchedule(
+        states.alphas, states.sigmas, "diffusers", states.parameters, states.timesteps, states.notes
+    )
+
+
+def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
+    """The schedule that the command line's ``--schedule`` names.
+
+    Args:
+        text: ``cosine``, ``nichol-dhariwal``, ``linear``, ``scaled-linear`` or
+            ``equal-angle:EIGENVALUE`` (hyphen and underscore alike); a diffusers
+            ``scheduler_config.json`` or model folder; or a file of arrays with T + 1 entries
+            each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy`` or ``.csv`` with alphas and
+            sigmas as two rows or two columns (2 x 2 is read as rows; a CSV may begin with the
+            line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as stored in a
+            plan.
+        num_steps: T.
+
+    Raises:
+        InputError: if the text is neither a known name nor such a file.
+    """
+    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    name, _, value = text.strip().partition(":")
+    name = name.lower().replace("_", "-")
+    if name in _CONSTRUCTORS:
+        return _construct(name, _value_after_name(name, value), num_steps)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib raises for an unknown user
+    if not text.strip() or not os.path.exists(path):  # noqa: PTH110 - and for a long name
+        raise InputError("schedule", f"must be one of {_CHOICES}, or an existing file", text)
+    if path.is_dir():
+        return diffusers_schedule(path, num_steps)
+    if path.suffix == ".json":
+        data = read_json_object(path)
+        if is_scheduler_config(data):
+            return diffusers_schedule(data, num_steps)
+        return NoiseSchedule.from_dict({"name": "arrays", **data}, num_steps)
+    schedule = arrays_schedule(*read_arrays(path))
+    if schedule.num_steps != num_steps:
+        raise InputError(
+            str(path),
+            f"must hold num_steps + 1 = {num_steps + 1} alphas and sigmas",
+            schedule.num_steps + 1,
+            f"pass --steps {schedule.num_steps}",
+        )
+    return schedule
+
+
+_CONSTRUCTORS: dict[str, Callable[..., NoiseSchedule]] = {
+    "cosine": cosine_schedule,
+    "nichol-dhariwal": nichol_dhariwal_schedule,
+    "linear": linear_schedule,
+    "scaled-linear": scaled_linear_schedule,
+    "equal-angle": equal_angle_schedule,
+}
+_CHOICES = ", ".join(_CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
+
+
+def _construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
+    if name not in _CONSTRUCTORS:
+        known = ", ".join(_CONSTRUCTORS)
+        raise InputError(
+            "schedule.name", f"must be one of {known}, or come with alphas and sigmas", repr(name)
+        )
+    expected = dict(inspect.signature(_CONSTRUCTORS[name]).parameters)
+    del expected["num_steps"]
+    for key in parameters:
+        if key not in expected:
+            rule = f"hold {', '.join(expected)} only" if expected else "be empty"
+            raise InputError("schedule.parameters", f"of {name} must {rule}", repr(key))
+    for key, parameter in expected.items():
+        if parameter.default is parameter.empty and key not in parameters:
+            raise InputError("schedule.parameters", f"of {name} must hold {key}")
+    return _CONSTRUCTORS[name](num_steps, **parameters)
+
+
+def _value_after_name(name: str, value: str) -> dict[str, Any]:
+    if name != "equal-angle":
+        if value:
+            raise InputError("schedule", f"{name} takes no value", value, f"pass {name}")
+        return {}
+    try:
+        return {"eigenvalue": float(value)}
+    except ValueError:
+        raise InputError(
+            "schedule", "equal-angle must come with a number", repr(value), "pass equal-angle:2.0"
+        ) from None
+
+
+def _beta_schedule(
+    name: str, num_steps: int, beta_start: float, beta_end: float, num_train_timesteps: int
+) -> NoiseSchedule:
+    signal = trailing_signal(
+        name.replace("-", "_"), num_steps, beta_start, beta_end, num_train_timesteps
+    )
+    parameters = {
+        "beta_start": float(beta_start),
+        "beta_end": float(beta_end),
+        "num_train_timesteps": int(num_train_timesteps),
+    }
+    return NoiseSchedule(np.sqrt(signal), np.sqrt(1.0 - signal), name, parameters)
+
+
+def _fractions(num_steps: int) -> NDArray[np.float64]:
+    """``t / T`` for ``t = 0 … T``."""
+    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    return np.arange(num_steps + 1) / num_steps
+
+
+def _clean_to_noise(
+    alphas: NDArray[np.float64],
+    sigmas: NDArray[np.float64],
+    name: str,
+    parameters: Mapping[str, Any],
+) -> NoiseSchedule:
+    alphas[[0, -1]] = 1.0, 0.0
+    sigmas[[0, -1]] = 0.0, 1.0
+    return NoiseSchedule(alphas, sigmas, name, parameters)
