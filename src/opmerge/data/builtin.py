@@ -1,0 +1,98 @@
+"""Samples that ship inside ordinary packages, so that they are there without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+from opmerge.data.records import Source, SourceOptions, source_from_rows
+from opmerge.errors import InputError
+
+__all__ = ["digits", "faces", "patches"]
+
+_NUM_FACES = 100
+
+
+def digits(options: SourceOptions) -> Source:
+    """The 1797 handwritten digits of scikit-learn, 8 × 8, in [−1, 1]."""
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images / 8.0 - 1.0
+    return source_from_rows(
+        "digits",
+        images.shape[1:],
+        len(images),
+        lambda start, stop: images[start:stop],
+        scaling="pixel values from [0, 16] to [-1, 1]",
+    )
+
+
+def patches(options: SourceOptions) -> Source:
+    """Square grey patches of scikit-learn's photos ``china`` and ``flower``, in [−1, 1].
+
+    Grey is the ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B, the grey of image folders too.
+    Patches start at every ``options.stride``-th pixel of both axes, row by row.
+
+    Raises:
+        InputError: if a patch does not fit into the photos.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    size, stride = options.patch_size, options.stride
+    photos = [
+        np.asarray(Image.fromarray(load_sample_image(name)).convert("L"))
+        for name in ("china.jpg", "flower.jpg")
+    ]
+    limit = min(min(photo.shape) for photo in photos)
+    if size > limit:
+        raise InputError("patch_size", f"must be <= {limit}, the height of the photos", size)
+    windows = [sliding_window_view(photo, (size, size))[::stride, ::stride] for photo in photos]
+    counts = [view.shape[0] * view.shape[1] for view in windows]
+
+    def rows(start: int, stop: int) -> NDArray[np.float64]:
+        parts, first = [], 0
+        for view, count in zip(windows, counts, strict=True):
+            inside = np.arange(max(start - first, 0), min(stop - first, count))
+            parts.append(view[np.unravel_index(inside, view.shape[:2])])
+            first += count
+        return np.concatenate(parts) / 127.5 - 1.0
+
+    return source_from_rows(
+        "patches",
+        (size, size),
+        sum(counts),
+        rows,
+        scaling="grey (ITU-R 601 luma) pixel values from [0, 255] to [-1, 1]",
+        notes=(f"{size} x {size} patches of 2 photos at stride {stride}",),
+    )
+
+
+def faces(options: SourceOptions) -> Source:
+    """The 100 grey faces of scikit-image's ``lfw_subset``, 25 × 25, in [−1, 1].
+
+    Raises:
+        InputError: if scikit-image is not installed.
+    """
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise InputError(
+            "faces",
+            "needs scikit-image, which is not installed",
+            remedy="pip install 'opmerge[images]'",
+        ) from error
+
+    load: Callable[[], ArrayLike] = data.lfw_subset  # it carries no types itself
+    # The other hundred images of the set are backgrounds.
+    images = np.asarray(load(), dtype=np.float64)[:_NUM_FACES] * 2.0 - 1.0
+    return source_from_rows(
+        "faces",
+        images.shape[1:],
+        len(images),
+        lambda start, stop: images[start:stop],
+        scaling="pixel values from [0, 1] to [-1, 1]",
+    )

@@ -1,0 +1,136 @@
+"""What a source of data is: named samples of one shape, read in batches as often as wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.checks import check_count
+from opmerge.errors import InputError
+
+__all__ = ["Progress", "Source", "SourceOptions", "source_from_rows"]
+
+Progress = Callable[[int], None]
+"""Called with the number of samples (or files) done so far."""
+
+# A batch holds about 16 MB, but enough rows for matrix products to run at full speed.
+_BATCH_VALUES = 2**21
+_MIN_BATCH_ROWS = 64
+_MAX_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How images are cut and resized.
+
+    Attributes:
+        patch_size: side of the square patches of ``patches``, in pixels.
+        stride: distance between neighbouring patches of ``patches``, in pixels.
+        image_size: side to which the images of a folder are resized and cropped.
+        grey: whether the images of a folder are read as grey instead of RGB.
+
+    Raises:
+        InputError: if a size is not a whole number >= 1.
+    """
+
+    patch_size: int = 16
+    stride: int = 4
+    image_size: int = 64
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "stride", "image_size"):
+            check_count(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples of one shape from one place.
+
+    Attributes:
+        name: ``digits``, ``patches``, ``faces``, or the name of the file or folder.
+        shape: shape of one sample, such as (8, 8) or (3, 64, 64), channels first.
+        num_samples: number of samples, at least 2.
+        scaling: how the values were scaled, such as "pixel values from [0, 255] to [-1, 1]".
+        notes: what a reader of the result must know, such as unreadable files.
+        batches: starts a pass over the samples in their order: float64 arrays of shape
+            (n, num_features), samples flattened row-major, every value finite. It can be
+            called again for another pass.
+
+    Raises:
+        InputError: on a shape without values or fewer than two samples; from ``batches``
+            on a value that is not finite.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_samples: int
+    scaling: str
+    notes: tuple[str, ...]
+    batches: Callable[[], Iterator[NDArray[np.float64]]]
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise InputError(self.name, "must hold samples of at least one value", self.shape)
+        if self.num_samples < 2:
+            raise InputError(
+                self.name, "must hold at least 2 samples along its first axis", self.num_samples
+            )
+
+    @property
+    def num_features(self) -> int:
+        """Number of values of one sample."""
+        return math.prod(self.shape)
+
+
+def source_from_rows(
+    name: str,
+    shape: tuple[int, ...],
+    num_samples: int,
+    rows: Callable[[int, int], NDArray[Any]],
+    *,
+    scaling: str,
+    notes: tuple[str, ...] = (),
+) -> Source:
+    """Build a source from a function that reads samples ``start`` to ``stop``.
+
+    Args:
+        name: name of the source.
+        shape: shape of one sample.
+        num_samples: number of samples.
+        rows: ``rows(start, stop)`` returns samples start … stop − 1, of any real dtype and
+            any shape with ``stop - start`` along the first axis.
+        scaling: how the values were scaled.
+        notes: what a reader of the result must know.
+
+    Raises:
+        InputError: see :class:`Source`.
+    """
+    num_features = math.prod(shape)
+    batch_rows = min(max(_BATCH_VALUES // max(num_features, 1), _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
+
+    def batches() -> Iterator[NDArray[np.float64]]:
+        for start in range(0, num_samples, batch_rows):
+            stop = min(start + batch_rows, num_samples)
+            batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
+            _require_finite(name, batch, start)
+            yield batch
+
+    return Source(name, shape, num_samples, scaling, notes, batches)
+
+
+def _require_finite(name: str, batch: NDArray[np.float64], start: int) -> None:
+    finite = np.isfinite(batch)
+    if finite.all():
+        return
+    row, column = (int(index) for index in np.argwhere(~finite)[0])
+    raise InputError(
+        name,
+        "must hold finite values",
+        f"{batch[row, column]} at value {column} of sample {start + row} (counted from 0)",
+    )

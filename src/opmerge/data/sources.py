@@ -1,0 +1,76 @@
+"""Which source an argument of the command line names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from opmerge.data import builtin
+from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
+from opmerge.data.images import folder_source
+from opmerge.data.records import Progress, Source, SourceOptions
+from opmerge.errors import InputError
+
+__all__ = ["BUILTIN_SOURCES", "EIGENVALUES_PREFIX", "Source", "SourceOptions", "open_source"]
+
+EIGENVALUES_PREFIX = "eigenvalues:"
+
+_BUILTIN: dict[str, Callable[[SourceOptions], Source]] = {
+    "digits": builtin.digits,
+    "patches": builtin.patches,
+    "faces": builtin.faces,
+}
+
+BUILTIN_SOURCES = tuple(_BUILTIN)
+
+_DEFAULT_OPTIONS = SourceOptions()
+
+
+def open_source(
+    argument: str,
+    options: SourceOptions = _DEFAULT_OPTIONS,
+    progress: Progress | None = None,
+) -> Source:
+    """Open ``digits``, ``patches``, ``faces``, a file of samples or a folder of images.
+
+    A built-in name wins over a file of that name; write ``./digits`` for the file.
+
+    Args:
+        argument: name of a built-in source, or path of a ``.npy``, ``.npz``, ``.csv``, ``.pt``
+            or ``.safetensors`` file or of a folder.
+        options: how images are cut and resized; sources without images do not use it.
+        progress: called with the number of files of a folder checked so far.
+
+    Raises:
+        InputError: if there is no such source, or if it does not hold samples.
+    """
+    if argument in _BUILTIN:
+        return _BUILTIN[argument](options)
+    if argument.startswith(EIGENVALUES_PREFIX):
+        raise InputError("data", "must be samples here, not eigenvalues", argument)
+    path = existing_path(argument)
+    return folder_source(path, options, progress) if path.is_dir() else array_source(path)
+
+
+def existing_path(argument: str) -> Path:
+    """The path that ``argument`` names.
+
+    Raises:
+        InputError: if nothing is there; the message lists the choices and the closest name.
+    """
+    path = Path(argument)
+    try:
+        if argument and path.exists():
+            return path
+        beside = [str(path.with_name(entry.name)) for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        beside = []
+    close = difflib.get_close_matches(argument, [*BUILTIN_SOURCES, *beside], n=1)
+    raise InputError(
+        "data",
+        f"must be {', '.join(BUILTIN_SOURCES)}, {EIGENVALUES_PREFIX}0.5,2, "
+        f"a {'/'.join(ARRAY_SUFFIXES)} file or a folder of images",
+        argument or "nothing",
+        f"did you mean {close[0]}?" if close else "",
+    )

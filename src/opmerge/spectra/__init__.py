@@ -1,0 +1,17 @@
+"""Spectra: the eigenvalues of a data covariance, given or estimated from samples in one pass."""
+
+from opmerge.spectra.spectrum import (
+    Spectrum,
+    SpectrumKind,
+    eigenvalue_spectrum,
+    estimate_spectrum,
+    resolve_spectrum,
+)
+
+__all__ = [
+    "Spectrum",
+    "SpectrumKind",
+    "eigenvalue_spectrum",
+    "estimate_spectrum",
+    "resolve_spectrum",
+]
