@@ -1,0 +1,129 @@
+"""The merge rules, and the evaluation of a plan in excess form (THEORY 4).
+
+With e = log(b / P) the excess of an operator b over the teacher's composite P, a merge of a
+first child (excess e_1) and a rest (total excess u) gives
+
+    e = e_1 + u + log1p(retention · (initial / target - 1)),
+
+where ``initial / P - 1 = offset + gain · expm1(e_1)`` is affine in the first child for either
+rule. Nothing nearly equal is ever subtracted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.errors import InputError
+from opmerge.plans.tree import Merge, Plan
+from opmerge.problem import Problem
+
+__all__ = ["Outcome", "evaluate", "initial_coefficients", "merge_excess"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a plan costs in quality.
+
+    Args:
+        problem: the problem that was evaluated.
+        plan: the plan that was evaluated.
+        excess: (d,) e = log(b / P(0, T)) of the whole student.
+        local_excess: (number of merges, d) what each merge adds; the rows, in the order of
+            ``plan.merges``, sum to ``excess``.
+    """
+
+    problem: Problem
+    plan: Plan
+    excess: Array
+    local_excess: Array
+
+    @property
+    def w2(self) -> float:
+        """Wasserstein-2 distance to the objective's target."""
+        return self.problem.distance(self.excess)
+
+    @property
+    def errors(self) -> Array:
+        """(d,) squared W2 per distinct eigenvalue, multiplicity included."""
+        return self.problem.errors(self.excess)
+
+    def error_shares(self) -> Array:
+        """(number of merges,) each merge's share of the squared error; they sum to 1.
+
+        Every eigenvalue's error is divided among the merges in proportion to the size of what
+        they added to its excess.
+        """
+        sizes = np.abs(self.local_excess)
+        totals = sizes.sum(axis=0)
+        parts = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
+        shares: Array = parts @ self.errors
+        return shares / shares.sum() if shares.any() else shares
+
+
+def initial_coefficients(
+    problem: Problem, start: int, split: int, stop: int
+) -> tuple[Array, Array]:
+    """(d,) offset and (d,) gain of a student's start: initial / P - 1 = offset + gain expm1(e_1).
+
+    Operator copy starts from the operator in place, start → split:
+    ``initial = b_1``, so ``offset = 1/P(stop, split) - 1`` and ``gain = 1/P(stop, split)``.
+
+    Denoiser copy keeps that child's estimate of x_0 and jumps further with it:
+    ``initial = J(start→stop) + κ (b_1 - J(start→split))``, κ the ratio of the two jumps' weights
+    of x_0, alpha_i sigma_j - sigma_i alpha_j (THEORY 4).
+    """
+    teacher = problem.teacher
+    log_rest = teacher.log_composite(stop, split)
+    if problem.merge_rule == "operator-copy":
+        return np.expm1(-log_rest), np.exp(-log_rest)
+    alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
+
+    def estimate_weight(to: int) -> float:
+        return float(alphas[to] * sigmas[start] - sigmas[to] * alphas[start])
+
+    gain = estimate_weight(stop) / estimate_weight(split) * np.exp(-log_rest)
+    return gain * teacher.jump_deficit(split, start) - teacher.jump_deficit(stop, start), gain
+
+
+def merge_excess(problem: Problem, merge: Merge, first: Array, rest: Array) -> Array:
+    """(d,) what a merge adds to the excesses of its first child and of the rest together."""
+    offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
+    children = first + rest
+    if problem.merge_rule == "operator-copy":
+        # exact simplification of the general form; keeps precision where expm1(first) overflows
+        initial = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
+    else:
+        initial = (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
+    with np.errstate(divide="ignore"):
+        added: Array = np.log1p(problem.retentions[merge.start] * initial)
+    return added
+
+
+def evaluate(problem: Problem, plan: Plan) -> Outcome:
+    """Excess, error and per-merge trace of a plan, by the closed form (THEORY 4, 6).
+
+    Args:
+        problem: the merge problem with T steps.
+        plan: any plan for the same T.
+
+    Raises:
+        InputError: if the plan is for another number of steps.
+    """
+    if plan.num_steps != problem.num_steps:
+        raise InputError(
+            "plan", f"must have {problem.num_steps} steps, as the problem", plan.num_steps
+        )
+    zero = np.zeros_like(problem.eigenvalues)
+    excess = dict.fromkeys(range(problem.num_steps, 0, -1), zero)
+    local = np.zeros((len(plan.merges), len(zero)))
+    for row, merge in enumerate(plan.merges):
+        first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
+        rest = np.sum(others, axis=0)
+        local[row] = merge_excess(problem, merge, first, rest)
+        excess[merge.start] = first + rest + local[row]
+    return Outcome(problem, plan, np.sum(list(excess.values()), axis=0), local)

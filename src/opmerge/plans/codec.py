@@ -1,0 +1,212 @@
+"""Plan files: ``plan.json``, format "opmerge.plan", version 1.
+
+A plan file holds a plan, the problem it was made for and what was proved about it. It is the
+same file that the theory evaluates and that a trainer executes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+from opmerge.plans.nested import format_students, parse_nested
+from opmerge.plans.tree import Plan
+from opmerge.problem import MergeRule, Objective
+from opmerge.schedules import NoiseSchedule
+from opmerge.training import TrainingModel, training_from_dict
+
+__all__ = ["FORMAT", "VERSION", "PlanFile", "dumps_with_students"]
+
+FORMAT = "opmerge.plan"
+VERSION = 1
+_LARGEST_FILE = 64 * 1024**2
+_STUDENTS = re.compile(r'(?<!\\)"students"\s*:\s*(?=\[)')
+_KEYS = (
+    "format",
+    "version",
+    "steps",
+    "students",
+    "schedule",
+    "training",
+    "merge_rule",
+    "objective",
+    "predicted",
+    "spectrum",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanFile:
+    """What a plan file says.
+
+    Args:
+        plan: the plan.
+        schedule: noise schedule with the plan's number of steps.
+        training: training model that was assumed.
+        merge_rule: where a student starts.
+        objective: what the result is measured against.
+        predicted: ``w2``, ``lower_bound`` and ``gap``.
+        spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``.
+    """
+
+    plan: Plan
+    schedule: NoiseSchedule
+    training: TrainingModel
+    merge_rule: MergeRule
+    objective: Objective
+    predicted: Mapping[str, float]
+    spectrum: Mapping[str, Any]
+
+    def dumps(self) -> str:
+        """The file's text."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "steps": self.plan.num_steps,
+            "students": self.plan,
+            "schedule": self.schedule.to_dict(),
+            "training": self.training.to_dict(),
+            "merge_rule": self.merge_rule,
+            "objective": self.objective,
+            "predicted": dict(self.predicted),
+            "spectrum": dict(self.spectrum),
+        }
+        return dumps_with_students(content) + "\n"
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file whole or not at all."""
+        return write_atomic(path, self.dumps())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> PlanFile:
+        """Read a plan file.
+
+        Raises:
+            InputError: if it cannot be read or anything in it is malformed, with the place and
+                the rule broken.
+        """
+        try:
+            size = Path(path).stat().st_size
+            if size > _LARGEST_FILE:
+                raise InputError(str(path), "must be at most 64 MiB", size)
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(str(path), f"cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise InputError(str(path), "must be a plan file in UTF-8") from error
+        return cls.loads(text, str(path))
+
+    @classmethod
+    def loads(cls, text: str, place: str = "plan file") -> PlanFile:
+        """Read a plan file's text; see ``read``."""
+        data = _load_object(text, place)
+        if data.get("format") != FORMAT:
+            raise InputError(f"{place}: format", f'must be "{FORMAT}"', repr(data.get("format")))
+        if data.get("version") != VERSION:
+            raise InputError(
+                f"{place}: version",
+                f"must be {VERSION}",
+                repr(data.get("version")),
+                "upgrade opmerge if the file is newer",
+            )
+        missing = [key for key in _KEYS if key not in data]
+        if missing:
+            raise InputError(place, f"must have the key {missing[0]}")
+        unknown = sorted(set(data) - set(_KEYS))
+        if unknown:
+            raise InputError(place, "must have no other keys", unknown[0])
+        plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
+        steps = data["steps"]
+        if steps != plan.num_steps or isinstance(steps, bool):
+            raise InputError(
+                f"{place}: steps", f"must be {plan.num_steps}, as the students cover", repr(steps)
+            )
+        return cls(
+            plan,
+            NoiseSchedule.from_dict(data["schedule"], plan.num_steps),
+            training_from_dict(data["training"]),
+            _choice(data, "merge_rule", get_args(MergeRule), place),
+            _choice(data, "objective", get_args(Objective), place),
+            _numbers(data["predicted"], ("w2", "lower_bound", "gap"), f"{place}: predicted"),
+            _spectrum(data["spectrum"], f"{place}: spectrum"),
+        )
+
+
+def dumps_with_students(content: Mapping[str, Any]) -> str:
+    """JSON text of an object in which a ``Plan`` stands for its list of students, at any depth."""
+    plans: list[Plan] = []
+
+    def stand_in(value: object) -> str:
+        if not isinstance(value, Plan):
+            raise TypeError(f"not JSON: {value!r}")
+        plans.append(value)
+        return f"\0students {len(plans) - 1}\0"
+
+    text = json.dumps(content, indent=2, allow_nan=False, default=stand_in, ensure_ascii=False)
+    return re.sub(
+        r'"\\u0000students (\d+)\\u0000"', lambda m: format_students(plans[int(m[1])]), text
+    )
+
+
+def _load_object(text: str, place: str) -> dict[str, Any]:
+    """The JSON object in a text, its students left as text for ``parse_nested``."""
+    found = _STUDENTS.search(text)
+    if found:
+        depth = 0
+        for bracket in re.finditer(r"[\[\]]", text[found.end() :]):
+            depth += 1 if bracket[0] == "[" else -1
+            if depth == 0:
+                end = found.end() + bracket.end()
+                students = text[found.end() : end]
+                text = text[: found.end()] + json.dumps(students) + text[end:]
+                break
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or str(error)
+        raise InputError(place, f"must be a JSON object ({reason})") from error
+    if not isinstance(data, dict):
+        raise InputError(place, "must be a JSON object", type(data).__name__)
+    if "students" in data and not (found and isinstance(data["students"], str)):
+        raise InputError(f"{place}: students", "must be a list of trees", data["students"])
+    return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice")
+    return content
+
+
+def _choice(data: Mapping[str, Any], key: str, choices: tuple[str, ...], place: str) -> Any:
+    if data[key] not in choices:
+        raise InputError(f"{place}: {key}", f"must be one of {', '.join(choices)}", repr(data[key]))
+    return data[key]
+
+
+def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float]:
+    if not isinstance(data, dict) or sorted(data) != sorted(keys):
+        raise InputError(place, f"must be an object with {', '.join(keys)}", repr(data))
+    for key in keys:
+        if isinstance(data[key], bool) or not isinstance(data[key], int | float) or data[key] < 0:
+            raise InputError(f"{place}.{key}", "must be a number >= 0", repr(data[key]))
+    return {key: float(data[key]) for key in keys}
+
+
+def _spectrum(data: object, place: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("sha256"), str):
+        raise InputError(place, "must be an object with sha256, number, min, max", repr(data))
+    numbers = {key: value for key, value in data.items() if key != "sha256"}
+    return {"sha256": data["sha256"], **_numbers(numbers, ("number", "min", "max"), place)}

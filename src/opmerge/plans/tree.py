@@ -1,0 +1,245 @@
+"""Merge plans: immutable trees of merges, and forests of them for students of several steps.
+
+A tree is stored flat, as the list of its merges in the order in which they are executed. Nested
+lists (the form of plan files) are read and written without recursion, because sequential plans
+of 1,000 steps are 1,000 lists deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from opmerge.errors import InputError
+
+__all__ = ["Merge", "Nested", "Plan", "Tree"]
+
+Nested = Any
+"""A tree as nested lists: the integer t for the step t → t-1, a list of children for a merge."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One student that replaces m >= 2 consecutive operators, noise side first.
+
+    Args:
+        boundaries: (j, k_1, …, i), strictly decreasing: the operators in place are
+            j → k_1, …, k_{m-1} → i, and the student jumps j → i.
+    """
+
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) < 3:
+            raise InputError("merge", "must have at least 2 children", list(self.boundaries))
+        if any(a <= b for a, b in pairwise(self.boundaries)):
+            raise InputError("merge", "must have decreasing boundaries", list(self.boundaries))
+        if self.boundaries[-1] < 0:
+            raise InputError("merge", "must end at step 0 or above", self.boundaries[-1])
+
+    @property
+    def start(self) -> int:
+        """Step j at which the student reads its input."""
+        return self.boundaries[0]
+
+    @property
+    def split(self) -> int:
+        """Step k_1 at which the first child ends; the student starts from that child."""
+        return self.boundaries[1]
+
+    @property
+    def stop(self) -> int:
+        """Step i that the student produces."""
+        return self.boundaries[-1]
+
+    @property
+    def num_children(self) -> int:
+        """m, the number of operators replaced."""
+        return len(self.boundaries) - 1
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A one-step student start → stop, as merges of the teacher steps start, …, stop + 1.
+
+    Args:
+        start: step j on the noise side.
+        stop: step i < j on the data side.
+        merges: every merge of the tree, in any order that can be executed; kept in post-order,
+            noise side first, so that equal trees compare equal. Empty for a teacher step.
+
+    Raises:
+        InputError: if the merges do not build one student start → stop from the teacher steps.
+    """
+
+    start: int
+    stop: int
+    merges: tuple[Merge, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stop < self.start:
+            raise InputError(
+                "tree", "must go from a later to an earlier step", (self.start, self.stop)
+            )
+        ordered = tuple(sorted(self.merges, key=lambda merge: (-merge.stop, merge.start)))
+        object.__setattr__(self, "merges", ordered)
+        following = {t: t - 1 for t in range(self.start, self.stop, -1)}
+        for merge in ordered:
+            for here, there in pairwise(merge.boundaries):
+                if following.get(here) != there:
+                    raise InputError(
+                        "tree", f"must have an operator {here} → {there} when it is merged"
+                    )
+            for boundary in merge.boundaries[1:-1]:
+                del following[boundary]
+            following[merge.start] = merge.stop
+        if following[self.start] != self.stop:
+            raise InputError(
+                "tree", f"must merge all steps {self.start} … {self.stop + 1} into one student"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Number of teacher steps covered."""
+        return self.start - self.stop
+
+    @classmethod
+    def from_nested(cls, nested: Nested) -> Tree:
+        """Read a tree from nested lists, e.g. ``[[3, 2], 1]`` (DESIGN, "Plan as nested lists").
+
+        Raises:
+            InputError: naming the place (by child indices) and the rule broken.
+        """
+        if isinstance(nested, int) and not isinstance(nested, bool):
+            return cls(_leaf(nested, "plan"), nested - 1)
+        merges: list[Merge] = []
+        stack: list[tuple[list[Any], list[int], str]] = [(_children(nested, "plan"), [], "plan")]
+        while True:
+            children, boundaries, place = stack[-1]
+            index = max(0, len(boundaries) - 1)
+            if index == len(children):
+                merges.append(Merge(tuple(boundaries)))
+                stack.pop()
+                if not stack:
+                    return cls(boundaries[0], boundaries[-1], tuple(merges))
+                start, stop, place = boundaries[0], boundaries[-1], stack[-1][2]
+                boundaries = stack[-1][1]
+            else:
+                child, child_place = children[index], f"{place}[{index}]"
+                if isinstance(child, int) and not isinstance(child, bool):
+                    start, stop = _leaf(child, child_place), child - 1
+                else:
+                    stack.append((_children(child, child_place), [], child_place))
+                    continue
+            if boundaries and boundaries[-1] != start:
+                raise InputError(
+                    place, f"must continue with step {boundaries[-1]} (noise side first)", start
+                )
+            boundaries.extend([stop] if boundaries else [start, stop])
+
+    def to_nested(self) -> Nested:
+        """The tree as nested lists; the inverse of ``from_nested``."""
+        subtrees: dict[int, Nested] = {t: t for t in range(self.start, self.stop, -1)}
+        for merge in self.merges:
+            subtrees[merge.start] = [subtrees[t] for t in merge.boundaries[:-1]]
+        return subtrees[self.start]
+
+    @classmethod
+    def chain(cls, start: int, boundaries: Sequence[int]) -> Tree:
+        """The left comb in which only the student at ``start`` is trained, block after block.
+
+        Args:
+            start: step of the student.
+            boundaries: (start-1, k_1, …, stop): each block k → k' of teacher steps is merged
+                into the student at once (THEORY 7.6).
+        """
+        merges = tuple(
+            Merge((start, *range(above, below - 1, -1))) for above, below in pairwise(boundaries)
+        )
+        return cls(start, boundaries[-1], merges)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A K-step student: K trees, noise side first, that cover the steps T … 1.
+
+    Raises:
+        InputError: if the trees do not follow one another from T down to 0.
+    """
+
+    students: tuple[Tree, ...]
+
+    def __post_init__(self) -> None:
+        if not self.students:
+            raise InputError("students", "must have at least one tree")
+        for number, (tree, after) in enumerate(pairwise(self.students)):
+            if tree.stop != after.start:
+                raise InputError(
+                    f"students[{number + 1}]", f"must start at step {tree.stop}", after.start
+                )
+        if self.students[-1].stop != 0:
+            raise InputError("students", "must end with step 1", self.students[-1].stop + 1)
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of teacher steps."""
+        return self.students[0].start
+
+    @property
+    def student_steps(self) -> int:
+        """K, the number of steps of the student."""
+        return len(self.students)
+
+    @cached_property
+    def merges(self) -> tuple[Merge, ...]:
+        """Every merge of every tree, in the order of execution."""
+        return tuple(self._merges())
+
+    def _merges(self) -> Iterator[Merge]:
+        for tree in self.students:
+            yield from tree.merges
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """(T, …, 0): the steps at which one student hands over to the next."""
+        return (self.num_steps, *(tree.stop for tree in self.students))
+
+    def network_evaluations(self, overhead: float = 3.0) -> float:
+        """Cost of training by the plan, per sample: Σ over merges of (m + overhead).
+
+        A merge of m operators evaluates each once for its target; ``overhead`` is the student's
+        forward and backward pass (κ ≈ 3, THEORY 9).
+        """
+        return sum(merge.num_children + overhead for merge in self.merges)
+
+    @classmethod
+    def from_nested(cls, students: Sequence[Nested]) -> Plan:
+        """Read a plan from the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student.
+
+        Raises:
+            InputError: naming the place and the rule broken.
+        """
+        if not isinstance(students, list | tuple):
+            raise InputError("students", "must be a list of trees", students)
+        return cls(tuple(Tree.from_nested(tree) for tree in students))
+
+    def to_nested(self) -> list[Nested]:
+        """The list of trees as nested lists."""
+        return [tree.to_nested() for tree in self.students]
+
+
+def _leaf(step: int, place: str) -> int:
+    if step < 1:
+        raise InputError(place, "must be a step >= 1", step)
+    return step
+
+
+def _children(nested: Nested, place: str) -> list[Any]:
+    if not isinstance(nested, list | tuple):
+        raise InputError(place, "must be a step (integer) or a list of children", nested)
+    if len(nested) < 2:
+        raise InputError(place, "must have at least 2 children", list(nested))
+    return list(nested)

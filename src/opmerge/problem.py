@@ -1,0 +1,136 @@
+"""A merge problem: teacher + training model + merge rule + objective, and the loss of an excess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.errors import InputError
+from opmerge.schedules import NoiseSchedule
+from opmerge.spectra import Spectrum
+from opmerge.teachers import LinearTeacher
+from opmerge.training import GradientFlow, TrainingModel
+
+__all__ = ["MergeRule", "Objective", "Problem"]
+
+MergeRule = Literal["operator-copy", "denoiser-copy"]
+"""Where a student starts: from its first child's operator, or from that child's denoiser."""
+
+Objective = Literal["teacher", "data"]
+"""What the student's output law is compared with: the teacher's, or the data's N(0, Λ)."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """In which order should T teacher steps be merged, for these eigenvalues?
+
+    Equal eigenvalues are joined into one with their multiplicity; zero eigenvalues stand at
+    ``SMALLEST_EIGENVALUE``.
+
+    Args:
+        spectrum: eigenvalues λ of the data covariance, with multiplicities.
+        schedule: noise schedule with T steps.
+        training: how far a student gets in one merge.
+        merge_rule: where a student starts (THEORY 4).
+        objective: what the result is measured against (THEORY 6).
+
+    Raises:
+        InputError: for an unknown merge rule or objective.
+    """
+
+    spectrum: Spectrum
+    schedule: NoiseSchedule
+    training: TrainingModel = field(default_factory=GradientFlow)
+    merge_rule: MergeRule = "operator-copy"
+    objective: Objective = "teacher"
+
+    def __post_init__(self) -> None:
+        for argument, choices in (("merge_rule", MergeRule), ("objective", Objective)):
+            if getattr(self, argument) not in get_args(choices):
+                raise InputError(
+                    argument,
+                    f"must be one of {', '.join(get_args(choices))}",
+                    getattr(self, argument),
+                )
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of teacher steps."""
+        return self.schedule.num_steps
+
+    @cached_property
+    def teacher(self) -> LinearTeacher:
+        """The linear teacher on the distinct eigenvalues, in descending order."""
+        return LinearTeacher(self.schedule, self._distinct[0])
+
+    @property
+    def eigenvalues(self) -> Array:
+        """(d,) distinct eigenvalues, descending."""
+        return self.teacher.eigenvalues
+
+    @property
+    def multiplicities(self) -> Array:
+        """(d,) how many directions share each eigenvalue."""
+        return self._distinct[1]
+
+    @cached_property
+    def _distinct(self) -> tuple[Array, Array]:
+        eigenvalues, multiplicities = self.spectrum.eigenvalues, self.spectrum.multiplicities
+        if self.spectrum.remaining_dimensions:
+            rest = self.spectrum.remaining_trace / self.spectrum.remaining_dimensions
+            eigenvalues = np.append(eigenvalues, rest)
+            multiplicities = np.append(multiplicities, self.spectrum.remaining_dimensions)
+        distinct, inverse = np.unique(eigenvalues, return_inverse=True)
+        counts = np.bincount(inverse, weights=multiplicities).astype(np.float64)
+        return distinct[::-1].copy(), counts[::-1].copy()
+
+    @cached_property
+    def retentions(self) -> Array:
+        """(T+1, d) retention of a student at step t; row 0 is never trained and is 0.
+
+        Raises:
+            InputError: if the training model gives a value outside [0, 1].
+        """
+        retentions = np.zeros_like(self.teacher.variances)
+        retentions[1:] = self.training.retention(self.teacher.variances[1:])
+        if not ((retentions >= 0) & (retentions <= 1)).all():
+            worst = retentions[~((retentions >= 0) & (retentions <= 1))][0]
+            raise InputError("training", "must give retentions from 0 to 1", float(worst))
+        return retentions
+
+    @cached_property
+    def target_excess(self) -> Array:
+        """(d,) excess e = log(b / P) at which the loss is zero: 0 for the teacher's output."""
+        if self.objective == "teacher":
+            return np.zeros_like(self.eigenvalues)
+        return self.teacher.log_data_ratio
+
+    @cached_property
+    def log_scale(self) -> Array:
+        """(d,) log of √(w n_T) P(0, T), the factor between relative and absolute error."""
+        return 0.5 * np.log(self.multiplicities) + self.teacher.log_output
+
+    def errors(self, excess: Array) -> Array:
+        """Squared W2 per eigenvalue, ``w n_T P² (exp(e) - exp(target))²``; same shape (…, d).
+
+        With the teacher as target this is ``w n_T P² expm1(e)²`` (THEORY 6).
+        """
+        scale = np.exp(self.log_scale)
+        errors: Array = (scale * np.expm1(excess) - scale * np.expm1(self.target_excess)) ** 2
+        return errors
+
+    def distance(self, excess: Array) -> float:
+        """Wasserstein-2 distance of a student with this excess (d,), not squared."""
+        return float(np.sqrt(self.errors(excess).sum()))
+
+    @cached_property
+    def teacher_to_data(self) -> float:
+        """Wasserstein-2 distance of the teacher's output from the data N(0, Λ)."""
+        scale = np.exp(self.log_scale)
+        return float(np.sqrt(np.sum((scale * np.expm1(self.teacher.log_data_ratio)) ** 2)))
