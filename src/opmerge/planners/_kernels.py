@@ -1,0 +1,217 @@
+"""Numba kernels of the interval planners.
+
+All of them work on relative excesses δ = b/P - 1 = expm1(e), in which a merge is polynomial:
+
+    δ = (1 - ρ_j) t + ρ_j (offset + gain δ_1),    t = δ_1 + u + δ_1 u,
+
+with δ_1 the first child, u the product of the rest and t their composite (THEORY 4). Trees are
+indexed [start, stop] and forests [stop, start], so that both are contiguous in the split.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+__all__ = ["interval_tables", "jump_deficits", "scalar_ranges", "scalar_tables"]
+
+Array = NDArray[np.float64]
+
+# NaN never occurs, and letting the compiler reorder a minimum is what makes it vectorise.
+_FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
+
+
+@njit(cache=True)
+def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: Array) -> Array:
+    """1 - J(start→stop) / P(stop, start), (T+1, T+1) at [start, stop], for one eigenvalue."""
+    size = len(alphas)
+    deficits = np.zeros((size, size))
+    for start in range(1, size):
+        steps = log_cosines[start]
+        for stop in range(start - 2, -1, -1):
+            steps += log_cosines[stop + 1]
+            inner = alphas[stop] * alphas[start] * eigenvalue + sigmas[stop] * sigmas[start]
+            cross = alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop]
+            if inner == 0.0:
+                deficits[start, stop] = 1.0
+            else:
+                jump = -0.5 * np.log1p(eigenvalue * (cross / inner) ** 2)
+                deficits[start, stop] = -np.expm1(jump - steps)
+    return deficits
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True)
+def scalar_tables(
+    log_products: Array, retentions: Array, deficits: Array, weights: Array, denoiser: bool
+) -> tuple[Array, Array]:
+    """Smallest and largest δ of every tree and forest, for one eigenvalue.
+
+    Exact, because a composite and a merge both increase with each child.
+
+    Args:
+        log_products: (T+1,) log P(t, T).
+        retentions: (T+1,) ρ_t.
+        deficits: (T+1, T+1) jump deficits [start, stop]; read under denoiser copy only.
+        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
+        denoiser: whether the merge rule is denoiser copy.
+
+    Returns:
+        trees (2, T+1, T+1) at [:, start, stop] and forests (2, T+1, T+1) at [:, stop, start],
+        the smallest first.
+    """
+    size = len(log_products)
+    trees = np.zeros((2, size, size))
+    forests = np.zeros((2, size, size))
+    growth = np.empty((size, size))  # 1/P(stop, split) - 1 at [stop, split]
+    for stop in range(size):
+        for split in range(stop, size):
+            growth[stop, split] = np.expm1(log_products[split] - log_products[stop])
+    for start in range(2, size):
+        rho = retentions[start]
+        for stop in range(start - 2, -1, -1):
+            least_tree, least_forest = np.inf, np.inf
+            most_tree, most_forest = -np.inf, -np.inf
+            for split in range(stop + 1, start):
+                gain = 1.0 + growth[stop, split]
+                offset = growth[stop, split]
+                if denoiser:
+                    gain *= weights[start, stop] / weights[start, split]
+                    offset = gain * deficits[start, split] - deficits[start, stop]
+                first, rest = trees[0, start, split], forests[0, stop, split]
+                target = first + rest + first * rest
+                least_forest = min(least_forest, target)
+                least_tree = min(least_tree, (1 - rho) * target + rho * (offset + gain * first))
+                first, rest = trees[1, start, split], forests[1, stop, split]
+                target = first + rest + first * rest
+                most_forest = max(most_forest, target)
+                most_tree = max(most_tree, (1 - rho) * target + rho * (offset + gain * first))
+            trees[0, start, stop], trees[1, start, stop] = least_tree, most_tree
+            forests[0, stop, start] = min(least_forest, least_tree)
+            forests[1, stop, start] = max(most_forest, most_tree)
+    return trees, forests
+
+
+@njit(cache=True, parallel=True)
+def scalar_ranges(
+    log_products: Array,
+    retentions: Array,
+    log_cosines: Array,
+    eigenvalues: Array,
+    alphas: Array,
+    sigmas: Array,
+    weights: Array,
+    denoiser: bool,
+    student_steps: int,
+) -> Array:
+    """(2, d) smallest and largest δ of any plan with K students, eigenvalue by eigenvalue."""
+    size, dimensions = log_products.shape
+    ranges = np.empty((2, dimensions))
+    for d in prange(dimensions):
+        deficits = np.zeros((1, 1))
+        if denoiser:
+            deficits = jump_deficits(alphas, sigmas, eigenvalues[d], log_cosines[:, d].copy())
+        trees, _ = scalar_tables(
+            log_products[:, d].copy(), retentions[:, d].copy(), deficits, weights, denoiser
+        )
+        for side in range(2):
+            reached = trees[side, size - 1].copy()
+            for students in range(1, student_steps):
+                for stop in range(size - students):
+                    best = np.inf if side == 0 else -np.inf
+                    for above in range(stop + 1, size - students):
+                        first, rest = reached[above], trees[side, above, stop]
+                        value = first + rest + first * rest
+                        best = min(best, value) if side == 0 else max(best, value)
+                    reached[stop] = best  # what is read lies above, so it is still the old round
+            ranges[side, d] = reached[0]
+    return ranges
+
+
+@njit(cache=True, fastmath=_FAST, parallel=True)
+def interval_tables(
+    log_products: Array,
+    retentions: Array,
+    log_variances: Array,
+    log_targets: Array,
+    multiplicities: Array,
+    deficits: Array,
+    weights: Array,
+    denoiser: bool,
+) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64]]:
+    """Interval DP of arXiv 2505.16024 (Algorithm 1): per interval, the operator closest in W2.
+
+    For every interval start → stop it keeps the tree, and the forest, whose squared distance
+    Σ w n_start P² (δ - δ_target)² to the interval's target is least, built from the best first
+    child and the best forest for the rest. O(T³ d); intervals of one length run in parallel.
+
+    Args:
+        log_products, retentions, log_variances, log_targets: (T+1, d); ``log_targets`` holds
+            target excesses cumulated from the data side, so that an interval's is a difference.
+        multiplicities: (d,).
+        deficits: (T+1, T+1, d) jump deficits; read under denoiser copy only.
+        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
+        denoiser: whether the merge rule is denoiser copy.
+
+    Returns:
+        trees (T+1, T+1, d) at [start, stop], forests (T+1, T+1, d) at [stop, start], and the
+        splits (T+1, T+1) of each at [start, stop]; a forest's split 0 stands for a single tree.
+    """
+    size, dimensions = log_products.shape
+    trees = np.zeros((size, size, dimensions))
+    forests = np.zeros((size, size, dimensions))
+    tree_splits = np.zeros((size, size), dtype=np.int64)
+    forest_splits = np.zeros((size, size), dtype=np.int64)
+    inverse = np.exp(-log_products)
+    products = np.exp(log_products)
+    for length in range(2, size):
+        for stop in prange(size - length):
+            start = stop + length
+            scale = np.empty(dimensions)
+            target = np.empty(dimensions)
+            for d in range(dimensions):
+                log_product = log_products[stop, d] - log_products[start, d]
+                scale[d] = multiplicities[d] * np.exp(log_variances[start, d] + 2 * log_product)
+                target[d] = np.expm1(log_targets[start, d] - log_targets[stop, d])
+            best_tree, best_forest = np.inf, np.inf
+            for split in range(stop + 1, start):
+                ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
+                tree_error, forest_error = 0.0, 0.0
+                for d in range(dimensions):
+                    first, rest = trees[start, split, d], forests[stop, split, d]
+                    composite = first + rest + first * rest
+                    gain = inverse[stop, d] * products[split, d]
+                    if denoiser:
+                        gain *= ratio
+                        offset = gain * deficits[start, split, d] - deficits[start, stop, d]
+                    else:
+                        offset = gain - 1.0
+                    rho = retentions[start, d]
+                    merged = (1.0 - rho) * composite + rho * (offset + gain * first)
+                    tree_error += scale[d] * (merged - target[d]) ** 2
+                    forest_error += scale[d] * (composite - target[d]) ** 2
+                if tree_error < best_tree:
+                    best_tree, tree_splits[start, stop] = tree_error, split
+                if forest_error < best_forest:
+                    best_forest, forest_splits[start, stop] = forest_error, split
+            split = tree_splits[start, stop]
+            ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
+            for d in range(dimensions):
+                first, rest = trees[start, split, d], forests[stop, split, d]
+                composite = first + rest + first * rest
+                growth = np.expm1(log_products[split, d] - log_products[stop, d])
+                gain, offset = 1.0 + growth, growth
+                if denoiser:
+                    gain *= ratio
+                    offset = gain * deficits[start, split, d] - deficits[start, stop, d]
+                rho = retentions[start, d]
+                trees[start, stop, d] = (1 - rho) * composite + rho * (offset + gain * first)
+            if best_tree <= best_forest:
+                forest_splits[start, stop] = 0
+                forests[stop, start] = trees[start, stop]
+            else:
+                split = forest_splits[start, stop]
+                for d in range(dimensions):
+                    first, rest = trees[start, split, d], forests[stop, split, d]
+                    forests[stop, start, d] = first + rest + first * rest
+    return trees, forests, tree_splits, forest_splits

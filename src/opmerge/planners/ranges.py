@@ -1,0 +1,72 @@
+"""What each eigenvalue can reach by itself, and the bound that follows for all of them together.
+
+A composite and a merge increase with every child, so the smallest and the largest excess of one
+eigenvalue over all plans are exact by dynamic programming, for either merge rule (THEORY 8). No
+plan does better than every eigenvalue on its own: the separable bound.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.planners._kernels import jump_deficits, scalar_ranges, scalar_tables
+from opmerge.problem import Problem
+
+__all__ = ["estimate_weights", "excess_ranges", "scalar_extremes", "separable_bound"]
+
+Array = NDArray[np.float64]
+
+
+def estimate_weights(problem: Problem) -> Array:
+    """(T+1, T+1) weight of x_0 in a jump, alpha_i sigma_j - sigma_i alpha_j, at [start, stop]."""
+    alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
+    return np.outer(sigmas, alphas) - np.outer(alphas, sigmas)
+
+
+def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
+    """(2, d) smallest and largest excess of each eigenvalue over all plans with K students.
+
+    O(T³ d) time; eigenvalues run in parallel with O(T²) memory each.
+    """
+    teacher = problem.teacher
+    ranges = scalar_ranges(
+        teacher.log_products,
+        problem.retentions,
+        teacher.log_cosines,
+        teacher.eigenvalues,
+        problem.schedule.alphas,
+        problem.schedule.sigmas,
+        estimate_weights(problem),
+        problem.merge_rule == "denoiser-copy",
+        student_steps,
+    )
+    with np.errstate(divide="ignore"):
+        return np.log1p(np.maximum(ranges, -1.0))
+
+
+def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
+    """Tables of the smallest and largest δ of every tree and forest, for eigenvalue d.
+
+    See ``_kernels.scalar_tables`` for their layout.
+    """
+    teacher, schedule = problem.teacher, problem.schedule
+    denoiser = problem.merge_rule == "denoiser-copy"
+    log_cosines = np.ascontiguousarray(teacher.log_cosines[:, d])
+    deficits = (
+        jump_deficits(schedule.alphas, schedule.sigmas, teacher.eigenvalues[d], log_cosines)
+        if denoiser
+        else np.zeros((1, 1))
+    )
+    return scalar_tables(
+        np.ascontiguousarray(teacher.log_products[:, d]),
+        np.ascontiguousarray(problem.retentions[:, d]),
+        deficits,
+        estimate_weights(problem),
+        denoiser,
+    )
+
+
+def separable_bound(problem: Problem, ranges: Array) -> float:
+    """W2 distance that no plan goes below, from each eigenvalue's own range of excesses."""
+    return problem.distance(np.clip(problem.target_excess, ranges[0], ranges[1]))
