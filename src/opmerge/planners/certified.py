@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 
 from opmerge.errors import InputError
 from opmerge.merging import Outcome, evaluate
-from opmerge.planners.combs import CombSearch
+from opmerge.planners.combs import ROUNDING, CombSearch
 from opmerge.planners.result import PlannerResult
 from opmerge.planners.tails import StepSigns, tail_credit
 from opmerge.plans.strategies import build_strategy
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 _MAX_ITERATIONS = 60
 _MAX_CORRECTIONS = 200
-_ROUGH = 1e-6  # accuracy that is enough to find most of the plans that matter
+_ROUGH = 1e-4  # accuracy that is enough to find most of the plans that matter
 _TOLERANCE = 1e-13  # relative gap in squared distance at which rounding takes over
 _MAX_ENUMERATED = 5_000
 _MAX_STEPS_ENUMERATED = 256  # keeping every head's block costs takes T³/3 numbers
@@ -69,9 +69,8 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         )
     began = time.perf_counter()
     relaxation = _Relaxation(problem, student_steps)
-    relaxation.descend(_ROUGH)
-    relaxation.lower = 0.0  # a bound counts only with costs at full accuracy
-    relaxation.descend(_TOLERANCE)
+    relaxation.descend(_ROUGH, _ROUGH)
+    relaxation.descend(_TOLERANCE, ROUNDING)
     notes = relaxation.account_for_tails()
     if relaxation.gap > _TOLERANCE and not notes:
         notes = relaxation.enumerate()
@@ -109,14 +108,23 @@ class _ConvexLoss:
         return cls(np.exp(problem.log_scale), tangent, corner)
 
     def value_and_gradient(self, excess: Array) -> tuple[float, Array]:
+        """F and its gradient; F lies on or above the tangent there, everywhere."""
         at = np.maximum(excess, self.tangent)
         gradient = 2.0 * self.scale**2 * np.expm1(at) * np.exp(at)
         value = np.sum((self.scale * np.expm1(at)) ** 2 + gradient * (excess - at))
         return float(value), gradient
 
 
+@dataclass(frozen=True, eq=False)
+class _Tangent:
+    """The tangent of the loss at a point: F(e) >= offset + <gradient, e>."""
+
+    offset: float
+    gradient: Array
+
+
 class _Relaxation:
-    """State of the search: the point e⁰, the best plan, the bound and the weights that gave it."""
+    """State of the search: the best plan, the bound and its tangent, the hull and a point in it."""
 
     def __init__(self, problem: Problem, student_steps: int) -> None:
         self.problem, self.student_steps = problem, student_steps
@@ -130,7 +138,7 @@ class _Relaxation:
         self.best = min(starts, key=lambda outcome: outcome.w2)
         self.point = self.best.excess
         self.vertices, self.weights = self.point[None], np.ones(1)
-        self.lower, self.bound_point = 0.0, self.point
+        self.lower, self.bound = 0.0, self._tangent()
 
     @property
     def upper(self) -> float:
@@ -149,16 +157,21 @@ class _Relaxation:
             self.best = outcome
         return outcome
 
-    def descend(self, tolerance: float) -> None:
+    def _tangent(self) -> _Tangent:
+        value, gradient = self.loss.value_and_gradient(self.point)
+        return _Tangent(value - float(gradient @ self.point), gradient)
+
+    def descend(self, tolerance: float, cost_tolerance: float) -> None:
         """Fully corrective Frank-Wolfe: one shortest path an iteration, until the gap stalls."""
+        self.lower = 0.0  # a bound counts with costs of this accuracy only
         for _ in range(_MAX_ITERATIONS):
-            value, gradient = self.loss.value_and_gradient(self.point)
-            cost, plan = self.search.cheapest(gradient, tolerance=tolerance)
-            bound = value + cost - float(gradient @ self.point)
-            if bound > self.lower:
-                self.lower, self.bound_point = bound, self.point
+            tangent = self._tangent()
+            cost, plan = self.search.cheapest(tangent.gradient, tolerance=cost_tolerance)
+            if tangent.offset + cost >= self.lower:
+                self.lower, self.bound = tangent.offset + cost, tangent
             vertex = self._consider(plan).excess
-            if self.gap <= tolerance or float(gradient @ self.point) - cost <= tolerance * value:
+            here = float(tangent.gradient @ self.point)
+            if self.gap <= tolerance or here - cost <= tolerance * (tangent.offset + here):
                 return
             if (self.vertices == vertex).all(axis=1).any():
                 return
@@ -169,13 +182,13 @@ class _Relaxation:
 
     def account_for_tails(self) -> list[str]:
         """Make the bound cover plans that train inside blocks."""
-        value, gradient = self.loss.value_and_gradient(self.bound_point)
+        gradient = self.bound.gradient
         credit = tail_credit(self.problem, self.signs, gradient, self.student_steps)
         if not credit.any():
             return []
         cost, plan = self.search.cheapest(gradient, credit)
         self._consider(plan)
-        self.lower = max(0.0, value + cost - float(gradient @ self.bound_point))
+        self.lower = max(0.0, self.bound.offset + cost)
         mixed = self.problem.eigenvalues[self.signs.mixed]
         return [
             f"{len(mixed)} eigenvalues from {mixed.min():.4g} to {mixed.max():.4g} have"
@@ -187,10 +200,9 @@ class _Relaxation:
         """Close an integrality gap: combs in the order of their bound, until it passes the best."""
         if self.student_steps > 1 and self.problem.num_steps > _MAX_STEPS_ENUMERATED:
             return ["the convex relaxation is not tight and there are too many steps to enumerate"]
-        value, gradient = self.loss.value_and_gradient(self.bound_point)
-        offset = value - float(gradient @ self.bound_point)
-        reached = self.lower
-        for count, (cost, plan) in enumerate(self.search.in_order(gradient, self.upper - offset)):
+        offset, reached = self.bound.offset, self.lower
+        combs = self.search.in_order(self.bound.gradient, self.upper - offset)
+        for count, (cost, plan) in enumerate(combs):
             reached = max(reached, offset + cost)
             if reached >= self.upper:
                 break

@@ -8,8 +8,7 @@ over all combs is therefore a shortest path, and for K students a shortest path 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -21,16 +20,18 @@ from opmerge.planners.backtrack import partition_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Problem
 
-__all__ = ["BlockSums", "CombSearch"]
+__all__ = ["ROUNDING", "BlockSums", "CombSearch"]
 
 Array = NDArray[np.float64]
 
-_State = tuple[float, int, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
-"""Of the search: cost, students to follow, heads so far, the open tree's steps, closed trees'."""
+ROUNDING = 1e-17
+"""Relative size of terms that do not change a sum."""
 
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
-_ROUNDING = 1e-17
 _ROWS = 128  # rows of a matrix product at a time
+
+_State = tuple[float, int, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+"""Of the search: cost, students to follow, heads so far, the open tree's steps, closed trees'."""
 
 
 class BlockSums:
@@ -65,7 +66,7 @@ class BlockSums:
         self._above = np.exp(products - centre + 0.5 * log_odds)
         self._below = np.exp(centre - products + 0.5 * log_odds)
 
-    def weighted(self, weights: Array, tolerance: float = _ROUNDING) -> Array:
+    def weighted(self, weights: Array, tolerance: float = ROUNDING) -> Array:
         """(n, n) sums for the block k → i at [k, i]; entries with k <= i have no meaning.
 
         Args:
@@ -145,7 +146,6 @@ def _shortest_from(block_costs: Array) -> Array:
     return costs
 
 
-@dataclass(frozen=True, eq=False)
 class CombSearch:
     """Shortest combs of K students under linear weights on the excess of each eigenvalue.
 
@@ -154,23 +154,29 @@ class CombSearch:
         student_steps: K.
     """
 
-    problem: Problem
-    student_steps: int
-
-    @cached_property
-    def _top_sums(self) -> BlockSums:
-        return self._sums(self.problem.num_steps)
+    def __init__(self, problem: Problem, student_steps: int) -> None:
+        self.problem, self.student_steps = problem, student_steps
+        self._top_sums = self._sums(problem.num_steps)
+        self._top_costs = lru_cache(maxsize=1)(self._uncached_top_costs)
 
     def _sums(self, head: int) -> BlockSums:
         return BlockSums(self.problem.teacher.log_products[:head], self.problem.retentions[head])
 
-    def block_costs(self, head: int, weights: Array, tolerance: float = _ROUNDING) -> Array:
-        """(head, head) cost of each block k → i of a tree with this head, at [k, i]."""
-        sums = self._top_sums if head == self.problem.num_steps else self._sums(head)
-        return sums.weighted(weights, tolerance)
+    def _uncached_top_costs(self, weights: bytes, tolerance: float) -> Array:
+        return self._top_sums.weighted(np.frombuffer(weights), tolerance)
+
+    def block_costs(self, head: int, weights: Array, tolerance: float = ROUNDING) -> Array:
+        """(head, head) cost of each block k → i of a tree with this head, at [k, i].
+
+        Those of the head T are kept until other weights are asked for: with one student they
+        are all there is, and the same weights are searched more than once.
+        """
+        if head == self.problem.num_steps:
+            return self._top_costs(weights.tobytes(), tolerance)
+        return self._sums(head).weighted(weights, tolerance)
 
     def cheapest(
-        self, weights: Array, credit: Array | None = None, tolerance: float = _ROUNDING
+        self, weights: Array, credit: Array | None = None, tolerance: float = ROUNDING
     ) -> tuple[float, Plan]:
         """The comb plan with the least Σ_d weights_d e_d + Σ_blocks credit, and that cost.
 
