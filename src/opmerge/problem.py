@@ -130,7 +130,13 @@ class Problem:
         return float(np.sqrt(self.errors(excess).sum()))
 
     @cached_property
+    def teacher_errors(self) -> Array:
+        """(d,) squared W2 of the teacher's output from the data N(0, Λ), per eigenvalue."""
+        scale = np.exp(self.log_scale)
+        errors: Array = (scale * np.expm1(self.teacher.log_data_ratio)) ** 2
+        return errors
+
+    @property
     def teacher_to_data(self) -> float:
         """Wasserstein-2 distance of the teacher's output from the data N(0, Λ)."""
-        scale = np.exp(self.log_scale)
-        return float(np.sqrt(np.sum((scale * np.expm1(self.teacher.log_data_ratio)) ** 2)))
+        return float(np.sqrt(self.teacher_errors.sum()))

@@ -30,6 +30,11 @@ Array = NDArray[np.float64]
 
 Interval = tuple[int, int]
 
+_MAX_STEPS_UNLIMITED = 9
+_UNLIMITED = 100_000
+_MAX_NUMBERS = 2e7
+_LEAST_RAISED = 1e-9  # the ε at which thinning starts where none was asked for
+
 
 @dataclass(frozen=True, eq=False)
 class _Front:
@@ -48,19 +53,23 @@ class _Front:
 
 
 def pareto_plan(
-    problem: Problem, student_steps: int = 1, epsilon: float = 0.0, max_front: int = 512
+    problem: Problem,
+    student_steps: int = 1,
+    epsilon: float = 0.0,
+    max_front: int | None = None,
 ) -> PlannerResult:
     """The optimal plan (ε = 0), or one within a stated gap.
 
     Covers either rule and either objective. Fronts grow quickly with T and with the number of
-    distinct eigenvalues; where one would exceed ``max_front``, ε is doubled for it, and the gap
+    distinct eigenvalues; where one would exceed ``max_front``, ε is raised for it, and the gap
     says what that cost.
 
     Args:
         problem: any problem.
         student_steps: K >= 1 trees; the boundaries are chosen too.
         epsilon: ε >= 0, relative to the range of excesses that each eigenvalue can reach.
-        max_front: largest number of candidates kept for an interval.
+        max_front: largest number of candidates kept for an interval. By default there is no
+            limit up to 9 steps, and beyond, one that keeps the search to a minute or so.
 
     Raises:
         InputError: if K, ε or ``max_front`` is out of range.
@@ -68,6 +77,8 @@ def pareto_plan(
     uniform_boundaries(problem.num_steps, student_steps)
     if not (np.isfinite(epsilon) and epsilon >= 0):
         raise InputError("epsilon", "must be finite and >= 0", epsilon)
+    if max_front is None:
+        max_front = _affordable_front(problem)
     if max_front < 1:
         raise InputError("max_front", "must be >= 1", max_front)
     began = time.perf_counter()
@@ -78,19 +89,27 @@ def pareto_plan(
     low, high = np.log1p(np.maximum(front.bounds, -1.0))
     bounds = problem.errors(np.clip(problem.target_excess, low, high)).sum(axis=1)
     outcome = evaluate(problem, search.trace(student_steps, best))
-    notes = (f"fronts were thinned to {max_front} candidates",) if search.thinned else ()
+    notes = (f"fronts were thinned to {max_front} candidates",) if search.raised else ()
     return PlannerResult(
         outcome, float(np.sqrt(bounds.min())), "pareto", time.perf_counter() - began, notes
     )
+
+
+def _affordable_front(problem: Problem) -> int:
+    """As many candidates as keep the numbers that T³/6 pairs of fronts make within bounds."""
+    if problem.num_steps <= _MAX_STEPS_UNLIMITED:
+        return _UNLIMITED
+    splits = problem.num_steps**3 / 6
+    return max(8, int(np.sqrt(_MAX_NUMBERS / (splits * len(problem.eigenvalues)))))
 
 
 class _Search:
     """Fronts of every interval, built from short to long."""
 
     def __init__(self, problem: Problem, student_steps: int, epsilon: float, limit: int) -> None:
-        self.problem, self.limit, self.thinned = problem, limit, False
+        self.problem, self.limit = problem, limit
         low, high = np.expm1(excess_ranges(problem, student_steps))
-        self.tolerance = epsilon * (high - low)
+        self.epsilon, self.raised = epsilon, 0.0
         target = np.expm1(problem.target_excess)
         self.scale = np.where(high > low, high - low, 1.0)
         self.lower_is_better = ~(high <= target) | (low >= target)
@@ -179,34 +198,56 @@ class _Search:
             start, index = (split, rest) if split else (stop, 0)
 
     def _thin(self, fronts: list[_Front]) -> _Front:
-        """Keep what is not dominated; raise ε here until at most ``limit`` are left."""
+        """Keep what is not dominated; raise ε here until at most ``limit`` candidates are left."""
         joined = _join(fronts)
-        tolerance = self.tolerance
+        # an interval starts a little below the ε that its predecessor needed
+        epsilon = (
+            max(self.epsilon, self.raised / 4) if self.raised > _LEAST_RAISED else self.epsilon
+        )
         while True:
-            front = self._undominated(joined, tolerance)
-            if len(front.values) <= self.limit:
+            front = self._undominated(self._boxed(joined, epsilon) if epsilon > 0 else joined)
+            if front is not None:
                 return front
-            self.thinned = True
-            tolerance = np.maximum(2.0 * tolerance, 1e-6 * self.scale)
+            epsilon = self.raised = max(2.0 * epsilon, _LEAST_RAISED)
 
-    def _undominated(self, front: _Front, tolerance: Array) -> _Front:
-        low, high = self.lower_is_better, self.higher_is_better
-        keys = np.hstack([front.values[:, low], -front.values[:, high]])
-        slack = np.hstack([tolerance[low], tolerance[high]])
-        units = np.hstack([self.scale[low], self.scale[high]])
-        remaining = np.argsort((keys / units).sum(axis=1), kind="stable")
+    def _boxed(self, front: _Front, epsilon: float) -> _Front:
+        """One candidate for each box of side ε, with the range of all that were in it."""
+        order = np.argsort(self._badness(front), kind="stable")
+        boxes = np.floor(front.values[order] / (epsilon * self.scale))
+        _, first, box = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
+        low = np.full((len(first), front.values.shape[1]), np.inf)
+        high = -low
+        np.minimum.at(low, box, front.bounds[0, order])
+        np.maximum.at(high, box, front.bounds[1, order])
+        kept = order[first]
+        return _Front(front.values[kept], np.stack([low, high]), front.origins[kept])
+
+    def _undominated(self, front: _Front) -> _Front | None:
+        """The candidates that no other one dominates; None if they are more than ``limit``."""
+        keys = self._keys(front)
+        remaining = np.argsort(self._badness(front), kind="stable")
         kept: list[int] = []
         bounds = front.bounds.copy()
         while remaining.size:
+            if len(kept) == self.limit:
+                return None
             here, others = remaining[0], remaining[1:]
             kept.append(int(here))
-            absorbed = (keys[here] <= keys[others] + slack).all(axis=1)
-            if absorbed.any():
-                dropped = np.append(others[absorbed], here)
-                bounds[0, here] = front.bounds[0, dropped].min(axis=0)
-                bounds[1, here] = front.bounds[1, dropped].max(axis=0)
-            remaining = others[~absorbed]
+            dominated = (keys[here] <= keys[others]).all(axis=1)
+            dropped = np.append(others[dominated], here)
+            bounds[0, here] = front.bounds[0, dropped].min(axis=0)
+            bounds[1, here] = front.bounds[1, dropped].max(axis=0)
+            remaining = others[~dominated]
         return _Front(front.values[kept], bounds[:, kept], front.origins[kept])
+
+    def _keys(self, front: _Front) -> Array:
+        """(n, m) values such that smaller is better in every column."""
+        relative = front.values / self.scale
+        return np.hstack([relative[:, self.lower_is_better], -relative[:, self.higher_is_better]])
+
+    def _badness(self, front: _Front) -> Array:
+        total: Array = self._keys(front).sum(axis=1)
+        return total
 
 
 def _compose(first: _Front, rest: _Front, split: int) -> _Front:

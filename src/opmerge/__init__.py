@@ -1,0 +1,94 @@
+"""Certified merge plans for diffusion trajectory distillation.
+
+>>> from opmerge import Problem, cosine_schedule, eigenvalue_spectrum, find_plan
+>>> problem = Problem(eigenvalue_spectrum([0.2, 0.5, 2.5]), cosine_schedule(64))
+>>> result = find_plan(problem)
+>>> result.gap < 1e-9
+True
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opmerge.data import SourceOptions, open_source
+    from opmerge.errors import InputError
+    from opmerge.merging import Outcome, evaluate
+    from opmerge.metrics import gaussian_w2
+    from opmerge.planners import PlannerResult, find_plan
+    from opmerge.plans import Merge, Plan, PlanFile, Tree, build_strategy, parse_plan
+    from opmerge.problem import Problem
+    from opmerge.schedules import (
+        NoiseSchedule,
+        cosine_schedule,
+        diffusers_schedule,
+        resolve_schedule,
+    )
+    from opmerge.spectra import (
+        Spectrum,
+        eigenvalue_spectrum,
+        estimate_spectrum,
+        resolve_spectrum,
+    )
+    from opmerge.teachers import LinearTeacher
+    from opmerge.training import GradientDescent, GradientFlow, TrainingModel
+
+__all__ = [
+    "GradientDescent",
+    "GradientFlow",
+    "InputError",
+    "LinearTeacher",
+    "Merge",
+    "NoiseSchedule",
+    "Outcome",
+    "Plan",
+    "PlanFile",
+    "PlannerResult",
+    "Problem",
+    "SourceOptions",
+    "Spectrum",
+    "TrainingModel",
+    "Tree",
+    "build_strategy",
+    "cosine_schedule",
+    "diffusers_schedule",
+    "eigenvalue_spectrum",
+    "estimate_spectrum",
+    "evaluate",
+    "find_plan",
+    "gaussian_w2",
+    "open_source",
+    "parse_plan",
+    "resolve_schedule",
+    "resolve_spectrum",
+]
+
+_HOMES = (
+    "errors",
+    "schedules",
+    "data",
+    "spectra",
+    "teachers",
+    "training",
+    "problem",
+    "plans",
+    "merging",
+    "metrics",
+    "planners",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: numba alone takes longer than ``opmerge --help`` may."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if name in getattr(module, "__all__", ()):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

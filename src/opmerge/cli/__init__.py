@@ -1,0 +1,93 @@
+"""The command line: parse, call, print.
+
+Exit status: 0 done, 2 bad input (one line on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from opmerge.cli.commands import COMMANDS
+from opmerge.errors import InputError
+
+__all__ = ["app", "main"]
+
+# Its own UsageError and ClickException, without naming the private module they live in.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="opmerge",
+    help="Certified merge plans for diffusion trajectory distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("-", "_"),
+    },
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"opmerge {importlib.metadata.version('opmerge')}")
+        raise typer.Exit
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=list(arguments) if arguments is not None else None,
+            prog_name="opmerge",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error))
+    except _CommandLineError as error:
+        reason = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return _fail(f"{reason or 'a command is missing'}; see opmerge --help")
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)")
+    except BrokenPipeError:  # the reader of standard output has gone, as in `opmerge … | head`
+        _discard_output()
+        return 0
+    except OSError as error:
+        _discard_output()
+        return _fail(f"standard output cannot be written ({error.strerror})")
+    except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status, silently
+        print("opmerge: interrupted", file=sys.stderr)
+    return status if isinstance(status, int) else 0
+
+
+def _discard_output() -> None:
+    """What is left in the buffer cannot be written, and must not be tried again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str) -> int:
+    print(f"opmerge: {' '.join(message.split())}", file=sys.stderr)
+    return 2

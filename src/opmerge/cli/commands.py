@@ -1,0 +1,133 @@
+"""The commands: each builds a problem, calls the package and shows what came out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opmerge.cli.inputs import build_problem, load_spectrum, read_plan, search
+from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions, takes_options
+
+if TYPE_CHECKING:
+    from opmerge.planners import PlannerResult
+    from opmerge.problem import Problem
+
+__all__ = ["COMMANDS"]
+
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output_dir", help="Folder for the results.", rich_help_panel="Output"),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="One JSON object on standard output, nothing else.", rich_help_panel="Output"
+    ),
+]
+
+
+@takes_options
+def plan(
+    data: DataOptions,
+    problem: ProblemOptions,
+    searching: SearchOptions,
+    output_dir: OutputDir = None,
+    as_json: Json = False,
+) -> None:
+    """Find the best order in which to merge a sampler's steps, with proof."""
+    from opmerge.cli import output
+
+    if output_dir is not None:
+        output.prepare_folder(output_dir)
+    built = build_problem(load_spectrum(data), problem)
+    result = search(built, searching, problem.student_steps)
+    record = _record(built, result, searching.strategy)
+    if output_dir is not None:
+        settings = {**asdict(data), **asdict(problem), **asdict(searching)}
+        output.write_run(output_dir, built, result, record, settings)
+    output.show_plan(record, result.plan, output_dir, as_json)
+
+
+@takes_options
+def compare(
+    data: DataOptions, problem: ProblemOptions, searching: SearchOptions, as_json: Json = False
+) -> None:
+    """Set the named strategies side by side, and beside the best plan."""
+    from opmerge.cli import output
+
+    built = build_problem(load_spectrum(data), problem)
+    result = search(built, searching, problem.student_steps)
+    output.show_comparison(_record(built, result, searching.strategy), result.plan, as_json)
+
+
+@takes_options
+def evaluate(
+    data: DataOptions,
+    problem: ProblemOptions,
+    plan: Annotated[
+        str,
+        typer.Option(
+            "--plan",
+            metavar="FILE|LISTS",
+            help="A plan file, or nested lists such as '[[3,2],1]' (a list of K trees with "
+            "--student_steps K). What a plan file says holds where no option is given.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Evaluate a plan: what it costs in quality, and where the error arises."""
+    from dataclasses import replace
+
+    from opmerge.cli import output
+    from opmerge.merging import evaluate as evaluate_plan
+
+    parsed, made_for = read_plan(plan, problem.student_steps)
+    if problem.steps is None:
+        problem = replace(problem, steps=parsed.num_steps)
+    built = build_problem(load_spectrum(data), problem, made_for)
+    output.show_evaluation(evaluate_plan(built, parsed), made_for, as_json)
+
+
+@takes_options
+def spectrum(data: DataOptions, output_dir: OutputDir = None, as_json: Json = False) -> None:
+    """Estimate the spectrum of the data; with --output_dir, save and draw it."""
+    from opmerge.cli import output
+
+    if output_dir is not None:
+        output.prepare_folder(output_dir)
+    estimated = load_spectrum(data)
+    if output_dir is not None:
+        output.write_spectrum(output_dir, estimated)
+    output.show_spectrum(estimated, output_dir, as_json)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `plan` wrote.")],
+) -> None:
+    """Draw the report of a run again, from its record."""
+    from opmerge.cli import output
+
+    output.redraw(run)
+
+
+COMMANDS = {
+    "plan": plan,
+    "compare": compare,
+    "evaluate": evaluate,
+    "spectrum": spectrum,
+    "report": report,
+}
+
+
+def _record(
+    problem: Problem, result: PlannerResult, strategies: list[str] | None
+) -> dict[str, Any]:
+    from opmerge.plans import default_strategies
+    from opmerge.records import compare_strategies, plan_record
+
+    names = strategies or default_strategies(problem.num_steps)
+    outcomes = compare_strategies(problem, names, result.plan.student_steps)
+    return plan_record(problem, result, outcomes)

@@ -1,0 +1,126 @@
+"""From options to the objects of the package, with progress on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions
+from opmerge.errors import InputError
+
+if TYPE_CHECKING:
+    from opmerge.planners import PlannerResult
+    from opmerge.plans import Plan, PlanFile
+    from opmerge.problem import Problem
+    from opmerge.spectra import Spectrum
+    from opmerge.training import TrainingModel
+
+__all__ = ["build_problem", "load_spectrum", "read_plan", "search"]
+
+DEFAULT_STEPS = 64
+
+_Result = TypeVar("_Result")
+
+
+def load_spectrum(data: DataOptions) -> Spectrum:
+    """Read or estimate the spectrum that the options name."""
+    from opmerge.data import SourceOptions
+    from opmerge.spectra import resolve_spectrum
+
+    if data.kind not in ("samples", "eigenvalues"):
+        raise InputError("as", "must be samples or eigenvalues", data.kind)
+    options = SourceOptions(data.patch_size, data.stride, data.image_size, data.grey)
+    return _with_progress(
+        f"reading {data.source}",
+        lambda progress: resolve_spectrum(
+            data.source,
+            options=options,
+            diagonal=data.diagonal,
+            top_k=data.top_k,
+            as_eigenvalues=data.kind == "eigenvalues",
+            seed=data.seed,
+            progress=progress,
+        ),
+    )
+
+
+def build_problem(
+    spectrum: Spectrum, given: ProblemOptions, made_for: PlanFile | None = None
+) -> Problem:
+    """The problem; what is not given comes from the plan file, or is the default."""
+    from opmerge.problem import Problem
+    from opmerge.schedules import resolve_schedule
+
+    steps = given.steps
+    if steps is None:
+        steps = made_for.plan.num_steps if made_for else DEFAULT_STEPS
+    if made_for and given.schedule is None and steps == made_for.plan.num_steps:
+        schedule = made_for.schedule
+    else:
+        schedule = resolve_schedule(given.schedule or "cosine", steps)
+    merge_rule: Any = given.merge_rule or (made_for.merge_rule if made_for else "operator-copy")
+    objective: Any = given.objective or (made_for.objective if made_for else "teacher")
+    return Problem(spectrum, schedule, _training(given, made_for), merge_rule, objective)
+
+
+def search(problem: Problem, given: SearchOptions, student_steps: int) -> PlannerResult:
+    """Find the plan with the planner that the options name."""
+    from opmerge.planners import find_plan, pareto_plan
+
+    if given.epsilon != 0.0 and given.planner != "pareto":
+        raise InputError("epsilon", "is an option of --planner pareto", given.epsilon)
+
+    def work(_: Callable[[int], None]) -> PlannerResult:
+        if given.planner == "pareto":
+            return pareto_plan(problem, student_steps, given.epsilon)
+        return find_plan(problem, given.planner, student_steps)
+
+    title = f"planning {problem.num_steps} steps for {len(problem.eigenvalues)} eigenvalues"
+    return _with_progress(title, work)
+
+
+def read_plan(text: str, student_steps: int) -> tuple[Plan, PlanFile | None]:
+    """A plan from nested lists, or from a plan file, which then comes with it."""
+    from opmerge.plans import PlanFile, parse_plan
+
+    if text.lstrip()[:1] in tuple("[0123456789") and not Path(text).exists():
+        return parse_plan(text, student_steps), None
+    file = PlanFile.read(text)
+    return file.plan, file
+
+
+def _training(given: ProblemOptions, made_for: PlanFile | None) -> TrainingModel:
+    from opmerge.training import GradientFlow, training_from_dict
+
+    if given.training is not None and given.merge_time is not None:
+        raise InputError("training", "must not be given together with --merge_time")
+    if given.training is not None:
+        return training_from_dict(_read_json(given.training))
+    if given.merge_time is not None:
+        return GradientFlow(given.merge_time)
+    return made_for.training if made_for else GradientFlow()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), f"must be JSON ({error})") from error
+
+
+def _with_progress(title: str, work: Callable[[Callable[[int], None]], _Result]) -> _Result:
+    """Run ``work(advance)`` under a progress line; it calls ``advance`` with a count so far."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        return work(lambda count: bar.update(task, description=f"{title}: {count:,}"))

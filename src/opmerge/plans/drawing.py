@@ -1,0 +1,197 @@
+"""Plans drawn: as an outline for terminals, and as a figure of merges over the steps T … 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from opmerge.errors import InputError
+from opmerge.plans.outline import NBSP, Line, outline, plan_phrase
+from opmerge.plans.tree import Merge, Plan, Tree
+from opmerge.plotting import INK, figure_style, new_figure, set_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_text", "merge_rounds", "plan_figure", "plan_from_merges", "plan_phrase"]
+
+_LEAST_WIDTH = 30
+_DEEPEST = 12  # nested levels at least halve the merges, so this draws plans of 4,000 steps whole
+_MOST_LINES = 60
+_CLOSEST_MARKS = 3.0  # points between marks that the eye can still tell apart
+_AXES_POINTS = 250.0  # width of the axes of a figure of the usual width
+_MOST_SEPARATE_ROWS = 50  # of more rounds, the bars touch
+_TOUCHING = 0.5  # half the height of a bar that fills its row
+_COLOURS, _PALEST = "YlGnBu", 40  # lightness falls all the way, so it reads in greyscale
+
+
+def draw_text(plan: Plan, width: int = 80) -> str:
+    """A plan as an outline for terminals: what is merged first, and what is added to it then.
+
+    Equal merges in a row are told once, with their number. A plan that would need more than
+    some sixty lines is drawn to a smaller depth, and says so where it leaves something out.
+
+    Args:
+        plan: any plan, of any depth.
+        width: longest line, >= 30 characters.
+
+    Raises:
+        InputError: if ``width`` is under 30.
+    """
+    if width < _LEAST_WIDTH:
+        raise InputError("width", f"must be >= {_LEAST_WIDTH}", width)
+    text: list[str] = []
+    for depth in range(_DEEPEST, -1, -1):
+        text = [row for line in outline(plan, depth) for row in _rows(line, "", "", width)]
+        if len(text) <= _MOST_LINES:
+            break
+    return "\n".join(text)
+
+
+def _rows(line: Line, prefix: str, rest: str, width: int) -> Iterator[str]:
+    inner = rest + ("│ " if line.parts else "  ")
+    first, *more = wrap(line.text, width, initial_indent=prefix, subsequent_indent=inner)
+    yield first.replace(NBSP, " ")
+    for row in more:
+        yield row.replace(NBSP, " ")
+    for part in line.parts[:-1]:
+        yield from _rows(part, f"{rest}├ ", f"{rest}│ ", width)
+    if line.parts:
+        yield from _rows(line.parts[-1], f"{rest}└ ", f"{rest}  ", width)
+
+
+def plan_from_merges(merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int]) -> Plan:
+    """The plan that a record tells as plain data.
+
+    Args:
+        merges: each with its ``boundaries``.
+        boundaries: (T, …, 0), where one student hands over to the next.
+
+    Raises:
+        InputError: if they do not form a plan.
+    """
+    every = [Merge(tuple(merge["boundaries"])) for merge in merges]
+    return Plan(
+        tuple(
+            Tree(above, below, tuple(m for m in every if below <= m.stop and m.start <= above))
+            for above, below in pairwise(boundaries)
+        )
+    )
+
+
+def merge_rounds(plan: Plan) -> list[int]:
+    """Round of each merge of ``plan.merges``: 1 + the last round of its children, 0 for a step.
+
+    Merges of one round do not wait for one another.
+    """
+    latest = dict.fromkeys(range(plan.num_steps, 0, -1), 0)
+    rounds = []
+    for merge in plan.merges:
+        latest[merge.start] = 1 + max(latest[t] for t in merge.boundaries[:-1])
+        rounds.append(latest[merge.start])
+    return rounds
+
+
+@figure_style()
+def plan_figure(
+    merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int], title: str = ""
+) -> Figure:
+    """Each merge as a bar over the steps that it jumps over, in the round in which it is trained.
+
+    Args:
+        merges: each with its ``boundaries`` (j, k_1, …, i) and its ``share`` of the squared error.
+        boundaries: (T, …, 0), where one student hands over to the next.
+        title: what is seen; by default the number of merges.
+
+    Raises:
+        InputError: if the merges and boundaries do not form a plan.
+    """
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    plan = plan_from_merges(merges, boundaries)
+    rounds = merge_rounds(plan)
+    last = max(rounds, default=0)
+    share_of = {tuple(merge["boundaries"]): 100 * merge["share"] for merge in merges}
+    shares = [share_of[merge.boundaries] for merge in plan.merges]
+    figure, axes = new_figure(height=(1.9 if shares else 1.2) + min(0.15 * last, 2.1))
+    set_title(figure, title or f"Merges: {len(shares)}, in rounds: {last}")
+    half = 0.42 if last <= _MOST_SEPARATE_ROWS else _TOUCHING
+    axes.axhspan(-half, half, color="#dcdcdc", linewidth=0)
+    if shares:
+        _draw_bars(figure, axes, plan, rounds, shares, half)
+    _draw_marks(axes, plan, rounds, half)
+    for boundary in plan.boundaries[1:-1]:
+        axes.axvline(boundary, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    axes.set_xlim(plan.num_steps, 0)
+    axes.set_xticks(_step_ticks(plan))
+    axes.set_xlabel("step t (noise left, data right)")
+    axes.set_ylim(-0.55, last + 0.6)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True) if last else FixedLocator([0]))
+    axes.set_ylabel("round")
+    return figure
+
+
+def _draw_bars(
+    figure: Figure,
+    axes: Axes,
+    plan: Plan,
+    rounds: Sequence[int],
+    shares: Sequence[float],
+    half: float,
+) -> None:
+    from matplotlib import colormaps
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    corners = [
+        [(m.start, r - half), (m.stop, r - half), (m.stop, r + half), (m.start, r + half)]
+        for m, r in zip(plan.merges, rounds, strict=True)
+    ]
+    bars = PolyCollection(
+        corners,
+        array=shares,
+        cmap=ListedColormap(colormaps[_COLOURS](range(_PALEST, 256))),
+        norm=Normalize(0, max(shares) or 1),
+        edgecolor="face",
+        linewidth=0 if half < _TOUCHING else 0.3,  # no light seams between bars that touch
+        clip_on=False,
+    )
+    axes.add_collection(bars)
+    bar = figure.colorbar(bars, ax=axes, location="bottom", aspect=36, pad=0.03)
+    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    bar.set_label("share of the squared error (%)")
+    bar.outline.set_visible(False)
+
+
+def _draw_marks(axes: Axes, plan: Plan, rounds: Sequence[int], half: float) -> None:
+    """Where the operators that a bar replaces meet, as far as the eye can tell them apart."""
+    points = _AXES_POINTS / plan.num_steps
+    marks = [
+        (here, round_, min(above - here, here - below) * points)
+        for merge, round_ in zip(plan.merges, rounds, strict=True)
+        for above, here, below in zip(
+            merge.boundaries, merge.boundaries[1:], merge.boundaries[2:], strict=False
+        )
+    ]
+    if points >= _CLOSEST_MARKS:
+        marks += [(t, 0, points) for t in range(1, plan.num_steps)]
+    marks = [mark for mark in marks if mark[2] >= _CLOSEST_MARKS]
+    axes.vlines(
+        [x for x, _, _ in marks],
+        [y - half for _, y, _ in marks],
+        [y + half for _, y, _ in marks],
+        color="white",
+        linewidth=[min(0.8, 0.15 * space) for _, _, space in marks],
+    )
+
+
+def _step_ticks(plan: Plan) -> list[int]:
+    steps, boundaries = plan.num_steps, plan.boundaries
+    if len(boundaries) > 2 and min(a - b for a, b in pairwise(boundaries)) >= steps / 12:
+        return list(boundaries)
+    parts = min(steps, 4)
+    return sorted({round(steps * k / parts) for k in range(parts + 1)})

@@ -1,0 +1,253 @@
+"""The outline of a plan: each tree along its spine, with runs of equal merges told once.
+
+The spine of a tree goes from its root to the child that holds more merges than all the others
+together, and on; what is merged in front of and behind the spine are its stages. So sequential
+plans of any depth are one level of the outline, and nested levels at least halve the merges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from opmerge.plans.tree import Plan
+
+__all__ = ["Line", "outline", "plan_phrase"]
+
+_LONGEST_LIST = 24  # lines at one level; of more, the middle is left out
+_LONGEST_PATH = 5  # z_t in one chain; of more, the middle is left out
+_MOST_RUNS = 4  # runs of merges that one sentence can hold
+_MOST_HANDOVERS = 6  # student steps that one sentence can hold
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the outline and what is indented under it. ``NBSP`` marks where not to break."""
+
+    text: str
+    parts: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    start: int
+    stop: int
+    children: tuple[_Node, ...]
+    shape: int  # equal for two subtrees that differ only by a shift in t; 0 for a teacher step
+    merges: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """One merge along the spine: what joins it in front (noise side) and behind (data side)."""
+
+    front: tuple[_Node, ...]
+    behind: tuple[_Node, ...]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return tuple(n.shape for n in self.front), tuple(n.shape for n in self.behind)
+
+
+def outline(plan: Plan, max_depth: int) -> list[Line]:
+    """The outline of a plan, with nested parts drawn down to ``max_depth`` levels."""
+    lines: list[Line] = []
+    for nodes in _runs(_roots(plan)):
+        first, count = nodes[0], len(nodes)
+        if first.shape == 0:
+            kept = f"the teacher's {_steps(nodes)}, kept as {'it is' if count == 1 else 'they are'}"
+            lines.append(Line(f"{_path(nodes)}: {kept}"))
+            continue
+        text = f"{_path(nodes)}{_repeated(nodes)} ({_counted(first.merges)}" + (
+            " each)" if count > 1 else ")"
+        )
+        hidden = max_depth == 0 and first.merges > 1
+        lines.append(
+            Line(f"{text}, not drawn") if hidden else Line(text, _body(first, max_depth - 1))
+        )
+    return _shortened(lines)
+
+
+def plan_phrase(plan: Plan) -> str:
+    """What to do, as the beginning of a sentence ("Merge steps 64 … 50 at once, then …")."""
+    roots = _roots(plan)
+    merged = [node for node in roots if node.merges]
+    if not merged:
+        return "Keep the teacher's steps as they are"
+    phrases = [_tree_phrase(node) for node in merged]
+    phrase = phrases[0] if len(phrases) == 1 else ""
+    count = _counted(len(plan.merges))
+    if len(roots) == 1:
+        return f"Merge {phrase}" if phrase else f"Use the plan of {count}"
+    few = len(roots) <= _MOST_HANDOVERS
+    handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if few else ""
+    return f"For a student of {len(roots)} steps{handovers} " + (
+        f"merge {phrase}" if phrase else f"use the plan of {count}"
+    )
+
+
+def _roots(plan: Plan) -> list[_Node]:
+    shapes: dict[tuple[int, ...], int] = {}
+    roots = []
+    for tree in plan.students:
+        nodes = {t: _Node(t, t - 1, (), 0, 0) for t in range(tree.start, tree.stop, -1)}
+        for merge in tree.merges:
+            children = tuple(nodes.pop(t) for t in merge.boundaries[:-1])
+            shape = shapes.setdefault(tuple(child.shape for child in children), len(shapes) + 1)
+            size = 1 + sum(child.merges for child in children)
+            nodes[merge.start] = _Node(merge.start, merge.stop, children, shape, size)
+        roots.append(nodes[tree.start])
+    return roots
+
+
+def _spine(node: _Node) -> tuple[_Node, list[_Stage]]:
+    """The innermost node of the spine and the stages around it, in the order of merging."""
+    stages: list[_Stage] = []
+    while True:
+        place, heavy = max(enumerate(node.children), key=lambda item: item[1].merges)
+        if 2 * heavy.merges <= node.merges - 1:
+            return node, stages[::-1]
+        stages.append(_Stage(node.children[:place], node.children[place + 1 :]))
+        node = heavy
+
+
+def _body(node: _Node, depth: int) -> tuple[Line, ...]:
+    base, stages = _spine(node)
+    lines = [_base_line(base, depth)]
+    for _, run in groupby(stages, key=lambda stage: stage.shape):
+        lines.append(_stage_line(list(run), depth))
+    return tuple(_shortened(lines))
+
+
+def _base_line(base: _Node, depth: int) -> Line:
+    if base.merges == 1:
+        return Line(f"{_steps(base.children)} merged at once")
+    if len(_runs(base.children)) == 1:
+        return _attached(f"{_path(base.children)} merged at once", base.children, depth)
+    items = list(_items(base.children, depth))
+    return Line(f"{len(base.children)} parts merged at once:", tuple(_shortened(items)))
+
+
+def _stage_line(run: Sequence[_Stage], depth: int) -> Line:
+    stage, count = run[0], len(run)
+    side = " in front" if stage.front else ""
+    joined = stage.front or stage.behind
+    if (
+        (stage.front and stage.behind)
+        or len(_runs(joined)) > 1
+        or (joined[0].shape and len(joined) > 1)
+    ):
+        parts = [Line(f"in front: {i.text}", i.parts) for i in _items(stage.front, depth)]
+        parts += [Line(f"behind: {i.text}", i.parts) for i in _items(stage.behind, depth)]
+        text = "then, at once:" if count == 1 else f"then {count} times this, each at once, first:"
+        return Line(text, tuple(_shortened(parts)))
+    blocks = [s.front or s.behind for s in run]
+    merges = f"({count} merges)"
+    if joined[0].shape:
+        nodes = [block[0] for block in blocks]
+        nodes = nodes[::-1] if stage.front else nodes
+        order = " one by one from the data side" if stage.front else " one by one"
+        return _attached(f"then {_path(nodes)}{side}{order if count > 1 else ''}", nodes, depth)
+    if len(joined) > 1:
+        if count == 1:
+            return Line(f"then {_steps(joined)}{side} at once")
+        spans = _abridged([_listed(block) for block in blocks])
+        return Line(f"then {spans}{side}, each {len(joined)} steps at once {merges}")
+    if count == 1:
+        return Line(f"then step {joined[0].start}{side}")
+    steps = _abridged([str(block[0].start) for block in blocks])
+    return Line(f"then {steps}{side and f'{side},'} one at a time {merges}")
+
+
+def _items(children: Sequence[_Node], depth: int) -> Iterator[Line]:
+    for nodes in _runs(children):
+        if nodes[0].shape == 0:
+            yield Line(_steps(nodes))
+        else:
+            yield _attached(_path(nodes), nodes, depth)
+
+
+def _attached(text: str, nodes: Sequence[_Node], depth: int) -> Line:
+    """A line about equal subtrees, with the first of them under it."""
+    text, first = text + _repeated(nodes), nodes[0]
+    if first.merges > 1 and depth <= 0:
+        return Line(f"{text}: {_counted(first.merges)}, not drawn")
+    if first.merges == 1 and len(nodes) == 1:
+        return Line(f"{text}: {_base_line(first, depth).text}")
+    return Line(f"{text}:", _body(first, depth - 1))
+
+
+def _shortened(lines: list[Line]) -> list[Line]:
+    if len(lines) <= _LONGEST_LIST:
+        return lines
+    kept = _LONGEST_LIST // 2
+    left_out = Line(f"… {len(lines) - 2 * kept} lines like these, not drawn")
+    return [*lines[:kept], left_out, *lines[-kept:]]
+
+
+def _runs(nodes: Sequence[_Node]) -> list[list[_Node]]:
+    return [list(run) for _, run in groupby(nodes, key=lambda node: node.shape)]
+
+
+def _path(nodes: Sequence[_Node]) -> str:
+    ends = [f"z_{t}" for t in (nodes[0].start, *(node.stop for node in nodes))]
+    shown = ends if len(ends) <= _LONGEST_PATH else [*ends[:2], "…", ends[-1]]
+    return f"{NBSP}→{NBSP}".join(shown)
+
+
+def _repeated(nodes: Sequence[_Node]) -> str:
+    return f", {len(nodes)} times like this" if len(nodes) > 1 else ""
+
+
+def _counted(merges: int) -> str:
+    return f"{merges} merge{'s' if merges > 1 else ''}"
+
+
+def _abridged(texts: Sequence[str]) -> str:
+    shown = texts if len(texts) < _LONGEST_PATH else [texts[0], texts[1], "…", texts[-1]]
+    return ", ".join(shown)
+
+
+def _listed(steps: Sequence[_Node]) -> str:
+    """Teacher steps as ``5``, ``5, 4`` or ``5 … 1``."""
+    if len(steps) <= 2:
+        return ", ".join(str(step.start) for step in steps)
+    return f"{steps[0].start}{NBSP}…{NBSP}{steps[-1].start}"
+
+
+def _steps(steps: Sequence[_Node]) -> str:
+    return f"step{'s' if len(steps) > 1 else ''} {_listed(steps)}"
+
+
+def _tree_phrase(root: _Node) -> str:
+    """The tree in a few words, where a few suffice; otherwise an empty text."""
+    base, stages = _spine(root)
+    if base.merges > 1 or any(n.shape for s in stages for n in (*s.front, *s.behind)):
+        return ""
+    if not stages:
+        steps = root.start - root.stop
+        return f"all {steps} steps at once" if steps > 2 else "both steps at once"
+    if any(s.front for s in stages):
+        sequential = len(base.children) == 2 and all(s.shape == ((0,), ()) for s in stages)
+        return "one step at a time from the data side" if sequential else ""
+    if len(base.children) == 2 and all(len(s.behind) == 1 for s in stages):
+        return "one step at a time from the noise side"
+    phrases = [f"steps {_listed(base.children)} at once"]
+    for _, group in groupby(stages, key=lambda stage: stage.shape):
+        run = list(group)
+        size, last = len(run[0].behind), run[-1] is stages[-1]
+        phrases.append(_run_phrase(run, size, last))
+    if len(phrases) > _MOST_RUNS:
+        return ""
+    return ", then ".join(phrases).replace(NBSP, " ")
+
+
+def _run_phrase(run: Sequence[_Stage], size: int, last: bool) -> str:
+    if len(run) == 1:
+        return (
+            f"step {_listed(run[0].behind)}" if size == 1 else f"{_listed(run[0].behind)} at once"
+        )
+    words = "one step at a time" if size == 1 else f"{size} steps at a time"
+    return words if last else f"{words} to {run[-1].behind[-1].start}"

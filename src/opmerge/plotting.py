@@ -1,0 +1,184 @@
+"""The look of every figure, and its export: one style, colours that survive greyscale, clean SVG.
+
+Figures are made through matplotlib's object interface, so no global state of pyplot is touched,
+and matplotlib is imported only when a figure is made.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "WIDTH",
+    "figure_png",
+    "figure_style",
+    "figure_svg",
+    "log_axis",
+    "new_figure",
+    "power_of_ten",
+    "set_title",
+]
+
+# Okabe & Ito 2008: distinguishable with every common colour blindness; those in use also
+# differ in lightness.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+INK, GREY = "#1a1a1a", "#767676"
+
+WIDTH = 4.0
+"""Width of a figure in inches: 9 pt text is still 10 px on a phone 360 px wide."""
+
+_TITLE_LETTERS = 46
+_TIED = re.compile(r" ([…→=%]) ?")  # signs that stay on the line of what they join
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_FEWEST_LABELS = 2
+
+_STYLE: Any = {  # keys of matplotlibrc; their type differs between versions of matplotlib
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.6,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.7,
+    "svg.fonttype": "none",
+    "savefig.dpi": 160,
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The package's figure style while a figure is made; also a decorator."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, laid out without overlaps; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """What is seen, in one sentence above the figure, broken into lines that fit its width."""
+    tied = _TIED.sub(lambda sign: f"\u00a0{sign[1]}" + "\u00a0 "[sign[1] == "%"], text)
+    lines = fill(tied.strip(), _TITLE_LETTERS)
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+
+
+def power_of_ten(value: float, _position: int = 0) -> str:
+    """``10⁻⁶`` for a decade, as plain text, which every font of a browser can show."""
+    exponent = round(math.log10(value))
+    if -2 <= exponent <= 2:
+        return f"{10.0**exponent:g}"
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def log_axis(axis: Axis, low: float, high: float) -> None:
+    """A logarithmic axis from ``low`` to ``high``, labelled at decades, or evenly inside one."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    set_scale, set_limits = (
+        (axis.axes.set_xscale, axis.axes.set_xlim)
+        if axis.axis_name == "x"  # type: ignore[attr-defined]
+        else (axis.axes.set_yscale, axis.axes.set_ylim)
+    )
+    set_scale("log")
+    set_limits(low, high)
+    axis.set_minor_locator(NullLocator())
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = [10.0**power for power in range(first, last + 1) if low <= 10.0**power <= high]
+    if len(decades) >= _FEWEST_LABELS:
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_major_formatter(FuncFormatter(power_of_ten))
+        return
+    mantissas = (1, 3) if high > 10 * low else (1, 2, 5)
+    places = [m * 10.0**power for power in range(first, last + 1) for m in mantissas]
+    inside = [place for place in places if low <= place <= high]
+    enough = len(inside) >= _FEWEST_LABELS
+    axis.set_major_locator(FixedLocator(inside) if enough else MaxNLocator(3))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+@figure_style()
+def figure_svg(figure: Figure, name: str, title: str) -> str:
+    """A figure as an ``<svg>`` element to put into a page.
+
+    Args:
+        figure: the figure.
+        name: what every id is derived from, so that several figures can stand in one page.
+        title: what a screen reader says.
+
+    Returns:
+        The element: no fixed size, no style sheet, no metadata, text as text; the same bytes
+        each time.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)
+    text = re.sub(r" font-family: [^;\"]*;?", "", text)
+    text = re.sub(r"\s*\n\s*", " ", text)
+    view_box = re.search(r'viewBox="[^"]*"', text)
+    assert view_box is not None
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'{view_box[0]} role="img" aria-labelledby="{name}-title">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+    )
+    return head + text[text.index(">") + 1 :].strip()
+
+
+@figure_style()
+def figure_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,135 @@
+"""The record of a planning run: everything that a page, a table or a program reads afterwards.
+
+A record is plain JSON. Reports are drawn from it alone, so they can be redrawn without
+computing anything again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from opmerge.merging import Outcome, evaluate
+from opmerge.planners.result import PlannerResult
+from opmerge.plans.strategies import build_strategy
+from opmerge.problem import Problem
+
+__all__ = ["compare_strategies", "plan_record", "problem_settings", "summary"]
+
+_ARRAYS = ("errors", "merge_list")
+
+
+def compare_strategies(
+    problem: Problem, names: Sequence[str], student_steps: int = 1
+) -> dict[str, Outcome]:
+    """Evaluate the named strategies side by side."""
+    return {
+        name: evaluate(problem, build_strategy(name, problem.num_steps, student_steps))
+        for name in names
+    }
+
+
+def problem_settings(problem: Problem, student_steps: int = 1) -> dict[str, Any]:
+    """All settings as used: data, schedule, training, merge rule, objective."""
+    spectrum = problem.spectrum
+    return {
+        "source": spectrum.source,
+        "scaling": spectrum.scaling,
+        "sample_shape": list(spectrum.shape),
+        "num_samples": spectrum.num_samples,
+        "dimensions": int(spectrum.num_dimensions),
+        "spectrum": spectrum.kind,
+        "spectrum_sha256": spectrum.sha256,
+        "steps": problem.num_steps,
+        "student_steps": student_steps,
+        "schedule": problem.schedule.to_dict(),
+        "training": problem.training.to_dict(),
+        "merge_rule": problem.merge_rule,
+        "objective": problem.objective,
+        "notes": [*spectrum.notes, *problem.schedule.notes],
+    }
+
+
+def plan_record(
+    problem: Problem, result: PlannerResult, strategies: Mapping[str, Outcome]
+) -> dict[str, Any]:
+    """The record of one planned problem.
+
+    Args:
+        problem: the problem.
+        result: the plan found, with its certificate.
+        strategies: outcomes to set beside it, by name.
+
+    Returns:
+        ``problem`` (settings), ``spectrum`` (distinct eigenvalues, descending, and their
+        multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every ``errors``
+        holds the squared W2 of each distinct eigenvalue, multiplicity included.
+    """
+    best = result.outcome
+    return {
+        "format": "opmerge.record",
+        "version": 1,
+        "problem": problem_settings(problem, best.plan.student_steps),
+        "spectrum": {
+            "eigenvalues": problem.eigenvalues.tolist(),
+            "multiplicities": problem.multiplicities.tolist(),
+        },
+        "best": {
+            **_outcome_record(best),
+            "lower_bound": result.lower_bound,
+            "gap": result.gap,
+            "planner": result.planner,
+            "seconds": result.seconds,
+            "notes": list(result.notes),
+        },
+        "strategies": [
+            {
+                "name": name,
+                **_outcome_record(outcome),
+                "ratio_to_best": outcome.w2 / best.w2 if best.w2 > 0 else None,
+            }
+            for name, outcome in strategies.items()
+        ],
+        "teacher": {
+            "w2_to_data": problem.teacher_to_data,
+            "errors": problem.teacher_errors.tolist(),
+        },
+        "versions": {
+            "opmerge": importlib.metadata.version("opmerge"),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without its arrays: what ``opmerge plan --json`` prints, the plan apart."""
+    return {
+        "problem": record["problem"],
+        "best": _without_arrays(record["best"]),
+        "strategies": [_without_arrays(strategy) for strategy in record["strategies"]],
+        "teacher": {"w2_to_data": record["teacher"]["w2_to_data"]},
+    }
+
+
+def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in _ARRAYS}
+
+
+def _outcome_record(outcome: Outcome) -> dict[str, Any]:
+    plan = outcome.plan
+    return {
+        "w2": outcome.w2,
+        "merges": len(plan.merges),
+        "network_evaluations": plan.network_evaluations(),
+        "boundaries": list(plan.boundaries),
+        "errors": outcome.errors.tolist(),
+        "merge_list": [
+            {"boundaries": list(merge.boundaries), "share": float(share)}
+            for merge, share in zip(plan.merges, outcome.error_shares(), strict=True)
+        ],
+    }

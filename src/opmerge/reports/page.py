@@ -1,0 +1,260 @@
+"""One self-contained HTML page from a record: no script, no request, no file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opmerge.plans.drawing import draw_text, merge_rounds, plan_from_merges
+from opmerge.plotting import figure_svg
+from opmerge.reports import figures
+from opmerge.reports.sentences import best_named, number, percent, summary_sentence, target
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["report_page"]
+
+Record = Mapping[str, Any]
+
+_OUTLINE_WIDTH = 40  # characters that fit a phone
+_MOST_ROWS = 300
+_MOST_ITEMS = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """Exact numbers, as text: a caption, column heads and rows; the first column is a row head."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of the page: its figure as SVG, what to know to read it, its numbers."""
+
+    heading: str
+    caption: str
+    seen: str = ""
+    svg: str = ""
+    table: Table | None = None
+    outline: str = ""
+
+
+def report_page(record: Record) -> str:
+    """The page of a record (``opmerge.records.plan_record``).
+
+    Args:
+        record: as written by ``plan_record``; nothing is computed again from its problem.
+
+    Returns:
+        A complete HTML document, under a megabyte, the same text each time.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("opmerge.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    problem = record["problem"]
+    return environment.get_template("plan.html.j2").render(
+        title=f"Merge plan for {problem['source']}, T = {problem['steps']}",
+        answer=summary_sentence(record),
+        facts=_facts(record),
+        sections=list(_sections(record)),
+        settings=_settings(record),
+    )
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    best, problem = record["best"], record["problem"]
+    students = problem["student_steps"]
+    return [
+        (f"W2 to {target(record)}", number(best["w2"])),
+        ("is the most that another plan could gain", percent(best["gap"])),
+        ("teacher's steps → student's", f"{problem['steps']} → {students}"),
+        ("merges", f"{best['merges']}"),
+        ("network evaluations per sample", f"{best['network_evaluations']:g}"),
+    ]
+
+
+def _sections(record: Record) -> Iterator[Section]:
+    best, spectrum = record["best"], record["spectrum"]
+    students = record["problem"]["student_steps"]
+    yield _section(
+        "Spectrum",
+        "Eigenvalues of the data's covariance." + _why_spectrum(record),
+        lambda: figures.spectrum_figure(spectrum["eigenvalues"], spectrum["multiplicities"]),
+    )
+    yield _section(
+        "The plan",
+        "Each bar is one merge: a student trained to jump over the steps under the bar. White "
+        "marks show where the operators that it replaces meet. Round 0 is the teacher; merges of "
+        "one round do not wait for one another."
+        + (" Dashed: where one student hands over to the next." if students > 1 else ""),
+        lambda: figures.record_plan_figure(record),
+        table=_merge_table(record),
+        outline=draw_text(plan_from_merges(best["merge_list"], best["boundaries"]), _OUTLINE_WIDTH),
+    )
+    yield _section(
+        "Strategies compared",
+        f"Distance of the student's output from {target(record)}, on a log scale. Dashed: the "
+        "proved lower bound; no plan can be left of it."
+        + (f" Named strategies merge in {students} equal windows." if students > 1 else ""),
+        lambda: figures.strategies_figure(record),
+        table=_strategy_table(record),
+    )
+    yield _section(
+        "Error per eigen-direction",
+        "The root of the squared W2 in one direction of each eigenvalue." + _left_out(record),
+        lambda: figures.directions_figure(record),
+        table=_direction_table(record),
+    )
+    if best["w2"] > 0 and best["merges"]:
+        yield _section(
+            "Where the error arises",
+            "A student starts from the first operator of its merge and is trained to add the "
+            "others; the merge's share of the squared error is spread evenly over the steps of "
+            "those others.",
+            lambda: figures.location_figure(record),
+        )
+    else:
+        yield Section("Where the error arises", "Nowhere: no merge makes an error.")
+    yield _section(
+        "Teacher and student",
+        "The teacher's own error is what a finite number of steps leaves; merging adds the "
+        "student's.",
+        lambda: figures.teacher_figure(record),
+    )
+
+
+def _section(
+    heading: str,
+    caption: str,
+    draw: Callable[[], Figure],
+    table: Table | None = None,
+    outline: str = "",
+) -> Section:
+    figure = draw()
+    name = heading.lower().replace(" ", "-")
+    seen = " ".join(figure.get_suptitle().split())
+    # in the page the title is text of the page, which grows with the reader's font
+    figure.suptitle("").set_in_layout(False)
+    svg = figure_svg(figure, name, f"{heading}. {seen}.")
+    return Section(heading, caption, seen, svg, table, outline)
+
+
+def _why_spectrum(record: Record) -> str:
+    if record["problem"]["merge_rule"] != "operator-copy" or target(record) != "the teacher":
+        return ""
+    return (
+        " Alone, a direction with λ ≤ 1 is best merged one step at a time from the noise side, one "
+        "with λ well above 1 all at once; a plan for both is a compromise."
+    )
+
+
+def _left_out(record: Record) -> str:
+    spectrum = record["spectrum"]
+    zero = figures.is_negligible(np.asarray(spectrum["eigenvalues"]))
+    count = round(float(np.asarray(spectrum["multiplicities"])[zero].sum()))
+    return f" Eigenvalues that are 0 to rounding ({count}) are not drawn." if count else ""
+
+
+def _merge_table(record: Record) -> Table | None:
+    best = record["best"]
+    if not best["merge_list"]:
+        return None
+    plan = plan_from_merges(best["merge_list"], best["boundaries"])
+    shares = {tuple(m["boundaries"]): m["share"] for m in best["merge_list"]}
+    rows = [
+        [
+            f"{merge.start} → {merge.stop}",
+            f"{merge.start} → {merge.split}",
+            f"{merge.num_children}",
+            f"{round_}",
+            f"{100 * shares[merge.boundaries]:.6g}",
+        ]
+        for merge, round_ in zip(plan.merges, merge_rounds(plan), strict=True)
+    ]
+    columns = ["merge", "starts from", "operators", "round", "% of squared error"]
+    return _table("Every merge, in the order of execution", columns, rows)
+
+
+def _strategy_table(record: Record) -> Table:
+    best = record["best"]
+    entries = [
+        ("best plan", best, 1.0 if best["w2"] > 0 else None),
+        *((s["name"], s, s["ratio_to_best"]) for s in record["strategies"]),
+    ]
+    rows = [
+        [
+            name,
+            f"{entry['w2']:.10g}",
+            "–" if ratio is None else f"{ratio:.6g}",
+            f"{entry['merges']}",
+            f"{entry['network_evaluations']:g}",
+        ]
+        for name, entry, ratio in sorted(entries, key=lambda entry: float(entry[1]["w2"]))
+    ]
+    columns = ["plan", f"W2 to {target(record)}", "ratio to best", "merges", "network evaluations"]
+    bound = f"Lower bound {best['lower_bound']:.10g}, relative gap {best['gap']:.3g}."
+    return _table("The plan and the named strategies", columns, rows, bound)
+
+
+def _direction_table(record: Record) -> Table:
+    errors = figures.direction_errors(record)
+    eigenvalues, counts = (record["spectrum"][key] for key in ("eigenvalues", "multiplicities"))
+    rows = [
+        [f"{value:.6g}", f"{count:g}", *(f"{error:.6g}" for error in row)]
+        for value, count, *row in zip(eigenvalues, counts, *errors.values(), strict=True)
+    ]
+    columns = ["eigenvalue λ", "directions", *errors]
+    return _table("Error in one direction of each eigenvalue", columns, rows)
+
+
+def _table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> Table:
+    if len(rows) > _MOST_ROWS:
+        more = f"The first {_MOST_ROWS} of {len(rows)} rows; the record holds all of them."
+        rows, note = rows[:_MOST_ROWS], f"{note} {more}".strip()
+    return Table(caption, columns, rows, note)
+
+
+def _settings(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every setting, by group: the problem, the planner, the versions."""
+    best = record["best"]
+    planner = {key: best[key] for key in ("planner", "seconds", "lower_bound", "gap", "notes")}
+    planner["seconds"] = number(best["seconds"])
+    planner["best named strategy"] = (best_named(record) or {}).get("name")
+    groups = {"Problem": record["problem"], "Planner": planner, "Versions": record["versions"]}
+    return [(name, list(_flat("", values))) for name, values in groups.items()]
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{prefix} {key}".strip().replace("_", " "), inner)
+    else:
+        yield prefix, _told(value)
+
+
+def _told(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list):
+        if len(value) > _MOST_ITEMS and not isinstance(value[0], str):
+            return f"{_told(value[0])}, …, {_told(value[-1])} ({len(value)} values)"
+        return ("; " if isinstance(value[0], str) else ", ").join(map(_told, value))
+    return str(value)

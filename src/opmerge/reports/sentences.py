@@ -1,0 +1,213 @@
+"""What a record says, in sentences: the answer, and the titles of its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.plans.drawing import plan_from_merges, plan_phrase
+
+__all__ = [
+    "best_named",
+    "error_by_step",
+    "half_of_error",
+    "location_title",
+    "number",
+    "percent",
+    "plan_title",
+    "spectrum_title",
+    "strategies_title",
+    "summary_sentence",
+    "target",
+    "teacher_title",
+    "times",
+]
+
+Record = Mapping[str, Any]
+
+_CLOSED = 1e-9  # a relative gap that is rounding for every purpose
+_SMALL = 0.01
+_DOMINANT = 10.0  # per cent of the error from which a merge deserves to be named
+
+
+def number(value: float) -> str:
+    """Three significant digits: ``6.81e-06``, ``0.396``."""
+    return f"{value:.3g}"
+
+
+def percent(fraction: float) -> str:
+    """Two significant digits: ``15 %``, ``0.0069 %``, ``0 %``."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def times(ratio: float) -> str:
+    """A ratio above 1 in words: ``2.4 times``, ``12,700 times``, ``1e+09 times``."""
+    if ratio < 10:
+        return f"{ratio:.2g} times"
+    return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio < 1e6 else f"{ratio:.1g} times"
+
+
+def target(record: Record) -> str:
+    """What the student's output is compared with."""
+    return "the data" if record["problem"]["objective"] == "data" else "the teacher"
+
+
+def best_named(record: Record) -> Mapping[str, Any] | None:
+    """The named strategy with the smallest W2, where any was compared."""
+    return min(record["strategies"], key=lambda strategy: float(strategy["w2"]), default=None)
+
+
+def summary_sentence(record: Record) -> str:
+    """The answer in one sentence: what to do, what it costs, what is proved, what it gains."""
+    best = record["best"]
+    plan = plan_from_merges(best["merge_list"], best["boundaries"])
+    parts = [f"W2 to {target(record)} {number(best['w2'])}, {_proof(best)}"]
+    comparison = _comparison(record)
+    if comparison:
+        parts.append(comparison)
+    return f"{plan_phrase(plan)}: {'; '.join(parts)}."
+
+
+def _proof(best: Mapping[str, Any]) -> str:
+    gap, bound = best["gap"], best["lower_bound"]
+    if gap == 0:
+        return "proved the best of all plans"
+    if gap <= _CLOSED:
+        return f"proved within {gap:.0e} of the best of all plans"
+    if bound == 0:
+        return "with no proof of how much better another plan could be"
+    if gap < _SMALL:
+        return f"and no plan can be better by more than {percent(gap)}"
+    return f"and no plan can be better than {number(bound)} ({percent(gap)} less)"
+
+
+def _comparison(record: Record) -> str:
+    best, named = record["best"], best_named(record)
+    if named is None or not best["merges"]:
+        return ""
+    name, ratio = named["name"], named["ratio_to_best"]
+    if ratio is not None and ratio < 1 - _CLOSED:
+        return f"the named strategy {name} is better by {percent(1 - ratio)}"
+    same = [s["name"] for s in record["strategies"] if _same_plan(s, best)]
+    if same:
+        return f"this is the plan of {same[0]}"
+    if ratio is None or ratio <= 1 + _CLOSED:
+        return f"the best named strategy ({name}) is as good"
+    if ratio < 1 + 10 * _SMALL:
+        return f"the best named strategy ({name}) is worse by {percent(ratio - 1)}"
+    return f"{times(ratio)} better than the best named strategy ({name})"
+
+
+def _same_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def merges(entry: Mapping[str, Any]) -> set[tuple[int, ...]]:
+        return {tuple(merge["boundaries"]) for merge in entry["merge_list"]}
+
+    return list(one["boundaries"]) == list(other["boundaries"]) and merges(one) == merges(other)
+
+
+def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.float64]) -> str:
+    """How many directions lie above λ = 1."""
+    above = round(float(multiplicities[eigenvalues > 1].sum()))
+    count = round(float(multiplicities.sum()))
+    largest = f"the largest is {number(float(eigenvalues.max()))}"
+    if count == 1:
+        return f"The eigenvalue is {'above' if above else 'not above'} 1"
+    if above in (0, count):
+        return f"{'All' if above else 'None'} of {count} eigenvalues lie above 1; {largest}"
+    lie = "lies" if above == 1 else "lie"
+    return f"{above} of {count} eigenvalues {lie} above 1; {largest}"
+
+
+def plan_title(record: Record) -> str:
+    """Which merge makes most of the error."""
+    merges = record["best"]["merge_list"]
+    if not merges:
+        return "Nothing is merged: every step of the teacher is kept"
+    if len(merges) == 1:
+        start, *_, stop = merges[0]["boundaries"]
+        return f"One merge, {start} → {stop}, makes all of the error"
+    largest = max(merges, key=lambda merge: float(merge["share"]))
+    if largest["share"] == 0:
+        return f"{len(merges)} merges, none of which makes an error"
+    if 100 * largest["share"] < _DOMINANT:
+        return f"{len(merges)} merges, none with more than {percent(largest['share'])} of the error"
+    start, *_, stop = largest["boundaries"]
+    share = percent(largest["share"])
+    return f"{len(merges)} merges; the one that reaches {start} → {stop} makes {share} of the error"
+
+
+def strategies_title(record: Record) -> str:
+    """The best plan against the best named strategy."""
+    comparison = _comparison(record)
+    if not comparison:
+        return "The plan and the bound that no plan can beat"
+    if comparison.startswith("this"):
+        return f"The plan found {comparison.removeprefix('this ')}"
+    return ("The plan is " if comparison[0].isdigit() else "") + (
+        comparison if comparison[0].isdigit() else comparison[0].upper() + comparison[1:]
+    )
+
+
+def error_by_step(record: Record) -> NDArray[np.float64]:
+    """(T,) share of the squared error per step T, …, 1, in per cent.
+
+    A merge (j, k_1, …, i) is trained to reproduce what the steps k_1, …, i + 1 add to the
+    operator it starts from; its share is spread evenly over these steps.
+    """
+    steps = record["problem"]["steps"]
+    shares = np.zeros(steps)
+    for merge in record["best"]["merge_list"]:
+        _, split, *_, stop = merge["boundaries"]
+        shares[steps - split : steps - stop] += 100 * merge["share"] / (split - stop)
+    return shares
+
+
+def half_of_error(shares: NDArray[np.float64]) -> tuple[int, int] | None:
+    """The shortest range of steps (first, last) that carries half of the error."""
+    total = np.concatenate([[0.0], np.cumsum(shares)])
+    if total[-1] <= 0:
+        return None
+    ends = np.searchsorted(total, total[:-1] + (0.5 - _CLOSED) * total[-1])
+    fits = np.flatnonzero(ends < len(total))
+    begin = int(fits[np.argmin(ends[fits] - fits)])
+    steps = len(shares)
+    return steps - begin, steps - int(ends[begin]) + 1
+
+
+def location_title(record: Record) -> str:
+    """The shortest range of steps in which half of the error arises."""
+    half = half_of_error(error_by_step(record))
+    if half is None:
+        return "No merge makes an error"
+    first, last = half
+    steps = f"steps {first} … {last}" if first > last else f"step {first}"
+    return f"Half of the squared error arises at {steps} of {record['problem']['steps']}"
+
+
+def teacher_title(record: Record) -> str:
+    """The student's error beside the teacher's own."""
+    teacher, student = record["teacher"]["w2_to_data"], record["best"]["w2"]
+    if target(record) == "the data":
+        return _data_title(teacher, student)
+    if student == 0:
+        return "The student reproduces the teacher; what error there is, is the teacher's"
+    if teacher >= 2 * student:
+        return (
+            f"The teacher is {times(teacher / student)} further from the data "
+            "than the student is from the teacher"
+        )
+    if student >= 2 * teacher > 0:
+        return f"The student's error is {times(student / teacher)} the teacher's own"
+    return "The student's error is about as large as the teacher's own"
+
+
+def _data_title(teacher: float, student: float) -> str:
+    if teacher == 0 or abs(student / teacher - 1) < 1e-3:
+        return "The student is as far from the data as its teacher"
+    closer = "closer to" if student < teacher else "further from"
+    difference = percent(abs(student / teacher - 1))
+    return f"The student is {closer} the data than its teacher, by {difference}"
