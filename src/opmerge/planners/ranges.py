@@ -17,6 +17,9 @@ __all__ = ["estimate_weights", "excess_ranges", "scalar_extremes", "separable_bo
 
 Array = NDArray[np.float64]
 
+# A compiled kernel does not hear Ctrl-C; between chunks of about a second, Python does.
+_OPERATIONS_AT_ONCE = 1e10
+
 
 def estimate_weights(problem: Problem) -> Array:
     """(T+1, T+1) weight of x_0 in a jump, alpha_i sigma_j - sigma_i alpha_j, at [start, stop]."""
@@ -30,19 +33,26 @@ def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
     O(T³ d) time; eigenvalues run in parallel with O(T²) memory each.
     """
     teacher = problem.teacher
-    ranges = scalar_ranges(
-        teacher.log_products,
-        problem.retentions,
-        teacher.log_cosines,
-        teacher.eigenvalues,
-        problem.schedule.alphas,
-        problem.schedule.sigmas,
-        estimate_weights(problem),
-        problem.merge_rule == "denoiser-copy",
-        student_steps,
-    )
+    weights = estimate_weights(problem)
+    chunk = max(2, int(_OPERATIONS_AT_ONCE / problem.num_steps**3))
+    ranges = []
+    for first in range(0, len(teacher.eigenvalues), chunk):
+        part = slice(first, first + chunk)
+        ranges.append(
+            scalar_ranges(
+                teacher.log_products[:, part],
+                problem.retentions[:, part],
+                teacher.log_cosines[:, part],
+                teacher.eigenvalues[part],
+                problem.schedule.alphas,
+                problem.schedule.sigmas,
+                weights,
+                problem.merge_rule == "denoiser-copy",
+                student_steps,
+            )
+        )
     with np.errstate(divide="ignore"):
-        return np.log1p(np.maximum(ranges, -1.0))
+        return np.log1p(np.maximum(np.hstack(ranges), -1.0))
 
 
 def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ of 1,000 steps are 1,000 lists deep.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -107,38 +107,28 @@ class Tree:
         return self.start - self.stop
 
     @classmethod
-    def from_nested(cls, nested: Nested) -> Tree:
+    def from_nested(cls, nested: Nested, place: str = "plan") -> Tree:
         """Read a tree from nested lists, e.g. ``[[3, 2], 1]`` (DESIGN, "Plan as nested lists").
 
         Raises:
             InputError: naming the place (by child indices) and the rule broken.
         """
-        if isinstance(nested, int) and not isinstance(nested, bool):
-            return cls(_leaf(nested, "plan"), nested - 1)
         merges: list[Merge] = []
-        stack: list[tuple[list[Any], list[int], str]] = [(_children(nested, "plan"), [], "plan")]
+        stack = [_Reading(iter([nested]), place, outermost=True)]
         while True:
-            children, boundaries, place = stack[-1]
-            index = max(0, len(boundaries) - 1)
-            if index == len(children):
-                merges.append(Merge(tuple(boundaries)))
+            reading = stack[-1]
+            for child in reading.children:
+                if isinstance(child, int) and not isinstance(child, bool):
+                    reading.add(child, child - 1)
+                else:
+                    stack.append(_Reading.of(child, reading.place_of_next()))
+                    break
+            else:
                 stack.pop()
                 if not stack:
-                    return cls(boundaries[0], boundaries[-1], tuple(merges))
-                start, stop, place = boundaries[0], boundaries[-1], stack[-1][2]
-                boundaries = stack[-1][1]
-            else:
-                child, child_place = children[index], f"{place}[{index}]"
-                if isinstance(child, int) and not isinstance(child, bool):
-                    start, stop = _leaf(child, child_place), child - 1
-                else:
-                    stack.append((_children(child, child_place), [], child_place))
-                    continue
-            if boundaries and boundaries[-1] != start:
-                raise InputError(
-                    place, f"must continue with step {boundaries[-1]} (noise side first)", start
-                )
-            boundaries.extend([stop] if boundaries else [start, stop])
+                    return cls(reading.boundaries[0], reading.boundaries[-1], tuple(merges))
+                merges.append(Merge(tuple(reading.boundaries)))
+                stack[-1].add(reading.boundaries[0], reading.boundaries[-1])
 
     def to_nested(self) -> Nested:
         """The tree as nested lists; the inverse of ``from_nested``."""
@@ -224,22 +214,44 @@ class Plan:
         """
         if not isinstance(students, list | tuple):
             raise InputError("students", "must be a list of trees", students)
-        return cls(tuple(Tree.from_nested(tree) for tree in students))
+        trees = (Tree.from_nested(tree, f"students[{k}]") for k, tree in enumerate(students))
+        return cls(tuple(trees))
 
     def to_nested(self) -> list[Nested]:
         """The list of trees as nested lists."""
         return [tree.to_nested() for tree in self.students]
 
 
-def _leaf(step: int, place: str) -> int:
-    if step < 1:
-        raise InputError(place, "must be a step >= 1", step)
-    return step
+@dataclass
+class _Reading:
+    """A list of children that is being read; the outermost holds the tree itself."""
 
+    children: Iterator[Any]
+    place: str
+    outermost: bool = False
+    boundaries: list[int] = field(default_factory=list)
 
-def _children(nested: Nested, place: str) -> list[Any]:
-    if not isinstance(nested, list | tuple):
-        raise InputError(place, "must be a step (integer) or a list of children", nested)
-    if len(nested) < 2:
-        raise InputError(place, "must have at least 2 children", list(nested))
-    return list(nested)
+    @classmethod
+    def of(cls, nested: Nested, place: str) -> _Reading:
+        if not isinstance(nested, list | tuple):
+            raise InputError(place, "must be a step (integer) or a list of children", nested)
+        if len(nested) < 2:
+            raise InputError(place, "must have at least 2 children", list(nested))
+        return cls(iter(nested), place)
+
+    def place_of_next(self) -> str:
+        if self.outermost:
+            return self.place
+        return f"{self.place}[{max(0, len(self.boundaries) - 1)}]"
+
+    def add(self, start: int, stop: int) -> None:
+        """A child start → stop, which must begin where the one before ended."""
+        if stop < 0:
+            raise InputError(self.place_of_next(), "must be a step >= 1", start)
+        if self.boundaries and self.boundaries[-1] != start:
+            raise InputError(
+                self.place_of_next(),
+                f"must continue with step {self.boundaries[-1]} (noise side first)",
+                start,
+            )
+        self.boundaries.extend([stop] if self.boundaries else [start, stop])
