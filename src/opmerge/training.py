@@ -6,6 +6,7 @@ A student coordinate at step t trained on E|a z_t - target z_t|² ends at
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -145,5 +146,5 @@ def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
 def _require_positive(argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(argument, "must be a number", value)
-    if not (np.isfinite(value) and value > 0):
+    if not 0 < value <= sys.float_info.max:
         raise InputError(argument, "must be finite and > 0", value)

@@ -23,7 +23,7 @@ from opmerge.errors import InputError
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.combs import ROUNDING, CombSearch
 from opmerge.planners.result import PlannerResult
-from opmerge.planners.tails import StepSigns, tail_credit
+from opmerge.planners.tails import StepSigns, TailBound
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
@@ -71,15 +71,15 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     relaxation = _Relaxation(problem, student_steps)
     relaxation.descend(_ROUGH, _ROUGH)
     relaxation.descend(_TOLERANCE, ROUNDING)
-    notes = relaxation.account_for_tails()
-    if relaxation.gap > _TOLERANCE and not notes:
-        notes = relaxation.enumerate()
+    note = "" if relaxation.account_for_tails() else relaxation.tail_note()
+    if relaxation.gap > _TOLERANCE and not note:
+        note = relaxation.enumerate()
     return PlannerResult(
         relaxation.best,
-        np.sqrt(relaxation.lower),
+        float(np.sqrt(relaxation.lower)),
         "certified",
         time.perf_counter() - began,
-        tuple(notes),
+        (note,) if note else (),
     )
 
 
@@ -129,6 +129,7 @@ class _Relaxation:
     def __init__(self, problem: Problem, student_steps: int) -> None:
         self.problem, self.student_steps = problem, student_steps
         self.signs = StepSigns.of(problem)
+        self.tails = TailBound(problem, self.signs, student_steps)
         self.search = CombSearch(problem, student_steps)
         self.loss = _ConvexLoss.of(problem)
         starts = [
@@ -180,38 +181,57 @@ class _Relaxation:
             self.weights = _minimise_over_hull(self.loss, self.vertices, weights)
             self.point = self.weights @ self.vertices
 
-    def account_for_tails(self) -> list[str]:
-        """Make the bound cover plans that train inside blocks."""
-        gradient = self.bound.gradient
-        credit = tail_credit(self.problem, self.signs, gradient, self.student_steps)
-        if not credit.any():
-            return []
-        cost, plan = self.search.cheapest(gradient, credit)
+    def account_for_tails(self) -> bool:
+        """Make the bound cover plans that train inside blocks; whether it did already."""
+        credit = self.tails.credit(self.bound.gradient)
+        if credit is None:
+            return True
+        cost, plan = self.search.cheapest(self.bound.gradient, credit)
         self._consider(plan)
         self.lower = max(0.0, self.bound.offset + cost)
-        mixed = self.problem.eigenvalues[self.signs.mixed]
-        return [
-            f"{len(mixed)} eigenvalues from {mixed.min():.4g} to {mixed.max():.4g} have"
-            " steps of both signs: the bound allows"
-            " for gains by training inside blocks that may not exist"
-        ]
+        return False
 
-    def enumerate(self) -> list[str]:
-        """Close an integrality gap: combs in the order of their bound, until it passes the best."""
+    def enumerate(self) -> str:
+        """Close an integrality gap: combs in the order of their bound, until it passes the best.
+
+        Where every eigenvalue has steps of one sign, a comb is the best plan with its spine.
+        Otherwise its loss still bounds them all, the loss being convex, if no training inside
+        blocks pays under the loss's gradient there.
+
+        Returns:
+            What stopped it, or nothing where the gap is closed.
+        """
         if self.student_steps > 1 and self.problem.num_steps > _MAX_STEPS_ENUMERATED:
-            return ["the convex relaxation is not tight and there are too many steps to enumerate"]
-        offset, reached = self.bound.offset, self.lower
+            return "the convex relaxation is not tight, and there are too many steps to enumerate"
+        offset = self.bound.offset
+        proved = np.inf  # the least bound of all spines passed
         combs = self.search.in_order(self.bound.gradient, self.upper - offset)
         for count, (cost, plan) in enumerate(combs):
-            reached = max(reached, offset + cost)
-            if reached >= self.upper:
+            reached = max(self.lower, offset + cost)
+            if min(reached, proved) >= self.upper:
                 break
             if count == _MAX_ENUMERATED:
-                self.lower = reached
-                return [f"stopped after {_MAX_ENUMERATED} combs within the bound were tried"]
-            self._consider(plan)
-        self.lower = self.upper
-        return []
+                self.lower = min(reached, proved)
+                return f"stopped after {_MAX_ENUMERATED} combs within the bound were tried"
+            comb = self._consider(plan)
+            if not self.signs.mixed.any():
+                proved = min(proved, comb.w2**2)
+                continue
+            loss, gradient = self.loss.value_and_gradient(comb.excess)
+            if self.tails.credit(gradient) is not None:
+                self.lower = min(reached, proved)
+                return self.tail_note()
+            proved = min(proved, loss)
+        self.lower = min(self.upper, proved)
+        return ""
+
+    def tail_note(self) -> str:
+        """Why eigenvalues of both signs keep the gap open."""
+        mixed = self.problem.eigenvalues[self.signs.mixed]
+        return (
+            f"{len(mixed)} eigenvalues from {mixed.min():.4g} to {mixed.max():.4g} have steps of"
+            " both signs: the bound allows for gains by training inside blocks that may not exist"
+        )
 
 
 def _minimise_over_hull(loss: _ConvexLoss, vertices: Array, weights: Array) -> Array:

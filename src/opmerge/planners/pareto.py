@@ -213,7 +213,9 @@ class _Search:
     def _boxed(self, front: _Front, epsilon: float) -> _Front:
         """One candidate for each box of side ε, with the range of all that were in it."""
         order = np.argsort(self._badness(front), kind="stable")
-        boxes = np.floor(front.values[order] / (epsilon * self.scale))
+        # counted from the least, so that a box that is large enough holds them all
+        above = (front.values[order] - front.values.min(axis=0)) / self.scale
+        boxes = np.floor(above / epsilon)
         _, first, box = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
         low = np.full((len(first), front.values.shape[1]), np.inf)
         high = -low

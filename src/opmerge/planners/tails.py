@@ -4,7 +4,7 @@ Every plan has a spine: the merges whose first child reads z_j, j the head of it
 excess is Σ over spine blocks of h_j(u) = log((1-ρ_j) e^u + ρ_j / P), u the excess of the trees
 that stand in the block (THEORY 4); a comb is the case u = 0. For an eigenvalue whose steps all
 shrink, or all grow, u = 0 is best (THEORY 7.1, 7.6). For the others, with λ in (1, λ*), u ≠ 0 may
-save something, at a price that all the rest must pay. ``tail_credit`` bounds the balance:
+save something, at a price that all the rest must pay. ``TailBound`` bounds the balance:
 
     Σ_d g_d (h_d(u_d) - h_d(0)) = Σ_d g_d s_d u_d,      s_d the slope of h_d, in [s_min, 1],
 
@@ -17,6 +17,7 @@ spine block there can cost, and the cheapest disjoint choice of them bounds the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numba import njit
@@ -26,9 +27,11 @@ from opmerge.planners.combs import BlockSums
 from opmerge.planners.ranges import scalar_extremes
 from opmerge.problem import Problem
 
-__all__ = ["StepSigns", "tail_credit"]
+__all__ = ["StepSigns", "TailBound"]
 
 Array = NDArray[np.float64]
+
+_MEMORY = 512 * 1024**2  # bytes of extremes that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,34 +60,65 @@ class StepSigns:
         return ~(self.shrinking | self.growing)
 
 
-def tail_credit(problem: Problem, signs: StepSigns, weights: Array, student_steps: int) -> Array:
-    """(T, T) lower bound, <= 0, of what training inside a block k → i may save, at [k, i].
+class TailBound:
+    """Lower bounds on what training inside blocks adds to a weighted sum of excesses.
 
-    Costs two matrix products and, per mixed eigenvalue, an interval DP in O(T³).
+    What does not depend on the weights is computed on first use and kept, as far as it fits into
+    memory: per mixed eigenvalue an interval DP in O(T³), and the factors of the block sums.
 
     Args:
         problem: an operator-copy problem.
         signs: its step signs.
-        weights: (d,) weights g of the excesses; >= 0 where the steps shrink, <= 0 where they
-            grow (the gradient of any loss with its minimum at excess 0).
         student_steps: K; with one student the only head is T, which makes slopes tighter.
     """
-    teacher, size = problem.teacher, problem.num_steps
-    mixed = np.flatnonzero(signs.mixed)
-    if mixed.size == 0:
-        return np.zeros((size, size))
-    least, most = problem.retentions[1:].min(axis=0), problem.retentions[1:].max(axis=0)
-    slopes = _smallest_slopes(problem, problem.retentions[-1] if student_steps == 1 else most)
-    costs = BlockSums(teacher.log_products[:size], least).weighted(
-        np.where(signs.mixed, 0.0, weights * slopes)
-    )
-    np.maximum(costs, 0.0, out=costs)  # it is a sum of terms >= 0, up to rounding
-    for d in mixed:
-        lowest, highest = _spine_range(problem, int(d), float(least[d]), float(most[d]))
-        worst = weights[d] * (lowest if weights[d] >= 0 else highest)
-        costs += np.minimum(worst, slopes[d] * worst)
-    costs[np.triu_indices(size)] = 0.0
-    return _cheapest_inside(costs) if (costs < 0).any() else np.zeros((size, size))
+
+    def __init__(self, problem: Problem, signs: StepSigns, student_steps: int) -> None:
+        self._problem, self._signs = problem, signs
+        self._mixed = np.flatnonzero(signs.mixed)
+        self._least = problem.retentions[1:].min(axis=0)
+        self._most = problem.retentions[1:].max(axis=0)
+        heads = problem.retentions[-1] if student_steps == 1 else self._most
+        self._slopes = _smallest_slopes(problem, heads)
+        kept = max(1, _MEMORY // (16 * problem.num_steps**2))
+        self._spine_range = lru_cache(maxsize=kept)(self._compute_spine_range)
+
+    @cached_property
+    def _sums(self) -> BlockSums:
+        log_products = self._problem.teacher.log_products[: self._problem.num_steps]
+        return BlockSums(log_products, self._least)
+
+    def credit(self, weights: Array) -> Array | None:
+        """(T, T) lower bound, <= 0, of what training inside a block k → i may save, at [k, i].
+
+        None where it can save nothing: then, under these weights, no plan is cheaper than the
+        comb with the same spine.
+
+        Args:
+            weights: (d,) weights g of the excesses; >= 0 where the steps shrink, <= 0 where they
+                grow (the gradient of any loss with its minimum at excess 0).
+        """
+        if not self._mixed.size:
+            return None
+        costs = self._sums.weighted(np.where(self._signs.mixed, 0.0, weights * self._slopes))
+        np.maximum(costs, 0.0, out=costs)  # it is a sum of terms >= 0, up to rounding
+        for d in self._mixed:
+            lowest, highest = self._spine_range(int(d))
+            worst = weights[d] * (lowest if weights[d] >= 0 else highest)
+            costs += np.minimum(worst, self._slopes[d] * worst)
+        costs[np.triu_indices(len(costs))] = 0.0
+        return _cheapest_inside(costs) if (costs < 0).any() else None
+
+    def _compute_spine_range(self, d: int) -> tuple[Array, Array]:
+        """(T, T) extremes of h over all heads and all trees inside a block k → i, at [k, i]."""
+        _, forests = scalar_extremes(self._problem, d)
+        size = self._problem.num_steps
+        log_products = self._problem.teacher.log_products[:size, d]
+        growth = np.expm1(np.subtract.outer(log_products, log_products))
+        inside = forests[:, :size, :size].transpose(0, 2, 1)
+        extremes = [
+            np.log1p((1.0 - rho) * inside + rho * growth) for rho in (self._least[d], self._most[d])
+        ]
+        return np.minimum(*(e[0] for e in extremes)), np.maximum(*(e[1] for e in extremes))
 
 
 def _smallest_slopes(problem: Problem, retention: Array) -> Array:
@@ -93,17 +127,6 @@ def _smallest_slopes(problem: Problem, retention: Array) -> Array:
     kept = (1.0 - retention) * smallest
     slopes: Array = np.divide(kept, kept + retention, out=np.zeros_like(kept), where=kept > 0)
     return slopes
-
-
-def _spine_range(problem: Problem, d: int, least: float, most: float) -> tuple[Array, Array]:
-    """(T, T) extremes of h over all heads and all trees inside a block k → i, at [k, i]."""
-    _, forests = scalar_extremes(problem, d)
-    size = problem.num_steps
-    log_products = problem.teacher.log_products[:size, d]
-    growth = np.expm1(np.subtract.outer(log_products, log_products))
-    inside = forests[:, :size, :size].transpose(0, 2, 1)
-    extremes = [np.log1p((1.0 - rho) * inside + rho * growth) for rho in (least, most)]
-    return np.minimum(*(e[0] for e in extremes)), np.maximum(*(e[1] for e in extremes))
 
 
 @njit(cache=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class PlanFile:
         data = _load_object(text, place)
         if data.get("format") != FORMAT:
             raise InputError(f"{place}: format", f'must be "{FORMAT}"', repr(data.get("format")))
-        if data.get("version") != VERSION:
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise InputError(
                 f"{place}: version",
                 f"must be {VERSION}",
@@ -200,8 +201,10 @@ def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float
     if not isinstance(data, dict) or sorted(data) != sorted(keys):
         raise InputError(place, f"must be an object with {', '.join(keys)}", repr(data))
     for key in keys:
-        if isinstance(data[key], bool) or not isinstance(data[key], int | float) or data[key] < 0:
-            raise InputError(f"{place}.{key}", "must be a number >= 0", repr(data[key]))
+        value = data[key]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and 0 <= value <= sys.float_info.max):
+            raise InputError(f"{place}.{key}", "must be a number >= 0 and finite", repr(value))
     return {key: float(data[key]) for key in keys}
 
 

@@ -13,7 +13,10 @@ from opmerge.plans.tree import Plan, Tree
 
 __all__ = ["format_students", "format_tree", "parse_nested", "parse_plan"]
 
-_TOKEN = re.compile(r"\s*(?:(?P<mark>[\[\],])|(?P<step>\d{1,9}(?![\d.eE])))")
+_SPACE = " \t\r\n"
+_TOKEN = re.compile(
+    rf"[{_SPACE}]*(?:(?P<mark>[\[\],])|(?P<step>(?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))"
+)
 
 
 def format_tree(tree: Tree) -> str:
@@ -38,7 +41,7 @@ def parse_nested(text: str, argument: str = "plan") -> Any:
     root: list[Any] = []
     stack = [root]
     position, ended = 0, False  # ended: a value has just ended, so "," or "]" must follow
-    text = text.rstrip()
+    text = text.rstrip(_SPACE)
     while position < len(text):
         token = _TOKEN.match(text, position)
         mark = token["mark"] if token else None

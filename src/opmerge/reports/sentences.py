@@ -28,7 +28,8 @@ __all__ = [
 
 Record = Mapping[str, Any]
 
-_CLOSED = 1e-9  # a relative gap that is rounding for every purpose
+_ROUNDING = 1e-12  # a relative gap that differs from machine to machine
+_CLOSED = 1e-9  # one that is rounding for every purpose
 _SMALL = 0.01
 _DOMINANT = 10.0  # per cent of the error from which a merge deserves to be named
 
@@ -74,7 +75,7 @@ def summary_sentence(record: Record) -> str:
 
 def _proof(best: Mapping[str, Any]) -> str:
     gap, bound = best["gap"], best["lower_bound"]
-    if gap == 0:
+    if gap <= _ROUNDING:
         return "proved the best of all plans"
     if gap <= _CLOSED:
         return f"proved within {gap:.0e} of the best of all plans"
