@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from opmerge import PlanFile, Problem, diffusers_schedule, find_plan, resolve_spectrum
-from opmerge.data import SourceOptions
 from opmerge.plans import draw_text
 
 
@@ -26,7 +25,7 @@ def main(folder: Path) -> None:
               "timestep_spacing": "trailing"}  # fmt: skip
     (folder / "scheduler_config.json").write_text(json.dumps(config))
 
-    spectrum = resolve_spectrum(str(folder / "latents.npy"), options=SourceOptions())
+    spectrum = resolve_spectrum(str(folder / "latents.npy"))
     problem = Problem(spectrum, diffusers_schedule(folder, num_steps=50))
     result = find_plan(problem, student_steps=2)
     print(f"W2 {result.w2:.3g}, proved within {result.gap:.1e}; notes: {problem.schedule.notes}")

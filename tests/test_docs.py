@@ -1,0 +1,51 @@
+"""What the documents show works: the README's Python, its names, its links and its commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from opmerge.cli.commands import COMMANDS
+from opmerge.planners import PLANNERS
+from opmerge.plans import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    w2, gap, _ = capsys.readouterr().out.split(maxsplit=2)
+    assert float(w2) > 0
+    assert float(gap) < 1e-9
+
+
+def table_names(heading: str) -> set[str]:
+    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return set(re.findall(r"^\| `([a-z-]+)", section, re.MULTILINE))
+
+
+def test_the_tables_name_every_strategy_and_every_planner() -> None:
+    assert table_names("Strategies") == set(STRATEGIES)
+    assert table_names("Planners") == set(PLANNERS)
+
+
+def test_commands_and_links_exist() -> None:
+    for command in re.findall(r"^    opmerge ([a-z]+)", README, re.MULTILINE):
+        assert command in COMMANDS
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_paper_map_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    tests = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")
+    )
+    for name in re.findall(r"`(?:\w+\.py::)?(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    for name in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / name).exists(), name
