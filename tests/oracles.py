@@ -203,7 +203,9 @@ class DirectTheory:
     def merge(self, start: int, split: int, stop: int, first: Numbers, target: Numbers) -> Numbers:
         """b = (1 - γ) init + γ target for a student start → stop whose first child is ``first``."""
         retention = self.retentions[start]
-        return retention * self._initial(start, split, stop, first) + (1 - retention) * target
+        initial = self._initial(start, split, stop, first)
+        student: Numbers = retention * initial + (1 - retention) * target
+        return student
 
     def _initial(self, start: int, split: int, stop: int, first: Numbers) -> Numbers:
         if self.setting.merge_rule == "operator-copy":
@@ -214,7 +216,8 @@ class DirectTheory:
             return (a[to] * s[start] - s[to] * a[start]) / s[start]
 
         estimate = (first - s[split] / s[start]) / weight(split)
-        return weight(stop) * estimate + s[stop] / s[start]
+        initial: Numbers = weight(stop) * estimate + s[stop] / s[start]
+        return initial
 
     def operator(self, tree: Nested) -> tuple[Numbers, int, int]:
         """(b, start, stop) of a tree, by its own recursion."""
@@ -243,7 +246,8 @@ class DirectTheory:
         else:
             target = _numbers([mpmath.sqrt(value) for value in self.eigenvalues])
         squares = self.multiplicities * (abs(operators) * spread - target) ** 2
-        return np.vectorize(mpmath.sqrt, otypes=[object])(squares.sum(axis=-1))
+        roots: Numbers = np.vectorize(mpmath.sqrt, otypes=[object])(squares.sum(axis=-1))
+        return roots
 
     def all_students(self, count: int) -> Numbers:
         """(n, d) b of every plan with ``count`` trees, in the order of ``students_of``."""
@@ -305,7 +309,9 @@ class DenseTheory:
 
     def variance(self, t: int) -> NDArray[np.float64]:
         """Covariance of z_t."""
-        return self.alphas[t] ** 2 * self.covariance + self.sigmas[t] ** 2 * self.identity
+        signal, noise = self.alphas[t] ** 2, self.sigmas[t] ** 2
+        covariance: NDArray[np.float64] = signal * self.covariance + noise * self.identity
+        return covariance
 
     def step(self, t: int) -> NDArray[np.float64]:
         a, s = self.alphas, self.sigmas

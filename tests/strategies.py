@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -55,7 +56,7 @@ def spectra_of(max_size: int = 6) -> st.SearchStrategy[tuple[float, ...]]:
 @st.composite
 def schedules(draw: st.DrawFn, num_steps: int) -> NoiseSchedule:
     """A named schedule, or one of arbitrary angles between 0 and π/2, ends as they come."""
-    named = [
+    named: list[Callable[[int], NoiseSchedule]] = [
         cosine_schedule,
         nichol_dhariwal_schedule,
         linear_schedule,
@@ -114,18 +115,16 @@ def plans(draw: st.DrawFn, max_steps: int = 12, max_students: int = 3) -> Plan:
 
 
 @st.composite
-def theory_settings(
-    draw: st.DrawFn, num_steps: int, max_dimensions: int = 4, **fixed: Any
-) -> Setting:
-    """A whole problem with this number of steps; ``fixed`` holds what is not to be drawn."""
+def theory_settings(draw: st.DrawFn, num_steps: int, max_dimensions: int = 4) -> Setting:
+    """A whole problem with this number of steps."""
     eigenvalues = draw(spectra_of(max_dimensions))
     size = len(eigenvalues)
-    drawn = {
-        "schedule": schedules(num_steps),
-        "multiplicities": st.lists(st.integers(1, 1000), min_size=size, max_size=size).map(tuple),
-        "time": merge_times,
-        "merge_rule": st.sampled_from(get_args(MergeRule)),
-        "objective": st.sampled_from(get_args(Objective)),
-    }
-    values = {name: fixed.get(name) or draw(strategy) for name, strategy in drawn.items()}
-    return Setting(eigenvalues=eigenvalues, **values)
+    counts = draw(st.lists(st.integers(1, 1000), min_size=size, max_size=size))
+    return Setting(
+        draw(schedules(num_steps)),
+        eigenvalues,
+        tuple(counts),
+        draw(merge_times),
+        draw(st.sampled_from(get_args(MergeRule))),
+        draw(st.sampled_from(get_args(Objective))),
+    )

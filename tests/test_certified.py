@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import SQUARE_UNDERFLOW, Setting, best_students, random_setting
+from oracles import SQUARE_UNDERFLOW, DirectTheory, Setting, best_students, random_setting
 from strategies import students
 
 from opmerge.data import SourceOptions
 from opmerge.merging import evaluate
 from opmerge.planners import certified, certified_plan
+from opmerge.planners.combs import CombSearch
+from opmerge.planners.tails import StepSigns, TailBound
 from opmerge.plans.strategies import STRATEGIES, build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
@@ -131,6 +133,59 @@ def test_a_note_says_which_eigenvalues_keep_the_gap_open() -> None:
     assert certified_plan(problem_of(pure, 6, 0.3)).notes == ()
 
 
+# The two inequalities of which the bound is made
+
+
+@given(st.floats(1.0, 1e6), st.floats(0, 1), st.floats(0, 1))
+def test_the_loss_lies_above_its_tangents(eigenvalue: float, here: float, there: float) -> None:
+    """Σ scale² expm1(e)² turns concave below -ln 2, which little training of a large λ reaches."""
+    problem = problem_of(eigenvalue_spectrum([eigenvalue]), 16)
+    loss = certified._ConvexLoss.of(problem)
+    corner = -np.maximum(problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
+    # Points of the range that operators can reach, and up to ln 2 above.
+    at, point = (corner + part * (np.log(2.0) - corner) for part in (here, there))
+    value, gradient = loss.value_and_gradient(at)
+    true = float(problem.errors(point).sum())
+    size = float(np.exp(2 * problem.log_scale).sum())
+    assert value + float(gradient @ (point - at)) <= true + 1e-12 * size * (1 + abs(corner[0]))
+    if eigenvalue <= 1 or at >= 0:
+        assert value == pytest.approx(float(problem.errors(at).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_combs_with_credit_bound_every_plan(seed: int) -> None:
+    """min <g, e> over all plans against the cheapest comb, for gradients g of any loss."""
+    rng = np.random.default_rng(seed)
+    num_steps, size = int(rng.integers(3, 7)), int(rng.integers(1, 5))
+    student_steps = int(rng.integers(1, 3))
+    eigenvalues = np.where(
+        rng.random(size) < 0.7, rng.uniform(1.02, 2.1, size), 10 ** rng.uniform(-3, 2, size)
+    )
+    time = float(10 ** rng.uniform(-1.5, 0.8))
+    setting = Setting(
+        cosine_schedule(num_steps), tuple(np.sort(eigenvalues)[::-1].tolist()), time=time
+    )
+    problem, theory = setting.problem(), DirectTheory(setting)
+    ratios = theory.all_students(student_steps) / theory.composite(0, num_steps)
+    excess = np.log1p((ratios - 1).astype(float))
+    signs = StepSigns.of(problem)
+    weights = 10 ** rng.uniform(-2, 2, size) * rng.choice([-1.0, 1.0], size)
+    weights[signs.shrinking] = np.abs(weights[signs.shrinking])
+    weights[signs.growing] = -np.abs(weights[signs.growing])
+    credit = TailBound(problem, signs, student_steps).credit(weights)
+    cost, plan = CombSearch(problem, student_steps).cheapest(weights, credit)
+    slack = 1e-12 * np.abs(excess * weights).sum(axis=1).max()
+    assert cost <= (excess @ weights).min() + slack
+    assert cost <= evaluate(problem, plan).excess @ weights + slack
+    if credit is None:
+        return
+    # What a block may save, a block that contains it may.
+    for above in range(num_steps):
+        for below in range(above - 1):
+            assert credit[above, below] <= min(0.0, credit[above, below + 1]) + 1e-15
+            assert credit[above, below] <= credit[above - 1, below] + 1e-15
+
+
 # Enumeration, where the convex relaxation is not tight
 
 
@@ -160,5 +215,5 @@ def test_enumeration_closes_what_the_relaxation_leaves(
         assert stopped.lower_bound <= optimum * (1 + CLOSED)
         if stopped.gap > CLOSED:
             left_open += 1
-            assert stopped.notes == ("stopped after 0 combs within the bound were tried",)
+            assert stopped.notes == ("the search ended after 0 combs within the bound",)
     assert left_open > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import mpmath
 import numpy as np
@@ -19,7 +19,7 @@ from opmerge.merging import Outcome, evaluate, initial_coefficients
 from opmerge.metrics import gaussian_w2
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan, Tree
-from opmerge.problem import Problem
+from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
 from opmerge.spectra import Spectrum, eigenvalue_spectrum
 from opmerge.training import GradientFlow
@@ -66,8 +66,7 @@ def test_any_plan_against_exact_arithmetic(data: st.DataObject) -> None:
     exact = float(theory.distances(theory.plan(plan.to_nested())[0]))
     # An error relative to the output, where the distance is small against it.
     scale = float(np.exp(setting.problem().log_scale).max()) if setting.objective == "data" else 0.0
-    if setting.num_steps > 1:
-        assert outcome.w2 == pytest.approx(exact, rel=1e-9, abs=1e-12 * scale + SQUARE_UNDERFLOW)
+    assert outcome.w2 == pytest.approx(exact, rel=1e-9, abs=1e-12 * scale + SQUARE_UNDERFLOW)
 
 
 def random_tree(rng: np.random.Generator, start: int, stop: int) -> Any:
@@ -107,6 +106,18 @@ def test_long_training_keeps_every_digit(merge_rule: Any, seed: int) -> None:
     assert (outcome.excess != 0).all()
 
 
+def test_a_thousand_short_steps_keep_their_digits() -> None:
+    """λ = 1: every step is cos φ, so BOOT's excess is T - 1 times log(1 + ρ (1/cos φ - 1))."""
+    problem = problem_of(1.0, num_steps=1000, time=30.0)
+    outcome = evaluate(problem, build_strategy("boot", 1000))
+    with mpmath.workdps(60):
+        angle, retention = mpmath.pi / 2000, mpmath.exp(-60)
+        exact = float(999 * mpmath.log1p(retention * (1 / mpmath.cos(angle) - 1)))
+    # Coefficients rounded to 1e-16 leave ten digits of A_t - 1 = -1.2e-6, more in the sum.
+    np.testing.assert_allclose(outcome.local_excess, exact / 999, rtol=1e-9)
+    assert outcome.excess[0] == pytest.approx(exact, rel=1e-10)
+
+
 def test_merges_whose_retention_underflows_cost_nothing() -> None:
     """K = 2 with nothing trained at T: every merge reads z_7 or less, n_7 > 100."""
     plan = Plan.from_nested([8, [[7, 6], 5, [4, 3, [2, 1]]]])
@@ -120,7 +131,7 @@ def test_merges_whose_retention_underflows_cost_nothing() -> None:
 @given(st.data())
 def test_a_full_covariance_is_the_same_problem_in_its_eigenbasis(data: st.DataObject) -> None:
     plan = data.draw(plans(max_steps=6))
-    merge_rule = data.draw(st.sampled_from(["operator-copy", "denoiser-copy"]))
+    merge_rule = data.draw(st.sampled_from(get_args(MergeRule)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     mixing = rng.standard_normal((4, 5))
     covariance = mixing @ mixing.T / 4
@@ -322,7 +333,7 @@ def test_a_zero_eigenvalue_is_the_limit(data: st.DataObject) -> None:
         data.draw(schedules(plan.num_steps)),
         (0.5, 0.0),
         time=data.draw(merge_times),
-        merge_rule=data.draw(st.sampled_from(["operator-copy", "denoiser-copy"])),
+        merge_rule=data.draw(st.sampled_from(get_args(MergeRule))),
     )
     theory = DirectTheory(setting)
     exact = float(theory.distances(theory.plan(plan.to_nested())[0]))

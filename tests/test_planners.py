@@ -65,8 +65,8 @@ def slack_of(setting: Setting, w2: float) -> float:
 
 def has_mixed_steps(setting: Setting) -> bool:
     """Whether an eigenvalue has steps of both signs below the noisiest one."""
-    inner = np.array(DirectTheory(setting).steps[1:-1] or [[1]])
-    return bool(((inner < 1).any(axis=0) & (inner > 1).any(axis=0)).any())
+    steps = np.array(DirectTheory(setting).steps)[1:-1]
+    return bool(((steps < 1).any(axis=0) & (steps > 1).any(axis=0)).any())
 
 
 def exact_planners(setting: Setting) -> dict[str, Callable[[Problem, int], PlannerResult]]:
@@ -157,10 +157,12 @@ def test_the_plain_cosine_on_a_mixed_spectrum(
 
 @pytest.mark.parametrize("merge_rule", ["operator-copy", "denoiser-copy"])
 @pytest.mark.parametrize("student_steps", [1, 2, 3])
-def test_the_range_of_an_eigenvalue_is_exact(student_steps: int, merge_rule: Any) -> None:
-    setting = Setting(
-        cosine_schedule(7), (1e4, 30.0, 1.8, 1.3, 1.0, 0.3, 1e-4), time=1.0, merge_rule=merge_rule
-    )
+@pytest.mark.parametrize("time", [0.1, 3.0])
+def test_the_range_of_an_eigenvalue_is_exact(
+    time: float, student_steps: int, merge_rule: Any
+) -> None:
+    eigenvalues = (1e4, 30.0, 1.8, 1.4, 1.3, 1.26, 1.2, 1.0, 0.3, 1e-4)
+    setting = Setting(cosine_schedule(7), eigenvalues, time=time, merge_rule=merge_rule)
     theory = DirectTheory(setting)
     values = theory.all_students(student_steps) / theory.composite(0, 7) - 1
     ranges = np.expm1(excess_ranges(setting.problem(), student_steps))
@@ -192,6 +194,17 @@ def test_planners_agree_on_one_eigenvalue_of_one_sign(
         best = "boot" if eigenvalue <= 1 or merge_rule == "denoiser-copy" else "vanilla"
         expected = evaluate(problem, build_strategy(best, 64)).w2
         assert scalar.w2 == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("student_steps", [1, 3])
+def test_towards_the_data_the_largest_excess_is_best(student_steps: int) -> None:
+    """λ < 1, well trained: every interval overshoots the teacher, and falls short of the data."""
+    problem = problem_of([0.3], 24, objective="data")
+    scalar = scalar_plan(problem, student_steps)
+    assert scalar.gap < 1e-9
+    assert problem.target_excess > excess_ranges(problem, student_steps)[1]
+    interval = interval_plan(problem, student_steps)
+    np.testing.assert_allclose(interval.outcome.excess, scalar.outcome.excess, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +298,7 @@ def test_auto_says_which_planner_and_why() -> None:
 def test_auto_is_never_worse_than_a_strategy() -> None:
     for objective in ("teacher", "data"):
         for merge_rule in ("operator-copy", "denoiser-copy"):
-            problem = problem_of([30.0, 1.5, 0.9, 0.1], 24, 1.0, merge_rule, objective)  # type: ignore[arg-type]
+            problem = problem_of([30.0, 1.5, 0.9, 0.1], 24, 1.0, merge_rule, objective)
             best = auto_plan(problem, 2).w2
             for name in STRATEGIES:
                 assert best <= evaluate(problem, build_strategy(name, 24, 2)).w2 * (1 + 1e-12)

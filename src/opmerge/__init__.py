@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opmerge.problem import Problem
     from opmerge.schedules import (
         NoiseSchedule,
+        arrays_schedule,
         cosine_schedule,
         diffusers_schedule,
         resolve_schedule,
@@ -51,6 +52,7 @@ __all__ = [
     "Spectrum",
     "TrainingModel",
     "Tree",
+    "arrays_schedule",
     "build_strategy",
     "cosine_schedule",
     "diffusers_schedule",
@@ -86,7 +88,8 @@ def __getattr__(name: str) -> Any:
         for home in _HOMES:
             module = import_module(f"{__name__}.{home}")
             if name in getattr(module, "__all__", ()):
-                return getattr(module, name)
+                globals()[name] = getattr(module, name)
+                return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

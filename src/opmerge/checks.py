@@ -79,6 +79,10 @@ def check_coefficients(alphas: NDArray[np.float64], sigmas: NDArray[np.float64])
     for key, values in (("alphas", alphas), ("sigmas", sigmas)):
         for index in np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[:1]:
             raise InputError(f"{key}[{index}]", "must be finite and >= 0", float(values[index]))
+        for index in np.flatnonzero((values > 0) & ~((values > 1e-30) & (values < 1e30)))[:1]:
+            raise InputError(
+                f"{key}[{index}]", "must be 0 or between 1e-30 and 1e30", float(values[index])
+            )
     falls = alphas[:-1] * sigmas[1:] - alphas[1:] * sigmas[:-1] > 0
     for t in np.flatnonzero(~falls)[:1] + 1:
         pairs = [f"{alphas[s]:.6g}/{sigmas[s]:.6g}" for s in (t - 1, t)]

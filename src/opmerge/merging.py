@@ -91,13 +91,23 @@ def initial_coefficients(
 
 
 def merge_excess(problem: Problem, merge: Merge, first: Array, rest: Array) -> Array:
-    """(d,) what a merge adds to the excesses of its first child and of the rest together."""
-    offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
+    """What a merge adds to the excesses of its children: log1p(ρ (initial / target - 1)).
+
+    Args:
+        problem: the merge problem.
+        merge: where it starts, splits and stops.
+        first: (d,) excess of the first child.
+        rest: (d,) total excess of the other children.
+
+    Returns:
+        (d,) the local excess.
+    """
     children = first + rest
     if problem.merge_rule == "operator-copy":
         # exact simplification of the general form; keeps precision where expm1(first) overflows
         initial = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
     else:
+        offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
         initial = (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
     with np.errstate(divide="ignore"):
         added: Array = np.log1p(problem.retentions[merge.start] * initial)

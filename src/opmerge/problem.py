@@ -117,13 +117,22 @@ class Problem:
         return 0.5 * np.log(self.multiplicities) + self.teacher.log_output
 
     def errors(self, excess: Array) -> Array:
-        """Squared W2 per eigenvalue, ``w n_T P² (exp(e) - exp(target))²``; same shape (…, d).
+        """Squared W2 per eigenvalue, ``w n_T P² (exp(e) - exp(target))²``.
+
+        Args:
+            excess: (…, d) excesses e; the result has the same shape.
 
         With the teacher as target this is ``w n_T P² expm1(e)²`` (THEORY 6).
         """
-        scale = np.exp(self.log_scale)
-        errors: Array = (scale * np.expm1(excess) - scale * np.expm1(self.target_excess)) ** 2
-        return errors
+        return (self._deviation(excess) - self._deviation(self.target_excess)) ** 2
+
+    def _deviation(self, excess: Array) -> Array:
+        """√(w n_T) P expm1(e), where P may be too small for float64 and exp(e) too large."""
+        small = np.minimum(excess, 1.0)
+        near = np.exp(self.log_scale) * np.expm1(small)
+        far = np.exp(self.log_scale + excess) - np.exp(self.log_scale)
+        deviation: Array = np.where(excess < 1.0, near, far)
+        return deviation
 
     def distance(self, excess: Array) -> float:
         """Wasserstein-2 distance of a student with this excess (d,), not squared."""
@@ -132,9 +141,7 @@ class Problem:
     @cached_property
     def teacher_errors(self) -> Array:
         """(d,) squared W2 of the teacher's output from the data N(0, Λ), per eigenvalue."""
-        scale = np.exp(self.log_scale)
-        errors: Array = (scale * np.expm1(self.teacher.log_data_ratio)) ** 2
-        return errors
+        return self._deviation(self.teacher.log_data_ratio) ** 2
 
     @property
     def teacher_to_data(self) -> float:

@@ -20,6 +20,8 @@ from opmerge.problem import Problem
 
 __all__ = ["compare_strategies", "plan_record", "problem_settings", "summary"]
 
+FORMAT = "opmerge.record"
+VERSION = 1
 _ARRAYS = ("errors", "merge_list")
 
 
@@ -71,8 +73,8 @@ def plan_record(
     """
     best = result.outcome
     return {
-        "format": "opmerge.record",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "problem": problem_settings(problem, best.plan.student_steps),
         "spectrum": {
             "eigenvalues": problem.eigenvalues.tolist(),
@@ -80,6 +82,7 @@ def plan_record(
         },
         "best": {
             **_outcome_record(best),
+            **_student_timesteps(best),
             "lower_bound": result.lower_bound,
             "gap": result.gap,
             "planner": result.planner,
@@ -118,6 +121,14 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in _ARRAYS}
+
+
+def _student_timesteps(outcome: Outcome) -> dict[str, Any]:
+    """The network timesteps that the students read, where the schedule comes from diffusers."""
+    timesteps = outcome.problem.schedule.timesteps
+    if timesteps is None:
+        return {}
+    return {"timesteps": [timesteps[tree.start - 1] for tree in outcome.plan.students]}
 
 
 def _outcome_record(outcome: Outcome) -> dict[str, Any]:

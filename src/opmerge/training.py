@@ -27,6 +27,8 @@ __all__ = [
 DEFAULT_MERGE_TIME = 6.4
 """Optimisation time s of one merge in arXiv 2505.16024."""
 
+_MOST_ITERATIONS = 10**18
+
 Array = NDArray[np.float64]
 
 
@@ -95,6 +97,8 @@ class GradientDescent:
             raise InputError("num_iterations", "must be an integer", self.num_iterations)
         if self.num_iterations < 1:
             raise InputError("num_iterations", "must be >= 1", self.num_iterations)
+        if self.num_iterations > _MOST_ITERATIONS:
+            raise InputError("num_iterations", "must be <= 1e18", self.num_iterations)
 
     def retention(self, variances: Array) -> Array:
         """``(1 - 2 η n_t)^N`` elementwise.

@@ -12,8 +12,7 @@ from opmerge.cli.inputs import build_problem, load_spectrum, read_plan, search
 from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions, takes_options
 
 if TYPE_CHECKING:
-    from opmerge.planners import PlannerResult
-    from opmerge.problem import Problem
+    from opmerge.plans import Plan
 
 __all__ = ["COMMANDS"]
 
@@ -40,27 +39,23 @@ def plan(
     """Find the best order in which to merge a sampler's steps, with proof."""
     from opmerge.cli import output
 
-    if output_dir is not None:
-        output.prepare_folder(output_dir)
-    built = build_problem(load_spectrum(data), problem)
-    result = search(built, searching, problem.student_steps)
-    record = _record(built, result, searching.strategy)
-    if output_dir is not None:
-        settings = {**asdict(data), **asdict(problem), **asdict(searching)}
-        output.write_run(output_dir, built, result, record, settings)
-    output.show_plan(record, result.plan, output_dir, as_json)
+    record, best = _plan_and_record(data, problem, searching, output_dir)
+    output.show_plan(record, best, output_dir, as_json)
 
 
 @takes_options
 def compare(
-    data: DataOptions, problem: ProblemOptions, searching: SearchOptions, as_json: Json = False
+    data: DataOptions,
+    problem: ProblemOptions,
+    searching: SearchOptions,
+    output_dir: OutputDir = None,
+    as_json: Json = False,
 ) -> None:
     """Set the named strategies side by side, and beside the best plan."""
     from opmerge.cli import output
 
-    built = build_problem(load_spectrum(data), problem)
-    result = search(built, searching, problem.student_steps)
-    output.show_comparison(_record(built, result, searching.strategy), result.plan, as_json)
+    record, best = _plan_and_record(data, problem, searching, output_dir)
+    output.show_comparison(record, best, as_json)
 
 
 @takes_options
@@ -76,31 +71,40 @@ def evaluate(
             "--student_steps K). What a plan file says holds where no option is given.",
         ),
     ],
+    output_dir: OutputDir = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a plan: what it costs in quality, and where the error arises."""
     from dataclasses import replace
 
-    from opmerge.cli import output
+    from opmerge.cli import output, runs
     from opmerge.merging import evaluate as evaluate_plan
+
+    runs.prepare_folder(output_dir)
 
     parsed, made_for = read_plan(plan, problem.student_steps)
     if problem.steps is None:
         problem = replace(problem, steps=parsed.num_steps)
     built = build_problem(load_spectrum(data), problem, made_for)
-    output.show_evaluation(evaluate_plan(built, parsed), made_for, as_json)
+    outcome = evaluate_plan(built, parsed)
+    text = output.evaluation_text(outcome, made_for)
+    if output_dir is not None:
+        runs.write_evaluation(output_dir, text)
+    if as_json:
+        print(text)
+    else:
+        output.show_evaluation(outcome, made_for)
 
 
 @takes_options
 def spectrum(data: DataOptions, output_dir: OutputDir = None, as_json: Json = False) -> None:
     """Estimate the spectrum of the data; with --output_dir, save and draw it."""
-    from opmerge.cli import output
+    from opmerge.cli import output, runs
 
-    if output_dir is not None:
-        output.prepare_folder(output_dir)
+    runs.prepare_folder(output_dir)
     estimated = load_spectrum(data)
     if output_dir is not None:
-        output.write_spectrum(output_dir, estimated)
+        runs.write_spectrum(output_dir, estimated)
     output.show_spectrum(estimated, output_dir, as_json)
 
 
@@ -108,9 +112,9 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `plan` wrote.")],
 ) -> None:
     """Draw the report of a run again, from its record."""
-    from opmerge.cli import output
+    from opmerge.cli import runs
 
-    output.redraw(run)
+    print(f"written: {runs.redraw(run)}")
 
 
 COMMANDS = {
@@ -122,12 +126,21 @@ COMMANDS = {
 }
 
 
-def _record(
-    problem: Problem, result: PlannerResult, strategies: list[str] | None
-) -> dict[str, Any]:
+def _plan_and_record(
+    data: DataOptions, problem: ProblemOptions, searching: SearchOptions, folder: Path | None
+) -> tuple[dict[str, Any], Plan]:
+    """Plan, set the strategies beside it, and write the run where a folder is given."""
+    from opmerge.cli import runs
     from opmerge.plans import default_strategies
     from opmerge.records import compare_strategies, plan_record
 
-    names = strategies or default_strategies(problem.num_steps)
-    outcomes = compare_strategies(problem, names, result.plan.student_steps)
-    return plan_record(problem, result, outcomes)
+    runs.prepare_folder(folder)
+    built = build_problem(load_spectrum(data), problem)
+    result = search(built, searching, problem.student_steps)
+    names = searching.strategy or default_strategies(built.num_steps)
+    outcomes = compare_strategies(built, names, result.plan.student_steps)
+    record = plan_record(built, result, outcomes)
+    if folder is not None:
+        options = {**asdict(data), **asdict(problem), **asdict(searching)}
+        runs.write_run(folder, built, result, record, options)
+    return record, result.plan

@@ -62,32 +62,38 @@ def build_problem(
         schedule = resolve_schedule(given.schedule or "cosine", steps)
     merge_rule: Any = given.merge_rule or (made_for.merge_rule if made_for else "operator-copy")
     objective: Any = given.objective or (made_for.objective if made_for else "teacher")
-    return Problem(spectrum, schedule, _training(given, made_for), merge_rule, objective)
+    rule = merge_rule.replace("_", "-")
+    return Problem(spectrum, schedule, _training(given, made_for), rule, objective)
 
 
-def search(problem: Problem, given: SearchOptions, student_steps: int) -> PlannerResult:
+def search(problem: Problem, given: SearchOptions, student_steps: int | None) -> PlannerResult:
     """Find the plan with the planner that the options name."""
     from opmerge.planners import find_plan, pareto_plan
 
-    if given.epsilon != 0.0 and given.planner != "pareto":
+    planner, count = given.planner.replace("_", "-"), 1 if student_steps is None else student_steps
+    if given.epsilon != 0.0 and planner != "pareto":
         raise InputError("epsilon", "is an option of --planner pareto", given.epsilon)
 
     def work(_: Callable[[int], None]) -> PlannerResult:
-        if given.planner == "pareto":
-            return pareto_plan(problem, student_steps, given.epsilon)
-        return find_plan(problem, given.planner, student_steps)
+        if planner == "pareto":
+            return pareto_plan(problem, count, given.epsilon)
+        return find_plan(problem, planner, count)
 
     title = f"planning {problem.num_steps} steps for {len(problem.eigenvalues)} eigenvalues"
     return _with_progress(title, work)
 
 
-def read_plan(text: str, student_steps: int) -> tuple[Plan, PlanFile | None]:
+def read_plan(text: str, student_steps: int | None) -> tuple[Plan, PlanFile | None]:
     """A plan from nested lists, or from a plan file, which then comes with it."""
     from opmerge.plans import PlanFile, parse_plan
 
-    if text.lstrip()[:1] in tuple("[0123456789") and not Path(text).exists():
-        return parse_plan(text, student_steps), None
+    if text.lstrip().startswith("[") or text.strip().isdecimal():
+        return parse_plan(text, 1 if student_steps is None else student_steps), None
     file = PlanFile.read(text)
+    if student_steps not in (None, file.plan.student_steps):
+        raise InputError(
+            "student_steps", f"must be {file.plan.student_steps}, as the plan's", student_steps
+        )
     return file.plan, file
 
 

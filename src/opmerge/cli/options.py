@@ -45,7 +45,10 @@ class DataOptions:
         bool, _option("diagonal", "Variances of the features instead of eigenvalues.", "Data")
     ] = False
     top_k: Annotated[
-        int | None, _option("top_k", "Only the k largest eigenvalues, by a random sketch.", "Data")
+        int | None,
+        _option(
+            "top_k", "Only the k largest eigenvalues (over 8192 features: by a sketch).", "Data"
+        ),
     ] = None
     seed: Annotated[int, _option("seed", "Seed of the sketch.", "Data")] = 0
 
@@ -55,19 +58,20 @@ class ProblemOptions:
     """The merge problem; None where nothing was given."""
 
     steps: Annotated[
-        int | None, _option("steps", "T, the teacher's steps [default: 64].", "Problem")
+        int | None, _option("steps", "T, the teacher's steps.", "Problem", show_default="64")
     ] = None
     merge_time: Annotated[
         float | None,
-        _option("merge_time", "Optimisation time s of one merge [default: 6.4].", "Problem"),
+        _option("merge_time", "Optimisation time s of a merge.", "Problem", show_default="6.4"),
     ] = None
     schedule: Annotated[
         str | None,
         _option(
             "schedule",
             "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
-            "scheduler_config.json or model folder, or a file of arrays [default: cosine].",
+            "scheduler_config.json or model folder, or a file of arrays.",
             "Problem",
+            show_default="cosine",
         ),
     ] = None
     training: Annotated[
@@ -77,15 +81,19 @@ class ProblemOptions:
     merge_rule: Annotated[
         str | None,
         _option(
-            "merge_rule", "operator-copy or denoiser-copy [default: operator-copy].", "Problem"
+            "merge_rule",
+            "operator-copy or denoiser-copy.",
+            "Problem",
+            show_default="operator-copy",
         ),
     ] = None
     objective: Annotated[
-        str | None, _option("objective", "teacher or data [default: teacher].", "Problem")
+        str | None, _option("objective", "teacher or data.", "Problem", show_default="teacher")
     ] = None
     student_steps: Annotated[
-        int, _option("student_steps", "K, the student's steps.", "Problem")
-    ] = 1
+        int | None,
+        _option("student_steps", "K, the student's steps.", "Problem", show_default="1"),
+    ] = None
 
 
 @dataclass(frozen=True)

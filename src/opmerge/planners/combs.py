@@ -7,7 +7,7 @@ over all combs is therefore a shortest path, and for K students a shortest path 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -28,6 +28,7 @@ ROUNDING = 1e-17
 """Relative size of terms that do not change a sum."""
 
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
+_MAX_STATES = 200_000  # that wait in a best-first search
 _ROWS = 128  # rows of a matrix product at a time
 
 _State = tuple[float, int, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
@@ -37,9 +38,10 @@ _State = tuple[float, int, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ..
 class BlockSums:
     """Weighted excess of every block under one head: Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)).
 
-    As log1p(ρ (1/P - 1)) = log(1-ρ) + log1p(y) with y = ρ/(1-ρ) / P, and 1/P(i, k) is a product
-    of a factor of k and one of i, each power of y is one matrix product over the eigenvalues.
-    Where y is not small the logarithm is taken element by element.
+    With o = ρ/(1-ρ) and r = 1/P(i, k), log1p(ρ (r - 1)) = Σ_n (-1)^(n+1) o^n (r^n - 1) / n for
+    o r < 1. As r = E_k / E_i with E_t = P(t, n-1), each power is one matrix product over the
+    eigenvalues, of E_k^n - 1 and (o / E_i)^n: nothing nearly equal to 1 is subtracted. Where o r
+    is not small the logarithm is taken element by element.
 
     Args:
         log_products: (n, d) log P(t, T) for the steps t = 0 … n-1.
@@ -59,12 +61,9 @@ class BlockSums:
         series = np.flatnonzero(small & (retention > 0))
         self._series = series[np.argsort(-log_largest[series])]  # slowest to converge first
         self._log_largest = log_largest[self._series]
-        self._constant = np.log1p(-retention[self._series])
-        # half of log y on either side, so that no power over- or underflows
-        products, log_odds = log_products[:, self._series], log_odds[self._series]
-        centre = products.max(axis=0) - 0.5 * (self._log_largest - log_odds)
-        self._above = np.exp(products - centre + 0.5 * log_odds)
-        self._below = np.exp(centre - products + 0.5 * log_odds)
+        relative = log_products[:, self._series] - log_products[-1, self._series]
+        self._above = np.expm1(relative)
+        self._below = np.exp(log_odds[self._series] - relative)
 
     def weighted(self, weights: Array, tolerance: float = ROUNDING) -> Array:
         """(n, n) sums for the block k → i at [k, i]; entries with k <= i have no meaning.
@@ -80,20 +79,21 @@ class BlockSums:
         if not self._series.size:
             return total
         weights = weights[self._series]
-        total += weights @ self._constant
         with np.errstate(divide="ignore"):
             log_terms = np.log(np.abs(weights))
         least = np.log(tolerance) + (log_terms + self._log_largest).max()
         above, below, power = self._above, self._below, 1
         while True:
             sign = 1.0 if power % 2 else -1.0
-            _add_lower_product(above * (sign / power * weights[: above.shape[1]]), below, total)
+            weighted = above * (sign / power * weights[: above.shape[1]])
+            _add_lower_product(weighted, below, total)
+            total -= np.einsum("id,id->i", weighted, below)
             power += 1
             needed = np.flatnonzero(log_terms + power * self._log_largest > least)
             if not needed.size:
                 return total
             used = int(needed[-1]) + 1
-            above = above[:, :used] * self._above[:, :used]
+            above = above[:, :used] * (1.0 + self._above[:, :used]) + self._above[:, :used]
             below = below[:, :used] * self._below[:, :used]
 
 
@@ -204,28 +204,17 @@ class CombSearch:
             students.append(_comb(head, stop, ends))
         return value, Plan(tuple(students))
 
-    def in_order(self, weights: Array, limit: float) -> Iterator[tuple[float, Plan]]:
+    def in_order(self, weights: Array, limit: float) -> Iterator[tuple[float, Plan | None]]:
         """Comb plans in the order of Σ_d weights_d e_d, up to ``limit``: best-first search.
 
         The cost still to come is known exactly for every state (students left, head, step), so
-        nothing is expanded that does not lie on a plan within the limit.
+        nothing is expanded that does not lie on a plan within the limit. Where too many states
+        wait, the search ends with the cost reached, and None for a plan.
         """
         num_steps, count = self.problem.num_steps, self.student_steps
         heads = range(1, num_steps + 1) if count > 1 else (num_steps,)
         blocks = {head: self.block_costs(head, weights) for head in heads}
-        # ahead[k][head] is the cost to come at each step, with k more students after this one
-        ahead: list[dict[int, Array]] = []
-        for following in range(count):
-            layer = {}
-            for head in heads:
-                ends = np.full(head, np.inf)
-                if following == 0:
-                    ends[0] = 0.0
-                else:
-                    for stop in range(1, head):
-                        ends[stop] = ahead[-1][stop][stop - 1]
-                layer[head] = _cost_to_come(blocks[head], ends)
-            ahead.append(layer)
+        ahead = _costs_ahead(blocks, count)
         start = num_steps - 1
         heap: list[_State] = [
             (float(ahead[-1][num_steps][start]), count - 1, (num_steps,), (start,), ())
@@ -233,6 +222,9 @@ class CombSearch:
         while heap:
             estimate, following, starts, path, done = heappop(heap)
             if estimate > limit:
+                return
+            if len(heap) > _MAX_STATES:
+                yield estimate, None
                 return
             head, step = starts[-1], path[-1]
             if following == 0 and step == 0:
@@ -255,6 +247,23 @@ class CombSearch:
                         (*done, path),
                     )
                     heappush(heap, state)
+
+
+def _costs_ahead(blocks: Mapping[int, Array], count: int) -> list[dict[int, Array]]:
+    """Cheapest cost to come, at [students after this one][head][step]."""
+    ahead: list[dict[int, Array]] = []
+    for following in range(count):
+        layer = {}
+        for head, costs in blocks.items():
+            ends = np.full(head, np.inf)
+            if following == 0:
+                ends[0] = 0.0
+            else:
+                for stop in range(1, head):
+                    ends[stop] = ahead[-1][stop][stop - 1]
+            layer[head] = _cost_to_come(costs, ends)
+        ahead.append(layer)
+    return ahead
 
 
 def _comb(head: int, stop: int, ends: NDArray[np.int64]) -> Tree:

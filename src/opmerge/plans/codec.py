@@ -125,7 +125,7 @@ class PlanFile:
             raise InputError(place, "must have no other keys", unknown[0])
         plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
         steps = data["steps"]
-        if steps != plan.num_steps or isinstance(steps, bool):
+        if type(steps) is not int or steps != plan.num_steps:
             raise InputError(
                 f"{place}: steps", f"must be {plan.num_steps}, as the students cover", repr(steps)
             )
@@ -135,7 +135,7 @@ class PlanFile:
             training_from_dict(data["training"]),
             _choice(data, "merge_rule", get_args(MergeRule), place),
             _choice(data, "objective", get_args(Objective), place),
-            _numbers(data["predicted"], ("w2", "lower_bound", "gap"), f"{place}: predicted"),
+            _predicted(data["predicted"], f"{place}: predicted"),
             _spectrum(data["spectrum"], f"{place}: spectrum"),
         )
 
@@ -208,8 +208,22 @@ def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float
     return {key: float(data[key]) for key in keys}
 
 
+def _predicted(data: object, place: str) -> dict[str, float]:
+    numbers = _numbers(data, ("w2", "lower_bound", "gap"), place)
+    if numbers["lower_bound"] > numbers["w2"]:
+        raise InputError(f"{place}.lower_bound", "must be <= w2", numbers["lower_bound"])
+    if numbers["gap"] > 1:
+        raise InputError(f"{place}.gap", "must be <= 1", numbers["gap"])
+    return numbers
+
+
 def _spectrum(data: object, place: str) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(data.get("sha256"), str):
         raise InputError(place, "must be an object with sha256, number, min, max", repr(data))
+    if not re.fullmatch("[0-9a-f]{64}", data["sha256"]):
+        raise InputError(f"{place}.sha256", "must be 64 hexadecimal digits", repr(data["sha256"]))
     numbers = {key: value for key, value in data.items() if key != "sha256"}
-    return {"sha256": data["sha256"], **_numbers(numbers, ("number", "min", "max"), place)}
+    checked = _numbers(numbers, ("number", "min", "max"), place)
+    if checked["min"] > checked["max"]:
+        raise InputError(f"{place}.min", "must be <= max", checked["min"])
+    return {"sha256": data["sha256"], **checked, "number": int(checked["number"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_whole
 from opmerge.data.arrays import read_array
 from opmerge.data.records import Progress, Source, SourceOptions
 from opmerge.data.sources import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
@@ -56,6 +56,8 @@ def estimate_spectrum(
             is not in 1 … D, needs too much memory, or comes with ``diagonal``.
     """
     size = source.num_features
+    if check_whole("seed", seed) < 0:
+        raise InputError("seed", "must be >= 0", seed)
     if top_k is not None and diagonal:
         raise InputError("top_k", "must be left out with diagonal", top_k)
     if top_k is not None and check_count("top_k", top_k) > size:

@@ -1,0 +1,145 @@
+"""The run directory: what commands write, each file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+
+if TYPE_CHECKING:
+    from opmerge.planners import PlannerResult
+    from opmerge.problem import Problem
+    from opmerge.spectra import Spectrum
+
+__all__ = ["prepare_folder", "redraw", "write_evaluation", "write_run", "write_spectrum"]
+
+
+def prepare_folder(folder: Path | None) -> None:
+    """Make the output folder, and make sure it can be written to, before any long work."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            "output_dir", f"must be a folder that can be written to ({error.strerror})", str(folder)
+        ) from error
+
+
+def write_run(
+    folder: Path,
+    problem: Problem,
+    result: PlannerResult,
+    record: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """Write config.json, record.json, report.html and, last, plan.json.
+
+    Everything is made before anything is written, so that a failure leaves the folder as it was.
+    """
+    from opmerge.plans import PlanFile
+    from opmerge.reports import report_page
+
+    file = PlanFile(
+        result.plan,
+        problem.schedule,
+        problem.training,
+        problem.merge_rule,
+        problem.objective,
+        {"w2": result.w2, "lower_bound": result.lower_bound, "gap": result.gap},
+        problem.spectrum.identity(),
+    )
+    contents = {
+        "config.json": _config(record, options),
+        "record.json": json.dumps(record, allow_nan=False) + "\n",
+        "report.html": report_page(record),
+        "plan.json": file.dumps(),
+    }
+    for name, text in contents.items():
+        write_atomic(folder / name, text)
+
+
+def write_evaluation(folder: Path, text: str) -> None:
+    """Write evaluation.json."""
+    write_atomic(folder / "evaluation.json", text + "\n")
+
+
+def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
+    """Write spectrum.npz and spectrum.png."""
+    from opmerge.plotting import figure_png
+    from opmerge.reports.figures import spectrum_figure
+
+    picture = figure_png(spectrum_figure(spectrum.eigenvalues, spectrum.multiplicities))
+    spectrum.save(folder / "spectrum.npz")
+    write_atomic(folder / "spectrum.png", picture)
+
+
+def redraw(run: Path) -> Path:
+    """Write report.html again from record.json; returns its path."""
+    from opmerge.records import FORMAT, VERSION
+    from opmerge.reports import report_page
+
+    path = run / "record.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            "run", f"must be a folder that `opmerge plan` wrote ({error.strerror})", str(path)
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), f"must be a record ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(str(path), "must be a record that `opmerge plan` wrote")
+    if record.get("version") != VERSION:
+        raise InputError(f"{path}: version", f"must be {VERSION}", repr(record.get("version")))
+    try:
+        page = report_page(record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(str(path), f"must be a complete record ({error!r})") from error
+    return write_atomic(run / "report.html", page)
+
+
+def _config(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Every option as used: as given, or else as the problem took it."""
+    problem = record["problem"]
+    used = {
+        "steps": problem["steps"],
+        "student_steps": problem["student_steps"],
+        "schedule": problem["schedule"]["name"],
+        "merge_time": problem["training"].get("time"),
+        "merge_rule": problem["merge_rule"],
+        "objective": problem["objective"],
+        "strategy": [strategy["name"] for strategy in record["strategies"]],
+    }
+    given = {
+        key: str(value) if isinstance(value, os.PathLike) else value
+        for key, value in options.items()
+        if value is not None
+    }
+    config = {
+        "command": "plan",
+        "options": {**options, **used, **given},
+        "versions": record["versions"],
+        "git_commit": _git_commit(),
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def _git_commit() -> str | None:
+    """Commit of the folder that the command runs in, where there is one."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return done.stdout.strip()
+    return None
