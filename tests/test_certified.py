@@ -133,6 +133,16 @@ def test_a_note_says_which_eigenvalues_keep_the_gap_open() -> None:
     assert certified_plan(problem_of(pure, 6, 0.3)).notes == ()
 
 
+def test_a_line_search_without_a_slope_ends() -> None:
+    """A squared loss of 1e-59: two corners of the hull may differ in slope by rounding alone."""
+    eigenvalues = (2.0028450415567427, 1.8882712724993325, 1.4493329163851345)
+    setting = Setting(cosine_schedule(6), eigenvalues, time=27.869128544100146)
+    optimum, _ = best_students(setting, 3)
+    result = certified_plan(setting.problem(), 3)
+    assert result.lower_bound <= optimum * (1 + CLOSED)
+    assert result.w2 >= optimum * (1 - CLOSED)
+
+
 # The two inequalities of which the bound is made
 
 

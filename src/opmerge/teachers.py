@@ -89,11 +89,10 @@ class LinearTeacher:
         decay = sigmas[1:] * (sigmas[1:] - sigmas[:-1])
         change = (growth - decay) / self.variances[1:]
         inner = alphas[1:] * alphas[:-1] * self.eigenvalues + sigmas[1:] * sigmas[:-1]
-        steps = np.where(
-            np.abs(change) < 0.5,
-            np.log1p(np.maximum(change, -0.5)),
-            np.log(np.maximum(inner, _RIGHT_ANGLE)) - np.log(self.variances[1:]),
-        )
+        steps = np.log1p(np.maximum(change, -0.5))
+        far = np.abs(change) >= 0.5
+        inner = np.maximum(inner[far], _RIGHT_ANGLE)
+        steps[far] = np.log(inner) - np.log(self.variances[1:][far])
         return np.vstack([np.zeros(len(self.eigenvalues)), steps])
 
     @cached_property

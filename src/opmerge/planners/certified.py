@@ -13,7 +13,7 @@ are enumerated in the order of their bound until the bound passes the best.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ from scipy.optimize import brentq
 
 from opmerge.errors import InputError
 from opmerge.merging import Outcome, evaluate
-from opmerge.planners.combs import ROUNDING, CombSearch
-from opmerge.planners.result import PlannerResult
+from opmerge.planners.combs import CombSearch
+from opmerge.planners.result import PlannerResult, best_outcome
 from opmerge.planners.tails import StepSigns, TailBound
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
+from opmerge.spectra import eigenvalue_spectrum
 
 __all__ = ["certified_plan"]
 
@@ -34,7 +35,7 @@ Array = NDArray[np.float64]
 
 _MAX_ITERATIONS = 60
 _MAX_CORRECTIONS = 200
-_ROUGH = 1e-4  # accuracy that is enough to find most of the plans that matter
+_COARSE = 128  # eigenvalues with which the plans that matter are found first
 _TOLERANCE = 1e-13  # relative gap in squared distance at which rounding takes over
 _CLOSED = 1e-10  # and at which there is nothing worth an enumeration
 _MAX_ENUMERATED = 5_000
@@ -71,9 +72,8 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "use --planner auto",
         )
     began = time.perf_counter()
-    relaxation = _Relaxation(problem, student_steps)
-    relaxation.descend(_ROUGH, _ROUGH)
-    relaxation.descend(_TOLERANCE, ROUNDING)
+    relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
+    relaxation.descend()
     note = "" if relaxation.account_for_tails() else relaxation.tail_note()
     if relaxation.gap > _CLOSED and not note:
         note = relaxation.enumerate()
@@ -126,22 +126,39 @@ class _Tangent:
     gradient: Array
 
 
+def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
+    """BOOT, vanilla and, where there are many eigenvalues, the plans that a coarser spectrum wants.
+
+    The search visits much the same plans whether neighbouring eigenvalues are told apart or not,
+    and each step of it costs a matrix product over all of them.
+    """
+    plans = [build_strategy(name, problem.num_steps, student_steps) for name in ("boot", "vanilla")]
+    if len(problem.eigenvalues) <= 2 * _COARSE:
+        return plans
+    groups = np.array_split(np.arange(len(problem.eigenvalues)), _COARSE)
+    totals = [problem.multiplicities[group].sum() for group in groups]
+    means = [problem.multiplicities[g] @ problem.eigenvalues[g] for g in groups]
+    spectrum = eigenvalue_spectrum(np.divide(means, totals), totals)
+    coarse = _Relaxation(replace(problem, spectrum=spectrum), student_steps, plans)
+    coarse.descend()
+    return coarse.plans
+
+
 class _Relaxation:
     """State of the search: the best plan, the bound and its tangent, the hull and a point in it."""
 
-    def __init__(self, problem: Problem, student_steps: int) -> None:
+    def __init__(self, problem: Problem, student_steps: int, plans: list[Plan]) -> None:
         self.problem, self.student_steps = problem, student_steps
         self.signs = StepSigns.of(problem)
         self.tails = TailBound(problem, self.signs, student_steps)
         self.search = CombSearch(problem, student_steps)
         self.loss = _ConvexLoss.of(problem)
-        starts = [
-            self._outcome(build_strategy(name, problem.num_steps, student_steps))
-            for name in ("boot", "vanilla")
-        ]
-        self.best = min(starts, key=lambda outcome: outcome.w2)
-        self.point = self.best.excess
-        self.vertices, self.weights = self.point[None], np.ones(1)
+        self.plans = plans
+        starts = [evaluate(problem, plan) for plan in plans]
+        self.best = best_outcome(starts)
+        self.vertices = np.array([outcome.excess for outcome in starts])
+        self.weights = np.array([float(outcome is self.best) for outcome in starts])
+        self._correct()
         self.lower, self.bound = 0.0, self._tangent()
 
     @property
@@ -152,11 +169,8 @@ class _Relaxation:
     def gap(self) -> float:
         return (self.upper - self.lower) / self.upper if self.upper > 0 else 0.0
 
-    def _outcome(self, plan: Plan) -> Outcome:
-        return evaluate(self.problem, plan)
-
     def _consider(self, plan: Plan) -> Outcome:
-        outcome = self._outcome(plan)
+        outcome = evaluate(self.problem, plan)
         if outcome.w2 < self.best.w2:
             self.best = outcome
         return outcome
@@ -165,24 +179,28 @@ class _Relaxation:
         value, gradient = self.loss.value_and_gradient(self.point)
         return _Tangent(value - float(gradient @ self.point), gradient)
 
-    def descend(self, tolerance: float, cost_tolerance: float) -> None:
+    def _correct(self) -> None:
+        """Move to the least loss over the hull of the plans seen."""
+        self.weights = _minimise_over_hull(self.loss, self.vertices, self.weights)
+        self.point = self.weights @ self.vertices
+
+    def descend(self) -> None:
         """Fully corrective Frank-Wolfe: one shortest path an iteration, until the gap stalls."""
-        self.lower = 0.0  # a bound counts with costs of this accuracy only
         for _ in range(_MAX_ITERATIONS):
             tangent = self._tangent()
-            cost, plan = self.search.cheapest(tangent.gradient, tolerance=cost_tolerance)
+            cost, plan = self.search.cheapest(tangent.gradient)
             if tangent.offset + cost >= self.lower:
                 self.lower, self.bound = tangent.offset + cost, tangent
             vertex = self._consider(plan).excess
             here = float(tangent.gradient @ self.point)
-            if self.gap <= tolerance or here - cost <= tolerance * (tangent.offset + here):
+            if self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (tangent.offset + here):
                 return
             if (self.vertices == vertex).all(axis=1).any():
                 return
+            self.plans.append(plan)
             self.vertices = np.vstack([self.vertices, vertex])
-            weights = np.append(self.weights, 0.0)
-            self.weights = _minimise_over_hull(self.loss, self.vertices, weights)
-            self.point = self.weights @ self.vertices
+            self.weights = np.append(self.weights, 0.0)
+            self._correct()
 
     def account_for_tails(self) -> bool:
         """Make the bound cover plans that train inside blocks; whether it did already."""
@@ -252,6 +270,8 @@ def _minimise_over_hull(loss: _ConvexLoss, vertices: Array, weights: Array) -> A
         def slope(step: float, point: Array = point, direction: Array = direction) -> float:
             return float(loss.value_and_gradient(point + step * direction)[1] @ direction)
 
+        if slope(0.0) >= 0:  # what is left of the descent is rounding
+            break
         longest = weights[away]
         step = longest if slope(longest) <= 0 else brentq(slope, 0.0, longest, xtol=1e-16)
         weights[toward] += step

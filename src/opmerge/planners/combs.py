@@ -20,13 +20,11 @@ from opmerge.planners.backtrack import partition_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Problem
 
-__all__ = ["ROUNDING", "BlockSums", "CombSearch"]
+__all__ = ["BlockSums", "CombSearch"]
 
 Array = NDArray[np.float64]
 
-ROUNDING = 1e-17
-"""Relative size of terms that do not change a sum."""
-
+_ROUNDING = 1e-15  # of the largest term; thousands as small change nothing above 1e-11
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
 _MAX_STATES = 200_000  # that wait in a best-first search
 _ROWS = 128  # rows of a matrix product at a time
@@ -65,12 +63,11 @@ class BlockSums:
         self._above = np.expm1(relative)
         self._below = np.exp(log_odds[self._series] - relative)
 
-    def weighted(self, weights: Array, tolerance: float = ROUNDING) -> Array:
+    def weighted(self, weights: Array) -> Array:
         """(n, n) sums for the block k → i at [k, i]; entries with k <= i have no meaning.
 
         Args:
             weights: (d,) any signs.
-            tolerance: size of the terms left out, relative to the largest.
         """
         total = np.zeros((self._size, self._size))
         if self._direct.size:
@@ -81,7 +78,7 @@ class BlockSums:
         weights = weights[self._series]
         with np.errstate(divide="ignore"):
             log_terms = np.log(np.abs(weights))
-        least = np.log(tolerance) + (log_terms + self._log_largest).max()
+        least = np.log(_ROUNDING) + (log_terms + self._log_largest).max()
         above, below, power = self._above, self._below, 1
         while True:
             sign = 1.0 if power % 2 else -1.0
@@ -162,32 +159,29 @@ class CombSearch:
     def _sums(self, head: int) -> BlockSums:
         return BlockSums(self.problem.teacher.log_products[:head], self.problem.retentions[head])
 
-    def _uncached_top_costs(self, weights: bytes, tolerance: float) -> Array:
-        return self._top_sums.weighted(np.frombuffer(weights), tolerance)
+    def _uncached_top_costs(self, weights: bytes) -> Array:
+        return self._top_sums.weighted(np.frombuffer(weights))
 
-    def block_costs(self, head: int, weights: Array, tolerance: float = ROUNDING) -> Array:
+    def block_costs(self, head: int, weights: Array) -> Array:
         """(head, head) cost of each block k → i of a tree with this head, at [k, i].
 
         Those of the head T are kept until other weights are asked for: with one student they
         are all there is, and the same weights are searched more than once.
         """
         if head == self.problem.num_steps:
-            return self._top_costs(weights.tobytes(), tolerance)
-        return self._sums(head).weighted(weights, tolerance)
+            return self._top_costs(weights.tobytes())
+        return self._sums(head).weighted(weights)
 
-    def cheapest(
-        self, weights: Array, credit: Array | None = None, tolerance: float = ROUNDING
-    ) -> tuple[float, Plan]:
+    def cheapest(self, weights: Array, credit: Array | None = None) -> tuple[float, Plan]:
         """The comb plan with the least Σ_d weights_d e_d + Σ_blocks credit, and that cost.
 
         Args:
             weights: (d,) weight of each eigenvalue's excess.
             credit: (T, T) what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
-            tolerance: relative accuracy of the costs.
         """
 
         def costs_under(head: int) -> Array:
-            costs = self.block_costs(head, weights, tolerance)
+            costs = self.block_costs(head, weights)
             return costs if credit is None else costs + credit[:head, :head]
 
         num_steps, count = self.problem.num_steps, self.student_steps
