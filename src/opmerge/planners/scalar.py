@@ -16,14 +16,12 @@ from opmerge.planners.ranges import excess_ranges, scalar_extremes, separable_bo
 from opmerge.planners.result import PlannerResult, best_outcome
 from opmerge.planners.strategies import best_strategy_plan
 from opmerge.plans.strategies import uniform_boundaries
-from opmerge.plans.tree import Plan, Tree
+from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 
 __all__ = ["scalar_plan"]
 
 Array = NDArray[np.float64]
-
-_MAX_SUMS = 2_000  # sums of block excesses kept at a step, evenly among all
 
 
 def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
@@ -54,39 +52,14 @@ def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     notes: tuple[str, ...] = ()
     if ranges[0, 0] < target[0] < ranges[1, 0]:
         found = pareto_plan(problem, student_steps)
-        candidates = [found.outcome, best_strategy_plan(problem, student_steps).outcome]
-        if problem.merge_rule == "operator-copy" and student_steps == 1:
-            candidates.append(evaluate(problem, _nearest_comb(problem)))
-        outcome, bound = best_outcome(candidates), found.lower_bound
+        named = best_strategy_plan(problem, student_steps)
+        outcome, bound = best_outcome([found.outcome, named.outcome]), found.lower_bound
         notes = ("the target lies between the extremes: the nearest value was searched for",)
     else:
         side = 0 if target[0] <= ranges[0, 0] else 1
         outcome = evaluate(problem, extreme_plan(problem, side, student_steps))
         bound = max(separable_bound(problem, ranges), outcome.w2)
     return PlannerResult(outcome, bound, "scalar", time.perf_counter() - began, notes)
-
-
-def _nearest_comb(problem: Problem) -> Plan:
-    """A comb whose excess, a sum over its blocks (THEORY 7.7), is close to the target."""
-    log_products = problem.teacher.log_products[:-1, 0]
-    blocks = np.log1p(
-        problem.retentions[-1, 0] * np.expm1(np.subtract.outer(log_products, log_products))
-    )
-    top = problem.num_steps - 1
-    sums, parents = {top: np.zeros(1)}, {}
-    for stop in range(top - 1, -1, -1):
-        above = np.concatenate([np.full(len(sums[k]), k) for k in range(stop + 1, top + 1)])
-        index = np.concatenate([np.arange(len(sums[k])) for k in range(stop + 1, top + 1)])
-        values = np.concatenate([sums[k] + blocks[k, stop] for k in range(stop + 1, top + 1)])
-        count = min(len(values), _MAX_SUMS)
-        kept = np.argsort(values)[np.linspace(0, len(values) - 1, count).astype(int)]
-        sums[stop], parents[stop] = values[kept], (above[kept], index[kept])
-    boundaries, index_here = [0], int(np.abs(sums[0] - problem.target_excess[0]).argmin())
-    while boundaries[-1] < top:
-        above, index = parents[boundaries[-1]]
-        boundaries.append(int(above[index_here]))
-        index_here = int(index[index_here])
-    return Plan((Tree.chain(problem.num_steps, boundaries[::-1]),))
 
 
 def extreme_plan(problem: Problem, side: int, student_steps: int) -> Plan:

@@ -40,8 +40,8 @@ def number(value: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Two significant digits: ``15 %``, ``0.0069 %``, ``0 %``."""
-    value = 100 * fraction
+    """Two significant digits: ``15 %``, ``0.0069 %``; ``0 %`` for what is rounding."""
+    value = 100 * fraction if abs(fraction) > _ROUNDING else 0.0
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
