@@ -91,9 +91,12 @@ def test_a_failed_run_leaves_the_folder_as_it_was(
     capsys.readouterr()
 
 
-def test_config_holds_every_option_as_used(tmp_path: Path) -> None:
-    assert main(["plan", "eigenvalues:0.5", "--steps", "4", "--output_dir", str(tmp_path)]) == 0
-    options = json.loads((tmp_path / "config.json").read_text())["options"]
+@pytest.mark.parametrize("command", ["plan", "compare"])
+def test_config_holds_the_command_and_every_option_as_used(tmp_path: Path, command: str) -> None:
+    assert main([command, "eigenvalues:0.5", "--steps", "4", "--output_dir", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["command"] == command
+    options = config["options"]
     assert {name for name, value in options.items() if value is None} <= {"top_k", "training"}
     assert (options["merge_time"], options["merge_rule"]) == (6.4, "operator-copy")
 

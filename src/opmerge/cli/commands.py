@@ -39,7 +39,7 @@ def plan(
     """Find the best order in which to merge a sampler's steps, with proof."""
     from opmerge.cli import output
 
-    record, best = _plan_and_record(data, problem, searching, output_dir)
+    record, best = _plan_and_record("plan", data, problem, searching, output_dir)
     output.show_plan(record, best, output_dir, as_json)
 
 
@@ -54,7 +54,7 @@ def compare(
     """Set the named strategies side by side, and beside the best plan."""
     from opmerge.cli import output
 
-    record, best = _plan_and_record(data, problem, searching, output_dir)
+    record, best = _plan_and_record("compare", data, problem, searching, output_dir)
     output.show_comparison(record, best, as_json)
 
 
@@ -127,7 +127,11 @@ COMMANDS = {
 
 
 def _plan_and_record(
-    data: DataOptions, problem: ProblemOptions, searching: SearchOptions, folder: Path | None
+    command: str,
+    data: DataOptions,
+    problem: ProblemOptions,
+    searching: SearchOptions,
+    folder: Path | None,
 ) -> tuple[dict[str, Any], Plan]:
     """Plan, set the strategies beside it, and write the run where a folder is given."""
     from opmerge.cli import runs
@@ -142,5 +146,5 @@ def _plan_and_record(
     record = plan_record(built, result, outcomes)
     if folder is not None:
         options = {**asdict(data), **asdict(problem), **asdict(searching)}
-        runs.write_run(folder, built, result, record, options)
+        runs.write_run(folder, built, result, record, command, options)
     return record, result.plan

@@ -41,6 +41,7 @@ def write_run(
     problem: Problem,
     result: PlannerResult,
     record: Mapping[str, Any],
+    command: str,
     options: Mapping[str, Any],
 ) -> None:
     """Write config.json, record.json, report.html and, last, plan.json.
@@ -60,7 +61,7 @@ def write_run(
         problem.spectrum.identity(),
     )
     contents = {
-        "config.json": _config(record, options),
+        "config.json": _config(record, command, options),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
         "plan.json": file.dumps(),
@@ -109,7 +110,7 @@ def redraw(run: Path) -> Path:
     return write_atomic(run / "report.html", page)
 
 
-def _config(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _config(record: Mapping[str, Any], command: str, options: Mapping[str, Any]) -> str:
     """Every option as used: as given, or else as the problem took it."""
     problem = record["problem"]
     used = {
@@ -127,7 +128,7 @@ def _config(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         if value is not None
     }
     config = {
-        "command": "plan",
+        "command": command,
         "options": {**options, **used, **given},
         "versions": record["versions"],
         "git_commit": _git_commit(),
