@@ -15,7 +15,6 @@ from strategies import plans
 from opmerge.errors import InputError
 from opmerge.plans.drawing import (
     draw_text,
-    merge_rounds,
     plan_figure,
     plan_from_merges,
     plan_phrase,
@@ -187,9 +186,9 @@ def test_a_record_s_merges_are_the_plan(plan: Plan) -> None:
 
 
 def test_rounds_count_what_waits_for_what() -> None:
-    assert merge_rounds(build_strategy("boot", 9)) == list(range(1, 9))
-    assert merge_rounds(build_strategy("vanilla", 9)) == [1]
-    counts = np.bincount(merge_rounds(build_strategy("progressive", 64)))
+    assert build_strategy("boot", 9).rounds() == list(range(1, 9))
+    assert build_strategy("vanilla", 9).rounds() == [1]
+    counts = np.bincount(build_strategy("progressive", 64).rounds())
     assert counts.tolist() == [0, 32, 16, 8, 4, 2, 1]
 
 
@@ -203,7 +202,7 @@ def test_bars_of_the_figure_are_the_merges(plan: Plan) -> None:
         corners = [path.vertices[:4] for path in bars[0].get_paths()]
         spans = [corner[:, 0].tolist() for corner in corners]
         assert spans == [[m.start, m.stop, m.stop, m.start] for m in plan.merges]
-        assert [round(corner[:, 1].mean()) for corner in corners] == merge_rounds(plan)
+        assert [round(corner[:, 1].mean()) for corner in corners] == plan.rounds()
         shares = np.arange(1, len(spans) + 1) * 100 / sum(range(len(spans) + 1))
         np.testing.assert_allclose(bars[0].get_array(), shares, rtol=1e-12)
     assert axes.get_xlim() == (plan.num_steps, 0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_text", "merge_rounds", "plan_figure", "plan_from_merges", "plan_phrase"]
+__all__ = ["draw_text", "plan_figure", "plan_from_merges", "plan_phrase"]
 
 _LEAST_WIDTH = 30
 _DEEPEST = 12  # nested levels at least halve the merges, so this draws plans of 4,000 steps whole
@@ -82,19 +82,6 @@ def plan_from_merges(merges: Sequence[Mapping[str, Any]], boundaries: Sequence[i
     )
 
 
-def merge_rounds(plan: Plan) -> list[int]:
-    """Round of each merge of ``plan.merges``: 1 + the last round of its children, 0 for a step.
-
-    Merges of one round do not wait for one another.
-    """
-    latest = dict.fromkeys(range(plan.num_steps, 0, -1), 0)
-    rounds = []
-    for merge in plan.merges:
-        latest[merge.start] = 1 + max(latest[t] for t in merge.boundaries[:-1])
-        rounds.append(latest[merge.start])
-    return rounds
-
-
 @figure_style()
 def plan_figure(
     merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int], title: str = ""
@@ -112,7 +99,7 @@ def plan_figure(
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     plan = plan_from_merges(merges, boundaries)
-    rounds = merge_rounds(plan)
+    rounds = plan.rounds()
     last = max(rounds, default=0)
     share_of = {tuple(merge["boundaries"]): 100 * merge["share"] for merge in merges}
     shares = [share_of[merge.boundaries] for merge in plan.merges]

@@ -197,6 +197,18 @@ class Plan:
         """(T, …, 0): the steps at which one student hands over to the next."""
         return (self.num_steps, *(tree.stop for tree in self.students))
 
+    def rounds(self) -> list[int]:
+        """Round of each merge: 1 + the last round of its children, 0 for a teacher step.
+
+        Merges of one round do not wait for one another.
+        """
+        latest = dict.fromkeys(range(self.num_steps, 0, -1), 0)
+        rounds = []
+        for merge in self.merges:
+            latest[merge.start] = 1 + max(latest[t] for t in merge.boundaries[:-1])
+            rounds.append(latest[merge.start])
+        return rounds
+
     def network_evaluations(self, overhead: float = 3.0) -> float:
         """Cost of training by the plan, per sample: Σ over merges of (m + overhead).
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opmerge.plans.drawing import draw_text, merge_rounds, plan_from_merges
+from opmerge.plans.drawing import draw_text, plan_from_merges
 from opmerge.plotting import figure_svg
 from opmerge.reports import figures
 from opmerge.reports.sentences import best_named, number, percent, summary_sentence, target
@@ -183,7 +183,7 @@ def _merge_table(record: Record) -> Table | None:
             f"{round_}",
             f"{100 * shares[merge.boundaries]:.6g}",
         ]
-        for merge, round_ in zip(plan.merges, merge_rounds(plan), strict=True)
+        for merge, round_ in zip(plan.merges, plan.rounds(), strict=True)
     ]
     columns = ["merge", "starts from", "operators", "round", "% of squared error"]
     return _table("Every merge, in the order of execution", columns, rows)

@@ -1,0 +1,48 @@
+"""Execute merge plans on real networks: teachers, training, students, measurement.
+
+Needs the extra ``torch``. Importing this package makes the classes of saved students known to
+diffusers, so that ``DiffusionPipeline.from_pretrained`` opens them.
+"""
+
+from __future__ import annotations
+
+from opmerge.errors import InputError
+
+try:
+    import accelerate  # noqa: F401
+    import diffusers  # noqa: F401
+    import torch  # noqa: F401
+except ImportError as error:
+    raise InputError(
+        "opmerge.distillation",
+        f"needs the package {error.name}, which is not installed",
+        remedy="pip install 'opmerge[torch]'",
+    ) from error
+
+from opmerge.distillation.config import DistillationConfig, OptimizationConfig
+from opmerge.distillation.ddim import DDIM, Jump
+from opmerge.distillation.executor import Distillation, TrainingRecord
+from opmerge.distillation.inputs import DataInputs, NoiseInputs
+from opmerge.distillation.models import Student, Teacher, initial_noise
+from opmerge.distillation.networks import MLPDenoiser
+from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
+from opmerge.distillation.teacher_folder import load_teacher
+
+__all__ = [
+    "DDIM",
+    "DataInputs",
+    "Distillation",
+    "DistillationConfig",
+    "FewStepPipeline",
+    "Jump",
+    "MLPDenoiser",
+    "NoiseInputs",
+    "OptimizationConfig",
+    "Student",
+    "Teacher",
+    "TrainingRecord",
+    "initial_noise",
+    "load_student",
+    "load_teacher",
+    "save_student",
+]

@@ -1,0 +1,210 @@
+"""Checkpoints in diffusers style, ``checkpoint-N/``: complete and one's own, or refused.
+
+A checkpoint is what ``Accelerator.save_state`` writes (weights, optimizer, learning rate, random
+states), the tensors that the run adds (networks in place, moving average), and
+``checkpoint.json``: where the run is, what it is a run of, and the SHA-256 of every file. The
+folder gets its name when all of it is on disk, so whatever has the name was whole once.
+Nothing is unpickled but by torch with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+
+__all__ = ["Checkpoint", "Checkpoints"]
+
+FORMAT = "opmerge.checkpoint"
+VERSION = 1
+_MANIFEST = "checkpoint.json"
+_TENSORS = "tensors.safetensors"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole.
+
+    Args:
+        folder: where it is.
+        step: iterations done.
+        state: where the run was, JSON values.
+    """
+
+    folder: Path
+    step: int
+    state: Mapping[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that the run added."""
+        path = self.folder / _TENSORS
+        return load_file(path) if path.exists() else {}
+
+    def restore(self, accelerator: Accelerator) -> None:
+        """Give network, optimizer, schedule and torch's random states back."""
+        accelerator.wait_for_everyone()
+        accelerator.load_state(str(self.folder))
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: the run directory.
+        identity: digest of everything that the result depends on.
+        limit: how many are kept, the newest.
+        warn: told in one line about every checkpoint that is refused.
+    """
+
+    folder: Path
+    identity: str
+    limit: int
+    warn: Callable[[str], None]
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        step: int,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Write ``checkpoint-{step}`` and remove the oldest beyond the limit.
+
+        Raises:
+            InputError: if it cannot be written; earlier checkpoints are left as they are.
+        """
+        target = self.folder / f"checkpoint-{step}"
+        unfinished = self.folder / f".checkpoint-{step}.unfinished"
+        try:
+            if accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(unfinished))
+            accelerator.wait_for_everyone()
+            if not accelerator.is_main_process:
+                return
+            if tensors:
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(whole, unfinished / _TENSORS)
+            self._seal(unfinished, step, state)
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+            _sync(self.folder)
+        except (OSError, RuntimeError, SafetensorError, InputError) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            reason = str(error).split("\n")[0]
+            raise InputError(
+                str(target),
+                f"cannot be written ({reason})",
+                remedy="make room and go on with --resume_from_checkpoint latest",
+            ) from error
+        for old in self._newest_first()[self.limit :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _seal(self, folder: Path, step: int, state: Mapping[str, Any]) -> None:
+        files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": self.identity,
+            "step": step,
+            "state": dict(state),
+            "files": files,
+        }
+        write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        for name in files:
+            _sync(folder / name)
+
+    def find(self, wanted: str) -> Checkpoint | None:
+        """The checkpoint to go on from, or the newest whole one before it.
+
+        Args:
+            wanted: ``latest``, or the name or path of a checkpoint of this run.
+
+        Returns:
+            The checkpoint, or None if there is none at all (the run starts anew).
+
+        Raises:
+            InputError: if the one that is named does not exist, or all that exist are refused.
+        """
+        candidates = self._newest_first()
+        if wanted != "latest":
+            names = [path.name for path in candidates]
+            name = Path(wanted).name
+            if name not in names:
+                raise InputError(
+                    "resume_from_checkpoint",
+                    f"must be latest or a checkpoint in {self.folder}",
+                    wanted,
+                    f"there are: {', '.join(names) or 'none'}",
+                )
+            candidates = candidates[names.index(name) :]
+        refused = []
+        for path in candidates:
+            found = self._read(path)
+            if isinstance(found, Checkpoint):
+                return found
+            refused.append(f"{path.name} {found}")
+            self.warn(f"{path} is refused: it {found}")
+        if refused:
+            raise InputError(
+                "resume_from_checkpoint",
+                "must find a whole checkpoint of this run",
+                "; ".join(refused),
+                "start anew in another --output_dir",
+            )
+        return None
+
+    def _read(self, folder: Path) -> Checkpoint | str:
+        """The checkpoint, or why it is refused."""
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT or manifest["version"] != VERSION:
+                return "is of another format or version"
+            if manifest["identity"] != self.identity:
+                return "is of another run (plan, teacher, data or settings differ)"
+            for name, digest in manifest["files"].items():
+                if _digest(folder / name) != digest:
+                    return f"is torn ({name} is damaged)"
+            return Checkpoint(folder, int(manifest["step"]), dict(manifest["state"]))
+        except FileNotFoundError as error:
+            return f"is torn ({Path(error.filename).name} is missing)"
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return f"is torn ({error})"
+
+    def _newest_first(self) -> list[Path]:
+        found = {
+            int(match[1]): path
+            for path in self.folder.glob("checkpoint-*")
+            if (match := _NAME.fullmatch(path.name)) and path.is_dir()
+        }
+        return [found[step] for step in sorted(found, reverse=True)]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,296 @@
+"""The executor: walks a plan's merges and trains one student network a stage.
+
+An iteration draws states z_j, composes the children as they are, turns where they land into the
+estimate x̂ with which the student would land there, and regresses on that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
+from opmerge.distillation.config import DistillationConfig
+from opmerge.distillation.curriculum import merges_at
+from opmerge.distillation.ddim import compose
+from opmerge.distillation.inputs import Batch, TrainingInputs, seeded_generator
+from opmerge.distillation.losses import loss_weights
+from opmerge.distillation.models import Student, Teacher
+from opmerge.distillation.operators import Operators, student_jumps
+from opmerge.distillation.stages import plan_stages
+from opmerge.distillation.trainer import Trainer
+from opmerge.errors import InputError
+from opmerge.plans import Merge, Plan
+
+__all__ = ["Distillation", "TrainingRecord"]
+
+_PROBE_ITERATIONS = 10
+_WARM_UP = 3
+_CHECK_EVERY = 10
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRecord:
+    """What one iteration did.
+
+    Args:
+        stage: index of the stage.
+        iteration: iterations of the stage done.
+        step: iterations of the run done.
+        loss: () mean loss of this process' part of the batch; reading it waits for the device.
+        learning_rate: of the iteration.
+    """
+
+    stage: int
+    iteration: int
+    step: int
+    loss: Tensor
+    learning_rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One accumulation step: inputs, the estimates to be learned and their weights."""
+
+    batch: Batch
+    target: Tensor
+    weight: Tensor
+
+
+class Distillation:
+    """Executes a plan: iterate over ``run()``, then ask for ``student()``.
+
+    Args:
+        teacher: the teacher.
+        plan: any plan for the teacher's number of steps.
+        inputs: what students read.
+        config: how they are trained.
+        accelerator: devices and processes.
+        folder: where checkpoints are kept; none are without it.
+        warn: told in one line about every checkpoint that is refused.
+
+    Raises:
+        InputError: if the plan is for another number of steps, or the settings do not fit it.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        plan: Plan,
+        inputs: TrainingInputs,
+        config: DistillationConfig,
+        accelerator: Accelerator,
+        folder: Path | None = None,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        if plan.num_steps != teacher.num_steps:
+            raise InputError(
+                "plan", f"must have {teacher.num_steps} steps, as the teacher", plan.num_steps
+            )
+        self.teacher = teacher.to(accelerator.device)
+        self.plan, self.inputs, self.config = plan, inputs, config
+        self.accelerator = accelerator
+        self.stages = plan_stages(plan, config.sharing)
+        self.iterations = list(config.iterations_of(len(self.stages)))
+        self._operators = Operators(self.teacher)
+        self._stage = 0
+        self._checkpoint: Checkpoint | None = None
+        self._checkpoints: Checkpoints | None = None
+        if folder is not None:
+            limit = config.optimization.checkpoints_total_limit
+            self._checkpoints = Checkpoints(folder, self._identity(), limit, warn)
+        for stage in self.stages:  # refuse what does not fit before anything is trained
+            self._weights(stage.merges, self.teacher.network)
+            self._draw(stage.merges, 0, 0)
+
+    def resume(self, wanted: str = "latest") -> int:
+        """Go on from a checkpoint.
+
+        Returns:
+            The iterations of the run that are done, 0 if there is no checkpoint yet.
+
+        Raises:
+            InputError: see ``Checkpoints.find``.
+        """
+        assert self._checkpoints is not None, "a run without a folder has no checkpoints"
+        self._checkpoint = self._checkpoints.find(wanted)
+        if self._checkpoint is None:
+            return 0
+        state = self._checkpoint.state
+        self._stage, self.iterations = state["stage"], list(state["iterations"])
+        self._operators.restore(state["jumps"], self._checkpoint.tensors())
+        return self._checkpoint.step
+
+    def run(self) -> Iterator[TrainingRecord]:
+        """Train, stage by stage; a record an iteration.
+
+        Raises:
+            InputError: if a loss is not finite (the last checkpoint is kept), or a checkpoint
+                cannot be written.
+        """
+        while self._stage < len(self.stages):
+            yield from self._train_stage()
+            self._stage += 1
+
+    def skip_stage(self) -> None:
+        """Let the first child of each merge stand for the student, untrained, and go on."""
+        for merge in self.stages[self._stage].merges:
+            network = self._operators.children(merge)[0].network
+            self._put([merge], network)
+        self._stage += 1
+
+    def student(self) -> Student:
+        """The operators that stand at this moment, as a sampler; the student after ``run``."""
+        return self._operators.student()
+
+    def time_iteration(self) -> float:
+        """Seconds of an iteration of the stage that comes next, measured on a copy."""
+        merges = self.stages[self._stage].merges
+        network = self._operators.copy_of_first(merges[0])
+        trainer = Trainer(self.accelerator, network, self.config.optimization, _PROBE_ITERATIONS)
+        begin = 0.0
+        for iteration in range(_WARM_UP + _PROBE_ITERATIONS):
+            if iteration == _WARM_UP:
+                begin = time.perf_counter()
+            float(self._iterate(trainer, merges, -1 - iteration))
+        return (time.perf_counter() - begin) / _PROBE_ITERATIONS
+
+    def _train_stage(self) -> Iterator[TrainingRecord]:
+        number, stage = self._stage, self.stages[self._stage]
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if self.config.merge_seconds is not None and checkpoint is None:
+            self.iterations[number] = self._iterations_in(self.config.merge_seconds)
+        before, total = sum(self.iterations[:number]), self.iterations[number]
+        network = self._operators.copy_of_first(stage.merges[0])
+        trainer = Trainer(self.accelerator, network, self.config.optimization, total)
+        done = 0 if checkpoint is None else self._restore(trainer, checkpoint)
+        every = self.config.optimization.checkpointing_steps
+        for iteration in range(done, total):
+            rate = trainer.learning_rate
+            merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
+            loss = self._iterate(trainer, merges, iteration)
+            record = TrainingRecord(number, iteration + 1, before + iteration + 1, loss, rate)
+            due = bool(every) and record.step % every == 0
+            if due or iteration + 1 == total or iteration % _CHECK_EVERY == 0:
+                self._require_finite(record)
+            yield record
+            if due:
+                self._save(trainer, record)
+        self._put(stage.merges, trainer.finish())
+
+    def _iterate(self, trainer: Trainer, merges: Sequence[Merge], iteration: int) -> Tensor:
+        """One optimizer step on a batch of its own."""
+        batch = self._draw(merges, self._stage, iteration)
+        with self.accelerator.autocast():
+            target = self._target(merges, batch)
+        weights = self._weights(merges, self.teacher.network)
+        each = weights if batch.choice is None else weights[batch.choice]
+        weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(len(target), *target.shape[1:])
+        starts = [merge.start for merge in merges]
+
+        def loss_of(network: nn.Module, part: _Part) -> Tensor:
+            step = _at(starts, part.batch)
+            x0 = self.teacher.ddim.estimate(network, part.batch.z, step, part.batch.labels).x0
+            return (part.weight * (x0 - part.target) ** 2).mean()
+
+        count = self.config.optimization.gradient_accumulation_steps
+        pieces = zip(batch.split(count), target.chunk(count), weight.chunk(count), strict=True)
+        return trainer.step(loss_of, [_Part(*piece) for piece in pieces])
+
+    def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:
+        """This process' part of the batch of an iteration."""
+        accelerator, settings = self.accelerator, self.config.optimization
+        size = settings.global_batch_size(accelerator.num_processes)
+        share = size // accelerator.num_processes
+        first = share * accelerator.process_index
+        generator = seeded_generator(accelerator.device, settings.seed, stage, iteration)
+        starts = [merge.start for merge in merges]
+        rows = slice(first, first + share)
+        return self.inputs.draw(self.teacher.ddim, starts, size, rows, generator)
+
+    def _target(self, merges: Sequence[Merge], batch: Batch) -> Tensor:
+        """The estimates x̂ with which the student would land where its children do."""
+        ddim = self.teacher.ddim
+        chains = [self._operators.children(merge) for merge in merges]
+        landing = compose(ddim, chains, batch.z, batch.choice, batch.labels)
+        jumps = student_jumps(merges, self.teacher.network, self.config.merge_rule)
+        start = _at([jump.start for jump in jumps], batch)
+        return ddim.x0_target(batch.z, start, _at([jump.readout for jump in jumps], batch), landing)
+
+    def _weights(self, merges: Sequence[Merge], network: nn.Module) -> Tensor:
+        jumps = student_jumps(merges, network, self.config.merge_rule)
+        return loss_weights(self.teacher.ddim, jumps, self.config.loss_weighting)
+
+    def _put(self, merges: Sequence[Merge], network: nn.Module) -> None:
+        for jump in student_jumps(merges, network, self.config.merge_rule):
+            self._operators.put(jump)
+
+    def _iterations_in(self, seconds: float) -> int:
+        """How many iterations of the stage take that long; the same on every process."""
+        count = [max(1, round(seconds / self.time_iteration()))]
+        broadcast_object_list(count)
+        return count[0]
+
+    def _require_finite(self, record: TrainingRecord) -> None:
+        if torch.isfinite(self.accelerator.reduce(record.loss)):  # all processes stop, or none
+            return
+        merge = self.stages[record.stage].merges[0]
+        raise InputError(
+            "learning_rate",
+            f"must keep the loss finite, and it is {float(record.loss)} at iteration "
+            f"{record.iteration} of the merge {merge.start} → {merge.stop}",
+            self.config.optimization.learning_rate,
+            "lower it, or clip with --max_grad_norm; the last checkpoint is kept",
+        )
+
+    def _save(self, trainer: Trainer, record: TrainingRecord) -> None:
+        if self._checkpoints is None:
+            return
+        jumps, tensors = self._operators.state()
+        average = trainer.average
+        if average is not None:
+            tensors |= {f"average.{n}": shadow for n, shadow in enumerate(average.shadow_params)}
+        state = {
+            "stage": record.stage,
+            "iteration": record.iteration,
+            "iterations": self.iterations,
+            "jumps": jumps,
+        }
+        self._checkpoints.save(self.accelerator, record.step, state, tensors)
+
+    def _restore(self, trainer: Trainer, checkpoint: Checkpoint) -> int:
+        """Give the trainer its state back; returns the iterations of the stage done."""
+        checkpoint.restore(self.accelerator)
+        iteration = int(checkpoint.state["iteration"])
+        if trainer.average is not None:
+            tensors = checkpoint.tensors()
+            for number, shadow in enumerate(trainer.average.shadow_params):
+                shadow.copy_(tensors[f"average.{number}"])
+            trainer.average.optimization_step = iteration
+        return iteration
+
+    def _identity(self) -> str:
+        """Digest of all that the result depends on."""
+        content = {
+            "plan": [list(merge.boundaries) for merge in self.plan.merges],
+            "teacher": self.teacher.digest,
+            "inputs": self.inputs.identity(),
+            "config": self.config.what_decides(self.accelerator.num_processes),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _at(steps: Sequence[int], batch: Batch) -> int | Tensor:
+    """The step of the batch if there is one merge, else of each sample."""
+    if batch.choice is None:
+        return steps[0]
+    return torch.tensor(steps, device=batch.z.device)[batch.choice]

@@ -1,0 +1,63 @@
+"""Loss weightings by name: the factor of ‖x̂ - target‖² at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from opmerge.distillation.ddim import DDIM, Jump
+from opmerge.errors import InputError
+
+__all__ = ["LossWeighting", "loss_weights"]
+
+LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
+"""The space in which the error of a student counts equally at every step."""
+
+
+def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:
+    """(number of students,) weights w of the loss ``w ‖x̂ - target‖²`` at each student's step.
+
+    With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of v is
+    (alpha² + sigma²)/sigma and that of the state reached is ``DDIM.jump_weight``; the weight is
+    the square of one of these:
+
+    - ``uniform``: of the network's own output;
+    - ``x-space``: 1;
+    - ``epsilon-space``: alpha²/sigma², the signal-to-noise ratio;
+    - ``snr-truncated``: the larger of the last two (Salimans & Ho 2022, Eq. 9);
+    - ``jump-space``: of the state that the student produces.
+
+    Raises:
+        InputError: for an unknown name, or where a weight is zero so that nothing is learned.
+    """
+    steps = torch.tensor([jump.start for jump in students], device=ddim.alphas.device)
+    readouts = torch.tensor([jump.readout for jump in students], device=ddim.alphas.device)
+    alphas, sigmas = ddim.alphas[steps], ddim.sigmas[steps]
+    signal_to_noise = (alphas / sigmas) ** 2
+    of_output = {
+        "epsilon": signal_to_noise,
+        "sample": torch.ones_like(alphas),
+        "v_prediction": ((alphas**2 + sigmas**2) / sigmas) ** 2,
+    }[ddim.prediction_type]
+    weights = {
+        "uniform": of_output,
+        "x-space": torch.ones_like(alphas),
+        "epsilon-space": signal_to_noise,
+        "snr-truncated": signal_to_noise.clamp(min=1.0),
+        "jump-space": ddim.jump_weight(steps, readouts) ** 2,
+    }
+    if weighting not in weights:
+        names = ", ".join(get_args(LossWeighting))
+        raise InputError("loss_weighting", f"must be one of {names}", weighting)
+    if not (weights[weighting] > 0).all():
+        raise InputError(
+            "loss_weighting",
+            "must not be epsilon-space where a student reads pure noise (alpha = 0 at step "
+            f"{int(steps[weights[weighting] <= 0][0])}): the weight is zero there",
+            weighting,
+            "take snr-truncated",
+        )
+    return weights[weighting]

@@ -1,0 +1,340 @@
+"""A student as a diffusers pipeline: sampling from it, and its folder on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
+from torch import Tensor
+
+from opmerge.distillation.ddim import Jump
+from opmerge.distillation.models import Student
+from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.errors import InputError
+
+__all__ = ["FewStepPipeline", "load_student", "save_student"]
+
+MAX_NETWORKS = 8
+_INDEX = "model_index.json"
+# What diffusers raises for parts that are missing, malformed, of another shape, or damaged.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+_CODE = '''\
+"""For DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline")."""
+
+from opmerge.distillation.pipeline import FewStepPipeline
+
+__all__ = ["FewStepPipeline"]
+'''
+
+
+class FewStepPipeline(DiffusionPipeline):
+    """Draws samples from a K-step student in K network evaluations.
+
+    ``DiffusionPipeline.from_pretrained(folder)`` opens a folder of ``save_student`` where
+    ``opmerge.distillation`` has been imported; elsewhere
+    ``DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline",
+    trust_remote_code=True)`` does, through the three lines of code in the folder.
+
+    A one-step student needs neither, if its network was trained as a denoiser (denoiser copy),
+    at the timestep at which DDIM's trailing spacing starts:
+
+        DDIMPipeline(
+            unet=UNet2DModel.from_pretrained(folder, subfolder="unet"),
+            scheduler=DDIMScheduler.from_config(teacher_scheduler, timestep_spacing="trailing"),
+        )(num_inference_steps=1)
+
+    gives the same images bit for bit.
+
+    Args:
+        unet: the network of the first jump, whatever its architecture.
+        scheduler: the jumps, and which network each of them reads.
+        unet_2, …, unet_8: further networks, in the order in which they are first read.
+        sample_shape: shape of one sample as the networks read it.
+        num_classes: number of classes of class-conditional networks.
+    """
+
+    _optional_components = [f"unet_{number}" for number in range(2, MAX_NETWORKS + 1)]  # noqa: RUF012
+    model_cpu_offload_seq = "->".join(["unet", *_optional_components])
+
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: JumpScheduler,
+        unet_2: ModelMixin | None = None,
+        unet_3: ModelMixin | None = None,
+        unet_4: ModelMixin | None = None,
+        unet_5: ModelMixin | None = None,
+        unet_6: ModelMixin | None = None,
+        unet_7: ModelMixin | None = None,
+        unet_8: ModelMixin | None = None,
+        sample_shape: tuple[int, ...] | list[int] = (),
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            unet_2=unet_2,
+            unet_3=unet_3,
+            unet_4=unet_4,
+            unet_5=unet_5,
+            unet_6=unet_6,
+            unet_7=unet_7,
+            unet_8=unet_8,
+        )
+        self.register_to_config(sample_shape=list(sample_shape), num_classes=num_classes)
+
+    @classmethod
+    def from_student(cls, student: Student) -> FewStepPipeline:
+        """The pipeline of a student, with its networks as they are.
+
+        Raises:
+            InputError: if there are more than 8 networks, or one that diffusers cannot save.
+        """
+        networks = {id(jump.network): jump.network for jump in student.jumps}
+        if len(networks) > MAX_NETWORKS:
+            raise InputError(
+                "student",
+                f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline",
+                len(networks),
+                "share networks (--sharing round) or take fewer student steps",
+            )
+        for network in networks.values():
+            if not isinstance(network, ModelMixin):
+                raise InputError(
+                    "student",
+                    "must have networks that derive from diffusers' ModelMixin and ConfigMixin",
+                    type(network).__name__,
+                    "a plain torch module says nothing of how to build it again",
+                )
+        names = dict(zip(networks, ["unet", *cls._optional_components], strict=False))
+        scheduler = JumpScheduler.from_student(
+            student, [names[id(jump.network)] for jump in student.jumps]
+        )
+        components: dict[str, Any] = {names[key]: networks[key] for key in networks}
+        return cls(
+            **components,
+            scheduler=scheduler,
+            sample_shape=student.sample_shape,
+            num_classes=student.num_classes,
+        )
+
+    def student(self) -> Student:
+        """The student that the pipeline holds."""
+        jumps = [
+            Jump(getattr(self, jump["network"]), jump["start"], jump["stop"], jump["readout"])
+            for jump in self.scheduler.jumps
+        ]
+        shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
+        return Student(tuple(jumps), self.scheduler.ddim, shape, num_classes)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw samples.
+
+        Samples with two axes (grey) or three (channels first) are images, mapped from [-1, 1] to
+        [0, 1] and clamped; vectors are given as they are.
+
+        Args:
+            batch_size: how many; with ``latents``, as many as there are of these.
+            generator: of the noise; one, or one a sample.
+            latents: (B, *sample_shape) noise z_T to start from.
+            class_labels: one label, or (B,) labels, for class-conditional networks.
+            output_type: ``pil`` (images), ``np`` (channels last) or ``pt`` (channels first).
+            return_dict: a tuple if false.
+
+        Returns:
+            ``images``: a list of images, an array or a tensor.
+
+        Raises:
+            InputError: for noise of another shape, labels that do not fit the networks, or an
+                output type that the samples cannot take.
+        """
+        shape = tuple(self.config["sample_shape"])
+        _check_output_type(output_type, shape)
+        device = self._execution_device
+        if latents is None:
+            latents = randn_tensor(
+                (batch_size, *shape), generator=generator, device=device, dtype=self.unet.dtype
+            )
+        elif tuple(latents.shape[1:]) != shape:
+            sizes = ", ".join(map(str, shape))
+            raise InputError("latents", f"must have shape (B, {sizes})", tuple(latents.shape))
+        z = latents.to(device)
+        labels = self._labels(class_labels, len(z))
+        given = {} if labels is None else {"class_labels": labels.to(device)}
+        self.scheduler.set_timesteps(device=device)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            network = getattr(self, self.scheduler.jump_at(timestep)["network"])
+            output = network(z, timestep.expand(len(z)), **given)
+            z = self.scheduler.step(output, timestep, z).prev_sample
+        self.maybe_free_model_hooks()
+        images = _present(z, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _labels(
+        self, class_labels: int | Sequence[int] | Tensor | None, size: int
+    ) -> Tensor | None:
+        number = self.config["num_classes"]
+        if number is None and class_labels is None:
+            return None
+        if number is None or class_labels is None:
+            requirement = "must be left out" if number is None else f"must be in 0 … {number - 1}"
+            raise InputError("class_labels", f"{requirement} for this student", repr(class_labels))
+        labels = torch.as_tensor(class_labels).expand(size)
+        if ((labels < 0) | (labels >= number)).any():
+            raise InputError("class_labels", f"must be in 0 … {number - 1}", labels.tolist())
+        return labels
+
+
+# DiffusionPipeline.from_pretrained looks a folder's class up in diffusers and nowhere else.
+setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
+
+
+def save_student(student: Student, folder: Path) -> Path:
+    """Write the pipeline folder of a student, whole or not at all.
+
+    An older folder of a student is replaced; another folder that is not empty is refused.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
+            cannot be written.
+    """
+    pipeline = FewStepPipeline.from_student(student)
+    folder = Path(folder)
+    _check_replaceable(folder)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        pipeline.save_pretrained(unfinished, safe_serialization=True)
+        (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
+        _replace(folder, unfinished)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise InputError(
+            str(folder), f"cannot be written ({reason})", remedy="choose another place"
+        ) from error
+    return folder
+
+
+def load_student(folder: Path) -> Student:
+    """Read a folder of ``save_student``; local files and safetensors only, no code is run.
+
+    The sampler knows the steps at which the student reads and lands; at any other step of the
+    teacher its coefficients are not a number.
+
+    Raises:
+        InputError: if it is not the folder of a student, or a part is missing or damaged.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    if index is None:
+        raise InputError(
+            str(folder),
+            "must be the folder of a student",
+            f"no {_INDEX} of a FewStepPipeline",
+            "give the folder that opmerge distill wrote",
+        )
+    for name in ("unet", *FewStepPipeline._optional_components, "scheduler"):
+        is_given = index.get(name, [None])[0] is not None
+        if is_given and not (folder / name).is_dir():
+            raise InputError(str(folder), f"must have the part {name}/", "none")
+    try:
+        pipeline = FewStepPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
+        student: Student = pipeline.student()
+    except _UNREADABLE as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(str(folder), "must be a whole folder of a student", reason) from error
+    return student
+
+
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    """``model_index.json``, or None if it is not that of a student."""
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_student = isinstance(index, dict) and index.get("_class_name") == FewStepPipeline.__name__
+    return index if is_student else None
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists() or _read_index(folder) is not None:
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise InputError(
+            str(folder),
+            "must be new, empty or the folder of a student",
+            remedy="choose another place",
+        )
+
+
+def _replace(folder: Path, finished: Path) -> None:
+    """Put ``finished`` in the place of ``folder``, which comes back if that fails."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        finished.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_output_type(output_type: str, shape: tuple[int, ...]) -> None:
+    if output_type not in ("pil", "np", "pt"):
+        raise InputError("output_type", "must be pil, np or pt", output_type)
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+    if output_type == "pil" and not is_image:
+        raise InputError(
+            "output_type", f"must be np or pt for samples of shape {shape}", output_type
+        )
+
+
+def _present(samples: Tensor, output_type: str) -> Any:
+    """Samples as a pipeline of diffusers returns them."""
+    if samples.ndim > 2:
+        samples = (samples / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return samples
+    if samples.ndim == 4:
+        samples = samples.permute(0, 2, 3, 1)
+    array = samples.cpu().float().numpy()
+    if output_type == "np":
+        return array
+    return DiffusionPipeline.numpy_to_pil(array if array.ndim == 4 else array[..., None])

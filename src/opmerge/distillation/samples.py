@@ -1,0 +1,170 @@
+"""Samples and labels as tensors in the shape that a network reads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opmerge.data import Progress, Source
+from opmerge.data.arrays import read_array
+from opmerge.errors import InputError
+
+__all__ = ["digits_labels", "load_labels", "load_samples", "network_shape"]
+
+MEMORY_LIMIT = 2**31
+"""Bytes of samples that are kept in memory; more are kept in a file."""
+
+
+def network_shape(source: Source) -> tuple[int, ...]:
+    """The shape in which a new network reads a source: (H, W) becomes (1, H, W)."""
+    return (1, *source.shape) if len(source.shape) == 2 else source.shape
+
+
+def load_samples(
+    source: Source,
+    sample_shape: tuple[int, ...],
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Tensor:
+    """All samples, (N, *sample_shape) float32.
+
+    Up to ``memory_limit`` bytes they are in memory. More are written to ``data.npy`` in the
+    folder, in one pass, and mapped into memory from there; one that is there already is taken if
+    it has the right shape and begins with the same samples.
+
+    Args:
+        source: where they come from.
+        sample_shape: as the network reads them; may differ from the source's in axes of length 1.
+        folder: where the file is written.
+        progress: called with the number of samples read so far.
+        memory_limit: in bytes.
+
+    Raises:
+        InputError: if samples have another shape, one is not finite, or the file is needed and
+            cannot be written.
+    """
+    if _without_ones(source.shape) != _without_ones(sample_shape):
+        raise InputError(
+            source.name,
+            f"must hold samples of the shape that the network reads, {sample_shape}",
+            f"data of another shape, {source.shape}",
+        )
+    shape = (source.num_samples, *sample_shape)
+    if 4 * math.prod(shape) <= memory_limit:
+        return _read(source, shape, progress)
+    if folder is None:
+        raise InputError(
+            source.name,
+            f"must have a folder to be kept in: it exceeds {memory_limit / 2**30:g} GiB",
+            remedy="pass --output_dir",
+        )
+    path = folder / "data.npy"
+    if not _is_written(source, shape, path):
+        _write(source, shape, path, progress)
+    return torch.from_numpy(_map(path))
+
+
+def load_labels(
+    path: str | os.PathLike[str], num_samples: int, num_classes: int | None = None
+) -> Tensor:
+    """(N,) int64 class labels from a ``.npy`` file, or another array file, of whole numbers.
+
+    Args:
+        path: the file.
+        num_samples: N, one label a sample.
+        num_classes: labels must lie below it; ``None`` for any labels >= 0.
+
+    Raises:
+        InputError: if they are not N whole numbers in range.
+    """
+    values = read_array(Path(path)).values
+    if values.dtype.kind not in "iu":
+        raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
+    if values.shape != (num_samples,):
+        raise InputError(
+            str(path), f"must hold one label for each of {num_samples} samples", values.shape
+        )
+    bad = (values < 0) | (values >= (np.inf if num_classes is None else num_classes))
+    for row in np.flatnonzero(bad)[:1]:
+        bound = "" if num_classes is None else f" and < num_classes = {num_classes}"
+        raise InputError(
+            str(path), f"must hold labels >= 0{bound}", f"{values[row]} for sample {row}"
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def digits_labels() -> Tensor:
+    """(1797,) int64 labels 0 … 9 of the built-in source ``digits``."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().target.astype(np.int64))
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
+
+
+def _read(source: Source, shape: tuple[int, ...], progress: Progress | None) -> Tensor:
+    samples = np.empty((shape[0], source.num_features), dtype=np.float32)
+    done = 0
+    for batch in source.batches():
+        samples[done : done + len(batch)] = batch
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+    return torch.from_numpy(samples.reshape(shape))
+
+
+def _map(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    # Copy on write: torch takes no read-only arrays, and the file stays as it is.
+    return np.lib.format.open_memmap(path, mode="c")
+
+
+def _is_written(source: Source, shape: tuple[int, ...], path: Path) -> bool:
+    try:
+        there = _map(path)
+    except (OSError, ValueError):
+        return False
+    if there.shape != shape or there.dtype != np.float32:
+        return False
+    first = next(iter(source.batches())).astype(np.float32)
+    return np.array_equal(there[: len(first)].reshape(first.shape), first)
+
+
+def _write(source: Source, shape: tuple[int, ...], path: Path, progress: Progress | None) -> None:
+    """Write ``data.npy`` beside and rename; by ordinary writes, for a full disk is then an error
+    and not a signal that ends the program, as it is on a mapped file."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    done = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for batch in source.batches():
+                stream.write(batch.astype("<f4").tobytes())
+                done += len(batch)
+                if progress is not None:
+                    progress(done)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise InputError(
+            str(path),
+            f"cannot be written ({error.strerror})",
+            f"{4 * math.prod(shape)} bytes to write and {free} free",
+            "choose another --output_dir",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

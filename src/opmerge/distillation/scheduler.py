@@ -1,0 +1,203 @@
+"""A diffusers scheduler that takes a student's jumps, kept number by number in its config.
+
+The ``model_index.json`` of a saved student names this module and the class, so neither may be
+renamed; diffusers also looks here for ``SchedulerMixin``, by which it knows how to load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+from opmerge.distillation.ddim import DDIM, PredictionType
+from opmerge.distillation.models import Student
+from opmerge.errors import InputError
+
+__all__ = ["JumpScheduler"]
+
+_JUMP_KEYS = (
+    "network",
+    "start",
+    "stop",
+    "readout",
+    "timestep",
+    "alpha",
+    "sigma",
+    "alpha_readout",
+    "sigma_readout",
+)
+
+
+class JumpScheduler(SchedulerMixin, ConfigMixin):
+    """Takes K given jumps ``z_r = alpha_r x̂ + sigma_r ε̂`` and no others (see ``ddim``).
+
+    Every jump is stored with its coefficients, so the file needs no noise schedule to be read,
+    and steps of any length, of which diffusers' own schedulers know few, are all alike. The
+    coefficients are float32 values written in full: what is loaded gives the same bits.
+
+    Args:
+        jumps: noise side first; each with ``network`` (the component of the pipeline that it
+            reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
+            the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
+            ``sigma_readout`` where its estimates are landed.
+        prediction_type: what the networks predict.
+        num_steps: T, the number of teacher steps.
+
+    Raises:
+        InputError: if the jumps are not K >= 1 such records with falling starts from T.
+    """
+
+    order = 1
+
+    def __init__(
+        self,
+        jumps: Sequence[Mapping[str, Any]],
+        prediction_type: str = "epsilon",
+        num_steps: int = 1,
+    ) -> None:
+        _check_jumps(jumps, num_steps)
+        self.register_to_config(
+            jumps=[dict(jump) for jump in jumps],
+            prediction_type=prediction_type,
+            num_steps=num_steps,
+        )
+        self.ddim = _tables(jumps, prediction_type, num_steps)
+        self.init_noise_sigma = 1.0
+        self.set_timesteps()
+
+    @classmethod
+    def from_student(cls, student: Student, networks: Sequence[str]) -> JumpScheduler:
+        """The scheduler of a student.
+
+        Args:
+            student: the student.
+            networks: the name of each jump's network among the pipeline's components.
+        """
+        ddim = student.ddim
+        alphas, sigmas, timesteps = (
+            table.tolist() for table in (ddim.alphas, ddim.sigmas, ddim.timesteps)
+        )
+        jumps = [
+            {
+                "network": name,
+                "start": jump.start,
+                "stop": jump.stop,
+                "readout": jump.readout,
+                "timestep": timesteps[jump.start],
+                "alpha": alphas[jump.start],
+                "sigma": sigmas[jump.start],
+                "alpha_readout": alphas[jump.readout],
+                "sigma_readout": sigmas[jump.readout],
+            }
+            for jump, name in zip(student.jumps, networks, strict=True)
+        ]
+        return cls(jumps, ddim.prediction_type, ddim.num_steps)
+
+    @property
+    def jumps(self) -> list[dict[str, Any]]:
+        """The jumps as they are stored, noise side first."""
+        jumps: list[dict[str, Any]] = self.config["jumps"]
+        return jumps
+
+    def jump_at(self, timestep: int | Tensor) -> dict[str, Any]:
+        """The jump that reads this network timestep.
+
+        Raises:
+            InputError: if there is none.
+        """
+        for jump in self.jumps:
+            if jump["timestep"] == int(timestep):
+                return jump
+        known = ", ".join(str(jump["timestep"]) for jump in self.jumps)
+        raise InputError("timestep", f"must be one of {known}", int(timestep))
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """Set ``timesteps``, (K,) int64, what the networks are told, noise side first.
+
+        Raises:
+            InputError: if another number than K is asked for.
+        """
+        number = len(self.jumps)
+        if num_inference_steps not in (None, number):
+            raise InputError(
+                "num_inference_steps",
+                f"must be {number}: the student was trained for these steps alone",
+                num_inference_steps,
+            )
+        self.num_inference_steps = number
+        self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The sample itself: networks read z as it is."""
+        return sample
+
+    def step(
+        self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+        """Take the jump that starts at a timestep.
+
+        Args:
+            model_output: what the network returned: a tensor, a tuple or a diffusers output.
+            timestep: one of ``timesteps``.
+            sample: (B, …) state z at that timestep.
+            return_dict: a tuple of the two tensors if false.
+
+        Returns:
+            ``prev_sample``, (B, …) the state reached, and ``pred_original_sample``, (B, …) x̂.
+
+        Raises:
+            InputError: for another timestep.
+        """
+        jump = self.jump_at(timestep)
+        ddim = self.ddim.to(sample.device)
+        answer = cast(nn.Module, lambda z, timesteps: model_output)
+        estimate = ddim.estimate(answer, sample, jump["start"])
+        landed = ddim.land(estimate, jump["readout"])
+        if not return_dict:
+            return landed, estimate.x0
+        return DDIMSchedulerOutput(prev_sample=landed, pred_original_sample=estimate.x0)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha x_0 + sigma ε`` at (B,) timesteps, each that of a jump's start.
+
+        Raises:
+            InputError: for another timestep.
+        """
+        steps = [self.jump_at(timestep)["start"] for timestep in timesteps.reshape(-1).tolist()]
+        ddim = self.ddim.to(original_samples.device)
+        where = torch.tensor(steps, device=original_samples.device)
+        return ddim.add_noise(original_samples, noise, where)
+
+
+def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
+    if not jumps:
+        raise InputError("jumps", "must have at least one jump")
+    for number, jump in enumerate(jumps):
+        if set(jump) != set(_JUMP_KEYS):
+            raise InputError(f"jumps[{number}]", f"must have {', '.join(_JUMP_KEYS)}", sorted(jump))
+    places = [num_steps, *(jump["stop"] for jump in jumps)]
+    starts = [*(jump["start"] for jump in jumps), 0]
+    if places != starts:
+        raise InputError(
+            "jumps", f"must follow one another from step {num_steps} to 0", f"starts {starts[:-1]}"
+        )
+
+
+def _tables(jumps: Sequence[Mapping[str, Any]], prediction_type: str, num_steps: int) -> DDIM:
+    """The sampler of the jumps; steps that none of them reads or lands on are not a number."""
+    alphas, sigmas = torch.full((2, num_steps + 1), torch.nan)
+    timesteps = torch.full((num_steps + 1,), -1)
+    for jump in jumps:
+        start, readout = jump["start"], jump["readout"]
+        alphas[readout], sigmas[readout] = jump["alpha_readout"], jump["sigma_readout"]
+        alphas[start], sigmas[start] = jump["alpha"], jump["sigma"]
+        timesteps[start] = jump["timestep"]
+    return DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))

@@ -1,0 +1,340 @@
+"""Training a teacher: a denoiser on samples, saved as a diffusers pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler, ModelMixin
+from torch import Tensor, nn
+
+from opmerge.checks import check_count
+from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
+from opmerge.distillation.config import OptimizationConfig
+from opmerge.distillation.ddim import DDIM, PredictionType
+from opmerge.distillation.inputs import DataInputs, seeded_generator
+from opmerge.distillation.networks import UNET_GROUPS, MLPDenoiser, make_unet
+from opmerge.distillation.teacher_folder import write_teacher_folder
+from opmerge.distillation.trainer import Trainer
+from opmerge.errors import InputError
+from opmerge.schedules import (
+    NoiseSchedule,
+    cosine_schedule,
+    linear_schedule,
+    nichol_dhariwal_schedule,
+    scaled_linear_schedule,
+)
+
+__all__ = [
+    "TeacherConfig",
+    "TeacherRecord",
+    "make_network",
+    "make_scheduler",
+    "train_teacher",
+]
+
+TeacherNetwork = Literal["mlp", "unet"]
+TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
+
+_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
+    "cosine": cosine_schedule,
+    "nichol-dhariwal": nichol_dhariwal_schedule,
+    "linear": lambda count: linear_schedule(count, num_train_timesteps=count),
+    "scaled-linear": lambda count: scaled_linear_schedule(count, num_train_timesteps=count),
+}
+_CHECK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """What a teacher is and how it is trained.
+
+    Args:
+        network: a multilayer perceptron for data of any shape, or a UNet for square images.
+        hidden_size: width of the perceptron.
+        num_layers: residual blocks of the perceptron.
+        block_out_channels: channels of the UNet's resolutions; by default as the side needs.
+        prediction_type: what the network predicts.
+        schedule: noise schedule of the training timesteps.
+        num_train_timesteps: N; teachers whose T divides it take their steps evenly from it.
+        num_iterations: optimizer steps.
+        optimization: how the network is trained.
+
+    Raises:
+        InputError: naming the setting that is out of range.
+    """
+
+    network: TeacherNetwork = "mlp"
+    hidden_size: int = 256
+    num_layers: int = 3
+    block_out_channels: tuple[int, ...] | None = None
+    prediction_type: PredictionType = "v_prediction"
+    schedule: TeacherSchedule = "cosine"
+    num_train_timesteps: int = 1024
+    num_iterations: int = 20_000
+    optimization: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(ema_decay=0.999)
+    )
+
+    def __post_init__(self) -> None:
+        for key, choices in (
+            ("network", TeacherNetwork),
+            ("schedule", TeacherSchedule),
+            ("prediction_type", PredictionType),
+        ):
+            if getattr(self, key) not in get_args(choices):
+                names = ", ".join(get_args(choices))
+                raise InputError(key, f"must be one of {names}", repr(getattr(self, key)))
+        for key in ("hidden_size", "num_layers", "num_train_timesteps", "num_iterations"):
+            check_count(key, getattr(self, key))
+        for channels in self.block_out_channels or ():
+            if check_count("block_out_channels", channels) % UNET_GROUPS:
+                raise InputError(
+                    "block_out_channels", f"must be multiples of {UNET_GROUPS}", channels
+                )
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """What one iteration did.
+
+    Args:
+        iteration: iterations done.
+        loss: () mean loss of this process' part of the batch; reading it waits for the device.
+        learning_rate: of the iteration.
+    """
+
+    iteration: int
+    loss: Tensor
+    learning_rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One accumulation step: noised samples, what the network is told, what it should predict."""
+
+    z: Tensor
+    timesteps: Tensor
+    target: Tensor
+    labels: Tensor | None
+
+
+def make_scheduler(config: TeacherConfig) -> DDIMScheduler:
+    """The diffusers scheduler of a teacher: linear steps, cut with trailing spacing.
+
+    With the N-step schedule of the theory, ``beta_n = 1 - (alpha_{n+1} / alpha_n)²`` for n = 0 …
+    N - 1, so that the T-step teacher visits the states t N / T of it where T divides N. With the
+    cosine schedule these are those of ``cosine_schedule(T)``, alpha_T = 0 included.
+
+    Raises:
+        InputError: if epsilon is predicted where alpha_T = 0.
+    """
+    count = config.num_train_timesteps
+    alphas = _SCHEDULES[config.schedule](count).alphas
+    scheduler = DDIMScheduler(
+        num_train_timesteps=count,
+        trained_betas=(1.0 - (alphas[1:] / alphas[:-1]) ** 2).tolist(),
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        prediction_type=config.prediction_type,
+    )
+    DDIM.from_scheduler(scheduler, count)  # refuses what no teacher could be read with
+    return scheduler
+
+
+def make_network(
+    config: TeacherConfig, sample_shape: tuple[int, ...], num_classes: int | None = None
+) -> ModelMixin:
+    """A new network with the initial weights of the config's seed.
+
+    Raises:
+        InputError: if a UNet cannot read samples of the shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.optimization.seed)
+        if config.network == "unet":
+            return make_unet(sample_shape, config.block_out_channels, num_classes)
+        return MLPDenoiser(list(sample_shape), config.hidden_size, config.num_layers, num_classes)
+
+
+def train_teacher(
+    config: TeacherConfig,
+    data: Tensor,
+    labels: Tensor | None,
+    accelerator: Accelerator,
+    folder: Path,
+    resume: str | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Iterator[TeacherRecord]:
+    """Train a teacher and write it, by its moving average if there is one, to ``folder/teacher``.
+
+    The loss is ``‖prediction - target‖²`` in the space of the prediction type (ε, x_0 or
+    ``v = alpha ε - sigma x_0``), with the timestep uniform over the N training timesteps. What an
+    iteration draws is a function of the seed and of its number alone.
+
+    Args:
+        config: what is trained and how.
+        data: (N, …) samples in the network's shape.
+        labels: (N,) class labels 0 … C - 1, for a class-conditional teacher.
+        accelerator: devices and processes.
+        folder: the run directory.
+        resume: ``latest`` or a checkpoint of the run to go on from.
+        warn: told in one line about every checkpoint that is refused.
+
+    Returns:
+        A generator of a record an iteration; the folder is written when it ends.
+
+    Raises:
+        InputError: at once, if the settings or the checkpoint do not fit; while it runs, if a loss
+            is not finite (the last checkpoint is kept) or a file cannot be written.
+    """
+    num_classes = None if labels is None else int(labels.max()) + 1
+    scheduler = make_scheduler(config)
+    network = make_network(config, tuple(data.shape[1:]), num_classes)
+    run = _Run(config, DataInputs(data, labels), network, scheduler, accelerator, folder, warn)
+    return run.iterate(None if resume is None else run.checkpoints.find(resume))
+
+
+class _Run:
+    """The parts of a training run, put together once."""
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        inputs: DataInputs,
+        network: ModelMixin,
+        scheduler: DDIMScheduler,
+        accelerator: Accelerator,
+        folder: Path,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.config, self.inputs, self.scheduler = config, inputs, scheduler
+        self.accelerator, self.folder = accelerator, folder
+        ddim = DDIM.from_scheduler(scheduler, config.num_train_timesteps)
+        self.ddim = ddim.to(accelerator.device)
+        self.trainer = Trainer(
+            accelerator, network.train(), config.optimization, config.num_iterations
+        )
+        limit = config.optimization.checkpoints_total_limit
+        self.checkpoints = Checkpoints(folder, self._identity(), limit, warn)
+
+    def iterate(self, checkpoint: Checkpoint | None) -> Iterator[TeacherRecord]:
+        """Train to the end and write the teacher."""
+        first = 0 if checkpoint is None else self._restore(checkpoint)
+        total, every = self.config.num_iterations, self.config.optimization.checkpointing_steps
+        unchecked: list[Tensor] = []
+        for iteration in range(first, total):
+            rate = self.trainer.learning_rate
+            loss = self.trainer.step(self._loss, self._draw(iteration))
+            unchecked.append(loss)
+            done = iteration + 1
+            due = bool(every) and done % every == 0
+            if due or done == total or len(unchecked) == _CHECK_EVERY:
+                self._require_finite(unchecked, done)
+                unchecked = []
+            yield TeacherRecord(done, loss, rate)
+            if due:
+                self._save(done)
+        self._write()
+
+    def _draw(self, iteration: int) -> list[_Part]:
+        """This process' part of the batch of an iteration; the whole is drawn on each."""
+        device, settings = self.accelerator.device, self.config.optimization
+        size = settings.global_batch_size(self.accelerator.num_processes)
+        share = size // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        rows = slice(first, first + share)
+        generator = seeded_generator(device, settings.seed, iteration)
+        data, labels = self.inputs.data, self.inputs.labels
+        index = torch.randint(len(data), (size,), generator=generator, device=device)[rows]
+        steps = torch.randint(
+            1, self.ddim.num_steps + 1, (size,), generator=generator, device=device
+        )[rows]
+        shape = (size, *data.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=device)[rows]
+        index = index.to(data.device)
+        x0 = data[index].to(device, torch.float32)
+        whole = _Part(
+            self.ddim.add_noise(x0, noise, steps),
+            self.ddim.timesteps[steps],
+            _target(self.ddim, x0, noise, steps),
+            None if labels is None else labels[index].to(device),
+        )
+        return _split(whole, settings.gradient_accumulation_steps)
+
+    @staticmethod
+    def _loss(network: nn.Module, part: _Part) -> Tensor:
+        given: dict[str, Any] = {} if part.labels is None else {"class_labels": part.labels}
+        prediction = network(part.z, part.timesteps, **given).sample
+        return nn.functional.mse_loss(prediction.float(), part.target)
+
+    def _require_finite(self, losses: list[Tensor], done: int) -> None:
+        # Summed over the processes: all of them stop, at the same iteration.
+        total = self.accelerator.reduce(torch.stack(losses), "sum")
+        for place in torch.nonzero(~torch.isfinite(total))[:1, 0].tolist():
+            raise InputError(
+                "learning_rate",
+                "must keep the loss finite, and it is not from iteration "
+                f"{done - len(losses) + place + 1} on",
+                self.config.optimization.learning_rate,
+                "pass a lower --learning_rate; the last checkpoint is kept",
+            )
+
+    def _save(self, done: int) -> None:
+        average = self.trainer.average
+        shadows = [] if average is None else average.shadow_params
+        tensors = {f"average.{number}": shadow for number, shadow in enumerate(shadows)}
+        self.checkpoints.save(self.accelerator, done, {}, tensors)
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        checkpoint.restore(self.accelerator)
+        if self.trainer.average is not None:
+            tensors = checkpoint.tensors()
+            for number, shadow in enumerate(self.trainer.average.shadow_params):
+                shadow.copy_(tensors[f"average.{number}"])
+            self.trainer.average.optimization_step = checkpoint.step
+        return checkpoint.step
+
+    def _write(self) -> None:
+        network = self.trainer.finish()
+        if self.accelerator.is_main_process:
+            write_teacher_folder(self.folder / "teacher", network, self.scheduler)
+        self.accelerator.wait_for_everyone()
+
+    def _identity(self) -> str:
+        """Digest of all that the result depends on."""
+        labels = self.inputs.labels
+        content = {
+            **asdict(self.config),
+            "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
+            "inputs": self.inputs.identity(),
+            "labels": None if labels is None else labels.tolist(),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _target(ddim: DDIM, x0: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+    """What the network should predict at each sample's step."""
+    if ddim.prediction_type == "epsilon":
+        return noise
+    if ddim.prediction_type == "sample":
+        return x0
+    alphas, sigmas = (
+        table[steps].reshape(-1, *[1] * (x0.ndim - 1)) for table in (ddim.alphas, ddim.sigmas)
+    )
+    return alphas * noise - sigmas * x0
+
+
+def _split(whole: _Part, count: int) -> list[_Part]:
+    columns = [
+        [None] * count if values is None else values.chunk(count)
+        for values in (whole.z, whole.timesteps, whole.target, whole.labels)
+    ]
+    return [_Part(*row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,1 @@
+"""Studies: one question each, a typed configuration in, a record and a page out."""

@@ -1,0 +1,285 @@
+"""Measurements of linear samplers, whose distances are known in closed form."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from opmerge.data import open_source
+from opmerge.distillation.ddim import DDIM, Jump
+from opmerge.distillation.evaluation import (
+    StudentEvaluation,
+    evaluate_student,
+    load_feature_extractor,
+)
+from opmerge.distillation.models import Student, Teacher
+from opmerge.distillation.sampling import draw_samples
+from opmerge.errors import InputError
+from opmerge.metrics import gaussian_fit_w2, gaussian_w2, sliced_w2
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import Spectrum, eigenvalue_spectrum, estimate_spectrum
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # POT looks for array libraries that are not there
+    from ot import sliced_wasserstein_distance
+
+Matrix = NDArray[np.float64]
+
+# One step from pure noise: a network that predicts x_0 = A z makes samples A z.
+ONE_STEP = DDIM.from_schedule(cosine_schedule(1), "sample")
+TEACHER = np.diag([2.0, 1.0, 0.5])
+STUDENT = np.array([[1.8, 0.2, 0.0], [0.0, 0.9, 0.1], [0.0, 0.0, 0.7]])
+
+
+class Linear(nn.Module):
+    def __init__(self, matrix: Matrix) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.from_numpy(matrix).float())
+
+    def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
+        return (z.flatten(1) @ self.matrix.T).view_as(z)
+
+
+def teacher(matrix: Matrix = TEACHER) -> Teacher:
+    return Teacher(Linear(matrix), ONE_STEP, (len(matrix),))
+
+
+def student(matrix: Matrix = STUDENT) -> Student:
+    return Student((Jump(Linear(matrix), 1, 0, 0),), ONE_STEP, (len(matrix),))
+
+
+def true_w2(first: Matrix = STUDENT, second: Matrix = TEACHER) -> float:
+    zero = np.zeros(len(first))
+    return gaussian_w2(zero, first @ first.T, zero, second @ second.T)
+
+
+def covers(measured: object, truth: float) -> bool:
+    low, high = getattr(measured, "low"), getattr(measured, "high")  # noqa: B009
+    return bool(low <= truth <= high)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Of 100 intervals of 95 % at least 85 cover: fewer have probability 4e-5 (binomial).
+
+    E|Az - Bz|² = |A - B|_F², and W2 between N(0, AAᵀ) and N(0, BBᵀ) is Bures'.
+    """
+    truths = {
+        "paired_error": float(np.sum((STUDENT - TEACHER) ** 2)),
+        "paired_rms": float(np.linalg.norm(STUDENT - TEACHER)),
+        "gaussian_w2": true_w2(),
+    }
+    covered = dict.fromkeys(truths, 0)
+    for seed in range(100):
+        found = evaluate_student(
+            teacher(), student(), 200, seed, num_projections=1, num_resamples=60, batch_size=200
+        )
+        for key, truth in truths.items():
+            covered[key] += covers(getattr(found, key), truth)
+    assert all(count >= 85 for count in covered.values()), covered
+    assert all(count < 100 for count in covered.values()), covered  # and they are not idle
+
+
+def test_the_sliced_interval_covers_the_truth() -> None:
+    """Samplers that differ by a factor 1.5: along every θ, W2 = 0.5, so SW2 = 0.5 as well."""
+    matrix = np.eye(3)
+    covered = 0
+    for seed in range(100):
+        found = evaluate_student(
+            teacher(matrix), student(1.5 * matrix), 200, seed, num_projections=4, num_resamples=40
+        )
+        covered += covers(found.sliced_w2, 0.5)
+    assert 85 <= covered < 100
+
+
+def test_large_sample() -> None:
+    """Within 5 standard errors, as the intervals tell them, of the closed forms."""
+    found = evaluate_student(teacher(), student(), 5000, 1, batch_size=5000, num_resamples=50)
+    truths = {
+        "paired_error": float(np.sum((STUDENT - TEACHER) ** 2)),
+        "gaussian_w2": true_w2(),
+    }
+    for key, truth in truths.items():
+        measured = getattr(found, key)
+        assert abs(measured.value - truth) < 5 * (measured.high - measured.low) / (2 * 1.96), key
+        assert measured.high - measured.low < 0.2 * truth, key
+    # Equal noise: the law's distance is at most the mean over pairs.
+    assert found.gaussian_w2.value < found.paired_rms.value
+
+
+def test_equal_samplers_and_the_floor() -> None:
+    """Equal samplers are at distance 0; independent halves of n/2 are not.
+
+    For N(0, I_d) a fit from m samples is about W2² = (d + d(d + 1)/8 · …)/m away: between the
+    means alone E|m1 - m2|² = 2d/m, which is a lower bound for the mean of the whole.
+    """
+    dimensions, half = 16, 200
+    matrix = np.eye(dimensions)
+    found = evaluate_student(teacher(matrix), student(matrix), 2 * half, 0, num_resamples=5)
+    for measured in (found.paired_error, found.gaussian_w2, found.sliced_w2):
+        assert (measured.value, measured.low, measured.high) == (0, 0, 0)
+    # |m1 - m2|² m/2 is chi-squared of 16 degrees: below 2 with probability 1e-6.
+    assert found.gaussian_w2_floor**2 > 2 * 2 / half
+    assert found.sliced_w2_floor > 0
+    samples = draw_samples(teacher(matrix), 2 * half, 0, 256).double().numpy()
+    assert found.gaussian_w2_floor == gaussian_fit_w2(samples[:half], samples[half:])
+    assert found.sliced_w2_floor == pytest.approx(sliced_w2(samples[:half], samples[half:]))
+
+
+def test_errors_by_direction() -> None:
+    """In the basis v_k: E(v_kᵀ(A - B)z)² = |(A - B)ᵀ v_k|²; they sum to the whole."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    spectrum = Spectrum(
+        np.array([3.0, 2.0, 1.0]), np.ones(3), np.zeros(3), rotation, 10, "made", "none", "full"
+    )
+    found = evaluate_student(
+        teacher(), student(), 4000, 0, spectrum=spectrum, batch_size=4000, num_resamples=0
+    )
+    assert found.directions is not None
+    assert found.directions.eigenvalues == (3.0, 2.0, 1.0)
+    truth = np.sum((rotation @ (STUDENT - TEACHER)) ** 2, axis=1)
+    scores = (np.array(found.directions.errors) - truth) / found.directions.standard_errors
+    assert np.all(np.abs(scores) < 4.5)  # beyond by chance: 2e-5
+    assert sum(found.directions.errors) == pytest.approx(found.paired_error.value)
+    # (vᵀ(A - B)z)² is a squared Gaussian: its variance is twice its squared mean.
+    expected = np.sqrt(2 / 4000) * truth
+    np.testing.assert_allclose(found.directions.standard_errors, expected, rtol=0.15)
+
+
+def test_a_spectrum_needs_eigenvectors_of_the_samples() -> None:
+    for spectrum in (eigenvalue_spectrum([1.0, 2.0]), estimate_spectrum(open_source("digits"))):
+        with pytest.raises(InputError, match="`spectrum` must have eigenvectors of 3 values"):
+            evaluate_student(teacher(), student(), 10, 0, spectrum=spectrum)
+
+
+def test_distances_to_data() -> None:
+    """The data are the student's law: the student is near them, the teacher is not."""
+    data = np.random.default_rng(0).standard_normal((5000, 3)) @ STUDENT.T
+    data = data[np.argsort(data[:, 0])]  # the order of the data must not matter
+    found = evaluate_student(
+        teacher(), student(), 2000, 0, reference=data, batch_size=2000, num_resamples=0
+    ).reference
+    assert found is not None
+    assert found.num_samples == 5000
+    # Floors at these sizes are 0.05 to 0.1; the distance itself is 0.26.
+    assert found.student_gaussian_w2 < 0.12
+    assert abs(found.teacher_gaussian_w2 - true_w2()) < 0.1
+    assert found.student_sliced_w2 < 0.1 < found.teacher_sliced_w2
+    samples = draw_samples(student(), 2000, 0, 2000).double().numpy()
+    assert found.student_gaussian_w2 == pytest.approx(gaussian_fit_w2(samples, data))
+    as_tensor = torch.from_numpy(data).float().reshape(5000, 3, 1)
+    again = evaluate_student(teacher(), student(), 2000, 0, reference=as_tensor, num_resamples=0)
+    assert again.reference is not None
+    assert again.reference.teacher_gaussian_w2 == pytest.approx(found.teacher_gaussian_w2)
+    with pytest.raises(InputError, match="`reference` must be at least 2 samples of 3 values"):
+        evaluate_student(teacher(), student(), 10, 0, reference=data[:, :2])
+
+
+def test_distances_in_features() -> None:
+    """Features F x of Gaussians are Gaussian: W2² of N(0, FAAᵀFᵀ) and N(0, FBBᵀFᵀ)."""
+    mixing = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0]])
+
+    def features(samples: Tensor) -> Tensor:
+        assert samples.shape[1:] == (3,)
+        return samples @ torch.from_numpy(mixing).float().T
+
+    data = np.random.default_rng(0).standard_normal((5000, 3)) @ TEACHER.T
+    wide = 1.5 * STUDENT
+    found = evaluate_student(
+        teacher(), student(wide), 5000, 0, reference=data, features=features, num_resamples=0
+    ).features
+    assert found is not None
+    # Features deviate by up to 4, known to 1/√(2n) = 1 % each; the distance itself is 1.4, so its
+    # square is known to about 2 · 0.04 · √2 / 1.4 = 8 %, and better from shared noise.
+    truth = true_w2(mixing @ wide, mixing @ TEACHER) ** 2
+    assert found.student_to_teacher == pytest.approx(truth, rel=0.2)
+    assert found.student_to_reference == pytest.approx(truth, rel=0.25)
+    assert found.teacher_to_reference is not None
+    assert max(found.teacher_to_reference, found.floor) < truth / 10
+    without = evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.numpy())
+    assert without.features is not None
+    assert without.features.student_to_reference is None
+    with pytest.raises(InputError, match=r"`features` must give shape \(10, F\), got \(10,\)"):
+        evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.sum(1))
+
+
+def test_record_and_repetition() -> None:
+    first = evaluate_student(teacher(), student(), 50, 3, num_resamples=5)
+    again = evaluate_student(teacher(), student(), 50, 3, num_resamples=5)
+    assert isinstance(first, StudentEvaluation)
+    assert first == again
+    values = first.to_dict()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["sliced_w2"]["value"] == first.sliced_w2.value
+    assert values["reference"] is None
+    none = evaluate_student(teacher(), student(), 50, 3, num_resamples=0)
+    assert (none.gaussian_w2.value, none.gaussian_w2.low) == (first.gaussian_w2.value, None)
+    reports: list[int] = []
+    evaluate_student(teacher(), student(), 5, 3, batch_size=3, progress=reports.append)
+    assert reports == [3, 5, 8, 10]
+
+
+def test_refused_settings() -> None:
+    with pytest.raises(InputError, match="`num_samples` must be >= 4, got 3"):
+        evaluate_student(teacher(), student(), 3, 0)
+    with pytest.raises(InputError, match="`num_resamples` must be >= 0"):
+        evaluate_student(teacher(), student(), 10, 0, num_resamples=-1)
+    with pytest.raises(InputError, match=r"`student` must have samples of shape \(2,\)"):
+        evaluate_student(teacher(np.eye(2)), student(), 10, 0)
+
+
+def test_feature_extractors_by_name() -> None:
+    assert load_feature_extractor("numpy:asarray") is np.asarray
+    for name in ("numpy", "numpy:", ":asarray"):
+        with pytest.raises(InputError, match=r"`features` must have the form package\.module:name"):
+            load_feature_extractor(name)
+    for name in ("nowhere_at_all:x", "numpy:no_such_function"):
+        with pytest.raises(InputError, match="`features` cannot be imported"):
+            load_feature_extractor(name)
+    with pytest.raises(InputError, match="`features` must name a callable"):
+        load_feature_extractor("math:pi")
+
+
+def test_sliced_w2_against_pot() -> None:
+    """The same directions, handed over, give POT's value."""
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((50, 4)), 2 * rng.standard_normal((50, 4)) + 1
+    directions = np.random.default_rng(7).standard_normal((4, 20))
+    directions /= np.linalg.norm(directions, axis=0)
+    theirs = sliced_wasserstein_distance(first, second, projections=directions, p=2)
+    assert sliced_w2(first, second, 20, seed=7) == pytest.approx(float(theirs), rel=1e-12)
+
+
+def test_sliced_w2_of_gaussians() -> None:
+    """N(0, I) and N(m, s²I): along θ W2² = (θᵀm)² + (s - 1)², in the mean |m|²/d + (s - 1)²."""
+    dimensions, size = 5, 4000
+    rng = np.random.default_rng(0)
+    shift = np.arange(dimensions) / 2
+    first = rng.standard_normal((size, dimensions))
+    second = 1.5 * rng.standard_normal((size, dimensions)) + shift
+    truth = np.sqrt(shift @ shift / dimensions + 0.25)
+    # (θᵀm)² has variance 2 |m|⁴ (d - 1)/(d² (d + 2)): over 2000 directions, 2.4 % of its mean;
+    # sorted samples of 4000 are off by about as much. The root halves both.
+    assert sliced_w2(first, second, 2000) == pytest.approx(truth, rel=0.05)
+    moved = sliced_w2(first, first + np.eye(dimensions)[0], 2000)
+    assert moved == pytest.approx(np.sqrt(1 / dimensions), rel=0.05)
+
+
+def test_metrics_of_samples_refuse() -> None:
+    samples = np.zeros((4, 3))
+    with pytest.raises(InputError, match=r"`samples2` must have shape \(4, 3\), as samples1"):
+        sliced_w2(samples, samples[:3])
+    with pytest.raises(InputError, match="`num_projections` must be >= 1"):
+        sliced_w2(samples, samples, 0)
+    with pytest.raises(InputError, match=r"`samples2` must have shape \(m, 3\)"):
+        gaussian_fit_w2(samples, samples[:, :2])
+    with pytest.raises(InputError, match=r"`samples1` must have shape \(n, d\) with n >= 2"):
+        gaussian_fit_w2(samples[:1], samples)
+    with pytest.raises(InputError, match="`samples2` must be finite"):
+        gaussian_fit_w2(samples, np.full((4, 3), np.nan))
+    assert gaussian_fit_w2(samples[:, :1], samples[:, :1] + 2) == 2  # one value a sample
