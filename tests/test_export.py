@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from opmerge.distillation.export import comfyui_manual_sigmas, comfyui_sigmas, fastgen_t_list
 from opmerge.errors import InputError
 from opmerge.plans import parse_plan
+from opmerge.plans.export import comfyui_manual_sigmas, comfyui_sigmas, fastgen_t_list
 from opmerge.schedules import cosine_schedule, diffusers_schedule, linear_schedule
 
 TRAILING = {

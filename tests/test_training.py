@@ -117,14 +117,20 @@ def test_records_name_the_model_and_its_parameters() -> None:
     [
         (None, "`training` must be an object with a `model`"),
         ([], "`training` must be an object with a `model`, got []"),
-        ({}, "`training.model` must be one of gradient-flow, gradient-descent, got None"),
+        (
+            {},
+            "`training.model` must be one of gradient-flow, gradient-descent, gamma-rates, "
+            "got None",
+        ),
         (
             {"model": "sgd"},
-            "`training.model` must be one of gradient-flow, gradient-descent, got 'sgd'",
+            "`training.model` must be one of gradient-flow, gradient-descent, gamma-rates, "
+            "got 'sgd'",
         ),
         (
             {"model": ["x"]},
-            "`training.model` must be one of gradient-flow, gradient-descent, got ['x']",
+            "`training.model` must be one of gradient-flow, gradient-descent, gamma-rates, "
+            "got ['x']",
         ),
         (
             {"model": "gradient-flow", "s": 1},
@@ -170,11 +176,12 @@ def test_a_whole_number_of_any_size_is_a_time() -> None:
 def test_a_model_of_the_users_own() -> None:
     class Measured:
         name = "measured"
+        mode_weights = (1.0,)
 
         def __init__(self, left: float) -> None:
             self.left = left
 
-        def retention(self, variances: NDArray[np.float64]) -> NDArray[np.float64]:
+        def retention(self, variances: NDArray[np.float64], mode: int = 0) -> NDArray[np.float64]:
             return np.full_like(variances, self.left)
 
         def to_dict(self) -> dict[str, Any]:

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
         resolve_spectrum,
     )
     from opmerge.teachers import LinearTeacher
-    from opmerge.training import GradientDescent, GradientFlow, TrainingModel
+    from opmerge.training import GammaRates, GradientDescent, GradientFlow, TrainingModel
 
 __all__ = [
+    "GammaRates",
     "GradientDescent",
     "GradientFlow",
     "InputError",

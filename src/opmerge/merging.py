@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import Problem
+from opmerge.training import GammaRates
 
 __all__ = ["Outcome", "evaluate", "initial_coefficients", "merge_excess"]
 
@@ -49,8 +50,32 @@ class Outcome:
 
     @property
     def errors(self) -> Array:
-        """(d,) squared W2 per distinct eigenvalue, multiplicity included."""
-        return self.problem.errors(self.excess)
+        """Squared W2 per distinct eigenvalue, multiplicity included."""
+        return self.problem.by_eigenvalue(self.problem.errors(self.excess))
+
+    @property
+    def floor(self) -> float:
+        """What the training model's floor f adds to the student's error, not squared.
+
+        ``sqrt(Σ_merges f Σ_k w_k c(i, j)² P_k(0, i)²)``: a merge j → i leaves an error of size f
+        in each direction of x̂. The state that it reaches is z_i = c(i, j) x̂ + sigma_i/sigma_j z_j,
+        with c(i, j) = alpha_i - alpha_j sigma_i/sigma_j, and the teacher carries z_i on to 0. An
+        approximation: errors of different merges are taken as independent, the composite below
+        is the teacher's own, and later merges learn the error whole. 0 for models without one.
+        """
+        problem = self.problem
+        size = problem.training.floor if isinstance(problem.training, GammaRates) else 0.0
+        starts, stops = np.array([(m.start, m.stop) for m in self.plan.merges] or [(1, 1)]).T
+        alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
+        reached = alphas[stops] - alphas[starts] * sigmas[stops] / sigmas[starts]
+        products = problem.teacher.log_products
+        carried = np.exp(2.0 * (products[0] - products[stops])) @ problem.multiplicities
+        return float(np.sqrt(size * (reached**2 @ carried)))
+
+    @property
+    def predicted_error(self) -> float:
+        """Expected paired error of the student, not squared: ``sqrt(w2² + floor²)``."""
+        return float(np.hypot(self.w2, self.floor))
 
     def error_shares(self) -> Array:
         """(number of merges,) each merge's share of the squared error; they sum to 1.
@@ -61,7 +86,7 @@ class Outcome:
         sizes = np.abs(self.local_excess)
         totals = sizes.sum(axis=0)
         parts = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
-        shares: Array = parts @ self.errors
+        shares: Array = parts @ self.problem.errors(self.excess)
         return shares / shares.sum() if shares.any() else shares
 
 

@@ -31,7 +31,9 @@ class Problem:
     """In which order should T teacher steps be merged, for these eigenvalues?
 
     Equal eigenvalues are joined into one with their multiplicity; zero eigenvalues stand at
-    ``SMALLEST_EIGENVALUE``.
+    ``SMALLEST_EIGENVALUE``. Everything is computed in d columns, one for each distinct eigenvalue
+    and mode of the training model (``mode_weights``), modes of one eigenvalue side by side. They
+    are independent directions for all that follows: a mode has its share of the multiplicity.
 
     Args:
         spectrum: eigenvalues λ of the data covariance, with multiplicities.
@@ -66,18 +68,37 @@ class Problem:
 
     @cached_property
     def teacher(self) -> LinearTeacher:
-        """The linear teacher on the distinct eigenvalues, in descending order."""
-        return LinearTeacher(self.schedule, self._distinct[0])
+        """The linear teacher on the eigenvalues of the columns."""
+        return LinearTeacher(self.schedule, np.repeat(self._distinct[0], self._num_modes))
 
     @property
     def eigenvalues(self) -> Array:
-        """(d,) distinct eigenvalues, descending."""
+        """(d,) eigenvalue of each column, descending."""
         return self.teacher.eigenvalues
 
-    @property
+    @cached_property
     def multiplicities(self) -> Array:
-        """(d,) how many directions share each eigenvalue."""
+        """(d,) how many directions share each column, times the weight of its mode."""
+        return np.outer(self._distinct[1], self.training.mode_weights).ravel()
+
+    @property
+    def distinct_eigenvalues(self) -> Array:
+        """(number of distinct eigenvalues,) descending."""
+        return self.eigenvalues[:: self._num_modes]
+
+    @property
+    def distinct_multiplicities(self) -> Array:
+        """(number of distinct eigenvalues,) how many directions share each."""
         return self._distinct[1]
+
+    def by_eigenvalue(self, values: Array) -> Array:
+        """Sums over the modes of each distinct eigenvalue of (…, d) values of the columns."""
+        summed: Array = values.reshape(*values.shape[:-1], -1, self._num_modes).sum(axis=-1)
+        return summed
+
+    @property
+    def _num_modes(self) -> int:
+        return len(self.training.mode_weights)
 
     @cached_property
     def _distinct(self) -> tuple[Array, Array]:
@@ -97,8 +118,11 @@ class Problem:
         Raises:
             InputError: if the training model gives a value outside [0, 1].
         """
-        retentions = np.zeros_like(self.teacher.variances)
-        retentions[1:] = self.training.retention(self.teacher.variances[1:])
+        variances, count = self.teacher.variances, self._num_modes
+        retentions = np.zeros_like(variances)
+        for mode in range(count):
+            columns = slice(mode, None, count)
+            retentions[1:, columns] = self.training.retention(variances[1:, columns], mode)
         if not ((retentions >= 0) & (retentions <= 1)).all():
             worst = retentions[~((retentions >= 0) & (retentions <= 1))][0]
             raise InputError("training", "must give retentions from 0 to 1", float(worst))
@@ -117,7 +141,7 @@ class Problem:
         return 0.5 * np.log(self.multiplicities) + self.teacher.log_output
 
     def errors(self, excess: Array) -> Array:
-        """Squared W2 per eigenvalue, ``w n_T P² (exp(e) - exp(target))²``.
+        """Squared W2 per column, ``w n_T P² (exp(e) - exp(target))²``.
 
         Args:
             excess: (…, d) excesses e; the result has the same shape.
@@ -140,8 +164,8 @@ class Problem:
 
     @cached_property
     def teacher_errors(self) -> Array:
-        """(d,) squared W2 of the teacher's output from the data N(0, Λ), per eigenvalue."""
-        return self._deviation(self.teacher.log_data_ratio) ** 2
+        """Squared W2 of the teacher's output from the data N(0, Λ), per distinct eigenvalue."""
+        return self.by_eigenvalue(self._deviation(self.teacher.log_data_ratio) ** 2)
 
     @property
     def teacher_to_data(self) -> float:

@@ -6,17 +6,14 @@ computing anything again.
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.result import PlannerResult
 from opmerge.plans.strategies import build_strategy
 from opmerge.problem import Problem
+from opmerge.versions import versions
 
 __all__ = ["compare_strategies", "plan_record", "problem_settings", "summary"]
 
@@ -77,8 +74,8 @@ def plan_record(
         "version": VERSION,
         "problem": problem_settings(problem, best.plan.student_steps),
         "spectrum": {
-            "eigenvalues": problem.eigenvalues.tolist(),
-            "multiplicities": problem.multiplicities.tolist(),
+            "eigenvalues": problem.distinct_eigenvalues.tolist(),
+            "multiplicities": problem.distinct_multiplicities.tolist(),
         },
         "best": {
             **_outcome_record(best),
@@ -87,7 +84,7 @@ def plan_record(
             "gap": result.gap,
             "planner": result.planner,
             "seconds": result.seconds,
-            "notes": list(result.notes),
+            "notes": [*result.notes, *_floor_notes(best)],
         },
         "strategies": [
             {
@@ -101,11 +98,7 @@ def plan_record(
             "w2_to_data": problem.teacher_to_data,
             "errors": problem.teacher_errors.tolist(),
         },
-        "versions": {
-            "opmerge": importlib.metadata.version("opmerge"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
@@ -129,6 +122,17 @@ def _student_timesteps(outcome: Outcome) -> dict[str, Any]:
     if timesteps is None:
         return {}
     return {"timesteps": [timesteps[tree.start - 1] for tree in outcome.plan.students]}
+
+
+def _floor_notes(outcome: Outcome) -> list[str]:
+    """What the plan was found without: the error that training adds whatever it starts from."""
+    if outcome.floor == 0:
+        return []
+    return [
+        f"training itself leaves an error of about {outcome.floor:.3g} over "
+        f"{len(outcome.plan.merges)} merges, which W2 leaves out: with it "
+        f"{outcome.predicted_error:.3g} is expected"
+    ]
 
 
 def _outcome_record(outcome: Outcome) -> dict[str, Any]:

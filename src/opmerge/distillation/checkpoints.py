@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -59,6 +60,7 @@ class Checkpoint:
         """Give network, optimizer, schedule and torch's random states back."""
         accelerator.wait_for_everyone()
         accelerator.load_state(str(self.folder))
+        accelerator.step = 0  # it counts parts of batches, and a continuation may cut them anew
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Checkpoints:
                 f"cannot be written ({reason})",
                 remedy="make room and go on with --resume_from_checkpoint latest",
             ) from error
-        for old in self._newest_first()[self.limit :]:
+        for old in self._newest_first(step)[self.limit :]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _seal(self, folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -127,6 +129,7 @@ class Checkpoints:
             "state": dict(state),
             "files": files,
         }
+        manifest["digest"] = _digest_of(manifest)
         write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
         for name in files:
             _sync(folder / name)
@@ -175,26 +178,41 @@ class Checkpoints:
         """The checkpoint, or why it is refused."""
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            if manifest["format"] != FORMAT or manifest["version"] != VERSION:
-                return "is of another format or version"
-            if manifest["identity"] != self.identity:
-                return "is of another run (plan, teacher, data or settings differ)"
+            if reason := self._why_not(manifest):
+                return reason
             for name, digest in manifest["files"].items():
                 if _digest(folder / name) != digest:
                     return f"is torn ({name} is damaged)"
             return Checkpoint(folder, int(manifest["step"]), dict(manifest["state"]))
         except FileNotFoundError as error:
             return f"is torn ({Path(error.filename).name} is missing)"
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return f"is torn ({error})"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        except (ValueError, LookupError, TypeError):
+            return f"is torn ({_MANIFEST} is damaged)"
 
-    def _newest_first(self) -> list[Path]:
+    def _why_not(self, manifest: dict[str, Any]) -> str:
+        """Why a manifest is refused, if it is."""
+        if manifest["format"] != FORMAT or manifest["version"] != VERSION:
+            return "is of another format or version"
+        if manifest.pop("digest") != _digest_of(manifest):
+            return f"is torn ({_MANIFEST} is damaged)"
+        if manifest["identity"] != self.identity:
+            return "is of another run (plan, teacher, data or settings differ)"
+        return ""
+
+    def _newest_first(self, most: float = math.inf) -> list[Path]:
+        """Checkpoints of at most so many iterations: those beyond are another run's, or torn."""
         found = {
             int(match[1]): path
             for path in self.folder.glob("checkpoint-*")
             if (match := _NAME.fullmatch(path.name)) and path.is_dir()
         }
-        return [found[step] for step in sorted(found, reverse=True)]
+        return [found[step] for step in sorted(found, reverse=True) if step <= most]
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -55,7 +55,7 @@ class OptimizationConfig:
 
     train_batch_size: int = 128
     gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     lr_scheduler: LearningRateSchedule = "cosine"
     lr_warmup_steps: int = 0
     optimizer: Optimizer = "adamw"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +134,8 @@ class Distillation:
         """Train, stage by stage; a record an iteration.
 
         Raises:
-            InputError: if a loss is not finite (the last checkpoint is kept), or a checkpoint
-                cannot be written.
+            InputError: if loss or weights are not finite (the last checkpoint is kept), or a
+                checkpoint cannot be written.
         """
         while self._stage < len(self.stages):
             yield from self._train_stage()
@@ -180,8 +180,9 @@ class Distillation:
             loss = self._iterate(trainer, merges, iteration)
             record = TrainingRecord(number, iteration + 1, before + iteration + 1, loss, rate)
             due = bool(every) and record.step % every == 0
-            if due or iteration + 1 == total or iteration % _CHECK_EVERY == 0:
-                self._require_finite(record)
+            kept = due or iteration + 1 == total
+            if kept or iteration % _CHECK_EVERY == 0:
+                self._require_finite(record, trainer.network.parameters() if kept else ())
             yield record
             if due:
                 self._save(trainer, record)
@@ -240,13 +241,14 @@ class Distillation:
         broadcast_object_list(count)
         return count[0]
 
-    def _require_finite(self, record: TrainingRecord) -> None:
-        if torch.isfinite(self.accelerator.reduce(record.loss)):  # all processes stop, or none
+    def _require_finite(self, record: TrainingRecord, weights: Iterable[Tensor]) -> None:
+        loss = self.accelerator.reduce(record.loss)  # all processes stop, or none
+        if all(torch.isfinite(values).all() for values in (loss, *weights)):
             return
         merge = self.stages[record.stage].merges[0]
         raise InputError(
             "learning_rate",
-            f"must keep the loss finite, and it is {float(record.loss)} at iteration "
+            "must keep the loss and the weights finite, and they are not at iteration "
             f"{record.iteration} of the merge {merge.start} → {merge.stop}",
             self.config.optimization.learning_rate,
             "lower it, or clip with --max_grad_norm; the last checkpoint is kept",

@@ -82,6 +82,11 @@ class Student:
     sample_shape: tuple[int, ...]
     num_classes: int | None = None
 
+    @property
+    def num_steps(self) -> int:
+        """T, the number of the teacher's steps."""
+        return self.ddim.num_steps
+
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, …) samples from (B, …) noise z_T, in K network evaluations."""
         return compose(self.ddim, [self.jumps], noise, labels=labels)

@@ -84,7 +84,9 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError("class_labels must be given if num_classes is set, and only then")
-        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        times = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        if times.stride(0) == 0:  # one time, expanded over the batch: half the work is saved
+            times = times[:1]
         embedding = self.time_embedding(self.time_proj(times).to(sample.dtype))
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels)

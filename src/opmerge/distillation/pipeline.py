@@ -21,7 +21,7 @@ from opmerge.distillation.models import Student
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.errors import InputError
 
-__all__ = ["FewStepPipeline", "load_student", "save_student"]
+__all__ = ["FewStepPipeline", "is_student_folder", "load_student", "save_student"]
 
 MAX_NETWORKS = 8
 _INDEX = "model_index.json"
@@ -278,6 +278,11 @@ def load_student(folder: Path) -> Student:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(str(folder), "must be a whole folder of a student", reason) from error
     return student
+
+
+def is_student_folder(folder: Path) -> bool:
+    """Whether a folder says that it is one of ``save_student``."""
+    return _read_index(Path(folder)) is not None
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:

@@ -26,6 +26,11 @@ class Stage:
     merges: tuple[Merge, ...]
     networks_after: int
 
+    @property
+    def num_children(self) -> float:
+        """Operators composed for a sample's target, on average over the merges."""
+        return sum(merge.num_children for merge in self.merges) / len(self.merges)
+
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
     """Order the merges of a plan into stages.

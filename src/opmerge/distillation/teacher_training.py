@@ -79,7 +79,7 @@ class TeacherConfig:
     num_train_timesteps: int = 1024
     num_iterations: int = 20_000
     optimization: OptimizationConfig = field(
-        default_factory=lambda: OptimizationConfig(ema_decay=0.999)
+        default_factory=lambda: OptimizationConfig(learning_rate=1e-3, ema_decay=0.999)
     )
 
     def __post_init__(self) -> None:

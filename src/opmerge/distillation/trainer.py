@@ -64,9 +64,9 @@ class Trainer:
         accelerator.free_memory()
         network.to(accelerator.device).requires_grad_(True)
         optimizer = _make_optimizer(network, config)
-        schedule = get_scheduler(
-            config.lr_scheduler, optimizer, None, config.lr_warmup_steps, num_iterations
-        )
+        plain = config.lr_scheduler == "constant"  # which in diffusers ignores the warm-up
+        name = "constant_with_warmup" if plain else config.lr_scheduler
+        schedule = get_scheduler(name, optimizer, None, config.lr_warmup_steps, num_iterations)
         self.accelerator, self.config = accelerator, config
         self.network, self.optimizer, self.schedule = accelerator.prepare(
             network, optimizer, schedule

@@ -133,11 +133,12 @@ def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
     and each step of it costs a matrix product over all of them.
     """
     plans = [build_strategy(name, problem.num_steps, student_steps) for name in ("boot", "vanilla")]
-    if len(problem.eigenvalues) <= 2 * _COARSE:
+    eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
+    if len(eigenvalues) <= 2 * _COARSE:
         return plans
-    groups = np.array_split(np.arange(len(problem.eigenvalues)), _COARSE)
-    totals = [problem.multiplicities[group].sum() for group in groups]
-    means = [problem.multiplicities[g] @ problem.eigenvalues[g] for g in groups]
+    groups = np.array_split(np.arange(len(eigenvalues)), _COARSE)
+    totals = [counts[group].sum() for group in groups]
+    means = [counts[group] @ eigenvalues[group] for group in groups]
     spectrum = eigenvalue_spectrum(np.divide(means, totals), totals)
     coarse = _Relaxation(replace(problem, spectrum=spectrum), student_steps, plans)
     coarse.descend()
@@ -248,7 +249,7 @@ class _Relaxation:
 
     def tail_note(self) -> str:
         """Why eigenvalues of both signs keep the gap open."""
-        mixed = self.problem.eigenvalues[self.signs.mixed]
+        mixed = np.unique(self.problem.eigenvalues[self.signs.mixed])
         return (
             f"{len(mixed)} eigenvalues from {mixed.min():.4g} to {mixed.max():.4g} have steps of"
             " both signs: the bound allows for gains by training inside blocks that may not exist"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.plans.nested import format_students, parse_nested
@@ -41,6 +42,7 @@ _KEYS = (
     "predicted",
     "spectrum",
 )
+_OPTIONAL = ("iterations",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,10 @@ class PlanFile:
         objective: what the result is measured against.
         predicted: ``w2``, ``lower_bound`` and ``gap``.
         spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``.
+        iterations: of each merge, in the order of ``plan.merges``; None if nothing was said.
+
+    Raises:
+        InputError: if there are not as many iterations as merges, or one is below 1.
     """
 
     plan: Plan
@@ -64,10 +70,15 @@ class PlanFile:
     objective: Objective
     predicted: Mapping[str, float]
     spectrum: Mapping[str, Any]
+    iterations: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None:
+            _check_iterations(self.iterations, len(self.plan.merges), "iterations")
 
     def dumps(self) -> str:
         """The file's text."""
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "steps": self.plan.num_steps,
@@ -79,6 +90,8 @@ class PlanFile:
             "predicted": dict(self.predicted),
             "spectrum": dict(self.spectrum),
         }
+        if self.iterations is not None:
+            content["iterations"] = list(self.iterations)
         return dumps_with_students(content) + "\n"
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -120,7 +133,7 @@ class PlanFile:
         missing = [key for key in _KEYS if key not in data]
         if missing:
             raise InputError(place, f"must have the key {missing[0]}")
-        unknown = sorted(set(data) - set(_KEYS))
+        unknown = sorted(set(data) - {*_KEYS, *_OPTIONAL})
         if unknown:
             raise InputError(place, "must have no other keys", unknown[0])
         plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
@@ -129,6 +142,9 @@ class PlanFile:
             raise InputError(
                 f"{place}: steps", f"must be {plan.num_steps}, as the students cover", repr(steps)
             )
+        iterations = data.get("iterations")
+        if "iterations" in data:
+            _check_iterations(iterations, len(plan.merges), f"{place}: iterations")
         return cls(
             plan,
             NoiseSchedule.from_dict(data["schedule"], plan.num_steps),
@@ -137,6 +153,7 @@ class PlanFile:
             _choice(data, "objective", get_args(Objective), place),
             _predicted(data["predicted"], f"{place}: predicted"),
             _spectrum(data["spectrum"], f"{place}: spectrum"),
+            None if iterations is None else tuple(iterations),
         )
 
 
@@ -195,6 +212,15 @@ def _choice(data: Mapping[str, Any], key: str, choices: tuple[str, ...], place: 
     if data[key] not in choices:
         raise InputError(f"{place}: {key}", f"must be one of {', '.join(choices)}", repr(data[key]))
     return data[key]
+
+
+def _check_iterations(iterations: object, num_merges: int, place: str) -> None:
+    if not isinstance(iterations, list | tuple) or len(iterations) != num_merges:
+        raise InputError(
+            place, f"must be {num_merges} whole numbers, one a merge", repr(iterations)
+        )
+    for position, count in enumerate(iterations, start=1):
+        check_count(f"{place}[{position}]", count)
 
 
 def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float]:

@@ -1,0 +1,86 @@
+"""What a distillation will cost, said before it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opmerge.distillation.executor import Distillation
+
+__all__ = ["Cost", "estimate_cost"]
+
+_BYTES = 4  # of a float32
+_MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
+_BACKWARD = 3.0  # a student's forward and backward pass in network evaluations (THEORY 9)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a distillation.
+
+    Args:
+        num_stages: networks that are trained.
+        num_iterations: optimizer steps, all stages together.
+        network_evaluations: of one sample, Σ iterations · batch · (children + 3).
+        num_parameters: of one network.
+        peak_networks: networks held at once: teacher, students in place, the one in training.
+        memory_bytes: of weights, gradients, optimizer and moving average at the peak;
+            activations come on top, as in any training with this batch size.
+        disk_bytes: of checkpoints, one more than are kept while one is written, and the student.
+        seconds: expected duration, from a timing of the shortest and the longest stage.
+    """
+
+    num_stages: int
+    num_iterations: int
+    network_evaluations: float
+    num_parameters: int
+    peak_networks: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
+def estimate_cost(distillation: Distillation) -> Cost:
+    """Count networks, evaluations, memory and disk, and time a few iterations.
+
+    The distillation is walked through with untrained students, and cannot be run afterwards.
+    Iterations per second are taken to fall evenly with the number of operators composed.
+    """
+    stages, settings = distillation.stages, distillation.config.optimization
+    lengths = [stage.num_children for stage in stages]
+    seconds = _seconds(distillation, lengths)
+    batch = settings.global_batch_size(distillation.accelerator.num_processes)
+    size = sum(p.numel() for p in distillation.teacher.network.parameters())
+    in_place = max((stage.networks_after for stage in stages), default=0)
+    trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
+    kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
+    iterations = distillation.iterations
+    return Cost(
+        num_stages=len(stages),
+        num_iterations=sum(iterations),
+        network_evaluations=batch
+        * sum(n * (m + _BACKWARD) for n, m in zip(iterations, lengths, strict=True)),
+        num_parameters=size,
+        peak_networks=2 + in_place,
+        memory_bytes=_BYTES * size * (1 + in_place + trained + 1),
+        disk_bytes=_BYTES * size * (kept * (in_place + trained) + distillation.plan.student_steps),
+        seconds=seconds,
+    )
+
+
+def _seconds(distillation: Distillation, lengths: list[float]) -> float:
+    """Expected duration; iterations follow from the timing where seconds a merge were asked."""
+    if not lengths:
+        return 0.0
+    probed = {lengths.index(min(lengths)), lengths.index(max(lengths))}
+    timed: dict[float, float] = {}
+    for number in range(len(lengths)):
+        if number in probed:
+            timed[lengths[number]] = distillation.time_iteration()
+        distillation.skip_stage()
+    short, long = min(timed), max(timed)
+    slope = (timed[long] - timed[short]) / (long - short) if long > short else 0.0
+    each = [max(timed[short] + slope * (length - short), 0.0) for length in lengths]
+    budget = distillation.config.merge_seconds
+    if budget is not None:
+        distillation.iterations = [max(1, round(budget / seconds)) for seconds in each]
+    return sum(n * s for n, s in zip(distillation.iterations, each, strict=True))

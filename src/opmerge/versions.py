@@ -1,0 +1,19 @@
+"""The versions that a result was made with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+__all__ = ["TRAINING_LIBRARIES", "versions"]
+
+TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
+"""What the result of a training depends on besides."""
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """Of opmerge, NumPy, Python and further libraries."""
+    return {
+        **{name: importlib.metadata.version(name) for name in ("opmerge", "numpy", *libraries)},
+        "python": platform.python_version(),
+    }
