@@ -4,19 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_DIR ?= runs/demo
-# One thread per worker: BLAS and numba would otherwise fight over the cores.
+# One thread per worker: torch and BLAS would otherwise fight over the cores.
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-full lint benchmarks constraints clean
 
-demo: $(VENV)/core.stamp
-	$(BIN)/opmerge plan digits --steps 64 --output_dir $(DEMO_DIR)
+# The whole story: a certified plan, and what it and two strategies do to a real network.
+demo: $(VENV)/demo.stamp
+	$(BIN)/opmerge plan digits --steps 64 --output_dir $(DEMO_DIR)/plan
+	$(BIN)/opmerge study real-networks --quick --output_dir $(DEMO_DIR)/networks
+	@echo "look at $(DEMO_DIR)/plan/report.html and $(DEMO_DIR)/networks/report.html"
 
 test: $(VENV)/dev.stamp lint
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
 
 test-full: $(VENV)/dev.stamp
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "full or not full"
+	$(PYTEST) -m "full or not full"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -32,9 +36,9 @@ $(VENV)/bin/python:
 	  || { echo "opmerge needs Python >= 3.11; say which with: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing opmerge into $(VENV) (about a minute, once)"
-	$(PIP) install --constraint constraints.txt --editable .
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing opmerge and torch into $(VENV) (one to three minutes, once)"
+	$(PIP) install --constraint constraints.txt --editable '.[torch]'
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python

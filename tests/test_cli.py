@@ -25,18 +25,6 @@ from opmerge.plans import build_strategy
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; status, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
-
-
 def refused(result: tuple[int, str, str]) -> str:
     """The one line that a refusal is."""
     status, out, err = result

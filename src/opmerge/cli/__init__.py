@@ -49,7 +49,7 @@ def _options(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(_command)  # type: ignore[type-var]  # of a mapping of functions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,9 @@ import typer
 
 from opmerge.cli.inputs import build_problem, load_spectrum, read_plan, search
 from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions, takes_options
+from opmerge.cli.students import calibrate, evaluate_student, export, sample
+from opmerge.cli.studies import study
+from opmerge.cli.training import distill, train_teacher
 
 if TYPE_CHECKING:
     from opmerge.plans import Plan
@@ -109,7 +112,7 @@ def spectrum(data: DataOptions, output_dir: OutputDir = None, as_json: Json = Fa
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `plan` wrote.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `plan` or of a study.")],
 ) -> None:
     """Draw the report of a run again, from its record."""
     from opmerge.cli import runs
@@ -123,6 +126,13 @@ COMMANDS = {
     "evaluate": evaluate,
     "spectrum": spectrum,
     "report": report,
+    "train-teacher": train_teacher,
+    "distill": distill,
+    "sample": sample,
+    "evaluate-student": evaluate_student,
+    "calibrate": calibrate,
+    "export": export,
+    "study": study,
 }
 
 

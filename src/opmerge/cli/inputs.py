@@ -79,17 +79,28 @@ def search(problem: Problem, given: SearchOptions, student_steps: int | None) ->
             return pareto_plan(problem, count, given.epsilon)
         return find_plan(problem, planner, count)
 
-    title = f"planning {problem.num_steps} steps for {len(problem.eigenvalues)} eigenvalues"
+    title = (
+        f"planning {problem.num_steps} steps for {len(problem.distinct_eigenvalues)} eigenvalues"
+    )
     return _with_progress(title, work)
 
 
-def read_plan(text: str, student_steps: int | None) -> tuple[Plan, PlanFile | None]:
-    """A plan from nested lists, or from a plan file, which then comes with it."""
-    from opmerge.plans import PlanFile, parse_plan
+def read_plan(
+    text: str, student_steps: int | None, steps: int | None = None
+) -> tuple[Plan, PlanFile | None]:
+    """A plan from nested lists, a strategy's name, or a plan file, which then comes with it."""
+    from opmerge.plans import STRATEGIES, PlanFile, build_strategy, parse_plan
 
+    students = 1 if student_steps is None else student_steps
     if text.lstrip().startswith("[") or text.strip().isdecimal():
-        return parse_plan(text, 1 if student_steps is None else student_steps), None
+        return parse_plan(text, students), None
+    if text.split(":", maxsplit=1)[0] in STRATEGIES:
+        if steps is None:
+            raise InputError("steps", "must be given with a strategy", remedy="pass --steps 32")
+        return build_strategy(text, steps, students), None
     file = PlanFile.read(text)
+    if steps not in (None, file.plan.num_steps):
+        raise InputError("steps", f"must be {file.plan.num_steps}, as the plan's", steps)
     if student_steps not in (None, file.plan.student_steps):
         raise InputError(
             "student_steps", f"must be {file.plan.student_steps}, as the plan's", student_steps
@@ -103,7 +114,10 @@ def _training(given: ProblemOptions, made_for: PlanFile | None) -> TrainingModel
     if given.training is not None and given.merge_time is not None:
         raise InputError("training", "must not be given together with --merge_time")
     if given.training is not None:
-        return training_from_dict(_read_json(given.training))
+        content = _read_json(given.training)
+        if isinstance(content, dict) and content.get("format") == "opmerge.calibration":
+            content = content.get("training")
+        return training_from_dict(content)
     if given.merge_time is not None:
         return GradientFlow(given.merge_time)
     return made_for.training if made_for else GradientFlow()

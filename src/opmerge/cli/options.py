@@ -11,10 +11,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-__all__ = ["DataOptions", "ProblemOptions", "SearchOptions", "takes_options"]
+__all__ = ["DataOptions", "ProblemOptions", "SearchOptions", "option", "takes_options"]
 
 
-def _option(name: str, text: str, panel: str, **settings: Any) -> Any:
+def option(name: str, text: str, panel: str, **settings: Any) -> Any:
+    """A long option with underscores; hyphens are accepted too."""
     return typer.Option(f"--{name}", help=text, rich_help_panel=panel, **settings)
 
 
@@ -31,26 +32,26 @@ class DataOptions:
         ),
     ]
     kind: Annotated[
-        str, _option("as", "What a file holds: samples or eigenvalues.", "Data", metavar="KIND")
+        str, option("as", "What a file holds: samples or eigenvalues.", "Data", metavar="KIND")
     ] = "samples"
     patch_size: Annotated[
-        int, _option("patch_size", "Side of the patches of `patches`.", "Data")
+        int, option("patch_size", "Side of the patches of `patches`.", "Data")
     ] = 16
-    stride: Annotated[int, _option("stride", "Distance between those patches.", "Data")] = 4
+    stride: Annotated[int, option("stride", "Distance between those patches.", "Data")] = 4
     image_size: Annotated[
-        int, _option("image_size", "Side to which a folder's images are resized.", "Data")
+        int, option("image_size", "Side to which a folder's images are resized.", "Data")
     ] = 64
-    grey: Annotated[bool, _option("grey", "Read a folder's images as grey.", "Data")] = False
+    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
     diagonal: Annotated[
-        bool, _option("diagonal", "Variances of the features instead of eigenvalues.", "Data")
+        bool, option("diagonal", "Variances of the features instead of eigenvalues.", "Data")
     ] = False
     top_k: Annotated[
         int | None,
-        _option(
+        option(
             "top_k", "Only the k largest eigenvalues (over 8192 features: by a sketch).", "Data"
         ),
     ] = None
-    seed: Annotated[int, _option("seed", "Seed of the sketch.", "Data")] = 0
+    seed: Annotated[int, option("seed", "Seed of the sketch.", "Data")] = 0
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,15 @@ class ProblemOptions:
     """The merge problem; None where nothing was given."""
 
     steps: Annotated[
-        int | None, _option("steps", "T, the teacher's steps.", "Problem", show_default="64")
+        int | None, option("steps", "T, the teacher's steps.", "Problem", show_default="64")
     ] = None
     merge_time: Annotated[
         float | None,
-        _option("merge_time", "Optimisation time s of a merge.", "Problem", show_default="6.4"),
+        option("merge_time", "Optimisation time s of a merge.", "Problem", show_default="6.4"),
     ] = None
     schedule: Annotated[
         str | None,
-        _option(
+        option(
             "schedule",
             "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
             "scheduler_config.json or model folder, or a file of arrays.",
@@ -76,11 +77,11 @@ class ProblemOptions:
     ] = None
     training: Annotated[
         Path | None,
-        _option("training", "A training model (JSON), instead of --merge_time.", "Problem"),
+        option("training", "A training model (JSON), instead of --merge_time.", "Problem"),
     ] = None
     merge_rule: Annotated[
         str | None,
-        _option(
+        option(
             "merge_rule",
             "operator-copy or denoiser-copy.",
             "Problem",
@@ -88,11 +89,11 @@ class ProblemOptions:
         ),
     ] = None
     objective: Annotated[
-        str | None, _option("objective", "teacher or data.", "Problem", show_default="teacher")
+        str | None, option("objective", "teacher or data.", "Problem", show_default="teacher")
     ] = None
     student_steps: Annotated[
         int | None,
-        _option("student_steps", "K, the student's steps.", "Problem", show_default="1"),
+        option("student_steps", "K, the student's steps.", "Problem", show_default="1"),
     ] = None
 
 
@@ -102,14 +103,14 @@ class SearchOptions:
 
     planner: Annotated[
         str,
-        _option("planner", "auto, interval, scalar, certified, pareto or brute-force.", "Search"),
+        option("planner", "auto, interval, scalar, certified, pareto or brute-force.", "Search"),
     ] = "auto"
     epsilon: Annotated[
-        float, _option("epsilon", "ε of the planner pareto, relative to each range.", "Search")
+        float, option("epsilon", "ε of the planner pareto, relative to each range.", "Search")
     ] = 0.0
     strategy: Annotated[
         list[str] | None,
-        _option(
+        option(
             "strategy",
             "A strategy to set beside the plan; may be repeated: vanilla, progressive, "
             "consistency, boot, uniform:4, temporal:8, phased:32,4, hybrid:8.",

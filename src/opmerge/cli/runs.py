@@ -7,19 +7,29 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.versions import TRAINING_LIBRARIES, versions
 
 if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
+    from opmerge.plans import Plan, PlanFile
     from opmerge.problem import Problem
     from opmerge.spectra import Spectrum
 
-__all__ = ["prepare_folder", "redraw", "write_evaluation", "write_run", "write_spectrum"]
+__all__ = [
+    "prepare_folder",
+    "redraw",
+    "write_config",
+    "write_evaluation",
+    "write_executed_plan",
+    "write_run",
+    "write_spectrum",
+]
 
 
 def prepare_folder(folder: Path | None) -> None:
@@ -61,7 +71,7 @@ def write_run(
         problem.spectrum.identity(),
     )
     contents = {
-        "config.json": _config(record, command, options),
+        "config.json": _planning_config(record, command, options),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
         "plan.json": file.dumps(),
@@ -87,6 +97,7 @@ def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
 
 def redraw(run: Path) -> Path:
     """Write report.html again from record.json; returns its path."""
+    from opmerge import studies
     from opmerge.records import FORMAT, VERSION
     from opmerge.reports import report_page
 
@@ -99,18 +110,40 @@ def redraw(run: Path) -> Path:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"must be a record ({error})") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(str(path), "must be a record that `opmerge plan` wrote")
+    pages: dict[Any, Callable[[Any], str]] = {
+        (FORMAT, None): report_page,
+        **{(studies.FORMAT, name): study.page for name, study in studies.STUDIES.items()},
+    }
+    kind = (record.get("format"), record.get("study")) if isinstance(record, dict) else None
+    if kind not in pages:
+        raise InputError(str(path), "must be a record that `opmerge plan` or a study wrote")
     if record.get("version") != VERSION:
         raise InputError(f"{path}: version", f"must be {VERSION}", repr(record.get("version")))
     try:
-        page = report_page(record)
+        page = pages[kind](record)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(str(path), f"must be a complete record ({error!r})") from error
     return write_atomic(run / "report.html", page)
 
 
-def _config(record: Mapping[str, Any], command: str, options: Mapping[str, Any]) -> str:
+def write_config(folder: Path, command: str, options: Mapping[str, Any]) -> None:
+    """Write config.json of a command that trains: every option as used."""
+    used = versions(*TRAINING_LIBRARIES)
+    write_atomic(folder / "config.json", _config(command, options, used))
+
+
+def write_executed_plan(folder: Path, plan: Plan, made_for: PlanFile | None) -> None:
+    """Write the plan that is executed: its file again, or its students alone."""
+    from opmerge.plans import dumps_with_students
+
+    if made_for is not None:
+        write_atomic(folder / "plan.json", made_for.dumps())
+    else:
+        content = {"steps": plan.num_steps, "students": plan}
+        write_atomic(folder / "students.json", dumps_with_students(content) + "\n")
+
+
+def _planning_config(record: Mapping[str, Any], command: str, options: Mapping[str, Any]) -> str:
     """Every option as used: as given, or else as the problem took it."""
     problem = record["problem"]
     used = {
@@ -122,18 +155,18 @@ def _config(record: Mapping[str, Any], command: str, options: Mapping[str, Any])
         "objective": problem["objective"],
         "strategy": [strategy["name"] for strategy in record["strategies"]],
     }
-    given = {
-        key: str(value) if isinstance(value, os.PathLike) else value
-        for key, value in options.items()
-        if value is not None
-    }
+    given = {key: value for key, value in options.items() if value is not None}
+    return _config(command, {**options, **used, **given}, record["versions"])
+
+
+def _config(command: str, options: Mapping[str, Any], used: Mapping[str, str]) -> str:
     config = {
         "command": command,
-        "options": {**options, **used, **given},
-        "versions": record["versions"],
+        "options": options,
+        "versions": used,
         "git_commit": _git_commit(),
     }
-    return json.dumps(config, indent=2) + "\n"
+    return json.dumps(config, indent=2, default=os.fspath) + "\n"
 
 
 def _git_commit() -> str | None:

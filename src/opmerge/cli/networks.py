@@ -1,0 +1,168 @@
+"""From options to what training needs: accelerator, samples, settings and a log."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opmerge.cli.training_options import OptimizationOptions, SampleOptions
+from opmerge.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from opmerge.data import Source
+    from opmerge.distillation.config import OptimizationConfig
+    from opmerge.distillation.inputs import TrainingInputs
+    from opmerge.distillation.models import Teacher
+
+__all__ = [
+    "build_optimization",
+    "load_training_data",
+    "log_to",
+    "open_samples",
+    "prepare_libraries",
+    "say",
+    "start",
+    "training_inputs",
+    "whole_numbers",
+]
+
+NO_SOURCE = "none"
+
+
+class Log(Protocol):
+    """Logs the values of an iteration to metrics.jsonl and to the tracker."""
+
+    def __call__(self, step: int, **values: float) -> None: ...
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    print(f"opmerge: {line}", file=sys.stderr, flush=True)
+
+
+def whole_numbers(key: str, text: str | None) -> tuple[int, ...] | None:
+    """``32,64`` as whole numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(key, "must be whole numbers, separated by commas", text) from error
+
+
+def build_optimization(
+    options: OptimizationOptions, defaults: OptimizationConfig
+) -> OptimizationConfig:
+    """The settings of the optimizer; what is not given is the command's default."""
+    given = {key: value for key, value in asdict(options).items() if value is not None}
+    return replace(defaults, **given)
+
+
+def start(config: OptimizationConfig, folder: Path) -> Accelerator:
+    """The accelerator of a run."""
+    from opmerge.distillation.trainer import make_accelerator
+
+    prepare_libraries()
+    return make_accelerator(config, folder)
+
+
+def prepare_libraries() -> None:
+    """Keep diffusers' bars and notices off standard error, and what is loaded out of collections.
+
+    accelerate collects garbage at every stage, and going through all of torch's objects each time
+    takes longer than many iterations of a small network.
+    """
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    gc.freeze()
+
+
+def open_samples(samples: SampleOptions) -> Source:
+    """The source that the options name."""
+    from opmerge.data import SourceOptions, open_source
+
+    options = SourceOptions(samples.patch_size, samples.stride, samples.image_size, samples.grey)
+    return open_source(samples.source, options=options)
+
+
+def load_training_data(
+    accelerator: Accelerator,
+    samples: SampleOptions,
+    shape_of: Callable[[Source], tuple[int, ...]],
+    folder: Path,
+) -> tuple[Tensor, Tensor | None]:
+    """Samples in the network's shape and their labels; large data go through a file, once."""
+    from opmerge.distillation.samples import digits_labels, load_labels, load_samples
+
+    source = open_samples(samples)
+    with accelerator.main_process_first():
+        data = load_samples(source, shape_of(source), folder)
+    if samples.labels is None:
+        return data, None
+    if samples.labels == "digits":
+        return data, digits_labels()
+    return data, load_labels(Path(samples.labels), len(data))
+
+
+def training_inputs(
+    accelerator: Accelerator,
+    samples: SampleOptions,
+    teacher: Teacher,
+    data_free: bool,
+    folder: Path,
+) -> TrainingInputs:
+    """What students read: noised samples, or pure noise.
+
+    Raises:
+        InputError: if samples and --data_free contradict one another, or a class-conditional
+            teacher lacks labels.
+    """
+    from opmerge.distillation.inputs import DataInputs, NoiseInputs
+
+    if data_free:
+        if samples.source != NO_SOURCE:
+            raise InputError(
+                "source", "must be none with --data_free", samples.source, "leave one of them out"
+            )
+        return NoiseInputs(teacher.sample_shape, teacher.num_classes)
+    if samples.source == NO_SOURCE:
+        raise InputError("source", "must be given, unless with --data_free", samples.source)
+    data, labels = load_training_data(accelerator, samples, lambda _: teacher.sample_shape, folder)
+    if (labels is None) != (teacher.num_classes is None):
+        need = "must be left out" if teacher.num_classes is None else "must be given"
+        raise InputError("labels", f"{need} for this teacher", samples.labels or "none")
+    return DataInputs(data, labels)
+
+
+@contextmanager
+def log_to(
+    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int = 0
+) -> Iterator[Log]:
+    """metrics.jsonl, and the tracker of --report_to."""
+    from opmerge.distillation.metrics_log import MetricsLog
+
+    flat = {key: value for key, value in settings.items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers("opmerge", config=flat)
+    log = MetricsLog(folder / "metrics.jsonl", done) if accelerator.is_main_process else None
+
+    def write(step: int, **values: float) -> None:
+        if log is not None:
+            log.write(step=step, **values)
+        accelerator.log(values, step=step)
+
+    try:
+        yield write
+    finally:
+        if log is not None:
+            log.close()
+        accelerator.end_training()

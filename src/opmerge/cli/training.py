@@ -1,0 +1,209 @@
+"""The commands that train networks: a teacher, and the student of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from opmerge.cli.options import option, takes_options
+from opmerge.cli.training_options import (
+    ExecutionOptions,
+    OptimizationOptions,
+    ResumeFrom,
+    SampleOptions,
+    TeacherOptions,
+)
+
+if TYPE_CHECKING:
+    from opmerge.cli.networks import Log
+    from opmerge.distillation.executor import Distillation
+    from opmerge.plans import PlanFile
+
+__all__ = ["distill", "train_teacher"]
+
+_LOG_EVERY = 10
+
+OutputDir = Annotated[Path, option("output_dir", "Folder of the run.", "Run")]
+TeacherDir = Annotated[Path, option("teacher", "The teacher: a diffusers pipeline folder.", "Data")]
+
+
+@takes_options
+def train_teacher(
+    samples: SampleOptions,
+    output_dir: OutputDir,
+    teacher: TeacherOptions,
+    optimization: OptimizationOptions,
+    resume_from_checkpoint: ResumeFrom = None,
+) -> None:
+    """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
+    from opmerge.cli import networks, runs
+    from opmerge.cli.progress import progress_bar
+    from opmerge.distillation.samples import network_shape
+    from opmerge.distillation.teacher_training import TeacherConfig
+    from opmerge.distillation.teacher_training import train_teacher as train
+
+    settings: dict[str, Any] = asdict(teacher)
+    channels = networks.whole_numbers("block_out_channels", teacher.block_out_channels)
+    settings["block_out_channels"] = channels
+    defaults = TeacherConfig().optimization
+    config = TeacherConfig(
+        **settings, optimization=networks.build_optimization(optimization, defaults)
+    )
+    runs.prepare_folder(output_dir)
+    accelerator = networks.start(config.optimization, output_dir)
+    data, labels = networks.load_training_data(accelerator, samples, network_shape, output_dir)
+    wanted = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+    records = train(config, data, labels, accelerator, output_dir, wanted, warn=networks.say)
+    main = accelerator.is_main_process
+    if main:
+        runs.write_config(output_dir, "train-teacher", {**asdict(samples), **asdict(config)})
+    first = next(records)
+    with (
+        networks.log_to(accelerator, output_dir, settings, first.iteration - 1) as log,
+        progress_bar("training the teacher", config.num_iterations, main) as advance,
+    ):
+        advance(first.iteration)
+        for record in records:
+            advance(1)
+            if record.iteration % _LOG_EVERY == 0 or record.iteration == config.num_iterations:
+                log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
+    if main:
+        print(f"written: {output_dir / 'teacher'}")
+
+
+@takes_options
+def distill(
+    samples: SampleOptions,
+    teacher: TeacherDir,
+    plan: Annotated[
+        str,
+        option(
+            "plan",
+            "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then "
+            "with --steps).",
+            "Execution",
+            metavar="FILE|LISTS|NAME",
+        ),
+    ],
+    output_dir: OutputDir,
+    execution: ExecutionOptions,
+    optimization: OptimizationOptions,
+    steps: Annotated[
+        int | None,
+        option("steps", "T, the teacher's steps.", "Execution", show_default="the plan's"),
+    ] = None,
+    student_steps: Annotated[
+        int | None,
+        option("student_steps", "K, for lists or a strategy.", "Execution", show_default="1"),
+    ] = None,
+    resume_from_checkpoint: ResumeFrom = None,
+    dry_run: Annotated[
+        bool,
+        option("dry_run", "Say what it will cost in time, memory and disk, and stop.", "Run"),
+    ] = False,
+) -> None:
+    """Execute a plan: train its students, and save the result as a diffusers pipeline."""
+    from opmerge.cli import networks, runs
+    from opmerge.cli.inputs import read_plan
+    from opmerge.distillation.config import DistillationConfig
+    from opmerge.distillation.executor import Distillation
+    from opmerge.distillation.teacher_folder import check_plan_fits, load_teacher
+
+    parsed, made_for = read_plan(plan, student_steps, steps)
+    settings: dict[str, Any] = asdict(execution)
+    settings["num_iterations"] = _iterations(execution.num_iterations, made_for)
+    defaults = DistillationConfig().optimization
+    config = DistillationConfig(
+        **settings, optimization=networks.build_optimization(optimization, defaults)
+    )
+    loaded = load_teacher(teacher, parsed.num_steps)
+    if made_for is not None:
+        check_plan_fits(loaded, made_for.schedule)
+    runs.prepare_folder(output_dir)
+    accelerator = networks.start(config.optimization, output_dir)
+    inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, output_dir)
+    folder = None if dry_run else output_dir
+    run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)
+    if dry_run:
+        _show_cost(run)
+        return
+    done = 0 if resume_from_checkpoint is None else run.resume(str(resume_from_checkpoint))
+    if accelerator.is_main_process:
+        options = {"teacher": str(teacher), "plan": plan, **asdict(samples), **asdict(config)}
+        runs.write_config(output_dir, "distill", options)
+        runs.write_executed_plan(output_dir, parsed, made_for)
+    with networks.log_to(accelerator, output_dir, asdict(config), done) as log:
+        _train(run, done, log)
+    if accelerator.is_main_process:
+        _save(run, output_dir)
+
+
+def _iterations(given: str | None, made_for: PlanFile | None) -> int | tuple[int, ...]:
+    """Of every merge: as given, or else as the plan says, or 400."""
+    from opmerge.cli.networks import whole_numbers
+
+    numbers = whole_numbers("num_iterations", given)
+    if numbers is None:
+        return (made_for.iterations if made_for else None) or 400
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _train(run: Distillation, done: int, log: Log) -> None:
+    from opmerge.cli.progress import progress_bar
+
+    main = run.accelerator.is_main_process
+    # an iteration composes the children and goes forward and back through the student
+    work = [stage.num_children + 3 for stage in run.stages]
+    each = [w for w, count in zip(work, run.iterations, strict=True) for _ in range(count)]
+    with progress_bar("distilling", sum(each), main) as advance:
+        advance(sum(each[:done]))
+        for record in run.run():
+            stage = run.stages[record.stage]
+            merge = stage.merges[0]
+            more = f" and {len(stage.merges) - 1} more" if len(stage.merges) > 1 else ""
+            advance(
+                work[record.stage],
+                f"merge {merge.start} → {merge.stop}{more}, "
+                f"stage {record.stage + 1} of {len(run.stages)}",
+            )
+            if record.step % _LOG_EVERY == 0 or record.iteration == run.iterations[record.stage]:
+                log(
+                    record.step,
+                    stage=record.stage,
+                    iteration=record.iteration,
+                    loss=float(record.loss),
+                    learning_rate=record.learning_rate,
+                )
+
+
+def _save(run: Distillation, output_dir: Path) -> None:
+    from opmerge.distillation.pipeline import save_student
+    from opmerge.distillation.sampling import draw_samples, write_image_grid
+
+    student = run.student()
+    print(f"written: {save_student(student, output_dir / 'student')}")
+    if len(student.sample_shape) > 1:
+        picture = write_image_grid(output_dir / "samples.png", draw_samples(student, 64, 0, 64))
+        print(f"written: {picture}")
+
+
+def _show_cost(run: Distillation) -> None:
+    from opmerge.cli.progress import duration
+    from opmerge.distillation.costs import estimate_cost
+
+    cost = estimate_cost(run)
+    if not run.accelerator.is_main_process:
+        return
+    rows = {
+        "networks trained": f"{cost.num_stages}",
+        "iterations": f"{cost.num_iterations:,}",
+        "network evaluations": f"{cost.network_evaluations:,.0f} (samples; κ = 3 for the student)",
+        "parameters": f"{cost.num_parameters:,}",
+        "networks held at once": f"{cost.peak_networks}",
+        "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB, and the activations of a batch",
+        "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB",
+        "expected duration": f"{duration(cost.seconds)} on this machine as it is now",
+    }
+    for name, value in rows.items():
+        print(f"{name:>22}: {value}")

@@ -1,0 +1,219 @@
+"""The commands that train, sample and measure, each really run on a small network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opmerge.plans import PlanFile
+
+Run = Callable[..., tuple[int, str, str]]
+
+STEPS = 4
+SMALL = ("--hidden_size", 16, "--num_layers", 1, "--train_batch_size", 32)
+SHORT = ("--train_batch_size", 16, "--num_iterations", 6, "--checkpointing_steps", 5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher, a plan file for it, and a student of that plan."""
+    from opmerge.cli import main
+
+    folder = tmp_path_factory.mktemp("work")
+
+    def call(*arguments: object) -> None:
+        assert main([str(argument) for argument in arguments]) == 0
+
+    call(
+        *("train-teacher", "digits", "--output_dir", folder / "trained", *SMALL),
+        *("--num_iterations", 20, "--ema_decay", 0.9, "--prediction_type", "v_prediction"),
+    )
+    teacher = folder / "trained" / "teacher"
+    call(
+        *("plan", "digits", "--schedule", teacher, "--steps", STEPS, "--merge_rule"),
+        *("denoiser-copy", "--output_dir", folder / "plan"),
+    )
+    call(
+        *("distill", "digits", "--teacher", teacher, "--plan", folder / "plan" / "plan.json"),
+        *("--output_dir", folder / "run", *SHORT),
+    )
+    return folder
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Status 2 and one line that says all these words."""
+    status, out, err = result
+    assert (status, out) == (2, ""), result
+    assert err.startswith("opmerge: ")
+    assert err.count("\n") == 1, err
+    for word in words:
+        assert word in err, (word, err)
+
+
+def distill(
+    work: Path, *more: object, plan: object = "boot", output: str = "other"
+) -> list[object]:
+    return [
+        *("distill", "digits", "--teacher", work / "trained" / "teacher", "--plan", plan),
+        *(("--steps", STEPS) if plan == "boot" else ()),
+        *("--output_dir", work / output, *SHORT, *more),
+    ]
+
+
+def test_a_run_directory_holds_what_a_run_needs(work: Path) -> None:
+    folder = work / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "plan.json", "metrics.jsonl", "student", "samples.png"} <= names
+    assert {"checkpoint-10", "checkpoint-15"} <= names  # the newest two of 5, 10, 15
+    config = json.loads((folder / "config.json").read_text())
+    assert config["command"] == "distill"
+    assert config["options"]["num_iterations"] == 6
+    assert {"torch", "diffusers", "accelerate", "opmerge"} <= set(config["versions"])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 18  # 3 merges of 6 iterations
+
+
+def test_sample_writes_a_grid_and_an_array(run: Run, work: Path) -> None:
+    student = work / "run" / "student"
+    assert run("sample", student, "--output", work / "s.png", "--num_samples", 9)[0] == 0
+    with Image.open(work / "s.png") as picture:
+        assert picture.size == (24, 24)  # 3 x 3 digits of 8 x 8
+    assert run("sample", student, "--output", work / "s.npy", "--num_samples", 9)[0] == 0
+    assert np.load(work / "s.npy").shape == (9, 1, 8, 8)
+    teacher = work / "trained" / "teacher"
+    few = ("--num_samples", 2, "--steps", STEPS)
+    assert run("sample", teacher, "--output", work / "t.npy", *few)[0] == 0
+    refused(run("sample", teacher, "--output", work / "t.npy"), "steps", "--steps 64")
+    refused(run("sample", student, "--output", work / "s.gif"), "output", ".png")
+    refused(run("sample", student, "--output", work / "s.npy", *few), "steps", "left out")
+
+
+def test_evaluate_student_sets_predicted_beside_measured(run: Run, work: Path) -> None:
+    plan = work / "plan" / "plan.json"
+    arguments = (
+        *("evaluate-student", work / "run" / "student", "--teacher", work / "trained" / "teacher"),
+        *("--source", "digits", "--num_samples", 100, "--plan", plan),
+    )
+    status, out, _ = run(*arguments, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["predicted_w2"] == PlanFile.read(plan).predicted["w2"]
+    assert len(found["directions"]["errors"]) == 64
+    assert sum(found["directions"]["errors"]) == pytest.approx(found["paired_error"]["value"])
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "predicted W2" in out
+
+
+def test_dry_run_says_the_cost_and_writes_nothing(run: Run, work: Path) -> None:
+    status, out, _ = run(*distill(work, "--dry_run", output="dry"))
+    assert status == 0
+    for word in ("network evaluations", "MiB", "expected duration", "networks held at once"):
+        assert word in out
+    # Σ iterations · batch · (children + 3) = 3 merges · 6 · 16 · (2 + 3)
+    assert "1,440" in out
+    assert not list((work / "dry").glob("*"))
+
+
+def test_a_killed_run_goes_on_and_the_log_has_every_step_once(run: Run, work: Path) -> None:
+    assert run(*distill(work, output="whole"))[0] == 0
+    assert run(*distill(work, output="cut"))[0] == 0
+    log = work / "cut" / "metrics.jsonl"
+    with log.open("a") as stream:
+        stream.write('{"step": 99')  # as a kill leaves it
+    student = work / "cut" / "student" / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = work / "whole" / "student" / "unet" / "diffusion_pytorch_model.safetensors"
+    student.unlink()
+    again = distill(work, "--resume_from_checkpoint", "checkpoint-10", output="cut")
+    assert run(*again)[0] == 0
+    assert student.read_bytes() == whole.read_bytes()
+    assert log.read_text() == (work / "whole" / "metrics.jsonl").read_text()
+
+
+def test_one_step_plans_and_data_free_training(run: Run, work: Path) -> None:
+    free = distill(work, "--data_free", output="free")
+    refused(run(*free), "source", "none")
+    free[1] = "none"
+    assert run(*free)[0] == 0
+    refused(run(*distill(work, "--data_free", plan="[4,[3,[2,1]]]", output="no")), "source")
+    nested = distill(work, "--data_free", plan="[4,[3,[2,1]]]", output="no")
+    nested[1] = "none"
+    refused(run(*nested), "data_free", "step T = 4")
+
+
+def test_export_prints_the_step_list(run: Run, work: Path) -> None:
+    plan = work / "plan" / "plan.json"
+    status, out, _ = run("export", plan, "--to", "fastgen", "--time", "trig")
+    assert status == 0
+    assert json.loads(out) == [pytest.approx(np.pi / 2), 0.0]
+    status, out, _ = run("export", plan, "--to", "comfyui")
+    assert (status, out.split(", ")[-1].strip()) == (0, "0")
+    refused(run("export", plan, "--to", "elsewhere"), "to", "fastgen or comfyui")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--num_iterations", "0"), ("num_iterations", ">= 1")),
+        (("--num_iterations", "5,5"), ("num_iterations", "3, one a stage")),
+        (("--num_iterations", "x"), ("num_iterations", "whole numbers")),
+        (("--learning_rate", "-1"), ("learning_rate", "> 0")),
+        (("--lr_scheduler", "wavy"), ("lr_scheduler", "cosine")),
+        (("--optimizer", "lion"), ("optimizer", "adamw")),
+        (("--mixed_precision", "int8"), ("mixed_precision", "bf16")),
+        (("--loss_weighting", "epsilon-space"), ("loss_weighting", "snr-truncated")),
+        (("--sharing", "all"), ("sharing", "round")),
+        (("--report_to", "nothing"), ("report_to",)),
+        (("--labels", "digits"), ("labels", "left out")),
+        (("--resume_from_checkpoint", "checkpoint-7"), ("resume_from_checkpoint", "none")),
+        (("--learning_rate", "1e30", "--max_grad_norm", "0"), ("finite", "merge 4", "lower")),
+    ],
+)
+def test_bad_settings_are_one_line(
+    run: Run, work: Path, more: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(run(*distill(work, *more, output="bad")), *words)
+    assert not (work / "bad" / "student").exists()
+
+
+def test_plans_and_data_that_do_not_fit_the_teacher(run: Run, work: Path, tmp_path: Path) -> None:
+    plan = work / "plan" / "plan.json"
+    other = json.loads(plan.read_text())
+    del other["schedule"]
+    for name in ("linear", "nichol-dhariwal"):
+        wrong = tmp_path / f"{name}.json"
+        wrong.write_text(json.dumps({**other, "schedule": {"name": name, "parameters": {}}}))
+        refused(run(*distill(work, plan=wrong)), "schedule")
+    refused(run(*distill(work, "--steps", 8, plan=plan)), "steps", "must be 4")
+    refused(run(*distill(work, plan=tmp_path / "none.json")), "none.json")
+    data = distill(work)
+    data[1] = tmp_path / "wide.npy"
+    np.save(data[1], np.zeros((5, 9)))
+    refused(run(*data), "shape")
+    gone = distill(work)
+    gone[3] = tmp_path / "no-teacher"
+    refused(run(*gone), "no-teacher")
+
+
+def test_help_does_not_load_torch() -> None:
+    code = (
+        "import sys; from opmerge.cli import main; main([{!r}, '--help']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    for command in ("distill", "train-teacher", "sample", "evaluate-student", "calibrate"):
+        subprocess.run([sys.executable, "-c", code.format(command)], check=True, stdout=-3)
