@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
 from opmerge.distillation.config import DistillationConfig
 from opmerge.distillation.curriculum import merges_at
-from opmerge.distillation.ddim import compose
+from opmerge.distillation.ddim import Jump, compose
 from opmerge.distillation.inputs import Batch, TrainingInputs, seeded_generator
 from opmerge.distillation.losses import loss_weights
 from opmerge.distillation.models import Student, Teacher
@@ -102,6 +102,7 @@ class Distillation:
         self.stages = plan_stages(plan, config.sharing)
         self.iterations = list(config.iterations_of(len(self.stages)))
         self._operators = Operators(self.teacher)
+        self._known_weights: dict[tuple[Merge, ...], Tensor] = {}
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
         self._checkpoints: Checkpoints | None = None
@@ -109,7 +110,7 @@ class Distillation:
             limit = config.optimization.checkpoints_total_limit
             self._checkpoints = Checkpoints(folder, self._identity(), limit, warn)
         for stage in self.stages:  # refuse what does not fit before anything is trained
-            self._weights(stage.merges, self.teacher.network)
+            self._weights(stage.merges)
             self._draw(stage.merges, 0, 0)
 
     def resume(self, wanted: str = "latest") -> int:
@@ -193,7 +194,7 @@ class Distillation:
         batch = self._draw(merges, self._stage, iteration)
         with self.accelerator.autocast():
             target = self._target(merges, batch)
-        weights = self._weights(merges, self.teacher.network)
+        weights = self._weights(merges)
         each = weights if batch.choice is None else weights[batch.choice]
         weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(len(target), *target.shape[1:])
         starts = [merge.start for merge in merges]
@@ -223,16 +224,24 @@ class Distillation:
         ddim = self.teacher.ddim
         chains = [self._operators.children(merge) for merge in merges]
         landing = compose(ddim, chains, batch.z, batch.choice, batch.labels)
-        jumps = student_jumps(merges, self.teacher.network, self.config.merge_rule)
+        jumps = self._jumps(merges, self.teacher.network)
         start = _at([jump.start for jump in jumps], batch)
         return ddim.x0_target(batch.z, start, _at([jump.readout for jump in jumps], batch), landing)
 
-    def _weights(self, merges: Sequence[Merge], network: nn.Module) -> Tensor:
-        jumps = student_jumps(merges, network, self.config.merge_rule)
-        return loss_weights(self.teacher.ddim, jumps, self.config.loss_weighting)
+    def _weights(self, merges: Sequence[Merge]) -> Tensor:
+        """Weights of the merges' losses; kept, as small networks would wait for them."""
+        key = tuple(merges)
+        if key not in self._known_weights:
+            jumps = self._jumps(merges, self.teacher.network)
+            weights = loss_weights(self.teacher.ddim, jumps, self.config.loss_weighting)
+            self._known_weights[key] = weights
+        return self._known_weights[key]
+
+    def _jumps(self, merges: Sequence[Merge], network: nn.Module) -> list[Jump]:
+        return student_jumps(merges, network, self.config.merge_rule)
 
     def _put(self, merges: Sequence[Merge], network: nn.Module) -> None:
-        for jump in student_jumps(merges, network, self.config.merge_rule):
+        for jump in self._jumps(merges, network):
             self._operators.put(jump)
 
     def _iterations_in(self, seconds: float) -> int:
@@ -251,7 +260,7 @@ class Distillation:
             "must keep the loss and the weights finite, and they are not at iteration "
             f"{record.iteration} of the merge {merge.start} → {merge.stop}",
             self.config.optimization.learning_rate,
-            "lower it, or clip with --max_grad_norm; the last checkpoint is kept",
+            "lower it or clip with --max_grad_norm, in another --output_dir; what was saved is kept",
         )
 
     def _save(self, trainer: Trainer, record: TrainingRecord) -> None:

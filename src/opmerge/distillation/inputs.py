@@ -87,9 +87,11 @@ class DataInputs:
     def identity(self) -> str:
         """Digest of the number, the shape and a few hundred of the samples."""
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
-        digest.update(self.data[:: max(1, len(self.data) // 256)].contiguous().numpy().tobytes())
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().tobytes())
+        for values in (self.data[:: max(1, len(self.data) // 256)], self.labels):
+            if values is not None:
+                digest.update(
+                    values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                )
         return digest.hexdigest()
 
 

@@ -1,0 +1,128 @@
+"""The executor against a bare PyTorch loop: what an iteration of the same mathematics costs.
+
+Both train the first merge of sequential BOOT, two operators, where least of the time goes into
+networks. They take turns, so that what else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from opmerge import build_strategy, cosine_schedule
+from opmerge.distillation import (
+    DDIM,
+    DataInputs,
+    Distillation,
+    DistillationConfig,
+    MLPDenoiser,
+    OptimizationConfig,
+    Teacher,
+)
+from opmerge.distillation.inputs import seeded_generator
+from opmerge.distillation.networks import make_unet
+
+__all__ = ["training_loop"]
+
+NUM_STEPS = 32
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3
+LENGTH = 10_000  # iterations of the learning rate's schedule, more than are timed
+
+
+def training_loop(rounds: int = 30) -> dict[str, Any]:
+    """Milliseconds per iteration of both loops, on one thread, and their ratio."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {
+            "mlp 512 x 3, 64 values": _compare(MLPDenoiser((64,), 512, 3), (64,), 20, rounds),
+            "unet 8 x 8, (16, 32)": _compare(make_unet((1, 8, 8), (16, 32)), (1, 8, 8), 4, rounds),
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(
+    network: nn.Module, shape: tuple[int, ...], iterations: int, rounds: int
+) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():  # new ones are zero in places
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+    ddim = DDIM.from_schedule(cosine_schedule(NUM_STEPS), "v_prediction")
+    teacher = Teacher(network, ddim, shape)
+    data = torch.randn(1797, *shape, generator=generator)
+
+    def loops(generators: Iterator[torch.Generator]) -> tuple[Iterator[Any], Iterator[Any]]:
+        return _executor(teacher, data), _bare(teacher, data, generators)
+
+    same = loops(seeded_generator(data.device, 0, 0, n) for n in itertools.count())
+    difference = max(
+        abs(float(record.loss) / float(loss) - 1)
+        for record, loss in itertools.islice(zip(*same, strict=False), 5)
+    )
+    both = loops(itertools.repeat(torch.Generator().manual_seed(0)))
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 1):
+        for loop, seconds in zip(both, times, strict=True):
+            began = time.perf_counter()
+            for _ in range(iterations):
+                next(loop)
+            seconds.append((time.perf_counter() - began) / iterations)
+    executor, bare = (statistics.median(seconds[1:]) for seconds in times)  # the first warms up
+    return {
+        "executor_milliseconds": 1e3 * executor,
+        "bare_milliseconds": 1e3 * bare,
+        "ratio": executor / bare,
+        "largest_relative_difference_of_losses": difference,
+    }
+
+
+def _executor(teacher: Teacher, data: Tensor) -> Iterator[Any]:
+    optimization = OptimizationConfig(
+        train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, checkpointing_steps=0
+    )
+    config = DistillationConfig(LENGTH, optimization=optimization)
+    plan = build_strategy("boot", NUM_STEPS)
+    return Distillation(teacher, plan, DataInputs(data), config, Accelerator(cpu=True)).run()
+
+
+def _bare(teacher: Teacher, data: Tensor, generators: Iterator[torch.Generator]) -> Iterator[Any]:
+    """The first merge, T → T - 2, by hand: v-prediction, denoiser copy, SNR-truncated weight."""
+    network = copy.deepcopy(teacher.network).requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, LENGTH)
+    top, stop = NUM_STEPS, NUM_STEPS - 2
+    alphas, sigmas = teacher.ddim.alphas.tolist(), teacher.ddim.sigmas.tolist()
+    times = teacher.ddim.timesteps.tolist()
+    ratio = sigmas[stop] / sigmas[top]
+    jump = alphas[stop] - alphas[top] * ratio
+    weight = max(1.0, (alphas[top] / sigmas[top]) ** 2)
+    for generator in generators:
+        index = torch.randint(len(data), (BATCH_SIZE,), generator=generator)
+        noise = torch.randn((BATCH_SIZE, *data.shape[1:]), generator=generator)
+        z = alphas[top] * data[index] + sigmas[top] * noise
+        with torch.no_grad():
+            landing = z
+            for t in (top, top - 1):
+                v = teacher.network(landing, torch.full((BATCH_SIZE,), times[t])).sample
+                x0, noise = alphas[t] * landing - sigmas[t] * v, alphas[t] * v + sigmas[t] * landing
+                landing = alphas[t - 1] * x0 + sigmas[t - 1] * noise
+            target = (landing - ratio * z) / jump
+        v = network(z, torch.full((BATCH_SIZE,), times[top])).sample
+        loss = weight * (alphas[top] * z - sigmas[top] * v - target).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        yield loss.detach()
