@@ -288,7 +288,7 @@ def test_a_run_that_diverges_names_the_merge_and_keeps_what_was_good(
 ) -> None:
     changes = {**DIVERGING, "learning_rate": rate, "checkpointing_steps": every}
     run = distillation(tmp_path, num_iterations=40, **changes)
-    message = r"finite, and they are not at iteration \d+ of the merge 8 → 6, got .*; lower it, or"
+    message = r"finite, and they are not at iteration \d+ of the merge 8 → 6, got .*; lower it or"
     with pytest.raises(InputError, match=message) as caught:
         finish(run)
     assert "\n" not in str(caught.value)

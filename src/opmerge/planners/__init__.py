@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+
+# numba sets the number of threads of the OpenMP that torch uses too, without asking how many
+# there should be; it reads this variable when it is imported.
+if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 from opmerge.errors import InputError
 from opmerge.planners.brute_force import MAX_STEPS, brute_force_plan

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from opmerge.plans.drawing import draw_text, plan_from_merges
-from opmerge.plotting import figure_svg
 from opmerge.reports import figures
+from opmerge.reports.layout import Section, Table, draw_section, make_table, render_page
 from opmerge.reports.sentences import best_named, number, percent, summary_sentence, target
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["report_page"]
 
 Record = Mapping[str, Any]
 
 _OUTLINE_WIDTH = 40  # characters that fit a phone
-_MOST_ROWS = 300
-_MOST_ITEMS = 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """Exact numbers, as text: a caption, column heads and rows; the first column is a row head."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One question of the page: its figure as SVG, what to know to read it, its numbers."""
-
-    heading: str
-    caption: str
-    seen: str = ""
-    svg: str = ""
-    table: Table | None = None
-    outline: str = ""
 
 
 def report_page(record: Record) -> str:
@@ -56,17 +28,8 @@ def report_page(record: Record) -> str:
     Returns:
         A complete HTML document, under a megabyte, the same text each time.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("opmerge.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     problem = record["problem"]
-    return environment.get_template("plan.html.j2").render(
+    return render_page(
         title=f"Merge plan for {problem['source']}, T = {problem['steps']}",
         answer=summary_sentence(record),
         facts=_facts(record),
@@ -90,12 +53,12 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 def _sections(record: Record) -> Iterator[Section]:
     best, spectrum = record["best"], record["spectrum"]
     students = record["problem"]["student_steps"]
-    yield _section(
+    yield draw_section(
         "Spectrum",
         "Eigenvalues of the data's covariance." + _why_spectrum(record),
         lambda: figures.spectrum_figure(spectrum["eigenvalues"], spectrum["multiplicities"]),
     )
-    yield _section(
+    yield draw_section(
         "The plan",
         "Each bar is one merge: a student trained to jump over the steps under the bar. White "
         "marks show where the operators that it replaces meet. Round 0 is the teacher; merges of "
@@ -105,7 +68,7 @@ def _sections(record: Record) -> Iterator[Section]:
         table=_merge_table(record),
         outline=draw_text(plan_from_merges(best["merge_list"], best["boundaries"]), _OUTLINE_WIDTH),
     )
-    yield _section(
+    yield draw_section(
         "Strategies compared",
         f"Distance of the student's output from {target(record)}, on a log scale. Dashed: the "
         "proved lower bound; no plan can be left of it."
@@ -113,14 +76,14 @@ def _sections(record: Record) -> Iterator[Section]:
         lambda: figures.strategies_figure(record),
         table=_strategy_table(record),
     )
-    yield _section(
+    yield draw_section(
         "Error per eigen-direction",
         "The root of the squared W2 in one direction of each eigenvalue." + _left_out(record),
         lambda: figures.directions_figure(record),
         table=_direction_table(record),
     )
     if best["w2"] > 0 and best["merges"]:
-        yield _section(
+        yield draw_section(
             "Where the error arises",
             "A student starts from the first operator of its merge and is trained to add the "
             "others; the merge's share of the squared error is spread evenly over the steps of "
@@ -129,28 +92,12 @@ def _sections(record: Record) -> Iterator[Section]:
         )
     else:
         yield Section("Where the error arises", "Nowhere: no merge makes an error.")
-    yield _section(
+    yield draw_section(
         "Teacher and student",
         "The teacher's own error is what a finite number of steps leaves; merging adds the "
         "student's.",
         lambda: figures.teacher_figure(record),
     )
-
-
-def _section(
-    heading: str,
-    caption: str,
-    draw: Callable[[], Figure],
-    table: Table | None = None,
-    outline: str = "",
-) -> Section:
-    figure = draw()
-    name = heading.lower().replace(" ", "-")
-    seen = " ".join(figure.get_suptitle().split())
-    # in the page the title is text of the page, which grows with the reader's font
-    figure.suptitle("").set_in_layout(False)
-    svg = figure_svg(figure, name, f"{heading}. {seen}.")
-    return Section(heading, caption, seen, svg, table, outline)
 
 
 def _why_spectrum(record: Record) -> str:
@@ -186,7 +133,7 @@ def _merge_table(record: Record) -> Table | None:
         for merge, round_ in zip(plan.merges, plan.rounds(), strict=True)
     ]
     columns = ["merge", "starts from", "operators", "round", "% of squared error"]
-    return _table("Every merge, in the order of execution", columns, rows)
+    return make_table("Every merge, in the order of execution", columns, rows)
 
 
 def _strategy_table(record: Record) -> Table:
@@ -207,7 +154,7 @@ def _strategy_table(record: Record) -> Table:
     ]
     columns = ["plan", f"W2 to {target(record)}", "ratio to best", "merges", "network evaluations"]
     bound = f"Lower bound {best['lower_bound']:.10g}, relative gap {best['gap']:.3g}."
-    return _table("The plan and the named strategies", columns, rows, bound)
+    return make_table("The plan and the named strategies", columns, rows, bound)
 
 
 def _direction_table(record: Record) -> Table:
@@ -218,43 +165,13 @@ def _direction_table(record: Record) -> Table:
         for value, count, *row in zip(eigenvalues, counts, *errors.values(), strict=True)
     ]
     columns = ["eigenvalue λ", "directions", *errors]
-    return _table("Error in one direction of each eigenvalue", columns, rows)
+    return make_table("Error in one direction of each eigenvalue", columns, rows)
 
 
-def _table(
-    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
-) -> Table:
-    if len(rows) > _MOST_ROWS:
-        more = f"The first {_MOST_ROWS} of {len(rows)} rows; the record holds all of them."
-        rows, note = rows[:_MOST_ROWS], f"{note} {more}".strip()
-    return Table(caption, columns, rows, note)
-
-
-def _settings(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+def _settings(record: Record) -> dict[str, Any]:
     """Every setting, by group: the problem, the planner, the versions."""
     best = record["best"]
     planner = {key: best[key] for key in ("planner", "seconds", "lower_bound", "gap", "notes")}
     planner["seconds"] = number(best["seconds"])
     planner["best named strategy"] = (best_named(record) or {}).get("name")
-    groups = {"Problem": record["problem"], "Planner": planner, "Versions": record["versions"]}
-    return [(name, list(_flat("", values))) for name, values in groups.items()]
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(f"{prefix} {key}".strip().replace("_", " "), inner)
-    else:
-        yield prefix, _told(value)
-
-
-def _told(value: Any) -> str:
-    if value is None or value in ("", [], {}):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    if isinstance(value, list):
-        if len(value) > _MOST_ITEMS and not isinstance(value[0], str):
-            return f"{_told(value[0])}, …, {_told(value[-1])} ({len(value)} values)"
-        return ("; " if isinstance(value[0], str) else ", ").join(map(_told, value))
-    return str(value)
+    return {"Problem": record["problem"], "Planner": planner, "Versions": record["versions"]}

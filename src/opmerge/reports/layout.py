@@ -1,0 +1,132 @@
+"""The frame of every page: sections with figures and tables, in one self-contained document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opmerge.plotting import figure_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "Section", "Table", "draw_section", "make_table", "render_page"]
+
+_MOST_ROWS = 300
+_MOST_ITEMS = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """Exact numbers, as text: a caption, column heads and rows; the first column is a row head."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A small picture with its name beside it: a PNG in base64."""
+
+    name: str
+    png: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of the page: its figure as SVG, what to know to read it, its numbers."""
+
+    heading: str
+    caption: str
+    seen: str = ""
+    svg: str = ""
+    table: Table | None = None
+    outline: str = ""
+    items: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    is_wide: bool = False
+
+
+def render_page(
+    title: str,
+    answer: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    settings: Mapping[str, Any],
+) -> str:
+    """The HTML document.
+
+    Args:
+        title: what the page is about.
+        answer: its first sentence.
+        facts: names and values of the numbers that matter most.
+        sections: in the order of the page.
+        settings: groups of settings by heading, JSON values.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("opmerge.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        answer=answer,
+        facts=facts,
+        sections=sections,
+        settings=[(name, list(_flat("", values))) for name, values in settings.items()],
+    )
+
+
+def draw_section(
+    heading: str,
+    caption: str,
+    draw: Callable[[], Figure],
+    table: Table | None = None,
+    outline: str = "",
+) -> Section:
+    """A section with its figure; the figure's title becomes text of the page."""
+    figure = draw()
+    name = heading.lower().replace(" ", "-")
+    seen = " ".join(figure.get_suptitle().split())
+    # in the page the title is text of the page, which grows with the reader's font
+    figure.suptitle("").set_in_layout(False)
+    svg = figure_svg(figure, name, f"{heading}. {seen}.")
+    return Section(heading, caption, seen, svg, table, outline)
+
+
+def make_table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> Table:
+    """A table, cut to the rows that a page can hold; its note says so."""
+    if len(rows) > _MOST_ROWS:
+        more = f"The first {_MOST_ROWS} of {len(rows)} rows; the record holds all of them."
+        rows, note = rows[:_MOST_ROWS], f"{note} {more}".strip()
+    return Table(caption, columns, rows, note)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{prefix} {key}".strip().replace("_", " "), inner)
+    else:
+        yield prefix, _told(value)
+
+
+def _told(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list):
+        if len(value) > _MOST_ITEMS and not isinstance(value[0], str):
+            return f"{_told(value[0])}, …, {_told(value[-1])} ({len(value)} values)"
+        return ("; " if isinstance(value[0], str) else ", ").join(map(_told, value))
+    return str(value)

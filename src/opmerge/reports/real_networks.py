@@ -1,0 +1,325 @@
+"""The page of the study `real-networks`: predicted beside measured errors of merge plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from opmerge.plans.drawing import plan_from_merges, plan_phrase
+from opmerge.reports.agreement_figures import (
+    agreement_figure,
+    cost_figure,
+    pareto_set,
+    plan_directions_figure,
+)
+from opmerge.reports.agreement_sentences import (
+    FACTOR,
+    KINDS,
+    calibrated_factor,
+    disagreements,
+    factor_phrase,
+    finding,
+    pairs_in_order,
+    start_ratio,
+)
+from opmerge.reports.layout import Picture, Section, Table, draw_section, make_table, render_page
+from opmerge.reports.sentences import number, percent
+
+__all__ = ["finding", "study_page"]
+
+Record = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+EVALUATIONS = "million network evaluations"
+
+_LEFT = ("left", "predicted")  # of a probe's deviation: measured, and by the fitted model
+_NETWORKS = {"mlp": "a perceptron", "unet": "a UNet"}
+
+
+def study_page(record: Record) -> str:
+    """The page of a record of the study ``real-networks``, drawn from the record alone.
+
+    Returns:
+        A complete HTML document without scripts, the same text each time.
+    """
+    problem = record["problem"]
+    return render_page(
+        title=f"Predicted and measured order of merge plans: {_setting(record)}",
+        answer=finding(record),
+        facts=_facts(record),
+        sections=list(_sections(record)),
+        settings={
+            "Settings": record["settings"],
+            "Problem": problem,
+            "Predictions": record["predictions"],
+            "Versions": record["versions"],
+        },
+    )
+
+
+def _setting(record: Record) -> str:
+    """What was trained, in a line."""
+    settings, problem = record["settings"], record["problem"]
+    network = _NETWORKS.get(settings["teacher"].get("network"), "a loaded network")
+    iterations = settings["distillation"]["num_iterations"]
+    return (
+        f"{problem['source']}, {network}, T = {problem['steps']}, {iterations} iterations a merge, "
+        f"{len(record['plans'])} plans, {_counted_seeds(record)}"
+    )
+
+
+def _counted_seeds(record: Record) -> str:
+    count = len(record["seeds"])
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    facts = []
+    for kind, agreement in record["agreement"].items():
+        facts.append((f"Spearman's ρ, {KINDS[kind]}", f"{agreement['spearman']['mean']:.2f}"))
+        facts.append((f"Kendall's τ, {KINDS[kind]}", f"{agreement['kendall']['mean']:.2f}"))
+    p_value = record["agreement"]["spectrum"]["p_value"]
+    facts.append(("that a random order agrees as well", f"p = {number(p_value)}"))
+    facts.append(("plans, each with", f"{len(record['plans'])} × {_counted_seeds(record)}"))
+    return facts
+
+
+def _sections(record: Record) -> Iterator[Section]:
+    plans = record["plans"]
+    for kind in record["agreement"]:
+        yield _agreement_section(record, kind)
+    yield Section(
+        "Every plan",
+        "Errors are root mean squares of student minus teacher, from equal noise."
+        + _notes_on_plans(plans),
+        table=_plan_table(record),
+        is_wide=True,
+    )
+    yield _disagreements(record)
+    yield _directions_section(record)
+    yield from _cost_sections(plans)
+    yield from _cause_sections(record)
+    if record["pictures"]["teacher"] is not None:
+        yield Section(
+            "Samples",
+            f"Each column starts from the same noise; students of seed {record['seeds'][0]}.",
+            pictures=[
+                Picture("teacher", record["pictures"]["teacher"]),
+                *(Picture(entry["label"], entry["picture"]) for entry in _by_error(plans)),
+            ],
+        )
+
+
+def _by_error(plans: Sequence[Entry]) -> list[Entry]:
+    return sorted(plans, key=lambda entry: float(entry["measured"]["mean"]))
+
+
+def _agreement_section(record: Record, kind: str) -> Section:
+    plans, agreement = record["plans"], record["agreement"][kind]
+    in_order, pairs = pairs_in_order(plans, kind)
+    bars = "Bars: the range over seeds" if len(record["seeds"]) > 1 else "Bars: 95 % intervals"
+    if kind == "spectrum":
+        title = f"From the spectrum alone, {in_order} of {pairs} pairs of plans are in order"
+        caption = (
+            "Predicted with the default training model; its absolute size presumes linear "
+            f"students, so only the order is meant. {bars}. Orange: the planner's plan. "
+            "The p-value is one-sided, by permuting the plans; the seeds tell how far training "
+            "moves the numbers, and nothing about other plans."
+        )
+        figure = agreement_figure(plans, kind, title)
+    else:
+        phrase = factor_phrase(plans)
+        caption = (
+            "Predicted with a training model fitted to short probe merges of the same teacher, "
+            f"with seeds of their own. Dashed: equal; grey: within a factor {FACTOR}. {bars}."
+        )
+        figure = agreement_figure(plans, kind, phrase[0].upper() + phrase[1:], within=FACTOR)
+    rows = [
+        [
+            seed,
+            *(f"{agreement[name]['per_seed'][place]:.3f}" for name in ("spearman", "kendall")),
+        ]
+        for place, seed in enumerate(map(str, record["seeds"]))
+    ]
+    means = [f"{agreement[name]['of_means']:.3f}" for name in ("spearman", "kendall")]
+    table = make_table(
+        "Agreement of the orders",
+        ["seed", "Spearman's ρ", "Kendall's τ"],
+        [*rows, ["mean errors", *means]],
+        f"p = {number(agreement['p_value'])} for ρ of the mean errors.",
+    )
+    return draw_section(f"Predicted from {KINDS[kind]}", caption, lambda: figure, table)
+
+
+def _notes_on_plans(plans: Sequence[Entry]) -> str:
+    notes = [
+        f"{' and '.join([entry['name'], *entry['aliases']])} are the same plan, counted once"
+        for entry in plans
+        if entry["aliases"]
+    ]
+    notes += [
+        f"the planner's plan: {plan_phrase(plan_from_merges(e['merge_list'], e['boundaries']))}"
+        for e in plans
+        if e["is_best"]
+    ]
+    return "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
+
+
+def _plan_table(record: Record) -> Table:
+    kinds = list(record["predictions"])
+    rows = []
+    for entry in _by_error(record["plans"]):
+        measured = entry["measured"]
+        rows.append(
+            [
+                entry["label"] + (", planner's" if entry["is_best"] and entry["aliases"] else ""),
+                number(measured["mean"]),
+                f"{number(measured['low'])} … {number(measured['high'])}",
+                *(number(entry["predicted"][kind]["error"]) for kind in kinds),
+                *([f"{calibrated_factor(entry):.2f}"] if "calibrated" in kinds else []),
+                f"{entry['merges']}",
+                number(_evaluations(entry)),
+                _told_seconds(_seconds(entry)),
+            ]
+        )
+    columns = [
+        "plan",
+        "measured",
+        "range",
+        *(f"from {kind}" if kind == "spectrum" else kind for kind in kinds),
+        *(["ratio"] if "calibrated" in kinds else []),
+        "merges",
+        EVALUATIONS,
+        "seconds",
+    ]
+    table = make_table("Measured and predicted errors, and cost of training", columns, rows)
+    return Table(table.caption, table.columns, table.rows, table.note, is_open=True)
+
+
+def _evaluations(entry: Entry) -> float:
+    return float(entry["per_seed"][0]["network_evaluations"]) / 1e6
+
+
+def _seconds(entry: Entry) -> float | None:
+    """Of the seed that was fastest: the one that other work on the machine disturbed least."""
+    whole = [seed["seconds"] for seed in entry["per_seed"] if seed["seconds"] is not None]
+    return min(whole, default=None)
+
+
+def _told_seconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:.3g}"
+
+
+def _cost_sections(plans: Sequence[Entry]) -> Iterator[Section]:
+    yield _cost_section(EVALUATIONS, [(entry, _evaluations(entry)) for entry in plans])
+    timed = [(entry, seconds) for entry in plans if (seconds := _seconds(entry)) is not None]
+    if timed:
+        yield _cost_section("seconds", timed)
+
+
+def _cost_section(name: str, pairs: Sequence[tuple[Entry, float]]) -> Section:
+    entries, cost = [entry for entry, _ in pairs], [value for _, value in pairs]
+    means = np.array([entry["measured"]["mean"] for entry in entries])
+    front = pareto_set(np.array(cost), means)
+    labels = [entry["label"] for place, entry in enumerate(entries) if place in front]
+    title = (
+        f"{len(labels)} of {len(entries)} plans are beaten by none in both cost and error: "
+        f"{', '.join(labels)}"
+    )
+    return draw_section(
+        f"Cost in {name}",
+        "Orange, dashed: plans that no other beats in both.",
+        lambda: cost_figure(entries, cost, f"{name} of training", title),
+    )
+
+
+def _directions_section(record: Record) -> Section:
+    spectrum = record["spectrum"]
+    eigenvalues, counts = (np.array(spectrum[key]) for key in ("eigenvalues", "multiplicities"))
+    shown = eigenvalues > 1e-12 * eigenvalues[0]
+    kind = "calibrated" if "calibrated" in record["predictions"] else "spectrum"
+    ordered = _by_error(record["plans"])
+    curves = {}
+    for entry in (ordered[0], ordered[-1]):
+        measured = np.mean([seed["measured"]["errors"] for seed in entry["per_seed"]], axis=0)
+        predicted = np.array(entry["predicted"][kind]["errors"])
+        curves[entry["label"]] = tuple(
+            np.sqrt(values / counts)[shown] for values in (predicted, measured)
+        )
+    best, worst = curves
+    largest = {name: eigenvalues[shown][np.argmax(curves[name][1])] for name in curves}
+    title = (
+        f"{best} errs most at λ = {number(largest[best])}, {worst} at λ = {number(largest[worst])}"
+    )
+    return draw_section(
+        "Error per eigen-direction",
+        f"The plans with the smallest and the largest measured error. Lines: predicted from "
+        f"{KINDS[kind]}, without the error that training adds; markers: measured.",
+        lambda: plan_directions_figure(eigenvalues[shown], curves, title),
+    )
+
+
+def _disagreements(record: Record) -> Section:
+    return Section(
+        "What does not agree",
+        "Pairs of plans whose measured ranges are apart in the opposite order (in brackets: error "
+        f"predicted → measured), calibrated errors off by more than a factor {FACTOR}, and tests "
+        "of causes.",
+        items=disagreements(record),
+    )
+
+
+def _linearity_table(record: Record) -> Table:
+    linearity = record["linearity"]
+    keys = ("steps", "spectral", "affine", "signal")
+    rows = [
+        [f"{step}", f"{spectral:.3f}", f"{affine:.3f}", percent(signal)]
+        for step, spectral, affine, signal in zip(*(linearity[key] for key in keys), strict=True)
+    ]
+    return make_table(
+        "How much of the teacher's denoiser is linear",
+        ["step", "R², theory's denoiser", "R², best affine map", "variance of x̂ / of data"],
+        rows,
+    )
+
+
+def _probe_table(calibration: Mapping[str, Any]) -> Table:
+    rows = []
+    for probe in calibration["probes"]:
+        settings, before = probe["settings"], math.sqrt(sum(probe["before"]))
+        measured, fitted = (math.sqrt(probe[key]) / before for key in _LEFT)
+        rows.append(
+            [
+                f"{settings['start']} → {settings['stop']}",
+                f"{settings['num_iterations']}",
+                number(before),
+                f"{1 / start_ratio(probe):.2f}",
+                percent(measured),
+                percent(fitted),
+            ]
+        )
+    columns = ["merge", "iterations", "at the start", "theory / measured", "left", "left, fitted"]
+    return make_table(
+        "Probe merges: root mean square deviation of x̂ from its target",
+        columns,
+        rows,
+        f"Residual of the fit, in the logarithm of squared errors: "
+        f"{number(calibration['residual'])}.",
+    )
+
+
+def _cause_sections(record: Record) -> Iterator[Section]:
+    yield Section(
+        "How linear the teacher is",
+        "The theory takes the teacher's denoiser for the best linear one.",
+        table=_linearity_table(record),
+    )
+    if record["calibration"] is not None:
+        yield Section(
+            "Single merges",
+            "Probes by which the training model was fitted, before any plan was trained.",
+            table=_probe_table(record["calibration"]),
+        )

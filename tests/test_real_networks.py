@@ -1,0 +1,423 @@
+"""The study real-networks: a small one from end to end, its statistics by hand, its page."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from opmerge import (  # noqa: E402
+    InputError,
+    Problem,
+    build_strategy,
+    cosine_schedule,
+    evaluate,
+    open_source,
+    resolve_spectrum,
+)
+from opmerge.distillation.config import DistillationConfig, OptimizationConfig  # noqa: E402
+from opmerge.distillation.evaluation import evaluate_student  # noqa: E402
+from opmerge.distillation.executor import Distillation  # noqa: E402
+from opmerge.distillation.inputs import DataInputs  # noqa: E402
+from opmerge.distillation.samples import load_samples  # noqa: E402
+from opmerge.distillation.teacher_folder import load_teacher  # noqa: E402
+from opmerge.distillation.teacher_training import TeacherConfig  # noqa: E402
+from opmerge.distillation.trainer import make_accelerator  # noqa: E402
+from opmerge.reports.agreement_figures import (  # noqa: E402
+    _spread,
+    agreement_figure,
+    cost_figure,
+    pareto_set,
+)
+from opmerge.reports.real_networks import finding, study_page  # noqa: E402
+from opmerge.studies import STUDIES, Advance  # noqa: E402
+from opmerge.studies.agreement import rank_agreement, reversed_pairs  # noqa: E402
+from opmerge.studies.real_networks import Config, _prediction, contenders, run  # noqa: E402
+from opmerge.training import GammaRates  # noqa: E402
+
+Record = dict[str, Any]
+
+
+@contextmanager
+def silent(_title: str, _total: float) -> Iterator[Advance]:
+    yield lambda work, doing: None
+
+
+def small(**settings: Any) -> Config:
+    teacher = TeacherConfig(
+        hidden_size=32,
+        num_layers=1,
+        num_iterations=60,
+        optimization=OptimizationConfig(train_batch_size=32, learning_rate=1e-3),
+    )
+    optimization = OptimizationConfig(
+        train_batch_size=32, learning_rate=1e-3, checkpointing_steps=4
+    )
+    distillation = DistillationConfig(num_iterations=5, optimization=optimization)
+    given = {"plans": ("best", "vanilla", "boot", "consistency"), "seeds": (0, 1), **settings}
+    return Config(teacher=teacher, steps=4, distillation=distillation, num_samples=64, **given)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()  # accelerate collects garbage before every merge: 0.3 s with torch's own objects
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> Record:
+    found = run(small(), folder, silent)
+    return dict(json.loads(json.dumps(found, allow_nan=False)))
+
+
+def without_seconds(record: Record) -> Record:
+    result = copy.deepcopy(record)
+    for plan in result["plans"]:
+        for seed in plan["per_seed"]:
+            del seed["seconds"]
+    return result
+
+
+# The run
+
+
+def test_equal_plans_are_counted_once(record: Record) -> None:
+    """Under denoiser copy BOOT is optimal (THEORY 7.9), so ``best`` is that plan."""
+    first, *others = record["plans"]
+    assert (first["name"], first["aliases"], first["label"]) == ("best", ["boot"], "boot")
+    assert first["is_best"]
+    assert [plan["label"] for plan in others] == ["vanilla", "consistency"]
+    assert not any(plan["is_best"] for plan in others)
+
+
+def test_predictions_are_those_of_the_theory(record: Record) -> None:
+    """The teacher takes the steps of the cosine schedule, but for the float32 of its betas."""
+    problem = Problem(resolve_spectrum("digits"), cosine_schedule(4), merge_rule="denoiser-copy")
+    for plan in record["plans"]:
+        truth = evaluate(problem, build_strategy(plan["label"], 4))
+        predicted = plan["predicted"]["spectrum"]
+        assert predicted["error"] == pytest.approx(truth.w2, rel=1e-4)
+        assert predicted["errors"] == pytest.approx(truth.errors, rel=1e-3, abs=1e-18)
+    assert record["calibration"]["training"] == record["predictions"]["calibrated"]
+
+
+def test_a_predicted_error_has_its_floor() -> None:
+    rates = GammaRates(1.0, 10.0, 1.0, 400, 1e-3, 400, 1e-3, floor=0.01)
+    problem = Problem(resolve_spectrum("digits"), cosine_schedule(4), rates)
+    found = _prediction(problem, build_strategy("boot", 4))
+    assert min(found["w2"], found["floor"]) > 0
+    assert found["error"] == pytest.approx(np.hypot(found["w2"], found["floor"]), rel=1e-12)
+
+
+def test_measurements_are_those_of_the_plan_executed_alone(record: Record, folder: Path) -> None:
+    """Vanilla with seed 1, trained and measured here: the same bits."""
+    settings = small().distillation
+    settings = replace(settings, optimization=replace(settings.optimization, seed=1))
+    teacher = load_teacher(folder / "teacher", 4)
+    inputs = DataInputs(load_samples(open_source("digits"), (1, 8, 8)))
+    accelerator = make_accelerator(settings.optimization)
+    alone = Distillation(teacher, build_strategy("vanilla", 4), inputs, settings, accelerator)
+    list(alone.run())
+    truth = evaluate_student(alone.teacher, alone.student(), 64, 0, num_resamples=0).paired_rms
+    found = record["plans"][1]["per_seed"][1]
+    assert found["seed"] == 1
+    assert found["measured"]["paired_rms"]["value"] == truth.value
+    assert found["network_evaluations"] == 5 * 32 * (4 + 3)
+
+
+def test_parts_sum_to_the_whole(record: Record) -> None:
+    eigenvalues = record["spectrum"]["eigenvalues"]
+    for plan in record["plans"]:
+        for seed in plan["per_seed"]:
+            measured = seed["measured"]
+            assert len(measured["errors"]) == len(eigenvalues)
+            assert sum(measured["errors"]) == pytest.approx(measured["paired_rms"]["value"] ** 2)
+        values = [seed["measured"]["paired_rms"]["value"] for seed in plan["per_seed"]]
+        assert values[0] != values[1]
+        assert plan["measured"] == {
+            "mean": pytest.approx(np.mean(values)), "low": min(values), "high": max(values)
+        }  # fmt: skip
+
+
+def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> None:
+    """A lost cell, and one that is damaged, are made again as they were; nothing else is."""
+    cells = sorted((folder / "cells").iterdir())
+    assert [cell.name for cell in cells] == [
+        f"{seed}-{name}.json" for seed in (0, 1) for name in ("boot", "consistency", "vanilla")
+    ]
+    cells[1].unlink()
+    cells[5].write_text("{}", encoding="utf-8")
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in [*folder.rglob("*.json"), *folder.rglob("*.safetensors")]
+        if path != cells[5]
+    }
+    titles = []
+
+    @contextmanager
+    def watched(title: str, total: float) -> Iterator[Advance]:
+        titles.append((title, total))
+        yield lambda work, doing: None
+
+    again = json.loads(json.dumps(run(small(), folder, watched)))
+    assert without_seconds(again) == without_seconds(record)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    # consistency merges three pairs, vanilla four operators at once: Σ iterations batch (m + 3)
+    assert titles == [("distilling", 5 * 32 * (3 * 5 + 7))]
+
+
+def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Path) -> None:
+    """Stopped in the second merge of boot, it gives the same student as without a stop."""
+    teacher = str(folder / "teacher")
+    settings = small(seeds=(0,), calibrate=False, teacher_folder=teacher)
+
+    @contextmanager
+    def stopping(title: str, _total: float) -> Iterator[Advance]:
+        calls = 0
+
+        def advance(_work: float, doing: str) -> None:
+            nonlocal calls
+            calls += 1
+            if title == "distilling" and calls > 7:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path, stopping)
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["0-boot"]
+    whole = run(settings, tmp_path, silent)
+    assert sorted(path.suffix for path in (tmp_path / "cells").iterdir()) == [".json"] * 3
+    for plan, other in zip(whole["plans"], record["plans"], strict=True):
+        assert plan["per_seed"][0]["measured"] == other["per_seed"][0]["measured"]
+    # the time of a part is not that of the whole
+    assert [plan["per_seed"][0]["seconds"] is None for plan in whole["plans"]] == [
+        True, False, False
+    ]  # fmt: skip
+    assert whole["calibration"] is None
+    assert set(whole["agreement"]) == {"spectrum"}
+    page = unescape(study_page(whole))
+    assert "was not tested: no calibration" in page
+    assert "the error of the measurement" in page  # of one seed, the seeds' spread is not known
+
+
+def test_a_cell_is_of_its_settings(folder: Path, record: Record) -> None:
+    """Fewer samples to measure by: another cell, although the student is the same."""
+    settings = replace(
+        small(
+            seeds=(0,),
+            calibrate=False,
+            plans=("vanilla", "hybrid:2"),
+            teacher_folder=str(folder / "teacher"),
+        ),
+        distillation=replace(small().distillation, num_iterations=1),
+        num_samples=32,
+    )
+    before = run(settings, folder / "other", silent)
+    for changed in (
+        {"num_samples": 16},
+        {"distillation": replace(settings.distillation, num_iterations=2)},
+    ):
+        settings = replace(settings, **changed)
+        after = run(settings, folder / "other", silent)
+        for plan, other in zip(after["plans"], before["plans"], strict=True):
+            assert plan["measured"] != other["measured"]
+        before = after
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 1}, "`steps` must be >= 2"),
+        ({"plans": ("boot", "booot")}, "`strategy` must be one of"),
+        ({"plans": ("boot", "boot")}, "`plans` must be given, each of them once"),
+        ({"seeds": ()}, "`seeds` must be given"),
+        ({"num_samples": 3}, "`num_samples` must be >= 4"),
+        ({"distillation": DistillationConfig(merge_seconds=1.0)}, "`merge_seconds` must be left"),
+        ({"distillation": DistillationConfig(num_iterations=(1, 2))}, "must be a whole number"),
+    ],
+)
+def test_refused_settings(settings: Record, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config(**settings)
+
+
+def test_one_plan_is_no_order() -> None:
+    problem = Problem(resolve_spectrum("digits"), cosine_schedule(4), merge_rule="denoiser-copy")
+    with pytest.raises(InputError, match="`plans` must be at least two different ones"):
+        contenders(("boot", "hybrid:3"), problem)
+
+
+# The statistics
+
+
+def test_rank_agreement_by_hand() -> None:
+    """One neighbouring pair of four exchanged: ρ = 1 - 6·2/(4·15) = 0.8, τ = (5 - 1)/6.
+
+    Of 24 orders the right one and 3 exchanges of neighbours agree as well: p = 4/24.
+    """
+    predicted = [1e-6, 1e-5, 1e-4, 1.0]
+    found = rank_agreement(predicted, [[1, 2, 4, 3], [1, 2, 3, 5.5]])
+    assert found["spearman"]["per_seed"] == pytest.approx([0.8, 1.0])
+    assert found["kendall"]["per_seed"] == pytest.approx([2 / 3, 1.0])
+    assert found["spearman"]["mean"] == pytest.approx(0.9)
+    assert found["spearman"]["of_means"] == pytest.approx(1.0)  # 1, 2, 3.5, 4.25
+    assert found["p_value"] == pytest.approx(1 / 24)
+    assert rank_agreement(predicted, [1, 2, 4, 3])["p_value"] == pytest.approx(4 / 24)
+    assert rank_agreement(predicted, [4, 3, 2, 1])["p_value"] == pytest.approx(1.0)
+
+
+def test_only_ranges_that_are_apart_are_reversed() -> None:
+    predicted = [3.0, 1.0, 2.0]
+    assert reversed_pairs(predicted, low=[1.0, 2.1, 4.0], high=[2.0, 3.0, 5.0]) == [(1, 0), (2, 0)]
+    assert reversed_pairs(predicted, low=[1.0, 2.0, 1.5], high=[2.0, 3.0, 5.0]) == []
+    assert reversed_pairs([1.0, 1.0], low=[2.0, 0.0], high=[2.0, 0.0]) == []
+
+
+def test_pareto_set() -> None:
+    cost, error = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([5.0, 3.0, 4.0, 3.0, 5.0])
+    assert pareto_set(cost, error) == {0, 1, 4}
+
+
+# The page
+
+
+def by_hand(record: Record, **errors: tuple[float, float, float]) -> Record:
+    """The record with other errors: predicted from the spectrum, calibrated, and measured."""
+    result = copy.deepcopy(record)
+    for plan in result["plans"]:
+        spectrum, calibrated, measured = errors[plan["label"]]
+        plan["predicted"]["spectrum"]["error"] = spectrum
+        plan["predicted"]["calibrated"]["error"] = calibrated
+        plan["measured"] = {"mean": measured, "low": 0.9 * measured, "high": 1.1 * measured}
+    return result
+
+
+@pytest.fixture
+def told(record: Record) -> Record:
+    """Vanilla is predicted best and measured worst."""
+    result = by_hand(
+        record, boot=(2e-5, 1.1, 1.0), vanilla=(1e-5, 1.0, 2.0), consistency=(0.1, 1.4, 1.2)
+    )
+    for kind in ("spectrum", "calibrated"):
+        result["agreement"][kind] = {
+            **rank_agreement([2.0, 1.0, 3.0], [[1.0, 2.0, 1.2]] * 2),
+            "reversed": [["vanilla", "boot"], ["vanilla", "consistency"]],
+        }
+    return result
+
+
+def test_finding_states_what_failed(told: Record) -> None:
+    """Ranks 2, 1, 3 against 1, 3, 2: ρ = 1 - 6·6/24 = -0.5; only boot < consistency holds."""
+    rest = "with 1 of 3 pairs in order, 2 reversed beyond the seeds' spread"
+    assert finding(told) == (
+        "The order of plans predicted from the spectrum alone agrees with the measured one at "
+        f"Spearman's ρ = -0.50, which chance may give as well, {rest}; "
+        f"from the calibrated training model, at ρ = -0.50, which chance may give as well, {rest}; "
+        "2 of 3 calibrated errors are within a factor 1.5 of the measured ones (not vanilla)."
+    )
+
+
+def test_page_tells_the_disagreements(told: Record) -> None:
+    page = unescape(study_page(told))
+    assert finding(told) in page
+    assert (
+        "From the spectrum alone, vanilla (1e-05 → 2) is predicted better and measured worse than "
+        "boot (2e-05 → 1) and consistency (0.1 → 1.2)."
+    ) in page
+    assert "vanilla: the calibrated error 1 is too low by a factor 2.00; 2 is measured." in page
+    assert "Best and boot are the same plan, counted once." in page
+    assert "From the spectrum alone, 1 of 3 pairs of plans are in order" in page
+    agreeing = by_hand(
+        told, boot=(1e-5, 1.0, 1.0), vanilla=(2e-5, 2.0, 2.0), consistency=(0.1, 3.0, 3.0)
+    )
+    for kind in ("spectrum", "calibrated"):
+        agreeing["agreement"][kind]["reversed"] = []
+    page = unescape(study_page(agreeing))
+    assert "From the spectrum alone, no pair is reversed beyond the seeds' spread." in page
+    assert "all 3 calibrated errors are within a factor 1.5 of the measured ones." in page
+    assert "is too" not in page
+
+
+def test_page_stands_alone(record: Record) -> None:
+    page = study_page(record)
+    assert page == study_page(record)
+    assert len(page) < 400_000
+    assert "<script" not in page
+    assert "://" not in page.replace("http://www.w3.org", "")
+    assert page.count('src="data:image/png;base64,') == 1 + len(record["plans"])
+    assert page.count("<svg") == 5  # two scatters, directions, two costs
+
+
+def test_figures_hold_the_numbers(told: Record) -> None:
+    plans = told["plans"]
+    axes = agreement_figure(plans, "spectrum", "title").axes[0]
+    drawn = {point for line in axes.lines for point in zip(*line.get_data(), strict=True)}
+    assert drawn == {(2e-5, 1.0), (1e-5, 2.0), (0.1, 1.2)}
+    assert {text.get_text() for text in axes.texts} == {"boot", "vanilla", "consistency"}
+    axes = cost_figure(plans, [3.0, 1.0, 4.0], "seconds", "title").axes[0]
+    staircase, others, best = axes.lines
+    np.testing.assert_allclose(staircase.get_xydata(), [[1, 2], [3, 1]])
+    np.testing.assert_allclose(others.get_xydata(), [[4, 1.2]])
+    np.testing.assert_allclose(sorted(best.get_xydata().tolist()), [[1, 2], [3, 1]])
+
+
+def test_labels_do_not_overlap() -> None:
+    heights = np.array([0.5, 0.02, 0.51, 0.98, 0.5])
+    spread = _spread(heights, 0.1)
+    assert np.diff(np.sort(spread)).min() > 0.1 - 1e-12
+    assert spread.min() >= 0
+    assert spread.max() <= 1
+    np.testing.assert_array_equal(_spread(np.array([0.1, 0.9]), 0.1), [0.1, 0.9])
+
+
+# The registry
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_registry_is_light_and_pages_need_no_torch(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    listing = "from opmerge.studies import STUDIES; import sys; print('torch' in sys.modules)"
+    assert python(listing) == "False\n"
+    drawing = (
+        "import json, sys; from opmerge.studies import STUDIES; "
+        f"record = json.load(open({str(path)!r})); study = STUDIES[record['study']]; "
+        "page = study.page(record); print('torch' in sys.modules, study.finding(record) in page)"
+    )
+    assert python(drawing).startswith("False")
+
+
+def test_study_runs_what_its_module_says() -> None:
+    study = STUDIES["real-networks"]
+    assert study.config is Config
+    quick: Callable[[], Config] = study.config.quick
+    assert quick().steps == 16
+    assert Config().plans[0] == "best"
