@@ -34,7 +34,7 @@ def test_the_tables_name_every_strategy_and_every_planner() -> None:
 
 
 def test_commands_and_links_exist() -> None:
-    for command in re.findall(r"^    opmerge ([a-z]+)", README, re.MULTILINE):
+    for command in re.findall(r"^    opmerge ([a-z-]+)", README, re.MULTILINE):
         assert command in COMMANDS
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

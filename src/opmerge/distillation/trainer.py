@@ -33,7 +33,8 @@ def make_accelerator(
         return Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            cpu=cpu,
+            # without a device, accelerate starts several processes only if it is told so
+            cpu=cpu or not torch.accelerator.is_available(),
             log_with=config.report_to,
             project_dir=folder,
             step_scheduler_with_optimizer=False,  # iterations count, on any number of processes

@@ -46,9 +46,9 @@ def _teacher_config() -> TeacherConfig:
 
 
 def _distillation_config() -> DistillationConfig:
-    from opmerge.distillation.config import DistillationConfig, OptimizationConfig
+    from opmerge.distillation.config import DistillationConfig
 
-    return DistillationConfig(optimization=OptimizationConfig(learning_rate=1e-3))
+    return DistillationConfig()
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,6 @@ class Config:
         "boot",
         "hybrid:16",
         "hybrid:8",
-        "temporal:8",
-        "uniform:4",
     )
     seeds: tuple[int, ...] = (0, 1, 2)
     distillation: DistillationConfig = field(default_factory=_distillation_config)
