@@ -209,7 +209,7 @@ def test_plans_and_data_that_do_not_fit_the_teacher(run: Run, work: Path, tmp_pa
     refused(run(*data), "shape")
     gone = distill(work)
     gone[3] = tmp_path / "no-teacher"
-    refused(run(*gone), "no-teacher")
+    refused(run(*gone), "teacher", "must be an existing folder")
 
 
 def test_help_does_not_load_torch() -> None:
@@ -241,3 +241,39 @@ def test_torchrun_on_two_processes_gives_the_student_of_one(work: Path, run: Run
 def test_tensorboard_gets_the_losses(work: Path, run: Run) -> None:
     assert run(*distill(work, "--report_to", "tensorboard", output="board"))[0] == 0
     assert list((work / "board").rglob("events.out.tfevents.*"))
+
+
+def test_what_cannot_be_saved_is_refused_before_training(run: Run, work: Path) -> None:
+    taken = work / "taken" / "student"
+    taken.mkdir(parents=True)
+    (taken / "mine.txt").write_text("keep me")
+    refused(run(*distill(work, output="taken")), "student", "new, empty")
+    assert not list((work / "taken").glob("checkpoint-*"))
+    many = distill(work, "--student_steps", 12, plan="progressive", output="many")
+    refused(run(*many, "--steps", 24), "student", "at most 8 networks", "--sharing round")
+
+
+def test_a_finished_teacher_is_resumed_without_more_training(run: Run, work: Path) -> None:
+    folder = work / "finished"
+    train = ("train-teacher", "digits", "--output_dir", folder, *SMALL, "--num_iterations", 4)
+    every = ("--checkpointing_steps", 2)
+    assert run(*train, *every)[0] == 0
+    log = (folder / "metrics.jsonl").read_text()
+    assert run(*train, *every, "--resume_from_checkpoint", "latest")[0] == 0
+    assert (folder / "metrics.jsonl").read_text() == log
+
+
+def test_the_plan_says_what_a_student_keeps(run: Run, work: Path) -> None:
+    plan = work / "plan" / "plan.json"
+    status, _, err = run(*distill(work, "--merge_rule", "operator_copy", plan=plan, output="rule"))
+    assert status == 0
+    assert "made for denoiser-copy" in err
+    config = json.loads((work / "rule" / "config.json").read_text())
+    assert config["options"]["merge_rule"] == "operator-copy"
+    student = work / "run" / "student"
+    other = json.loads(plan.read_text())
+    other["students"] = [[4, 3], [2, 1]]
+    wrong = work / "wrong.json"
+    wrong.write_text(json.dumps(other))
+    measure = ("evaluate-student", student, "--teacher", work / "trained" / "teacher")
+    refused(run(*measure, "--plan", wrong), "plan", "student's jumps")

@@ -131,9 +131,7 @@ def training_inputs(
 
     if data_free:
         if samples.source != NO_SOURCE:
-            raise InputError(
-                "source", "must be none with --data_free", samples.source, "leave one of them out"
-            )
+            raise InputError("source", "must be none with --data_free", samples.source)
         return NoiseInputs(teacher.sample_shape, teacher.num_classes)
     if samples.source == NO_SOURCE:
         raise InputError("source", "must be given, unless with --data_free", samples.source)

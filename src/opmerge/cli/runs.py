@@ -139,6 +139,7 @@ def write_executed_plan(folder: Path, plan: Plan, made_for: PlanFile | None) -> 
     if made_for is not None:
         write_atomic(folder / "plan.json", made_for.dumps())
     else:
+        (folder / "plan.json").unlink(missing_ok=True)  # of an earlier run
         content = {"steps": plan.num_steps, "students": plan}
         write_atomic(folder / "students.json", dumps_with_students(content) + "\n")
 

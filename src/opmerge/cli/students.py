@@ -17,11 +17,12 @@ from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.distillation.models import Student, Teacher
+    from opmerge.plans import PlanFile
     from opmerge.spectra import Spectrum
 
 __all__ = ["calibrate", "evaluate_student", "export", "sample"]
 
-_CONTINUES_OVER_SEEDS = 1  # samples of a measurement are not those that a picture shows
+_MEASURING_SEED = 1  # not 0: what is measured is not what pictures show
 
 StudentDir = Annotated[
     Path, typer.Argument(metavar="STUDENT", help="The folder `student` that `distill` wrote.")
@@ -82,10 +83,13 @@ def evaluate_student(
     patch_size: Annotated[
         int, option("patch_size", "Side of the patches of `patches`.", "Samples")
     ] = 16,
+    stride: Annotated[int, option("stride", "Distance between those patches.", "Samples")] = 4,
+    image_size: Annotated[
+        int, option("image_size", "Side to which a folder's images are resized.", "Samples")
+    ] = 64,
+    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Samples")] = False,
     num_samples: Annotated[int, option("num_samples", "Of each of the two.", "Samples")] = 5000,
-    seed: Annotated[int, option("seed", "Of the initial noise.", "Samples")] = (
-        _CONTINUES_OVER_SEEDS
-    ),
+    seed: Annotated[int, option("seed", "Of the initial noise.", "Samples")] = _MEASURING_SEED,
     batch_size: BatchSize = 256,
     features: Annotated[
         str | None,
@@ -109,17 +113,21 @@ def evaluate_student(
     from opmerge.distillation.pipeline import load_student
     from opmerge.distillation.samples import load_samples
     from opmerge.distillation.teacher_folder import load_teacher
+    from opmerge.distillation.trainer import best_device
     from opmerge.plans import PlanFile
     from opmerge.spectra import resolve_spectrum
 
     prepare_libraries()
-    predicted = None if plan is None else PlanFile.read(plan).predicted["w2"]
-    loaded = load_student(student)
-    original = load_teacher(teacher, loaded.num_steps)
+    made_for = None if plan is None else PlanFile.read(plan)
+    loaded = load_student(student).to(best_device())
+    original = load_teacher(teacher, loaded.num_steps).to(best_device())
+    if made_for is not None:
+        _check_executed(made_for, loaded)
+    predicted = None if made_for is None else made_for.predicted["w2"]
     spectrum: Spectrum | None = None
     reference = None
     if source is not None:
-        options = SourceOptions(patch_size=patch_size)
+        options = SourceOptions(patch_size, stride, image_size, grey)
         spectrum = resolve_spectrum(source, options=options)
         reference = load_samples(open_source(source, options), loaded.sample_shape)
     extractor = None if features is None else load_feature_extractor(features)
@@ -176,8 +184,11 @@ def calibrate(
     inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = estimate_spectrum(networks.open_samples(samples))
-    with progress_bar("training probes", 1.0) as advance:
+    main = accelerator.is_main_process
+    with progress_bar("training probes", 1.0, main) as advance:
         found = fit(loaded, inputs, spectrum, config, accelerator, progress=_share(advance))
+    if not main:
+        return
     path = found.write(output_dir / "calibration.json")
     runs.write_config(output_dir, "calibrate", {**asdict(samples), **asdict(config)})
     for key, value in found.training.to_dict().items():
@@ -214,17 +225,26 @@ def export(
         raise InputError("to", "must be fastgen or comfyui", to)
 
 
+def _check_executed(file: PlanFile, student: Student) -> None:
+    """Refuse a plan that leads to other jumps than the student's."""
+    jumps = [(jump.start, jump.stop) for jump in student.jumps]
+    planned = [(tree.start, tree.stop) for tree in file.plan.students]
+    if planned != jumps:
+        raise InputError("plan", f"must lead to the student's jumps {jumps}", planned)
+
+
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     from opmerge.distillation.pipeline import is_student_folder, load_student
     from opmerge.distillation.teacher_folder import load_teacher
+    from opmerge.distillation.trainer import best_device
 
     if is_student_folder(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
-        return load_student(folder)
+        return load_student(folder).to(best_device())
     if steps is None:
         raise InputError("steps", "must be given for a teacher", remedy="pass --steps 64")
-    return load_teacher(folder, steps)
+    return load_teacher(folder, steps).to(best_device())
 
 
 def _counting(advance: Any) -> Any:

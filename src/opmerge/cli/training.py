@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import chain
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from opmerge.cli.training_options import (
     SampleOptions,
     TeacherOptions,
 )
+from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.cli.networks import Log
@@ -58,13 +61,14 @@ def train_teacher(
     main = accelerator.is_main_process
     if main:
         runs.write_config(output_dir, "train-teacher", {**asdict(samples), **asdict(config)})
-    first = next(records)
+    first = next(records, None)  # none where a finished run is resumed
+    done = config.num_iterations if first is None else first.iteration - 1
     with (
-        networks.log_to(accelerator, output_dir, settings, first.iteration - 1) as log,
+        networks.log_to(accelerator, output_dir, settings, done) as log,
         progress_bar("training the teacher", config.num_iterations, main) as advance,
     ):
-        advance(first.iteration)
-        for record in records:
+        advance(done)
+        for record in records if first is None else chain([first], records):
             advance(1)
             if record.iteration % _LOG_EVERY == 0 or record.iteration == config.num_iterations:
                 log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
@@ -108,11 +112,16 @@ def distill(
     from opmerge.cli.inputs import read_plan
     from opmerge.distillation.config import DistillationConfig
     from opmerge.distillation.executor import Distillation
+    from opmerge.distillation.pipeline import check_can_be_saved
+    from opmerge.distillation.stages import plan_stages
     from opmerge.distillation.teacher_folder import check_plan_fits, load_teacher
 
     parsed, made_for = read_plan(plan, student_steps, steps)
     settings: dict[str, Any] = asdict(execution)
     settings["num_iterations"] = _iterations(execution.num_iterations, made_for)
+    settings["merge_rule"] = _merge_rule(execution.merge_rule, made_for)
+    if execution.merge_seconds is not None and execution.num_iterations is not None:
+        raise InputError("merge_seconds", "must not be given together with --num_iterations")
     defaults = DistillationConfig().optimization
     config = DistillationConfig(
         **settings, optimization=networks.build_optimization(optimization, defaults)
@@ -124,6 +133,7 @@ def distill(
     accelerator = networks.start(config.optimization, output_dir)
     inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, output_dir)
     folder = None if dry_run else output_dir
+    check_can_be_saved(loaded, parsed, plan_stages(parsed, config.sharing), output_dir / "student")
     run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)
     if dry_run:
         _show_cost(run)
@@ -137,6 +147,18 @@ def distill(
         _train(run, done, log)
     if accelerator.is_main_process:
         _save(run, output_dir)
+
+
+def _merge_rule(given: str | None, made_for: PlanFile | None) -> str:
+    """As given, or else as the plan says, or denoiser-copy."""
+    from opmerge.cli.networks import say
+
+    rule = None if given is None else given.replace("_", "-")
+    if made_for is None:
+        return rule or "denoiser-copy"
+    if rule not in (None, made_for.merge_rule):
+        say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
+    return rule or made_for.merge_rule
 
 
 def _iterations(given: str | None, made_for: PlanFile | None) -> int | tuple[int, ...]:
@@ -153,17 +175,20 @@ def _train(run: Distillation, done: int, log: Log) -> None:
     from opmerge.cli.progress import progress_bar
 
     main = run.accelerator.is_main_process
-    # an iteration composes the children and goes forward and back through the student
+    # An iteration composes the children and goes forward and back through the student
     work = [stage.num_children + 3 for stage in run.stages]
-    each = [w for w, count in zip(work, run.iterations, strict=True) for _ in range(count)]
-    with progress_bar("distilling", sum(each), main) as advance:
-        advance(sum(each[:done]))
+    counts = list(run.iterations)
+    with progress_bar("distilling", sum(map(mul, work, counts)), main) as advance:
+        for stage_work, count in zip(work, counts, strict=True):
+            advance(stage_work * min(done, count))
+            done -= min(done, count)
         for record in run.run():
             stage = run.stages[record.stage]
             merge = stage.merges[0]
             more = f" and {len(stage.merges) - 1} more" if len(stage.merges) > 1 else ""
+            planned = counts[record.stage] / run.iterations[record.stage]  # differ if timed
             advance(
-                work[record.stage],
+                work[record.stage] * planned,
                 f"merge {merge.start} → {merge.stop}{more}, "
                 f"stage {record.stage + 1} of {len(run.stages)}",
             )

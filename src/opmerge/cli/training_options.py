@@ -119,14 +119,15 @@ class ExecutionOptions:
         float | None, option("merge_seconds", "Seconds a merge, instead.", "Execution")
     ] = None
     merge_rule: Annotated[
-        str,
+        str | None,
         option(
             "merge_rule",
             "What a student keeps of its noise-side child: denoiser-copy (its weights as a "
             "denoiser) or operator-copy (a direct jump network).",
             "Execution",
+            show_default="the plan's, or denoiser-copy",
         ),
-    ] = "denoiser-copy"
+    ] = None
     loss_weighting: Annotated[
         str,
         option(

@@ -50,7 +50,7 @@ def estimate_cost(distillation: Distillation) -> Cost:
     seconds = _seconds(distillation, lengths)
     batch = settings.global_batch_size(distillation.accelerator.num_processes)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
-    in_place = max((stage.networks_after for stage in stages), default=0)
+    in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
     kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     iterations = distillation.iterations

@@ -187,6 +187,12 @@ def evaluate_student(
         raise InputError("num_samples", "must be >= 4", num_samples)
     if check_whole("num_resamples", num_resamples) < 0:
         raise InputError("num_resamples", "must be >= 0", num_resamples)
+    if student.num_classes != teacher.num_classes:
+        raise InputError(
+            "student",
+            f"must have {teacher.num_classes} classes, as the teacher",
+            student.num_classes,
+        )
     if student.sample_shape != teacher.sample_shape:
         raise InputError(
             "student", f"must have samples of shape {teacher.sample_shape}", student.sample_shape

@@ -69,6 +69,12 @@ class DataInputs:
     data: Tensor
     labels: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels) != len(self.data):
+            raise InputError(
+                "labels", f"must have {len(self.data)} entries, one a sample", len(self.labels)
+            )
+
     def draw(
         self, ddim: DDIM, starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
     ) -> Batch:

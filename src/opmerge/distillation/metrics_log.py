@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
 __all__ = ["MetricsLog"]
@@ -20,14 +21,32 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [] if not path.exists() else path.read_text(encoding="utf-8").splitlines(True)
-        write_atomic(path, "".join(line for line in kept if _step_of(line) <= step))
-        self._stream = path.open("a", encoding="utf-8")
+        self._path = path
+        try:
+            kept = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+            write_atomic(path, "".join(line for line in kept if _step_of(line) <= step))
+            self._stream = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def write(self, **values: Any) -> None:
-        """Append one line; ``step`` must be among the values."""
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()
+        """Append one line; ``step`` must be among the values.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        try:
+            self._stream.write(json.dumps(values) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            str(self._path),
+            f"cannot be written ({error.strerror})",
+            remedy="make room and go on with --resume_from_checkpoint latest",
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -87,6 +87,12 @@ class Student:
         """T, the number of the teacher's steps."""
         return self.ddim.num_steps
 
+    def to(self, device: torch.device) -> Student:
+        """The same student on a device."""
+        for jump in self.jumps:
+            jump.network.to(device)
+        return Student(self.jumps, self.ddim.to(device), self.sample_shape, self.num_classes)
+
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, …) samples from (B, …) noise z_T, in K network evaluations."""
         return compose(self.ddim, [self.jumps], noise, labels=labels)

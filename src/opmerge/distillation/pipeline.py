@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,22 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from opmerge.distillation.ddim import Jump
-from opmerge.distillation.models import Student
+from opmerge.distillation.models import Student, Teacher
 from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
+from opmerge.plans import Plan
 
-__all__ = ["FewStepPipeline", "is_student_folder", "load_student", "save_student"]
+__all__ = [
+    "FewStepPipeline",
+    "check_can_be_saved",
+    "is_student_folder",
+    "load_student",
+    "save_student",
+]
 
 MAX_NETWORKS = 8
 _INDEX = "model_index.json"
@@ -110,21 +118,8 @@ class FewStepPipeline(DiffusionPipeline):
             InputError: if there are more than 8 networks, or one that diffusers cannot save.
         """
         networks = {id(jump.network): jump.network for jump in student.jumps}
-        if len(networks) > MAX_NETWORKS:
-            raise InputError(
-                "student",
-                f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline",
-                len(networks),
-                "share networks (--sharing round) or take fewer student steps",
-            )
-        for network in networks.values():
-            if not isinstance(network, ModelMixin):
-                raise InputError(
-                    "student",
-                    "must have networks that derive from diffusers' ModelMixin and ConfigMixin",
-                    type(network).__name__,
-                    "a plain torch module says nothing of how to build it again",
-                )
+        _check_number(len(networks))
+        _check_networks(networks.values())
         names = dict(zip(networks, ["unet", *cls._optional_components], strict=False))
         scheduler = JumpScheduler.from_student(
             student, [names[id(jump.network)] for jump in student.jumps]
@@ -247,6 +242,18 @@ def save_student(student: Student, folder: Path) -> Path:
     return folder
 
 
+def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], folder: Path) -> None:
+    """Refuse, before anything is trained, a student that ``save_student`` would refuse.
+
+    Raises:
+        InputError: as ``save_student``.
+    """
+    _check_networks([teacher.network])
+    in_place = stages[-1].networks_after if stages else 0
+    _check_number(in_place + any(not tree.merges for tree in plan.students))
+    _check_replaceable(Path(folder))
+
+
 def load_student(folder: Path) -> Student:
     """Read a folder of ``save_student``; local files and safetensors only, no code is run.
 
@@ -293,6 +300,27 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         return None
     is_student = isinstance(index, dict) and index.get("_class_name") == FewStepPipeline.__name__
     return index if is_student else None
+
+
+def _check_number(number: int) -> None:
+    if number > MAX_NETWORKS:
+        raise InputError(
+            "student",
+            f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline",
+            number,
+            "share networks (--sharing round) or take fewer student steps",
+        )
+
+
+def _check_networks(networks: Iterable[nn.Module]) -> None:
+    for network in networks:
+        if not isinstance(network, ModelMixin):
+            raise InputError(
+                "student",
+                "must have networks that derive from diffusers' ModelMixin and ConfigMixin",
+                type(network).__name__,
+                "a plain torch module says nothing of how to build it again",
+            )
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -15,9 +16,14 @@ from torch import Tensor, nn
 from opmerge.distillation.config import OptimizationConfig
 from opmerge.errors import InputError
 
-__all__ = ["Trainer", "make_accelerator"]
+__all__ = ["Trainer", "best_device", "make_accelerator"]
 
 _Part = TypeVar("_Part")
+
+
+def best_device() -> torch.device:
+    """This machine's accelerator, or the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def make_accelerator(
@@ -29,6 +35,13 @@ def make_accelerator(
         InputError: if this machine cannot train in that precision, or the tracker is unknown or
             not installed.
     """
+    known = [str(tracker) for tracker in get_available_trackers()]
+    if config.report_to is not None and config.report_to not in known:
+        raise InputError(
+            "report_to",
+            f"must be a tracker that is installed ({', '.join(known) or 'none is'})",
+            config.report_to,
+        )
     try:
         return Accelerator(
             mixed_precision=config.mixed_precision,
@@ -40,9 +53,9 @@ def make_accelerator(
             step_scheduler_with_optimizer=False,  # iterations count, on any number of processes
         )
     except (ValueError, ImportError) as error:
-        setting = "report_to" if config.report_to else "mixed_precision"
-        given = getattr(config, setting)
-        raise InputError(setting, f"cannot be used here ({error})", given) from error
+        raise InputError(
+            "mixed_precision", f"cannot be used here ({error})", config.mixed_precision
+        ) from error
 
 
 class Trainer:
