@@ -381,6 +381,7 @@ def test_a_calibration_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert stored["training"] == calibration.training.to_dict()
     assert [p["left"] for p in stored["probes"]] == [p.left for p in calibration.probes]
     arguments = ["plan", "eigenvalues:2,0.5", "--steps", "4", "--training", str(path), "--json"]
+    arguments += ["--merge_rule", "denoiser-copy"]
     assert main(arguments) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["problem"]["training"] == calibration.training.to_dict()

@@ -277,3 +277,19 @@ def test_the_plan_says_what_a_student_keeps(run: Run, work: Path) -> None:
     wrong.write_text(json.dumps(other))
     measure = ("evaluate-student", student, "--teacher", work / "trained" / "teacher")
     refused(run(*measure, "--plan", wrong), "plan", "student's jumps")
+
+
+def test_a_calibration_predicts_for_the_rule_that_it_was_made_for(run: Run, work: Path) -> None:
+    teacher, folder = work / "trained" / "teacher", work / "calibration"
+    probes = ("calibrate", "digits", "--teacher", teacher, "--steps", STEPS, "--half_rate")
+    status, out, _ = run(*probes, "--num_iterations", 8, "--output_dir", folder)
+    assert status == 0
+    assert "gamma-rates" in out
+    plan = ("plan", "digits", "--schedule", teacher, "--steps", STEPS, "--training")
+    file = folder / "calibration.json"
+    refused(run(*plan, file, "--json"), "merge_rule", "denoiser-copy, as calibrated")
+    status, out, _ = run(*plan, file, "--merge_rule", "denoiser-copy", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["problem"]["training"] == json.loads(file.read_text())["training"]
+    assert found["best"]["w2"] > 0.1  # what 8 iterations leave of errors of several units

@@ -63,7 +63,7 @@ def build_problem(
     merge_rule: Any = given.merge_rule or (made_for.merge_rule if made_for else "operator-copy")
     objective: Any = given.objective or (made_for.objective if made_for else "teacher")
     rule = merge_rule.replace("_", "-")
-    return Problem(spectrum, schedule, _training(given, made_for), rule, objective)
+    return Problem(spectrum, schedule, _training(given, made_for, rule), rule, objective)
 
 
 def search(problem: Problem, given: SearchOptions, student_steps: int | None) -> PlannerResult:
@@ -108,7 +108,7 @@ def read_plan(
     return file.plan, file
 
 
-def _training(given: ProblemOptions, made_for: PlanFile | None) -> TrainingModel:
+def _training(given: ProblemOptions, made_for: PlanFile | None, rule: str) -> TrainingModel:
     from opmerge.training import GradientFlow, training_from_dict
 
     if given.training is not None and given.merge_time is not None:
@@ -116,6 +116,10 @@ def _training(given: ProblemOptions, made_for: PlanFile | None) -> TrainingModel
     if given.training is not None:
         content = _read_json(given.training)
         if isinstance(content, dict) and content.get("format") == "opmerge.calibration":
+            if content.get("merge_rule") != rule:
+                raise InputError(
+                    "merge_rule", f"must be {content.get('merge_rule')}, as calibrated", rule
+                )
             content = content.get("training")
         return training_from_dict(content)
     if given.merge_time is not None:

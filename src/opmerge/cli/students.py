@@ -159,6 +159,20 @@ def calibrate(
     num_iterations: Annotated[
         int, option("num_iterations", "Iterations of a merge to predict for.", "Training")
     ] = 400,
+    merge_rule: Annotated[
+        str, option("merge_rule", "denoiser-copy or operator-copy.", "Training")
+    ] = "denoiser-copy",
+    loss_weighting: Annotated[
+        str, option("loss_weighting", "As of the run to come.", "Training")
+    ] = "snr-truncated",
+    half_rate: Annotated[
+        bool,
+        option(
+            "half_rate",
+            "Also train probes at half the learning rate, to predict for other rates.",
+            "Training",
+        ),
+    ] = False,
 ) -> None:
     """Fit the training model to short probe merges on the real network.
 
@@ -169,12 +183,18 @@ def calibrate(
     from opmerge.distillation.calibration import calibrate as fit
     from opmerge.distillation.config import DistillationConfig
     from opmerge.distillation.inputs import DataInputs
+    from opmerge.distillation.probes import default_probes
     from opmerge.distillation.teacher_folder import load_teacher
     from opmerge.spectra import estimate_spectrum
 
     defaults = DistillationConfig()
+    given: dict[str, Any] = {
+        "merge_rule": merge_rule.replace("_", "-"),
+        "loss_weighting": loss_weighting,
+    }
     config = replace(
         defaults,
+        **given,
         num_iterations=num_iterations,
         optimization=networks.build_optimization(optimization, defaults.optimization),
     )
@@ -184,9 +204,11 @@ def calibrate(
     inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = estimate_spectrum(networks.open_samples(samples))
+    rate = config.optimization.learning_rate
+    probes = default_probes(steps, num_iterations, rate, slower=half_rate)
     main = accelerator.is_main_process
     with progress_bar("training probes", 1.0, main) as advance:
-        found = fit(loaded, inputs, spectrum, config, accelerator, progress=_share(advance))
+        found = fit(loaded, inputs, spectrum, config, accelerator, probes, _share(advance))
     if not main:
         return
     path = found.write(output_dir / "calibration.json")

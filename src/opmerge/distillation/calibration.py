@@ -29,6 +29,7 @@ from opmerge.distillation.models import Teacher
 from opmerge.distillation.probes import Probe, ProbeSettings, default_probes, run_probe
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.problem import MergeRule
 from opmerge.spectra import Spectrum
 from opmerge.training import GammaRates
 
@@ -75,12 +76,14 @@ class Calibration:
         fit: the model.
         probes: the merges that were trained.
         linearity: how linear the teacher is.
+        merge_rule: what the probes' students kept of their first operator; the model is for it.
         notes: what a reader of the result must know.
     """
 
     fit: Fit
     probes: tuple[Probe, ...]
     linearity: Linearity
+    merge_rule: MergeRule
     notes: tuple[str, ...]
 
     @property
@@ -95,6 +98,7 @@ class Calibration:
             "format": FORMAT,
             "version": VERSION,
             "training": self.training.to_dict(),
+            "merge_rule": self.merge_rule,
             "residual": self.fit.residual,
             "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
             "probes": [
@@ -162,7 +166,7 @@ def calibrate(
                 progress(done, total)
     fit = fit_rates(measured, count, config.optimization.learning_rate)
     notes = (*linear.notes, *_fit_notes(fit, measured))
-    return Calibration(fit, tuple(measured), linear, notes)
+    return Calibration(fit, tuple(measured), linear, config.merge_rule, notes)
 
 
 def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
