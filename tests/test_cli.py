@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -282,7 +283,9 @@ def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--output_dir", tmp_path], stderr=subprocess.PIPE, text=True
     )
-    time.sleep(4)  # long enough to be inside the planner, which would run for hours
+    # on a busy machine too, this is inside the planner, which would run for hours
+    while psutil.Process(process.pid).cpu_times().user < 4:
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from opmerge.errors import InputError
 
-__all__ = ["UNET_GROUPS", "MLPDenoiser", "make_unet"]
+__all__ = ["UNET_GROUPS", "MLPDenoiser", "make_unet", "own_memory"]
 
 UNET_GROUPS = 8
 """Groups of the UNet's normalisation; they must divide its channels."""
@@ -96,6 +96,16 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
             hidden = block(hidden, embedding)
         output = self.proj_out(nn.functional.silu(self.norm_out(hidden))).view_as(sample)
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+def own_memory(network: nn.Module) -> None:
+    """Copy weights that lie in a mapped file into torch's own, aligned memory.
+
+    The products of single rows are rounded by how the weights are aligned, so that only then a
+    network gives the same bits wherever it comes from.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def make_unet(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from opmerge.distillation.ddim import Jump
 from opmerge.distillation.models import Student, Teacher
+from opmerge.distillation.networks import own_memory
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
@@ -284,6 +285,8 @@ def load_student(folder: Path) -> Student:
     except _UNREADABLE as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(str(folder), "must be a whole folder of a student", reason) from error
+    for jump in student.jumps:
+        own_memory(jump.network)
     return student
 
 

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, ModelMixin
 
 from opmerge.distillation.ddim import DDIM
 from opmerge.distillation.models import Teacher
-from opmerge.distillation.networks import MLPDenoiser
+from opmerge.distillation.networks import MLPDenoiser, own_memory
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers_config import read_scheduler_config
@@ -272,6 +272,7 @@ def _load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
                 f"must hold the weights that config.json describes ({kind} in it)",
                 ", ".join(map(str, report[f"{kind}_keys"])),
             )
+    own_memory(network)
     return network
 
 

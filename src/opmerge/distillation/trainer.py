@@ -23,7 +23,8 @@ _Part = TypeVar("_Part")
 
 def best_device() -> torch.device:
     """This machine's accelerator, or the CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def make_accelerator(
