@@ -26,17 +26,15 @@ _Result = TypeVar("_Result")
 
 def load_spectrum(data: DataOptions) -> Spectrum:
     """Read or estimate the spectrum that the options name."""
-    from opmerge.data import SourceOptions
     from opmerge.spectra import resolve_spectrum
 
     if data.kind not in ("samples", "eigenvalues"):
         raise InputError("as", "must be samples or eigenvalues", data.kind)
-    options = SourceOptions(data.patch_size, data.stride, data.image_size, data.grey)
     return _with_progress(
         f"reading {data.source}",
         lambda progress: resolve_spectrum(
             data.source,
-            options=options,
+            options=data.source_options(),
             diagonal=data.diagonal,
             top_k=data.top_k,
             as_eigenvalues=data.kind == "eigenvalues",

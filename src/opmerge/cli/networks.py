@@ -89,10 +89,9 @@ def prepare_libraries() -> None:
 
 def open_samples(samples: SampleOptions) -> Source:
     """The source that the options name."""
-    from opmerge.data import SourceOptions, open_source
+    from opmerge.data import open_source
 
-    options = SourceOptions(samples.patch_size, samples.stride, samples.image_size, samples.grey)
-    return open_source(samples.source, options=options)
+    return open_source(samples.source, samples.source_options())
 
 
 def load_training_data(

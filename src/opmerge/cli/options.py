@@ -7,11 +7,21 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-__all__ = ["DataOptions", "ProblemOptions", "SearchOptions", "option", "takes_options"]
+if TYPE_CHECKING:
+    from opmerge.data import SourceOptions
+
+__all__ = [
+    "DataOptions",
+    "ImageOptions",
+    "ProblemOptions",
+    "SearchOptions",
+    "option",
+    "takes_options",
+]
 
 
 def option(name: str, text: str, panel: str, **settings: Any) -> Any:
@@ -19,8 +29,28 @@ def option(name: str, text: str, panel: str, **settings: Any) -> Any:
     return typer.Option(f"--{name}", help=text, rich_help_panel=panel, **settings)
 
 
-@dataclass(frozen=True)
-class DataOptions:
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """``SourceOptions``: how images are cut and resized."""
+
+    patch_size: Annotated[
+        int, option("patch_size", "Side of the patches of `patches`.", "Data")
+    ] = 16
+    stride: Annotated[int, option("stride", "Distance between those patches.", "Data")] = 4
+    image_size: Annotated[
+        int, option("image_size", "Side to which a folder's images are resized.", "Data")
+    ] = 64
+    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
+
+    def source_options(self) -> SourceOptions:
+        """As the package takes them."""
+        from opmerge.data import SourceOptions
+
+        return SourceOptions(self.patch_size, self.stride, self.image_size, self.grey)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ImageOptions):
     """Where the eigenvalues come from."""
 
     source: Annotated[
@@ -34,14 +64,6 @@ class DataOptions:
     kind: Annotated[
         str, option("as", "What a file holds: samples or eigenvalues.", "Data", metavar="KIND")
     ] = "samples"
-    patch_size: Annotated[
-        int, option("patch_size", "Side of the patches of `patches`.", "Data")
-    ] = 16
-    stride: Annotated[int, option("stride", "Distance between those patches.", "Data")] = 4
-    image_size: Annotated[
-        int, option("image_size", "Side to which a folder's images are resized.", "Data")
-    ] = 64
-    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
     diagonal: Annotated[
         bool, option("diagonal", "Variances of the features instead of eigenvalues.", "Data")
     ] = False

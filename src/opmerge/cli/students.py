@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opmerge.cli.networks import prepare_libraries
-from opmerge.cli.options import option, takes_options
+from opmerge.cli.options import ImageOptions, option, takes_options
 from opmerge.cli.training_options import OptimizationOptions, SampleOptions
 from opmerge.errors import InputError
 
@@ -71,6 +71,7 @@ def sample(
 def evaluate_student(
     student: StudentDir,
     teacher: TeacherDir,
+    images: ImageOptions,
     source: Annotated[
         str | None,
         option(
@@ -80,14 +81,6 @@ def evaluate_student(
             "Samples",
         ),
     ] = None,
-    patch_size: Annotated[
-        int, option("patch_size", "Side of the patches of `patches`.", "Samples")
-    ] = 16,
-    stride: Annotated[int, option("stride", "Distance between those patches.", "Samples")] = 4,
-    image_size: Annotated[
-        int, option("image_size", "Side to which a folder's images are resized.", "Samples")
-    ] = 64,
-    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Samples")] = False,
     num_samples: Annotated[int, option("num_samples", "Of each of the two.", "Samples")] = 5000,
     seed: Annotated[int, option("seed", "Of the initial noise.", "Samples")] = _MEASURING_SEED,
     batch_size: BatchSize = 256,
@@ -107,7 +100,7 @@ def evaluate_student(
 ) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
     from opmerge.cli.progress import progress_bar
-    from opmerge.data import SourceOptions, open_source
+    from opmerge.data import open_source
     from opmerge.distillation.evaluation import evaluate_student as measure
     from opmerge.distillation.evaluation import load_feature_extractor
     from opmerge.distillation.pipeline import load_student
@@ -127,7 +120,7 @@ def evaluate_student(
     spectrum: Spectrum | None = None
     reference = None
     if source is not None:
-        options = SourceOptions(patch_size, stride, image_size, grey)
+        options = images.source_options()
         spectrum = resolve_spectrum(source, options=options)
         reference = load_samples(open_source(source, options), loaded.sample_shape)
     extractor = None if features is None else load_feature_extractor(features)

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import typer
 
-from opmerge.cli.options import option
+from opmerge.cli.options import ImageOptions, option
 
 __all__ = ["ExecutionOptions", "OptimizationOptions", "SampleOptions", "TeacherOptions"]
 
 
-@dataclass(frozen=True)
-class SampleOptions:
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(ImageOptions):
     """The samples that networks are trained on."""
 
     source: Annotated[
@@ -29,14 +29,6 @@ class SampleOptions:
             "a folder of images; none with --data_free.",
         ),
     ]
-    patch_size: Annotated[
-        int, option("patch_size", "Side of the patches of `patches`.", "Data")
-    ] = 16
-    stride: Annotated[int, option("stride", "Distance between those patches.", "Data")] = 4
-    image_size: Annotated[
-        int, option("image_size", "Side to which a folder's images are resized.", "Data")
-    ] = 64
-    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
     labels: Annotated[
         str | None,
         option(
