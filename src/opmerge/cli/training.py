@@ -175,8 +175,7 @@ def _train(run: Distillation, done: int, log: Log) -> None:
     from opmerge.cli.progress import progress_bar
 
     main = run.accelerator.is_main_process
-    # An iteration composes the children and goes forward and back through the student
-    work = [stage.num_children + 3 for stage in run.stages]
+    work = [stage.network_evaluations for stage in run.stages]
     counts = list(run.iterations)
     with progress_bar("distilling", sum(map(mul, work, counts)), main) as advance:
         for stage_work, count in zip(work, counts, strict=True):

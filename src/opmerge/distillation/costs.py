@@ -10,7 +10,6 @@ __all__ = ["Cost", "estimate_cost"]
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
-_BACKWARD = 3.0  # a student's forward and backward pass in network evaluations (THEORY 9)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def estimate_cost(distillation: Distillation) -> Cost:
         num_stages=len(stages),
         num_iterations=sum(iterations),
         network_evaluations=batch
-        * sum(n * (m + _BACKWARD) for n, m in zip(iterations, lengths, strict=True)),
+        * sum(n * stage.network_evaluations for n, stage in zip(iterations, stages, strict=True)),
         num_parameters=size,
         peak_networks=2 + in_place,
         memory_bytes=_BYTES * size * (1 + in_place + trained + 1),

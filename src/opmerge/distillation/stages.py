@@ -10,6 +10,8 @@ from opmerge.plans import Merge, Plan
 
 __all__ = ["Sharing", "Stage", "plan_stages"]
 
+_STUDENT_PASSES = 3.0  # forward and backward, in forward passes
+
 Sharing = Literal["merge", "round"]
 """One network a merge, or one for the merges of a round that start from the same network."""
 
@@ -30,6 +32,11 @@ class Stage:
     def num_children(self) -> float:
         """Operators composed for a sample's target, on average over the merges."""
         return sum(merge.num_children for merge in self.merges) / len(self.merges)
+
+    @property
+    def network_evaluations(self) -> float:
+        """Of one sample in one iteration: the children, and κ = 3 for the student (THEORY 9)."""
+        return self.num_children + _STUDENT_PASSES
 
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:

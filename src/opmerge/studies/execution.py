@@ -44,7 +44,6 @@ __all__ = ["Execution", "load_or_train_teacher"]
 _NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
 _NUM_PICTURES = 8
 _BATCH_SIZE = 256
-_BACKWARD = 3.0  # a student's forward and backward pass in network evaluations (THEORY 9)
 
 
 def load_or_train_teacher(
@@ -171,7 +170,7 @@ class Execution:
         batch = run.config.optimization.global_batch_size(1)
         begin = time.perf_counter()
         for record in run.run():
-            advance(batch * (run.stages[record.stage].num_children + _BACKWARD), doing)
+            advance(batch * run.stages[record.stage].network_evaluations, doing)
         seconds = time.perf_counter() - begin
         student = run.student()
         measured = evaluate_student(
@@ -205,7 +204,7 @@ class Execution:
         batch = self.config.distillation.optimization.global_batch_size(1)
         counts = self.config.distillation.iterations_of(len(stages))
         pairs = zip(stages, counts, strict=True)
-        return batch * sum(count * (stage.num_children + _BACKWARD) for stage, count in pairs)
+        return batch * sum(count * stage.network_evaluations for stage, count in pairs)
 
     def _settings(self, seed: int) -> DistillationConfig:
         settings = self.config.distillation
