@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from opmerge.distillation.teacher_training import (  # noqa: E402
     train_teacher,
 )
 from opmerge.distillation.trainer import make_accelerator  # noqa: E402
+from opmerge.distillation.validation import split_rows  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
 from opmerge.schedules import (  # noqa: E402
     linear_schedule,
@@ -60,7 +62,13 @@ def settings(optimization: dict[str, Any] | None = None, **config: Any) -> Teach
         "checkpointing_steps": 0,
         **(optimization or {}),
     }
-    config = {"hidden_size": 16, "num_layers": 1, "num_iterations": 6, **config}
+    config = {
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_iterations": 6,
+        "validation_steps": 2,
+        **config,
+    }
     return TeacherConfig(**config, optimization=OptimizationConfig(**given))
 
 
@@ -159,6 +167,7 @@ def test_one_point_is_learned_and_sampled(tmp_path: Path, prediction_type: Any) 
         {"learning_rate": 1e-2, "train_batch_size": 64},
         prediction_type=prediction_type,
         num_iterations=300,
+        validation_fraction=0.0,
     )
     records = train(tmp_path, config, data=point)
     samples = load_teacher(tmp_path / "teacher", 16).sample(initial_noise((3,), 20, seed=0))
@@ -178,6 +187,57 @@ def test_the_moving_average_is_what_is_written(tmp_path: Path) -> None:
         one, two = runs["one"][key], runs["two"][key]
         torch.testing.assert_close(average, two + 2 / 11 * (one - two))
         assert not torch.equal(average, two)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "fraction", "held_out"),
+    [(16, 0.25, 4), (2, 0.1, 1), (2, 0.9, 1), (5, 0.0, 0), (1, 0.0, 0)],
+)
+def test_every_sample_is_trained_on_or_held_out(
+    num_samples: int, fraction: float, held_out: int
+) -> None:
+    trained, held = split_rows(num_samples, fraction, seed=3)
+    assert len(held) == held_out
+    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(num_samples))
+
+
+def test_held_out_samples_are_never_trained_on(tmp_path: Path) -> None:
+    config = settings(num_iterations=30, validation_fraction=0.5, validation_steps=30)
+    _, held = split_rows(len(DATA), 0.5, seed=0)
+    data = DATA.clone()
+    data[held] = torch.nan  # 30 batches of 8 from 16 rows would meet one but for luck of 2^-240
+    records = train(tmp_path, config, data=data)
+    assert all(math.isfinite(record.loss) for record in records)
+    assert math.isnan(records[-1].validation_loss or 0.0)
+
+
+def test_the_weights_of_the_least_held_out_loss_are_kept(tmp_path: Path) -> None:
+    # Two unlike points and a fast constant rate: what is learned of one spoils the other.
+    data = DATA[:2] * torch.tensor([1.0, -0.5]).reshape(2, 1, 1, 1)
+    optimization = {"learning_rate": 0.02, "lr_scheduler": "constant"}
+    config = settings(optimization, num_iterations=60, validation_fraction=0.5)
+    records = train(tmp_path / "whole", config, data=data)
+    looked = {r.iteration: r.validation_loss for r in records if r.validation_loss is not None}
+    assert list(looked) == list(range(2, 61, 2))
+    best = min(looked, key=lambda iteration: looked[iteration])
+    assert best < 60
+    assert records[-1].best == best
+    shorter = replace(config, num_iterations=best, validation_steps=best)  # one look, at the end
+    train(tmp_path / "short", shorter, data=data)
+    assert_same_weights(weights_in(tmp_path / "whole"), weights_in(tmp_path / "short"))
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_looking_at_the_held_out_loss_changes_nothing(tmp_path: Path, ema_decay: float) -> None:
+    often, once = (
+        settings({"ema_decay": ema_decay}, validation_fraction=0.25, validation_steps=steps)
+        for steps in (1, 6)
+    )
+    losses = [
+        [float(record.loss) for record in train(tmp_path / str(number), config)]
+        for number, config in enumerate((often, once))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
@@ -328,6 +388,8 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
         ({"hidden_size": 0}, "`hidden_size` must be >= 1, got 0"),
         ({"num_layers": 0}, "`num_layers` must be >= 1, got 0"),
         ({"num_iterations": 0}, "`num_iterations` must be >= 1, got 0"),
+        ({"validation_steps": 0}, "`validation_steps` must be >= 1, got 0"),
+        ({"validation_fraction": 1.0}, "`validation_fraction` must be in [0, 1), got 1"),
         ({"num_train_timesteps": 0}, "`num_train_timesteps` must be >= 1, got 0"),
         ({"block_out_channels": (16, 20)}, "`block_out_channels` must be multiples of 8, got 20"),
         (

@@ -63,6 +63,7 @@ def train_teacher(
         runs.write_config(output_dir, "train-teacher", {**asdict(samples), **asdict(config)})
     first = next(records, None)  # none where a finished run is resumed
     done = config.num_iterations if first is None else first.iteration - 1
+    kept = ""
     with (
         networks.log_to(accelerator, output_dir, settings, done) as log,
         progress_bar("training the teacher", config.num_iterations, main) as advance,
@@ -72,8 +73,11 @@ def train_teacher(
             advance(1)
             if record.iteration % _LOG_EVERY == 0 or record.iteration == config.num_iterations:
                 log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
+            if record.validation_loss is not None:
+                log(record.iteration, validation_loss=record.validation_loss)
+                kept = f" (least held-out loss: iteration {record.best})"
     if main:
-        print(f"written: {output_dir / 'teacher'}")
+        print(f"written: {output_dir / 'teacher'}{kept}")
 
 
 @takes_options

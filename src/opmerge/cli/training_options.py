@@ -170,6 +170,17 @@ class TeacherOptions:
         int, option("num_train_timesteps", "N; take T among its divisors.", "Teacher")
     ] = 1024
     num_iterations: Annotated[int, option("num_iterations", "Optimizer steps.", "Teacher")] = 20_000
+    validation_fraction: Annotated[
+        float,
+        option(
+            "validation_fraction",
+            "Share of the samples held out; the weights of the least held-out loss are kept.",
+            "Teacher",
+        ),
+    ] = 0.1
+    validation_steps: Annotated[
+        int, option("validation_steps", "Iterations between held-out losses.", "Teacher")
+    ] = 500
 
 
 ResumeFrom = Annotated[

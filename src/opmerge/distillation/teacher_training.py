@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,16 +12,18 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_number
 from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
 from opmerge.distillation.config import OptimizationConfig
 from opmerge.distillation.ddim import DDIM, PredictionType
+from opmerge.distillation.denoising import NoisedSamples, denoising_loss, noise_samples
 from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.networks import UNET_GROUPS, MLPDenoiser, make_unet
 from opmerge.distillation.teacher_folder import write_teacher_folder
 from opmerge.distillation.trainer import Trainer
+from opmerge.distillation.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
 from opmerge.schedules import (
     NoiseSchedule,
@@ -64,6 +66,11 @@ class TeacherConfig:
         schedule: noise schedule of the training timesteps.
         num_train_timesteps: N; teachers whose T divides it take their steps evenly from it.
         num_iterations: optimizer steps.
+        validation_fraction: share of the samples that are held out. The weights that are kept are
+            those of the least held-out loss, so that a few samples are not learned by heart; with
+            0 the last are kept. Overlapping patches or frames tell of each other: a random share
+            of them shows too little.
+        validation_steps: iterations between two looks at the held-out loss.
         optimization: how the network is trained.
 
     Raises:
@@ -78,6 +85,8 @@ class TeacherConfig:
     schedule: TeacherSchedule = "cosine"
     num_train_timesteps: int = 1024
     num_iterations: int = 20_000
+    validation_fraction: float = 0.1
+    validation_steps: int = 500
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(learning_rate=1e-3, ema_decay=0.999)
     )
@@ -91,8 +100,17 @@ class TeacherConfig:
             if getattr(self, key) not in get_args(choices):
                 names = ", ".join(get_args(choices))
                 raise InputError(key, f"must be one of {names}", repr(getattr(self, key)))
-        for key in ("hidden_size", "num_layers", "num_train_timesteps", "num_iterations"):
+        for key in (
+            "hidden_size",
+            "num_layers",
+            "num_train_timesteps",
+            "num_iterations",
+            "validation_steps",
+        ):
             check_count(key, getattr(self, key))
+        fraction = check_number("validation_fraction", self.validation_fraction)
+        if not 0 <= fraction < 1:
+            raise InputError("validation_fraction", "must be in [0, 1)", fraction)
         for channels in self.block_out_channels or ():
             if check_count("block_out_channels", channels) % UNET_GROUPS:
                 raise InputError(
@@ -108,21 +126,15 @@ class TeacherRecord:
         iteration: iterations done.
         loss: () mean loss of this process' part of the batch; reading it waits for the device.
         learning_rate: of the iteration.
+        validation_loss: on the held-out samples, where it was looked at.
+        best: iteration of the weights that are kept so far, if samples are held out.
     """
 
     iteration: int
     loss: Tensor
     learning_rate: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """One accumulation step: noised samples, what the network is told, what it should predict."""
-
-    z: Tensor
-    timesteps: Tensor
-    target: Tensor
-    labels: Tensor | None
+    validation_loss: float | None = None
+    best: int | None = None
 
 
 def make_scheduler(config: TeacherConfig) -> DDIMScheduler:
@@ -222,6 +234,10 @@ class _Run:
         self.trainer = Trainer(
             accelerator, network.train(), config.optimization, config.num_iterations
         )
+        seed = config.optimization.seed
+        self.rows, held_out = split_rows(len(inputs.data), config.validation_fraction, seed)
+        self.held_out = HeldOut(self.ddim, inputs, held_out, seed) if len(held_out) else None
+        self.best: Best | None = None
         limit = config.optimization.checkpoints_total_limit
         self.checkpoints = Checkpoints(folder, self._identity(), limit, warn)
 
@@ -232,48 +248,50 @@ class _Run:
         unchecked: list[Tensor] = []
         for iteration in range(first, total):
             rate = self.trainer.learning_rate
-            loss = self.trainer.step(self._loss, self._draw(iteration))
+            loss = self.trainer.step(denoising_loss, self._draw(iteration))
             unchecked.append(loss)
             done = iteration + 1
             due = bool(every) and done % every == 0
             if due or done == total or len(unchecked) == _CHECK_EVERY:
                 self._require_finite(unchecked, done)
                 unchecked = []
-            yield TeacherRecord(done, loss, rate)
+            validation_loss = self._validate(done)
+            best = None if self.best is None else self.best.iteration
+            yield TeacherRecord(done, loss, rate, validation_loss, best)
             if due:
                 self._save(done)
         self._write()
 
-    def _draw(self, iteration: int) -> list[_Part]:
+    def _validate(self, done: int) -> float | None:
+        """The held-out loss where it is due; its least is remembered with the weights."""
+        due = done % self.config.validation_steps == 0 or done == self.config.num_iterations
+        if self.held_out is None or not due:
+            return None
+        loss = self.held_out.loss(self.trainer)
+        if self.best is None or loss < self.best.loss:
+            self.best = Best.of(self.trainer, loss, done)
+        return loss
+
+    def _draw(self, iteration: int) -> list[NoisedSamples]:
         """This process' part of the batch of an iteration; the whole is drawn on each."""
         device, settings = self.accelerator.device, self.config.optimization
         size = settings.global_batch_size(self.accelerator.num_processes)
         share = size // self.accelerator.num_processes
         first = share * self.accelerator.process_index
-        rows = slice(first, first + share)
+        mine = slice(first, first + share)
         generator = seeded_generator(device, settings.seed, iteration)
         data, labels = self.inputs.data, self.inputs.labels
-        index = torch.randint(len(data), (size,), generator=generator, device=device)[rows]
+        place = torch.randint(len(self.rows), (size,), generator=generator, device=device)[mine]
         steps = torch.randint(
             1, self.ddim.num_steps + 1, (size,), generator=generator, device=device
-        )[rows]
+        )[mine]
         shape = (size, *data.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=device)[rows]
-        index = index.to(data.device)
-        x0 = data[index].to(device, torch.float32)
-        whole = _Part(
-            self.ddim.add_noise(x0, noise, steps),
-            self.ddim.timesteps[steps],
-            _target(self.ddim, x0, noise, steps),
-            None if labels is None else labels[index].to(device),
-        )
-        return _split(whole, settings.gradient_accumulation_steps)
-
-    @staticmethod
-    def _loss(network: nn.Module, part: _Part) -> Tensor:
-        given: dict[str, Any] = {} if part.labels is None else {"class_labels": part.labels}
-        prediction = network(part.z, part.timesteps, **given).sample
-        return nn.functional.mse_loss(prediction.float(), part.target)
+        noise = torch.randn(shape, generator=generator, device=device)[mine]
+        rows = self.rows[place.to(self.rows.device)]
+        x0 = data[rows].to(device, torch.float32)
+        drawn = None if labels is None else labels[rows].to(device)
+        whole = noise_samples(self.ddim, x0, noise, steps, drawn)
+        return whole.split(settings.gradient_accumulation_steps)
 
     def _require_finite(self, losses: list[Tensor], done: int) -> None:
         # Summed over the processes: all of them stop, at the same iteration.
@@ -288,22 +306,32 @@ class _Run:
             )
 
     def _save(self, done: int) -> None:
-        average = self.trainer.average
-        shadows = [] if average is None else average.shadow_params
-        tensors = {f"average.{number}": shadow for number, shadow in enumerate(shadows)}
-        self.checkpoints.save(self.accelerator, done, {}, tensors)
+        average, best = self.trainer.average, self.best
+        tensors = _numbered("average", [] if average is None else average.shadow_params)
+        state: dict[str, Any] = {}
+        if best is not None:
+            tensors |= _numbered("best", best.weights)
+            state["best"] = {"loss": best.loss, "iteration": best.iteration}
+        self.checkpoints.save(self.accelerator, done, state, tensors)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         checkpoint.restore(self.accelerator)
+        tensors = checkpoint.tensors()
         if self.trainer.average is not None:
-            tensors = checkpoint.tensors()
             for number, shadow in enumerate(self.trainer.average.shadow_params):
                 shadow.copy_(tensors[f"average.{number}"])
             self.trainer.average.optimization_step = checkpoint.step
+        if "best" in checkpoint.state:
+            count = sum(name.startswith("best.") for name in tensors)
+            weights = [tensors[f"best.{number}"] for number in range(count)]
+            self.best = Best(**checkpoint.state["best"], weights=weights)
         return checkpoint.step
 
     def _write(self) -> None:
         network = self.trainer.finish()
+        if self.best is not None:
+            for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
+                parameter.copy_(weight)
         if self.accelerator.is_main_process:
             write_teacher_folder(self.folder / "teacher", network, self.scheduler)
         self.accelerator.wait_for_everyone()
@@ -320,21 +348,5 @@ class _Run:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _target(ddim: DDIM, x0: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-    """What the network should predict at each sample's step."""
-    if ddim.prediction_type == "epsilon":
-        return noise
-    if ddim.prediction_type == "sample":
-        return x0
-    alphas, sigmas = (
-        table[steps].reshape(-1, *[1] * (x0.ndim - 1)) for table in (ddim.alphas, ddim.sigmas)
-    )
-    return alphas * noise - sigmas * x0
-
-
-def _split(whole: _Part, count: int) -> list[_Part]:
-    columns = [
-        [None] * count if values is None else values.chunk(count)
-        for values in (whole.z, whole.timesteps, whole.target, whole.labels)
-    ]
-    return [_Part(*row) for row in zip(*columns, strict=True)]
+def _numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.{number}": tensor for number, tensor in enumerate(tensors)}
