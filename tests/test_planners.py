@@ -227,6 +227,18 @@ def test_a_target_between_the_extremes_is_searched_for(
     assert auto_plan(problem).w2 == pytest.approx(optimum, rel=1e-9)
 
 
+@pytest.mark.parametrize(("num_steps", "eigenvalue"), [(16, 1.13), (64, 1.03), (256, 1.01)])
+def test_inside_the_band_plans_come_near_the_teacher(num_steps: int, eigenvalue: float) -> None:
+    problem = Problem(eigenvalue_spectrum([eigenvalue]), cosine_schedule(num_steps))
+    low, high = excess_ranges(problem)[:, 0]
+    assert low < 0 < high
+    result = scalar_plan(problem)
+    # 64 sums of each node halve the range at least six times, and the last edge, one of more
+    # than a thousand sums, ten times more: what is missed is below 2^-10 of the range.
+    assert abs(result.outcome.excess[0]) < (high - low) / 1024
+    assert result.w2 < evaluate(problem, build_strategy("boot", num_steps)).w2 / 100
+
+
 # Pareto
 
 

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from opmerge.planners._kernels import jump_deficits, scalar_ranges, scalar_tables
 from opmerge.problem import Problem
 
-__all__ = ["estimate_weights", "excess_ranges", "scalar_extremes", "separable_bound"]
+__all__ = [
+    "estimate_deficits",
+    "estimate_weights",
+    "excess_ranges",
+    "scalar_extremes",
+    "separable_bound",
+]
 
 Array = NDArray[np.float64]
 
@@ -25,6 +31,16 @@ def estimate_weights(problem: Problem) -> Array:
     """(T+1, T+1) weight of x_0 in a jump, alpha_i sigma_j - sigma_i alpha_j, at [start, stop]."""
     alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
     return np.outer(sigmas, alphas) - np.outer(alphas, sigmas)
+
+
+def estimate_deficits(problem: Problem, d: int) -> Array:
+    """(T+1, T+1) how much one jump falls short, 1 - J/P, at [start, stop], for eigenvalue d."""
+    teacher, schedule = problem.teacher, problem.schedule
+    log_cosines = np.ascontiguousarray(teacher.log_cosines[:, d])
+    deficits: Array = jump_deficits(
+        schedule.alphas, schedule.sigmas, teacher.eigenvalues[d], log_cosines
+    )
+    return deficits
 
 
 def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
@@ -60,18 +76,11 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
 
     See ``_kernels.scalar_tables`` for their layout.
     """
-    teacher, schedule = problem.teacher, problem.schedule
     denoiser = problem.merge_rule == "denoiser-copy"
-    log_cosines = np.ascontiguousarray(teacher.log_cosines[:, d])
-    deficits = (
-        jump_deficits(schedule.alphas, schedule.sigmas, teacher.eigenvalues[d], log_cosines)
-        if denoiser
-        else np.zeros((1, 1))
-    )
     return scalar_tables(
-        np.ascontiguousarray(teacher.log_products[:, d]),
+        np.ascontiguousarray(problem.teacher.log_products[:, d]),
         np.ascontiguousarray(problem.retentions[:, d]),
-        deficits,
+        estimate_deficits(problem, d) if denoiser else np.zeros((1, 1)),
         estimate_weights(problem),
         denoiser,
     )
