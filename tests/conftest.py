@@ -1,14 +1,22 @@
-"""Fixtures for every test: the command line run in this process."""
+"""Fixtures for every test: the command line in this process, and the state that torch keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from opmerge.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ordinary tests see no device and test the CPU on any machine; ``-m gpu`` asks for others."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also to the programs that tests start
 
 
 @pytest.fixture
@@ -21,3 +29,33 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks are fastest so, sums are the same everywhere, and processes may be forked."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def old_objects_apart() -> Iterator[None]:
+    """Garbage is collected before every stage; what the imports left behind is not looked at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """Device and precision belong to the process: forget them before and after."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

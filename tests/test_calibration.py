@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from accelerate import Accelerator  # noqa: E402
+from diffusers import DDIMScheduler  # noqa: E402
 from scipy.linalg import hadamard  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -44,15 +49,20 @@ from opmerge.distillation.inputs import Batch  # noqa: E402
 from opmerge.distillation.linearity import linearity  # noqa: E402
 from opmerge.distillation.probes import (  # noqa: E402
     Probe,
+    ProbeRunner,
     ProbeSettings,
     default_probes,
     probe_plan,
-    run_probe,
 )
+from opmerge.distillation.teacher_folder import write_teacher_folder  # noqa: E402
 from opmerge.problem import MergeRule  # noqa: E402
+
+Run = Callable[..., tuple[int, str, str]]
 
 LAMBDAS = np.array([3.0, 1.5, 0.9, 0.2])
 STEPS = 8
+
+pytestmark = pytest.mark.usefixtures("old_objects_apart")
 
 
 def spectrum_of(eigenvalues: np.ndarray, mean: np.ndarray | None = None) -> Spectrum:
@@ -199,8 +209,7 @@ def test_a_probe_of_a_linear_student_is_the_theory(start: int, stop: int, rule: 
         merge_rule=rule, loss_weighting="x-space", optimization=optimization
     )
     design: Any = Design()
-    *steps, probe = run_probe(
-        ProbeSettings(start, stop, iterations, 4 * rate),  # the loss is a mean over 4 values
+    runner = ProbeRunner(
         Teacher(Linear(optimal_weights()), sampler(), (4,)),
         design,
         design,
@@ -208,6 +217,8 @@ def test_a_probe_of_a_linear_student_is_the_theory(start: int, stop: int, rule: 
         config,
         Accelerator(cpu=True),
     )
+    settings = ProbeSettings(start, stop, iterations, 4 * rate)  # the loss is a mean over 4 values
+    *steps, probe = runner.run(settings)
     assert steps == [None] * iterations
     assert probe is not None
     assert probe.dimensions == 4
@@ -348,16 +359,28 @@ def small_spectrum() -> Spectrum:
     )
 
 
-def calibrate_small() -> tuple[Calibration, list[tuple[int, int]]]:
-    calls: list[tuple[int, int]] = []
+Calls = list[tuple[int, int]]
+
+
+def calibrate_small(
+    folder: Path | None = None, stop_at: int | None = None, **more: Any
+) -> tuple[Calibration, Calls]:
+    calls: Calls = []
+
+    def told(done: int, total: int) -> None:
+        calls.append((done, total))
+        if done == stop_at:
+            raise KeyboardInterrupt
+
     calibration = calibrate(
         small_teacher(),
         gaussian_inputs(200),
         small_spectrum(),
-        small_config(),
+        small_config(**more),
         Accelerator(cpu=True),
         default_probes(4, 24, 1e-3)[:4],
-        progress=lambda done, total: calls.append((done, total)),
+        folder,
+        told,
     )
     return calibration, calls
 
@@ -372,6 +395,163 @@ def test_a_calibration_is_a_function_of_its_seed() -> None:
     assert again.to_dict() == first.to_dict()
     # a teacher's x̂ does not change while students are trained
     assert [p.before for p in first.probes[::2]] == [p.before for p in first.probes[1::2]]
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+    """Stopped in the third merge, then in the fourth: those before are read, to the same bits."""
+    uninterrupted, _ = small_calibration()
+    for stop_at in (32, 37):  # 6 + 24, 6, and 24 iterations
+        with pytest.raises(KeyboardInterrupt):
+            calibrate_small(tmp_path, stop_at)
+    assert len(list((tmp_path / "probes").iterdir())) == 3
+    resumed, calls = calibrate_small(tmp_path)
+    assert resumed.to_dict() == uninterrupted.to_dict()
+    assert calls == [(6, 60), (30, 60), *((done, 60) for done in range(36, 61))]
+
+
+def test_a_damaged_probe_is_trained_again(tmp_path: Path) -> None:
+    uninterrupted, _ = small_calibration()
+    calibrate_small(tmp_path)
+    files = sorted((tmp_path / "probes").iterdir())
+    for file, text in zip(files, ("", "[]", '{"before": 1}', '{"before": ["x"]}'), strict=True):
+        file.write_text(text, encoding="utf-8")
+    again, calls = calibrate_small(tmp_path)
+    assert again.to_dict() == uninterrupted.to_dict()
+    assert len(calls) == 60
+
+
+def runner(folder: Path, **changes: Any) -> ProbeRunner:
+    parts = {
+        "teacher": small_teacher(),
+        "inputs": gaussian_inputs(50),
+        "held_out": gaussian_inputs(20),
+        "spectrum": small_spectrum(),
+        "config": small_config(),
+        "accelerator": Accelerator(cpu=True),
+        **changes,
+    }
+    return ProbeRunner(**parts, folder=folder)
+
+
+def other_spectra() -> list[Spectrum]:
+    """Other eigenvalues, other eigenvectors, and fewer of them, with the trace of the others."""
+    spectrum = small_spectrum()
+    assert spectrum.basis is not None
+    fewer = replace(
+        spectrum,
+        eigenvalues=spectrum.eigenvalues[:2],
+        multiplicities=spectrum.multiplicities[:2],
+        basis=spectrum.basis[:2],
+        kind="top-k",
+        remaining_trace=1.0,
+        remaining_dimensions=2,
+    )
+    return [
+        replace(spectrum, eigenvalues=2 * spectrum.eigenvalues),
+        replace(spectrum, basis=np.eye(4)),
+        fewer,
+        replace(fewer, remaining_trace=2.0),
+    ]
+
+
+def other_teacher() -> Teacher:
+    teacher = small_teacher()
+    next(teacher.network.parameters()).data[0] += 1
+    return teacher
+
+
+def test_a_probe_is_kept_for_all_that_it_depends_on(tmp_path: Path) -> None:
+    """A run with anything else trains its own; files tell them apart by name."""
+    settings = ProbeSettings(4, 2, 1, 1e-3)
+    optimization = small_config().optimization
+    kept: list[dict[str, Any]] = [
+        {},
+        {"teacher": other_teacher()},
+        {"inputs": gaussian_inputs(51)},
+        {"held_out": gaussian_inputs(21)},
+        *({"spectrum": spectrum} for spectrum in other_spectra()),
+        {"config": small_config(merge_rule="operator-copy")},
+        {"config": small_config(curriculum="linear")},
+        {"config": small_config(optimization=replace(optimization, seed=1))},
+        {"config": small_config(optimization=replace(optimization, train_batch_size=16))},
+    ]
+    for changes in kept:
+        assert len(list(runner(tmp_path, **changes).run(settings))) == 2
+    for other in ({"start": 3, "stop": 0}, {"num_iterations": 2}, {"learning_rate": 2e-3}):
+        assert len(list(runner(tmp_path).run(replace(settings, **other)))) > 1
+    assert len(list((tmp_path / "probes").iterdir())) == len(kept) + 3
+    for changes in kept:
+        assert len(list(runner(tmp_path, **changes).run(settings))) == 1
+    # what says how a calibration goes on, and how it uses the probe, does not count
+    told = replace(optimization, checkpointing_steps=7, report_to="tensorboard")
+    free = runner(tmp_path, config=small_config(num_iterations=400, optimization=told))
+    (found,) = free.run(replace(settings, tells_floor=True))
+    assert found is not None
+    assert found.settings.tells_floor
+
+
+KILLED_AT_THE_THIRD = """
+import os, signal, sys
+from opmerge.cli import main
+
+renamed = []
+
+def hook(event, arguments):
+    if event == "os.rename" and "/probes/" in str(arguments[1]):
+        renamed.append(arguments)
+        if len(renamed) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_calibration_goes_on_from_the_command_line(tmp_path: Path, run: Run) -> None:
+    """SIGKILL while the third probe is written; what then comes is as if nothing had been."""
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    torch.manual_seed(0)
+    network = MLPDenoiser((1, 8, 8), hidden_size=16, num_layers=1)
+    nn.init.normal_(network.proj_out.weight)  # as built, its output is zero
+    teacher = write_teacher_folder(tmp_path / "teacher", network, scheduler)
+    given = ["calibrate", "digits", "--teacher", teacher, "--steps", 4, "--num_iterations", 8]
+    given += ["--train_batch_size", 64, "--output_dir"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", KILLED_AT_THE_THIRD, *map(str, given), str(killed)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("probes/[!.]*")}
+    assert len(kept) == 2
+    for folder in (killed, whole):
+        assert run(*given, folder)[0] == 0
+    files = [json.loads((folder / "calibration.json").read_text()) for folder in (killed, whole)]
+    assert files[0] == files[1]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_one_iteration_cannot_be_quartered(tmp_path: Path, run: Run) -> None:
+    folders = ("--teacher", tmp_path / "none", "--output_dir", tmp_path / "new")
+    status, out, err = run("calibrate", "digits", *folders, "--steps", 4, "--num_iterations", 1)
+    assert (status, out) == (2, "")
+    assert err.startswith("opmerge: `num_iterations` must be >= 2 to calibrate")
+    assert len(default_probes(4, 2, 1e-3)) == 6
+
+
+def test_a_calibration_says_what_it_is_for() -> None:
+    """Of merges that share a network the probes, which do not, are the same."""
+    alone, _ = small_calibration()
+    shared, _ = calibrate_small(sharing="round")
+    settings = shared.to_dict()["settings"]
+    assert settings == alone.to_dict()["settings"] == small_config().what_decides(1)
+    assert (settings["sharing"], settings["curriculum"]) == ("merge", "none")
+    assert shared.probes == alone.probes
+    (note,) = set(shared.notes) - set(alone.notes)
+    assert note.startswith("the probes have a network each")
+    gradual, _ = calibrate_small(curriculum="linear")
+    assert gradual.to_dict()["settings"]["curriculum"] == "linear"
+    assert any(note.startswith("the curriculum linear slows") for note in gradual.notes)
+    # only merges of more than two operators are trained otherwise: 4 → 0, not 4 → 2
+    same = [one == other for one, other in zip(gradual.probes, alone.probes, strict=True)]
+    assert same == [False, False, True, True]
 
 
 def test_a_calibration_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

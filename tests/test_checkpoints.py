@@ -21,14 +21,12 @@ from test_resume import (  # noqa: E402
     checkpoints,
     distillation,
     finish,
-    old_objects_apart,
-    one_thread,
 )
 
 from opmerge.distillation.executor import Distillation  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
 
-__all__ = ["old_objects_apart", "one_thread"]  # fixtures
+pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_a_file_of_eigenvalues(run: Run, tmp_path: Path) -> None:
         (("evaluate", "digits", "--plan", "[[3,2],1]", "--steps", "4"), "must have 4 steps"),
         (("evaluate", "digits", "--plan", "/nonexistent.json"), "cannot be read"),
         (("evaluate", "digits", "--plan", "/"), "cannot be read"),
-        (("report", "/nonexistent"), "`run` must be a folder that `opmerge plan` wrote"),
+        (("report", "/nonexistent"), "`run` must be the folder of a plan or of studies, got /"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

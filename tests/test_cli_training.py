@@ -19,14 +19,11 @@ from opmerge.plans import PlanFile
 
 Run = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 4
 SMALL = ("--hidden_size", 16, "--num_layers", 1, "--train_batch_size", 32)
 SHORT = ("--train_batch_size", 16, "--num_iterations", 6, "--checkpointing_steps", 5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +129,50 @@ def test_dry_run_says_the_cost_and_writes_nothing(run: Run, work: Path) -> None:
     assert not list((work / "dry").glob("*"))
 
 
+def test_dry_run_counts_data_that_exceed_memory_and_does_not_write_them(
+    run: Run, work: Path, tmp_path: Path
+) -> None:
+    """A file with a hole stands for 2.2 GiB of samples: 9 M of 64 float32 values."""
+    large = np.lib.format.open_memmap(
+        tmp_path / "large.npy", mode="w+", dtype=np.float32, shape=(9 * 2**20, 1, 8, 8)
+    )
+    large.flush()
+    trial = distill(work, "--dry_run", output="large")
+    trial[1] = tmp_path / "large.npy"
+    status, out, _ = run(*trial)
+    assert status == 0
+    assert "2,304.0 MiB of samples\n" in out  # 9 · 2^20 · 64 · 4 bytes, in the line of the disk
+    assert "0.0 MiB of samples, and the activations" in out
+    assert not list((work / "large").glob("*"))
+    _, out, _ = run(*distill(work, "--dry_run", output="small"))
+    assert "0.4 MiB of samples, and the activations" in out  # 1797 · 64 · 4 bytes
+    assert "0.0 MiB of samples\n" in out
+
+
+def test_a_strategy_is_executed_as_a_plan_file_with_its_prediction(run: Run, work: Path) -> None:
+    assert run(*distill(work, plan="boot", output="named"))[0] == 0
+    teacher, path = work / "trained" / "teacher", work / "named" / "plan.json"
+    assert not (work / "named" / "students.json").exists()
+    file = PlanFile.read(path)
+    assert file.plan.to_nested() == [[[[4, 3], 2], 1]]
+    assert (file.merge_rule, file.objective) == ("denoiser-copy", "teacher")
+    problem = ("digits", "--schedule", teacher, "--merge_rule", "denoiser-copy")
+    status, out, _ = run("evaluate", *problem, "--plan", "[[[4,3],2],1]", "--json")
+    assert status == 0
+    w2 = json.loads(out)["plan"]["w2"]
+    assert file.predicted == {"w2": w2, "lower_bound": 0.0, "gap": 1.0}
+    _, out, _ = run("evaluate", "digits", "--plan", path, "--json")  # all that it needs is in it
+    assert json.loads(out)["plan"]["w2"] == w2
+    assert "another spectrum" not in out
+    student = ("evaluate-student", work / "named" / "student", "--teacher", teacher)
+    status, out, _ = run(*student, "--num_samples", 8, "--plan", path, "--json")
+    assert status == 0
+    assert json.loads(out)["predicted_w2"] == w2
+    assert run(*distill(work, plan=path, output="again"))[0] == 0
+    student = Path("student", "unet", "diffusion_pytorch_model.safetensors")
+    assert (work / "again" / student).read_bytes() == (work / "named" / student).read_bytes()
+
+
 def test_a_killed_run_goes_on_and_the_log_has_every_step_once(run: Run, work: Path) -> None:
     assert run(*distill(work, output="whole"))[0] == 0
     assert run(*distill(work, output="cut"))[0] == 0
@@ -152,6 +193,9 @@ def test_one_step_plans_and_data_free_training(run: Run, work: Path) -> None:
     refused(run(*free), "source", "none")
     free[1] = "none"
     assert run(*free)[0] == 0
+    file = PlanFile.read(work / "free" / "plan.json")  # which can say nothing of data
+    assert (file.plan.to_nested(), file.predicted, file.spectrum) == ([[[[4, 3], 2], 1]], {}, {})
+    assert run("evaluate", "digits", "--plan", work / "free" / "plan.json")[0] == 0
     refused(run(*distill(work, "--data_free", plan="[4,[3,[2,1]]]", output="no")), "source")
     nested = distill(work, "--data_free", plan="[4,[3,[2,1]]]", output="no")
     nested[1] = "none"
@@ -178,6 +222,7 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
         (("--lr_scheduler", "wavy"), ("lr_scheduler", "cosine")),
         (("--optimizer", "lion"), ("optimizer", "adamw")),
         (("--mixed_precision", "int8"), ("mixed_precision", "bf16")),
+        (("--mixed_precision", "fp16"), ("mixed_precision", "no or bf16 on the CPU")),
         (("--loss_weighting", "epsilon-space"), ("loss_weighting", "snr-truncated")),
         (("--sharing", "all"), ("sharing", "round")),
         (("--report_to", "nothing"), ("report_to",)),
@@ -261,6 +306,17 @@ def test_a_finished_teacher_is_resumed_without_more_training(run: Run, work: Pat
     log = (folder / "metrics.jsonl").read_text()
     assert run(*train, *every, "--resume_from_checkpoint", "latest")[0] == 0
     assert (folder / "metrics.jsonl").read_text() == log
+
+
+def test_samples_that_are_no_images_have_no_picture(run: Run, tmp_path: Path) -> None:
+    """Four channels, as latents have."""
+    np.save(tmp_path / "latents.npy", np.random.default_rng(0).standard_normal((8, 4, 2, 2)))
+    train = ("train-teacher", tmp_path / "latents.npy", "--output_dir", tmp_path, *SMALL)
+    assert run(*train, "--num_iterations", 2)[0] == 0
+    student = ("distill", tmp_path / "latents.npy", "--teacher", tmp_path / "teacher", "--steps", 2)
+    assert run(*student, "--plan", "vanilla", "--output_dir", tmp_path / "run", *SHORT)[0] == 0
+    assert (tmp_path / "run" / "student" / "unet").is_dir()
+    assert not (tmp_path / "run" / "samples.png").exists()
 
 
 def test_the_plan_says_what_a_student_keeps(run: Run, work: Path) -> None:

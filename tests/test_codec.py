@@ -84,6 +84,13 @@ def test_the_file_is_the_contract() -> None:
     assert TEXT.endswith("}\n")
 
 
+def test_the_expected_paired_error_is_kept_where_there_is_one() -> None:
+    """It may be below W2 too, where that is to the data."""
+    for error in (0.0, 0.125, 0.5):
+        written = plan_file(VALID.plan, predicted={**PREDICTED, "paired_rms": error})
+        assert PlanFile.loads(written.dumps()).predicted == {**PREDICTED, "paired_rms": error}
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_any_plan_goes_through_a_file(data: st.DataObject) -> None:
@@ -149,6 +156,13 @@ def test_a_plan_stands_for_its_students_at_any_depth() -> None:
         dumps_with_students({"a": object()})
     with pytest.raises(ValueError, match="JSON"):
         dumps_with_students({"a": math.nan})
+
+
+def test_nothing_is_said_where_nothing_was_predicted() -> None:
+    plan, schedule = Plan.from_nested([[2, 1]]), cosine_schedule(2)
+    written = PlanFile(plan, schedule, GradientFlow(), "denoiser-copy", "teacher")
+    assert set(CONTENT) - set(json.loads(written.dumps())) == {"predicted", "spectrum"}
+    assert_same(PlanFile.loads(written.dumps()), written)
 
 
 # Refusals
@@ -252,6 +266,14 @@ ARRAYS = {"name": "arrays", "alphas": [1.0, 0.6, 0.0], "sigmas": [0.0, 0.8, 1.0]
         (
             change(predicted={**PREDICTED, "gap": "0"}),
             "`plan file: predicted.gap` must be a number",
+        ),
+        (
+            change(predicted={**PREDICTED, "paired_rms": -1}),
+            "`plan file: predicted.paired_rms` must be a number >=",
+        ),
+        (
+            change(predicted={**PREDICTED, "paired_rms": None}),
+            "`plan file: predicted.paired_rms` must be a number",
         ),
         (change(predicted={**PREDICTED, "gap": None}), "`plan file: predicted.gap` must be a num"),
         (change(predicted={**PREDICTED, "gap": True}), "`plan file: predicted.gap` must be a num"),

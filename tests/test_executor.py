@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -46,28 +46,13 @@ from opmerge.errors import InputError  # noqa: E402
 from opmerge.problem import MergeRule  # noqa: E402
 from opmerge.schedules import NoiseSchedule, linear_schedule  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+
 T = 6
 EIGENVALUES = np.array([0.2, 0.9, 1.5, 3.0])
 D = len(EIGENVALUES)
 RATE, COUNT = 0.15, 8  # eta n_t <= 0.45 < 1/2: descent is monotone
 RULES = get_args(MergeRule)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def old_objects_apart() -> Iterator[None]:
-    """Garbage is collected before every stage; what the imports left behind is not looked at."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Linear(nn.Module):
@@ -414,14 +399,6 @@ def test_labels_reach_students_and_teacher() -> None:
         assert not torch.equal(one, other)
 
 
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """Precision belongs to the process: forget it before and after."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_bfloat16_trains_float32_weights() -> None:
     plan, found = build_strategy("progressive", 4), []
@@ -437,6 +414,44 @@ def test_bfloat16_trains_float32_weights() -> None:
         for weight in state.values():
             assert weight.dtype == torch.float32
             assert torch.isfinite(weight).all()
+
+
+def scaling_accelerator() -> Any:
+    """It scales losses as for fp16; accelerate itself keeps that to devices."""
+    accelerator = make_accelerator(OptimizationConfig(), cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    return accelerator
+
+
+def scaled_losses(accelerator: Any, size: float, **optimization: Any) -> list[float]:
+    """Of one merge of a network whose output is multiplied by a size."""
+    teacher = perceptron()
+    teacher.network.proj_out.weight.mul_(size)  # type: ignore[operator, union-attr]
+    config = small(12, optimization={"max_grad_norm": 0.0, **optimization})
+    plan = build_strategy("vanilla", 4)
+    run = Distillation(teacher, plan, DataInputs(DATA), config, accelerator)
+    return [float(record.loss) for record in run.run()]
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_how_one_networks_loss_was_scaled_is_forgotten_with_it() -> None:
+    """By 2^127 a loss above 2 overflows, and the first steps would be left out."""
+    accelerator = scaling_accelerator()
+    first = scaled_losses(accelerator, 1e3)
+    assert first[0] > 2
+    accelerator.scaler.update(2.0**127)
+    assert scaled_losses(accelerator, 1e3) == first
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_steps_that_overflow_are_left_out_without_a_word(optimizer: str) -> None:
+    """A loss of 1e36 times 2^16 exceeds float32 (3e38) until the factor is halved 8 times."""
+    accelerator = scaling_accelerator()
+    given: dict[str, Any] = {"optimizer": optimizer, "learning_rate": 1e-40}
+    losses = scaled_losses(accelerator, 1e18, **given)
+    assert all(1e35 < loss < 1e37 for loss in losses)
+    assert 1 <= accelerator.scaler.get_scale() <= 2.0**12
 
 
 @pytest.mark.parametrize(

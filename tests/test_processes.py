@@ -16,14 +16,12 @@ from accelerate.state import AcceleratorState  # noqa: E402
 from test_resume import (  # noqa: E402
     checkpoints,
     distillation,
-    old_objects_apart,
-    one_thread,
     weights,
 )
 
 from opmerge.distillation.networks import MLPDenoiser  # noqa: E402
 
-__all__ = ["old_objects_apart", "one_thread"]  # fixtures
+pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 CHANGES: dict[str, Any] = {"network": MLPDenoiser, "checkpoints_total_limit": 99}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from opmerge import (
 from opmerge.planners import brute_force_plan, certified_plan
 from opmerge.planners.brute_force import all_plans
 from opmerge.problem import MergeRule
-from opmerge.records import plan_record
+from opmerge.records import plan_record, prediction, summary
 from opmerge.training import TrainingModel, training_from_dict
 
 EIGENVALUES = [2.8, 1.6, 1.02, 0.4, 0.05]
@@ -179,6 +180,49 @@ def test_the_floor_is_what_independent_errors_add_up_to() -> None:
     assert without.predicted_error == without.w2 == pytest.approx(outcome.w2)
     steps = build_strategy("boot", 6, 6)
     assert evaluate(outcome.problem, steps).floor == 0  # nothing is trained
+
+
+def test_the_paired_error_is_to_the_teacher_whatever_the_objective() -> None:
+    """Of the same plan: the objective changes what W2 is to, not how far student and teacher go."""
+    for training in (rates(0.7, 3, floor=0.02), GradientFlow(0.5)):
+        beside_teacher = problem(training)
+        plan = build_strategy("boot", 6)
+        outcome = evaluate(replace(beside_teacher, objective="data"), plan)
+        expected = evaluate(beside_teacher, plan)
+        assert outcome.predicted_error == pytest.approx(expected.predicted_error, rel=1e-12)
+        assert outcome.w2 != pytest.approx(expected.w2, rel=0.01)
+
+
+def test_records_tell_the_paired_error_where_it_is_not_w2() -> None:
+    spread = problem(rates(0.7, 3, floor=0.02))
+    outcomes = {name: evaluate(spread, build_strategy(name, 6)) for name in ("boot", "vanilla")}
+    record = plan_record(spread, find_plan(spread), outcomes)
+    for entry in record["strategies"]:
+        outcome = outcomes[entry["name"]]
+        assert entry["w2"] == outcome.w2
+        assert entry["paired_rms"] ** 2 == pytest.approx(outcome.w2**2 + outcome.floor**2)
+    printed = summary(record)
+    assert printed["best"]["paired_rms"] == record["best"]["paired_rms"] > printed["best"]["w2"]
+    assert [entry["paired_rms"] for entry in printed["strategies"]] == [
+        entry["paired_rms"] for entry in record["strategies"]
+    ]
+    kept = evaluate(spread, build_strategy("boot", 6, 6))  # nothing is merged, nothing added
+    assert prediction(kept) == {"w2": 0}
+    bare = problem(GradientFlow())
+    assert "paired_rms" not in json.dumps(plan_record(bare, find_plan(bare), {}))
+
+
+def test_scalar_says_that_modes_are_what_it_does_not_cover() -> None:
+    spread = Problem(eigenvalue_spectrum([0.5]), cosine_schedule(4), rates(0.7, 3))
+    with pytest.raises(InputError) as error:
+        find_plan(spread, "scalar")
+    assert str(error.value) == (
+        "`planner` scalar covers training models of a single mode only, got gamma-rates with 16 "
+        "modes; use --planner auto"
+    )
+    assert find_plan(spread).gap < 1e-9
+    with pytest.raises(InputError, match="a single distinct eigenvalue only, got 5"):
+        find_plan(problem(rates(0.7, 3)), "scalar")
 
 
 def test_the_plan_says_that_it_leaves_the_floor_out() -> None:

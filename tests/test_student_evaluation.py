@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opmerge.data import open_source
 from opmerge.distillation.ddim import DDIM, Jump
-from opmerge.distillation.evaluation import (
-    StudentEvaluation,
-    evaluate_student,
-    load_feature_extractor,
-)
+from opmerge.distillation.evaluation import StudentEvaluation, evaluate_student
+from opmerge.distillation.features import FeatureExtractor, load_feature_extractor
 from opmerge.distillation.models import Student, Teacher
+from opmerge.distillation.networks import MLPDenoiser
+from opmerge.distillation.pipeline import save_student
 from opmerge.distillation.sampling import draw_samples
+from opmerge.distillation.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.errors import InputError
 from opmerge.metrics import gaussian_fit_w2, gaussian_w2, sliced_w2
+from opmerge.plans import Plan, PlanFile
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import Spectrum, eigenvalue_spectrum, estimate_spectrum
+from opmerge.training import GradientFlow
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # POT looks for array libraries that are not there
@@ -204,8 +210,46 @@ def test_distances_in_features() -> None:
     without = evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.numpy())
     assert without.features is not None
     assert without.features.student_to_reference is None
-    with pytest.raises(InputError, match=r"`features` must give shape \(10, F\), got \(10,\)"):
-        evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.sum(1))
+
+
+def raises(samples: Tensor) -> Tensor:
+    raise ValueError("no\nway")
+
+
+BAD_FEATURES: list[tuple[FeatureExtractor, str]] = [
+    (raises, "must map samples of shape (6, 3): ValueError: no"),
+    (lambda x: x @ x, "must map samples of shape (6, 3): RuntimeError: mat1 and mat2 shapes"),
+    (lambda x: [[1.0], [2.0, 3.0]], "must map samples of shape (6, 3): ValueError: "),
+    (lambda x: x.sum(1), "must give shape (6, F), got (6,)"),
+    (lambda x: x[1:], "must give shape (6, F), got (5, 3)"),
+    (lambda x: x[:, :0], "must give shape (6, F), got (6, 0)"),
+    (lambda x: None, "must give shape (6, F), got ()"),
+    (lambda x: [["a"]] * len(x), "must give real numbers, got dtype('<U1')"),
+    (lambda x: x.to(torch.complex64), "must give real numbers, got dtype('complex64')"),
+    (lambda x: x / 0, "must give finite numbers"),
+    (lambda x: x[:, : len(x) // 2], "must give as many features for every batch, got [2, 3]"),
+]
+
+
+@pytest.mark.parametrize(("features", "message"), BAD_FEATURES)
+def test_features_that_are_none(features: FeatureExtractor, message: str) -> None:
+    """Ten samples in batches of six and four; of what is raised the first line is told."""
+    with pytest.raises(InputError) as error:
+        evaluate_student(teacher(), student(), 10, 0, features=features, batch_size=6)
+    assert str(error.value).startswith(f"`features` {message}")
+    assert "no way" not in str(error.value)
+
+
+def test_features_in_any_precision() -> None:
+    """To eight bits of bfloat16; NumPy has none. Whole numbers are numbers."""
+    exact, rounded = (
+        evaluate_student(teacher(), student(), 200, 0, features=features, num_resamples=0).features
+        for features in (lambda x: x, lambda x: x.bfloat16())
+    )
+    assert exact is not None
+    assert rounded is not None
+    assert rounded.student_to_teacher == pytest.approx(exact.student_to_teacher, rel=0.02)
+    evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.long(), num_resamples=0)
 
 
 def test_record_and_repetition() -> None:
@@ -219,9 +263,27 @@ def test_record_and_repetition() -> None:
     assert values["reference"] is None
     none = evaluate_student(teacher(), student(), 50, 3, num_resamples=0)
     assert (none.gaussian_w2.value, none.gaussian_w2.low) == (first.gaussian_w2.value, None)
-    reports: list[int] = []
-    evaluate_student(teacher(), student(), 5, 3, batch_size=3, progress=reports.append)
-    assert reports == [3, 5, 8, 10]
+
+
+def test_all_that_takes_long_is_told() -> None:
+    """Samples of the two, features of both and of the data, resamples of two distances."""
+    told: list[tuple[str, int, int]] = []
+    evaluate_student(
+        teacher(),
+        student(),
+        5,
+        3,
+        reference=np.eye(3),
+        features=lambda x: x,
+        batch_size=3,
+        num_resamples=2,
+        progress=lambda *what: told.append(what),
+    )
+    assert told == [
+        *(("sampling", done, 10) for done in (3, 5, 8, 10)),
+        *(("extracting features", done, 13) for done in (3, 5, 8, 10, 13)),
+        *(("resampling", done, 4) for done in (1, 2, 3, 4)),
+    ]
 
 
 def test_refused_settings() -> None:
@@ -283,3 +345,112 @@ def test_metrics_of_samples_refuse() -> None:
     with pytest.raises(InputError, match="`samples2` must be finite"):
         gaussian_fit_w2(samples, np.full((4, 3), np.nan))
     assert gaussian_fit_w2(samples[:, :1], samples[:, :1] + 2) == 2  # one value a sample
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A student and its teacher of four steps."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    networks = [MLPDenoiser((4,), hidden_size=16, num_layers=1) for _ in range(2)]
+    for network in networks:  # as built, the output is zero
+        nn.init.normal_(network.proj_out.weight)
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    write_teacher_folder(folder / "teacher", networks[0], scheduler)
+    original = load_teacher(folder / "teacher", 4)
+    jumps = (Jump(networks[1], 4, 2, 2), Jump(networks[1], 2, 0, 0))
+    return save_student(Student(jumps, original.ddim, (4,)), folder / "student"), folder / "teacher"
+
+
+Measure = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def measure(run: Measure, folders: tuple[Path, Path]) -> Measure:
+    """`evaluate-student` on few samples."""
+    given = ("evaluate-student", folders[0], "--teacher", folders[1], "--num_samples", 12)
+    return lambda *more: run(*given, *more)
+
+
+def refused(result: tuple[int, str, str], message: str) -> None:
+    assert result[:2] == (2, "")
+    assert result[2].startswith(f"opmerge: {message}")
+    assert result[2].count("\n") == 1
+
+
+def test_as_many_resamples_as_asked(measure: Measure) -> None:
+    status, out, _ = measure("--num_resamples", 0, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["gaussian_w2"]["low"] is found["sliced_w2"]["high"] is None
+    assert found["paired_rms"]["low"] < found["paired_rms"]["value"]
+    assert found["predicted_w2"] is found["predicted_paired_rms"] is None
+    intervals = [
+        json.loads(measure("--num_resamples", count, "--json")[1])["gaussian_w2"]["low"]
+        for count in (5, 6)
+    ]
+    assert len(set(intervals)) == 2
+    status, out, _ = measure("--num_resamples", 0)
+    assert status == 0
+    rows = dict(line.split(": ") for line in out.splitlines()[1:])
+    (with_interval,) = (name.strip() for name, value in rows.items() if "[" in value)
+    assert with_interval == "paired error (rms)"
+    refused(measure("--num_resamples", -1), "`num_resamples` must be >= 0, got -1")
+
+
+def test_progress_is_shown(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where standard error is no terminal it is lines; here one for everything that is told."""
+    monkeypatch.setattr("opmerge.cli.progress._SECONDS_BETWEEN_LINES", 0)
+    lines = measure("--num_resamples", 2)[2].splitlines()
+    assert [line.split(", ")[0] for line in lines] == [
+        *("sampling: 50%", "sampling: 100%"),
+        *("resampling: 25%", "resampling: 50%", "resampling: 75%", "resampling: 100%"),
+    ]
+
+
+def test_features_that_fail_are_one_line(measure: Measure) -> None:
+    for name, message in (
+        ("math:floor", "must map samples of shape (12, 4): "),
+        ("torch:sum", "must give shape (12, F), got ()"),
+        ("nowhere:x", "cannot be imported (ModuleNotFoundError: No module named 'nowhere'), got n"),
+    ):
+        refused(measure("--features", name), f"`features` {message}")
+
+
+def test_too_few_samples_are_named_as_the_option_is(
+    run: Measure, measure: Measure, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    refused(measure("--num_samples", 0), "`num_samples` must be >= 4, got 0")
+    few = ("--output", tmp_path / "s.npy", "--num_samples", 0)
+    refused(run("sample", folders[0], *few), "`num_samples` must be >= 1, got 0")
+
+
+def test_the_predicted_error_stands_beside_the_measured(measure: Measure, tmp_path: Path) -> None:
+    """It is the file's own, or W2 to the teacher; W2 to the data is no paired error."""
+    schedule = cosine_schedule(4)
+    spectrum = eigenvalue_spectrum([1.0])
+    plan = Plan.from_nested([[4, 3], [2, 1]])
+    number = {"w2": 3.0, "lower_bound": 0.0, "gap": 1.0}
+    bare = PlanFile(
+        plan, schedule, GradientFlow(), "denoiser-copy", "teacher", number, spectrum.identity()
+    )
+    files = {
+        5.0: replace(bare, predicted={**number, "paired_rms": 5.0}),
+        3.0: bare,
+        None: replace(bare, objective="data"),
+    }
+    fast = ("--num_resamples", 0, "--plan", tmp_path / "plan.json")
+    for expected, file in files.items():
+        file.write(tmp_path / "plan.json")
+        found = json.loads(measure(*fast, "--json")[1])
+        assert (found["predicted_w2"], found["predicted_paired_rms"]) == (3.0, expected)
+        out = measure(*fast)[1]
+        assert ("predicted error (rms): 5\n" in out) == (expected == 5.0)
+        assert ("predicted error (rms): 3\n" in out) == (expected == 3.0)
+        assert f"predicted W2: 3 to the {file.objective}\n" in out
+    wrong = replace(bare, plan=Plan.from_nested([4, 3, [2, 1]]))
+    wrong.write(tmp_path / "plan.json")
+    refused(measure(*fast), "`plan` must lead to the student's jumps [(4, 2), (2, 0)], got [(4, 3)")

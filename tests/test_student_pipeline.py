@@ -19,10 +19,11 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 from torch import nn
 
 from opmerge.distillation.ddim import DDIM, Jump, PredictionType
-from opmerge.distillation.models import Student, initial_noise
+from opmerge.distillation.models import Student, Teacher, initial_noise
 from opmerge.distillation.networks import MLPDenoiser
 from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
 from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.distillation.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.errors import InputError
 from opmerge.schedules import cosine_schedule
 
@@ -90,6 +91,27 @@ def test_the_pipeline_gives_the_samplers_bits_as_images() -> None:
     assert np.array_equal(array, expected.permute(0, 2, 3, 1).numpy())
     pictures = pipeline(latents=noise).images
     assert np.array_equal(np.asarray(pictures[1]), np.round(array[1, :, :, 0] * 255))
+
+
+def test_a_pipeline_on_a_device_holds_a_student_there() -> None:
+    """The device without memory is one that every machine has."""
+    pipeline = FewStepPipeline.from_student(three_jumps()).to("meta")
+    student = pipeline.student()
+    assert student.ddim.alphas.device.type == "meta"
+    assert student.sample(torch.empty(2, *SHAPE, device="meta")).shape == (2, *SHAPE)
+
+
+def test_a_sampler_that_is_moved_stays_where_it_was_as_well() -> None:
+    noise = initial_noise(SHAPE, 2, seed=0)
+    teacher = Teacher(unet(0), DDIM.from_scheduler(trailing(), 8), SHAPE)
+    for sampler in (teacher, three_jumps()):
+        before = sampler.sample(noise)
+        moved = sampler.to(torch.device("meta"))
+        assert moved.sample(noise.to("meta")).device.type == "meta"
+        assert torch.equal(sampler.sample(noise), before)
+    first, second, third = moved.jumps
+    assert first.network is third.network is not second.network
+    assert teacher.to(torch.device("cpu")).network is teacher.network
 
 
 def test_generators_make_the_noise() -> None:
@@ -250,6 +272,15 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert len(load_student(folder).jumps) == 1
     assert not (folder / "unet_2").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_a_teacher_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = write_teacher_folder(tmp_path / "teacher", mlp(0, (5,)), trailing())
+    digest = load_teacher(folder, 4).digest
+    with files_up_to(1000), pytest.raises(InputError, match=r"cannot be written .*File too large"):
+        write_teacher_folder(folder, mlp(1, (5,)), trailing())
+    assert load_teacher(folder, 4).digest == digest
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_other_folders_are_not_replaced(tmp_path: Path) -> None:

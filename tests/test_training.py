@@ -177,6 +177,7 @@ def test_a_model_of_the_users_own() -> None:
     class Measured:
         name = "measured"
         mode_weights = (1.0,)
+        floor = 0.0
 
         def __init__(self, left: float) -> None:
             self.left = left

@@ -1,14 +1,17 @@
-"""Writing files whole or not at all."""
+"""Writing files and folders whole or not at all, and for good: on the disk, not in its cache."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from opmerge.errors import InputError
 
-__all__ = ["write_atomic"]
+__all__ = ["folder_beside", "replace_folder", "write_atomic"]
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -38,6 +41,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
         written.chmod(0o666 & ~_umask())
         written.replace(target)
         temporary = None
+        _sync_names(target.parent)
     except OSError as error:
         raise InputError(
             str(target), f"cannot be written ({error.strerror})", remedy="choose another place"
@@ -46,6 +50,71 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return target
+
+
+@contextlib.contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, which takes its place when the block ends without an error.
+
+    Raises:
+        InputError: if anything in it cannot be written; ``folder`` is then as it was.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        replace_folder(folder, unfinished)
+    except Exception as error:
+        # A full disk is an error of its own type in every library that writes.
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise InputError(
+            str(folder), f"cannot be written ({reason})", remedy="choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def replace_folder(folder: Path, finished: Path) -> None:
+    """Put ``finished`` in the place of ``folder``, which comes back if that fails.
+
+    Its files are on the disk before it has the name, so that whatever has the name is whole.
+
+    Raises:
+        OSError: if it cannot be renamed or brought to the disk.
+    """
+    for path in finished.rglob("*"):
+        if path.is_dir():
+            _sync_names(path)
+        else:
+            _sync(path)
+    _sync_names(finished)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        finished.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    _sync_names(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_names(folder: Path) -> None:
+    """Bring what stands in a folder to the disk, where its file system knows how to."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
 
 
 def _umask() -> int:

@@ -11,15 +11,16 @@ rule. Nothing nearly equal is ever subtracted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.checks import check_vector
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import Problem
-from opmerge.training import GammaRates
 
 __all__ = ["Outcome", "evaluate", "initial_coefficients", "merge_excess"]
 
@@ -63,19 +64,25 @@ class Outcome:
         approximation: errors of different merges are taken as independent, the composite below
         is the teacher's own, and later merges learn the error whole. 0 for models without one.
         """
-        problem = self.problem
-        size = problem.training.floor if isinstance(problem.training, GammaRates) else 0.0
-        starts, stops = np.array([(m.start, m.stop) for m in self.plan.merges] or [(1, 1)]).T
+        problem, merges = self.problem, self.plan.merges
+        starts = np.array([merge.start for merge in merges], dtype=int)
+        stops = np.array([merge.stop for merge in merges], dtype=int)
         alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
         reached = alphas[stops] - alphas[starts] * sigmas[stops] / sigmas[starts]
         products = problem.teacher.log_products
         carried = np.exp(2.0 * (products[0] - products[stops])) @ problem.multiplicities
-        return float(np.sqrt(size * (reached**2 @ carried)))
+        return float(np.sqrt(problem.training.floor * (reached**2 @ carried)))
 
     @property
     def predicted_error(self) -> float:
-        """Expected paired error of the student, not squared: ``sqrt(w2² + floor²)``."""
-        return float(np.hypot(self.w2, self.floor))
+        """Expected root mean square of student minus teacher from equal noise.
+
+        ``sqrt(W2 to the teacher² + floor²)``, whatever the objective.
+        """
+        if self.problem.objective == "teacher":
+            return float(np.hypot(self.w2, self.floor))
+        beside_teacher = replace(self.problem, objective="teacher")
+        return float(np.hypot(beside_teacher.distance(self.excess), self.floor))
 
     def error_shares(self) -> Array:
         """(number of merges,) each merge's share of the squared error; they sum to 1.
@@ -115,7 +122,9 @@ def initial_coefficients(
     return gain * teacher.jump_deficit(split, start) - teacher.jump_deficit(stop, start), gain
 
 
-def merge_excess(problem: Problem, merge: Merge, first: Array, rest: Array) -> Array:
+def merge_excess(
+    problem: Problem, merge: Merge, first: Array, rest: Array, training_time: float = 1.0
+) -> Array:
     """What a merge adds to the excesses of its children: log1p(ρ (initial / target - 1)).
 
     Args:
@@ -123,6 +132,7 @@ def merge_excess(problem: Problem, merge: Merge, first: Array, rest: Array) -> A
         merge: where it starts, splits and stops.
         first: (d,) excess of the first child.
         rest: (d,) total excess of the other children.
+        training_time: x, as a multiple of the problem's: the retention is ρ^x.
 
     Returns:
         (d,) the local excess.
@@ -135,19 +145,24 @@ def merge_excess(problem: Problem, merge: Merge, first: Array, rest: Array) -> A
         offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
         initial = (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
     with np.errstate(divide="ignore"):
-        added: Array = np.log1p(problem.retentions[merge.start] * initial)
+        added: Array = np.log1p(problem.retentions[merge.start] ** training_time * initial)
     return added
 
 
-def evaluate(problem: Problem, plan: Plan) -> Outcome:
+def evaluate(
+    problem: Problem, plan: Plan, training_times: Sequence[float] | Array | None = None
+) -> Outcome:
     """Excess, error and per-merge trace of a plan, by the closed form (THEORY 4, 6).
 
     Args:
         problem: the merge problem with T steps.
         plan: any plan for the same T.
+        training_times: (number of merges,) how long each merge of ``plan.merges`` is trained, in
+            multiples x >= 0 of the problem's training: its retention is ρ^x, as error decays
+            exponentially, mode by mode, with the length of training. 1 each unless given.
 
     Raises:
-        InputError: if the plan is for another number of steps.
+        InputError: if the plan is for another number of steps, or the times do not fit it.
     """
     if plan.num_steps != problem.num_steps:
         raise InputError(
@@ -156,9 +171,24 @@ def evaluate(problem: Problem, plan: Plan) -> Outcome:
     zero = np.zeros_like(problem.eigenvalues)
     excess = dict.fromkeys(range(problem.num_steps, 0, -1), zero)
     local = np.zeros((len(plan.merges), len(zero)))
+    times = _check_times(plan, training_times)
     for row, merge in enumerate(plan.merges):
         first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
         rest = np.sum(others, axis=0)
-        local[row] = merge_excess(problem, merge, first, rest)
+        local[row] = merge_excess(problem, merge, first, rest, float(times[row]))
         excess[merge.start] = first + rest + local[row]
     return Outcome(problem, plan, np.sum(list(excess.values()), axis=0), local)
+
+
+def _check_times(plan: Plan, times: Sequence[float] | Array | None) -> Array:
+    """(number of merges,) times >= 0, all 1 if there are none."""
+    if times is None:
+        return np.ones(len(plan.merges))
+    checked = check_vector("training_times", times)
+    if len(checked) != len(plan.merges):
+        raise InputError(
+            "training_times", f"must have {len(plan.merges)} entries, one a merge", len(checked)
+        )
+    if not (np.isfinite(checked).all() and (checked >= 0).all()):
+        raise InputError("training_times", "must be finite and >= 0", float(checked.min()))
+    return checked

@@ -15,7 +15,7 @@ from opmerge.plans.strategies import build_strategy
 from opmerge.problem import Problem
 from opmerge.versions import versions
 
-__all__ = ["compare_strategies", "plan_record", "problem_settings", "summary"]
+__all__ = ["compare_strategies", "plan_record", "prediction", "problem_settings", "summary"]
 
 FORMAT = "opmerge.record"
 VERSION = 1
@@ -53,6 +53,16 @@ def problem_settings(problem: Problem, student_steps: int = 1) -> dict[str, Any]
     }
 
 
+def prediction(outcome: Outcome) -> dict[str, float]:
+    """What is predicted of a plan: ``w2``, and ``paired_rms`` where that is another number.
+
+    ``paired_rms`` is the root mean square of student minus teacher from equal noise that is to be
+    expected, the training model's floor included (``Outcome.predicted_error``).
+    """
+    w2, paired_rms = outcome.w2, outcome.predicted_error
+    return {"w2": w2} if paired_rms == w2 else {"w2": w2, "paired_rms": paired_rms}
+
+
 def plan_record(
     problem: Problem, result: PlannerResult, strategies: Mapping[str, Outcome]
 ) -> dict[str, Any]:
@@ -65,8 +75,9 @@ def plan_record(
 
     Returns:
         ``problem`` (settings), ``spectrum`` (distinct eigenvalues, descending, and their
-        multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every ``errors``
-        holds the squared W2 of each distinct eigenvalue, multiplicity included.
+        multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every plan has its
+        ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
+        included.
     """
     best = result.outcome
     return {
@@ -130,7 +141,7 @@ def _floor_notes(outcome: Outcome) -> list[str]:
         return []
     return [
         f"training itself leaves an error of about {outcome.floor:.3g} over "
-        f"{len(outcome.plan.merges)} merges, which W2 leaves out: with it "
+        f"{len(outcome.plan.merges)} merges, which W2 leaves out: with it a paired error of "
         f"{outcome.predicted_error:.3g} is expected"
     ]
 
@@ -138,7 +149,7 @@ def _floor_notes(outcome: Outcome) -> list[str]:
 def _outcome_record(outcome: Outcome) -> dict[str, Any]:
     plan = outcome.plan
     return {
-        "w2": outcome.w2,
+        **prediction(outcome),
         "merges": len(plan.merges),
         "network_evaluations": plan.network_evaluations(),
         "boundaries": list(plan.boundaries),

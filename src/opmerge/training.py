@@ -7,22 +7,26 @@ A student coordinate at step t trained on E|a z_t - target z_t|² ends at
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.averaging import EMAFlow, HeavyBall
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 
 __all__ = [
     "DEFAULT_MERGE_TIME",
+    "EMAFlow",
     "GammaRates",
     "GradientDescent",
     "GradientFlow",
+    "HeavyBall",
     "TrainingModel",
     "training_from_dict",
 ]
@@ -57,6 +61,11 @@ class TrainingModel(Protocol):
         """Share of each mode in the squared error; they sum to 1."""
         ...
 
+    @property
+    def floor(self) -> float:
+        """Squared error >= 0, a direction of x_0, that each merge adds whatever it starts from."""
+        ...
+
     def retention(self, variances: Array, mode: int = 0) -> Array:
         """Fraction of the initial error left where z_t has these variances n_t; same shape."""
         ...
@@ -78,6 +87,7 @@ class GradientFlow:
 
     name = "gradient-flow"
     mode_weights = (1.0,)
+    floor = 0.0
 
     def __post_init__(self) -> None:
         _require_positive("merge_time", self.time)
@@ -108,6 +118,7 @@ class GradientDescent:
 
     name = "gradient-descent"
     mode_weights = (1.0,)
+    floor = 0.0
 
     def __post_init__(self) -> None:
         _require_positive("learning_rate", self.learning_rate)
@@ -252,8 +263,8 @@ class GammaRates:
         return {"model": self.name, **asdict(self)}
 
 
-_MODELS: dict[str, type[GradientFlow] | type[GradientDescent] | type[GammaRates]] = {
-    model.name: model for model in (GradientFlow, GradientDescent, GammaRates)
+_MODELS: dict[str, Callable[..., TrainingModel]] = {
+    model.name: model for model in (GradientFlow, GradientDescent, EMAFlow, HeavyBall, GammaRates)
 }
 
 
@@ -272,7 +283,7 @@ def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
     try:
         return _MODELS[model](**parameters)
     except TypeError as error:
-        expected = ", ".join(_MODELS[model].__dataclass_fields__)
+        expected = ", ".join(signature(_MODELS[model]).parameters)
         raise InputError("training", f"must have the parameters {expected}", data) from error
 
 

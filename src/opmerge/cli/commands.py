@@ -112,12 +112,12 @@ def spectrum(data: DataOptions, output_dir: OutputDir = None, as_json: Json = Fa
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `plan` or of a study.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a plan or of studies.")],
 ) -> None:
-    """Draw the report of a run again, from its record."""
-    from opmerge.cli import runs
+    """Draw the report of a run again, from its record; nothing is computed."""
+    from opmerge.cli.study_files import redraw
 
-    print(f"written: {runs.redraw(run)}")
+    print(f"written: {redraw(run)}")
 
 
 COMMANDS = {

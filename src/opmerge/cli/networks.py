@@ -98,14 +98,18 @@ def load_training_data(
     accelerator: Accelerator,
     samples: SampleOptions,
     shape_of: Callable[[Source], tuple[int, ...]],
-    folder: Path,
+    folder: Path | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples in the network's shape and their labels; large data go through a file, once."""
-    from opmerge.distillation.samples import digits_labels, load_labels, load_samples
+    """Samples in the network's shape and their labels; large data go through a file, once.
+
+    Without a folder there is no run, and something of their size stands for the samples.
+    """
+    from opmerge.distillation.samples import digits_labels, load_labels, load_samples, stand_in
 
     source = open_samples(samples)
+    shape = shape_of(source)
     with accelerator.main_process_first():
-        data = load_samples(source, shape_of(source), folder)
+        data = stand_in(source, shape) if folder is None else load_samples(source, shape, folder)
     if samples.labels is None:
         return data, None
     if samples.labels == "digits":
@@ -118,9 +122,9 @@ def training_inputs(
     samples: SampleOptions,
     teacher: Teacher,
     data_free: bool,
-    folder: Path,
+    folder: Path | None,
 ) -> TrainingInputs:
-    """What students read: noised samples, or pure noise.
+    """What students read: noised samples (without a folder, their like), or pure noise.
 
     Raises:
         InputError: if samples and --data_free contradict one another, or a class-conditional

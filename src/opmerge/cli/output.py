@@ -53,7 +53,7 @@ def show_comparison(record: Mapping[str, Any], plan: Plan, as_json: bool) -> Non
 def evaluation_text(outcome: Outcome, made_for: PlanFile | None) -> str:
     """An evaluation as one JSON object."""
     from opmerge.plans import dumps_with_students
-    from opmerge.records import problem_settings
+    from opmerge.records import prediction, problem_settings
 
     problem, plan = outcome.problem, outcome.plan
     trace = zip(plan.merges, outcome.error_shares(), strict=True)
@@ -62,7 +62,7 @@ def evaluation_text(outcome: Outcome, made_for: PlanFile | None) -> str:
             "problem": problem_settings(problem, plan.student_steps),
             "plan": {
                 "students": plan,
-                "w2": outcome.w2,
+                **prediction(outcome),
                 "merges": len(plan.merges),
                 "network_evaluations": plan.network_evaluations(),
             },
@@ -82,6 +82,8 @@ def show_evaluation(outcome: Outcome, made_for: PlanFile | None) -> None:
 
     problem, plan = outcome.problem, outcome.plan
     print(f"W2 to the {problem.objective}: {outcome.w2:.6g}")
+    if outcome.predicted_error != outcome.w2:
+        print(f"paired error to be expected (rms): {outcome.predicted_error:.6g}")
     print(f"teacher's W2 to the data: {problem.teacher_to_data:.6g}", end="\n\n")
     print(draw_text(plan), end="\n\n")
     shares = outcome.error_shares()
@@ -146,15 +148,19 @@ def _print_strategies(record: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"W2 to the {record['problem']['objective']}", title_justify="left")
-    for name in ("plan", "W2", "ratio to best", "merges", "network evaluations"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
-    for row in sorted((best, *record["strategies"]), key=lambda row: float(row["w2"])):
+    rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
+    paired = any("paired_rms" in row for row in rows)
+    table = Table(title=f"W2 to the {record['problem']['objective']}", title_justify="left")
+    more = ("paired error",) if paired else ()
+    for name in ("plan", "W2", *more, "ratio to best", "merges", "network evaluations"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    for row in rows:
         ratio = row["ratio_to_best"]
         table.add_row(
             row["name"],
             f"{row['w2']:.4g}",
+            *((f"{row.get('paired_rms', row['w2']):.4g}",) if paired else ()),
             "–" if ratio is None else f"{ratio:.4g}",
             str(row["merges"]),
             f"{row['network_evaluations']:.0f}",
@@ -170,6 +176,7 @@ def _print_notes(*notes: str) -> None:
 def _evaluation_notes(outcome: Outcome, made_for: PlanFile | None) -> list[str]:
     problem = outcome.problem
     notes = [*problem.spectrum.notes, *problem.schedule.notes]
-    if made_for and made_for.spectrum["sha256"] != problem.spectrum.sha256:
+    made_with = made_for.spectrum if made_for else {}
+    if made_with and made_with["sha256"] != problem.spectrum.sha256:
         notes.append("the plan was made for another spectrum")
     return notes

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,13 @@ from opmerge.versions import TRAINING_LIBRARIES, versions
 
 if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
-    from opmerge.plans import Plan, PlanFile
     from opmerge.problem import Problem
     from opmerge.spectra import Spectrum
 
 __all__ = [
     "prepare_folder",
-    "redraw",
     "write_config",
     "write_evaluation",
-    "write_executed_plan",
     "write_run",
     "write_spectrum",
 ]
@@ -59,6 +56,7 @@ def write_run(
     Everything is made before anything is written, so that a failure leaves the folder as it was.
     """
     from opmerge.plans import PlanFile
+    from opmerge.records import prediction
     from opmerge.reports import report_page
 
     file = PlanFile(
@@ -67,7 +65,7 @@ def write_run(
         problem.training,
         problem.merge_rule,
         problem.objective,
-        {"w2": result.w2, "lower_bound": result.lower_bound, "gap": result.gap},
+        {**prediction(result.outcome), "lower_bound": result.lower_bound, "gap": result.gap},
         problem.spectrum.identity(),
     )
     contents = {
@@ -95,53 +93,10 @@ def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
     write_atomic(folder / "spectrum.png", picture)
 
 
-def redraw(run: Path) -> Path:
-    """Write report.html again from record.json; returns its path."""
-    from opmerge import studies
-    from opmerge.records import FORMAT, VERSION
-    from opmerge.reports import report_page
-
-    path = run / "record.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            "run", f"must be a folder that `opmerge plan` wrote ({error.strerror})", str(path)
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(str(path), f"must be a record ({error})") from error
-    pages: dict[Any, Callable[[Any], str]] = {
-        (FORMAT, None): report_page,
-        **{(studies.FORMAT, name): study.page for name, study in studies.STUDIES.items()},
-    }
-    kind = (record.get("format"), record.get("study")) if isinstance(record, dict) else None
-    if kind not in pages:
-        raise InputError(str(path), "must be a record that `opmerge plan` or a study wrote")
-    if record.get("version") != VERSION:
-        raise InputError(f"{path}: version", f"must be {VERSION}", repr(record.get("version")))
-    try:
-        page = pages[kind](record)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(str(path), f"must be a complete record ({error!r})") from error
-    return write_atomic(run / "report.html", page)
-
-
 def write_config(folder: Path, command: str, options: Mapping[str, Any]) -> None:
     """Write config.json of a command that trains: every option as used."""
     used = versions(*TRAINING_LIBRARIES)
     write_atomic(folder / "config.json", _config(command, options, used))
-
-
-def write_executed_plan(folder: Path, plan: Plan, made_for: PlanFile | None) -> None:
-    """Write the plan that is executed: its file again, or its students alone."""
-    from opmerge.plans import dumps_with_students
-
-    if made_for is not None:
-        write_atomic(folder / "plan.json", made_for.dumps())
-    else:
-        (folder / "plan.json").unlink(missing_ok=True)  # of an earlier run
-        content = {"steps": plan.num_steps, "students": plan}
-        write_atomic(folder / "students.json", dumps_with_students(content) + "\n")
 
 
 def _planning_config(record: Mapping[str, Any], command: str, options: Mapping[str, Any]) -> str:

@@ -1,11 +1,10 @@
-"""The command `study`: settings from `--set`, a record, and its page."""
+"""The command `study`: settings from `--set`, a record, its tables, figures and page."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields, is_dataclass, replace
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["study"]
 
+_ALL = "all"
+
 
 def study(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which study; --list tells.")
+        str | None, typer.Argument(metavar="NAME", help="Which study, or all; --list tells.")
     ] = None,
     output_dir: Annotated[
         Path | None,
@@ -39,61 +40,77 @@ def study(
             metavar="KEY=VALUE",
         ),
     ] = None,
+    num_workers: Annotated[
+        int, option("num_workers", "Processes of a sweep; -1 for one a core.", "Run")
+    ] = -1,
+    backend: Annotated[
+        str, option("backend", "What a sweep runs on: loky, dask or ray.", "Run")
+    ] = "loky",
     show_list: Annotated[bool, option("list", "Describe the studies and stop.", "Study")] = False,
 ) -> None:
     """Answer a question by experiment: a record and a page; an interrupted study goes on."""
     from opmerge.studies import STUDIES
+    from opmerge.studies.engines import BACKENDS
 
     if show_list:
         for key, entry in STUDIES.items():
             print(f"{key}: {entry.question}")
         return
-    if name is None or name not in STUDIES:
-        raise InputError("study", f"must be one of {', '.join(STUDIES)}", name or "nothing")
-    _run(name, STUDIES[name], output_dir or Path("runs") / name, quick, settings or [])
+    if name is None or name not in (_ALL, *STUDIES):
+        raise InputError("study", f"must be {_ALL} or one of {', '.join(STUDIES)}", name or "none")
+    if backend not in BACKENDS:
+        raise InputError("backend", f"must be one of {', '.join(BACKENDS)}", backend)
+    if num_workers < 1 and num_workers != -1:
+        raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
+    folder = output_dir or Path("runs") / name
+    if name == _ALL:
+        _run_all(folder, quick, settings or [], num_workers, backend)
+    else:
+        print(_run(STUDIES[name], folder, quick, settings or [], num_workers, backend))
+        print(f"written: {folder / 'record.json'}, {folder / 'report.html'}")
 
 
-def _run(name: str, entry: Study, folder: Path, quick: bool, settings: list[str]) -> None:
-    from opmerge.cli import runs
-    from opmerge.cli.networks import prepare_libraries
+def _run(
+    entry: Study, folder: Path, quick: bool, settings: list[str], num_workers: int, backend: str
+) -> str:
+    """Run a study into a folder; its finding."""
+    from opmerge.cli import runs, study_files
+    from opmerge.cli.networks import prepare_libraries, say
     from opmerge.cli.progress import progress_bar
-    from opmerge.files import write_atomic
+    from opmerge.studies import Runner
+    from opmerge.studies.settings import configure
 
-    config = entry.config.quick() if quick else entry.config()
-    for setting in settings:
-        config = _with_setting(config, setting)
+    if entry.trains_networks:
+        prepare_libraries()
+    config = configure(entry.config(quick), settings)
     runs.prepare_folder(folder)
-    prepare_libraries()
-    record = entry.run(config, folder, progress_bar)
-    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
-    page = write_atomic(folder / "report.html", entry.page(record))
-    runs.write_config(folder, f"study {name}", {"quick": quick, "set": settings})
-    print(entry.finding(record))
-    print(f"written: {folder / 'record.json'}, {page}")
+    runner = Runner(folder, progress_bar, say, num_workers, backend)  # type: ignore[arg-type]
+    record = entry.run(config, runner)
+    study_files.write_study(folder, entry, record)
+    runs.write_config(folder, f"study {entry.name}", {"quick": quick, "set": settings})
+    return entry.answer(record).finding
 
 
-def _with_setting(config: Any, setting: str) -> Any:
-    """The configuration with one field, or a field of a part of it, set anew."""
-    key, equals, text = setting.partition("=")
-    if not equals:
-        raise InputError("set", "must have the form KEY=VALUE", setting)
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    return _replaced(config, key.split("."), tuple(value) if isinstance(value, list) else value)
+def _run_all(
+    folder: Path, quick: bool, settings: list[str], num_workers: int, backend: str
+) -> None:
+    """Run every study that trains no network; one that fails does not stop the others."""
+    from opmerge.cli import runs, study_files
+    from opmerge.studies import STUDIES
 
-
-def _replaced(config: Any, path: list[str], value: Any) -> Any:
-    first, *rest = path
-    names = [field.name for field in fields(config)]
-    if first not in names:
-        raise InputError("set", f"must name one of {', '.join(names)}", first)
-    if not rest:
-        if is_dataclass(getattr(config, first)):
-            raise InputError("set", "must name a setting inside", first, f"such as {first}.NAME")
-        return replace(config, **{first: value})
-    part = getattr(config, first)
-    if not is_dataclass(part):
-        raise InputError("set", f"must not name a part of {first}", ".".join(rest))
-    return replace(config, **{first: _replaced(part, rest, value)})
+    if settings:
+        raise InputError("set", "must be left out with all, for studies differ in settings")
+    runs.prepare_folder(folder)
+    failed = []
+    for entry in STUDIES.values():
+        if entry.trains_networks:
+            continue
+        try:
+            finding = _run(entry, folder / entry.name, quick, [], num_workers, backend)
+            print(f"{entry.name}: {finding}")
+        except InputError as error:
+            failed.append(entry.name)
+            print(f"opmerge: {entry.name}: {error}", file=sys.stderr)
+    print(f"written: {study_files.write_index(folder)}")
+    if failed:
+        raise InputError("study", f"must run, and {', '.join(failed)} did not; the rest is written")

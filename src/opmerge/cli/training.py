@@ -20,6 +20,7 @@ from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.cli.networks import Log
+    from opmerge.distillation.config import DistillationConfig
     from opmerge.distillation.executor import Distillation
     from opmerge.plans import PlanFile
 
@@ -29,6 +30,17 @@ _LOG_EVERY = 10
 
 OutputDir = Annotated[Path, option("output_dir", "Folder of the run.", "Run")]
 TeacherDir = Annotated[Path, option("teacher", "The teacher: a diffusers pipeline folder.", "Data")]
+
+PlanOrName = Annotated[
+    str,
+    option(
+        "plan",
+        "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then with "
+        "--steps).",
+        "Execution",
+        metavar="FILE|LISTS|NAME",
+    ),
+]
 
 
 @takes_options
@@ -84,16 +96,7 @@ def train_teacher(
 def distill(
     samples: SampleOptions,
     teacher: TeacherDir,
-    plan: Annotated[
-        str,
-        option(
-            "plan",
-            "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then "
-            "with --steps).",
-            "Execution",
-            metavar="FILE|LISTS|NAME",
-        ),
-    ],
+    plan: PlanOrName,
     output_dir: OutputDir,
     execution: ExecutionOptions,
     optimization: OptimizationOptions,
@@ -114,29 +117,20 @@ def distill(
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
     from opmerge.cli import networks, runs
     from opmerge.cli.inputs import read_plan
-    from opmerge.distillation.config import DistillationConfig
     from opmerge.distillation.executor import Distillation
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
     from opmerge.distillation.teacher_folder import check_plan_fits, load_teacher
 
     parsed, made_for = read_plan(plan, student_steps, steps)
-    settings: dict[str, Any] = asdict(execution)
-    settings["num_iterations"] = _iterations(execution.num_iterations, made_for)
-    settings["merge_rule"] = _merge_rule(execution.merge_rule, made_for)
-    if execution.merge_seconds is not None and execution.num_iterations is not None:
-        raise InputError("merge_seconds", "must not be given together with --num_iterations")
-    defaults = DistillationConfig().optimization
-    config = DistillationConfig(
-        **settings, optimization=networks.build_optimization(optimization, defaults)
-    )
+    config = _configuration(execution, optimization, made_for)
     loaded = load_teacher(teacher, parsed.num_steps)
     if made_for is not None:
         check_plan_fits(loaded, made_for.schedule)
     runs.prepare_folder(output_dir)
     accelerator = networks.start(config.optimization, output_dir)
-    inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, output_dir)
     folder = None if dry_run else output_dir
+    inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, folder)
     check_can_be_saved(loaded, parsed, plan_stages(parsed, config.sharing), output_dir / "student")
     run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)
     if dry_run:
@@ -146,11 +140,59 @@ def distill(
     if accelerator.is_main_process:
         options = {"teacher": str(teacher), "plan": plan, **asdict(samples), **asdict(config)}
         runs.write_config(output_dir, "distill", options)
-        runs.write_executed_plan(output_dir, parsed, made_for)
+        if not done:
+            (made_for or _plan_file(run, samples)).write(output_dir / "plan.json")
     with networks.log_to(accelerator, output_dir, asdict(config), done) as log:
         _train(run, done, log)
     if accelerator.is_main_process:
         _save(run, output_dir)
+
+
+def _configuration(
+    execution: ExecutionOptions, optimization: OptimizationOptions, made_for: PlanFile | None
+) -> DistillationConfig:
+    """As given, or else as the plan says, or the defaults."""
+    from opmerge.cli.networks import build_optimization
+    from opmerge.distillation.config import DistillationConfig
+
+    if execution.merge_seconds is not None and execution.num_iterations is not None:
+        raise InputError("merge_seconds", "must not be given together with --num_iterations")
+    settings: dict[str, Any] = asdict(execution)
+    settings["num_iterations"] = _iterations(execution.num_iterations, made_for)
+    settings["merge_rule"] = _merge_rule(execution.merge_rule, made_for)
+    defaults = DistillationConfig().optimization
+    return DistillationConfig(**settings, optimization=build_optimization(optimization, defaults))
+
+
+def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
+    """The file of a plan that came as lists or by name, with what the theory predicts of it.
+
+    Nothing is proved of such a plan, but that no distance is below 0. Without data nothing is
+    predicted.
+    """
+    from opmerge.cli.networks import open_samples
+    from opmerge.merging import evaluate
+    from opmerge.plans import PlanFile
+    from opmerge.problem import Problem
+    from opmerge.schedules import diffusers_schedule
+    from opmerge.spectra import estimate_spectrum
+    from opmerge.training import GradientFlow
+
+    schedule = diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
+    rule = run.config.merge_rule
+    if run.config.data_free:
+        return PlanFile(run.plan, schedule, GradientFlow(), rule, "teacher")
+    problem = Problem(estimate_spectrum(open_samples(samples)), schedule, merge_rule=rule)
+    w2 = evaluate(problem, run.plan).w2
+    return PlanFile(
+        run.plan,
+        schedule,
+        problem.training,
+        rule,
+        problem.objective,
+        {"w2": w2, "lower_bound": 0.0, "gap": 1.0 if w2 else 0.0},
+        problem.spectrum.identity(),
+    )
 
 
 def _merge_rule(given: str | None, made_for: PlanFile | None) -> str:
@@ -187,13 +229,10 @@ def _train(run: Distillation, done: int, log: Log) -> None:
             done -= min(done, count)
         for record in run.run():
             stage = run.stages[record.stage]
-            merge = stage.merges[0]
-            more = f" and {len(stage.merges) - 1} more" if len(stage.merges) > 1 else ""
             planned = counts[record.stage] / run.iterations[record.stage]  # differ if timed
             advance(
                 work[record.stage] * planned,
-                f"merge {merge.start} → {merge.stop}{more}, "
-                f"stage {record.stage + 1} of {len(run.stages)}",
+                f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}",
             )
             if record.step % _LOG_EVERY == 0 or record.iteration == run.iterations[record.stage]:
                 log(
@@ -206,12 +245,12 @@ def _train(run: Distillation, done: int, log: Log) -> None:
 
 
 def _save(run: Distillation, output_dir: Path) -> None:
-    from opmerge.distillation.pipeline import save_student
+    from opmerge.distillation.pipeline import is_image, save_student
     from opmerge.distillation.sampling import draw_samples, write_image_grid
 
     student = run.student()
     print(f"written: {save_student(student, output_dir / 'student')}")
-    if len(student.sample_shape) > 1:
+    if is_image(student.sample_shape):
         picture = write_image_grid(output_dir / "samples.png", draw_samples(student, 64, 0, 64))
         print(f"written: {picture}")
 
@@ -229,8 +268,10 @@ def _show_cost(run: Distillation) -> None:
         "network evaluations": f"{cost.network_evaluations:,.0f} (samples; κ = 3 for the student)",
         "parameters": f"{cost.num_parameters:,}",
         "networks held at once": f"{cost.peak_networks}",
-        "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB, and the activations of a batch",
-        "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB",
+        "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB of networks, "
+        f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples, and the activations of a batch",
+        "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB of networks, "
+        f"{cost.data_disk_bytes / 2**20:,.1f} MiB of samples",
         "expected duration": f"{duration(cost.seconds)} on this machine as it is now",
     }
     for name, value in rows.items():

@@ -4,6 +4,11 @@ Real training learns parts of a deviation at very different rates, so no one ret
 what several merges leave. ``calibrate`` trains a few single merges (``probes``) with the settings
 of the run to come and fits ``GammaRates`` to what they leave; planning with that model predicts
 the paired error of plans that were never trained.
+
+Two settings of a run are beyond it. Where several merges share a network (``sharing`` "round"),
+each gets only a part of every batch, and all move the same weights; a probe is one merge with a
+network of its own. And a ``curriculum`` slows merges of many operators, those of two not at all;
+the model knows only the step at which a merge starts.
 """
 
 from __future__ import annotations
@@ -26,10 +31,9 @@ from opmerge.distillation.config import DistillationConfig
 from opmerge.distillation.inputs import DataInputs
 from opmerge.distillation.linearity import Linearity, linearity
 from opmerge.distillation.models import Teacher
-from opmerge.distillation.probes import Probe, ProbeSettings, default_probes, run_probe
+from opmerge.distillation.probes import Probe, ProbeRunner, ProbeSettings, default_probes
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.problem import MergeRule
 from opmerge.spectra import Spectrum
 from opmerge.training import GammaRates
 
@@ -76,14 +80,15 @@ class Calibration:
         fit: the model.
         probes: the merges that were trained.
         linearity: how linear the teacher is.
-        merge_rule: what the probes' students kept of their first operator; the model is for it.
+        settings: with which the probes were trained (``DistillationConfig.what_decides``); the
+            model is for runs with the same.
         notes: what a reader of the result must know.
     """
 
     fit: Fit
     probes: tuple[Probe, ...]
     linearity: Linearity
-    merge_rule: MergeRule
+    settings: Mapping[str, Any]
     notes: tuple[str, ...]
 
     @property
@@ -98,7 +103,8 @@ class Calibration:
             "format": FORMAT,
             "version": VERSION,
             "training": self.training.to_dict(),
-            "merge_rule": self.merge_rule,
+            "merge_rule": self.settings["merge_rule"],
+            "settings": dict(self.settings),
             "residual": self.fit.residual,
             "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
             "probes": [
@@ -125,20 +131,24 @@ def calibrate(
     config: DistillationConfig,
     accelerator: Accelerator,
     probes: Sequence[ProbeSettings] | None = None,
+    folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Train a few merges as the run will, and fit the training model to what they leave.
 
     A fifth of the samples is held out of the probes' training and used to measure them. The
-    result is a function of ``config.optimization.seed``.
+    result is a function of ``config.optimization.seed``. With a folder, an interrupted
+    calibration goes on after the last probe that was finished, to the same result.
 
     Args:
         teacher: the teacher.
         inputs: data, in the teacher's units.
         spectrum: of the same data, with eigenvectors.
-        config: of the run to come; ``num_iterations`` must be one number.
+        config: of the run to come; ``num_iterations`` must be one number. Each probe has a
+            network of its own, whatever its ``sharing``.
         accelerator: devices and processes.
         probes: the merges to train; ``default_probes`` unless given.
+        folder: where finished probes are kept.
         progress: called with the iterations done and how many there will be.
 
     Raises:
@@ -155,18 +165,32 @@ def calibrate(
     linear = linearity(
         teacher.to(accelerator.device), inputs, spectrum, seed=config.optimization.seed
     )
-    done, total = 0, sum(each.num_iterations for each in settings)
-    measured: list[Probe] = []
+    alone = replace(config, sharing="merge")
+    runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
+    measured = _run(runner, settings, progress or (lambda done, total: None))
+    fit = fit_rates(measured, count, config.optimization.learning_rate)
+    notes = (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured))
+    decided = alone.what_decides(accelerator.num_processes)
+    return Calibration(fit, measured, linear, decided, notes)
+
+
+def _run(
+    runner: ProbeRunner,
+    settings: Sequence[ProbeSettings],
+    report: Callable[[int, int], None],
+) -> tuple[Probe, ...]:
+    """All probes; the iterations of one that was kept are done at once."""
+    measured, done = [], 0
+    total = sum(each.num_iterations for each in settings)
     for each in settings:
-        for probe in run_probe(each, teacher, train, held_out, spectrum, config, accelerator):
+        end = done + each.num_iterations
+        for probe in runner.run(each):
             if probe is not None:
                 measured.append(probe)
-            elif progress is not None:
-                done += 1
-                progress(done, total)
-    fit = fit_rates(measured, count, config.optimization.learning_rate)
-    notes = (*linear.notes, *_fit_notes(fit, measured))
-    return Calibration(fit, tuple(measured), linear, config.merge_rule, notes)
+            if done < end:
+                done = end if probe is not None else done + 1
+                report(done, total)
+    return tuple(measured)
 
 
 def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
@@ -267,6 +291,22 @@ def _split(inputs: DataInputs, seed: int) -> tuple[DataInputs, DataInputs]:
         return DataInputs(inputs.data[rows], labels)
 
     return part(order[:cut].sort().values), part(order[cut:].sort().values)
+
+
+def _scope_notes(config: DistillationConfig) -> tuple[str, ...]:
+    """What of the run to come the probes do not measure."""
+    notes = []
+    if config.sharing != "merge":
+        notes.append(
+            "the probes have a network each: what merges that share one do to each other is not "
+            "in the model"
+        )
+    if config.curriculum != "none":
+        notes.append(
+            f"the curriculum {config.curriculum} slows merges of many operators, as the probes "
+            "are, but not those of two: the model is not for plans of both"
+        )
+    return tuple(notes)
 
 
 def _fit_notes(fit: Fit, probes: Sequence[Probe]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import replace_folder, write_atomic
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -105,9 +104,7 @@ class Checkpoints:
                 whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 save_file(whole, unfinished / _TENSORS)
             self._seal(unfinished, step, state)
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-            _sync(self.folder)
+            replace_folder(target, unfinished)
         except (OSError, RuntimeError, SafetensorError, InputError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             reason = str(error).split("\n")[0]
@@ -131,8 +128,6 @@ class Checkpoints:
         }
         manifest["digest"] = _digest_of(manifest)
         write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
-        for name in files:
-            _sync(folder / name)
 
     def find(self, wanted: str) -> Checkpoint | None:
         """The checkpoint to go on from, or the newest whole one before it.
@@ -218,11 +213,3 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opmerge.distillation.executor import Distillation
+from opmerge.distillation.inputs import DataInputs
+from opmerge.distillation.samples import MEMORY_LIMIT
 
 __all__ = ["Cost", "estimate_cost"]
 
@@ -22,9 +24,11 @@ class Cost:
         network_evaluations: of one sample, Σ iterations · batch · (children + 3).
         num_parameters: of one network.
         peak_networks: networks held at once: teacher, students in place, the one in training.
-        memory_bytes: of weights, gradients, optimizer and moving average at the peak;
-            activations come on top, as in any training with this batch size.
+        memory_bytes: of weights, gradients, optimizer and moving average at the peak, on the
+            device; activations come on top, as in any training with this batch size.
         disk_bytes: of checkpoints, one more than are kept while one is written, and the student.
+        data_memory_bytes: of samples in the main memory, up to ``MEMORY_LIMIT``.
+        data_disk_bytes: of more samples than that, in ``data.npy``.
         seconds: expected duration, from a timing of the shortest and the longest stage.
     """
 
@@ -35,6 +39,8 @@ class Cost:
     peak_networks: int
     memory_bytes: int
     disk_bytes: int
+    data_memory_bytes: int
+    data_disk_bytes: int
     seconds: float
 
 
@@ -52,6 +58,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
     kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
+    data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
+    on_disk = data if data > MEMORY_LIMIT else 0
     iterations = distillation.iterations
     return Cost(
         num_stages=len(stages),
@@ -62,6 +70,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
         peak_networks=2 + in_place,
         memory_bytes=_BYTES * size * (1 + in_place + trained + 1),
         disk_bytes=_BYTES * size * (kept * (in_place + trained) + distillation.plan.student_steps),
+        data_memory_bytes=data - on_disk,
+        data_disk_bytes=on_disk,
         seconds=seconds,
     )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from opmerge.checks import check_whole
-from opmerge.data import Progress
+from opmerge.distillation.features import FeatureExtractor, extract_features
+from opmerge.distillation.linearity import require_basis
 from opmerge.distillation.models import Student, Teacher
 from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
@@ -25,18 +25,18 @@ from opmerge.spectra import Spectrum
 __all__ = [
     "DirectionErrors",
     "FeatureDistances",
-    "FeatureExtractor",
     "Measurement",
     "ReferenceDistances",
+    "Report",
     "StudentEvaluation",
     "evaluate_student",
-    "load_feature_extractor",
 ]
 
-FeatureExtractor = Callable[[Tensor], Tensor | ArrayLike]
-"""(N, *sample_shape) samples on the CPU to (N, F) features."""
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 Array = NDArray[np.float64]
+Distance = Callable[[Array, Array], float]
 
 _NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %
 
@@ -105,7 +105,19 @@ class FeatureDistances:
 
 @dataclass(frozen=True)
 class StudentEvaluation:
-    """What was measured; see ``evaluate_student``.
+    """What ``evaluate_student`` measured, with intervals of 95 %.
+
+    That of the paired error is normal, ``mean ± 1.96 s/√n``, and that of its root is the root of
+    it. Those of the distances are basic (reverse percentile) bootstrap intervals over pairs, cut
+    at 0.
+
+    A distance estimated from n samples is above 0 even between equal laws, by more the more
+    dimensions there are. The floors say by how much: they are the same distances between two
+    independent halves, n/2 samples each, of the teacher's own. Equal noise makes the distance
+    of student and teacher smaller than that (0 for equal samplers), so one below the floor
+    still tells students apart; one to data does not. The bootstrap presumes a distance well
+    above 0: of samplers that differ although their laws are equal it gives a small one, whose
+    interval leaves 0 out.
 
     Args:
         num_samples: samples of each of the two.
@@ -150,21 +162,9 @@ def evaluate_student(
     batch_size: int = 256,
     num_projections: int = 128,
     num_resamples: int = 200,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> StudentEvaluation:
     """Measure a student against its teacher on samples from equal noise.
-
-    All intervals are of 95 %. That of the paired error is normal, ``mean ± 1.96 s/√n``, and that
-    of its root is the root of it. Those of the distances are basic (reverse percentile)
-    bootstrap intervals over pairs, cut at 0; they cost ``num_resamples`` times ``n d² + d³``.
-
-    A distance estimated from n samples is above 0 even between equal laws, by more the more
-    dimensions there are. The floors say by how much: they are the same distances between two
-    independent halves, n/2 samples each, of the teacher's own. Equal noise makes the distance
-    of student and teacher smaller than that (0 for equal samplers), so one below the floor
-    still tells students apart; one to data does not. The bootstrap presumes a distance well
-    above 0: of samplers that differ although their laws are equal it gives a small one, whose
-    interval leaves 0 out.
 
     Args:
         teacher: the teacher.
@@ -176,13 +176,42 @@ def evaluate_student(
         features: maps samples to features, for Fréchet distances.
         batch_size: samples drawn at a time.
         num_projections: directions of sliced W2.
-        num_resamples: bootstrap resamples; 0 for no intervals of distances.
-        progress: called with the number of samples drawn so far, out of 2n.
+        num_resamples: bootstrap resamples, which cost n d² + d³ each; 0 for no intervals of
+            distances.
+        progress: told what is being done.
 
     Raises:
-        InputError: if a number is out of range, or the shapes of teacher, student, spectrum,
-            reference or features do not fit.
+        InputError: if a number is out of range, or teacher, student, spectrum, reference or
+            features do not fit one another.
     """
+    _check_settings(teacher, student, num_samples, num_resamples)
+    report, num_values = progress or _silent, math.prod(teacher.sample_shape)
+    basis = None if spectrum is None else require_basis(spectrum, num_values)[0]
+    data = None if reference is None else _reference_rows(reference, num_values)
+    directions = random_directions(num_values, num_projections, seed)
+    drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report)
+    samples = _Pair(*map(_rows, drawn))
+    projected = _Pair(samples.student @ directions, samples.teacher @ directions)
+    in_features = _feature_distances(features, drawn, reference, batch_size, report)
+    rng = np.random.default_rng(seed)
+    return StudentEvaluation(
+        num_samples,
+        seed,
+        *_paired(samples),
+        *_between_laws(samples, projected, num_resamples, rng, report),
+        directions=_direction_errors(samples, spectrum, basis),
+        reference=_to_reference(samples, projected, data, directions, rng),
+        features=in_features,
+    )
+
+
+def _silent(doing: str, done: int, total: int) -> None:
+    """Of those who want to hear nothing."""
+
+
+def _check_settings(
+    teacher: Teacher, student: Student, num_samples: int, num_resamples: int
+) -> None:
     if check_whole("num_samples", num_samples) < 4:
         raise InputError("num_samples", "must be >= 4", num_samples)
     if check_whole("num_resamples", num_resamples) < 0:
@@ -197,32 +226,24 @@ def evaluate_student(
         raise InputError(
             "student", f"must have samples of shape {teacher.sample_shape}", student.sample_shape
         )
-    drawn_teacher = draw_samples(teacher, num_samples, seed, batch_size, progress=progress)
-    second_half = None if progress is None else lambda done: progress(num_samples + done)
-    drawn_student = draw_samples(student, num_samples, seed, batch_size, progress=second_half)
-    samples = _Pair(_rows(drawn_student), _rows(drawn_teacher))
-    data = None if reference is None else _reference_rows(reference, samples.teacher.shape[1])
-    directions = random_directions(samples.teacher.shape[1], num_projections, seed)
-    projected = _Pair(samples.student @ directions, samples.teacher @ directions)
-    rng = np.random.default_rng(seed)
-    paired_error = _mean_interval(np.sum(samples.difference**2, axis=1))
-    return StudentEvaluation(
-        num_samples=num_samples,
-        seed=seed,
-        paired_error=paired_error,
-        paired_rms=_root(paired_error),
-        gaussian_w2=_bootstrap(gaussian_fit_w2, samples, num_resamples, rng),
-        gaussian_w2_floor=gaussian_fit_w2(*samples.halves_of_teacher()),
-        sliced_w2=_bootstrap(projected_w2, projected, num_resamples, rng),
-        sliced_w2_floor=projected_w2(*projected.halves_of_teacher()),
-        directions=None if spectrum is None else _direction_errors(samples, spectrum),
-        reference=None
-        if data is None
-        else _to_reference(samples, projected, data, directions, rng),
-        features=None
-        if features is None
-        else _feature_distances(features, drawn_student, drawn_teacher, reference, batch_size),
-    )
+
+
+def _draw_both(
+    teacher: Teacher, student: Student, count: int, seed: int, batch_size: int, report: Report
+) -> tuple[Tensor, Tensor]:
+    """(n, …) samples of the student and of the teacher, from equal noise."""
+
+    def draw(sampler: Teacher | Student, before: int) -> Tensor:
+        return draw_samples(
+            sampler,
+            count,
+            seed,
+            batch_size,
+            progress=lambda done: report("sampling", before + done, 2 * count),
+        )
+
+    original = draw(teacher, 0)
+    return draw(student, count), original
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +257,8 @@ class _Pair:
     def difference(self) -> Array:
         return self.student - self.teacher
 
-    def resampled(self, rows: NDArray[np.int64]) -> _Pair:
+    def resampled(self, rng: np.random.Generator) -> _Pair:
+        rows = rng.integers(len(self.teacher), size=len(self.teacher))
         return _Pair(self.student[rows], self.teacher[rows])
 
     def halves_of_teacher(self) -> tuple[Array, Array]:
@@ -260,48 +282,55 @@ def _reference_rows(reference: Tensor | ArrayLike, num_values: int) -> Array:
     return rows
 
 
-def _mean_interval(values: Array) -> Measurement:
-    """The mean, and the normal interval of its standard error."""
+def _paired(samples: _Pair) -> tuple[Measurement, Measurement]:
+    """The mean squared difference with the normal interval of its standard error; the roots."""
+    values = np.sum(samples.difference**2, axis=1)
     mean = float(values.mean())
     reach = _NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Measurement(mean, max(mean - reach, 0.0), mean + reach)
+    low, high = max(mean - reach, 0.0), mean + reach
+    roots = (math.sqrt(value) for value in (mean, low, high))
+    return Measurement(mean, low, high), Measurement(*roots)
 
 
-def _root(squared: Measurement) -> Measurement:
-    assert squared.low is not None
-    assert squared.high is not None
-    return Measurement(*(math.sqrt(end) for end in (squared.value, squared.low, squared.high)))
-
-
-def _bootstrap(
-    distance: Callable[[Array, Array], float],
-    pair: _Pair,
+def _between_laws(
+    samples: _Pair,
+    projected: _Pair,
     num_resamples: int,
     rng: np.random.Generator,
-) -> Measurement:
-    """A distance and its basic bootstrap interval, which takes the bias off that it has."""
-    value = distance(pair.student, pair.teacher)
-    if not num_resamples:
+    report: Report,
+) -> tuple[Measurement, float, Measurement, float]:
+    """Gaussian and sliced W2 between student and teacher, each with its floor."""
+
+    def measure(distance: Distance, pair: _Pair, before: int) -> Measurement:
+        value, replicates = distance(pair.student, pair.teacher), []
+        for done in range(before + 1, before + num_resamples + 1):
+            again = pair.resampled(rng)
+            replicates.append(distance(again.student, again.teacher))
+            report("resampling", done, 2 * num_resamples)
+        return _basic_interval(value, replicates)
+
+    return (
+        measure(gaussian_fit_w2, samples, 0),
+        gaussian_fit_w2(*samples.halves_of_teacher()),
+        measure(projected_w2, projected, num_resamples),
+        projected_w2(*projected.halves_of_teacher()),
+    )
+
+
+def _basic_interval(value: float, replicates: Sequence[float]) -> Measurement:
+    """The basic bootstrap interval, which takes the bias off that the value has."""
+    if not replicates:
         return Measurement(value, None, None)
-    size = len(pair.teacher)
-    replicates = []
-    for _ in range(num_resamples):
-        again = pair.resampled(rng.integers(size, size=size))
-        replicates.append(distance(again.student, again.teacher))
     low, high = 2 * value - np.quantile(replicates, [0.975, 0.025])
     return Measurement(value, max(float(low), 0.0), max(float(high), 0.0))
 
 
-def _direction_errors(samples: _Pair, spectrum: Spectrum) -> DirectionErrors:
-    num_values = samples.teacher.shape[1]
-    if spectrum.basis is None or spectrum.basis.shape[1] != num_values:
-        raise InputError(
-            "spectrum",
-            f"must have eigenvectors of {num_values} values, as a sample has",
-            "none" if spectrum.basis is None else spectrum.basis.shape,
-            "estimate it from the data",
-        )
-    squares = (samples.difference @ spectrum.basis.T) ** 2
+def _direction_errors(
+    samples: _Pair, spectrum: Spectrum | None, basis: Array | None
+) -> DirectionErrors | None:
+    if spectrum is None or basis is None:
+        return None
+    squares = (samples.difference @ basis.T) ** 2
     standard_errors = squares.std(axis=0, ddof=1) / math.sqrt(len(squares))
     return DirectionErrors(
         tuple(spectrum.eigenvalues.tolist()),
@@ -311,8 +340,14 @@ def _direction_errors(samples: _Pair, spectrum: Spectrum) -> DirectionErrors:
 
 
 def _to_reference(
-    samples: _Pair, projected: _Pair, data: Array, directions: Array, rng: np.random.Generator
-) -> ReferenceDistances:
+    samples: _Pair,
+    projected: _Pair,
+    data: Array | None,
+    directions: Array,
+    rng: np.random.Generator,
+) -> ReferenceDistances | None:
+    if data is None:
+        return None
     number = min(len(data), len(samples.teacher))
     some = data[rng.permutation(len(data))[:number]] @ directions  # data may be in any order
     return ReferenceDistances(
@@ -325,52 +360,27 @@ def _to_reference(
 
 
 def _feature_distances(
-    features: FeatureExtractor,
-    student: Tensor,
-    teacher: Tensor,
+    features: FeatureExtractor | None,
+    drawn: tuple[Tensor, Tensor],
     reference: Tensor | ArrayLike | None,
     batch_size: int,
-) -> FeatureDistances:
-    pair = _Pair(_extract(features, student, batch_size), _extract(features, teacher, batch_size))
-    to_data: tuple[float | None, float | None] = (None, None)
+    report: Report,
+) -> FeatureDistances | None:
+    if features is None:
+        return None
+    sets = [*drawn]
     if reference is not None:
-        shaped = torch.as_tensor(np.asarray(reference), dtype=torch.float32)
-        data = _extract(features, shaped.reshape(-1, *teacher.shape[1:]), batch_size)
-        to_data = gaussian_fit_w2(pair.student, data) ** 2, gaussian_fit_w2(pair.teacher, data) ** 2
-    return FeatureDistances(
-        gaussian_fit_w2(pair.student, pair.teacher) ** 2,
-        gaussian_fit_w2(*pair.halves_of_teacher()) ** 2,
-        *to_data,
+        data = torch.as_tensor(_rows(reference), dtype=torch.float32)
+        sets.append(data.reshape(-1, *drawn[0].shape[1:]))
+    total = sum(map(len, sets))
+    student, teacher, *references = extract_features(
+        features, sets, batch_size, lambda done: report("extracting features", done, total)
     )
-
-
-def _extract(features: FeatureExtractor, samples: Tensor, batch_size: int) -> Array:
-    rows = []
-    with torch.no_grad():
-        for batch in torch.split(samples, batch_size):
-            found = features(batch)
-            array = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
-            if array.ndim != 2 or len(array) != len(batch):
-                raise InputError("features", f"must give shape ({len(batch)}, F)", array.shape)
-            rows.append(array.astype(np.float64))
-    return np.concatenate(rows)
-
-
-def load_feature_extractor(name: str) -> FeatureExtractor:
-    """The callable that ``package.module:name`` names.
-
-    Raises:
-        InputError: if the text has another form, the module cannot be imported, or it has no
-            such callable.
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise InputError("features", "must have the form package.module:name", name)
-    try:
-        extractor = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError("features", f"cannot be imported ({error})", name) from error
-    if not callable(extractor):
-        raise InputError("features", "must name a callable", name)
-    found: FeatureExtractor = extractor
-    return found
+    return FeatureDistances(
+        gaussian_fit_w2(student, teacher) ** 2,
+        gaussian_fit_w2(*_Pair(student, teacher).halves_of_teacher()) ** 2,
+        *(
+            gaussian_fit_w2(each, references[0]) ** 2 if references else None
+            for each in (student, teacher)
+        ),
+    )

@@ -27,7 +27,7 @@ from opmerge.distillation.losses import loss_weights
 from opmerge.distillation.models import Student, Teacher
 from opmerge.distillation.operators import Operators, student_jumps
 from opmerge.distillation.stages import plan_stages
-from opmerge.distillation.trainer import Trainer
+from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
 from opmerge.errors import InputError
 from opmerge.plans import Merge, Plan
 
@@ -135,8 +135,10 @@ class Distillation:
         """Train, stage by stage; a record an iteration.
 
         Raises:
-            InputError: if loss or weights are not finite (the last checkpoint is kept), or a
-                checkpoint cannot be written.
+            InputError: if a loss or weights are not finite, or a checkpoint cannot be written.
+                Losses are looked at every 10 iterations; both are before a checkpoint or a
+                student is kept, so that the last checkpoint is a good one. The message names
+                the merge and the first iteration at fault.
         """
         while self._stage < len(self.stages):
             yield from self._train_stage()
@@ -173,17 +175,24 @@ class Distillation:
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, total)
-        done = 0 if checkpoint is None else self._restore(trainer, checkpoint)
+        done = 0
+        if checkpoint is not None:
+            done = int(checkpoint.state["iteration"])
+            trainer.restore(checkpoint, done)
         every = self.config.optimization.checkpointing_steps
+        unchecked: list[Tensor] = []
         for iteration in range(done, total):
             rate = trainer.learning_rate
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
             loss = self._iterate(trainer, merges, iteration)
+            unchecked.append(loss)
             record = TrainingRecord(number, iteration + 1, before + iteration + 1, loss, rate)
             due = bool(every) and record.step % every == 0
             kept = due or iteration + 1 == total
-            if kept or iteration % _CHECK_EVERY == 0:
-                self._require_finite(record, trainer.network.parameters() if kept else ())
+            if kept or len(unchecked) == _CHECK_EVERY:
+                weights = trainer.network.parameters() if kept else ()
+                self._require_finite(record, unchecked, weights)
+                unchecked = []
             yield record
             if due:
                 self._save(trainer, record)
@@ -210,13 +219,10 @@ class Distillation:
 
     def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:
         """This process' part of the batch of an iteration."""
-        accelerator, settings = self.accelerator, self.config.optimization
-        size = settings.global_batch_size(accelerator.num_processes)
-        share = size // accelerator.num_processes
-        first = share * accelerator.process_index
-        generator = seeded_generator(accelerator.device, settings.seed, stage, iteration)
+        settings, device = self.config.optimization, self.accelerator.device
+        size, rows = own_rows(self.accelerator, settings)
+        generator = seeded_generator(device, settings.seed, stage, iteration)
         starts = [merge.start for merge in merges]
-        rows = slice(first, first + share)
         return self.inputs.draw(self.teacher.ddim, starts, size, rows, generator)
 
     def _target(self, merges: Sequence[Merge], batch: Batch) -> Tensor:
@@ -250,15 +256,18 @@ class Distillation:
         broadcast_object_list(count)
         return count[0]
 
-    def _require_finite(self, record: TrainingRecord, weights: Iterable[Tensor]) -> None:
-        loss = self.accelerator.reduce(record.loss)  # all processes stop, or none
-        if all(torch.isfinite(values).all() for values in (loss, *weights)):
+    def _require_finite(
+        self, record: TrainingRecord, losses: Sequence[Tensor], weights: Iterable[Tensor]
+    ) -> None:
+        """Refuse losses of the iterations up to this one, or weights, that are not finite."""
+        bad = first_not_finite(self.accelerator, losses)
+        if bad is None and all(torch.isfinite(values).all() for values in weights):
             return
-        merge = self.stages[record.stage].merges[0]
+        after = 0 if bad is None else len(losses) - 1 - bad
         raise InputError(
             "learning_rate",
             "must keep the loss and the weights finite, and they are not at iteration "
-            f"{record.iteration} of the merge {merge.start} → {merge.stop}",
+            f"{record.iteration - after} of the merge {self.stages[record.stage].name}",
             self.config.optimization.learning_rate,
             "lower it or clip with --max_grad_norm, in another --output_dir; this one is kept",
         )
@@ -267,9 +276,7 @@ class Distillation:
         if self._checkpoints is None:
             return
         jumps, tensors = self._operators.state()
-        average = trainer.average
-        if average is not None:
-            tensors |= {f"average.{n}": shadow for n, shadow in enumerate(average.shadow_params)}
+        tensors |= trainer.average_tensors()
         state = {
             "stage": record.stage,
             "iteration": record.iteration,
@@ -277,17 +284,6 @@ class Distillation:
             "jumps": jumps,
         }
         self._checkpoints.save(self.accelerator, record.step, state, tensors)
-
-    def _restore(self, trainer: Trainer, checkpoint: Checkpoint) -> int:
-        """Give the trainer its state back; returns the iterations of the stage done."""
-        checkpoint.restore(self.accelerator)
-        iteration = int(checkpoint.state["iteration"])
-        if trainer.average is not None:
-            tensors = checkpoint.tensors()
-            for number, shadow in enumerate(trainer.average.shadow_params):
-                shadow.copy_(tensors[f"average.{number}"])
-            trainer.average.optimization_step = iteration
-        return iteration
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,8 +48,10 @@ class Teacher:
         return [Jump(self.network, t, t - 1, t - 1) for t in range(self.num_steps, 0, -1)]
 
     def to(self, device: torch.device) -> Teacher:
-        """The same teacher on a device."""
-        network, ddim = self.network.to(device), self.ddim.to(device)
+        """The same teacher on a device; this one stays where it is."""
+        ddim = self.ddim.to(device)
+        is_there = ddim.alphas.device == self.ddim.alphas.device
+        network = self.network if is_there else copy.deepcopy(self.network).to(device)
         return Teacher(network, ddim, self.sample_shape, self.num_classes, self.scheduler_config)
 
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -88,10 +91,13 @@ class Student:
         return self.ddim.num_steps
 
     def to(self, device: torch.device) -> Student:
-        """The same student on a device."""
-        for jump in self.jumps:
+        """The same student on a device; this one stays where it is."""
+        ddim = self.ddim.to(device)
+        is_there = ddim.alphas.device == self.ddim.alphas.device
+        jumps = self.jumps if is_there else copy.deepcopy(self.jumps)  # which share networks still
+        for jump in jumps:
             jump.network.to(device)
-        return Student(self.jumps, self.ddim.to(device), self.sample_shape, self.num_classes)
+        return Student(jumps, ddim, self.sample_shape, self.num_classes)
 
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, …) samples from (B, …) noise z_T, in K network evaluations."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from opmerge.distillation.networks import own_memory
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
+from opmerge.files import folder_beside
 from opmerge.plans import Plan
 
 __all__ = [
     "FewStepPipeline",
     "check_can_be_saved",
+    "is_image",
     "is_student_folder",
     "load_student",
     "save_student",
@@ -140,7 +141,7 @@ class FewStepPipeline(DiffusionPipeline):
             for jump in self.scheduler.jumps
         ]
         shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
-        return Student(tuple(jumps), self.scheduler.ddim, shape, num_classes)
+        return Student(tuple(jumps), self.scheduler.ddim.to(self.device), shape, num_classes)
 
     @torch.no_grad()
     def __call__(
@@ -228,18 +229,9 @@ def save_student(student: Student, folder: Path) -> Path:
     pipeline = FewStepPipeline.from_student(student)
     folder = Path(folder)
     _check_replaceable(folder)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with folder_beside(folder) as unfinished:
         pipeline.save_pretrained(unfinished, safe_serialization=True)
         (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
-        _replace(folder, unfinished)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise InputError(
-            str(folder), f"cannot be written ({reason})", remedy="choose another place"
-        ) from error
     return folder
 
 
@@ -295,6 +287,11 @@ def is_student_folder(folder: Path) -> bool:
     return _read_index(Path(folder)) is not None
 
 
+def is_image(sample_shape: tuple[int, ...]) -> bool:
+    """Whether samples of a shape are shown as images: grey ones, or one or three channels first."""
+    return len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
+
+
 def _read_index(folder: Path) -> dict[str, Any] | None:
     """``model_index.json``, or None if it is not that of a student."""
     try:
@@ -337,26 +334,10 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _replace(folder: Path, finished: Path) -> None:
-    """Put ``finished`` in the place of ``folder``, which comes back if that fails."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    try:
-        finished.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _check_output_type(output_type: str, shape: tuple[int, ...]) -> None:
     if output_type not in ("pil", "np", "pt"):
         raise InputError("output_type", "must be pil, np or pt", output_type)
-    is_image = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
-    if output_type == "pil" and not is_image:
+    if output_type == "pil" and not is_image(shape):
         raise InputError(
             "output_type", f"must be np or pt for samples of shape {shape}", output_type
         )

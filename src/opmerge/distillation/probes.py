@@ -1,18 +1,27 @@
 """Probes: single merges, trained for the sake of measuring how far training gets.
 
 A probe is a plan: of the students of T - (j - i) + 1 steps the one in which j → i is merged and
-all others are teacher steps. So it is trained by the same code as any plan.
+all others are teacher steps. So it is trained by the same code as any plan. It is one merge with a
+network of its own, which starts as the teacher: what merges do to one another, one after the
+other or in one network, it does not show.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from opmerge.distillation.config import DistillationConfig
@@ -21,13 +30,15 @@ from opmerge.distillation.executor import Distillation
 from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.distillation.models import Teacher
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
 from opmerge.merging import initial_coefficients
 from opmerge.plans import Merge, Plan, Tree
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import arrays_schedule
 from opmerge.spectra import Spectrum
 
-__all__ = ["Probe", "ProbeSettings", "default_probes", "probe_plan", "run_probe"]
+__all__ = ["Probe", "ProbeRunner", "ProbeSettings", "default_probes", "probe_plan"]
 
 Array = NDArray[np.float64]
 
@@ -92,10 +103,19 @@ def default_probes(
 
     Args:
         num_steps: T >= 2.
-        num_iterations: N.
+        num_iterations: N >= 2.
         learning_rate: η.
         slower: also train two of them at half the learning rate.
+
+    Raises:
+        InputError: if there is one iteration, which has no quarter.
     """
+    if num_iterations < 2:
+        raise InputError(
+            "num_iterations",
+            "must be >= 2 to calibrate, which sets fewer beside them",
+            num_iterations,
+        )
     half, quarter = num_steps // 2, num_steps // 4
     pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
     short = [(num_steps, num_steps - 2), (half, half - 2)]
@@ -124,42 +144,107 @@ def probe_plan(num_steps: int, start: int, stop: int) -> Plan:
     return Plan(tuple(Tree(a, b, (merge,) if a == start else ()) for a, b in pairwise(edges)))
 
 
-def run_probe(
-    settings: ProbeSettings,
-    teacher: Teacher,
-    inputs: DataInputs,
-    held_out: DataInputs,
-    spectrum: Spectrum,
-    config: DistillationConfig,
-    accelerator: Accelerator,
-) -> Iterator[Probe | None]:
-    """Train one merge and measure it: yields None an iteration, then the probe.
+@dataclass(frozen=True, eq=False)
+class ProbeRunner:
+    """Trains and measures probes, and keeps those that are finished.
 
     Args:
-        settings: the merge.
         teacher: the teacher.
-        inputs: what the student reads.
-        held_out: what it is measured on.
+        inputs: what students read.
+        held_out: what they are measured on.
         spectrum: of the data, with eigenvectors.
-        config: how it is trained, but for the iterations and the learning rate.
+        config: how they are trained, but for the iterations and the learning rate.
         accelerator: devices and processes.
+        folder: where each finished probe is kept, as ``probes/DIGEST.json``; none are without it.
     """
-    optimization = replace(
-        config.optimization, learning_rate=settings.learning_rate, checkpointing_steps=0
-    )
-    run = Distillation(
-        teacher,
-        probe_plan(teacher.num_steps, settings.start, settings.stop),
-        inputs,
-        replace(config, num_iterations=settings.num_iterations, optimization=optimization),
-        accelerator,
-    )
-    for _ in run.run():
-        yield None
-    (student,) = (jump for jump in run.student().jumps if jump.start == settings.start)
-    seed = optimization.seed + _SEED
-    generator = seeded_generator(accelerator.device, seed, settings.start, settings.stop)
-    yield _measure(settings, run.teacher, student, held_out, spectrum, generator)
+
+    teacher: Teacher
+    inputs: DataInputs
+    held_out: DataInputs
+    spectrum: Spectrum
+    config: DistillationConfig
+    accelerator: Accelerator
+    folder: Path | None = None
+
+    def run(self, settings: ProbeSettings) -> Iterator[Probe | None]:
+        """Train a merge and measure it: yields None an iteration, then the probe.
+
+        One that is kept is not trained again: it is yielded at once.
+
+        Raises:
+            InputError: if it cannot be kept.
+        """
+        found = self._kept(settings)
+        if found is None:
+            run = Distillation(
+                self.teacher,
+                probe_plan(self.teacher.num_steps, settings.start, settings.stop),
+                self.inputs,
+                self._config(settings),
+                self.accelerator,
+            )
+            for _ in run.run():
+                yield None
+            (student,) = (jump for jump in run.student().jumps if jump.start == settings.start)
+            seed = self.config.optimization.seed + _SEED
+            device = self.accelerator.device
+            generator = seeded_generator(device, seed, settings.start, settings.stop)
+            found = _measure(
+                settings, run.teacher, student, self.held_out, self.spectrum, generator
+            )
+            if self.folder is not None and self.accelerator.is_main_process:
+                write_atomic(self._path(self.folder, settings), json.dumps(asdict(found)) + "\n")
+        yield found
+
+    def _config(self, settings: ProbeSettings) -> DistillationConfig:
+        optimization = replace(
+            self.config.optimization, learning_rate=settings.learning_rate, checkpointing_steps=0
+        )
+        return replace(
+            self.config, num_iterations=settings.num_iterations, optimization=optimization
+        )
+
+    def _kept(self, settings: ProbeSettings) -> Probe | None:
+        """The probe that an earlier run finished: what the main process reads holds for all."""
+        found: list[Probe | None] = [None]
+        if self.folder is not None and self.accelerator.is_main_process:
+            found = [_read(self._path(self.folder, settings), settings)]
+        broadcast_object_list(found)
+        return found[0]
+
+    def _path(self, folder: Path, settings: ProbeSettings) -> Path:
+        """Named by a digest of all that the probe depends on."""
+        content = {
+            **self._shared,
+            "merge": [settings.start, settings.stop],
+            "config": self._config(settings).what_decides(self.accelerator.num_processes),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return folder / "probes" / f"{digest}.json"
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What all probes depend on."""
+        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
+        return {
+            "teacher": self.teacher.digest,
+            "inputs": [self.inputs.identity(), self.held_out.identity()],
+            "eigenvalues": self.spectrum.sha256,
+            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
+            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
+        }
+
+
+def _read(path: Path, settings: ProbeSettings) -> Probe | None:
+    """The probe that the file holds, if it holds a whole one."""
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        variances, before, after = (
+            tuple(map(float, content[key])) for key in ("variances", "before", "after")
+        )
+        dimensions, expected = int(content["dimensions"]), float(content["expected"])
+        return Probe(settings, variances, before, after, dimensions, expected)
+    return None
 
 
 def _measure(

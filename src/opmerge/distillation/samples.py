@@ -16,7 +16,7 @@ from opmerge.data import Progress, Source
 from opmerge.data.arrays import read_array
 from opmerge.errors import InputError
 
-__all__ = ["digits_labels", "load_labels", "load_samples", "network_shape"]
+__all__ = ["digits_labels", "load_labels", "load_samples", "network_shape", "stand_in"]
 
 MEMORY_LIMIT = 2**31
 """Bytes of samples that are kept in memory; more are kept in a file."""
@@ -51,13 +51,7 @@ def load_samples(
         InputError: if samples have another shape, one is not finite, or the file is needed and
             cannot be written.
     """
-    if _without_ones(source.shape) != _without_ones(sample_shape):
-        raise InputError(
-            source.name,
-            f"must hold samples of the shape that the network reads, {sample_shape}",
-            f"data of another shape, {source.shape}",
-        )
-    shape = (source.num_samples, *sample_shape)
+    shape = _shape(source, sample_shape)
     if 4 * math.prod(shape) <= memory_limit:
         return _read(source, shape, progress)
     if folder is None:
@@ -70,6 +64,19 @@ def load_samples(
     if not _is_written(source, shape, path):
         _write(source, shape, path, progress)
     return torch.from_numpy(_map(path))
+
+
+def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
+    """(N, *sample_shape) float32: the first sample N times over, in the memory of one.
+
+    What a run will cost can be told with it, although the samples are not read.
+
+    Raises:
+        InputError: if samples have another shape, or one of the first is not finite.
+    """
+    shape = _shape(source, sample_shape)
+    first = next(iter(source.batches()))[0].astype(np.float32)
+    return torch.from_numpy(first).reshape(sample_shape).expand(shape)
 
 
 def load_labels(
@@ -106,6 +113,17 @@ def digits_labels() -> Tensor:
     from sklearn.datasets import load_digits
 
     return torch.from_numpy(load_digits().target.astype(np.int64))
+
+
+def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, *sample_shape), if that is what the source holds."""
+    if _without_ones(source.shape) != _without_ones(sample_shape):
+        raise InputError(
+            source.name,
+            f"must hold samples of the shape that the network reads, {sample_shape}",
+            f"data of another shape, {source.shape}",
+        )
+    return (source.num_samples, *sample_shape)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

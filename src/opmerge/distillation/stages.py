@@ -29,6 +29,13 @@ class Stage:
     networks_after: int
 
     @property
+    def name(self) -> str:
+        """``8 → 6``, or ``8 → 6 and 3 more``."""
+        first = self.merges[0]
+        more = f" and {len(self.merges) - 1} more" if len(self.merges) > 1 else ""
+        return f"{first.start} → {first.stop}{more}"
+
+    @property
     def num_children(self) -> float:
         """Operators composed for a sample's target, on average over the merges."""
         return sum(merge.num_children for merge in self.merges) / len(self.merges)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from opmerge.distillation.ddim import DDIM
 from opmerge.distillation.models import Teacher
 from opmerge.distillation.networks import MLPDenoiser, own_memory
 from opmerge.errors import InputError
+from opmerge.files import folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers_config import read_scheduler_config
 from opmerge.schedules.files import read_json_object
@@ -105,7 +105,8 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
     Raises:
         InputError: naming the first step that differs.
     """
-    ddim, remedy = teacher.ddim, "make the plan with --schedule set to the folder of the teacher"
+    ddim = teacher.ddim.to(torch.device("cpu"))
+    remedy = "make the plan with --schedule set to the folder of the teacher"
     if schedule.num_steps != ddim.num_steps:
         raise InputError(
             "plan",
@@ -148,30 +149,16 @@ def write_teacher_folder(
     target = Path(folder)
     if target.exists() and not (target / _INDEX).is_file():
         raise InputError(str(target), "must be a new folder, or one of a model to be replaced")
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    replaced = target.with_name(f".{target.name}.replaced")
     index = {
         "_class_name": "DDIMPipeline",
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": [_library(network), type(network).__name__],
     }
-    try:
-        for leftover in (unfinished, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    with folder_beside(target) as unfinished:
         network.save_pretrained(unfinished / "unet")
         scheduler.save_pretrained(unfinished / "scheduler")
         (unfinished / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rename(replaced)
-        unfinished.rename(target)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise InputError(
-            str(target), f"cannot be written ({error})", remedy="choose another place"
-        ) from error
-    shutil.rmtree(replaced, ignore_errors=True)
     return target
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from opmerge.distillation.denoising import NoisedSamples, denoising_loss, noise_
 from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.networks import UNET_GROUPS, MLPDenoiser, make_unet
 from opmerge.distillation.teacher_folder import write_teacher_folder
-from opmerge.distillation.trainer import Trainer
+from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
 from opmerge.distillation.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
 from opmerge.schedules import (
@@ -275,10 +275,7 @@ class _Run:
     def _draw(self, iteration: int) -> list[NoisedSamples]:
         """This process' part of the batch of an iteration; the whole is drawn on each."""
         device, settings = self.accelerator.device, self.config.optimization
-        size = settings.global_batch_size(self.accelerator.num_processes)
-        share = size // self.accelerator.num_processes
-        first = share * self.accelerator.process_index
-        mine = slice(first, first + share)
+        size, mine = own_rows(self.accelerator, settings)
         generator = seeded_generator(device, settings.seed, iteration)
         data, labels = self.inputs.data, self.inputs.labels
         place = torch.randint(len(self.rows), (size,), generator=generator, device=device)[mine]
@@ -294,9 +291,8 @@ class _Run:
         return whole.split(settings.gradient_accumulation_steps)
 
     def _require_finite(self, losses: list[Tensor], done: int) -> None:
-        # Summed over the processes: all of them stop, at the same iteration.
-        total = self.accelerator.reduce(torch.stack(losses), "sum")
-        for place in torch.nonzero(~torch.isfinite(total))[:1, 0].tolist():
+        place = first_not_finite(self.accelerator, losses)
+        if place is not None:
             raise InputError(
                 "learning_rate",
                 "must keep the loss finite, and it is not from iteration "
@@ -306,22 +302,16 @@ class _Run:
             )
 
     def _save(self, done: int) -> None:
-        average, best = self.trainer.average, self.best
-        tensors = _numbered("average", [] if average is None else average.shadow_params)
-        state: dict[str, Any] = {}
-        if best is not None:
-            tensors |= _numbered("best", best.weights)
-            state["best"] = {"loss": best.loss, "iteration": best.iteration}
+        tensors, state = self.trainer.average_tensors(), {}
+        if self.best is not None:
+            tensors |= {f"best.{n}": weight for n, weight in enumerate(self.best.weights)}
+            state["best"] = {"loss": self.best.loss, "iteration": self.best.iteration}
         self.checkpoints.save(self.accelerator, done, state, tensors)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
-        checkpoint.restore(self.accelerator)
-        tensors = checkpoint.tensors()
-        if self.trainer.average is not None:
-            for number, shadow in enumerate(self.trainer.average.shadow_params):
-                shadow.copy_(tensors[f"average.{number}"])
-            self.trainer.average.optimization_step = checkpoint.step
+        self.trainer.restore(checkpoint, checkpoint.step)
         if "best" in checkpoint.state:
+            tensors = checkpoint.tensors()
             count = sum(name.startswith("best.") for name in tensors)
             weights = [tensors[f"best.{number}"] for number in range(count)]
             self.best = Best(**checkpoint.state["best"], weights=weights)
@@ -346,7 +336,3 @@ class _Run:
             "labels": None if labels is None else labels.tolist(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {f"{name}.{number}": tensor for number, tensor in enumerate(tensors)}

@@ -13,10 +13,11 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from opmerge.distillation.checkpoints import Checkpoint
 from opmerge.distillation.config import OptimizationConfig
 from opmerge.errors import InputError
 
-__all__ = ["Trainer", "best_device", "make_accelerator"]
+__all__ = ["Trainer", "best_device", "first_not_finite", "make_accelerator", "own_rows"]
 
 _Part = TypeVar("_Part")
 
@@ -43,12 +44,15 @@ def make_accelerator(
             f"must be a tracker that is installed ({', '.join(known) or 'none is'})",
             config.report_to,
         )
+    # without a device, accelerate starts several processes only if it is told so
+    on_cpu = cpu or not torch.accelerator.is_available()
+    if on_cpu and config.mixed_precision == "fp16":  # accelerate would say nothing, and take no
+        raise InputError("mixed_precision", "must be no or bf16 on the CPU", "fp16")
     try:
         return Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            # without a device, accelerate starts several processes only if it is told so
-            cpu=cpu or not torch.accelerator.is_available(),
+            cpu=on_cpu,
             log_with=config.report_to,
             project_dir=folder,
             step_scheduler_with_optimizer=False,  # iterations count, on any number of processes
@@ -57,6 +61,23 @@ def make_accelerator(
         raise InputError(
             "mixed_precision", f"cannot be used here ({error})", config.mixed_precision
         ) from error
+
+
+def own_rows(accelerator: Accelerator, config: OptimizationConfig) -> tuple[int, slice]:
+    """The size of an iteration's batch, and this process' rows of it."""
+    size = config.global_batch_size(accelerator.num_processes)
+    share = size // accelerator.num_processes
+    first = share * accelerator.process_index
+    return size, slice(first, first + share)
+
+
+def first_not_finite(accelerator: Accelerator, losses: Sequence[Tensor]) -> int | None:
+    """Which of some () losses is the first that is not finite on any process, if one is.
+
+    All processes are told the same, so that all stop or none; it waits for the device.
+    """
+    total = accelerator.reduce(torch.stack(list(losses)), "sum")
+    return next(iter(torch.nonzero(~torch.isfinite(total)).flatten().tolist()), None)
 
 
 class Trainer:
@@ -77,6 +98,9 @@ class Trainer:
         num_iterations: int,
     ) -> None:
         accelerator.free_memory()
+        if accelerator.scaler is not None:  # of fp16: how far the last network's loss was scaled
+            anew = torch.amp.GradScaler(accelerator.device.type)
+            accelerator.scaler.load_state_dict(anew.state_dict())
         network.to(accelerator.device).requires_grad_(True)
         optimizer = _make_optimizer(network, config)
         plain = config.lr_scheduler == "constant"  # which in diffusers ignores the warm-up
@@ -123,6 +147,20 @@ class Trainer:
             self.average.step(self.network.parameters())
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
+    def average_tensors(self) -> dict[str, Tensor]:
+        """The moving average for a checkpoint; nothing if there is none."""
+        shadows = [] if self.average is None else self.average.shadow_params
+        return {f"average.{number}": shadow for number, shadow in enumerate(shadows)}
+
+    def restore(self, checkpoint: Checkpoint, iteration: int) -> None:
+        """Go on from a checkpoint that was made after so many iterations."""
+        checkpoint.restore(self.accelerator)
+        if self.average is not None:
+            saved = checkpoint.tensors()
+            for name, shadow in self.average_tensors().items():
+                shadow.copy_(saved[name])
+            self.average.optimization_step = iteration
+
     def finish(self) -> nn.Module:
         """The trained network, or its moving average, ready to be read."""
         network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
@@ -133,11 +171,11 @@ class Trainer:
 
 def _make_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
+    # One call for all parameters: a third of a small network's step. In fp16 it is the optimizer's
+    # own affair to leave out a step that overflows, and the schedule sees one in every iteration.
+    shared: Any = {"lr": config.learning_rate, "fused": True}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.learning_rate)
-    fused: Any = {"fused": True}  # one call for all parameters: a third of a small network's step
+        return torch.optim.SGD(parameters, **shared)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, config.learning_rate, **fused)
-    return torch.optim.AdamW(
-        parameters, config.learning_rate, weight_decay=config.weight_decay, **fused
-    )
+        return torch.optim.Adam(parameters, **shared)
+    return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **shared)

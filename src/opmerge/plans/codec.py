@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,10 +39,9 @@ _KEYS = (
     "training",
     "merge_rule",
     "objective",
-    "predicted",
-    "spectrum",
 )
-_OPTIONAL = ("iterations",)
+_PREDICTION = ("predicted", "spectrum")
+_OPTIONAL = ("iterations", *_PREDICTION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +54,10 @@ class PlanFile:
         training: training model that was assumed.
         merge_rule: where a student starts.
         objective: what the result is measured against.
-        predicted: ``w2``, ``lower_bound`` and ``gap``.
-        spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``.
+        predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
+            square of student minus teacher, where that is not ``w2``.
+        spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``. Both are
+            empty, and left out of the file, if nothing was predicted because there are no data.
         iterations: of each merge, in the order of ``plan.merges``; None if nothing was said.
 
     Raises:
@@ -68,8 +69,8 @@ class PlanFile:
     training: TrainingModel
     merge_rule: MergeRule
     objective: Objective
-    predicted: Mapping[str, float]
-    spectrum: Mapping[str, Any]
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    spectrum: Mapping[str, Any] = field(default_factory=dict)
     iterations: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -87,9 +88,10 @@ class PlanFile:
             "training": self.training.to_dict(),
             "merge_rule": self.merge_rule,
             "objective": self.objective,
-            "predicted": dict(self.predicted),
-            "spectrum": dict(self.spectrum),
         }
+        for key in _PREDICTION:
+            if getattr(self, key):
+                content[key] = dict(getattr(self, key))
         if self.iterations is not None:
             content["iterations"] = list(self.iterations)
         return dumps_with_students(content) + "\n"
@@ -130,7 +132,8 @@ class PlanFile:
                 repr(data.get("version")),
                 "upgrade opmerge if the file is newer",
             )
-        missing = [key for key in _KEYS if key not in data]
+        given = [key for key in _PREDICTION if key in data]
+        missing = [key for key in (*_KEYS, *(_PREDICTION if given else ())) if key not in data]
         if missing:
             raise InputError(place, f"must have the key {missing[0]}")
         unknown = sorted(set(data) - {*_KEYS, *_OPTIONAL})
@@ -151,8 +154,8 @@ class PlanFile:
             training_from_dict(data["training"]),
             _choice(data, "merge_rule", get_args(MergeRule), place),
             _choice(data, "objective", get_args(Objective), place),
-            _predicted(data["predicted"], f"{place}: predicted"),
-            _spectrum(data["spectrum"], f"{place}: spectrum"),
+            _predicted(data["predicted"], f"{place}: predicted") if given else {},
+            _spectrum(data["spectrum"], f"{place}: spectrum") if given else {},
             None if iterations is None else tuple(iterations),
         )
 
@@ -235,7 +238,10 @@ def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float
 
 
 def _predicted(data: object, place: str) -> dict[str, float]:
-    numbers = _numbers(data, ("w2", "lower_bound", "gap"), place)
+    keys: tuple[str, ...] = ("w2", "lower_bound", "gap")
+    if isinstance(data, dict) and "paired_rms" in data:
+        keys = (*keys, "paired_rms")
+    numbers = _numbers(data, keys, place)
     if numbers["lower_bound"] > numbers["w2"]:
         raise InputError(f"{place}.lower_bound", "must be <= w2", numbers["lower_bound"])
     if numbers["gap"] > 1:

@@ -19,6 +19,7 @@ from opmerge.plotting import (
     new_figure,
     set_title,
 )
+from opmerge.reports.agreement_sentences import is_planned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ _NARROW = 5.0  # ratio of the ends of an axis that has too few round numbers on 
 def agreement_figure(
     entries: Sequence[Entry], kind: str, title: str, within: float | None = None
 ) -> Figure:
-    """Measured against predicted error of every plan, both on log scales.
+    """Measured against predicted error of every plan, both on log scales; the planner's marked.
 
     Args:
         entries: the plans of a record.
@@ -56,7 +57,8 @@ def agreement_figure(
         both = np.array([predicted.min() / 10, predicted.max() * 10])
         axes.fill_between(both, both / within, both * within, color=_BAND, linewidth=0, zorder=0)
         axes.plot(both, both, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=0)
-    _draw_plans(figure, axes, predicted, measured, entries, [entry["is_best"] for entry in entries])
+    marked = [is_planned(entry, kind) for entry in entries]
+    _draw_plans(figure, axes, predicted, measured, entries, marked)
     axes.set_xlabel("predicted error")
     axes.set_ylabel("measured error")
     return figure

@@ -13,11 +13,16 @@ __all__ = [
     "FACTOR",
     "KINDS",
     "calibrated_factor",
+    "canonical_agreement",
     "disagreements",
-    "factor_phrase",
+    "factor_sentence",
     "finding",
+    "is_planned",
+    "listed",
     "pairs_in_order",
+    "planned_kinds",
     "start_ratio",
+    "strategy",
 ]
 
 Record = Mapping[str, Any]
@@ -29,32 +34,41 @@ FACTOR = 1.5
 KINDS = {"spectrum": "the spectrum alone", "calibrated": "the calibrated training model"}
 """What plans are predicted from."""
 
+_PLANNED = {"spectrum": "best", "calibrated": "best-calibrated"}  # names of the planner's plans
+
 _CHANCE = 0.05
 _SIGNAL = 0.1  # of the data's variance; a denoiser that says less than this is hardly tested
 
 
 def finding(record: Record) -> str:
-    """The finding in one sentence, with what failed."""
-    parts = [_agreement_phrase(record, kind) for kind in record["agreement"]]
+    """The finding in a few sentences, with what failed."""
+    parts = [_agreement_sentence(record, kind) for kind in record["agreement"]]
+    parts += _choice_sentences(record)
     if "calibrated" in record["predictions"]:
-        parts.append(factor_phrase(record["plans"]))
-    return f"{'; '.join(parts)}."
+        parts.append(factor_sentence(record["plans"]))
+    return " ".join(parts)
 
 
-def _agreement_phrase(record: Record, kind: str) -> str:
-    agreement = record["agreement"][kind]
-    in_order, pairs = pairs_in_order(record["plans"], kind)
-    wrong = len(agreement["reversed"])
+def _agreement_sentence(record: Record, kind: str) -> str:
+    agreement, canonical = record["agreement"][kind], canonical_agreement(record, kind)
+    over = ""
+    if canonical is not None:
+        over = f" (canonical plans: {_coefficient(canonical['spearman'])})"
     chance = ", which chance may give as well" if agreement["p_value"] > _CHANCE else ""
-    beyond = f", {wrong} reversed beyond {_spread_name(record)}" if wrong else ""
-    subject = (
-        f"The order of plans predicted from {KINDS[kind]} agrees with the measured one at "
-        "Spearman's"
-        if kind == "spectrum"
-        else f"from {KINDS[kind]}, at"
-    )
-    rho = f"ρ = {_coefficient(agreement['spearman'])}{chance}"
-    return f"{subject} {rho}, with {in_order} of {pairs} pairs in order{beyond}"
+    rho = f"ρ = {_coefficient(agreement['spearman'])}{over}{chance}"
+    wrong, pairs = len(agreement["reversed"]), math.comb(len(record["plans"]), 2)
+    if kind == "spectrum":
+        return (
+            f"From {KINDS[kind]}, the order of plans is predicted at Spearman's {rho}; "
+            f"reversed {_extent(record)}: {wrong} of {pairs} pairs."
+        )
+    return f"From {KINDS[kind]}, {rho}; reversed: {wrong} of {pairs} pairs."
+
+
+def canonical_agreement(record: Record, kind: str) -> Mapping[str, Any] | None:
+    """The agreement over the canonical plans, where there are others besides."""
+    found: Mapping[str, Any] | None = record["agreement"][kind].get("canonical")
+    return None if found is None or len(found["plans"]) == len(record["plans"]) else found
 
 
 def _coefficient(found: Mapping[str, Any]) -> str:
@@ -63,14 +77,54 @@ def _coefficient(found: Mapping[str, Any]) -> str:
     return low if low == high else f"{low} … {high}"
 
 
-def factor_phrase(plans: Sequence[Entry]) -> str:
+def is_planned(entry: Entry, kind: str) -> bool:
+    """Whether the planner found this plan from that prediction."""
+    return _PLANNED[kind] in (entry["name"], *entry["aliases"])
+
+
+def planned_kinds(entry: Entry) -> list[str]:
+    """The predictions from which the planner found this plan."""
+    return [kind for kind in _PLANNED if is_planned(entry, kind)]
+
+
+def strategy(entry: Entry) -> str:
+    """The first name of a plan that is not the planner's for it, or nothing."""
+    names = (entry["name"], *entry["aliases"])
+    return next((name for name in names if name not in _PLANNED.values()), "")
+
+
+def _choice_sentences(record: Record) -> Iterator[str]:
+    """How good the planner's own plans were measured to be."""
+    for entry in record["plans"]:
+        kinds = planned_kinds(entry)
+        if not kinds:
+            continue
+        planner = "planner's plan" if "spectrum" in kinds else "calibrated planner's plan"
+        name = f" ({strategy(entry)})" if strategy(entry) else ""
+        both = ", from either prediction," if len(kinds) > 1 else ""
+        yield f"The {planner}{name}{both} is {_place(entry, record['plans'])}."
+
+
+def _place(entry: Entry, plans: Sequence[Entry]) -> str:
+    """``the best measured``, or its place, and how far it is behind the best."""
+    best, *_ = ordered = sorted(plans, key=lambda other: float(other["measured"]["mean"]))
+    place = ordered.index(entry) + 1
+    if place == 1:
+        return "the best measured"
+    behind = percent(entry["measured"]["mean"] / best["measured"]["mean"] - 1)
+    apart = entry["measured"]["low"] > best["measured"]["high"]
+    unsure = "" if apart else ", in ranges that overlap"
+    return f"number {place} of {len(plans)} measured, {behind} behind {best['label']}{unsure}"
+
+
+def factor_sentence(plans: Sequence[Entry]) -> str:
     """How many calibrated predictions are within ``FACTOR``, and which are not."""
     outside = [
         entry["label"] for entry in plans if not 1 / FACTOR <= calibrated_factor(entry) <= FACTOR
     ]
-    inside = f"{len(plans) - len(outside)} of {len(plans)}" if outside else f"all {len(plans)}"
+    inside = f"{len(plans) - len(outside)} of {len(plans)}" if outside else f"All {len(plans)}"
     but = f" (not {', '.join(outside)})" if outside else ""
-    return f"{inside} calibrated errors are within a factor {FACTOR} of the measured ones{but}"
+    return f"{inside} calibrated errors are within a factor {FACTOR} of the measured ones{but}."
 
 
 def calibrated_factor(entry: Entry) -> float:
@@ -85,8 +139,9 @@ def pairs_in_order(plans: Sequence[Entry], kind: str) -> tuple[int, int]:
     return sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs)
 
 
-def _spread_name(record: Record) -> str:
-    return "the seeds' spread" if len(record["seeds"]) > 1 else "the error of the measurement"
+def _extent(record: Record) -> str:
+    """How surely a pair is reversed that is called so."""
+    return "in every seed" if len(record["seeds"]) > 1 else "beyond the error of the measurement"
 
 
 def disagreements(record: Record) -> list[str]:
@@ -108,10 +163,10 @@ def _reversed_items(record: Record, kind: str) -> Iterator[str]:
         told = [f"{label} ({_pair_of_errors(by_label[label], kind)})" for label in others]
         yield (
             f"From {KINDS[kind]}, {better} ({_pair_of_errors(by_label[better], kind)}) is "
-            f"predicted better and measured worse than {_listed(told)}."
+            f"predicted better and measured worse, {_extent(record)}, than {listed(told)}."
         )
     if not worse_than:
-        yield f"From {KINDS[kind]}, no pair is reversed beyond {_spread_name(record)}."
+        yield f"From {KINDS[kind]}, no pair is reversed {_extent(record)}."
 
 
 def _pair_of_errors(entry: Entry, kind: str) -> str:
@@ -119,7 +174,8 @@ def _pair_of_errors(entry: Entry, kind: str) -> str:
     return f"{number(predicted)} → {number(entry['measured']['mean'])}"
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
@@ -161,6 +217,7 @@ def _cause_items(record: Record) -> Iterator[str]:
     if record["calibration"] is None:
         yield "Where students start and how fast they learn was not tested: no calibration."
         return
+    yield from _training_items(record)
     starts = [start_ratio(probe) for probe in record["calibration"]["probes"]]
     yield (
         "Tested: where students start. Untrained ones are "
@@ -177,6 +234,18 @@ def _cause_items(record: Record) -> Iterator[str]:
             f"leave {percent(measured)}; the fitted training model says {percent(fitted)}."
         )
     yield from (f"Calibration: {note}." for note in record["calibration"]["notes"])
+
+
+def _training_items(record: Record) -> Iterator[str]:
+    """Whether the reversed pairs are the fault of the training model presumed."""
+    by_label = {entry["label"]: entry["predicted"]["calibrated"] for entry in record["plans"]}
+    wrong = record["agreement"]["spectrum"]["reversed"]
+    if wrong:
+        mended = sum(by_label[a]["error"] > by_label[b]["error"] for a, b in wrong)
+        yield (
+            f"Tested: the training model. Of {len(wrong)} pair{'s' if len(wrong) > 1 else ''} "
+            f"reversed from {KINDS['spectrum']}, the calibrated one puts {mended} right."
+        )
 
 
 def start_ratio(probe: Mapping[str, Any]) -> float:

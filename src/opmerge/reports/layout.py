@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,17 @@ from opmerge.plotting import figure_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "draw_section", "make_table", "render_page"]
+__all__ = [
+    "IndexEntry",
+    "Picture",
+    "Section",
+    "Table",
+    "draw_section",
+    "make_table",
+    "render_index",
+    "render_page",
+    "slug",
+]
 
 _MOST_ROWS = 300
 _MOST_ITEMS = 8
@@ -37,13 +48,27 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class IndexEntry:
+    """A page that an index links: its name, its question, its answer and where it is."""
+
+    name: str
+    question: str
+    finding: str
+    href: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """One question of the page: its figure as SVG, what to know to read it, its numbers."""
+    """One question of the page: its figure as SVG, what to know to read it, its numbers.
+
+    ``draw`` makes the figure again, with its title, for a file of its own.
+    """
 
     heading: str
     caption: str
     seen: str = ""
     svg: str = ""
+    draw: Callable[[], Figure] | None = None
     table: Table | None = None
     outline: str = ""
     items: Sequence[str] = ()
@@ -67,22 +92,19 @@ def render_page(
         sections: in the order of the page.
         settings: groups of settings by heading, JSON values.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("opmerge.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return _render(
+        "page.html.j2",
         title=title,
         answer=answer,
         facts=facts,
         sections=sections,
         settings=[(name, list(_flat("", values))) for name, values in settings.items()],
     )
+
+
+def render_index(title: str, entries: Sequence[IndexEntry]) -> str:
+    """The HTML document that links several pages, with the answer of each."""
+    return _render("index.html.j2", title=title, entries=entries)
 
 
 def draw_section(
@@ -94,12 +116,17 @@ def draw_section(
 ) -> Section:
     """A section with its figure; the figure's title becomes text of the page."""
     figure = draw()
-    name = heading.lower().replace(" ", "-")
+    name = slug(heading)
     seen = " ".join(figure.get_suptitle().split())
     # in the page the title is text of the page, which grows with the reader's font
     figure.suptitle("").set_in_layout(False)
     svg = figure_svg(figure, name, f"{heading}. {seen}.")
-    return Section(heading, caption, seen, svg, table, outline)
+    return Section(heading, caption, seen, svg, draw, table, outline)
+
+
+def slug(heading: str) -> str:
+    """``Error by plan`` as ``error-by-plan``, for ids and names of files."""
+    return re.sub(r"\W+", "-", heading.lower()).strip("-")
 
 
 def make_table(
@@ -110,6 +137,19 @@ def make_table(
         more = f"The first {_MOST_ROWS} of {len(rows)} rows; the record holds all of them."
         rows, note = rows[:_MOST_ROWS], f"{note} {more}".strip()
     return Table(caption, columns, rows, note)
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("opmerge.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -142,17 +142,21 @@ def _strategy_table(record: Record) -> Table:
         ("best plan", best, 1.0 if best["w2"] > 0 else None),
         *((s["name"], s, s["ratio_to_best"]) for s in record["strategies"]),
     ]
+    paired = any("paired_rms" in entry for _, entry, _ in entries)
     rows = [
         [
             name,
             f"{entry['w2']:.10g}",
+            *([f"{entry.get('paired_rms', entry['w2']):.10g}"] if paired else []),
             "–" if ratio is None else f"{ratio:.6g}",
             f"{entry['merges']}",
             f"{entry['network_evaluations']:g}",
         ]
         for name, entry, ratio in sorted(entries, key=lambda entry: float(entry[1]["w2"]))
     ]
-    columns = ["plan", f"W2 to {target(record)}", "ratio to best", "merges", "network evaluations"]
+    more = ["expected paired error"] if paired else []
+    columns = ["plan", f"W2 to {target(record)}", *more, "ratio to best", "merges"]
+    columns += ["network evaluations"]
     bound = f"Lower bound {best['lower_bound']:.10g}, relative gap {best['gap']:.3g}."
     return make_table("The plan and the named strategies", columns, rows, bound)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,22 @@ from opmerge.reports.agreement_sentences import (
     FACTOR,
     KINDS,
     calibrated_factor,
+    canonical_agreement,
     disagreements,
-    factor_phrase,
+    factor_sentence,
     finding,
+    is_planned,
+    listed,
     pairs_in_order,
+    planned_kinds,
     start_ratio,
+    strategy,
 )
-from opmerge.reports.layout import Picture, Section, Table, draw_section, make_table, render_page
+from opmerge.reports.layout import Picture, Section, Table, draw_section, make_table
 from opmerge.reports.sentences import number, percent
+from opmerge.reports.study import Answer
 
-__all__ = ["finding", "study_page"]
+__all__ = ["answer", "facts", "sections"]
 
 Record = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -36,28 +43,14 @@ Entry = Mapping[str, Any]
 EVALUATIONS = "million network evaluations"
 
 _LEFT = ("left", "predicted")  # of a probe's deviation: measured, and by the fitted model
+_COEFFICIENTS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
+_PLANNERS = {"spectrum": "planner's", "calibrated": "calibrated planner's"}
 _NETWORKS = {"mlp": "a perceptron", "unet": "a UNet"}
 
 
-def study_page(record: Record) -> str:
-    """The page of a record of the study ``real-networks``, drawn from the record alone.
-
-    Returns:
-        A complete HTML document without scripts, the same text each time.
-    """
-    problem = record["problem"]
-    return render_page(
-        title=f"Predicted and measured order of merge plans: {_setting(record)}",
-        answer=finding(record),
-        facts=_facts(record),
-        sections=list(_sections(record)),
-        settings={
-            "Settings": record["settings"],
-            "Problem": problem,
-            "Predictions": record["predictions"],
-            "Versions": record["versions"],
-        },
-    )
+def answer(record: Record) -> Answer:
+    """The finding, and what was trained."""
+    return Answer(finding(record), _setting(record))
 
 
 def _setting(record: Record) -> str:
@@ -76,18 +69,24 @@ def _counted_seeds(record: Record) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
-    facts = []
-    for kind, agreement in record["agreement"].items():
-        facts.append((f"Spearman's ρ, {KINDS[kind]}", f"{agreement['spearman']['mean']:.2f}"))
-        facts.append((f"Kendall's τ, {KINDS[kind]}", f"{agreement['kendall']['mean']:.2f}"))
+def facts(record: Record) -> list[tuple[str, str]]:
+    """The coefficients of agreement, and what they rest on."""
+    found = [
+        (
+            f"{name}, {KINDS[kind]}; 95 % over plans: {_told_interval(agreement[key])}",
+            f"{agreement[key]['of_means']:.2f}",
+        )
+        for kind, agreement in record["agreement"].items()
+        for key, name in _COEFFICIENTS.items()
+    ]
     p_value = record["agreement"]["spectrum"]["p_value"]
-    facts.append(("that a random order agrees as well", f"p = {number(p_value)}"))
-    facts.append(("plans, each with", f"{len(record['plans'])} × {_counted_seeds(record)}"))
-    return facts
+    found.append(("that a random order agrees as well", f"p = {number(p_value)}"))
+    found.append(("plans, each with", f"{len(record['plans'])} × {_counted_seeds(record)}"))
+    return found
 
 
-def _sections(record: Record) -> Iterator[Section]:
+def sections(record: Record) -> Iterator[Section]:
+    """Figures and tables of the page."""
     plans = record["plans"]
     for kind in record["agreement"]:
         yield _agreement_section(record, kind)
@@ -99,9 +98,9 @@ def _sections(record: Record) -> Iterator[Section]:
         is_wide=True,
     )
     yield _disagreements(record)
+    yield from _cause_sections(record)
     yield _directions_section(record)
     yield from _cost_sections(plans)
-    yield from _cause_sections(record)
     if record["pictures"]["teacher"] is not None:
         yield Section(
             "Samples",
@@ -118,54 +117,83 @@ def _by_error(plans: Sequence[Entry]) -> list[Entry]:
 
 
 def _agreement_section(record: Record, kind: str) -> Section:
-    plans, agreement = record["plans"], record["agreement"][kind]
+    plans = record["plans"]
     in_order, pairs = pairs_in_order(plans, kind)
-    bars = "Bars: the range over seeds" if len(record["seeds"]) > 1 else "Bars: 95 % intervals"
+    bars = "Bars: the range over seeds." if len(record["seeds"]) > 1 else "Bars: 95 % intervals."
+    if any(is_planned(entry, kind) for entry in plans):
+        bars += " Orange: the plan that the planner finds from this prediction."
     if kind == "spectrum":
+        within = None
         title = f"From the spectrum alone, {in_order} of {pairs} pairs of plans are in order"
         caption = (
             "Predicted with the default training model; its absolute size presumes linear "
-            f"students, so only the order is meant. {bars}. Orange: the planner's plan. "
-            "The p-value is one-sided, by permuting the plans; the seeds tell how far training "
-            "moves the numbers, and nothing about other plans."
+            f"students, so only the order is meant. {bars}"
         )
-        figure = agreement_figure(plans, kind, title)
     else:
-        phrase = factor_phrase(plans)
+        within = FACTOR
+        title = factor_sentence(plans)[:-1]
         caption = (
             "Predicted with a training model fitted to short probe merges of the same teacher, "
-            f"with seeds of their own. Dashed: equal; grey: within a factor {FACTOR}. {bars}."
+            f"with seeds of their own. Dashed: equal; grey: within a factor {FACTOR}. {bars}"
         )
-        figure = agreement_figure(plans, kind, phrase[0].upper() + phrase[1:], within=FACTOR)
-    rows = [
-        [
-            seed,
-            *(f"{agreement[name]['per_seed'][place]:.3f}" for name in ("spearman", "kendall")),
-        ]
-        for place, seed in enumerate(map(str, record["seeds"]))
-    ]
-    means = [f"{agreement[name]['of_means']:.3f}" for name in ("spearman", "kendall")]
-    table = make_table(
-        "Agreement of the orders",
-        ["seed", "Spearman's ρ", "Kendall's τ"],
-        [*rows, ["mean errors", *means]],
-        f"p = {number(agreement['p_value'])} for ρ of the mean errors.",
+    return draw_section(
+        f"Predicted from {KINDS[kind]}",
+        caption,
+        lambda: agreement_figure(plans, kind, title, within),
+        _agreement_table(record, kind),
     )
-    return draw_section(f"Predicted from {KINDS[kind]}", caption, lambda: figure, table)
+
+
+def _agreement_table(record: Record, kind: str) -> Table:
+    """Both coefficients over all plans, and beside them over the canonical ones."""
+    groups, columns = [record["agreement"][kind]], list(_COEFFICIENTS.values())
+    note = (
+        "Seeds tell how far training moves the coefficients of these plans. Intervals are those "
+        "of plans drawn at random (Bonett & Wright 2000), which these are not; there is none (–) "
+        "for 3 plans (τ: 4) or fewer, and for ±1. p: one-sided, of a random order of these plans."
+    )
+    canonical = canonical_agreement(record, kind)
+    if canonical is not None:
+        groups.append(canonical)
+        columns += [f"{name}, canonical" for name in ("ρ", "τ")]
+        note += f" Canonical: {listed(canonical['plans'])}."
+    found = [group[key] for group in groups for key in _COEFFICIENTS]
+    p_values = [group.get(key) for group in groups for key in ("p_value", "kendall_p_value")]
+    rows = [
+        *(
+            [f"{seed}", *(f"{each['per_seed'][place]:.3f}" for each in found)]
+            for place, seed in enumerate(record["seeds"])
+        ),
+        ["mean errors", *(f"{each['of_means']:.3f}" for each in found)],
+        ["95 % interval", *(_told_interval(each) for each in found)],
+        ["p", *("–" if value is None else number(value) for value in p_values)],
+    ]
+    return make_table("Agreement of the orders", ["seed", *columns], rows, note)
+
+
+def _told_interval(coefficient: Mapping[str, Any]) -> str:
+    """``0.23 … 0.97``, or a dash where there is none."""
+    ends = coefficient.get("interval")
+    return "–" if ends is None else " … ".join(f"{end:.2f}" for end in ends)
 
 
 def _notes_on_plans(plans: Sequence[Entry]) -> str:
     notes = [
-        f"{' and '.join([entry['name'], *entry['aliases']])} are the same plan, counted once"
+        f"{listed([entry['name'], *entry['aliases']])} are the same plan, counted once"
         for entry in plans
         if entry["aliases"]
     ]
     notes += [
-        f"the planner's plan: {plan_phrase(plan_from_merges(e['merge_list'], e['boundaries']))}"
+        f"the {_planner(e)} plan: {plan_phrase(plan_from_merges(e['merge_list'], e['boundaries']))}"
         for e in plans
-        if e["is_best"]
+        if planned_kinds(e)
     ]
     return "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
+
+
+def _planner(entry: Entry) -> str:
+    """``planner's``, ``calibrated planner's`` or both, by what its plan was found from."""
+    return " and ".join(_PLANNERS[kind] for kind in planned_kinds(entry))
 
 
 def _plan_table(record: Record) -> Table:
@@ -175,9 +203,10 @@ def _plan_table(record: Record) -> Table:
         measured = entry["measured"]
         rows.append(
             [
-                entry["label"] + (", planner's" if entry["is_best"] and entry["aliases"] else ""),
-                number(measured["mean"]),
-                f"{number(measured['low'])} … {number(measured['high'])}",
+                _row_head(entry),
+                f"{measured['mean']:.4g}",
+                f"{measured['low']:.4g} … {measured['high']:.4g}",
+                f"{_sampling_error(entry):.2g}",
                 *(number(entry["predicted"][kind]["error"]) for kind in kinds),
                 *([f"{calibrated_factor(entry):.2f}"] if "calibrated" in kinds else []),
                 f"{entry['merges']}",
@@ -189,14 +218,30 @@ def _plan_table(record: Record) -> Table:
         "plan",
         "measured",
         "range",
+        "± of samples",
         *(f"from {kind}" if kind == "spectrum" else kind for kind in kinds),
         *(["ratio"] if "calibrated" in kinds else []),
         "merges",
-        EVALUATIONS,
+        "evaluations",
         "seconds",
     ]
-    table = make_table("Measured and predicted errors, and cost of training", columns, rows)
-    return Table(table.caption, table.columns, table.rows, table.note, is_open=True)
+    note = (
+        "Range: over seeds, or the 95 % interval of a single one. ± of samples: half the 95 % "
+        f"interval of one measurement. Training: {EVALUATIONS}, and seconds of the fastest seed."
+    )
+    table = make_table("Measured and predicted errors, and cost of training", columns, rows, note)
+    return replace(table, is_open=True)
+
+
+def _row_head(entry: Entry) -> str:
+    kinds = planned_kinds(entry) if strategy(entry) else []
+    return ", ".join([entry["label"], *(_PLANNERS[kind] for kind in kinds[:1])])
+
+
+def _sampling_error(entry: Entry) -> float:
+    """Half the 95 % interval over evaluation samples, the mean of all seeds'."""
+    measured = [seed["measured"]["paired_rms"] for seed in entry["per_seed"]]
+    return float(np.mean([(each["high"] - each["low"]) / 2 for each in measured]))
 
 
 def _evaluations(entry: Entry) -> float:
@@ -265,7 +310,7 @@ def _directions_section(record: Record) -> Section:
 def _disagreements(record: Record) -> Section:
     return Section(
         "What does not agree",
-        "Pairs of plans whose measured ranges are apart in the opposite order (in brackets: error "
+        "Pairs of plans that every seed measures in the opposite order (in brackets: error "
         f"predicted → measured), calibrated errors off by more than a factor {FACTOR}, and tests "
         "of causes.",
         items=disagreements(record),
@@ -279,11 +324,12 @@ def _linearity_table(record: Record) -> Table:
         [f"{step}", f"{spectral:.3f}", f"{affine:.3f}", percent(signal)]
         for step, spectral, affine, signal in zip(*(linearity[key] for key in keys), strict=True)
     ]
-    return make_table(
+    table = make_table(
         "How much of the teacher's denoiser is linear",
-        ["step", "R², theory's denoiser", "R², best affine map", "variance of x̂ / of data"],
+        ["step", "R², theory", "R², affine", "var x̂ / var data"],
         rows,
     )
+    return replace(table, is_open=True)
 
 
 def _probe_table(calibration: Mapping[str, Any]) -> Table:
@@ -314,7 +360,8 @@ def _probe_table(calibration: Mapping[str, Any]) -> Table:
 def _cause_sections(record: Record) -> Iterator[Section]:
     yield Section(
         "How linear the teacher is",
-        "The theory takes the teacher's denoiser for the best linear one.",
+        "The theory takes the teacher's denoiser for the best linear one. R²: what that explains "
+        "of it, and what the best affine map of the same samples does, on samples held out.",
         table=_linearity_table(record),
     )
     if record["calibration"] is not None:

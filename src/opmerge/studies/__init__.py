@@ -1,29 +1,37 @@
 """Studies: one question each, a typed configuration in, a record and a page out.
 
-A study called ``some-name`` is two modules: ``opmerge.studies.some_name`` with ``Config`` (a
-dataclass with a class method ``quick``) and ``run``, and ``opmerge.reports.some_name`` with
-``study_page`` and ``finding``. Neither is imported before it is asked for.
+A study called ``some-name`` is two modules. ``opmerge.studies.some_name`` has
+
+* ``Config``, a frozen dataclass that checks itself, with a class method ``quick``;
+* ``run(config, runner)``, which returns the record: JSON values, with what is best read as a
+  table under ``tables``: lists of flat mappings by name.
+
+``opmerge.reports.some_name`` has, each made from the record alone,
+
+* ``answer(record)``, an ``Answer``;
+* ``facts(record)``, names and values of the numbers that matter most;
+* ``sections(record)``, the sections of the page.
+
+Neither is imported before it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT", "STUDIES", "VERSION", "Advance", "ProgressBar", "Study"]
+from opmerge.reports.layout import Section
+from opmerge.reports.study import Answer, study_page
+from opmerge.studies.runner import Runner
+from opmerge.versions import versions
+
+__all__ = ["FORMAT", "STUDIES", "VERSION", "Runner", "Study"]
 
 FORMAT = "opmerge.study"
 VERSION = 1
-
-Advance = Callable[[float, str], None]
-"""Called with the units of work done since, and what is being done."""
-
-ProgressBar = Callable[[str, float], AbstractContextManager[Advance]]
-"""Opens the progress of a piece of work, from its title and its units of work."""
 
 
 @dataclass(frozen=True)
@@ -31,39 +39,62 @@ class Study:
     """A question, and where its answer is computed and told.
 
     Args:
-        module: name of its module in ``opmerge.studies`` and in ``opmerge.reports``.
+        name: as the command line has it.
         question: what it asks, in one line.
+        trains_networks: whether it needs the extra ``torch`` and hours rather than minutes; then
+            it is no part of ``all``.
     """
 
-    module: str
+    name: str
     question: str
+    trains_networks: bool = False
 
-    @property
-    def config(self) -> Any:
-        """Class of its settings: ``Config()``, or ``Config.quick()`` for a demonstration."""
-        return import_module(f"opmerge.studies.{self.module}").Config
+    def config(self, quick: bool = False) -> Any:
+        """Its settings, or those of a demonstration."""
+        config = self._module("studies").Config
+        return config.quick() if quick else config()
 
-    def run(self, config: Any, folder: Path, progress: ProgressBar) -> dict[str, Any]:
-        """Compute the record; what the folder holds of an interrupted run is not done again."""
-        record: dict[str, Any] = import_module(f"opmerge.studies.{self.module}").run(
-            config, folder, progress
-        )
-        return record
+    def run(self, config: Any, runner: Runner) -> dict[str, Any]:
+        """The record, JSON values; what the folder holds of an interrupted run is kept."""
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "study": self.name,
+            "question": self.question,
+            "settings": asdict(config),
+            "versions": versions(),
+            **self._module("studies").run(config, runner),
+        }
+        read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
+        return read_again
 
-    def finding(self, record: Mapping[str, Any]) -> str:
-        """The answer that a record gives, in a sentence."""
-        finding: str = import_module(f"opmerge.reports.{self.module}").finding(record)
-        return finding
+    def answer(self, record: Mapping[str, Any]) -> Answer:
+        """The answer that a record gives."""
+        answer: Answer = self._module("reports").answer(record)
+        return answer
+
+    def sections(self, record: Mapping[str, Any]) -> list[Section]:
+        """The sections of the page, with their figures."""
+        return list(self._module("reports").sections(record))
 
     def page(self, record: Mapping[str, Any]) -> str:
         """The page of a record: a complete HTML document."""
-        page: str = import_module(f"opmerge.reports.{self.module}").study_page(record)
-        return page
+        facts = self._module("reports").facts(record)
+        return study_page(record, self.answer(record), facts, self.sections(record))
+
+    def _module(self, package: str) -> Any:
+        return import_module(f"opmerge.{package}.{self.name.replace('-', '_')}")
 
 
 STUDIES: Mapping[str, Study] = {
-    "real-networks": Study(
-        "real_networks", "Does the predicted order of merge plans hold for real networks?"
-    ),
+    study.name: study
+    for study in (
+        Study("phase", "Which plan is best at which data variance λ, and where does it change?"),
+        Study(
+            "real-networks",
+            "Does the predicted order of merge plans hold for real networks?",
+            trains_networks=True,
+        ),
+    )
 }
 """Every study by the name that the command line uses."""

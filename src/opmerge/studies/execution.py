@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from opmerge.data import Source
 from opmerge.distillation.calibration import calibrate
-from opmerge.distillation.config import DistillationConfig
+from opmerge.distillation.config import DistillationConfig, OptimizationConfig
 from opmerge.distillation.evaluation import DirectionErrors, evaluate_student
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.inputs import DataInputs
@@ -34,7 +36,7 @@ from opmerge.distillation.trainer import make_accelerator
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.spectra import Spectrum
-from opmerge.studies import Advance, ProgressBar
+from opmerge.studies.runner import Advance, ProgressBar
 
 if TYPE_CHECKING:
     from opmerge.studies.real_networks import Config, Contender
@@ -65,7 +67,7 @@ def load_or_train_teacher(
     )
     note = folder / "teacher.json"
     if _read_json(note).get("identity") != identity:
-        accelerator = make_accelerator(settings.optimization, folder)
+        accelerator = _new_accelerator(settings.optimization, folder)
         records = train_teacher(settings, data, None, accelerator, folder, "latest")
         with progress("training the teacher", settings.num_iterations) as advance:
             done = 0
@@ -74,6 +76,21 @@ def load_or_train_teacher(
                 done = record.iteration
         write_atomic(note, json.dumps({"identity": identity}) + "\n")
     return load_teacher(folder / "teacher", config.steps)
+
+
+def _new_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
+    """The accelerator of one training, in one process."""
+    # accelerate keeps one precision a process; teacher and students may have their own
+    AcceleratorState._reset_state()
+    accelerator = make_accelerator(optimization, folder)
+    if accelerator.num_processes > 1:
+        raise InputError(
+            "study",
+            "must run in one process",
+            accelerator.num_processes,
+            "start it by itself, without torchrun or accelerate launch",
+        )
+    return accelerator
 
 
 class Execution:
@@ -91,11 +108,14 @@ class Execution:
         self, config: Config, teacher: Teacher, source: Source, spectrum: Spectrum, folder: Path
     ) -> None:
         self.config, self.spectrum, self.folder = config, spectrum, folder
-        self._accelerator = make_accelerator(config.distillation.optimization, folder)
-        if self._accelerator.num_processes > 1:
-            raise InputError("study", "must run in one process", self._accelerator.num_processes)
+        self._accelerator = _new_accelerator(config.distillation.optimization, folder)
         if teacher.num_classes is not None:
-            raise InputError("teacher_folder", "must hold a network without classes")
+            raise InputError(
+                "teacher_folder",
+                "must hold a network without classes",
+                f"{teacher.num_classes} classes",
+                "train it without labels, or leave it out for the study to train one",
+            )
         self.teacher = teacher.to(self._accelerator.device)
         self._data = load_samples(source, teacher.sample_shape, folder)
         self._inputs = DataInputs(self._data)
@@ -143,6 +163,7 @@ class Execution:
                 self.spectrum,
                 settings,
                 self._accelerator,
+                folder=self.folder,
                 progress=report,
             )
         content = {**calibration.to_dict(), "identity": identity}

@@ -7,15 +7,17 @@ student and teacher are compared, are the same throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Source, SourceOptions, open_source
+from opmerge.distillation.config import DistillationConfig
+from opmerge.distillation.teacher_training import TeacherConfig
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
@@ -24,31 +26,21 @@ from opmerge.problem import Problem
 from opmerge.records import problem_settings
 from opmerge.schedules import diffusers_schedule
 from opmerge.spectra import Spectrum, resolve_spectrum
-from opmerge.studies import FORMAT, VERSION, ProgressBar
 from opmerge.studies.agreement import rank_agreement, reversed_pairs
+from opmerge.studies.execution import Execution, load_or_train_teacher
+from opmerge.studies.runner import Runner
 from opmerge.training import training_from_dict
-from opmerge.versions import versions
-
-if TYPE_CHECKING:
-    from opmerge.distillation.config import DistillationConfig
-    from opmerge.distillation.teacher_training import TeacherConfig
 
 __all__ = ["Config", "Contender", "contenders", "run"]
 
-BEST = "best"
-"""Among the plans of a study: the one that the planner finds."""
+PLANNED = {"best": "spectrum", "best-calibrated": "calibrated"}
+"""Among the plans of a study: those that the planner finds, and from which prediction."""
 
+CANONICAL = ("vanilla", "progressive", "consistency", "boot")
+"""The strategies that arXiv 2505.16024 compares."""
 
-def _teacher_config() -> TeacherConfig:
-    from opmerge.distillation.teacher_training import TeacherConfig
-
-    return TeacherConfig()
-
-
-def _distillation_config() -> DistillationConfig:
-    from opmerge.distillation.config import DistillationConfig
-
-    return DistillationConfig()
+_FEWEST = 3  # plans whose order can be more than right or wrong
+_PLANNED_LABELS = {"best": "planner's plan", "best-calibrated": "calibrated plan"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,8 @@ class Config:
         teacher: what teacher is trained.
         teacher_folder: a saved teacher, to be loaded instead.
         steps: T.
-        plans: strategies by name, and ``best`` for the planner's plan.
+        plans: strategies by name, ``best`` for the planner's plan, and ``best-calibrated`` for
+            its plan under the calibrated training model (left out without ``calibrate``).
         seeds: of the distillation's batches; each plan is executed once with each.
         distillation: how each plan is executed; its own seed is not used.
         num_samples: samples from equal noise by which a student is measured.
@@ -73,11 +66,11 @@ class Config:
 
     source: str = "digits"
     source_options: SourceOptions = field(default_factory=SourceOptions)
-    teacher: TeacherConfig = field(default_factory=_teacher_config)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     teacher_folder: str | None = None
     steps: int = 32
     plans: tuple[str, ...] = (
-        BEST,
+        *PLANNED,
         "vanilla",
         "progressive",
         "consistency",
@@ -86,7 +79,7 @@ class Config:
         "hybrid:8",
     )
     seeds: tuple[int, ...] = (0, 1, 2)
-    distillation: DistillationConfig = field(default_factory=_distillation_config)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     num_samples: int = 2000
     calibrate: bool = True
 
@@ -94,7 +87,7 @@ class Config:
         if check_count("steps", self.steps) < 2:
             raise InputError("steps", "must be >= 2, for something to merge", self.steps)
         for name in self.plans:
-            if name != BEST:
+            if name not in PLANNED:
                 build_strategy(name, self.steps)
         for key, values in (("plans", self.plans), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
@@ -113,13 +106,13 @@ class Config:
 
     @classmethod
     def quick(cls) -> Config:
-        """A demonstration of a few minutes on two cores: T = 16, four plans, one seed."""
+        """A demonstration of a few minutes on two cores: T = 16, few plans, one seed."""
         return cls(
-            teacher=replace(_teacher_config(), num_iterations=6000),
+            teacher=replace(TeacherConfig(), num_iterations=6000),
             steps=16,
-            plans=(BEST, "vanilla", "progressive", "consistency"),
+            plans=(*PLANNED, "vanilla", "progressive", "consistency"),
             seeds=(0,),
-            distillation=replace(_distillation_config(), num_iterations=200),
+            distillation=replace(DistillationConfig(), num_iterations=200),
             num_samples=1000,
         )
 
@@ -140,29 +133,32 @@ class Contender:
 
     @property
     def short_name(self) -> str:
-        """The strategy that it is, or ``best`` if it is none that was named."""
-        return next((name for name in (self.name, *self.aliases) if name != BEST), BEST)
+        """The strategy that it is, or the planner's name for it if it is none that was named."""
+        names = (self.name, *self.aliases)
+        return next((name for name in names if name not in PLANNED), self.name)
 
     @property
     def label(self) -> str:
         """The short name in words."""
-        return "planner's plan" if self.short_name == BEST else self.short_name
-
-    @property
-    def is_best(self) -> bool:
-        """Whether the planner found this plan."""
-        return BEST in (self.name, *self.aliases)
+        return _PLANNED_LABELS.get(self.short_name, self.short_name)
 
 
-def contenders(names: Sequence[str], problem: Problem) -> list[Contender]:
+def contenders(names: Sequence[str], problems: Mapping[str, Problem]) -> list[Contender]:
     """The plans to be compared; names that stand for the same plan are joined.
+
+    Args:
+        names: strategies, and keys of ``PLANNED``; those of a prediction that was not made are
+            left out.
+        problems: by prediction, ``spectrum`` among them.
 
     Raises:
         InputError: if there are fewer than two different plans.
     """
     found: list[Contender] = []
     for name in names:
-        plan = find_plan(problem).plan if name == BEST else build_strategy(name, problem.num_steps)
+        if name in PLANNED and PLANNED[name] not in problems:
+            continue
+        plan = _build(name, problems)
         same = [number for number, other in enumerate(found) if other.plan == plan]
         if same:
             other = found[same[0]]
@@ -174,7 +170,13 @@ def contenders(names: Sequence[str], problem: Problem) -> list[Contender]:
     return found
 
 
-def run(config: Config, folder: Path, progress: ProgressBar) -> dict[str, Any]:
+def _build(name: str, problems: Mapping[str, Problem]) -> Plan:
+    if name in PLANNED:
+        return find_plan(problems[PLANNED[name]]).plan
+    return build_strategy(name, problems["spectrum"].num_steps)
+
+
+def run(config: Config, runner: Runner) -> dict[str, Any]:
     """Train, distill and measure; go on where an interrupted run of the same settings stopped.
 
     The folder holds ``teacher/``, checkpoints, and ``cells/SEED-PLAN.json``, one for each plan
@@ -182,36 +184,31 @@ def run(config: Config, folder: Path, progress: ProgressBar) -> dict[str, Any]:
 
     Args:
         config: the settings.
-        folder: the run directory.
-        progress: opens a progress bar.
+        runner: of the run directory; networks are trained one after the other.
 
     Returns:
-        The record (format ``opmerge.study``), JSON values only.
+        The record's contents, JSON values only.
 
     Raises:
         InputError: if settings, data and teacher do not fit together, or what the folder holds is
             of another run.
     """
-    from opmerge.studies.execution import Execution, load_or_train_teacher
-
+    folder, progress = runner.folder, runner.progress
     source = open_source(config.source, config.source_options)
     spectrum = resolve_spectrum(config.source, options=config.source_options)
     teacher = load_or_train_teacher(config, source, folder, progress)
     schedule = diffusers_schedule(teacher.scheduler_config, config.steps)
     problem = Problem(spectrum, schedule, merge_rule=config.distillation.merge_rule)
-    plans = contenders(config.plans, problem)
     execution = Execution(config, teacher, source, spectrum, folder)
     problems, calibration = {"spectrum": problem}, None
     if config.calibrate:
         calibration = execution.calibration(progress)
         training = training_from_dict(calibration["training"])
         problems["calibrated"] = replace(problem, training=training)
+    plans = contenders(config.plans, problems)
     cells = execution.run(plans, progress)
     entries = [_entry(plan, problems, cells[plan.name]) for plan in plans]
     return {
-        "format": FORMAT,
-        "version": VERSION,
-        "study": "real-networks",
         "problem": problem_settings(problem),
         "settings": _settings(config, source, spectrum, teacher),
         "spectrum": {
@@ -225,7 +222,6 @@ def run(config: Config, folder: Path, progress: ProgressBar) -> dict[str, Any]:
         "linearity": execution.linearity(),
         "calibration": calibration,
         "pictures": execution.pictures(),
-        "versions": versions(),
     }
 
 
@@ -238,7 +234,7 @@ def _entry(
         "name": contender.name,
         "label": contender.label,
         "aliases": list(contender.aliases),
-        "is_best": contender.is_best,
+        "is_canonical": plan in [build_strategy(name, plan.num_steps) for name in CANONICAL],
         "merges": len(plan.merges),
         "boundaries": list(plan.boundaries),
         "merge_list": [{"boundaries": list(merge.boundaries)} for merge in plan.merges],
@@ -270,18 +266,34 @@ def _summary(measured: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _agreement(kind: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    predicted = [entry["predicted"][kind]["error"] for entry in entries]
-    by_plan = [
-        [seed["measured"]["paired_rms"]["value"] for seed in entry["per_seed"]] for entry in entries
-    ]
-    low, high = ([entry["measured"][end] for entry in entries] for end in ("low", "high"))
+    """Over all plans, over the canonical ones, and the pairs that disagree."""
+    canonical = [entry for entry in entries if entry["is_canonical"]]
+    low, high = (_measured(entries, end) for end in ("low", "high"))
+    if len(low) > 1:  # seeds tell more than the samples of each
+        low = high = _measured(entries, "value")
     return {
-        **rank_agreement(predicted, np.transpose(by_plan)),
+        **_ranks(kind, entries),
+        "canonical": _ranks(kind, canonical) if len(canonical) >= _FEWEST else None,
         "reversed": [
             [entries[a]["label"], entries[b]["label"]]
-            for a, b in reversed_pairs(predicted, low, high)
+            for a, b in reversed_pairs(_predicted(kind, entries), low, high)
         ],
     }
+
+
+def _ranks(kind: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    agreement = rank_agreement(_predicted(kind, entries), _measured(entries, "value"))
+    return {"plans": [entry["label"] for entry in entries], **agreement}
+
+
+def _predicted(kind: str, entries: Sequence[dict[str, Any]]) -> list[float]:
+    return [entry["predicted"][kind]["error"] for entry in entries]
+
+
+def _measured(entries: Sequence[dict[str, Any]], key: str) -> NDArray[np.float64]:
+    """(seeds, plans) values, or ends of their intervals over samples."""
+    rows = [[seed["measured"]["paired_rms"][key] for seed in e["per_seed"]] for e in entries]
+    return np.array(rows, dtype=float).T
 
 
 def _settings(config: Config, source: Source, spectrum: Spectrum, teacher: Any) -> dict[str, Any]:

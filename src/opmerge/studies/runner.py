@@ -1,0 +1,115 @@
+"""What a study runs in: its folder, its progress, and sweeps whose finished cells are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opmerge.files import write_atomic
+from opmerge.studies.engines import Backend, run_calls
+from opmerge.versions import versions
+
+__all__ = ["Advance", "Cell", "ProgressBar", "Runner"]
+
+Advance = Callable[[float, str], None]
+"""Called with the units of work done since, and what is being done."""
+
+ProgressBar = Callable[[str, float], AbstractContextManager[Advance]]
+"""Opens the progress of a piece of work, from its title and its units of work."""
+
+Cell = Mapping[str, Any]
+"""Arguments of a function by name, JSON values."""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where and how a study is computed.
+
+    Args:
+        folder: the run directory.
+        progress: opens a progress bar.
+        warn: told, in a line, what was found damaged.
+        num_workers: processes of a sweep; -1 for one a core.
+        backend: what they run on (``engines``).
+    """
+
+    folder: Path
+    progress: ProgressBar
+    warn: Callable[[str], None]
+    num_workers: int = -1
+    backend: Backend = "loky"
+
+    def sweep(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
+        """``[function(**cell) for cell in cells]``, of which finished ones are kept on disk.
+
+        The file of a cell is named by the digest of the function's name, the cell and the version
+        of the package, and carries the digest of its result: one that is torn or altered is
+        computed again, with a line that says so.
+
+        Args:
+            function: of a module, for workers import it; returns JSON values.
+            cells: arguments, one mapping a call.
+            title: what the work is.
+
+        Raises:
+            InputError: if the backend is not installed, a worker is killed (what is finished is
+                kept), or a result cannot be written.
+        """
+        paths = [self.folder / "cells" / f"{_key(function, cell)}.json" for cell in cells]
+        results = [self._read(path) for path in paths]
+        missing = [number for number, result in enumerate(results) if result is _MISSING]
+        if not missing:
+            return results
+        calls = [(number, dict(cells[number])) for number in missing]
+        with self.progress(title, len(calls)) as advance:
+            for number, result in run_calls(_Call(function), calls, self.backend, self.num_workers):
+                results[number] = _write(paths[number], cells[number], result)
+                advance(1, "")
+        return results
+
+    def _read(self, path: Path) -> Any:
+        """The result that a file holds, or ``_MISSING``."""
+        if not path.exists():
+            return _MISSING
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["digest"] == _digest(content["result"]):
+                return content["result"]
+        self.warn(f"{path} is damaged; its cell is computed again")
+        return _MISSING
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The function on a numbered cell."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, call: tuple[int, dict[str, Any]]) -> tuple[int, Any]:
+        number, cell = call
+        return number, self.function(**cell)
+
+
+def _write(path: Path, cell: Cell, result: Any) -> Any:
+    """The result as it will be read again."""
+    content = {"cell": dict(cell), "result": result, "digest": _digest(result)}
+    text = json.dumps(content, allow_nan=False)
+    write_atomic(path, text + "\n")
+    return json.loads(text)["result"]
+
+
+def _key(function: Callable[..., Any], cell: Cell) -> str:
+    name = f"{function.__module__}.{function.__qualname__}"
+    content = {"function": name, "cell": dict(cell), "opmerge": versions()["opmerge"]}
+    return _digest(content)[:24]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
