@@ -14,8 +14,10 @@ import pytest
 
 from opmerge.errors import InputError
 from opmerge.studies import STUDIES
-from opmerge.studies.phase import Config, crossings, growth_threshold
+from opmerge.studies.phase import Config
 from opmerge.studies.runner import Advance, Runner
+from opmerge.training import GradientFlow
+from opmerge.transition import crossings, growth_threshold
 
 Record = dict[str, Any]
 Run = Callable[..., tuple[int, str, str]]
@@ -72,7 +74,7 @@ def test_under_denoiser_copy_there_is_no_transition(record: Record) -> None:
 )
 def test_crossings_are_those_of_the_theory(num_steps: int, expected: float, digits: int) -> None:
     """THEORY 7.5; T = 256 of which T = 256 is 1.0093646 there and here, rounded."""
-    assert round(crossings(num_steps)[0], digits) == expected
+    assert round(crossings(num_steps, GradientFlow())[0], digits) == expected
 
 
 @pytest.mark.parametrize("num_steps", [4, 16, 64, 512])

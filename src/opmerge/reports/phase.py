@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from opmerge.plotting import (
     BLUE,
-    GREEN,
     GREY,
     INK,
-    ORANGE,
     figure_style,
     log_axis,
     new_figure,
@@ -21,6 +19,7 @@ from opmerge.plotting import (
 )
 from opmerge.reports.layout import Section, draw_section, make_table
 from opmerge.reports.sentences import number, times
+from opmerge.reports.strategies import STYLES, draw_shapes, label_shapes
 from opmerge.reports.study import Answer
 
 if TYPE_CHECKING:
@@ -32,18 +31,7 @@ Array = NDArray[np.float64]
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-_STRATEGIES = {
-    "vanilla": (ORANGE, "-"),
-    "boot": (BLUE, "-"),
-    "progressive": (GREEN, (0, (4, 1.5))),
-    "consistency": (GREY, (0, (1.5, 1.5))),
-}
-_SHAPES = {  # fill and hatch, so that greyscale tells them apart
-    "boot": (BLUE, ""),
-    "comb": ("#a6cee3", "...."),
-    "tree": ("#f2f2f2", "xxxx"),
-    "vanilla": (ORANGE, ""),
-}
+_CANONICAL = ("vanilla", "boot", "progressive", "consistency")
 
 
 def answer(record: Record) -> Answer:
@@ -156,21 +144,8 @@ def _phase_figure(record: Record) -> Figure:
         rows = [
             r for r in _rows(record, "operator-copy") if r["num_steps"] == crossing["num_steps"]
         ]
-        values = np.array([row["eigenvalue"] for row in rows])
-        middles = np.sqrt(values[1:] * values[:-1])
-        edges = np.concatenate([values[:1], middles, values[-1:]])
-        for left, right, row in zip(edges, edges[1:], rows, strict=False):
-            colour, hatch = _SHAPES[row["shape"]]
-            axes.barh(
-                line,
-                right - left,
-                0.7,
-                left,
-                color=colour,
-                hatch=hatch,
-                edgecolor=GREY,
-                linewidth=0,
-            )
+        values, shapes = [row["eigenvalue"] for row in rows], [row["shape"] for row in rows]
+        draw_shapes(axes, line, values, shapes)
         for value, dash in (
             (crossing["first_crossing"], (0, (3, 1.5))),
             (crossing["threshold"], (0, (1, 1))),
@@ -181,11 +156,7 @@ def _phase_figure(record: Record) -> Figure:
     axes.set_yticks(range(len(crossings)), [f"T = {row['num_steps']}" for row in crossings])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("data variance λ")
-    present = {row["shape"] for row in _rows(record, "operator-copy")}
-    for shape, (colour, hatch) in _SHAPES.items():
-        if shape in present:
-            axes.barh([0], [0], color=colour, hatch=hatch, edgecolor=GREY, linewidth=0, label=shape)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, columnspacing=1.0)
+    label_shapes(axes, (row["shape"] for row in _rows(record, "operator-copy")))
     return figure
 
 
@@ -196,9 +167,9 @@ def _error_figure(record: Record, num_steps: int) -> Figure:
     figure, axes = new_figure(height=3.0)
     set_title(figure, f"No strategy is best on both sides of λ = 1 (T = {num_steps})")
     boot = np.array([row["boot"] for row in rows])
-    for name, (colour, dash) in _STRATEGIES.items():
+    for name in _CANONICAL:
         ratio = np.array([row[name] for row in rows]) / boot
-        axes.plot(values, ratio, color=colour, linestyle=dash, label=name)
+        axes.plot(values, ratio, **{**STYLES[name], "marker": ""}, label=name)
     best = np.maximum(np.array([row["best"] for row in rows]) / boot, 1e-3)
     axes.plot(values, best, color=INK, linewidth=1.0, linestyle=(0, (1, 1)), label="best plan")
     log_axis(axes.xaxis, float(values[0]), float(values[-1]))
@@ -256,11 +227,11 @@ def _plan_table(record: Record, num_steps: int) -> Any:
     rows = _rows(record, "operator-copy", num_steps)
     return make_table(
         f"Errors and plans at T = {num_steps}",
-        ("λ", "best", "bound", *_STRATEGIES, "shape", "merges", "plan"),
+        ("λ", "best", "bound", *_CANONICAL, "shape", "merges", "plan"),
         [
             (
                 f"{row['eigenvalue']:.4g}",
-                *(number(row[key]) for key in ("best", "lower_bound", *_STRATEGIES)),
+                *(number(row[key]) for key in ("best", "lower_bound", *_CANONICAL)),
                 row["shape"],
                 str(row["merges"]),
                 row["plan"],

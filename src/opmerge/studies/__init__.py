@@ -90,6 +90,12 @@ STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
         Study("phase", "Which plan is best at which data variance λ, and where does it change?"),
+        Study("synthetic", "How far are the named strategies from the best plan, by λ and T?"),
+        Study("spectra", "Which plan is best for real data, and what does a diagonal model cost?"),
+        Study("ablation", "Does the time that each merge is trained move the transition?"),
+        Study("scaling", "What does each planner cost in steps T and dimensions d?"),
+        Study("correlated-noise", "How far does theory hold when noise and data do not commute?"),
+        Study("students", "How many steps should a student have, and where should they be?"),
         Study(
             "real-networks",
             "Does the predicted order of merge plans hold for real networks?",

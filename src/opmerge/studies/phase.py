@@ -7,28 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
-from opmerge.merging import evaluate
-from opmerge.planners import find_plan
-from opmerge.plans import Plan, build_strategy
-from opmerge.plans.outline import plan_phrase
-from opmerge.problem import MergeRule, Problem
-from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
+from opmerge.problem import MergeRule
 from opmerge.studies.runner import Cell, Runner
+from opmerge.studies.strategies import plan_row, scalar_problem
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+from opmerge.transition import crossings, growth_threshold
 
-__all__ = ["Config", "crossings", "growth_threshold", "run"]
+__all__ = ["Config", "run"]
 
-STRATEGIES = ("vanilla", "progressive", "consistency", "boot")
 
-_EQUAL = 1e-9  # relative difference of two distances that is rounding
 _CHUNK = 8  # eigenvalues of a cell
 _DENOISER_STRIDE = 8  # one phase only (THEORY 7.9), and plans take T times as long to trace
-_SCAN = 400  # points between which a crossing is bracketed
 
 
 @dataclass(frozen=True)
@@ -109,12 +101,17 @@ def plan_eigenvalues(
     num_steps: int, merge_rule: MergeRule, merge_time: float, eigenvalues: Sequence[float]
 ) -> list[dict[str, Any]]:
     """The best plan and the strategies at each λ."""
-    return [_plan_row(_problem(value, num_steps, merge_time, merge_rule)) for value in eigenvalues]
+    rows = []
+    for value in eigenvalues:
+        problem = scalar_problem(value, num_steps, merge_time, merge_rule)
+        place = {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": value}
+        rows.append({**place, **plan_row(problem)})
+    return rows
 
 
 def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
     """Where BOOT and vanilla cross under operator copy, and the threshold λ*(T)."""
-    found = crossings(num_steps, merge_time)
+    found = crossings(num_steps, GradientFlow(merge_time))
     return {
         "num_steps": num_steps,
         "first_crossing": found[0] if found else None,
@@ -122,74 +119,6 @@ def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
         "last_crossing": found[-1] if found else None,
         "threshold": growth_threshold(num_steps),
     }
-
-
-def crossings(num_steps: int, merge_time: float = DEFAULT_MERGE_TIME) -> list[float]:
-    """The λ >= 1 at which sequential BOOT and vanilla err equally, under operator copy."""
-    boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
-
-    def difference(eigenvalue: float) -> float:
-        """Of the sizes of the excesses, relative to that of vanilla."""
-        problem = _problem(eigenvalue, num_steps, merge_time)
-        sizes = [abs(evaluate(problem, plan).excess[0]) for plan in (boot, vanilla)]
-        return float((sizes[0] - sizes[1]) / sizes[1])
-
-    points = 1 + np.geomspace(0.05, 40.0, _SCAN) / num_steps
-    values = [difference(float(point)) for point in points]
-    found: list[float] = []
-    for below, above, left, right in zip(points, points[1:], values, values[1:], strict=False):
-        if left * right < 0:
-            found.append(float(brentq(difference, below, above, xtol=1e-12)))
-    return found
-
-
-def growth_threshold(num_steps: int) -> float:
-    """λ*(T), from which on every operator A_t with t < T grows (THEORY 7.3).
-
-    ``max_t sigma_t (sigma_t - sigma_{t-1}) / (alpha_t (alpha_{t-1} - alpha_t))`` over t < T;
-    with the plain cosine schedule ``1 + 1 / cos(π / 2T)``.
-    """
-    schedule = cosine_schedule(num_steps)
-    alphas, sigmas = schedule.alphas, schedule.sigmas
-    t = np.arange(1, num_steps)
-    ratios = sigmas[t] * (sigmas[t] - sigmas[t - 1]) / (alphas[t] * (alphas[t - 1] - alphas[t]))
-    return float(ratios.max())
-
-
-def _problem(
-    eigenvalue: float, num_steps: int, merge_time: float, rule: MergeRule = "operator-copy"
-) -> Problem:
-    training = GradientFlow(merge_time)
-    spectrum = eigenvalue_spectrum([eigenvalue])
-    return Problem(spectrum, cosine_schedule(num_steps), training, merge_rule=rule)
-
-
-def _plan_row(problem: Problem) -> dict[str, Any]:
-    """The best plan at one λ: its error, its shape and the strategies' errors beside it."""
-    best = find_plan(problem)
-    named = {
-        name: evaluate(problem, build_strategy(name, problem.num_steps)).w2 for name in STRATEGIES
-    }
-    return {
-        "merge_rule": problem.merge_rule,
-        "num_steps": problem.num_steps,
-        "eigenvalue": float(problem.eigenvalues[0]),
-        "best": best.w2,
-        "lower_bound": best.lower_bound,
-        **named,
-        "shape": _shape(best.plan, best.w2, named),
-        "merges": len(best.plan.merges),
-        "trained_steps": len({merge.start for merge in best.plan.merges}),
-        "plan": plan_phrase(best.plan),
-    }
-
-
-def _shape(plan: Plan, distance: float, named: dict[str, float]) -> str:
-    """The strategy that is as good, or whether the plan trains at T only (a comb) or below too."""
-    for name in ("boot", "vanilla"):
-        if named[name] <= distance * (1 + _EQUAL):
-            return name
-    return "comb" if len({merge.start for merge in plan.merges}) == 1 else "tree"
 
 
 def _with_band(crossing: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

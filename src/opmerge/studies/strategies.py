@@ -1,0 +1,92 @@
+"""What studies of plans share: a problem at one λ, and strategies beside the best plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opmerge.merging import evaluate
+from opmerge.planners import PlannerResult, find_plan
+from opmerge.plans import Plan, build_strategy
+from opmerge.plans.outline import plan_phrase
+from opmerge.problem import MergeRule, Objective, Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+
+__all__ = ["CANONICAL", "is_as_good", "plan_row", "plan_shape", "scalar_problem", "strategy_errors"]
+
+CANONICAL = ("vanilla", "progressive", "consistency", "boot")
+"""The strategies that arXiv 2505.16024 sets beside its optimum."""
+
+_EQUAL = 1e-9  # relative difference of two distances that is rounding
+
+
+def scalar_problem(
+    eigenvalue: float,
+    num_steps: int,
+    merge_time: float = DEFAULT_MERGE_TIME,
+    merge_rule: MergeRule = "operator-copy",
+    objective: Objective = "teacher",
+) -> Problem:
+    """The problem of one eigenvalue, on the plain cosine schedule, under gradient flow."""
+    return Problem(
+        eigenvalue_spectrum([eigenvalue]),
+        cosine_schedule(num_steps),
+        GradientFlow(merge_time),
+        merge_rule,
+        objective,
+    )
+
+
+def strategy_errors(
+    problem: Problem, names: Sequence[str] = CANONICAL, student_steps: int = 1
+) -> dict[str, float]:
+    """W2 of the named strategies, on uniform windows where the student has several steps."""
+    plans = {name: build_strategy(name, problem.num_steps, student_steps) for name in names}
+    return {name: evaluate(problem, plan).w2 for name, plan in plans.items()}
+
+
+def is_as_good(distance: float, best: float) -> bool:
+    """Whether a distance is the best one, up to rounding."""
+    return distance <= best * (1 + _EQUAL)
+
+
+def plan_shape(plan: Plan, distance: float, errors: Mapping[str, float]) -> str:
+    """``boot`` or ``vanilla`` where that errs as little as the plan, else its kind.
+
+    A ``comb`` trains the student at T only, block after block (THEORY 7.6); a ``tree`` trains
+    students inside blocks too.
+
+    Args:
+        plan: a one-step student.
+        distance: its W2.
+        errors: W2 of at least ``boot`` and ``vanilla``.
+    """
+    for name in ("boot", "vanilla"):
+        if is_as_good(errors[name], distance):
+            return name
+    return "comb" if len({merge.start for merge in plan.merges}) == 1 else "tree"
+
+
+def plan_row(
+    problem: Problem, names: Sequence[str] = CANONICAL, best: PlannerResult | None = None
+) -> dict[str, Any]:
+    """The best plan, its proof and its shape, with the errors of strategies beside it.
+
+    Args:
+        problem: one-step students are compared.
+        names: strategies; ``boot`` and ``vanilla`` among them.
+        best: what the planner found, where it is known already.
+    """
+    best = best or find_plan(problem)
+    errors = strategy_errors(problem, names)
+    return {
+        "best": best.w2,
+        "lower_bound": best.lower_bound,
+        **errors,
+        "shape": plan_shape(best.plan, best.w2, errors),
+        "merges": len(best.plan.merges),
+        "trained_steps": len({merge.start for merge in best.plan.merges}),
+        "plan": plan_phrase(best.plan),
+    }

@@ -1,0 +1,87 @@
+"""Where the phase transition lies: the λ at which sequential BOOT and vanilla err equally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from opmerge.merging import evaluate
+from opmerge.plans import Plan, build_strategy
+from opmerge.problem import Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import TrainingModel
+
+__all__ = ["crossings", "growth_threshold", "scan_points", "sign_changes"]
+
+_SCAN = 400
+
+Array = NDArray[np.float64]
+
+
+def crossings(num_steps: int, training: TrainingModel) -> list[float]:
+    """The λ > 1 at which sequential BOOT and vanilla err equally, ascending.
+
+    Under operator copy, with the plain cosine schedule and the teacher as the target. Both train
+    at T alone, so all that they see of training is its retention at n_T = 1 (THEORY 7.5).
+
+    Args:
+        num_steps: T >= 2.
+        training: any training model.
+    """
+    boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
+
+    def log_ratio(eigenvalues: Array) -> Array:
+        spectrum = eigenvalue_spectrum(eigenvalues)
+        problem = Problem(spectrum, cosine_schedule(num_steps), training)
+        return _log_errors(problem, boot) - _log_errors(problem, vanilla)
+
+    return sign_changes(log_ratio, scan_points(num_steps))
+
+
+def growth_threshold(num_steps: int) -> float:
+    """λ*(T), from which on every operator A_t with t < T grows (THEORY 7.3).
+
+    ``max_t sigma_t (sigma_t - sigma_{t-1}) / (alpha_t (alpha_{t-1} - alpha_t))`` over t < T;
+    with the plain cosine schedule ``1 + 1 / cos(π / 2T)``.
+    """
+    schedule = cosine_schedule(num_steps)
+    alphas, sigmas = schedule.alphas, schedule.sigmas
+    t = np.arange(1, num_steps)
+    ratios = sigmas[t] * (sigmas[t] - sigmas[t - 1]) / (alphas[t] * (alphas[t - 1] - alphas[t]))
+    return float(ratios.max())
+
+
+def scan_points(num_steps: int) -> Array:
+    """λ from 1 + 0.05/T to 1 + 40/T, where transitions lie: their distance from 1 falls as 1/T."""
+    points: Array = 1.0 + np.geomspace(0.05, 40.0, _SCAN) / num_steps
+    return points
+
+
+def sign_changes(function: Callable[[Array], Array], points: Array) -> list[float]:
+    """Zeros of a function that lie between neighbouring points where its sign differs.
+
+    Args:
+        function: of an ascending vector, elementwise.
+        points: ascending.
+    """
+    signed = list(zip(points.tolist(), function(points).tolist(), strict=True))
+    return [
+        float(brentq(lambda point: float(function(np.array([point]))[0]), below, above, xtol=1e-12))
+        for (below, left), (above, right) in pairwise(signed)
+        if left * right < 0
+    ]
+
+
+def _log_errors(problem: Problem, plan: Plan) -> Array:
+    """Log of the relative error at each distinct eigenvalue, ascending; its modes together."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.abs(np.expm1(evaluate(problem, plan).excess)))
+    weights = problem.training.mode_weights
+    squares: Array = logsumexp(2.0 * logs.reshape(-1, len(weights)), b=weights, axis=1)
+    return 0.5 * squares[::-1]
