@@ -34,12 +34,21 @@ if TYPE_CHECKING:
         resolve_spectrum,
     )
     from opmerge.teachers import LinearTeacher
-    from opmerge.training import GammaRates, GradientDescent, GradientFlow, TrainingModel
+    from opmerge.training import (
+        EMAFlow,
+        GammaRates,
+        GradientDescent,
+        GradientFlow,
+        HeavyBall,
+        TrainingModel,
+    )
 
 __all__ = [
+    "EMAFlow",
     "GammaRates",
     "GradientDescent",
     "GradientFlow",
+    "HeavyBall",
     "InputError",
     "LinearTeacher",
     "Merge",

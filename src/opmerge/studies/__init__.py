@@ -93,7 +93,9 @@ STUDIES: Mapping[str, Study] = {
         Study("synthetic", "How far are the named strategies from the best plan, by λ and T?"),
         Study("spectra", "Which plan is best for real data, and what does a diagonal model cost?"),
         Study("ablation", "Does the time that each merge is trained move the transition?"),
+        Study("dynamics", "Do students that are really trained end where the closed form says?"),
         Study("scaling", "What does each planner cost in steps T and dimensions d?"),
+        Study("stabilisation", "Do weight averaging or timestep mixing shift the best plan?"),
         Study("correlated-noise", "How far does theory hold when noise and data do not commute?"),
         Study("students", "How many steps should a student have, and where should they be?"),
         Study(

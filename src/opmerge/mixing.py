@@ -1,0 +1,135 @@
+"""Timestep mixing: the students of a plan trained all at once, against moving targets (THEORY 9).
+
+Sequentially, a merge waits until its children are done. Mixed, every student starts from the
+teacher and is drawn to the product of its children as they are at that moment:
+
+    db_k/ds = -2 n_k (b_k - A … b_{k-1}(s) … A),
+
+where student k has one earlier student among its children and teacher steps beside it, as in
+vanilla, sequential BOOT and sequential consistency, and in every left comb. As a ratio to the
+teacher's composite, u = b / P, this is a chain of filters, each following the one before:
+
+    du_k/ds = r_k (u_{k-1} - u_k),    u_0 = 1,    r_k = 2 n_k.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from opmerge.checks import check_number
+from opmerge.errors import InputError
+from opmerge.merging import initial_coefficients
+from opmerge.plans.tree import Merge, Plan, Tree
+from opmerge.problem import Problem
+from opmerge.training import GradientFlow
+
+__all__ = ["chain_response", "mixed_excess"]
+
+_DEVIATIONS = 12.0  # of a Poisson count, beyond which its probability is rounding
+_MARGIN = 60
+
+Array = NDArray[np.float64]
+
+
+def mixed_excess(problem: Problem, plan: Plan, target_rate: float | None = None) -> Array:
+    """(d,) excess e = log(b / P) of a plan all of whose merges are trained at once.
+
+    Every student is given the time s of the training model for itself: of a total of K s, which
+    the K merges would take one after the other, each has the share 1/K. Students share no
+    parameters. Each starts from the teacher's step at its own t: from that operator, or from that
+    denoiser (the merge rule).
+
+    Args:
+        problem: with gradient flow as its training model.
+        plan: whose merges have at most one merged child each (progressive plans have two: their
+            targets multiply students, and the equation is not linear).
+        target_rate: β > 0 if targets read moving averages at that rate of the students (EMA
+            target networks), which are further filters of the chain; None if they read them as
+            they are. What is kept at the end is the student itself.
+
+    Raises:
+        InputError: for another training model, another kind of plan, another T or a rate <= 0.
+    """
+    if plan.num_steps != problem.num_steps:
+        raise InputError(
+            "plan", f"must have {problem.num_steps} steps, as the problem", plan.num_steps
+        )
+    if not isinstance(problem.training, GradientFlow):
+        raise InputError("training", "must be gradient flow", problem.training.name)
+    if target_rate is not None and check_number("target_rate", target_rate) <= 0:
+        raise InputError("target_rate", "must be > 0", target_rate)
+    excess = np.zeros_like(problem.eigenvalues)
+    for tree in plan.students:
+        if tree.merges:
+            rates, initial = _chain(problem, tree)
+            if target_rate is not None:
+                rates, initial = _averaged(rates, initial, target_rate)
+            excess = excess + np.log1p(chain_response(rates, initial, problem.training.time))
+    return excess
+
+
+def chain_response(rates: Array, initial: Array, time: float) -> Array:
+    """(d,) last x_K(time) of the chain ``x_k' = r_k (x_{k-1} - x_k)``, ``x_0 = 0``.
+
+    The exponential of the bidiagonal matrix M by uniformisation (Jensen 1953):
+    ``e^{Ms} = Σ_k Poisson(k; q s) (1 + M/q)^k``, q the largest rate. Every weight is >= 0, so each
+    is exact to relative precision, however small.
+
+    Args:
+        rates: (K, d) r_k > 0.
+        initial: (K, d) x_k(0).
+        time: s >= 0.
+    """
+    fastest = rates.max(axis=0)
+    passed, kept = rates / fastest, (fastest - rates) / fastest
+    jumps = time * fastest
+    most = float(jumps.max()) + len(rates)
+    state, response = initial.astype(np.float64), np.zeros(rates.shape[1])
+    for count in range(int(most + _DEVIATIONS * np.sqrt(most)) + _MARGIN):
+        response = response + _poisson(count, jumps) * state[-1]
+        following = kept * state
+        following[1:] += passed[1:] * state[:-1]
+        state = following
+    return response
+
+
+def _poisson(count: int, mean: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        log_power = count * np.log(mean) if count else np.zeros_like(mean)
+    probability: Array = np.exp(log_power - mean - gammaln(count + 1.0))
+    return probability
+
+
+def _chain(problem: Problem, tree: Tree) -> tuple[Array, Array]:
+    """(K, d) rates and (K, d) initial u - 1 of the students of a tree, innermost first."""
+    merges = tree.merges
+    for number, merge in enumerate(merges):
+        _check_children(merge, merges[number - 1] if number else None)
+    rates = np.array([2.0 * problem.teacher.variances[merge.start] for merge in merges])
+    starts = [
+        initial_coefficients(problem, merge.start, merge.start - 1, merge.stop)[0]
+        for merge in merges
+    ]
+    return rates, np.array(starts)
+
+
+def _check_children(merge: Merge, earlier: Merge | None) -> None:
+    merged = [(above, below) for above, below in pairwise(merge.boundaries) if above - below > 1]
+    expected = [] if earlier is None else [(earlier.start, earlier.stop)]
+    if merged != expected:
+        raise InputError(
+            "plan",
+            "must have at most one merged child in each merge to be trained all at once",
+            list(merge.boundaries),
+        )
+
+
+def _averaged(rates: Array, initial: Array, target_rate: float) -> tuple[Array, Array]:
+    """The chain with a moving average after every student but the last, which starts with it."""
+    averages = np.full_like(rates, target_rate)
+    joined = np.stack([rates, averages], axis=1).reshape(-1, rates.shape[1])[:-1]
+    return joined, np.repeat(initial, 2, axis=0)[:-1]

@@ -1,0 +1,247 @@
+"""Linear students that are really trained, merge by merge: what the closed form stands for.
+
+A student is one weight a coordinate, trained on ``E|a z_t - target z_t|²`` by an optimiser that
+is iterated, not solved. Nothing here knows a retention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+
+from opmerge.errors import InputError
+from opmerge.plans.tree import Plan
+from opmerge.problem import Problem
+
+__all__ = ["Adam", "Descent", "FlowSolver", "Optimiser", "TrainedPlan", "train_dense", "train_plan"]
+
+_TOLERANCE = 1e-12
+
+Array = NDArray[np.float64]
+
+
+class Optimiser(Protocol):
+    """Takes weights from where they start towards their target."""
+
+    def train(
+        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
+    ) -> Array:
+        """(runs, d) weights after one merge, from (runs, d) initial weights at (d,) n_t."""
+        ...
+
+
+@dataclass(frozen=True)
+class FlowSolver:
+    """Gradient flow ``da/ds = -2 n_t (a - target)`` by a Runge-Kutta method of order 8.
+
+    Args:
+        time: s, the optimisation time of one merge.
+    """
+
+    time: float
+
+    def train(
+        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
+    ) -> Array:
+        """Weights at time s, to 12 digits."""
+
+        def slope(_: float, weights: Array) -> Array:
+            slopes: Array = -2.0 * variances * (weights.reshape(initial.shape) - target)
+            return slopes.ravel()
+
+        solution = solve_ivp(
+            slope, (0.0, self.time), initial.ravel(), "DOP853", rtol=_TOLERANCE, atol=_TOLERANCE**2
+        )
+        weights: Array = solution.y[:, -1].reshape(initial.shape)
+        return weights
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent, full-batch or on fresh minibatches, with momentum or averaged weights.
+
+    Args:
+        learning_rate: η.
+        num_iterations: N.
+        batch_size: B fresh samples an iteration; None for the population's gradient.
+        momentum: μ of the heavy ball, which starts at rest.
+        decay: D, if the moving average ``m ← D m + (1 - D) a`` is what is kept; 0 keeps a itself.
+    """
+
+    learning_rate: float
+    num_iterations: int
+    batch_size: int | None = None
+    momentum: float = 0.0
+    decay: float = 0.0
+
+    def train(
+        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
+    ) -> Array:
+        """Weights after N iterations."""
+        weights, velocity, average = initial, np.zeros_like(initial), initial
+        for _ in range(self.num_iterations):
+            gradient = _gradient(weights, target, variances, self.batch_size, rng)
+            velocity = self.momentum * velocity - self.learning_rate * gradient
+            weights = weights + velocity
+            average = self.decay * average + (1.0 - self.decay) * weights
+        return average
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015), begun afresh in each merge; a coordinate is a parameter.
+
+    Args:
+        learning_rate: η.
+        num_iterations: N.
+        batch_size: B fresh samples an iteration; None for the population's gradient.
+    """
+
+    learning_rate: float
+    num_iterations: int
+    batch_size: int | None = None
+
+    beta1 = 0.9
+    beta2 = 0.999
+    epsilon = 1e-8
+
+    def train(
+        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
+    ) -> Array:
+        """Weights after N iterations."""
+        weights, first, second = initial, np.zeros_like(initial), np.zeros_like(initial)
+        for iteration in range(1, self.num_iterations + 1):
+            gradient = _gradient(weights, target, variances, self.batch_size, rng)
+            first = self.beta1 * first + (1.0 - self.beta1) * gradient
+            second = self.beta2 * second + (1.0 - self.beta2) * gradient**2
+            direction = first / (1.0 - self.beta1**iteration)
+            size = np.sqrt(second / (1.0 - self.beta2**iteration)) + self.epsilon
+            weights = weights - self.learning_rate * direction / size
+        return weights
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPlan:
+    """Every student of a plan as training left it.
+
+    Args:
+        initial: (merges, runs, d) where each student began, in the order of ``plan.merges``.
+        target: (merges, runs, d) the product that it was trained on.
+        result: (merges, runs, d) where it ended.
+        operators: (runs, d) the whole student T → 0.
+    """
+
+    initial: Array
+    target: Array
+    result: Array
+    operators: Array
+
+    @property
+    def retentions(self) -> Array:
+        """(merges, runs, d) error left over initial error; NaN where a student began at its end."""
+        begun = self.initial - self.target
+        blank = np.full_like(begun, np.nan)
+        return np.divide(self.result - self.target, begun, out=blank, where=begun != 0)
+
+
+def train_plan(
+    problem: Problem,
+    plan: Plan,
+    optimiser: Optimiser,
+    num_runs: int = 1,
+    seed: int | Sequence[int] = 0,
+) -> TrainedPlan:
+    """Train the students of a plan one after the other, as a real distillation does.
+
+    Each starts as a copy of its first child's operator and is trained on the product of its
+    children as training left them. Runs are independent; with the same seed they are the same.
+
+    Args:
+        problem: its schedule, eigenvalues and teacher; its training model plays no part.
+        plan: any plan of T steps.
+        optimiser: how a student is trained.
+        num_runs: independent repetitions.
+        seed: of the samples.
+
+    Raises:
+        InputError: for a merge rule other than operator copy.
+    """
+    if problem.merge_rule != "operator-copy":
+        raise InputError("merge_rule", "must be operator-copy", problem.merge_rule)
+    rng = np.random.default_rng(seed)
+    shape = (num_runs, len(problem.eigenvalues))
+    steps = np.exp(problem.teacher.log_steps)
+    operators = {t: np.broadcast_to(steps[t], shape) for t in range(1, problem.num_steps + 1)}
+    begun, aimed, ended = [], [], []
+    for merge in plan.merges:
+        children = [operators.pop(t) for t in merge.boundaries[:-1]]
+        target = np.prod(children, axis=0)
+        variances = problem.teacher.variances[merge.start]
+        result = optimiser.train(children[0], target, variances, rng)
+        operators[merge.start] = result
+        begun.append(children[0])
+        aimed.append(target)
+        ended.append(result)
+    whole = np.prod(list(operators.values()), axis=0)
+    return TrainedPlan(np.array(begun), np.array(aimed), np.array(ended), whole)
+
+
+def train_dense(
+    initial: Array,
+    target: Array,
+    covariance: Array,
+    descent: Descent,
+    num_runs: int,
+    seed: int,
+) -> Array:
+    """(runs, d, d) full matrices W trained by plain SGD on ``E|W z - target z|²``.
+
+    Unlike a weight a coordinate, a matrix also learns and forgets correlations that a minibatch
+    shows by chance.
+
+    Args:
+        initial: (d, d) W at the start.
+        target: (d, d).
+        covariance: (d, d) of z ~ N(0, C).
+        descent: with a batch size, without momentum and average.
+        num_runs: independent repetitions.
+        seed: of the samples.
+
+    Raises:
+        InputError: if the descent is not plain SGD.
+    """
+    if descent.batch_size is None or descent.momentum or descent.decay:
+        raise InputError("descent", "must have a batch size, no momentum and no decay", descent)
+    rng = np.random.default_rng(seed)
+    root = np.linalg.cholesky(covariance)
+    shape = (num_runs, descent.batch_size, len(covariance))
+    weights = np.broadcast_to(initial, (num_runs, *initial.shape))
+    for _ in range(descent.num_iterations):
+        samples = rng.standard_normal(shape) @ root.T
+        residuals = samples @ (weights - target).swapaxes(1, 2)
+        gradients = 2.0 / descent.batch_size * residuals.swapaxes(1, 2) @ samples
+        weights = weights - descent.learning_rate * gradients
+    return weights
+
+
+def _gradient(
+    weights: Array,
+    target: Array,
+    variances: Array,
+    batch_size: int | None,
+    rng: np.random.Generator,
+) -> Array:
+    """Of the mean of (a z - target z)² over a batch, z ~ N(0, n_t), or over the population.
+
+    The samples enter by their mean square alone, whose law is n_t χ²_B / B.
+    """
+    squares = variances
+    if batch_size is not None:
+        squares = variances / batch_size * rng.chisquare(batch_size, weights.shape)
+    gradient: Array = 2.0 * squares * (weights - target)
+    return gradient
