@@ -97,7 +97,11 @@ def test_config_holds_the_command_and_every_option_as_used(tmp_path: Path, comma
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["command"] == command
     options = config["options"]
-    assert {name for name, value in options.items() if value is None} <= {"top_k", "training"}
+    assert {name for name, value in options.items() if value is None} <= {
+        "split",
+        "top_k",
+        "training",
+    }
     assert (options["merge_time"], options["merge_rule"]) == (6.4, "operator-copy")
 
 

@@ -31,7 +31,7 @@ def option(name: str, text: str, panel: str, **settings: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """``SourceOptions``: how images are cut and resized."""
+    """``SourceOptions``: which images are read, and how they are cut and resized."""
 
     patch_size: Annotated[
         int, option("patch_size", "Side of the patches of `patches`.", "Data")
@@ -41,12 +41,21 @@ class ImageOptions:
         int, option("image_size", "Side to which a folder's images are resized.", "Data")
     ] = 64
     grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
+    split: Annotated[
+        str | None,
+        option(
+            "split",
+            "Of CelebA: train, validation, test or all.",
+            "Data",
+            show_default="train for CelebA",
+        ),
+    ] = None
 
     def source_options(self) -> SourceOptions:
         """As the package takes them."""
         from opmerge.data import SourceOptions
 
-        return SourceOptions(self.patch_size, self.stride, self.image_size, self.grey)
+        return SourceOptions(self.patch_size, self.stride, self.image_size, self.grey, self.split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +67,7 @@ class DataOptions(ImageOptions):
         typer.Argument(
             metavar="SOURCE",
             help="digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz "
-            ".csv .pt .safetensors), a saved spectrum (.npz) or a folder of images.",
+            ".csv .pt .safetensors), a saved spectrum (.npz), or a folder of images or of CelebA.",
         ),
     ]
     kind: Annotated[

@@ -1,9 +1,9 @@
-"""A folder of images as a source: found, checked, resized and scaled with Pillow."""
+"""Images as a source: found in a folder, checked, resized and scaled with Pillow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,16 @@ from opmerge.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-__all__ = ["folder_source"]
+__all__ = [
+    "check_in_threads",
+    "decode",
+    "folder_source",
+    "image_source",
+    "image_suffixes",
+    "named",
+    "open_image",
+    "visible_files",
+]
 
 # Pillow can open more, some of it by starting other programs (PostScript), on a file's content
 # and whatever its suffix: these are the formats of image data sets.
@@ -52,13 +61,9 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             readable is so no longer.
     """
     candidates, others = _find(folder)
-    sizes: list[tuple[int, int] | None] = []
-    for start in range(0, len(candidates), _CHECKED_AT_ONCE):
-        sizes += _in_threads(_image_size, candidates[start : start + _CHECKED_AT_ONCE])
-        if progress is not None:
-            progress(len(sizes))
-    good = [path for path, size in zip(candidates, sizes, strict=True) if size is not None]
-    bad = [path for path, size in zip(candidates, sizes, strict=True) if size is None]
+    sizes = check_in_threads(partial(_image_size, folder), candidates, progress)
+    good = [name for name, size in zip(candidates, sizes, strict=True) if size is not None]
+    bad = [name for name, size in zip(candidates, sizes, strict=True) if size is None]
     if not good:
         raise InputError(
             str(folder),
@@ -67,39 +72,59 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
         )
     side = options.image_size
     enlarged = sum(size is not None and min(size) < side for size in sizes)
-    notes = [*_named(folder, bad, "unreadable"), *_named(folder, others, "ignored (no image)")]
+    notes = [*named(bad, "unreadable"), *named(others, "ignored (no image)")]
     if enlarged:
         notes.append(f"{enlarged} of {len(good)} images are smaller than {side} and were enlarged")
-    decode = partial(_pixels, side=side, grey=options.grey)
+    return image_source(
+        folder.resolve().name, folder, good, partial(_fit, side=side), options, "resized", notes
+    )
+
+
+def image_source(
+    name: str,
+    folder: Path,
+    files: Sequence[str],
+    fit: Callable[[PillowImage], PillowImage],
+    options: SourceOptions,
+    fitted: str,
+    notes: Sequence[str],
+) -> Source:
+    """Images that are decoded when they are read, a batch at a time, and scaled to [−1, 1].
+
+    Args:
+        name: name of the source.
+        folder: where the files are.
+        files: their names below the folder, in the order of the samples.
+        fit: makes an image square, ``options.image_size`` pixels wide.
+        options: ``image_size`` and ``grey`` are used.
+        fitted: what ``fit`` does, such as "resized".
+        notes: what a reader of the result must know.
+
+    Raises:
+        InputError: if there are fewer than two files; while reading, if one cannot be decoded.
+    """
+    side = options.image_size
+    read = partial(_pixels, folder, fit=fit, grey=options.grey)
 
     def rows(start: int, stop: int) -> NDArray[np.float64]:
-        return np.stack(_in_threads(decode, good[start:stop])) / 127.5 - 1.0
+        return np.stack(_in_threads(read, files[start:stop])) / 127.5 - 1.0
 
     colours = "grey (ITU-R 601 luma)" if options.grey else "RGB"
     return source_from_rows(
-        folder.resolve().name,
+        name,
         (side, side) if options.grey else (3, side, side),
-        len(good),
+        len(files),
         rows,
-        scaling=f"{colours} pixel values from [0, 255] to [-1, 1], resized to {side} x {side}",
+        scaling=f"{colours} pixel values from [0, 255] to [-1, 1], {fitted} to {side} x {side}",
         notes=tuple(notes),
     )
 
 
-def _find(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files below ``folder`` that are images by their suffix, and the others."""
-    from PIL import Image
+def visible_files(folder: Path) -> Iterator[str]:
+    """Names below ``folder``, such as "a/b.png"; hidden files and folders are passed over.
 
-    extensions = Image.registered_extensions()
-    suffixes = {suffix for suffix, name in extensions.items() if name in _FORMATS}
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(_visible_files(folder)):
-        (images if path.suffix.lower() in suffixes else others).append(path)
-    return images, others
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
+    They are strings because a path takes ten times the memory, and there may be many.
+    """
     visited: set[str] = set()
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         # Links are followed, so a link to a parent folder must not go round for ever.
@@ -109,38 +134,44 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             for name in subfolders
             if not name.startswith(".") and os.path.realpath(Path(parent, name)) not in visited
         ]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+        place = Path(parent).relative_to(folder).as_posix()
+        prefix = "" if place == "." else f"{place}/"
+        yield from (prefix + name for name in files if not name.startswith("."))
 
 
-def _in_threads(function: Callable[[Path], _Result], paths: list[Path]) -> list[_Result]:
-    # Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, paths))
-
-
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image that decodes, or ``None``."""
-    try:
-        return _decode(path, "RGB").size
-    except Exception:  # on damaged files Pillow's plugins raise errors of any type
-        return None
-
-
-def _pixels(path: Path, side: int, grey: bool) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    try:
-        image = _decode(path, "L" if grey else "RGB")
-    except Exception as error:
-        raise InputError(str(path), "can no longer be read", remedy="start again") from error
-    pixels = np.asarray(ImageOps.fit(image, (side, side), method=Image.Resampling.BILINEAR))
-    return pixels if grey else pixels.transpose(2, 0, 1)
-
-
-def _decode(path: Path, mode: str) -> PillowImage:
+def image_suffixes() -> tuple[str, ...]:
+    """Lower-case suffixes, with their dots, of the formats that are read."""
     from PIL import Image
 
-    with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+    extensions = Image.registered_extensions()
+    return tuple(suffix for suffix, name in extensions.items() if name in _FORMATS)
+
+
+def check_in_threads(
+    check: Callable[[str], _Result], files: Sequence[str], progress: Progress | None
+) -> list[_Result]:
+    """``check`` of every file, in order; ``progress`` is told how many are done so far."""
+    results: list[_Result] = []
+    for start in range(0, len(files), _CHECKED_AT_ONCE):
+        results += _in_threads(check, files[start : start + _CHECKED_AT_ONCE])
+        if progress is not None:
+            progress(len(results))
+    return results
+
+
+def open_image(path: Path) -> PillowImage:
+    """The image of a file, its header read; errors of any type where that fails."""
+    from PIL import Image
+
+    Image.init()  # before it, Image.OPEN is empty
+    return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def decode(path: Path, mode: str) -> PillowImage:
+    """The image of a file in a mode of Pillow; errors of any type where that fails."""
+    from PIL import Image
+
+    with open_image(path) as image:
         image.load()
         if image.mode.startswith("I;16"):
             # Pillow before 11.3 cuts such values off at 255 instead of scaling them.
@@ -150,11 +181,56 @@ def _decode(path: Path, mode: str) -> PillowImage:
         return image.convert(mode)
 
 
-def _named(folder: Path, paths: list[Path], what: str) -> list[str]:
+def named(files: Sequence[str], what: str) -> list[str]:
     """One note with the number of files and the first few names, or none."""
-    if not paths:
+    if not files:
         return []
-    names = ", ".join(path.relative_to(folder).as_posix() for path in paths[:_NAMES_IN_NOTE])
-    more = len(paths) - _NAMES_IN_NOTE
-    files = "file" if len(paths) == 1 else "files"
-    return [f"{len(paths)} {what} {files}: {names}" + (f" and {more} more" if more > 0 else "")]
+    names = ", ".join(files[:_NAMES_IN_NOTE])
+    more = len(files) - _NAMES_IN_NOTE
+    noun = "file" if len(files) == 1 else "files"
+    return [f"{len(files):,} {what} {noun}: {names}" + (f" and {more:,} more" if more > 0 else "")]
+
+
+def _find(folder: Path) -> tuple[list[str], list[str]]:
+    """Files below ``folder`` that are images by their suffix, and the others."""
+    suffixes = image_suffixes()
+    images: list[str] = []
+    others: list[str] = []
+    for name in sorted(visible_files(folder), key=lambda name: name.split("/")):
+        (images if name.lower().endswith(suffixes) else others).append(name)
+    return images, others
+
+
+def _in_threads(function: Callable[[str], _Result], files: Sequence[str]) -> list[_Result]:
+    # Pillow's decoders release the interpreter lock.
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, files))
+
+
+def _image_size(folder: Path, name: str) -> tuple[int, int] | None:
+    """Width and height of an image that decodes, or ``None``."""
+    try:
+        return decode(folder / name, "RGB").size
+    except Exception:  # on damaged files Pillow's plugins raise errors of any type
+        return None
+
+
+def _fit(image: PillowImage, side: int) -> PillowImage:
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(image, (side, side), method=Image.Resampling.BILINEAR)
+
+
+def _pixels(
+    folder: Path, name: str, fit: Callable[[PillowImage], PillowImage], grey: bool
+) -> NDArray[np.uint8]:
+    path = folder / name
+    try:
+        image = decode(path, "L" if grey else "RGB")
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            str(path), f"cannot be read ({reason})", remedy="restore or remove it, and start again"
+        ) from error
+    pixels = np.asarray(fit(image))
+    return pixels if grey else pixels.transpose(2, 0, 1)

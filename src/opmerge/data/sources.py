@@ -8,6 +8,7 @@ from pathlib import Path
 
 from opmerge.data import builtin
 from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
+from opmerge.data.celeba import celeba_source, find_celeba
 from opmerge.data.images import folder_source
 from opmerge.data.records import Progress, Source, SourceOptions
 from opmerge.errors import InputError
@@ -34,22 +35,30 @@ def open_source(
 ) -> Source:
     """Open ``digits``, ``patches``, ``faces``, a file of samples or a folder of images.
 
-    A built-in name wins over a file of that name; write ``./digits`` for the file.
+    A built-in name wins over a file of that name; write ``./digits`` for the file. A folder
+    that holds CelebA is recognised, and cropped and split as usual for CelebA.
 
     Args:
         argument: name of a built-in source, or path of a ``.npy``, ``.npz``, ``.csv``, ``.pt``
             or ``.safetensors`` file or of a folder.
-        options: how images are cut and resized; sources without images do not use it.
+        options: how images are cut and resized; sources without images do not use it, and
+            only CelebA takes a ``split``.
         progress: called with the number of files of a folder checked so far.
 
     Raises:
-        InputError: if there is no such source, or if it does not hold samples.
+        InputError: if there is no such source, if it does not hold samples, or if it has no
+            partition and a split is asked for.
     """
     if argument in _BUILTIN:
+        _refuse_split(argument, options)
         return _BUILTIN[argument](options)
     if argument.startswith(EIGENVALUES_PREFIX):
         raise InputError("data", "must be samples here, not eigenvalues", argument)
     path = existing_path(argument)
+    celeba = find_celeba(path)
+    if celeba is not None:
+        return celeba_source(celeba, options, progress)
+    _refuse_split(argument, options)
     return folder_source(path, options, progress) if path.is_dir() else array_source(path)
 
 
@@ -74,3 +83,10 @@ def existing_path(argument: str) -> Path:
         argument or "nothing",
         f"did you mean {close[0]}?" if close else "",
     )
+
+
+def _refuse_split(argument: str, options: SourceOptions) -> None:
+    if options.split is not None:
+        raise InputError(
+            "split", f"must be left out: {argument} is not CelebA and has none", options.split
+        )
