@@ -119,17 +119,20 @@ def test_records_name_the_model_and_its_parameters() -> None:
         ([], "`training` must be an object with a `model`, got []"),
         (
             {},
-            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, heavy-ball, gamma-rates, "
+            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, "
+            "heavy-ball, gamma-rates, "
             "got None",
         ),
         (
             {"model": "sgd"},
-            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, heavy-ball, gamma-rates, "
+            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, "
+            "heavy-ball, gamma-rates, "
             "got 'sgd'",
         ),
         (
             {"model": ["x"]},
-            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, heavy-ball, gamma-rates, "
+            "`training.model` must be one of gradient-flow, gradient-descent, ema-flow, "
+            "heavy-ball, gamma-rates, "
             "got ['x']",
         ),
         (

@@ -145,7 +145,9 @@ def merge_excess(
         offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
         initial = (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
     with np.errstate(divide="ignore"):
-        added: Array = np.log1p(problem.retentions[merge.start] ** training_time * initial)
+        kept = problem.retentions[merge.start] ** training_time
+        # b is 0 where nothing of a jump to the data is trained, and below 0 by rounding only
+        added: Array = np.log1p(np.maximum(kept * initial, -1.0))
     return added
 
 

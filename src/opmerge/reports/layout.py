@@ -117,7 +117,7 @@ def draw_section(
     """A section with its figure; the figure's title becomes text of the page."""
     figure = draw()
     name = slug(heading)
-    seen = " ".join(figure.get_suptitle().split())
+    seen = figure.get_suptitle().replace("\n", " ")  # no-break spaces stay
     # in the page the title is text of the page, which grows with the reader's font
     figure.suptitle("").set_in_layout(False)
     svg = figure_svg(figure, name, f"{heading}. {seen}.")

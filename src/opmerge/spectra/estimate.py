@@ -102,8 +102,8 @@ def resolve_spectrum(
         progress: called with the number of files checked, then of samples read, so far.
 
     Raises:
-        InputError: if nothing can be made of the argument, or if ``diagonal`` or ``top_k`` come
-            with eigenvalues.
+        InputError: if nothing can be made of the argument, or if ``diagonal``, ``top_k`` or a
+            split come with eigenvalues.
     """
     spectrum = _given_spectrum(argument, as_eigenvalues)
     if spectrum is None:
@@ -111,7 +111,8 @@ def resolve_spectrum(
         return estimate_spectrum(
             source, diagonal=diagonal, top_k=top_k, progress=progress, seed=seed
         )
-    for name, value in (("diagonal", diagonal or None), ("top_k", top_k)):
+    split = None if options is None else options.split
+    for name, value in (("diagonal", diagonal or None), ("top_k", top_k), ("split", split)):
         if value is not None:
             raise InputError(name, "must be left out where eigenvalues are given", value)
     return spectrum

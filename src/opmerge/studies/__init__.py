@@ -95,7 +95,10 @@ STUDIES: Mapping[str, Study] = {
         Study("ablation", "Does the time that each merge is trained move the transition?"),
         Study("dynamics", "Do students that are really trained end where the closed form says?"),
         Study("scaling", "What does each planner cost in steps T and dimensions d?"),
+        Study("mixture", "What changes when the data are a mixture of Gaussians?"),
         Study("stabilisation", "Do weight averaging or timestep mixing shift the best plan?"),
+        Study("better-than-teacher", "When is a student nearer to the data than its teacher?"),
+        Study("curriculum", "How should a training budget be spread over the merges of a plan?"),
         Study("correlated-noise", "How far does theory hold when noise and data do not commute?"),
         Study("students", "How many steps should a student have, and where should they be?"),
         Study(

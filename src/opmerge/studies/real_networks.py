@@ -25,7 +25,7 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.records import problem_settings
 from opmerge.schedules import diffusers_schedule
-from opmerge.spectra import Spectrum, resolve_spectrum
+from opmerge.spectra import Spectrum, estimate_spectrum
 from opmerge.studies.agreement import rank_agreement, reversed_pairs
 from opmerge.studies.execution import Execution, load_or_train_teacher
 from opmerge.studies.runner import Runner
@@ -195,7 +195,7 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
     """
     folder, progress = runner.folder, runner.progress
     source = open_source(config.source, config.source_options)
-    spectrum = resolve_spectrum(config.source, options=config.source_options)
+    spectrum = estimate_spectrum(source)
     teacher = load_or_train_teacher(config, source, folder, progress)
     schedule = diffusers_schedule(teacher.scheduler_config, config.steps)
     problem = Problem(spectrum, schedule, merge_rule=config.distillation.merge_rule)

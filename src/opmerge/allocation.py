@@ -1,0 +1,349 @@
+"""How long to train each merge: schedules, and the best split of a total budget (THEORY 9).
+
+A merge of m operators that is trained for time x costs x (m + κ) network evaluations of a sample.
+Times are multiples of the problem's training; a merge's retention is then exp(-r x), r the decay
+of the problem's training at the step where the merge starts. To first order the excess is
+Σ_m a_m exp(-r_m x_m), and the times that make it least under Σ_m c_m x_m = B are those of
+water-filling,
+
+    x_m = (1 / r_m) log(r_m a_m / (μ c_m)), or 0 where that is negative,
+
+with the water level log μ in closed form. ``allocate`` minimises the exact distance by filling
+again and again, and proves its result where the distance is convex in the times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.checks import check_number
+from opmerge.errors import InputError
+from opmerge.merging import Outcome, evaluate, initial_coefficients
+from opmerge.plans.tree import Plan
+from opmerge.problem import Problem
+
+__all__ = [
+    "OVERHEAD",
+    "SCHEDULES",
+    "Allocation",
+    "allocate",
+    "excess_slopes",
+    "largest_gain",
+    "merge_costs",
+    "scheduled_times",
+    "water_filling",
+]
+
+OVERHEAD = 3.0
+"""κ: the student's forward and backward pass, in forward passes."""
+
+_MAX_ITERATIONS = 300
+_MAX_HALVINGS = 40
+_STATIONARY = 1e-8  # relative decrease that the gradient still promises
+_LEAST = 1e-300  # stands for errors that are not above 0
+_SUFFICIENT = 1e-4  # share of the promised decrease with which a step is taken (Armijo)
+
+Array = NDArray[np.float64]
+
+
+def merge_costs(plan: Plan, overhead: float = OVERHEAD) -> Array:
+    """(number of merges,) network evaluations of a sample in one unit of time, m + κ."""
+    return np.array([merge.num_children + overhead for merge in plan.merges])
+
+
+def water_filling(errors: Array, rates: Array, costs: Array, budget: float) -> Array:
+    """The times x >= 0 that minimise Σ a_m exp(-r_m x_m) under Σ c_m x_m = B.
+
+    ``x_m = log(r_m a_m / (μ c_m)) / r_m`` on the merges for which that is above 0, and
+    ``log μ = (Σ (c_m/r_m) log(r_m a_m / c_m) - B) / Σ c_m/r_m`` over these: those with the
+    largest r_m a_m / c_m, as many as leave log μ below it.
+
+    Args:
+        errors: (M,) a_m, what is left of each without training; no time goes to a_m <= 0.
+        rates: (M,) r_m > 0.
+        costs: (M,) c_m > 0.
+        budget: B >= 0.
+
+    Returns:
+        (M,) times; all 0 where no error is above 0.
+    """
+    worth = np.log(np.maximum(rates * errors / costs, _LEAST))
+    order = np.argsort(-worth, kind="stable")
+    widths = np.cumsum((costs / rates)[order])
+    levels = (np.cumsum((costs / rates * worth)[order]) - budget) / widths
+    above = np.flatnonzero((worth[order] > levels) & (errors[order] > 0))
+    if not above.size:
+        return np.zeros_like(worth)
+    times: Array = np.maximum(worth - levels[above[-1]], 0.0) / rates
+    return np.where(errors > 0, times, 0.0)
+
+
+def largest_gain(errors: Array, costs: Array) -> float:
+    """How many times less the best split errs than equal times, once every merge is trained.
+
+    With equal rates it is ``exp(KL(c/Σc ‖ a/Σa))``, whatever the budget: equal times leave
+    Σ a exp(-r B/C), the best split C Π (a/c)^(c/C) exp(-r B/C), with C = Σ c.
+
+    Args:
+        errors: (M,) a_m > 0.
+        costs: (M,) c_m > 0.
+    """
+    shares, spent = errors / errors.sum(), costs / costs.sum()
+    return float(np.exp(np.sum(spent * np.log(spent / shares))))
+
+
+def _rounds(plan: Plan) -> Array:
+    return np.array(plan.rounds(), dtype=np.float64)
+
+
+SCHEDULES: Mapping[str, Callable[[Plan], Array]] = {
+    "constant": lambda plan: np.ones(len(plan.merges)),
+    "growing": _rounds,
+    "falling": lambda plan: _rounds(plan).max() + 1 - _rounds(plan),
+    "doubled last rounds": lambda plan: np.where(_rounds(plan) > _rounds(plan).max() - 2, 2.0, 1.0),
+}
+"""Relative times of a plan's merges: alike, in proportion to the round, to the rounds left, or
+twice as long in the last two rounds (progressive distillation as OpenAI trained it)."""
+
+
+def scheduled_times(name: str, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Array:
+    """(number of merges,) times of a schedule that cost the budget.
+
+    Raises:
+        InputError: for an unknown schedule, a plan that merges nothing or a budget below 0.
+    """
+    if name not in SCHEDULES:
+        raise InputError("schedule", f"must be one of {', '.join(SCHEDULES)}", name)
+    _check(plan, budget)
+    times = SCHEDULES[name](plan)
+    return times * (budget / float(times @ merge_costs(plan, overhead)))
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A budget split over the merges of a plan.
+
+    Args:
+        outcome: the plan, evaluated with these times.
+        times: (number of merges,) in multiples of the problem's training.
+        costs: (number of merges,) of one unit of time.
+        residual: relative decrease of W2 that its linear model promises anywhere in the budget;
+            0 where the conditions of Karush, Kuhn and Tucker hold.
+        is_convex: whether W2² is known to lie above that model everywhere, so that the residual
+            proves how much better any split could be.
+    """
+
+    outcome: Outcome
+    times: Array
+    costs: Array
+    residual: float
+    is_convex: bool
+
+    @property
+    def w2(self) -> float:
+        """Wasserstein-2 distance of the student."""
+        return self.outcome.w2
+
+    @property
+    def budget(self) -> float:
+        """Network evaluations of a sample that are spent, Σ c_m x_m."""
+        return float(self.costs @ self.times)
+
+    @property
+    def lower_bound(self) -> float:
+        """A distance that no split of the budget goes below; 0 where nothing is proved."""
+        if not self.is_convex:
+            return 0.0
+        return self.w2 * float(np.sqrt(max(1.0 - 2.0 * self.residual, 0.0)))
+
+
+def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Allocation:
+    """The split of a budget over a plan's merges that brings the student nearest to the target.
+
+    At given times the distance changes as a sum of a_m exp(-r_m x_m) would, with one a_m and r_m
+    a merge; water-filling minimises that sum, and a line search goes towards its minimum. What
+    is found meets the conditions of Karush, Kuhn and Tucker up to ``residual``.
+
+    For operator copy towards the teacher with every merge at the head of the plan (combs, THEORY
+    7.6) and no eigenvalue whose blocks both grow and shrink, each excess is convex in the times
+    and of one sign, W2² is convex wherever e > -ln 2, and the result is proved the best.
+    Elsewhere it is a local optimum.
+
+    Args:
+        problem: the merge problem; its training is the unit of time.
+        plan: any plan for its number of steps.
+        budget: B > 0, network evaluations of a sample.
+        overhead: κ.
+
+    Raises:
+        InputError: for a plan that does not fit or merges nothing, or a budget that is not > 0.
+    """
+    _check(plan, budget)
+    task = _Task(problem, plan, merge_costs(plan, overhead), budget)
+    here = _Split(task, np.full(len(task.costs), budget / task.costs.sum()))
+    for _ in range(_MAX_ITERATIONS):
+        following = _descend(here) if here.residual > _STATIONARY else None
+        if following is None:
+            break
+        here = following
+    return Allocation(
+        here.outcome, here.times, task.costs, here.residual, _lies_above_its_model(here)
+    )
+
+
+def excess_slopes(problem: Problem, plan: Plan, times: Array) -> Array:
+    """(number of merges, d) derivative of the student's excess by the time of each merge.
+
+    Of a merge with retention ρ = exp(-r x), excess e of the first child, u of the others and
+    local excess l: ``∂/∂x = r expm1(-l)``, ``∂/∂u = (1 - ρ) exp(-l)`` and ``∂/∂e = (1 - ρ + ρ
+    gain exp(-u)) exp(-l)``, carried back from the student to every merge.
+
+    Args:
+        problem: either merge rule, any objective.
+        plan: any plan.
+        times: (number of merges,) multiples of the problem's training.
+    """
+    return _Split(_Task(problem, plan, merge_costs(plan), 1.0), times).slopes
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What stays the same over a search."""
+
+    problem: Problem
+    plan: Plan
+    costs: Array
+    budget: float
+
+    @cached_property
+    def rates(self) -> Array:
+        """(M, d) r of the retention exp(-r x) of each merge."""
+        starts = [merge.start for merge in self.plan.merges]
+        rates: Array = -np.log(np.maximum(self.problem.retentions[starts], _LEAST))
+        return rates
+
+    @cached_property
+    def gains(self) -> list[Array]:
+        """(d,) of each merge, how its start grows with its first child's excess."""
+        return [
+            initial_coefficients(self.problem, merge.start, merge.split, merge.stop)[1]
+            for merge in self.plan.merges
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """A point of the search: times, the distance there and its derivatives."""
+
+    task: _Task
+    times: Array
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        return evaluate(self.task.problem, self.task.plan, self.times)
+
+    @cached_property
+    def slopes(self) -> Array:
+        """(M, d) derivative of the excess by each time: see ``excess_slopes``."""
+        task, local = self.task, self.outcome.local_excess
+        merges, steps = task.plan.merges, range(task.problem.num_steps, 0, -1)
+        kept, shrunk = np.exp(-task.rates * self.times[:, None]), np.exp(-local)
+        by_first = np.empty_like(local)
+        excess = dict.fromkeys(steps, np.zeros_like(local[0]))
+        for row, merge in enumerate(merges):
+            first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
+            rest = np.sum(others, axis=0)
+            by_first[row] = 1.0 - kept[row] + kept[row] * task.gains[row] * np.exp(-rest)
+            excess[merge.start] = first + rest + local[row]
+        weight = dict.fromkeys(steps, np.ones_like(local[0]))
+        slopes = task.rates * np.expm1(-local)
+        for row in range(len(merges) - 1, -1, -1):
+            above = weight[merges[row].start] * shrunk[row]
+            slopes[row] *= weight[merges[row].start]
+            weight.update(dict.fromkeys(merges[row].boundaries[1:-1], above * (1.0 - kept[row])))
+            weight[merges[row].start] = above * by_first[row]
+        return slopes
+
+    @cached_property
+    def parts(self) -> Array:
+        """(M, d) derivative of W2 by each time, column by column."""
+        problem, excess = self.task.problem, self.outcome.excess
+        scale = np.exp(problem.log_scale)
+        off_target = scale * (np.expm1(excess) - np.expm1(problem.target_excess))
+        by_excess = off_target * scale * np.exp(excess) / max(self.outcome.w2, _LEAST)
+        parts: Array = self.slopes * by_excess
+        return parts
+
+    @cached_property
+    def gradient(self) -> Array:
+        """(M,) derivative of W2 by each time."""
+        gradient: Array = self.parts.sum(axis=1)
+        return gradient
+
+    @cached_property
+    def residual(self) -> float:
+        """Relative decrease of W2 that the gradient promises anywhere in the budget."""
+        if self.outcome.w2 <= _LEAST:
+            return 0.0
+        steepest = min(float((self.gradient / self.task.costs).min()), 0.0)
+        promised = float(self.gradient @ self.times) - self.task.budget * steepest
+        return max(promised, 0.0) / self.outcome.w2
+
+    def refilled(self) -> Array:
+        """Where the sum of exponentials with the same derivatives has its minimum.
+
+        The rate of a merge is that of the columns which its training changes, on average.
+        """
+        sizes = np.abs(self.parts)
+        totals = np.maximum(sizes.sum(axis=1), _LEAST)
+        mean = np.maximum((sizes * self.task.rates).sum(axis=1) / totals, _LEAST)
+        with np.errstate(over="ignore"):
+            errors = -self.gradient / mean * np.exp(mean * self.times)
+        finite = np.minimum(errors, 1.0 / _LEAST)
+        return water_filling(finite, mean, self.task.costs, self.task.budget)
+
+
+def _descend(here: _Split) -> _Split | None:
+    """A point nearer to the refilled times that lowers W2 enough; None if rounding forbids it."""
+    direction = here.refilled() - here.times
+    promised = float(here.gradient @ direction)
+    step = 1.0
+    for _ in range(_MAX_HALVINGS):
+        there = _Split(here.task, here.times + step * direction)
+        if there.outcome.w2 < here.outcome.w2 + _SUFFICIENT * step * promised:
+            return there
+        step /= 2.0
+    return None
+
+
+def _lies_above_its_model(here: _Split) -> bool:
+    """Whether W2² lies above its linear model at these times, for all times.
+
+    Each |e| of a comb whose blocks all grow or all shrink is convex in the times. expm1(e)² is
+    convex for e >= 0; for e < 0 it is so up to |e| = ln 2 only, and lies above its tangent as
+    far as the untrained student if it does so there.
+    """
+    problem, plan = here.task.problem, here.task.plan
+    heads = {tree.start for tree in plan.students}
+    covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
+    if not covered or any(merge.start not in heads for merge in plan.merges):
+        return False
+    blocks = [problem.teacher.log_composite(m.stop, m.split) for m in plan.merges]
+    shrinks, grows = (np.array(blocks) <= 0).all(axis=0), (np.array(blocks) >= 0).all(axis=0)
+    untrained, trained = np.sum(blocks, axis=0), -here.outcome.excess
+    slope = -2.0 * np.expm1(-trained) * np.exp(-trained)
+    tangent = np.expm1(-trained) ** 2 + slope * (untrained - trained)
+    is_above = (trained <= np.log(2.0)) & (np.expm1(-untrained) ** 2 >= tangent)
+    return bool((shrinks | (grows & is_above)).all())
+
+
+def _check(plan: Plan, budget: float) -> None:
+    if not plan.merges:
+        raise InputError("plan", "must have merges to train")
+    if check_number("budget", budget) <= 0:
+        raise InputError("budget", "must be > 0", budget)

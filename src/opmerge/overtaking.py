@@ -1,0 +1,123 @@
+"""When one eigenvalue's student is nearer to the data than its teacher (question 3).
+
+The teacher falls short of the data by a factor exp(l), ``l = log(√λ / (√n_T P)) = -Σ log cos φ_t``,
+which is >= 0 (THEORY 2). A student with excess e > 0 makes up for it:
+
+    |exp(e) - exp(l)| < |1 - exp(l)|    if and only if    0 < e < log(2 exp(l) - 1),
+
+about 2 l, and at e = l it has the data's variance exactly. So a student overtakes its teacher
+where its plan overshoots, and from the optimisation time on at which the overshoot is that small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from opmerge.merging import evaluate
+from opmerge.plans.tree import Plan
+from opmerge.problem import Problem
+from opmerge.spectra import eigenvalue_spectrum
+
+__all__ = ["OvertakingTimes", "nearer_excesses", "overtaking_times", "vanilla_overtaking_time"]
+
+_SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OvertakingTimes:
+    """Optimisation times, in multiples of the problem's training.
+
+    Args:
+        first: from which on the student is nearer to the data than its teacher; None if never.
+        until: at which it ceases to be; None if it does not.
+        perfect: at which it first has the data's variance; None if never.
+    """
+
+    first: float | None
+    until: float | None
+    perfect: float | None
+
+
+def nearer_excesses(log_data_ratio: Array) -> tuple[Array, Array]:
+    """The ends (low, high) between which a student's excess puts it nearer to the data.
+
+    0 and ``log(2 exp(l) - 1)``. A teacher that spreads more than the data (l < 0, which only one
+    that has learned another λ can do) is beaten by students that shrink; below ``l = -ln 2`` by
+    all of these.
+
+    Args:
+        log_data_ratio: l = log of the data's standard deviation over the teacher's, any shape.
+    """
+    with np.errstate(divide="ignore"):
+        other = np.log1p(np.maximum(2.0 * np.expm1(log_data_ratio), -1.0))
+    return np.minimum(other, 0.0), np.maximum(other, 0.0)
+
+
+def vanilla_overtaking_time(problem: Problem) -> Array:
+    """(d,) times from which vanilla's student is nearer to the data: closed form.
+
+    With ``a = 1/P(0, T-1) - 1 > 0`` its excess is ``log1p(a exp(-r x))``, below
+    ``log(2 exp(l) - 1)`` for ``x > log(a / (2 (exp(l) - 1))) / r``; by gradient flow r = 2 n_T.
+    As exp(l) - 1 falls as 1/T, the time grows as log(T) / r. Infinite for a <= 0, where vanilla
+    shrinks and never overtakes; 0 where the untrained student is nearer already.
+    """
+    rates = -np.log(problem.retentions[-1])
+    start = np.expm1(-problem.teacher.log_composite(0, problem.num_steps - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = np.log(start / (2.0 * np.expm1(problem.teacher.log_data_ratio))) / rates
+    found: Array = np.where(start > 0, np.maximum(times, 0.0), np.inf)
+    return found
+
+
+def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
+    """When a plan's student, trained equally long in each merge, is nearer to the data.
+
+    Changes are searched for among multiples from 0.01 to 100 of the problem's training. For
+    λ <= 1 and operator copy the excess is positive and falls with time, so there is one at most.
+
+    Args:
+        problem: of any eigenvalues, each taken alone.
+        plan: for its number of steps.
+
+    Returns:
+        One for each column of the problem.
+    """
+    scanned = np.array([_excess(problem, plan, time) for time in _SCAN])
+    return [
+        _overtaking(replace(problem, spectrum=eigenvalue_spectrum([value])), plan, column)
+        for value, column in zip(problem.eigenvalues, scanned.T, strict=True)
+    ]
+
+
+def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes:
+    """Of one eigenvalue, from its excess at the scanned times."""
+    ratio = problem.teacher.log_data_ratio
+    low, high = (float(end[0]) for end in nearer_excesses(ratio))
+
+    def excess(time: float) -> float:
+        return float(_excess(problem, plan, time)[0])
+
+    inside = np.minimum(scanned - low, high - scanned)
+    changes = _zeros(lambda time: min(excess(time) - low, high - excess(time)), inside)
+    if inside[0] > 0:
+        changes = [float(_SCAN[0]), *changes]
+    perfect = _zeros(lambda time: excess(time) - float(ratio[0]), scanned - ratio[0])
+    first, until, *_ = [*changes, None, None]
+    return OvertakingTimes(first, until, perfect[0] if perfect else None)
+
+
+def _excess(problem: Problem, plan: Plan, time: float) -> Array:
+    return evaluate(problem, plan, np.full(len(plan.merges), time)).excess
+
+
+def _zeros(function: Callable[[float], float], values: Array) -> list[float]:
+    """Where a function of time changes sign, from its values at the scanned times."""
+    brackets = np.flatnonzero(values[1:] * values[:-1] < 0)
+    return [float(brentq(function, _SCAN[left], _SCAN[left + 1], rtol=1e-12)) for left in brackets]
