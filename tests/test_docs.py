@@ -10,6 +10,7 @@ import pytest
 from opmerge.cli.commands import COMMANDS
 from opmerge.planners import PLANNERS
 from opmerge.plans import STRATEGIES
+from opmerge.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,3 +50,20 @@ def test_the_paper_map_names_tests_that_exist() -> None:
         assert f"def {name}(" in tests, name
     for name in re.findall(r"`(test_\w+\.py)`", text):
         assert (ROOT / "tests" / name).exists(), name
+
+
+def test_every_test_that_the_paper_map_names_exists() -> None:
+    text = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    tests = Path(__file__).parent
+    written = "".join(path.read_text(encoding="utf-8") for path in tests.glob("test_*.py"))
+    for name in set(re.findall(r"\btest_\w+(?:\.py)?", text)):
+        if name.endswith(".py"):
+            assert (tests / name).exists(), name
+        else:
+            assert f"def {name}(" in written, name
+
+
+def test_the_paper_map_names_every_study() -> None:
+    text = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    for name in STUDIES:
+        assert f"`{name}`" in text, name
