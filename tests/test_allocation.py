@@ -15,8 +15,15 @@ from oracles import DirectTheory, Numbers, Setting
 from scipy.optimize import minimize
 from strategies import students
 
-from opmerge import allocation
-from opmerge.allocation import (
+from opmerge.errors import InputError
+from opmerge.merging import evaluate
+from opmerge.planners.brute_force import all_plans
+from opmerge.plans import Plan, build_strategy
+from opmerge.problem import MergeRule, Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory import allocation
+from opmerge.theory.allocation import (
     SCHEDULES,
     Allocation,
     allocate,
@@ -26,13 +33,6 @@ from opmerge.allocation import (
     scheduled_times,
     water_filling,
 )
-from opmerge.errors import InputError
-from opmerge.merging import evaluate
-from opmerge.planners.brute_force import all_plans
-from opmerge.plans import Plan, build_strategy
-from opmerge.problem import MergeRule, Problem
-from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GammaRates, GradientDescent, GradientFlow
 
 Array = NDArray[np.float64]

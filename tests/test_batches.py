@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from opmerge.batches import expected_square, independent_cumulant, sample_cumulant
 from opmerge.errors import InputError
+from opmerge.theory.batches import expected_square, independent_cumulant, sample_cumulant
 
 Array = NDArray[np.float64]
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from opmerge.allocation import allocate, merge_costs
 from opmerge.errors import InputError
-from opmerge.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.merging import evaluate
 from opmerge.planners.brute_force import all_plans
 from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.allocation import allocate, merge_costs
+from opmerge.theory.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.training import GradientFlow
 
 STEPS = 6

@@ -19,7 +19,6 @@ from scipy.linalg import expm
 from strategies import plans, schedules
 
 from opmerge.errors import InputError
-from opmerge.matrices import MatrixProblem, evaluate_matrices, mapped_gaussian_w2
 from opmerge.merging import evaluate
 from opmerge.metrics import gaussian_w2
 from opmerge.planners.brute_force import all_plans
@@ -30,6 +29,7 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import NoiseSchedule, cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.studies.noise_families import drawn_problem, geodesic_rotation
+from opmerge.theory.matrices import MatrixProblem, evaluate_matrices, mapped_gaussian_w2
 from opmerge.training import GammaRates, GradientDescent, GradientFlow
 
 Array = NDArray[np.float64]

@@ -13,13 +13,13 @@ from scipy.linalg import expm, sqrtm
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.misfit import MisfitProblem, rank_limited, sample_covariance
-from opmerge.overtaking import nearer_excesses, overtaking_times, vanilla_overtaking_time
 from opmerge.planners.brute_force import all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.misfit import MisfitProblem, rank_limited, sample_covariance
+from opmerge.theory.overtaking import nearer_excesses, overtaking_times, vanilla_overtaking_time
 from opmerge.training import GammaRates, GradientFlow
 
 Array = NDArray[np.float64]

@@ -18,11 +18,11 @@ from scipy.special import gammaincc
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.mixing import chain_response, mixed_excess
 from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.mixing import chain_response, mixed_excess
 from opmerge.training import EMAFlow, GradientFlow, TrainingModel
 
 EIGENVALUES = (0.05, 0.5, 1.03, 1.5, 6.0)

@@ -8,14 +8,15 @@ import pytest
 from mpmath import mp
 from numpy.typing import NDArray
 
-from opmerge.batches import expected_square, independent_cumulant
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.sgd_noise import operator_noise, retention_noise
-from opmerge.simulation import (
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.batches import expected_square, independent_cumulant
+from opmerge.theory.sgd_noise import operator_noise, retention_noise
+from opmerge.theory.simulation import (
     Adam,
     Descent,
     FlowSolver,
@@ -24,7 +25,6 @@ from opmerge.simulation import (
     train_dense,
     train_plan,
 )
-from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import (
     EMAFlow,
     GradientDescent,

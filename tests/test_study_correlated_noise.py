@@ -14,7 +14,6 @@ import pytest
 from scipy.special import ndtri
 
 from opmerge.errors import InputError
-from opmerge.matrices import MatrixProblem, evaluate_matrices
 from opmerge.merging import evaluate
 from opmerge.planners.matrices import matrix_comb_plan
 from opmerge.plans import Plan, build_strategy
@@ -31,6 +30,7 @@ from opmerge.studies.noise_families import (
     plane_problem,
 )
 from opmerge.studies.runner import Advance, Runner
+from opmerge.theory.matrices import MatrixProblem, evaluate_matrices
 from opmerge.training import GradientFlow
 
 Record = dict[str, Any]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from opmerge.allocation import allocate
 from opmerge.errors import InputError
 from opmerge.planners.brute_force import all_plans
 from opmerge.studies import STUDIES
 from opmerge.studies.curriculum import PILOT, SPREAD_CASE, Config, case_problem
 from opmerge.studies.runner import Advance, Runner
+from opmerge.theory.allocation import allocate
 
 Record = dict[str, Any]
 

@@ -16,8 +16,8 @@ from opmerge.errors import InputError
 from opmerge.studies import STUDIES
 from opmerge.studies.phase import Config
 from opmerge.studies.runner import Advance, Runner
+from opmerge.theory.transition import crossings, growth_threshold
 from opmerge.training import GradientFlow
-from opmerge.transition import crossings, growth_threshold
 
 Record = dict[str, Any]
 Run = Callable[..., tuple[int, str, str]]

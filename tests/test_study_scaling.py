@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from opmerge.errors import InputError
 from opmerge.studies import STUDIES, Runner
 from opmerge.studies.scaling import Config, fit_exponent, measure, natural_problem
-from opmerge.transition import growth_threshold
+from opmerge.theory.transition import growth_threshold
 
 Record = dict[str, Any]
 

@@ -14,7 +14,6 @@ import pytest
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.mixing import mixed_excess
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
@@ -23,6 +22,7 @@ from opmerge.studies import STUDIES
 from opmerge.studies.runner import Advance, Runner
 from opmerge.studies.stabilisation import Config
 from opmerge.studies.timestep_mixing import mixing_combs
+from opmerge.theory.mixing import mixed_excess
 from opmerge.training import GradientFlow
 
 STUDY = STUDIES["stabilisation"]

@@ -10,8 +10,8 @@ from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.transition import crossings, scan_points, sign_changes
 from opmerge.training import EMAFlow, GammaRates, GradientFlow, TrainingModel
-from opmerge.transition import crossings, scan_points, sign_changes
 
 
 def distances(num_steps: int, eigenvalue: float, training: TrainingModel) -> tuple[float, float]:

@@ -36,8 +36,8 @@ class EMAFlow:
     and (1 + r s) e^{-r s} at β = r.
     The average is what later merges build on: it is their first child and part of their targets.
     Within a merge targets are fixed, so averaging the target network as well changes nothing;
-    where all steps train at once it does (``opmerge.mixing``). An average of decay D an iteration
-    at learning rate η has β = -ln(D) / η.
+    where all steps train at once it does (``opmerge.theory.mixing``). An average of decay D an
+    iteration at learning rate η has β = -ln(D) / η.
 
     Args:
         time: s > 0, the optimisation time of one merge.

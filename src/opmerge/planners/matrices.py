@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.matrices import MatrixProblem
 from opmerge.plans.tree import Plan, Tree
+from opmerge.theory.matrices import MatrixProblem
 
 __all__ = ["MatrixCombResult", "matrix_comb_plan"]
 

@@ -17,8 +17,8 @@ from opmerge.schedules import cosine_schedule
 from opmerge.spectra import resolve_spectrum
 from opmerge.studies.runner import Runner
 from opmerge.studies.strategies import is_as_good, plan_row, scalar_problem, strategy_errors
+from opmerge.theory.transition import crossings, growth_threshold
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge.transition import crossings, growth_threshold
 
 __all__ = ["Config", "plan_eigenvalues", "plan_source", "run", "transition"]
 

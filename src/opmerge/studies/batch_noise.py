@@ -1,7 +1,7 @@
 """Students trained on samples: laws with one covariance, and noise that does not commute with it.
 
 The linear teacher and the mean student know of a law only its covariance; what batches add to
-the spread of students is computed exactly (``opmerge.batches``) and simulated.
+the spread of students is computed exactly (``opmerge.theory.batches``) and simulated.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.batches import Cumulant, expected_square, independent_cumulant, sample_cumulant
-from opmerge.matrices import MatrixProblem, evaluate_matrices
 from opmerge.plans import Plan, build_strategy
 from opmerge.schedules import cosine_schedule
 from opmerge.studies.noise_families import digits_samples, geodesic_rotation
+from opmerge.theory.batches import Cumulant, expected_square, independent_cumulant, sample_cumulant
+from opmerge.theory.matrices import MatrixProblem, evaluate_matrices
 from opmerge.training import GradientDescent
 
 __all__ = ["BATCH", "KURTOSES", "LAWS", "SampledTraining", "batch_training"]

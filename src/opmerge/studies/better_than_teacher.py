@@ -12,12 +12,6 @@ from numpy.typing import NDArray
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.misfit import MisfitProblem, rank_limited, sample_covariance
-from opmerge.overtaking import (
-    nearer_excesses,
-    overtaking_times,
-    vanilla_overtaking_time,
-)
 from opmerge.planners import find_plan
 from opmerge.planners.nearest import nearest_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
@@ -26,6 +20,12 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.studies.runner import Cell, Runner
+from opmerge.theory.misfit import MisfitProblem, rank_limited, sample_covariance
+from opmerge.theory.overtaking import (
+    nearer_excesses,
+    overtaking_times,
+    vanilla_overtaking_time,
+)
 from opmerge.training import GradientFlow
 
 __all__ = ["STRATEGIES", "Config", "compare_spectrum", "overtake", "run", "teach_misfit"]

@@ -11,7 +11,6 @@ from scipy.optimize import brentq
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
-from opmerge.matrices import MatrixProblem, evaluate_matrices
 from opmerge.planners import find_plan
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.planners.matrices import matrix_comb_plan
@@ -29,6 +28,7 @@ from opmerge.studies.noise_families import (
     scalar_theories,
 )
 from opmerge.studies.runner import Cell, Runner
+from opmerge.theory.matrices import MatrixProblem, evaluate_matrices
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 
 __all__ = ["Config", "run"]

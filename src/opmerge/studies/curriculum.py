@@ -8,17 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opmerge.allocation import (
-    OVERHEAD,
-    SCHEDULES,
-    allocate,
-    largest_gain,
-    merge_costs,
-    scheduled_times,
-)
 from opmerge.checks import check_count
 from opmerge.errors import InputError
-from opmerge.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
@@ -28,6 +19,15 @@ from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.studies.runner import Cell, Runner
+from opmerge.theory.allocation import (
+    OVERHEAD,
+    SCHEDULES,
+    allocate,
+    largest_gain,
+    merge_costs,
+    scheduled_times,
+)
+from opmerge.theory.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
 
 __all__ = ["Config", "allocate_plan", "bound_combs", "check_pilot", "run", "try_all_plans"]

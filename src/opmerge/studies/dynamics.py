@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.batches import expected_square, independent_cumulant
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.sgd_noise import operator_noise, retention_noise
-from opmerge.simulation import (
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.studies.effective_time import RESOLVED, fit_times
+from opmerge.studies.runner import Cell, Runner
+from opmerge.theory.batches import expected_square, independent_cumulant
+from opmerge.theory.sgd_noise import operator_noise, retention_noise
+from opmerge.theory.simulation import (
     Adam,
     Descent,
     FlowSolver,
@@ -26,9 +29,6 @@ from opmerge.simulation import (
     train_dense,
     train_plan,
 )
-from opmerge.spectra import eigenvalue_spectrum
-from opmerge.studies.effective_time import RESOLVED, fit_times
-from opmerge.studies.runner import Cell, Runner
 from opmerge.training import GradientDescent, GradientFlow
 
 __all__ = ["STRATEGIES", "Config", "run"]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from opmerge.data.sources import open_source
-from opmerge.matrices import MatrixProblem
 from opmerge.problem import MergeRule
 from opmerge.schedules import cosine_schedule
+from opmerge.theory.matrices import MatrixProblem
 from opmerge.training import GradientFlow
 
 __all__ = [

@@ -13,8 +13,8 @@ from opmerge.errors import InputError
 from opmerge.problem import MergeRule
 from opmerge.studies.runner import Cell, Runner
 from opmerge.studies.strategies import plan_row, scalar_problem
+from opmerge.theory.transition import crossings, growth_threshold
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge.transition import crossings, growth_threshold
 
 __all__ = ["Config", "run"]
 

@@ -15,7 +15,6 @@ from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
-from opmerge.simulation import Descent, train_plan
 from opmerge.studies.runner import Cell, Runner
 from opmerge.studies.timestep_mixing import (
     CHAINS,
@@ -25,8 +24,9 @@ from opmerge.studies.timestep_mixing import (
     mixing_errors,
     mixing_time,
 )
+from opmerge.theory.simulation import Descent, train_plan
+from opmerge.theory.transition import crossings
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
-from opmerge.transition import crossings
 
 __all__ = ["SPECTRA", "Config", "run"]
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from opmerge.merging import evaluate
-from opmerge.mixing import mixed_excess
 from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.theory.mixing import mixed_excess
+from opmerge.theory.transition import crossings, scan_points, sign_changes
 from opmerge.training import GradientFlow, TrainingModel
-from opmerge.transition import crossings, scan_points, sign_changes
 
 __all__ = [
     "CHAINS",

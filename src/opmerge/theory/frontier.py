@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.allocation import OVERHEAD, merge_costs
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
+from opmerge.theory.allocation import OVERHEAD, merge_costs
 
 __all__ = [
     "FrontierPoint",

@@ -3,7 +3,7 @@
 One iteration multiplies a coordinate's error by ``1 - 2 η m``, m the mean square of B samples of
 z ~ N(0, n), with mean n and variance 2 n² / B. Errors of N iterations are products of independent
 factors, so their first two moments are known exactly; the mean is that of full-batch descent.
-A full matrix feels more noise: ``opmerge.batches``.
+A full matrix feels more noise: ``opmerge.theory.batches``.
 """
 
 from __future__ import annotations
