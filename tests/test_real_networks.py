@@ -56,7 +56,7 @@ from opmerge.studies.real_networks import (  # noqa: E402
     _prediction,
     contenders,
 )
-from opmerge.studies.runner import Advance, ProgressBar, Runner  # noqa: E402
+from opmerge.studies.runner import Advance, ProgressBar, Runner, no_progress  # noqa: E402
 from opmerge.training import GammaRates  # noqa: E402
 
 Record = dict[str, Any]
@@ -64,7 +64,7 @@ Record = dict[str, Any]
 STUDY = STUDIES["real-networks"]
 
 
-def run(config: Config, folder: Path, progress: ProgressBar) -> Record:
+def run(config: Config, folder: Path, progress: ProgressBar = no_progress) -> Record:
     return STUDY.run(config, Runner(folder, progress, print))
 
 
@@ -74,11 +74,6 @@ def finding(record: Record) -> str:
 
 def study_page(record: Record) -> str:
     return STUDY.page(record)
-
-
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
 
 
 def small(**settings: Any) -> Config:
@@ -118,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> Record:
-    found = run(small(), folder, silent)
+    found = run(small(), folder)
     return dict(json.loads(json.dumps(found, allow_nan=False)))
 
 
@@ -238,7 +233,7 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path, stopping)
     assert [path.name for path in (tmp_path / "cells").iterdir()] == ["0-boot"]
-    whole = run(settings, tmp_path, silent)
+    whole = run(settings, tmp_path)
     assert sorted(path.suffix for path in (tmp_path / "cells").iterdir()) == [".json"] * 3
     for plan, other in zip(whole["plans"], record["plans"], strict=True):
         assert plan["per_seed"][0]["measured"] == other["per_seed"][0]["measured"]
@@ -265,13 +260,13 @@ def test_a_cell_is_of_its_settings(folder: Path, record: Record) -> None:
         distillation=replace(small().distillation, num_iterations=1),
         num_samples=32,
     )
-    before = run(settings, folder / "other", silent)
+    before = run(settings, folder / "other")
     for changed in (
         {"num_samples": 16},
         {"distillation": replace(settings.distillation, num_iterations=2)},
     ):
         settings = replace(settings, **changed)
-        after = run(settings, folder / "other", silent)
+        after = run(settings, folder / "other")
         for plan, other in zip(after["plans"], before["plans"], strict=True):
             assert plan["measured"] != other["measured"]
         before = after
@@ -330,11 +325,11 @@ def test_teacher_and_students_may_have_their_own_precision(tmp_path: Path, recor
     plain = small(seeds=(0,), calibrate=False)
     optimization = replace(plain.teacher.optimization, mixed_precision="bf16")
     teacher = replace(plain.teacher, optimization=optimization)
-    found = run(replace(plain, teacher=teacher), tmp_path, silent)
+    found = run(replace(plain, teacher=teacher), tmp_path)
     assert found["settings"]["teacher_digest"] != record["settings"]["teacher_digest"]
     assert AcceleratorState().mixed_precision == "no"
     again = replace(plain, teacher_folder=str(tmp_path / "teacher"))
-    alone = run(again, tmp_path / "again", silent)
+    alone = run(again, tmp_path / "again")
     assert without_seconds(found)["plans"] == without_seconds(alone)["plans"]
 
 
@@ -343,14 +338,14 @@ def test_a_teacher_with_classes_is_refused(tmp_path: Path) -> None:
     write_teacher_folder(tmp_path / "teacher", network, make_scheduler(TeacherConfig()))
     settings = small(teacher_folder=str(tmp_path / "teacher"))
     with pytest.raises(InputError, match=r"without classes, got 10 classes; train it without lab"):
-        run(settings, tmp_path, silent)
+        run(settings, tmp_path)
 
 
 def _refused_on_two(folder: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # accelerate warns of processes that do not say
     AcceleratorState._reset_state(reset_partial_state=True)  # inherited from this process
     with pytest.raises(InputError, match=r"one process, got 2; start it .* without torchrun"):
-        run(small(), Path(folder), silent)
+        run(small(), Path(folder))
     assert not Path(folder, "teacher.json").exists()
     Path(folder, f"refused-{AcceleratorState().process_index}").touch()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 from opmerge.errors import InputError
 from opmerge.studies import STUDIES
 from opmerge.studies.better_than_teacher import STRATEGIES, Config, limited_covariance
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 
 Record = dict[str, Any]
 
@@ -33,13 +31,8 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
-
-
 def compute(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(TINY, Runner(folder, num_workers=1))
 
 
 @pytest.fixture(scope="module")

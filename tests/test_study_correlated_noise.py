@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from opmerge.studies.noise_families import (
     geodesic_rotation,
     plane_problem,
 )
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 from opmerge.theory.matrices import MatrixProblem, evaluate_matrices
 from opmerge.training import GradientFlow
 
@@ -48,11 +46,6 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("correlated-noise")
@@ -60,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(TINY, Runner(folder, num_workers=1))
 
 
 # What it finds
@@ -256,7 +249,7 @@ def test_the_page_shows_every_part(record: Record) -> None:
 def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
     cells = sorted((folder / "cells").iterdir())
     cells[0].unlink()
-    again = STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    again = STUDY.run(TINY, Runner(folder, num_workers=1))
     assert again == record
 
 

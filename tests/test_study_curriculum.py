@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from opmerge.errors import InputError
 from opmerge.planners.brute_force import all_plans
 from opmerge.studies import STUDIES
 from opmerge.studies.curriculum import PILOT, SPREAD_CASE, Config, case_problem
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 from opmerge.theory.allocation import allocate
 
 Record = dict[str, Any]
@@ -31,13 +29,8 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
-
-
 def compute(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(TINY, Runner(folder, num_workers=1))
 
 
 @pytest.fixture(scope="module")

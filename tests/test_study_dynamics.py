@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from opmerge.errors import InputError
 from opmerge.studies import STUDIES
 from opmerge.studies.dynamics import Config
 from opmerge.studies.effective_time import fit_times
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 
 STUDY = STUDIES["dynamics"]
 TINY = replace(
@@ -31,14 +29,8 @@ TINY = replace(
 )
 
 
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Advance]:
-    yield lambda _done, _text: None
-
-
 def runner(folder: Path) -> Runner:
-    said: list[str] = []
-    return Runner(folder, silent, said.append, num_workers=1)
+    return Runner(folder, num_workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from opmerge.spectra import eigenvalue_spectrum
 from opmerge.studies import STUDIES
 from opmerge.studies.mixture import Config
 from opmerge.studies.mixture_cells import REGIMES, STRATEGIES, dimension_mixture
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 from opmerge.training import GradientFlow
 
 Record = dict[str, Any]
@@ -43,11 +41,6 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mixture")
@@ -55,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(TINY, Runner(folder, num_workers=1))
 
 
 # ------------------------------------------------------------------------- what it finds
@@ -230,7 +223,7 @@ def test_interrupted_run_goes_on(record: Record, folder: Path) -> None:
     cells = sorted((folder / "cells").glob("*.json"))
     for path in cells[::8]:
         path.unlink()
-    again = STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    again = STUDY.run(TINY, Runner(folder, num_workers=1))
     assert again == record
 
 

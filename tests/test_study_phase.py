@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from opmerge.errors import InputError
 from opmerge.studies import STUDIES
 from opmerge.studies.phase import Config
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 from opmerge.theory.transition import crossings, growth_threshold
 from opmerge.training import GradientFlow
 
@@ -26,15 +25,10 @@ STUDY = STUDIES["phase"]
 TINY = ("--set", "steps=[16,32]", "--set", "denoiser_steps=[16]", "--set", "num_eigenvalues=24")
 
 
-@contextmanager
-def silent(_title: str, _total: float) -> Iterator[Advance]:
-    yield lambda work, doing: None
-
-
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     config = Config(steps=(16, 32), num_eigenvalues=24, denoiser_steps=(16,))
-    runner = Runner(tmp_path_factory.mktemp("phase"), silent, print, num_workers=1)
+    runner = Runner(tmp_path_factory.mktemp("phase"), num_workers=1)
     return STUDY.run(config, runner)
 
 

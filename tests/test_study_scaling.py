@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +30,6 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Any]:
-    yield lambda _done, _text: None
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scaling")
@@ -44,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=2))
+    return STUDY.run(TINY, Runner(folder, num_workers=2))
 
 
 # What the study computes
@@ -148,7 +141,7 @@ def test_the_page_shows_every_figure_and_the_finding(record: Record) -> None:
 
 def test_a_resumed_run_keeps_what_was_measured(record: Record, folder: Path) -> None:
     """Times differ from run to run, so an equal record shows that nothing was measured again."""
-    assert STUDY.run(TINY, Runner(folder, silent, print, num_workers=1)) == record
+    assert STUDY.run(TINY, Runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(

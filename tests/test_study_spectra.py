@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,6 @@ STUDY = STUDIES["spectra"]
 TIME = 3.0
 VARIANCE, COVARIANCE = 0.9, 0.81  # eigenvalues 9 * 0.9 - 8 * 0.09 below
 SIZE = 9
-
-
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Any]:
-    yield lambda _done, _text: None
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +47,7 @@ def config(correlated: str) -> Config:
 
 @pytest.fixture(scope="module")
 def record(config: Config, folder: Path) -> Record:
-    return STUDY.run(config, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(config, Runner(folder, num_workers=1))
 
 
 def true_setting(time: float) -> Setting:
@@ -146,7 +139,7 @@ def test_the_page_shows_every_figure_and_the_finding(record: Record) -> None:
 
 def test_a_resumed_run_gives_the_same_record(record: Record, config: Config, folder: Path) -> None:
     sorted((folder / "cells").iterdir())[0].unlink()
-    assert STUDY.run(config, Runner(folder, silent, print, num_workers=1)) == record
+    assert STUDY.run(config, Runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.studies import STUDIES
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Runner
 from opmerge.studies.stabilisation import Config
 from opmerge.studies.timestep_mixing import mixing_combs
 from opmerge.theory.mixing import mixed_excess
@@ -36,14 +34,8 @@ TINY = Config(
 )
 
 
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Advance]:
-    yield lambda _done, _text: None
-
-
 def runner(folder: Path) -> Runner:
-    said: list[str] = []
-    return Runner(folder, silent, said.append, num_workers=1)
+    return Runner(folder, num_workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +48,6 @@ PAPER = {  # THEORY 7, T = 64, s = 6.4: two independent programs
 }
 
 
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Any]:
-    yield lambda _done, _text: None
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("synthetic")
@@ -62,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(TINY, Runner(folder, num_workers=1))
 
 
 def setting_of(row: Record) -> Setting:
@@ -185,7 +178,7 @@ def test_the_page_shows_every_figure_and_the_claims(record: Record) -> None:
 
 def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
     sorted((folder / "cells").iterdir())[0].unlink()
-    assert STUDY.run(TINY, Runner(folder, silent, print, num_workers=1)) == record
+    assert STUDY.run(TINY, Runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from opmerge.cli.commands import COMMANDS
+from opmerge.cli.commands import COMMANDS, GROUPS
 from opmerge.errors import InputError
 
 __all__ = ["app", "main"]
@@ -50,6 +50,12 @@ def _options(
 
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)  # type: ignore[type-var]  # of a mapping of functions
+
+for _name, (_help, _commands) in GROUPS.items():
+    _group = typer.Typer(no_args_is_help=True)
+    for _verb, _command in _commands.items():
+        _group.command(_verb)(_command)
+    app.add_typer(_group, name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

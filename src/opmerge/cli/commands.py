@@ -13,11 +13,12 @@ from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions, take
 from opmerge.cli.students import calibrate, evaluate_student, export, sample
 from opmerge.cli.studies import study
 from opmerge.cli.training import distill, train_teacher
+from opmerge.cli.vae import decode, encode, train
 
 if TYPE_CHECKING:
     from opmerge.plans import Plan
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "GROUPS"]
 
 OutputDir = Annotated[
     Path | None,
@@ -133,6 +134,13 @@ COMMANDS = {
     "calibrate": calibrate,
     "export": export,
     "study": study,
+}
+
+GROUPS = {
+    "vae": (
+        "Images as latents: train an autoencoder, encode, decode.",
+        {"train": train, "encode": encode, "decode": decode},
+    ),
 }
 
 

@@ -60,7 +60,7 @@ class OptimizationOptions:
         ),
     ] = None
     lr_scheduler: Annotated[
-        str, option("lr_scheduler", "constant, linear or cosine, over a merge.", "Training")
+        str, option("lr_scheduler", "constant, linear or cosine, over a training.", "Training")
     ] = "cosine"
     lr_warmup_steps: Annotated[
         int, option("lr_warmup_steps", "Iterations over which it first rises.", "Training")

@@ -23,7 +23,13 @@ from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers_config import read_scheduler_config
 from opmerge.schedules.files import read_json_object
 
-__all__ = ["check_plan_fits", "load_teacher", "read_scheduler", "write_teacher_folder"]
+__all__ = [
+    "check_plan_fits",
+    "load_network",
+    "load_teacher",
+    "read_scheduler",
+    "write_teacher_folder",
+]
 
 _INDEX = "model_index.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -65,7 +71,7 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     ddim = DDIM.from_scheduler(scheduler, num_steps)
     config = read_json_object(place / "config.json")
     network_class = _network_class(place, config)
-    network = _load_network(place, network_class)
+    network = load_network(place, network_class)
     return Teacher(
         network,
         ddim,
@@ -227,7 +233,7 @@ def _network_class(place: Path, config: Mapping[str, Any]) -> type[ModelMixin]:
     return found
 
 
-def _load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
+def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     weights = place / _WEIGHTS
     if not weights.is_file() and not Path(f"{weights}.index.json").is_file():
         pickled = any(place.glob("*.bin"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from opmerge.files import write_atomic
 from opmerge.studies.engines import Backend, run_calls
 from opmerge.versions import versions
 
-__all__ = ["Advance", "Cell", "ProgressBar", "Runner"]
+__all__ = ["Advance", "Cell", "ProgressBar", "Runner", "no_progress"]
 
 Advance = Callable[[float, str], None]
 """Called with the units of work done since, and what is being done."""
@@ -26,6 +27,12 @@ Cell = Mapping[str, Any]
 """Arguments of a function by name, JSON values."""
 
 _MISSING = object()
+
+
+@contextmanager
+def no_progress(_title: str, _total: float) -> Iterator[Advance]:
+    """The progress of work that nobody watches."""
+    yield lambda work, doing: None
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class Runner:
     """
 
     folder: Path
-    progress: ProgressBar
-    warn: Callable[[str], None]
+    progress: ProgressBar = no_progress
+    warn: Callable[[str], None] = warnings.warn
     num_workers: int = -1
     backend: Backend = "loky"
 

@@ -1,0 +1,303 @@
+"""The commands around latents: an autoencoder is trained, images are encoded, latents decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opmerge.cli.options import ImageOptions, option, takes_options
+from opmerge.cli.training_options import OptimizationOptions, ResumeFrom
+from opmerge.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from opmerge.data import Source
+    from opmerge.latents import PCAEncoder, Quality, VAEConfig
+
+__all__ = ["decode", "encode", "train"]
+
+_ENCODERS = ("vae", "pca")
+_LOG_EVERY = 10
+_SHOWN = 64
+
+OutputDir = Annotated[Path, option("output_dir", "Folder of the run.", "Run")]
+VAEDir = Annotated[
+    Path,
+    option(
+        "vae",
+        "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline.",
+        "Model",
+    ),
+]
+BatchSize = Annotated[int, option("batch_size", "Images at a time.", "Model")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOptions(ImageOptions):
+    """The images that are trained on or encoded."""
+
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="digits, patches, faces, a file of images (.npy .npz .pt .safetensors) or a "
+            "folder of images.",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class VAEOptions:
+    """``VAEConfig``, and whether it is one."""
+
+    encoder: Annotated[
+        str, option("encoder", "vae, or pca: the best linear one, which is not trained.", "Model")
+    ] = "vae"
+    num_latents: Annotated[int, option("num_latents", "Latents of an image.", "Model")] = 128
+    base_channels: Annotated[
+        int, option("base_channels", "Channels of the first level.", "Model")
+    ] = 32
+    loss: Annotated[
+        str, option("loss", "Reconstruction loss: ms-ssim, or mse (a β-VAE).", "Model")
+    ] = "ms-ssim"
+    kl_weight: Annotated[float, option("kl_weight", "Of the KL divergence.", "Model")] = 0.00025
+    random_flip: Annotated[
+        bool, option("random_flip", "Mirror half of the images in training.", "Data")
+    ] = False
+    num_iterations: Annotated[int, option("num_iterations", "Optimizer steps.", "Training")] = 2000
+    validation_fraction: Annotated[
+        float, option("validation_fraction", "Share of the images held out.", "Data")
+    ] = 0.1
+    validation_steps: Annotated[
+        int, option("validation_steps", "Iterations between looks at held-out images.", "Training")
+    ] = 250
+
+
+@dataclass(frozen=True)
+class VAEOptimizationOptions(OptimizationOptions):
+    """``OptimizationConfig``, with this command's defaults."""
+
+    train_batch_size: Annotated[
+        int, option("train_batch_size", "Images per process and accumulation step.", "Training")
+    ] = 64
+    learning_rate: Annotated[float, option("learning_rate", "Learning rate.", "Training")] = 2e-3
+    ema_decay: Annotated[
+        float, option("ema_decay", "Moving average of the weights; 0: none.", "Training")
+    ] = 0.0
+
+
+@takes_options
+def train(
+    images: ImagesOptions,
+    output_dir: OutputDir,
+    model: VAEOptions,
+    optimization: VAEOptimizationOptions,
+    resume_from_checkpoint: ResumeFrom = None,
+) -> None:
+    """Train an autoencoder on images, saved in diffusers' layout; or fit a PCA."""
+    from opmerge.cli import networks, runs
+    from opmerge.distillation.config import OptimizationConfig
+    from opmerge.latents import VAEConfig
+
+    if model.encoder not in _ENCODERS:
+        raise InputError("encoder", f"must be one of {', '.join(_ENCODERS)}", model.encoder)
+    settings: dict[str, Any] = asdict(model)
+    del settings["encoder"]
+    config = VAEConfig(
+        **settings,
+        optimization=networks.build_optimization(optimization, OptimizationConfig()),
+    )
+    runs.prepare_folder(output_dir)
+    accelerator = networks.start(config.optimization, output_dir)
+    source, data = _load(accelerator, images, output_dir)
+    if accelerator.is_main_process:
+        options = {**asdict(images), "encoder": model.encoder, **asdict(config)}
+        runs.write_config(output_dir, "vae train", options)
+    if model.encoder == "pca":
+        if accelerator.is_main_process:
+            _fit_pca(config, source, data, output_dir)
+        return
+    wanted = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
+    _train(config, data, accelerator, output_dir, wanted)
+
+
+@takes_options
+def encode(
+    images: ImagesOptions,
+    vae: VAEDir,
+    output: Annotated[Path, option("output", "A .npy file.", "Output", metavar="FILE")],
+    sample: Annotated[
+        bool, option("sample", "Draw latents instead of writing their means.", "Model")
+    ] = False,
+    seed: Annotated[int, option("seed", "Of the draws.", "Model")] = 0,
+    batch_size: BatchSize = 64,
+) -> None:
+    """Encode images: their latents, one row an image, in a .npy file."""
+    from opmerge.cli.networks import prepare_libraries
+    from opmerge.distillation.samples import network_shape
+    from opmerge.distillation.trainer import best_device
+    from opmerge.latents import encode_source, load_encoder
+
+    if output.suffix != ".npy":
+        raise InputError("output", "must end in .npy", str(output))
+    prepare_libraries()
+    source = _open(images)
+    encoder = load_encoder(vae, network_shape(source), best_device())
+    with _counting("encoding", source.num_samples) as progress:
+        encode_source(
+            encoder,
+            source,
+            output,
+            sample=sample,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    print(f"written: {output} ({source.num_samples} x {encoder.num_latents})")
+
+
+@takes_options
+def decode(
+    latents: Annotated[
+        Path, typer.Argument(metavar="LATENTS", help="A .npy file of one row an image.")
+    ],
+    vae: VAEDir,
+    output: Annotated[
+        Path, option("output", "A .png (grid) or .npy (array) file.", "Output", metavar="FILE")
+    ],
+    num_images: Annotated[
+        int | None,
+        option("num_images", "The first so many.", "Output", show_default="64 for .png, else all"),
+    ] = None,
+    image_shape: Annotated[
+        str | None,
+        option(
+            "image_shape",
+            "Such as 3,64,64, for an AutoencoderKL.",
+            "Model",
+            show_default="its sample_size",
+        ),
+    ] = None,
+    batch_size: BatchSize = 64,
+) -> None:
+    """Decode latents: a grid of images, or all of them in a .npy file."""
+    import torch
+
+    from opmerge.checks import check_count
+    from opmerge.cli import networks
+    from opmerge.data.arrays import read_array
+    from opmerge.distillation.sampling import write_image_grid
+    from opmerge.distillation.trainer import best_device
+    from opmerge.latents import decode_latents, load_encoder
+    from opmerge.latents.encoding import write_rows
+
+    if output.suffix not in (".png", ".npy"):
+        raise InputError("output", "must end in .png or .npy", str(output))
+    networks.prepare_libraries()
+    rows = read_array(latents).values
+    default = _SHOWN if output.suffix == ".png" else max(len(rows), 1)
+    rows = rows[: check_count("num_images", default if num_images is None else num_images)]
+    shape = networks.whole_numbers("image_shape", image_shape)
+    encoder = load_encoder(vae, shape, best_device())
+    batches = decode_latents(encoder, rows, batch_size)
+    if output.suffix == ".png":
+        write_image_grid(output, torch.cat(list(batches)))
+    else:
+        with _counting("decoding", len(rows)) as progress:
+            write_rows(output, (len(rows), *encoder.image_shape), batches, progress)
+    print(f"written: {output}")
+
+
+def _open(images: ImagesOptions) -> Source:
+    from opmerge.data import open_source
+
+    return open_source(images.source, images.source_options())
+
+
+def _load(accelerator: Accelerator, images: ImagesOptions, folder: Path) -> tuple[Source, Tensor]:
+    """The source and all its images, from memory or from one file in the folder."""
+    from opmerge.distillation.samples import load_samples, network_shape
+    from opmerge.latents.training import check_images
+    from opmerge.latents.vae import check_image_shape
+
+    source = _open(images)
+    check_image_shape(network_shape(source))
+    with accelerator.main_process_first():
+        data = load_samples(source, network_shape(source), folder)
+    check_images(data)
+    return source, data
+
+
+def _train(
+    config: VAEConfig, data: Tensor, accelerator: Accelerator, folder: Path, resume: str | None
+) -> None:
+    from opmerge.cli import networks
+    from opmerge.cli.progress import progress_bar
+    from opmerge.latents import train_vae
+
+    records = train_vae(config, data, accelerator, folder, resume, warn=networks.say)
+    main, total = accelerator.is_main_process, config.num_iterations
+    first = next(records, None)  # none where a finished run is resumed
+    done = total if first is None else first.iteration - 1
+    found: Quality | None = None
+    with (
+        networks.log_to(accelerator, folder, asdict(config), done) as log,
+        progress_bar("training the autoencoder", total, main) as advance,
+    ):
+        advance(done)
+        for record in records if first is None else chain([first], records):
+            advance(1)
+            if record.iteration % _LOG_EVERY == 0 or record.iteration == total:
+                log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
+            if record.held_out is not None:
+                found = record.held_out
+                log(record.iteration, held_out_ms_ssim=found.ms_ssim, held_out_mse=found.mse)
+    if main:
+        _say_written(folder, found)
+
+
+def _fit_pca(config: VAEConfig, source: Source, data: Tensor, folder: Path) -> None:
+    from opmerge.distillation.validation import split_rows
+    from opmerge.latents import fit_pca, reconstruction_quality, rows_source
+    from opmerge.latents.training import held_out_images
+
+    rows, held_out = split_rows(len(data), config.validation_fraction, config.optimization.seed)
+    with _counting("fitting", len(rows)) as progress:
+        encoder: PCAEncoder = fit_pca(rows_source(data, rows, source), config.num_latents, progress)
+    encoder.save(folder / "vae")
+    some = held_out_images(data, held_out)
+    _say_written(folder, reconstruction_quality(encoder, some) if len(some) else None)
+
+
+def _say_written(folder: Path, quality: Quality | None) -> None:
+    held_out = (
+        ""
+        if quality is None
+        else f" (MS-SSIM {quality.ms_ssim:.4f} and squared error {quality.mse:.4g} "
+        f"on {quality.num_images} held-out images)"
+    )
+    print(f"written: {folder / 'vae'}{held_out}")
+
+
+@contextmanager
+def _counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar that is told how many are done so far."""
+    from opmerge.cli.progress import progress_bar
+
+    with progress_bar(title, total) as advance:
+        before = 0
+
+        def progress(done: int) -> None:
+            nonlocal before
+            advance(done - before)
+            before = done
+
+        yield progress

@@ -1,0 +1,48 @@
+"""Images as latents: autoencoders trained, loaded and compared behind the same verbs.
+
+Needs the extra ``torch``.
+"""
+
+from __future__ import annotations
+
+from opmerge.errors import InputError
+
+try:
+    import diffusers  # noqa: F401
+    import torch  # noqa: F401
+    import torchmetrics  # noqa: F401
+except ImportError as error:
+    raise InputError(
+        "opmerge.latents",
+        f"needs the package {error.name}, which is not installed",
+        remedy="pip install 'opmerge[torch]'",
+    ) from error
+
+from opmerge.latents.encoders import AutoencoderKLEncoder, Encoder, VAEEncoder, load_encoder
+from opmerge.latents.encoding import decode_latents, encode_source
+from opmerge.latents.ms_ssim import ms_ssim, ms_ssim_loss
+from opmerge.latents.pca import PCAEncoder, fit_pca, rows_source
+from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality
+from opmerge.latents.training import VAEConfig, VAERecord, train_vae
+from opmerge.latents.vae import ConvVAE
+
+__all__ = [
+    "AutoencoderKLEncoder",
+    "ConvVAE",
+    "Encoder",
+    "PCAEncoder",
+    "Quality",
+    "VAEConfig",
+    "VAEEncoder",
+    "VAERecord",
+    "decode_latents",
+    "encode_source",
+    "fit_pca",
+    "load_encoder",
+    "ms_ssim",
+    "ms_ssim_loss",
+    "reconstruct",
+    "reconstruction_quality",
+    "rows_source",
+    "train_vae",
+]

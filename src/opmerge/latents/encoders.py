@@ -1,0 +1,229 @@
+"""Images to latents and back, whatever the model: the three verbs that studies use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from opmerge.distillation.teacher_folder import load_network
+from opmerge.errors import InputError
+from opmerge.latents.pca import PCA_CLASS, PCAEncoder
+from opmerge.latents.vae import ConvVAE
+from opmerge.schedules.files import read_json_object
+
+__all__ = ["AutoencoderKLEncoder", "Encoder", "VAEEncoder", "load_encoder"]
+
+_CPU = torch.device("cpu")
+
+
+class Encoder(Protocol):
+    """An autoencoder of images in [-1, 1]; latents are flat, (B, num_latents)."""
+
+    @property
+    def name(self) -> str:
+        """What kind it is."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the latents of one image before they are flattened."""
+        ...
+
+    @property
+    def num_latents(self) -> int:
+        """Values of the latents of one image."""
+        ...
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means, and log variances if there are any, of (B, C, H, W) images."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, H, W) images of (B, num_latents) latents."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class VAEEncoder:
+    """A ``ConvVAE``, in its evaluation mode.
+
+    Args:
+        network: the network.
+    """
+
+    network: ConvVAE
+
+    @property
+    def name(self) -> str:
+        """``vae``."""
+        return "vae"
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.network.config["image_shape"])
+
+    @property
+    def num_latents(self) -> int:
+        """Number of latents."""
+        return int(self.network.config["num_latents"])
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(num_latents,)."""
+        return (self.num_latents,)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Encoder``."""
+        return self.network.encode(images.to(self.network.device))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Encoder``."""
+        return self.network.decode(latents.to(self.network.device))
+
+
+@dataclass(frozen=True, eq=False)
+class AutoencoderKLEncoder:
+    """diffusers' ``AutoencoderKL`` for images of one shape.
+
+    Latents are what a latent diffusion model reads: ``(z - shift_factor) · scaling_factor``, with
+    variances scaled alike, and flattened. A grey image is given to a colour model three times, and
+    the colours that it gives back are averaged.
+
+    Args:
+        network: the network.
+        image_shape: (C, H, W); the sides multiples of the network's downsampling.
+
+    Raises:
+        InputError: if the network cannot code images of the shape.
+    """
+
+    network: AutoencoderKL
+    image_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        channels, factor = self.network.config.in_channels, self._downsampling
+        shape = self.image_shape
+        if len(shape) != 3 or shape[0] not in (1, channels) or any(n % factor for n in shape[1:]):
+            raise InputError(
+                "images",
+                f"must have 1 or {channels} channels and sides that are multiples of {factor} for "
+                "this AutoencoderKL",
+                shape,
+                "choose another --image_size",
+            )
+
+    @property
+    def name(self) -> str:
+        """``autoencoder-kl``."""
+        return "autoencoder-kl"
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(latent channels, H / f, W / f)."""
+        sides = (side // self._downsampling for side in self.image_shape[1:])
+        return (int(self.network.config.latent_channels), *sides)
+
+    @property
+    def num_latents(self) -> int:
+        """Values of the latents of one image."""
+        return int(torch.Size(self.latent_shape).numel())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Encoder``."""
+        config = self.network.config
+        colour = images.to(self.network.device).expand(-1, config.in_channels, -1, -1)
+        found = self.network.encode(colour).latent_dist
+        scale = torch.tensor(float(config.scaling_factor))
+        means = (found.mean - (config.shift_factor or 0.0)) * scale
+        return means.flatten(1), found.logvar.flatten(1) + 2 * float(scale.log())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Encoder``."""
+        config = self.network.config
+        shaped = latents.to(self.network.device).view(-1, *self.latent_shape)
+        unscaled = shaped / config.scaling_factor + (config.shift_factor or 0.0)
+        images: Tensor = self.network.decode(unscaled).sample
+        return images if self.image_shape[0] != 1 else images.mean(dim=1, keepdim=True)
+
+    @property
+    def _downsampling(self) -> int:
+        return int(2 ** (len(self.network.config.block_out_channels) - 1))
+
+
+def load_encoder(
+    folder: str | os.PathLike[str],
+    image_shape: tuple[int, ...] | None = None,
+    device: torch.device = _CPU,
+) -> Encoder:
+    """The encoder in a local folder: a ``ConvVAE``, a fitted PCA or diffusers' ``AutoencoderKL``.
+
+    The folder is that of the model, or one with a folder ``vae`` in it: a run of
+    ``opmerge vae train``, or a diffusers pipeline. Nothing is downloaded and nothing unpickled.
+
+    Args:
+        folder: where it is.
+        image_shape: (C, H, W) of the images to come. An ``AutoencoderKL`` takes any that it can
+            code, by default its ``sample_size`` in its colours; others know their own.
+        device: where it is put.
+
+    Raises:
+        InputError: if there is none, it is damaged, or it is for images of another shape.
+    """
+    place, class_name = _find(Path(folder).expanduser())
+    encoder = _LOADERS[class_name](place, image_shape, device)
+    if image_shape is not None and encoder.image_shape != image_shape:
+        raise InputError(
+            "images",
+            f"must have the shape that {place} was made for, {encoder.image_shape}",
+            image_shape,
+        )
+    return encoder
+
+
+def _find(root: Path) -> tuple[Path, str]:
+    """The folder of the model and the class that its config.json names."""
+    for place in (root, root / "vae"):
+        if (place / "config.json").is_file():
+            name = read_json_object(place / "config.json").get("_class_name")
+            if name in _LOADERS:
+                return place, str(name)
+    raise InputError(
+        "vae",
+        f"must be a folder with a config.json of {', '.join(_LOADERS)}",
+        str(root),
+        "make one with `opmerge vae train`",
+    )
+
+
+def _load_vae(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
+    network: ConvVAE = load_network(place, ConvVAE)
+    return VAEEncoder(network.to(device).requires_grad_(False).eval())
+
+
+def _load_pca(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
+    return PCAEncoder.load(place, device)
+
+
+def _load_kl(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
+    network = load_network(place, AutoencoderKL).to(device).requires_grad_(False).eval()
+    side = network.config.sample_size
+    return AutoencoderKLEncoder(network, image_shape or (network.config.in_channels, side, side))
+
+
+_LOADERS = {"ConvVAE": _load_vae, PCA_CLASS: _load_pca, "AutoencoderKL": _load_kl}

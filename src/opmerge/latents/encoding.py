@@ -1,0 +1,158 @@
+"""A source as latents in a file, and latents as images, batch by batch in constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opmerge.checks import check_count, check_whole
+from opmerge.data import Progress, Source
+from opmerge.distillation.models import initial_noise
+from opmerge.errors import InputError
+from opmerge.latents.encoders import Encoder
+
+__all__ = ["decode_latents", "encode_source", "write_rows"]
+
+_BATCH_SIZE = 64
+
+
+def encode_source(
+    encoder: Encoder,
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    sample: bool = False,
+    seed: int = 0,
+    batch_size: int = _BATCH_SIZE,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the latents of all samples of a source to a ``.npy`` file, (N, num_latents) float32.
+
+    The file appears when it is whole. Memory does not depend on N.
+
+    Args:
+        encoder: the encoder.
+        source: images of its shape.
+        path: the file.
+        sample: draw ``mean + exp(log_variance / 2) · noise`` instead of writing means; the noise
+            of image i depends on the seed and on i alone.
+        seed: of the noise.
+        batch_size: images at a time.
+        progress: called with the number of images encoded so far.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the images have another shape, samples are asked of an encoder without
+            variances, or the file cannot be written.
+    """
+    check_count("batch_size", batch_size)
+    check_whole("seed", seed)
+    _check_fits(encoder, source)
+    batches = _encoded(encoder, source, sample, seed, batch_size)
+    return write_rows(path, (source.num_samples, encoder.num_latents), batches, progress)
+
+
+def decode_latents(
+    encoder: Encoder, latents: NDArray[np.floating], batch_size: int = _BATCH_SIZE
+) -> Iterator[Tensor]:
+    """Batches of images, (B, C, H, W) on the CPU, of (N, num_latents) latents.
+
+    Raises:
+        InputError: at once, if the latents have another shape; later, if one is not finite.
+    """
+    if latents.ndim != 2 or latents.shape[1] != encoder.num_latents or not len(latents):
+        raise InputError(
+            "latents", f"must have shape (N, {encoder.num_latents}) for this encoder", latents.shape
+        )
+    check_count("batch_size", batch_size)
+    return _decoded(encoder, latents, batch_size)
+
+
+def write_rows(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    batches: Iterable[Tensor],
+    progress: Progress | None = None,
+) -> Path:
+    """Write batches as one ``.npy`` file of float32, which appears when it is whole.
+
+    Args:
+        path: the file.
+        shape: of all rows together.
+        batches: (B, …) rows in order.
+        progress: called with the number of rows written so far.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    done = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as stream:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for batch in batches:
+                stream.write(batch.cpu().numpy().astype("<f4").tobytes())
+                done += len(batch)
+                if progress is not None:
+                    progress(done)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        raise InputError(
+            str(target), f"cannot be written ({error.strerror})", remedy="choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+    return target
+
+
+def _check_fits(encoder: Encoder, source: Source) -> None:
+    shape = (1, *source.shape) if len(source.shape) == 2 else source.shape
+    if shape != encoder.image_shape:
+        raise InputError(
+            source.name,
+            f"must hold images of the encoder's shape, {encoder.image_shape}",
+            source.shape,
+        )
+
+
+def _encoded(
+    encoder: Encoder, source: Source, sample: bool, seed: int, batch_size: int
+) -> Iterator[Tensor]:
+    first = 0
+    for rows in source.batches():
+        images = torch.from_numpy(rows.astype(np.float32)).view(-1, *encoder.image_shape)
+        for part in torch.split(images, batch_size):
+            mean, log_variance = encoder.encode(part)
+            yield _draw(mean, log_variance, seed, first) if sample else mean
+            first += len(part)
+
+
+def _draw(mean: Tensor, log_variance: Tensor | None, seed: int, first: int) -> Tensor:
+    if log_variance is None:
+        raise InputError("sample", "must be left out: the encoder has no variances")
+    noise = initial_noise(tuple(mean.shape[1:]), len(mean), seed, first, str(mean.device))
+    return mean + torch.exp(log_variance / 2) * noise
+
+
+def _decoded(encoder: Encoder, latents: NDArray[np.floating], batch_size: int) -> Iterator[Tensor]:
+    for start in range(0, len(latents), batch_size):
+        rows = np.array(latents[start : start + batch_size], dtype=np.float32)
+        if not np.isfinite(rows).all():
+            bad = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise InputError("latents", "must be finite", f"row {bad} is not")
+        yield encoder.decode(torch.from_numpy(rows)).cpu()

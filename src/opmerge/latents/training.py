@@ -1,0 +1,290 @@
+"""Training a variational autoencoder on images, saved in diffusers' layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from opmerge.checks import check_count, check_number
+from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
+from opmerge.distillation.config import OptimizationConfig
+from opmerge.distillation.inputs import DataInputs, seeded_generator
+from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
+from opmerge.distillation.validation import split_rows
+from opmerge.errors import InputError
+from opmerge.files import folder_beside
+from opmerge.latents.encoders import VAEEncoder
+from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
+from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
+from opmerge.latents.vae import ConvVAE, check_image_shape
+
+__all__ = ["VAEConfig", "VAERecord", "check_images", "held_out_images", "train_vae"]
+
+_CHECK_EVERY = 10
+_NUM_PAIRS = 32
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """What a variational autoencoder is and how it is trained.
+
+    Args:
+        num_latents: d.
+        base_channels: channels of the first level; see ``ConvVAE``.
+        loss: reconstruction loss; "mse" makes a β-VAE (``losses.vae_loss``).
+        kl_weight: of the KL divergence, summed over latents.
+        random_flip: mirror half of the images that are trained on.
+        num_iterations: optimizer steps.
+        validation_fraction: share of the images that are held out. Overlapping patches or frames
+            tell of each other: a random share of them shows too little.
+        validation_steps: iterations between two looks at held-out images.
+        optimization: how the network is trained.
+
+    Raises:
+        InputError: naming the setting that is out of range.
+    """
+
+    num_latents: int = 128
+    base_channels: int = 32
+    loss: ReconstructionLoss = "ms-ssim"
+    kl_weight: float = 0.00025
+    random_flip: bool = False
+    num_iterations: int = 2000
+    validation_fraction: float = 0.1
+    validation_steps: int = 250
+    optimization: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(train_batch_size=64, learning_rate=2e-3)
+    )
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(ReconstructionLoss):
+            names = ", ".join(get_args(ReconstructionLoss))
+            raise InputError("loss", f"must be one of {names}", repr(self.loss))
+        for key in ("num_latents", "base_channels", "num_iterations", "validation_steps"):
+            check_count(key, getattr(self, key))
+        if check_number("kl_weight", self.kl_weight) < 0:
+            raise InputError("kl_weight", "must be >= 0", self.kl_weight)
+        fraction = check_number("validation_fraction", self.validation_fraction)
+        if not 0 <= fraction < 1:
+            raise InputError("validation_fraction", "must be in [0, 1)", fraction)
+
+
+@dataclass(frozen=True)
+class VAERecord:
+    """What one iteration did.
+
+    Args:
+        iteration: iterations done.
+        loss: () mean loss of this process' part of the batch; reading it waits for the device.
+        learning_rate: of the iteration.
+        held_out: how well held-out images are given back, where it was looked at.
+    """
+
+    iteration: int
+    loss: Tensor
+    learning_rate: float
+    held_out: Quality | None = None
+
+
+def train_vae(
+    config: VAEConfig,
+    images: Tensor,
+    accelerator: Accelerator,
+    folder: Path,
+    resume: str | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+    held_out: Tensor | None = None,
+) -> Iterator[VAERecord]:
+    """Train a variational autoencoder and write it to ``folder/vae``.
+
+    What an iteration draws is a function of the seed and of its number alone. Where images are
+    held out, ``folder/reconstructions/{iteration}.png`` shows some of them above what comes back.
+    With a moving average of the weights, that is what is shown, measured and written; the means
+    and variances of the batch normalisation are always the latest.
+
+    Args:
+        config: what is trained and how.
+        images: (N, C, H, W) in [-1, 1]; may be a memory-mapped file.
+        accelerator: devices and processes.
+        folder: the run directory.
+        resume: ``latest`` or a checkpoint of the run to go on from.
+        warn: told in one line about every checkpoint that is refused.
+        held_out: (M, C, H, W) images to measure on, instead of a share of ``images``.
+
+    Returns:
+        A generator of a record an iteration; the folder is written when it ends.
+
+    Raises:
+        InputError: at once, if the images, the settings or the checkpoint do not fit; while it
+            runs, if a loss is not finite (the last checkpoint is kept) or a file cannot be written.
+    """
+    check_images(images)
+    run = _Run(config, images, held_out, accelerator, folder, warn)
+    return run.iterate(None if resume is None else run.checkpoints.find(resume))
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what the network's outputs could not equal: values outside [-1, 1], or in [0, 1].
+
+    Raises:
+        InputError: naming the shape, or the range of the values.
+    """
+    check_image_shape(tuple(images.shape[1:]))
+    low, high = (float(value) for value in torch.aminmax(images))
+    if low < -1 or high > 1:
+        raise InputError(
+            "images", "must have values in [-1, 1]", f"{low:g} to {high:g}", "rescale them first"
+        )
+    if low >= 0:
+        raise InputError(
+            "images",
+            "must have values from -1 (black) to 1 (white), as the network's tanh gives",
+            f"{low:g} to {high:g}",
+            "rescale [0, 1] to [-1, 1] by 2 x - 1",
+        )
+
+
+def held_out_images(images: Tensor, rows: Tensor, most: int = 512) -> Tensor:
+    """The images of at most so many of the held-out rows, spread evenly, in float32."""
+    count = min(len(rows), most)
+    return images[rows[torch.arange(count) * len(rows) // max(count, 1)]].float()
+
+
+class _Run:
+    """The parts of a training run, put together once."""
+
+    def __init__(
+        self,
+        config: VAEConfig,
+        images: Tensor,
+        held_out: Tensor | None,
+        accelerator: Accelerator,
+        folder: Path,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.config, self.images = config, images
+        self.accelerator, self.folder = accelerator, folder
+        network = _make_network(config, tuple(images.shape[1:]))
+        self.trainer = Trainer(
+            accelerator, network.train(), config.optimization, config.num_iterations
+        )
+        self.loss = partial(vae_loss, kind=config.loss, kl_weight=config.kl_weight)
+        fraction = config.validation_fraction if held_out is None else 0.0
+        self.rows, rest = split_rows(len(images), fraction, config.optimization.seed)
+        if held_out is None:
+            self.held_out = held_out_images(images, rest)
+        else:
+            self.held_out = held_out_images(held_out, torch.arange(len(held_out)))
+        limit = config.optimization.checkpoints_total_limit
+        self.checkpoints = Checkpoints(folder, self._identity(), limit, warn)
+
+    def iterate(self, checkpoint: Checkpoint | None) -> Iterator[VAERecord]:
+        """Train to the end and write the network."""
+        first = 0
+        if checkpoint is not None:
+            first = checkpoint.step
+            self.trainer.restore(checkpoint, first)
+        total, every = self.config.num_iterations, self.config.optimization.checkpointing_steps
+        unchecked: list[Tensor] = []
+        for iteration in range(first, total):
+            rate = self.trainer.learning_rate
+            loss = self.trainer.step(self.loss, self._draw(iteration))
+            unchecked.append(loss)
+            done = iteration + 1
+            due = bool(every) and done % every == 0
+            if due or done == total or len(unchecked) == _CHECK_EVERY:
+                self._require_finite(unchecked, done)
+                unchecked = []
+            yield VAERecord(done, loss, rate, self._look(done))
+            if due:
+                self.checkpoints.save(self.accelerator, done, {}, self.trainer.average_tensors())
+        self._write()
+
+    def _draw(self, iteration: int) -> list[VAEBatch]:
+        """This process' part of the batch of an iteration; the whole is drawn on each."""
+        device, settings = self.accelerator.device, self.config.optimization
+        size, mine = own_rows(self.accelerator, settings)
+        generator = seeded_generator(device, settings.seed, iteration)
+        place = torch.randint(len(self.rows), (size,), generator=generator, device=device)[mine]
+        flip = torch.rand(size, generator=generator, device=device)[mine] < 0.5
+        shape = (size, self.config.num_latents)
+        noise = torch.randn(shape, generator=generator, device=device)[mine]
+        images = self.images[self.rows[place.cpu()]].to(device, torch.float32)
+        if self.config.random_flip:
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        return VAEBatch(images, noise).split(settings.gradient_accumulation_steps)
+
+    def _look(self, done: int) -> Quality | None:
+        """The quality of held-out images, and some of them as a picture, where it is due."""
+        due = done % self.config.validation_steps == 0 or done == self.config.num_iterations
+        if not len(self.held_out) or not due:
+            return None
+        with _as_written(self.trainer) as encoder:
+            quality = reconstruction_quality(encoder, self.held_out)
+            if self.accelerator.is_main_process:
+                every = torch.arange(len(self.held_out))
+                some = held_out_images(self.held_out, every, _NUM_PAIRS)
+                path = self.folder / "reconstructions" / f"{done:06d}.png"
+                write_pairs(path, some, reconstruct(encoder, some))
+        return quality
+
+    def _require_finite(self, losses: list[Tensor], done: int) -> None:
+        place = first_not_finite(self.accelerator, losses)
+        if place is not None:
+            raise InputError(
+                "learning_rate",
+                "must keep the loss finite, and it is not from iteration "
+                f"{done - len(losses) + place + 1} on",
+                self.config.optimization.learning_rate,
+                "pass a lower --learning_rate; the last checkpoint is kept",
+            )
+
+    def _write(self) -> None:
+        network: Any = self.trainer.finish()
+        if self.accelerator.is_main_process:
+            with folder_beside(self.folder / "vae") as unfinished:
+                network.save_pretrained(unfinished)
+        self.accelerator.wait_for_everyone()
+
+    def _identity(self) -> str:
+        """Digest of all that the result depends on."""
+        content = {
+            **asdict(self.config),
+            "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
+            "images": DataInputs(self.images).identity(),
+        }
+        del content["validation_steps"]  # looking changes nothing
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _as_written(trainer: Trainer) -> Iterator[VAEEncoder]:
+    """The network as it would be written now: by its moving average if there is one."""
+    network: ConvVAE = trainer.accelerator.unwrap_model(trainer.network)
+    average = trainer.average
+    if average is not None:
+        average.store(network.parameters())
+        average.copy_to(network.parameters())
+    network.eval()
+    yield VAEEncoder(network)
+    network.train()
+    if average is not None:
+        average.restore(network.parameters())
+
+
+def _make_network(config: VAEConfig, image_shape: tuple[int, ...]) -> ConvVAE:
+    """A new network with the initial weights of the config's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.optimization.seed)
+        network: ConvVAE = ConvVAE(list(image_shape), config.num_latents, config.base_channels)
+    return network
