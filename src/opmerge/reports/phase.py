@@ -58,8 +58,8 @@ def answer(record: Record) -> Answer:
                 f"from {_known(row['band_from'])} to {_known(row['band_to'])}."
                 for row in crossings
             ),
-            f"The first crossing lies {_decay(crossings)} above 1: the transition sharpens to "
-            "λ = 1 as T grows.",
+            f"The first crossing lies at λ = 1 + {_decay(crossings)}: the transition sharpens "
+            "as T grows.",
             f"Under denoiser copy BOOT is best at {sum(r['shape'] == 'boot' for r in denoiser)} of "
             f"{len(denoiser)} points: the transition belongs to operator copy.",
         ),
@@ -201,7 +201,7 @@ def _merges_figure(record: Record, steps: Sequence[int]) -> Figure:
     log_axis(axes.yaxis, 0.8, 1.3 * max(steps))
     axes.set_xlabel("data variance λ")
     axes.set_ylabel("merges of the best plan")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, columnspacing=1.0)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1.0)
     return figure
 
 
@@ -211,7 +211,7 @@ def _crossing_figure(record: Record) -> Figure:
     steps = np.array([row["num_steps"] for row in rows], dtype=float)
     distance = np.array([row["first_crossing"] - 1 for row in rows])
     figure, axes = new_figure(height=2.6)
-    set_title(figure, f"BOOT and vanilla cross {_decay(rows)} above λ = 1")
+    set_title(figure, f"BOOT and vanilla cross at λ = 1 + {_decay(rows)}")
     axes.plot(steps, distance, "o", color=BLUE, markersize=6)
     slope, intercept = np.polyfit(np.log(steps), np.log(distance), 1)
     ends = np.array([steps[0] / 1.2, steps[-1] * 1.2])
@@ -264,10 +264,10 @@ def _decay(crossings: Sequence[Row]) -> str:
     """The power law of the crossing's distance from 1 in T."""
     rows = [row for row in crossings if row["first_crossing"] is not None]
     if len(rows) < 2:
-        return "not far"
+        return "a distance known at one T"
     steps = np.log([row["num_steps"] for row in rows])
     slope, intercept = np.polyfit(steps, np.log([r["first_crossing"] - 1 for r in rows]), 1)
-    return f"{np.exp(intercept):.2g} T^{slope:.2f}"
+    return f"{np.exp(intercept):.2g} / T^{-slope:.2f}"
 
 
 def _known(value: float | None) -> str:
