@@ -289,7 +289,7 @@ def notes_of(problem: Problem, student_steps: int = 1) -> tuple[str, str]:
 def test_auto_says_which_planner_and_why() -> None:
     assert notes_of(problem_of([0.3], 12)) == (
         "scalar",
-        "auto chose scalar: exact for a single eigenvalue",
+        "auto chose scalar: it is for a single eigenvalue",
     )
     assert notes_of(problem_of([5.0, 0.3], 12)) == (
         "certified",

@@ -16,17 +16,19 @@ import pytest
 from opmerge.errors import InputError
 from opmerge.studies.runner import Advance, Runner
 
+LOG = "log:"  # no path, for a file that changes makes another cell
+
 
 def square(number: int, log: str) -> dict[str, Any]:
     """A cell that leaves a trace of every call."""
-    with Path(log).open("a", encoding="utf-8") as stream:
+    with Path(log.removeprefix(LOG)).open("a", encoding="utf-8") as stream:
         stream.write(f"{number}\n")
     return {"square": number**2, "root": float(np.sqrt(number))}
 
 
 def die_at_three(number: int, log: str) -> dict[str, Any]:
     """As a worker does that the system kills for its memory."""
-    if number == 3 and not Path(log).with_suffix(".spare").exists():
+    if number == 3 and not Path(log.removeprefix(LOG)).with_suffix(".spare").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     return square(number, log)
 
@@ -54,7 +56,7 @@ def runner_in(folder: Path, **given: Any) -> tuple[Runner, Bars, list[str]]:
 
 
 def cells(log: Path, count: int = 6) -> list[dict[str, Any]]:
-    return [{"number": number, "log": str(log)} for number in range(count)]
+    return [{"number": number, "log": f"{LOG}{log}"} for number in range(count)]
 
 
 def expected(count: int = 6) -> list[dict[str, Any]]:
@@ -101,10 +103,22 @@ def test_other_arguments_functions_and_versions_are_other_cells(
     runner, _, _ = runner_in(tmp_path)
     runner.sweep(square, cells(log, 1), "")
     runner.sweep(die_at_three, cells(log, 1), "")
-    monkeypatch.setattr("opmerge.studies.runner.versions", lambda: {"opmerge": "another"})
+    monkeypatch.setattr("opmerge.studies.runner._code_digest", lambda: "other code")
     runner.sweep(square, cells(log, 1), "")
     assert calls(log) == [0, 0, 0]
     assert len(list((tmp_path / "cells").iterdir())) == 3
+
+
+def count_letters(path: str) -> int:
+    return len(Path(path).read_text(encoding="utf-8"))
+
+
+def test_a_file_that_changed_under_its_name_is_read_again(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    runner, _, _ = runner_in(tmp_path)
+    for text in ("a", "longer"):
+        data.write_text(text)
+        assert runner.sweep(count_letters, [{"path": str(data)}], "") == [len(text)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_a_killed_worker_is_one_line_and_the_rest_resumes(
 def test_an_error_of_a_cell_is_raised_and_the_others_are_kept(tmp_path: Path) -> None:
     log = tmp_path / "log"
     runner, _, _ = runner_in(tmp_path)
-    bad = [*cells(log, 2), {"number": "two", "log": str(log)}]
+    bad = [*cells(log, 2), {"number": "two", "log": f"{LOG}{log}"}]
     with pytest.raises(TypeError):
         runner.sweep(square, bad, "")
     assert len(list((tmp_path / "cells").iterdir())) == 2

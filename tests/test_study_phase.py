@@ -51,8 +51,11 @@ def test_boot_is_best_up_to_1_and_vanilla_from_the_threshold_on(record: Record) 
 
 def test_between_them_lies_a_band_of_other_plans(record: Record) -> None:
     for crossing in record["tables"]["crossings"]:
-        assert 1 < crossing["band_from"] < crossing["band_to"] < crossing["threshold"]
-        assert crossing["first_crossing"] < crossing["band_to"]
+        assert 1 <= crossing["boot_to"] < crossing["band_from"] < crossing["band_to"]
+        assert crossing["band_to"] < crossing["vanilla_from"]
+        # Where BOOT and vanilla err equally neither is best: the band has begun by then.
+        assert crossing["boot_to"] < crossing["first_crossing"] < crossing["band_to"]
+        assert crossing["band_to"] < crossing["threshold"]
 
 
 def test_under_denoiser_copy_there_is_no_transition(record: Record) -> None:
@@ -148,6 +151,20 @@ def test_an_index_links_the_studies_below(written: Path, run: Run) -> None:
     page = (written.parent / "report.html").read_text()
     assert 'href="phase/report.html"' in page
     assert "Sequential BOOT is best" in page
+
+
+def test_an_incomplete_record_does_not_keep_the_index_from_the_others(
+    written: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, text in (("phase", (written / "record.json").read_text()), ("synthetic", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    assert run("report", tmp_path)[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Sequential BOOT is best" in page
+    assert "The record cannot be read: KeyError" in page
+    status, _, err = run("report", tmp_path / "synthetic")
+    assert (status, err.count("\n")) == (2, 1)
 
 
 def test_all_goes_on_when_a_study_fails(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["redraw", "write_index", "write_study"]
 
+_INCOMPLETE = (LookupError, TypeError, ValueError, AttributeError)  # of records of another making
+
 
 def write_study(folder: Path, study: Study, record: Mapping[str, Any]) -> None:
     """Write record.json, tables/NAME.csv, figures/NAME.png and report.html."""
@@ -35,11 +37,16 @@ def write_index(folder: Path) -> Path:
     from opmerge.reports.layout import IndexEntry, render_index
     from opmerge.studies import STUDIES
 
-    entries = [
-        IndexEntry(name, study.question, study.answer(record).finding, f"{name}/report.html")
-        for name, study in STUDIES.items()
-        if (record := _find(folder / name)) is not None
-    ]
+    entries = []
+    for name, study in STUDIES.items():
+        try:
+            record = _find(folder / name)
+            if record is None:
+                continue
+            finding = study.answer(record).finding
+        except (InputError, *_INCOMPLETE) as error:
+            finding = f"The record cannot be read: {error!r}"
+        entries.append(IndexEntry(name, study.question, finding, f"{name}/report.html"))
     if not entries:
         raise InputError("run", "must be the folder of a plan or of studies", str(folder))
     title = "Merge plans for diffusion trajectory distillation: every study and its answer"
@@ -75,7 +82,7 @@ def redraw(run: Path) -> Path:
         return write_atomic(run / "report.html", report_page(record))
     except InputError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except _INCOMPLETE as error:
         raise InputError(str(path), f"must be a complete record ({error!r})") from error
 
 

@@ -17,7 +17,7 @@ from opmerge.latents.pca import PCA_CLASS, PCAEncoder
 from opmerge.latents.vae import ConvVAE
 from opmerge.schedules.files import read_json_object
 
-__all__ = ["AutoencoderKLEncoder", "Encoder", "VAEEncoder", "load_encoder"]
+__all__ = ["AutoencoderKLEncoder", "Encoder", "VAEEncoder", "check_range", "load_encoder"]
 
 _CPU = torch.device("cpu")
 
@@ -164,6 +164,20 @@ class AutoencoderKLEncoder:
     @property
     def _downsampling(self) -> int:
         return int(2 ** (len(self.network.config.block_out_channels) - 1))
+
+
+def check_range(images: Tensor) -> tuple[float, float]:
+    """Least and largest value of images.
+
+    Raises:
+        InputError: if they leave [-1, 1].
+    """
+    low, high = (float(value) for value in torch.aminmax(images))
+    if low < -1 or high > 1:
+        raise InputError(
+            "images", "must have values in [-1, 1]", f"{low:g} to {high:g}", "rescale them first"
+        )
+    return low, high
 
 
 def load_encoder(

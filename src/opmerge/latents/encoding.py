@@ -16,7 +16,7 @@ from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.distillation.models import initial_noise
 from opmerge.errors import InputError
-from opmerge.latents.encoders import Encoder
+from opmerge.latents.encoders import Encoder, check_range
 
 __all__ = ["decode_latents", "encode_source", "write_rows"]
 
@@ -136,6 +136,7 @@ def _encoded(
     first = 0
     for rows in source.batches():
         images = torch.from_numpy(rows.astype(np.float32)).view(-1, *encoder.image_shape)
+        check_range(images)
         for part in torch.split(images, batch_size):
             mean, log_variance = encoder.encode(part)
             yield _draw(mean, log_variance, seed, first) if sample else mean

@@ -23,7 +23,7 @@ from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
 from opmerge.distillation.validation import split_rows
 from opmerge.errors import InputError
 from opmerge.files import folder_beside
-from opmerge.latents.encoders import VAEEncoder
+from opmerge.latents.encoders import VAEEncoder, check_range
 from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
@@ -140,11 +140,7 @@ def check_images(images: Tensor) -> None:
         InputError: naming the shape, or the range of the values.
     """
     check_image_shape(tuple(images.shape[1:]))
-    low, high = (float(value) for value in torch.aminmax(images))
-    if low < -1 or high > 1:
-        raise InputError(
-            "images", "must have values in [-1, 1]", f"{low:g} to {high:g}", "rescale them first"
-        )
+    low, high = check_range(images)
     if low >= 0:
         raise InputError(
             "images",

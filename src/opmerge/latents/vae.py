@@ -106,7 +106,10 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
 def _check_num_latents(num_latents: int, num_values: int) -> None:
     if check_count("num_latents", num_latents) > num_values:
         raise InputError(
-            "num_latents", f"must be <= {num_values}, the values of an image", num_latents
+            "num_latents",
+            f"must be <= {num_values}, the values of an image",
+            num_latents,
+            f"pass --num_latents {max(num_values // 4, 1)}",
         )
 
 

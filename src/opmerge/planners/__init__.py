@@ -55,7 +55,7 @@ def auto_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """
     covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
     if len(problem.eigenvalues) == 1:
-        result, reason = scalar_plan(problem, student_steps), "exact for a single eigenvalue"
+        result, reason = scalar_plan(problem, student_steps), "it is for a single eigenvalue"
     elif covered:
         result = certified_plan(problem, student_steps)
         reason = "it proves its plans for operator copy towards the teacher"

@@ -1,4 +1,4 @@
-"""Exact planner for a single eigenvalue (THEORY 8)."""
+"""Planner for a single eigenvalue: exact, or the nearest value found (THEORY 8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FEW_STEPS = 24  # up to which sets of values take less than a second
 
 
 def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
-    """The optimal plan for one eigenvalue.
+    """The optimal plan for one eigenvalue, or inside the band one near to it.
 
     The smallest and the largest reachable excess are exact. Where the target lies outside them,
     the nearer one is optimal. Where it lies between, the nearest reachable value is searched

@@ -106,6 +106,11 @@ STUDIES: Mapping[str, Study] = {
             "Does the predicted order of merge plans hold for real networks?",
             trains_networks=True,
         ),
+        Study(
+            "celeba",
+            "Which plan is best in the latent space of images of faces?",
+            trains_networks=True,
+        ),
     )
 }
 """Every study by the name that the command line uses."""

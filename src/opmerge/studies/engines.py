@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -36,12 +37,9 @@ def run_calls(
     """
     run = {"loky": _loky, "dask": _dask, "ray": _ray}[backend]
     count = cpu_count() if num_workers < 0 else min(num_workers, len(arguments))
+    _require(backend)
     try:
         yield from run(function, arguments, count)
-    except ImportError as error:
-        raise InputError(
-            "backend", f"must be installed ({error})", backend, f'pip install "opmerge[{backend}]"'
-        ) from error
     except _WorkerKilledError as error:
         raise InputError(
             "num_workers",
@@ -49,6 +47,14 @@ def run_calls(
             count,
             "run the same command again, with fewer; what is finished is kept",
         ) from error
+
+
+def _require(backend: Backend) -> None:
+    module = {"loky": "joblib", "dask": "distributed", "ray": "ray"}[backend]
+    if find_spec(module) is None:
+        raise InputError(
+            "backend", "must be installed", backend, f'pip install "opmerge[{backend}]"'
+        )
 
 
 class _WorkerKilledError(Exception):

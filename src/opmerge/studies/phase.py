@@ -122,13 +122,18 @@ def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
 
 
 def _with_band(crossing: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The crossing with the λ between which neither BOOT nor vanilla is best."""
-    band = [
-        row["eigenvalue"]
+    """The crossing with the points between which the band, where neither is best, begins and ends.
+
+    BOOT is best up to ``boot_to`` and a plan of the band at ``band_from``, the next point; at
+    ``band_to`` still, and vanilla from ``vanilla_from`` on.
+    """
+    here = [
+        row
         for row in rows
-        if row["num_steps"] == crossing["num_steps"]
-        and row["merge_rule"] == "operator-copy"
-        and row["shape"] not in ("boot", "vanilla")
+        if row["num_steps"] == crossing["num_steps"] and row["merge_rule"] == "operator-copy"
     ]
-    ends = (min(band), max(band)) if band else (None, None)
-    return {**crossing, "band_from": ends[0], "band_to": ends[1]}
+    inside = [n for n, row in enumerate(here) if row["shape"] not in ("boot", "vanilla")]
+    ends = (inside[0] - 1, inside[0], inside[-1], inside[-1] + 1) if inside else ()
+    values = [here[n]["eigenvalue"] if 0 <= n < len(here) else None for n in ends] or [None] * 4
+    names = ("boot_to", "band_from", "band_to", "vanilla_from")
+    return {**crossing, **dict(zip(names, values, strict=True))}

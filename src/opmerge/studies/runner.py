@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from opmerge.files import write_atomic
 from opmerge.studies.engines import Backend, run_calls
-from opmerge.versions import versions
 
 __all__ = ["Advance", "Cell", "ProgressBar", "Runner", "no_progress"]
 
@@ -56,9 +56,9 @@ class Runner:
     def sweep(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
         """``[function(**cell) for cell in cells]``, of which finished ones are kept on disk.
 
-        The file of a cell is named by the digest of the function's name, the cell and the version
-        of the package, and carries the digest of its result: one that is torn or altered is
-        computed again, with a line that says so.
+        The file of a cell is named by the digest of the function's name, the cell, the size and
+        time of files that the cell names, and the package's source; it carries the digest of its
+        result: one that is torn or altered is computed again, with a line that says so.
 
         Args:
             function: of a module, for workers import it; returns JSON values.
@@ -113,9 +113,31 @@ def _write(path: Path, cell: Cell, result: Any) -> Any:
 
 
 def _key(function: Callable[..., Any], cell: Cell) -> str:
-    name = f"{function.__module__}.{function.__qualname__}"
-    content = {"function": name, "cell": dict(cell), "opmerge": versions()["opmerge"]}
+    content = {
+        "function": f"{function.__module__}.{function.__qualname__}",
+        "cell": dict(cell),
+        "files": [_stamp(value) for value in cell.values() if isinstance(value, str)],
+        "code": _code_digest(),
+    }
     return _digest(content)[:24]
+
+
+def _stamp(text: str) -> list[int]:
+    """Size and time of a file that a cell names, whose content may change under its name."""
+    with suppress(OSError, ValueError):
+        found = Path(text).stat()
+        return [found.st_size, found.st_mtime_ns]
+    return []
+
+
+@cache
+def _code_digest() -> str:
+    """Of the package's own source: other code is another result, whatever its version says."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _digest(content: Any) -> str:

@@ -1,0 +1,453 @@
+"""The study `celeba`: images encoded, plans on the covariance of their latents, outputs decoded."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import DirectTheory, Setting, best_students
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from opmerge import build_strategy, cosine_schedule, evaluate  # noqa: E402
+from opmerge.data import SourceOptions, open_source  # noqa: E402
+from opmerge.distillation.config import DistillationConfig, OptimizationConfig  # noqa: E402
+from opmerge.distillation.teacher_training import TeacherConfig  # noqa: E402
+from opmerge.errors import InputError  # noqa: E402
+from opmerge.latents import PCAEncoder, VAEConfig, fit_pca, load_encoder  # noqa: E402
+from opmerge.reports.celeba_numbers import FORMS, place_of, winner_rows  # noqa: E402
+from opmerge.studies import STUDIES, Runner  # noqa: E402
+from opmerge.studies.celeba import Config  # noqa: E402
+from opmerge.studies.latent_encoders import load_images  # noqa: E402
+from opmerge.studies.latent_outputs import decoded_outputs  # noqa: E402
+from opmerge.studies.latent_plans import (  # noqa: E402
+    PLANNED,
+    STRATEGIES,
+    by_direction,
+    compare_plans,
+    continuum_ratio,
+    describe_latents,
+    latent_problem,
+)
+
+Record = dict[str, Any]
+
+pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+
+STUDY = STUDIES["celeba"]
+TIMES = (0.5, 6.4)
+PHOTO = (427, 640)
+
+
+@contextmanager
+def silent(_title: str, _units: float) -> Iterator[Any]:
+    yield lambda _done, _text: None
+
+
+def small(**settings: Any) -> Config:
+    optimization = OptimizationConfig(train_batch_size=16, checkpointing_steps=0)
+    given: dict[str, Any] = {
+        "source": "patches",
+        "source_options": SourceOptions(patch_size=8, stride=24),
+        "num_latents": 5,
+        "seeds": (0, 1),
+        "vae": VAEConfig(base_channels=4, num_iterations=20, optimization=optimization),
+        "steps": 12,  # too many for brute force
+        "merge_times": TIMES,
+        "num_resamples": 20,
+        "num_samples": 64,
+        **settings,
+    }
+    return Config(**given)
+
+
+def run(config: Config, folder: Path) -> Record:
+    return STUDY.run(config, Runner(folder, silent, print, num_workers=1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("celeba")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of runs that may share what does not depend on their settings."""
+    return tmp_path_factory.mktemp("others")
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> Record:
+    return run(small(), folder)
+
+
+# Theory on latents
+
+
+@pytest.fixture(scope="module")
+def correlated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Latents whose covariance is exactly 0.09 I + 0.81 · 1 1ᵀ: λ = 0.09 + 3 · 0.81, 0.09, 0.09."""
+    root = np.linalg.cholesky(0.09 * np.eye(3) + 0.81)
+    rows = np.sqrt(3) * np.vstack([root.T, -root.T])
+    path = tmp_path_factory.mktemp("latents") / "correlated.npy"
+    np.save(path, np.tile(rows, (50, 1)))
+    return str(path)
+
+
+def test_both_forms_of_a_known_covariance(correlated: str) -> None:
+    diagonal, full = describe_latents(correlated, "", 20, 0)["summary"]
+    assert diagonal["largest"] == pytest.approx(0.9)
+    assert diagonal["share_small"] == diagonal["variance_small"] == 1.0
+    assert full["largest"] == pytest.approx(2.52)
+    assert full["share_small"] == pytest.approx(2 / 3)
+    assert full["variance_small"] == pytest.approx(0.18 / 2.7)
+    assert full["largest_low"] < 2.52 < full["largest_high"]
+
+
+def test_intervals_of_a_variance_are_as_wide_as_statistics_says(tmp_path: Path) -> None:
+    """The variance of n normal values has standard error λ √(2 / n)."""
+    count, path = 2000, tmp_path / "normal.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((count, 1)))
+    found = describe_latents(str(path), "", 400, 1)["summary"][0]
+    expected = 2 * 1.96 * found["largest"] * np.sqrt(2 / count)
+    # Ends of a bootstrap of 400 are off by about 8 % of its width, the fourth moment by as much.
+    assert found["largest_high"] - found["largest_low"] == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_errors_in_latents_are_those_of_the_oracle(correlated: str, time: float) -> None:
+    found = compare_plans(correlated, "", 6, time, "operator-copy", 4, 0)
+    settings = {
+        "diagonal": Setting(cosine_schedule(6), (0.9,), (3,), time=time),
+        "full": Setting(cosine_schedule(6), (2.52, 0.09), (1, 2), time=time),
+    }
+    for form, setting in settings.items():
+        rows = {row["plan"]: row for row in found["plans"] if row["form"] == form}
+        for name in STRATEGIES:
+            student, _ = DirectTheory(setting).plan(build_strategy(name, 6).to_nested())
+            expected = float(DirectTheory(setting).distances(student[None])[0])
+            assert rows[name]["w2"] == pytest.approx(expected, rel=1e-8), (form, name)
+        assert rows[PLANNED]["w2"] == pytest.approx(best_students(setting)[0], rel=1e-8)
+
+
+def test_all_resamples_at_once_are_each_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "normal.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((30, 4)) * [2, 1, 0.5, 0.1])
+    rows = compare_plans(str(path), "", 8, 1.0, "operator-copy", 5, 0)["plans"]
+    found = next(row for row in rows if row["form"] == "full" and row["plan"] == "boot")
+    rng, latents = np.random.default_rng(0), np.load(path)
+    again = []
+    for _ in range(5):
+        drawn = np.repeat(latents, rng.multinomial(30, np.full(30, 1 / 30)), axis=0)
+        spectrum = np.linalg.eigvalsh(np.cov(drawn.T, bias=True))
+        problem = latent_problem(spectrum, 8, 1.0, "operator-copy")
+        again.append(evaluate(problem, build_strategy("boot", 8)).w2)
+    expected = np.quantile(again, [0.025, 0.975])
+    np.testing.assert_allclose([found["low"], found["high"]], expected, rtol=1e-9)
+
+
+def test_the_winner_is_told_apart_only_where_resamples_agree(tmp_path: Path) -> None:
+    """At λ = 1.0365 and T = 64 BOOT and vanilla err alike (THEORY 7.5); at 0.2 they do not."""
+    results = {}
+    for variance in (0.2, 1.0365):
+        path = tmp_path / f"{variance}.npy"
+        rows = np.random.default_rng(0).standard_normal((200, 1))
+        np.save(path, (rows - rows.mean()) / rows.std() * np.sqrt(variance))
+        found = compare_plans(str(path), "", 64, 6.4, "operator-copy", 40, 0)
+        results[variance] = found["winners"][1]
+    assert results[0.2]["winner"] == "boot"
+    assert results[0.2]["is_separated"]
+    assert results[0.2]["wins"] == 1.0
+    assert not results[1.0365]["is_separated"]
+    assert results[1.0365]["wins"] < 1
+
+
+@pytest.mark.parametrize(
+    "eigenvalues", [(0.2,), (5.0,), (20.0, 0.3, 0.0), (3.0, 0.05, 0.05, 0.05, 0.0)]
+)
+def test_many_steps_err_as_the_sums_over_directions_say(eigenvalues: tuple[float, ...]) -> None:
+    """THEORY 7.5 in the limit; at T = 512 it is off by less than a hundredth."""
+    problem = latent_problem(np.array(eigenvalues), 512, 6.4, "operator-copy")
+    vanilla, boot = (evaluate(problem, build_strategy(n, 512)).w2 for n in ("vanilla", "boot"))
+    assert continuum_ratio(np.array(eigenvalues)) == pytest.approx(vanilla / boot, rel=0.01)
+
+
+# Decoded outputs
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory: pytest.TempPathFactory) -> tuple[PCAEncoder, Any]:
+    """PCA of all of 36 pixels, so that decoding is a rotation, and the latents of its images."""
+    source = open_source("patches", SourceOptions(patch_size=6, stride=24))
+    encoder = fit_pca(source, 36)
+    rows = np.concatenate(list(source.batches()))
+    latents, _ = encoder.encode(torch.from_numpy(rows).view(-1, 1, 6, 6).float())
+    path = tmp_path_factory.mktemp("linear") / "latents.npy"
+    np.save(path, latents.numpy())
+    return encoder, open_source(str(path))
+
+
+def test_decoded_errors_of_a_linear_encoder_are_those_of_its_latents(linear: Any) -> None:
+    """A rotation keeps lengths; and over n draws errors are as predicted within 5 σ."""
+    encoder, latents = linear
+    count = 400
+    found = decoded_outputs(encoder, latents, 8, TIMES, "operator-copy", count, 3, 0)
+    values = np.concatenate(list(latents.batches()))
+    spectrum = np.linalg.eigvalsh(np.cov(values.T, bias=True))
+    for row in found["rows"]:
+        assert row["paired_rms"] * 6 == pytest.approx(row["latent_rms"], rel=2e-3), row["plan"]
+        assert row["paired_low"] < row["paired_rms"] < row["paired_high"]
+        if row["plan"] == PLANNED:
+            continue
+        problem = latent_problem(spectrum, 8, row["merge_time"], "operator-copy")
+        outcome = evaluate(problem, build_strategy(row["plan"], 8))
+        deviation = np.sqrt(2 * np.sum(outcome.errors**2) / count)  # of a mean of Σ error_k χ²
+        assert abs(row["latent_rms"] ** 2 - outcome.w2**2) < 5 * deviation
+
+
+def test_pictures_show_students_of_the_same_noise_and_where_they_differ(linear: Any) -> None:
+    encoder, latents = linear
+    found = decoded_outputs(encoder, latents, 8, (0.5,), "operator-copy", 40, 3, 0)["pictures"]
+    names = [(row["plan"], row["factor"] is None) for row in found]
+    plans = (*STRATEGIES, PLANNED)
+    assert names == [("teacher", True), *((p, first) for p in plans for first in (True, False))]
+    images = [np.asarray(Image.open(io.BytesIO(b64decode(row["png"])))) / 127.5 for row in found]
+    assert images[0].shape == (6, 18)
+    for student, error, row in zip(images[1::2], images[2::2], found[2::2], strict=True):
+        inside = (np.abs(student - 1) < 0.98) & (np.abs(images[0] - 1) < 0.98) & (error < 1.98)
+        difference = row["factor"] * np.abs(student - images[0])
+        # One grey level is 1 / 127.5; differences have two half ones, times the factor.
+        limit = (row["factor"] + 0.5) / 127.5 + 1e-3
+        assert np.abs(difference - error)[inside].max() < limit
+
+
+def test_values_of_columns_go_back_to_their_directions() -> None:
+    eigenvalues = np.array([2.0, 0.5, 0.5, 0.0])
+    problem = latent_problem(eigenvalues, 4, 1.0, "operator-copy")
+    found = by_direction(problem, problem.eigenvalues, eigenvalues)
+    np.testing.assert_allclose(found, eigenvalues, atol=1e-99)
+
+
+# Images
+
+
+def test_patches_held_out_share_no_pixel_with_those_trained_on() -> None:
+    config = small(source_options=SourceOptions(patch_size=32, stride=11))
+    images = load_images(config, "patches", Path("unused"))
+    columns = range(0, PHOTO[1] - 32 + 1, 11)
+    rows = range(0, PHOTO[0] - 32 + 1, 11)
+    every = next(open_source("patches", config.source_options).batches()).astype(np.float32)
+    places = [(photo, row, column) for photo in range(2) for row in rows for column in columns]
+    place_of_patch = {
+        patch.tobytes(): place for patch, place in zip(every, places[: len(every)], strict=True)
+    }
+    sets = [
+        [place_of_patch.get(patch.numpy().tobytes()) for patch in part.flatten(1)]
+        for part in (images.data, images.held_out)
+    ]
+    train, held_out = ([place for place in part if place] for part in sets)
+    assert len(train) > 1000
+    assert len(held_out) > 100
+    assert max(c for _, _, c in train) + 32 <= min(c for _, _, c in held_out)
+
+
+def test_celeba_is_trained_on_its_training_split_and_measured_on_its_validation_split(
+    tmp_path: Path,
+) -> None:
+    names = tmp_path / "img_align_celeba"
+    names.mkdir()
+    partition = ""
+    for number in range(1, 11):
+        image = Image.new("RGB", (178, 218), (20 * number,) * 3)
+        image.putpixel((80, 100), (0, 0, 0))
+        image.save(names / f"{number:06d}.jpg", quality=100)
+        partition += f"{number:06d}.jpg {0 if number <= 6 else 1 if number <= 8 else 2}\n"
+    (tmp_path / "list_eval_partition.txt").write_text(partition)
+    config = small(source=str(tmp_path), source_options=SourceOptions(image_size=16))
+    images = load_images(config, str(tmp_path), tmp_path / "run")
+    greys = [
+        sorted(round(127.5 * (1 + float(image.median())) / 20) for image in part)
+        for part in (images.data, images.held_out)
+    ]
+    assert greys == [[1, 2, 3, 4, 5, 6], [7, 8]]
+    assert images.data.shape == (6, 3, 16, 16)
+    assert images.split == "official validation split"
+
+
+# The study
+
+
+def test_trained_encoders_are_made_once_a_seed_and_pca_once(record: Record) -> None:
+    rows = record["tables"]["encoders"]
+    assert [(row["encoder"], row["seed"]) for row in rows] == [
+        ("ms-ssim-vae", 0),
+        ("ms-ssim-vae", 1),
+        ("mse-vae", 0),
+        ("mse-vae", 1),
+        ("pca", 0),
+    ]
+    assert rows[0]["mse"] != rows[1]["mse"]
+    assert {row["pca_mse"] for row in rows} == {rows[-1]["mse"]}
+    assert {row["num_latents"] for row in rows} == {5}
+    for row in rows[2:4]:
+        assert row["mse"] > row["pca_mse"]  # 20 iterations
+
+
+def test_every_plan_is_there_in_every_setting(record: Record) -> None:
+    tables = record["tables"]
+    assert len(tables["plans"]) == 5 * 2 * 2 * 2 * 7  # encodings, rules, times, forms, plans
+    assert len(tables["winners"]) == 5 * 2 * 2 * 2
+    assert len(tables["pixels"]) == 5 * 2 * 7
+    for row in tables["winners"]:
+        assert row["lower_bound"] <= row["best"] * (1 + 1e-9)
+        assert row["gain"] >= 1 - 1e-9
+    assert {row["seed"] for row in record["pictures"]} == {0}
+
+
+def test_boot_errs_least_where_every_eigenvalue_is_at_most_1(record: Record) -> None:
+    """THEORY 7.2, on real latents: those that 20 iterations of training make are small."""
+    small_ones = [
+        place_of(row)
+        for row in record["tables"]["spectra"]
+        if row["form"] == "full" and row["largest"] <= 1
+    ]
+    assert small_ones
+    for row in winner_rows(record, "full"):
+        if place_of(row) in small_ones:
+            assert row["winner"] == "boot"
+
+
+def test_an_interrupted_run_goes_on_and_finds_the_same(record: Record, folder: Path) -> None:
+    weights = sorted(folder.glob("encoders/*/*/vae/*.safetensors"))
+    assert len(weights) == 4
+    before = [path.stat().st_mtime_ns for path in weights]
+    sorted((folder / "cells").iterdir())[0].unlink()
+    next(folder.glob("encoders/*/pca-0/outputs.json")).write_text("{torn")
+    assert run(small(), folder) == record
+    assert [path.stat().st_mtime_ns for path in weights] == before
+
+
+def test_other_settings_make_other_encoders(others: Path) -> None:
+    config = small(encoders=("mse-vae",), seeds=(1,), mse_kl_weight=0.1, merge_times=(1.0,))
+    first = run(config, others)
+    other = run(replace(config, mse_kl_weight=0.0), others)
+    rows = [each["tables"]["encoders"][0] for each in (first, other)]
+    assert rows[0]["mse"] != rows[1]["mse"]
+
+
+def test_saved_encoders_and_samples_of_latents(folder: Path, record: Record, others: Path) -> None:
+    saved = next(folder.glob("encoders/*/mse-vae-0/vae"))
+    found = {}
+    for kind in ("means", "samples"):
+        config = small(encoders=(str(saved),), latents=kind, seeds=(0,), merge_times=(1.0,))
+        found[kind] = run(config, others)
+    labels = {kind: each["tables"]["encoders"] for kind, each in found.items()}
+    assert [row["latents"] for row in labels["means"]] == ["means", "means"]
+    assert [row["latents"] for row in labels["samples"]] == ["samples", "means"]  # PCA has none
+    assert load_encoder(saved).num_latents == 5
+    largest = {
+        kind: next(r["largest"] for r in each["tables"]["spectra"] if r["form"] == "diagonal")
+        for kind, each in found.items()
+    }
+    assert largest["samples"] > largest["means"] + 0.2  # of nearly untrained variances, about 1
+
+
+def test_networks_on_latents_are_predicted_beside_measured(others: Path) -> None:
+    optimization = OptimizationConfig(train_batch_size=16, checkpointing_steps=0)
+    config = small(
+        encoders=("pca",),
+        merge_times=(1.0,),
+        neural=True,
+        neural_steps=4,
+        teacher=TeacherConfig(
+            hidden_size=16, num_layers=1, num_iterations=20, optimization=optimization
+        ),
+        distillation=DistillationConfig(num_iterations=2, optimization=optimization),
+    )
+    found = run(config, others)
+    neural = found["neural"]
+    assert (neural["encoder"], neural["steps"], neural["iterations"]) == ("pca", 4, 2)
+    names = {name for row in neural["plans"] for name in (row["plan"], *row["aliases"])}
+    assert {"vanilla", "boot", "consistency", "progressive"} <= names
+    assert all(row["predicted"] > 0 < row["mean"] for row in neural["plans"])
+    assert -1 <= neural["spearman"] <= 1
+    assert "Networks on latents" in STUDY.page(found)
+
+
+# The page
+
+
+def test_the_finding_counts_wins_and_says_otherwise_when_they_are_others(record: Record) -> None:
+    told = STUDY.answer(record)
+    boot = sum(row["winner"] == "boot" for row in winner_rows(record, "full"))
+    assert f"in {boot} by the full covariance (" in told.finding
+    altered = copy.deepcopy(record)
+    for row in altered["tables"]["winners"]:
+        row["winner"], row["second"] = "vanilla", "boot"
+    assert "in 0 of 5 by the diagonal, as the paper has it, in 0" in STUDY.answer(altered).finding
+    above = [row["continuum"] > 1 for form in FORMS for row in winner_rows(altered, form)]
+    assert f"it does in {above.count(False)} of 10" in STUDY.answer(altered).finding
+    for row in altered["tables"]["winners"]:
+        row["winner"] = "boot" if row["continuum"] > 1 else "vanilla"
+    assert "it does in 10 of 10" in STUDY.answer(altered).finding
+
+
+def test_a_disagreement_of_latents_and_pixels_is_told(record: Record) -> None:
+    altered = copy.deepcopy(record)
+    for row in altered["tables"]["pixels"]:
+        if row["plan"] == "vanilla":
+            row["paired_rms"] = 0.0001 * row["paired_rms"]
+    for winner, count in (("boot", 5), ("vanilla", 0)):
+        for row in altered["tables"]["winners"]:
+            row["winner"] = winner
+        evidence = "\n".join(STUDY.answer(altered).evidence)
+        assert evidence.count("in decoded pixels vanilla") == count
+
+
+def test_the_page_shows_figures_grids_and_the_finding(record: Record) -> None:
+    page = unescape(STUDY.page(json.loads(json.dumps(record))))
+    assert page.count("<svg") == 3
+    assert STUDY.answer(record).finding in page
+    shown = page.count("<img")
+    # Held out and three encoders; a teacher and seven error maps in each of six grids at least.
+    assert 4 + 6 * 8 <= shown <= 4 + 6 * 15
+    assert "200,000 images at 64 × 64" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": ()}, "`source` must be given, each of them once, got ()"),
+        ({"encoders": ("pca", "pca")}, "`encoders` must be given, each of them once"),
+        ({"seeds": ()}, "`seeds` must be given"),
+        ({"latents": "modes"}, "`latents` must be means or samples, got 'modes'"),
+        ({"num_latents": 1}, "`num_latents` must be >= 2, got 1"),
+        ({"steps": 1}, "`steps` must be >= 2, got 1"),
+        ({"num_resamples": 1}, "`num_resamples` must be >= 2, got 1"),
+        ({"mse_kl_weight": -1.0}, "`mse_kl_weight` must be >= 0, got -1"),
+        ({"merge_times": (6.4, 0.5)}, "`merge_times` must ascend and not be empty"),
+        ({"merge_times": (0.0, 0.5)}, "`merge_time` must be finite and > 0, got 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        small(**changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_patches_too_large_to_hold_any_out_are_refused(tmp_path: Path) -> None:
+    config = small(source_options=SourceOptions(patch_size=400, stride=40))
+    with pytest.raises(InputError, match="must leave room for patches that are held out"):
+        load_images(config, "patches", tmp_path)
