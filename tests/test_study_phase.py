@@ -194,6 +194,7 @@ def test_all_goes_on_when_a_study_fails(
         (("phase", "--set", "steps=[2]"), "`steps` must be >= 4, got 2"),
         (("phase", "--output_dir", "/dev/null/x"), "`output_dir` must be a folder that can be"),
         (("all", "--set", "steps=[16]"), "`set` must be left out with all"),
+        (("phase", "--neural"), "`set` must name one of steps, num_eigenvalues, "),
     ],
 )
 def test_bad_options_are_one_line(

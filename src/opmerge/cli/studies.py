@@ -40,6 +40,9 @@ def study(
             metavar="KEY=VALUE",
         ),
     ] = None,
+    neural: Annotated[
+        bool, option("neural", "celeba: also distil networks by the same plans.", "Study")
+    ] = False,
     num_workers: Annotated[
         int, option("num_workers", "Processes of a sweep; -1 for one a core.", "Run")
     ] = -1,
@@ -63,10 +66,11 @@ def study(
     if num_workers < 1 and num_workers != -1:
         raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
     folder = output_dir or Path("runs") / name
+    settings = [*(settings or []), *(["neural=true"] if neural else [])]
     if name == _ALL:
-        _run_all(folder, quick, settings or [], num_workers, backend)
+        _run_all(folder, quick, settings, num_workers, backend)
     else:
-        print(_run(STUDIES[name], folder, quick, settings or [], num_workers, backend))
+        print(_run(STUDIES[name], folder, quick, settings, num_workers, backend))
         print(f"written: {folder / 'record.json'}, {folder / 'report.html'}")
 
 
