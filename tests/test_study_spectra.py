@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from opmerge.errors import InputError
 from opmerge.plans import build_strategy
+from opmerge.reports.sentences import short_name
 from opmerge.schedules import cosine_schedule
 from opmerge.studies import STUDIES, Runner
 from opmerge.studies.spectra import Config, describe_source, plan_source
@@ -155,3 +156,10 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
     with pytest.raises(InputError) as caught:
         Config(**changes)
     assert str(caught.value).startswith(message)
+
+
+def test_the_path_of_a_source_does_not_fill_the_legend() -> None:
+    assert short_name("/a/long/path/to/the/samples.npy") == "samples.npy"
+    assert short_name("images/") == "images"
+    assert short_name("digits") == "digits"
+    assert short_name("/tmp/" + "x" * 40) == "x" * 15 + "…"

@@ -17,6 +17,7 @@ __all__ = [
     "location_title",
     "number",
     "percent",
+    "short_name",
     "plan_title",
     "spectrum_title",
     "strategies_title",
@@ -31,6 +32,7 @@ Record = Mapping[str, Any]
 _ROUNDING = 1e-12  # a relative gap that differs from machine to machine
 _CLOSED = 1e-9  # one that is rounding for every purpose
 _SMALL = 0.01
+_LONGEST_NAME = 16
 _DOMINANT = 10.0  # per cent of the error from which a merge deserves to be named
 
 
@@ -50,6 +52,12 @@ def times(ratio: float) -> str:
     if ratio < 10:
         return f"{ratio:.2g} times"
     return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio < 1e6 else f"{ratio:.1g} times"
+
+
+def short_name(source: str) -> str:
+    """A source as a legend can hold it: the last part of a path, at most 16 letters."""
+    name = source.rstrip("/").rsplit("/", 1)[-1]
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def target(record: Record) -> str:

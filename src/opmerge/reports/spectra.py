@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opmerge.plotting import BLUE, GREEN, INK, ORANGE, figure_style, log_axis, new_figure, set_title
 from opmerge.reports.layout import Section, Table, draw_section, make_table
-from opmerge.reports.sentences import number, percent
+from opmerge.reports.sentences import number, percent, short_name
 from opmerge.reports.study import Answer
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _spectrum_figure(record: Record) -> Figure:
                 for row in record["tables"]["eigenvalues"]
                 if row["source"] == source and row["form"] == form and row["eigenvalue"] > 0
             ]
-            label = source if form == "eigenbasis" else None
+            label = short_name(source) if form == "eigenbasis" else None
             ranks = range(1, len(values) + 1)
             axes.plot(ranks, values, color=colour, linestyle=dash, label=label)
             highest, longest = max(highest, values[0]), max(longest, len(values))
@@ -199,7 +199,7 @@ def _gain_figure(record: Record, time: float) -> Figure:
         own = _of(rows, source)
         steps = [row["num_steps"] for row in own]
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
-        axes.plot(steps, [_gain(row) for row in own], label=source, **style)
+        axes.plot(steps, [_gain(row) for row in own], label=short_name(source), **style)
         axes.plot(steps, [_loss(row) for row in own], linestyle=(0, (3, 1.5)), **style)
     _finish_steps(axes, rows)
     axes.set_ylim(0.95, 1.05 * max(map(_loss, rows)))
@@ -225,7 +225,7 @@ def _promise_figure(record: Record, time: float) -> Figure:
             color=colour,
             marker=marker,
             markersize=4,
-            label=source,
+            label=short_name(source),
         )
     axes.axhline(1.0, color=INK, linewidth=0.7)
     _finish_steps(axes, rows)
