@@ -18,7 +18,7 @@ from opmerge.plotting import (
     set_title,
 )
 from opmerge.reports.layout import Section, Table, draw_section, make_table
-from opmerge.reports.sentences import number, percent, times
+from opmerge.reports.sentences import number, percent, short_name, times
 from opmerge.reports.study import Answer
 
 if TYPE_CHECKING:
@@ -320,4 +320,6 @@ def _styled(record: Record) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _called(source: str) -> str:
     prefix = "eigenvalues:"
-    return f"λ = {source.removeprefix(prefix)}" if source.startswith(prefix) else source
+    if source.startswith(prefix):
+        return f"λ = {source.removeprefix(prefix)}"
+    return short_name(source)
