@@ -39,7 +39,7 @@ class Config:
 
     steps: tuple[int, ...] = (64, 128, 256, 512)
     num_eigenvalues: int = 200
-    denoiser_steps: tuple[int, ...] = (64, 128, 256)
+    denoiser_steps: tuple[int, ...] = (64, 128, 256, 512)
     merge_time: float = DEFAULT_MERGE_TIME
 
     def __post_init__(self) -> None:
