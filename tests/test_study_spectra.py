@@ -162,4 +162,4 @@ def test_the_path_of_a_source_does_not_fill_the_legend() -> None:
     assert short_name("/a/long/path/to/the/samples.npy") == "samples.npy"
     assert short_name("images/") == "images"
     assert short_name("digits") == "digits"
-    assert short_name("/tmp/" + "x" * 40) == "x" * 15 + "…"
+    assert short_name("/data/" + "x" * 40) == "x" * 15 + "…"
