@@ -22,7 +22,7 @@ from opmerge.distillation.denoising import NoisedSamples, denoising_loss, noise_
 from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.networks import UNET_GROUPS, MLPDenoiser, make_unet
 from opmerge.distillation.teacher_folder import write_teacher_folder
-from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
+from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
 from opmerge.schedules import (
@@ -253,7 +253,7 @@ class _Run:
             done = iteration + 1
             due = bool(every) and done % every == 0
             if due or done == total or len(unchecked) == _CHECK_EVERY:
-                self._require_finite(unchecked, done)
+                self.trainer.require_finite(unchecked, done)
                 unchecked = []
             validation_loss = self._validate(done)
             best = None if self.best is None else self.best.iteration
@@ -289,17 +289,6 @@ class _Run:
         drawn = None if labels is None else labels[rows].to(device)
         whole = noise_samples(self.ddim, x0, noise, steps, drawn)
         return whole.split(settings.gradient_accumulation_steps)
-
-    def _require_finite(self, losses: list[Tensor], done: int) -> None:
-        place = first_not_finite(self.accelerator, losses)
-        if place is not None:
-            raise InputError(
-                "learning_rate",
-                "must keep the loss finite, and it is not from iteration "
-                f"{done - len(losses) + place + 1} on",
-                self.config.optimization.learning_rate,
-                "pass a lower --learning_rate; the last checkpoint is kept",
-            )
 
     def _save(self, done: int) -> None:
         tensors, state = self.trainer.average_tensors(), {}

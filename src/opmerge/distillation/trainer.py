@@ -161,6 +161,26 @@ class Trainer:
                 shadow.copy_(saved[name])
             self.average.optimization_step = iteration
 
+    def require_finite(self, losses: Sequence[Tensor], done: int) -> None:
+        """Refuse losses that are not finite.
+
+        Args:
+            losses: () of the iterations up to the one numbered ``done``.
+            done: iterations done.
+
+        Raises:
+            InputError: naming the first iteration at fault.
+        """
+        place = first_not_finite(self.accelerator, losses)
+        if place is not None:
+            raise InputError(
+                "learning_rate",
+                "must keep the loss finite, and it is not from iteration "
+                f"{done - len(losses) + place + 1} on",
+                self.config.learning_rate,
+                "pass a lower --learning_rate; the last checkpoint is kept",
+            )
+
     def finish(self) -> nn.Module:
         """The trained network, or its moving average, ready to be read."""
         network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)

@@ -19,7 +19,7 @@ from opmerge.checks import check_count, check_number
 from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
 from opmerge.distillation.config import OptimizationConfig
 from opmerge.distillation.inputs import DataInputs, seeded_generator
-from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
+from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import split_rows
 from opmerge.errors import InputError
 from opmerge.files import folder_beside
@@ -199,7 +199,7 @@ class _Run:
             done = iteration + 1
             due = bool(every) and done % every == 0
             if due or done == total or len(unchecked) == _CHECK_EVERY:
-                self._require_finite(unchecked, done)
+                self.trainer.require_finite(unchecked, done)
                 unchecked = []
             yield VAERecord(done, loss, rate, self._look(done))
             if due:
@@ -233,17 +233,6 @@ class _Run:
                 path = self.folder / "reconstructions" / f"{done:06d}.png"
                 write_pairs(path, some, reconstruct(encoder, some))
         return quality
-
-    def _require_finite(self, losses: list[Tensor], done: int) -> None:
-        place = first_not_finite(self.accelerator, losses)
-        if place is not None:
-            raise InputError(
-                "learning_rate",
-                "must keep the loss finite, and it is not from iteration "
-                f"{done - len(losses) + place + 1} on",
-                self.config.optimization.learning_rate,
-                "pass a lower --learning_rate; the last checkpoint is kept",
-            )
 
     def _write(self) -> None:
         network: Any = self.trainer.finish()
