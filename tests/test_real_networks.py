@@ -56,7 +56,7 @@ from opmerge.studies.real_networks import (  # noqa: E402
     _prediction,
     contenders,
 )
-from opmerge.studies.runner import Advance, ProgressBar, Runner, no_progress  # noqa: E402
+from opmerge.studies.runner import ProgressBar, Report, Runner, no_progress  # noqa: E402
 from opmerge.training import GammaRates  # noqa: E402
 
 Record = dict[str, Any]
@@ -202,7 +202,7 @@ def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> Non
     titles = []
 
     @contextmanager
-    def watched(title: str, total: float) -> Iterator[Advance]:
+    def watched(title: str, total: float) -> Iterator[Report]:
         titles.append((title, total))
         yield lambda work, doing: None
 
@@ -219,16 +219,16 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
     settings = small(seeds=(0,), calibrate=False, teacher_folder=teacher)
 
     @contextmanager
-    def stopping(title: str, _total: float) -> Iterator[Advance]:
+    def stopping(title: str, _total: float | None) -> Iterator[Report]:
         calls = 0
 
-        def advance(_work: float, doing: str) -> None:
+        def report(_done: float, doing: str = "") -> None:
             nonlocal calls
             calls += 1
             if title == "distilling" and calls > 7:
                 raise KeyboardInterrupt
 
-        yield advance
+        yield report
 
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path, stopping)

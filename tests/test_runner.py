@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opmerge.errors import InputError
-from opmerge.studies.runner import Advance, Runner
+from opmerge.studies.runner import Report, Runner
 
 LOG = "log:"  # no path, for a file that changes makes another cell
 
@@ -40,14 +40,14 @@ class Bars:
         self.seen: list[list[Any]] = []
 
     @contextmanager
-    def __call__(self, title: str, total: float) -> Iterator[Advance]:
-        entry = [title, total, 0.0]
+    def __call__(self, title: str, total: float | None) -> Iterator[Report]:
+        entry: list[Any] = [title, total, 0.0]
         self.seen.append(entry)
 
-        def advance(work: float, doing: str) -> None:
-            entry[2] += work
+        def report(done: float, doing: str = "") -> None:
+            entry[2] = done
 
-        yield advance
+        yield report
 
 
 def runner_in(folder: Path, **given: Any) -> tuple[Runner, Bars, list[str]]:

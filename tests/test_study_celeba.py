@@ -6,8 +6,6 @@ import copy
 import io
 import json
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -20,6 +18,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
+
+from diffusers import AutoencoderKL  # noqa: E402
 
 from opmerge import build_strategy, cosine_schedule, evaluate  # noqa: E402
 from opmerge.data import SourceOptions, open_source  # noqa: E402
@@ -51,11 +51,6 @@ TIMES = (0.5, 6.4)
 PHOTO = (427, 640)
 
 
-@contextmanager
-def silent(_title: str, _units: float) -> Iterator[Any]:
-    yield lambda _done, _text: None
-
-
 def small(**settings: Any) -> Config:
     optimization = OptimizationConfig(train_batch_size=16, checkpointing_steps=0)
     given: dict[str, Any] = {
@@ -74,7 +69,7 @@ def small(**settings: Any) -> Config:
 
 
 def run(config: Config, folder: Path) -> Record:
-    return STUDY.run(config, Runner(folder, silent, print, num_workers=1))
+    return STUDY.run(config, Runner(folder, num_workers=1))
 
 
 @pytest.fixture(scope="module")
@@ -362,6 +357,34 @@ def test_saved_encoders_and_samples_of_latents(folder: Path, record: Record, oth
         for kind, each in found.items()
     }
     assert largest["samples"] > largest["means"] + 0.2  # of nearly untrained variances, about 1
+
+
+def test_diffusers_own_autoencoder_is_an_encoder(others: Path, tmp_path: Path) -> None:
+    """Its latents, 2 of (4, 4) for 8 × 8 pixels, are planned for and decoded as any other's."""
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=2,
+        scaling_factor=2.0,
+    )
+    network.save_pretrained(tmp_path / "kl" / "vae")  # as in the folder of a pipeline
+    config = small(encoders=(str(tmp_path / "kl"),), seeds=(0,), merge_times=(1.0,))
+    tables = run(config, others)["tables"]
+    row = tables["encoders"][0]
+    assert (row["num_latents"], row["latents"], row["pca_ms_ssim"]) == (32, "means", None)
+    latents = np.load(next(others.glob("encoders/*/kl-*/latents.npy")))
+    images = next(iter(open_source("patches", config.source_options).batches()))[:1]
+    with torch.no_grad():
+        pixels = torch.from_numpy(images).float().view(1, 1, 8, 8)
+        expected = 2.0 * network.eval().encode(pixels).latent_dist.mean.flatten(1)
+    np.testing.assert_allclose(latents[:1], expected.numpy(), rtol=1e-5, atol=1e-6)
+    for table in ("spectra", "winners", "plans", "pixels"):
+        assert row["encoder"] in {entry["encoder"] for entry in tables[table]}
 
 
 def test_networks_on_latents_are_predicted_beside_measured(others: Path) -> None:

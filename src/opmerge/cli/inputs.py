@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions
+from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ __all__ = ["build_problem", "load_spectrum", "read_plan", "search"]
 
 DEFAULT_STEPS = 64
 
-_Result = TypeVar("_Result")
-
 
 def load_spectrum(data: DataOptions) -> Spectrum:
     """Read or estimate the spectrum that the options name."""
@@ -30,18 +28,16 @@ def load_spectrum(data: DataOptions) -> Spectrum:
 
     if data.kind not in ("samples", "eigenvalues"):
         raise InputError("as", "must be samples or eigenvalues", data.kind)
-    return _with_progress(
-        f"reading {data.source}",
-        lambda progress: resolve_spectrum(
+    with progress_bar(f"reading {data.source}") as report:
+        return resolve_spectrum(
             data.source,
             options=data.source_options(),
             diagonal=data.diagonal,
             top_k=data.top_k,
             as_eigenvalues=data.kind == "eigenvalues",
             seed=data.seed,
-            progress=progress,
-        ),
-    )
+            progress=report,
+        )
 
 
 def build_problem(
@@ -72,15 +68,11 @@ def search(problem: Problem, given: SearchOptions, student_steps: int | None) ->
     if given.epsilon != 0.0 and planner != "pareto":
         raise InputError("epsilon", "is an option of --planner pareto", given.epsilon)
 
-    def work(_: Callable[[int], None]) -> PlannerResult:
+    eigenvalues = len(problem.distinct_eigenvalues)
+    with progress_bar(f"planning {problem.num_steps} steps for {eigenvalues} eigenvalues"):
         if planner == "pareto":
             return pareto_plan(problem, count, given.epsilon)
         return find_plan(problem, planner, count)
-
-    title = (
-        f"planning {problem.num_steps} steps for {len(problem.distinct_eigenvalues)} eigenvalues"
-    )
-    return _with_progress(title, work)
 
 
 def read_plan(
@@ -132,17 +124,3 @@ def _read_json(path: Path) -> Any:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"must be JSON ({error})") from error
-
-
-def _with_progress(title: str, work: Callable[[Callable[[int], None]], _Result]) -> _Result:
-    """Run ``work(advance)`` under a progress line; it calls ``advance`` with a count so far."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        return work(lambda count: bar.update(task, description=f"{title}: {count:,}"))

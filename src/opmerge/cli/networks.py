@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from opmerge.cli.progress import progress_bar
 from opmerge.cli.training_options import OptimizationOptions, SampleOptions
 from opmerge.errors import InputError
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from opmerge.data import Source
+    from opmerge.data import Source, SourceOptions
     from opmerge.distillation.config import OptimizationConfig
     from opmerge.distillation.inputs import TrainingInputs
     from opmerge.distillation.models import Teacher
+    from opmerge.spectra import Spectrum
 
 __all__ = [
     "build_optimization",
@@ -28,6 +30,8 @@ __all__ = [
     "log_to",
     "open_samples",
     "prepare_libraries",
+    "read_samples",
+    "read_spectrum",
     "say",
     "start",
     "training_inputs",
@@ -87,11 +91,33 @@ def prepare_libraries() -> None:
     gc.freeze()
 
 
-def open_samples(samples: SampleOptions) -> Source:
-    """The source that the options name."""
+def open_samples(source: str, options: SourceOptions, enabled: bool = True) -> Source:
+    """The source of that name; the files that are looked through are counted if enabled."""
     from opmerge.data import open_source
 
-    return open_source(samples.source, samples.source_options())
+    with progress_bar(f"looking through {source}", enabled=enabled) as report:
+        return open_source(source, options, report)
+
+
+def read_samples(
+    accelerator: Accelerator, source: Source, shape: tuple[int, ...], folder: Path | None
+) -> Tensor:
+    """All samples of a source; large data go through a file in the folder, written once."""
+    from opmerge.distillation.samples import load_samples
+
+    with (
+        accelerator.main_process_first(),
+        progress_bar("reading", source.num_samples, accelerator.is_main_process) as report,
+    ):
+        return load_samples(source, shape, folder, report)
+
+
+def read_spectrum(samples: SampleOptions) -> Spectrum:
+    """The spectrum of the samples that the options name."""
+    from opmerge.spectra import resolve_spectrum
+
+    with progress_bar(f"reading {samples.source}") as report:
+        return resolve_spectrum(samples.source, options=samples.source_options(), progress=report)
 
 
 def load_training_data(
@@ -104,12 +130,14 @@ def load_training_data(
 
     Without a folder there is no run, and something of their size stands for the samples.
     """
-    from opmerge.distillation.samples import digits_labels, load_labels, load_samples, stand_in
+    from opmerge.distillation.samples import digits_labels, load_labels, stand_in
 
-    source = open_samples(samples)
+    source = open_samples(samples.source, samples.source_options(), accelerator.is_main_process)
     shape = shape_of(source)
-    with accelerator.main_process_first():
-        data = stand_in(source, shape) if folder is None else load_samples(source, shape, folder)
+    if folder is None:
+        data = stand_in(source, shape)
+    else:
+        data = read_samples(accelerator, source, shape, folder)
     if samples.labels is None:
         return data, None
     if samples.labels == "digits":

@@ -8,83 +8,91 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "duration", "progress_bar"]
+__all__ = ["Report", "duration", "progress_bar"]
 
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-class Advance(Protocol):
-    """Says how much more work is done, and what is being done."""
+class Report(Protocol):
+    """Says how much of the work is done so far, and what is being done."""
 
-    def __call__(self, work: float, doing: str = "") -> None: ...
+    def __call__(self, done: float, doing: str = "") -> None: ...
 
 
 @contextmanager
-def progress_bar(title: str, total: float, enabled: bool = True) -> Iterator[Advance]:
-    """A bar of ``total`` units of work, with the time that is left.
+def progress_bar(
+    title: str, total: float | None = None, enabled: bool = True, begun_at: float = 0.0
+) -> Iterator[Report]:
+    """A bar of ``total`` units of work, with the time that is left; or a count, without a total.
 
     Where standard error is no terminal (a log, a pipe) a line is written every 20 seconds.
 
     Args:
         title: what the work is.
-        total: units of work.
+        total: units of work; ``None`` if nobody knows.
         enabled: whether anything is shown, such as on the main process alone.
+        begun_at: units that were done by an earlier run, and say nothing of this one's speed.
     """
     if not enabled:
-        yield lambda work, doing="": None
+        yield lambda done, doing="": None
     elif sys.stderr.isatty():
-        with _bar(title, total) as advance:
-            yield advance
+        with _bar(title, total, begun_at) as report:
+            yield report
     else:
-        yield _Lines(title, total)
+        yield _Lines(title, total, begun_at)
 
 
 @contextmanager
-def _bar(title: str, total: float) -> Iterator[Advance]:
+def _bar(title: str, total: float | None, begun_at: float) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
+        SpinnerColumn,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    name, elapsed = TextColumn("{task.description}"), TimeElapsedColumn()
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
+        (SpinnerColumn(), name, elapsed)
+        if total is None
+        else (name, BarColumn(), TaskProgressColumn(), elapsed, "left:", TimeRemainingColumn())
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
+        bar.update(task, completed=begun_at)
 
-        def advance(work: float, doing: str = "") -> None:
-            bar.update(task, advance=work, description=f"{title}: {doing}" if doing else title)
+        def report(done: float, doing: str = "") -> None:
+            count = f"{done:,.0f}" if total is None else ""
+            what = ": ".join(filter(None, (title, doing, count)))
+            bar.update(task, completed=done, description=what)
 
-        yield advance
+        yield report
 
 
 class _Lines:
     """Progress as lines, at most one in 20 seconds."""
 
-    def __init__(self, title: str, total: float) -> None:
-        self._title, self._total, self._done = title, total, 0.0
+    def __init__(self, title: str, total: float | None, begun_at: float) -> None:
+        self._title, self._total, self._begun_at = title, total, begun_at
         self._begin = self._last = time.monotonic()
 
-    def __call__(self, work: float, doing: str = "") -> None:
-        self._done += work
+    def __call__(self, done: float, doing: str = "") -> None:
         now = time.monotonic()
-        if now - self._last < _SECONDS_BETWEEN_LINES or self._done <= 0:
+        if now - self._last < _SECONDS_BETWEEN_LINES or done <= self._begun_at:
             return
         self._last = now
-        left = (now - self._begin) * (self._total / self._done - 1)
         what = f"{self._title}: {doing}" if doing else self._title
-        share = self._done / self._total
-        print(f"{what}: {share:.0%}, about {duration(left)} left", file=sys.stderr, flush=True)
+        print(f"{what}: {self._state(done, now - self._begin)}", file=sys.stderr, flush=True)
+
+    def _state(self, done: float, seconds: float) -> str:
+        if self._total is None:
+            return f"{done:,.0f} in {duration(seconds)}"
+        left = seconds * (self._total - done) / (done - self._begun_at)
+        return f"{done / self._total:.0%}, about {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

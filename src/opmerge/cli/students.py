@@ -183,7 +183,6 @@ def calibrate(
     from opmerge.distillation.inputs import DataInputs
     from opmerge.distillation.probes import default_probes
     from opmerge.distillation.teacher_folder import load_teacher
-    from opmerge.spectra import estimate_spectrum
 
     config = _calibrated_config(probing, optimization)
     rate = config.optimization.learning_rate
@@ -193,7 +192,7 @@ def calibrate(
     accelerator = networks.start(config.optimization, output_dir)
     inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
-    spectrum = estimate_spectrum(networks.open_samples(samples))
+    spectrum = networks.read_spectrum(samples)
     with _bars(accelerator.is_main_process) as report:
         found = fit(
             loaded,
@@ -262,22 +261,21 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
 @contextmanager
 def _bars(enabled: bool = True) -> Iterator[Report]:
     """A callback for what is being done, how much of it is done and of how much; bars in turn."""
-    from opmerge.cli.progress import Advance, progress_bar
+    from opmerge.cli import progress
 
     with ExitStack() as shown:
-        doing, before = "", 0
-        advance: Advance
+        doing = ""
+        report: progress.Report
 
-        def report(what: str, done: int, total: int) -> None:
-            nonlocal doing, before, advance
+        def switch(what: str, done: int, total: int) -> None:
+            nonlocal doing, report
             if what != doing:
                 shown.close()
-                doing, before = what, 0
-                advance = shown.enter_context(progress_bar(what, total, enabled))
-            advance(done - before)
-            before = done
+                doing = what
+                report = shown.enter_context(progress.progress_bar(what, total, enabled))
+            report(done)
 
-        yield report
+        yield switch
 
 
 def _measure(teacher: Teacher, student: Student, measuring: MeasuringOptions) -> StudentEvaluation:

@@ -78,11 +78,10 @@ def train_teacher(
     kept = ""
     with (
         networks.log_to(accelerator, output_dir, settings, done) as log,
-        progress_bar("training the teacher", config.num_iterations, main) as advance,
+        progress_bar("training the teacher", config.num_iterations, main, done) as report,
     ):
-        advance(done)
         for record in records if first is None else chain([first], records):
-            advance(1)
+            report(record.iteration)
             if record.iteration % _LOG_EVERY == 0 or record.iteration == config.num_iterations:
                 log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
             if record.validation_loss is not None:
@@ -170,19 +169,22 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
     Nothing is proved of such a plan, but that no distance is below 0. Without data nothing is
     predicted.
     """
-    from opmerge.cli.networks import open_samples
+    from opmerge.cli.networks import read_spectrum
     from opmerge.merging import evaluate
     from opmerge.plans import PlanFile
     from opmerge.problem import Problem
     from opmerge.schedules import diffusers_schedule
-    from opmerge.spectra import estimate_spectrum
     from opmerge.training import GradientFlow
 
     schedule = diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
     rule = run.config.merge_rule
     if run.config.data_free:
         return PlanFile(run.plan, schedule, GradientFlow(), rule, "teacher")
-    problem = Problem(estimate_spectrum(open_samples(samples)), schedule, merge_rule=rule)
+    problem = Problem(
+        read_spectrum(samples),
+        schedule,
+        merge_rule=rule,
+    )
     w2 = evaluate(problem, run.plan).w2
     return PlanFile(
         run.plan,
@@ -223,17 +225,16 @@ def _train(run: Distillation, done: int, log: Log) -> None:
     main = run.accelerator.is_main_process
     work = [stage.network_evaluations for stage in run.stages]
     counts = list(run.iterations)
-    with progress_bar("distilling", sum(map(mul, work, counts)), main) as advance:
-        for stage_work, count in zip(work, counts, strict=True):
-            advance(stage_work * min(done, count))
-            done -= min(done, count)
+    worked = 0.0
+    for stage_work, count in zip(work, counts, strict=True):
+        worked += stage_work * min(done, count)
+        done -= min(done, count)
+    with progress_bar("distilling", sum(map(mul, work, counts)), main, worked) as report:
         for record in run.run():
             stage = run.stages[record.stage]
             planned = counts[record.stage] / run.iterations[record.stage]  # differ if timed
-            advance(
-                work[record.stage] * planned,
-                f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}",
-            )
+            worked += work[record.stage] * planned
+            report(worked, f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}")
             if record.step % _LOG_EVERY == 0 or record.iteration == run.iterations[record.stage]:
                 log(
                     record.step,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opmerge.cli.options import ImageOptions, option, takes_options
+from opmerge.cli.progress import progress_bar
 from opmerge.cli.training_options import OptimizationOptions, ResumeFrom
 from opmerge.errors import InputError
 
@@ -141,7 +140,7 @@ def encode(
     batch_size: BatchSize = 64,
 ) -> None:
     """Encode images: their latents, one row an image, in a .npy file."""
-    from opmerge.cli.networks import prepare_libraries
+    from opmerge.cli.networks import open_samples, prepare_libraries
     from opmerge.distillation.samples import network_shape
     from opmerge.distillation.trainer import best_device
     from opmerge.latents import encode_source, load_encoder
@@ -149,9 +148,9 @@ def encode(
     if output.suffix != ".npy":
         raise InputError("output", "must end in .npy", str(output))
     prepare_libraries()
-    source = _open(images)
+    source = open_samples(images.source, images.source_options())
     encoder = load_encoder(vae, network_shape(source), best_device())
-    with _counting("encoding", source.num_samples) as progress:
+    with progress_bar("encoding", source.num_samples) as report:
         encode_source(
             encoder,
             source,
@@ -159,7 +158,7 @@ def encode(
             sample=sample,
             seed=seed,
             batch_size=batch_size,
-            progress=progress,
+            progress=report,
         )
     print(f"written: {output} ({source.num_samples} x {encoder.num_latents})")
 
@@ -211,27 +210,21 @@ def decode(
     if output.suffix == ".png":
         write_image_grid(output, torch.cat(list(batches)))
     else:
-        with _counting("decoding", len(rows)) as progress:
-            write_rows(output, (len(rows), *encoder.image_shape), batches, progress)
+        with progress_bar("decoding", len(rows)) as report:
+            write_rows(output, (len(rows), *encoder.image_shape), batches, report)
     print(f"written: {output}")
-
-
-def _open(images: ImagesOptions) -> Source:
-    from opmerge.data import open_source
-
-    return open_source(images.source, images.source_options())
 
 
 def _load(accelerator: Accelerator, images: ImagesOptions, folder: Path) -> tuple[Source, Tensor]:
     """The source and all its images, from memory or from one file in the folder."""
-    from opmerge.distillation.samples import load_samples, network_shape
+    from opmerge.cli.networks import open_samples, read_samples
+    from opmerge.distillation.samples import network_shape
     from opmerge.latents.training import check_images
     from opmerge.latents.vae import check_image_shape
 
-    source = _open(images)
+    source = open_samples(images.source, images.source_options(), accelerator.is_main_process)
     check_image_shape(network_shape(source))
-    with accelerator.main_process_first():
-        data = load_samples(source, network_shape(source), folder)
+    data = read_samples(accelerator, source, network_shape(source), folder)
     check_images(data)
     return source, data
 
@@ -240,7 +233,6 @@ def _train(
     config: VAEConfig, data: Tensor, accelerator: Accelerator, folder: Path, resume: str | None
 ) -> None:
     from opmerge.cli import networks
-    from opmerge.cli.progress import progress_bar
     from opmerge.latents import train_vae
 
     records = train_vae(config, data, accelerator, folder, resume, warn=networks.say)
@@ -250,11 +242,10 @@ def _train(
     found: Quality | None = None
     with (
         networks.log_to(accelerator, folder, asdict(config), done) as log,
-        progress_bar("training the autoencoder", total, main) as advance,
+        progress_bar("training the autoencoder", total, main, done) as report,
     ):
-        advance(done)
         for record in records if first is None else chain([first], records):
-            advance(1)
+            report(record.iteration)
             if record.iteration % _LOG_EVERY == 0 or record.iteration == total:
                 log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
             if record.held_out is not None:
@@ -270,8 +261,8 @@ def _fit_pca(config: VAEConfig, source: Source, data: Tensor, folder: Path) -> N
     from opmerge.latents.training import held_out_images
 
     rows, held_out = split_rows(len(data), config.validation_fraction, config.optimization.seed)
-    with _counting("fitting", len(rows)) as progress:
-        encoder: PCAEncoder = fit_pca(rows_source(data, rows, source), config.num_latents, progress)
+    with progress_bar("fitting", len(rows)) as report:
+        encoder: PCAEncoder = fit_pca(rows_source(data, rows, source), config.num_latents, report)
     encoder.save(folder / "vae")
     some = held_out_images(data, held_out)
     _say_written(folder, reconstruction_quality(encoder, some) if len(some) else None)
@@ -285,19 +276,3 @@ def _say_written(folder: Path, quality: Quality | None) -> None:
         f"on {quality.num_images} held-out images)"
     )
     print(f"written: {folder / 'vae'}{held_out}")
-
-
-@contextmanager
-def _counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar that is told how many are done so far."""
-    from opmerge.cli.progress import progress_bar
-
-    with progress_bar(title, total) as advance:
-        before = 0
-
-        def progress(done: int) -> None:
-            nonlocal before
-            advance(done - before)
-            before = done
-
-        yield progress

@@ -205,7 +205,7 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
 def _encoders(config: Config, name: str, runner: Runner) -> Iterator[_Cell]:
     """The encoders of a source; PCA and saved ones are the same for every seed."""
     folder = runner.folder / "encoders" / slugged(Path(name).name or name, digest(name)[:6])
-    images = load_images(config, name, folder)
+    images = load_images(config, name, folder, runner.progress)
     kinds = config.encoders if "pca" in config.encoders else (*config.encoders, "pca")
     for kind in kinds:
         for seed in config.seeds if kind in TRAINED else config.seeds[:1]:

@@ -36,7 +36,7 @@ from opmerge.distillation.trainer import make_accelerator
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.spectra import Spectrum
-from opmerge.studies.runner import Advance, ProgressBar
+from opmerge.studies.runner import ProgressBar, Report
 
 if TYPE_CHECKING:
     from opmerge.studies.real_networks import Config, Contender
@@ -54,7 +54,8 @@ def load_or_train_teacher(
     """The teacher of the study; one that the folder holds finished is not trained again."""
     if config.teacher_folder is not None:
         return load_teacher(config.teacher_folder, config.steps)
-    data = load_samples(source, network_shape(source), folder)
+    with progress("reading", source.num_samples) as report:
+        data = load_samples(source, network_shape(source), folder, report)
     settings = config.teacher
     identity = _digest(
         {
@@ -69,11 +70,9 @@ def load_or_train_teacher(
     if _read_json(note).get("identity") != identity:
         accelerator = _new_accelerator(settings.optimization, folder)
         records = train_teacher(settings, data, None, accelerator, folder, "latest")
-        with progress("training the teacher", settings.num_iterations) as advance:
-            done = 0
+        with progress("training the teacher", settings.num_iterations) as report:
             for record in records:
-                advance(record.iteration - done, "")
-                done = record.iteration
+                report(record.iteration)
         write_atomic(note, json.dumps({"identity": identity}) + "\n")
     return load_teacher(folder / "teacher", config.steps)
 
@@ -127,9 +126,11 @@ class Execution:
         wanted = [(plan, seed) for seed in self.config.seeds for plan in plans]
         missing = [each for each in wanted if self._finished(*each) is None]
         total = sum(self._work(plan) for plan, _ in missing)
-        with progress("distilling", total) as advance:
+        with progress("distilling", total) as report:
+            done = 0.0
             for plan, seed in missing:
-                self._execute(plan, seed, advance)
+                self._execute(plan, seed, report, done)
+                done += self._work(plan)
         cells: dict[str, list[dict[str, Any]]] = {plan.name: [] for plan in plans}
         for plan, seed in wanted:
             cell = self._finished(plan, seed)
@@ -149,14 +150,7 @@ class Execution:
         found = _read_json(path)
         if found.get("identity") == identity:
             return found
-        done = 0
-
-        def report(now: int, total: int) -> None:
-            nonlocal done
-            advance(now / total - done / total, "")
-            done = now
-
-        with progress("calibrating", 1.0) as advance:
+        with progress("calibrating", 1.0) as report:
             calibration = calibrate(
                 self.teacher,
                 self._inputs,
@@ -164,7 +158,7 @@ class Execution:
                 settings,
                 self._accelerator,
                 folder=self.folder,
-                progress=report,
+                progress=lambda done, total: report(done / total),
             )
         content = {**calibration.to_dict(), "identity": identity}
         write_atomic(path, json.dumps(content, allow_nan=False) + "\n")
@@ -174,8 +168,8 @@ class Execution:
         """The teacher's samples, beside which those of the students can be set."""
         return {"count": _NUM_PICTURES, "teacher": self._picture(self.teacher)}
 
-    def _execute(self, contender: Contender, seed: int, advance: Advance) -> None:
-        """Train a student, measure it, and write its cell."""
+    def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> None:
+        """Train a student, measure it, and write its cell; ``done`` is the work before it."""
         doing = f"{contender.label}, seed {seed}"
         folder = self._cell(contender, seed).with_suffix("")  # of its checkpoints
         run = Distillation(
@@ -187,11 +181,13 @@ class Execution:
             folder,
         )
         resumed_at = run.resume()
-        advance(self._work(contender) * resumed_at / sum(run.iterations), doing)
+        done += self._work(contender) * resumed_at / sum(run.iterations)
+        report(done, doing)
         batch = run.config.optimization.global_batch_size(1)
         begin = time.perf_counter()
         for record in run.run():
-            advance(batch * run.stages[record.stage].network_evaluations, doing)
+            done += batch * run.stages[record.stage].network_evaluations
+            report(done, doing)
         seconds = time.perf_counter() - begin
         student = run.student()
         measured = evaluate_student(

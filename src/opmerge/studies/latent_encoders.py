@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from opmerge.data import Source, open_source
+from opmerge.data import Source, SourceOptions, open_source
 from opmerge.distillation.inputs import DataInputs
 from opmerge.distillation.samples import load_samples, network_shape
 from opmerge.distillation.trainer import make_accelerator
@@ -37,7 +37,7 @@ from opmerge.latents import (
 )
 from opmerge.latents.losses import ReconstructionLoss
 from opmerge.latents.training import check_images, held_out_images
-from opmerge.studies.runner import ProgressBar
+from opmerge.studies.runner import ProgressBar, no_progress
 
 if TYPE_CHECKING:
     from opmerge.studies.celeba import Config
@@ -96,7 +96,9 @@ class Images:
         return held_out_images(self.held_out, torch.arange(len(self.held_out)), count)
 
 
-def load_images(config: Config, name: str, folder: Path) -> Images:
+def load_images(
+    config: Config, name: str, folder: Path, progress: ProgressBar = no_progress
+) -> Images:
     """The images of a source, split.
 
     CelebA's training faces are held against its validation faces. Patches of a photo overlap, so
@@ -106,13 +108,12 @@ def load_images(config: Config, name: str, folder: Path) -> Images:
     Raises:
         InputError: if they are no images of one size with values in [-1, 1].
     """
-    source = open_source(name, config.source_options)
-    shape = network_shape(source)
-    data = load_samples(source, shape, folder)
+    source, data = _read_images(name, config.source_options, folder, progress)
     check_images(data)
     if source.name == "CelebA (train)":
-        other = open_source(name, replace(config.source_options, split="validation"))
-        some = held_out_images(load_samples(other, shape, folder / "validation"), _every(other))
+        options = replace(config.source_options, split="validation")
+        other = _read_images(name, options, folder / "validation", progress)[1]
+        some = held_out_images(other, torch.arange(len(other)))
         return Images(source.name, source, data, some, "official validation split")
     if name == "patches":
         train, rest, split = _split_patches(config, len(data))
@@ -123,8 +124,15 @@ def load_images(config: Config, name: str, folder: Path) -> Images:
     return Images(source.name, part, data[train], held_out_images(data, rest), split)
 
 
-def _every(source: Source) -> Tensor:
-    return torch.arange(source.num_samples)
+def _read_images(
+    name: str, options: SourceOptions, folder: Path, progress: ProgressBar
+) -> tuple[Source, Tensor]:
+    """A source, and all its images."""
+    with progress(f"looking through {name}", None) as report:
+        source = open_source(name, options, report)
+    with progress(f"reading {name}", source.num_samples) as report:
+        data = load_samples(source, network_shape(source), folder, report)
+    return source, data
 
 
 def _split_patches(config: Config, count: int) -> tuple[Tensor, Tensor, str]:
@@ -213,11 +221,10 @@ def _place(
     records = train_vae(
         settings, images.data, accelerator, folder, "latest", held_out=images.held_out
     )
-    with progress(f"training {kind}, {images.name}, seed {seed}", settings.num_iterations) as step:
-        done = 0
+    title = f"training {kind}, {images.name}, seed {seed}"
+    with progress(title, settings.num_iterations) as report:
         for record in records:
-            step(record.iteration - done, "")
-            done = record.iteration
+            report(record.iteration)
     return folder
 
 

@@ -194,7 +194,8 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
             of another run.
     """
     folder, progress = runner.folder, runner.progress
-    source = open_source(config.source, config.source_options)
+    with progress(f"looking through {config.source}", None) as report:
+        source = open_source(config.source, config.source_options, report)
     spectrum = estimate_spectrum(source)
     teacher = load_or_train_teacher(config, source, folder, progress)
     schedule = diffusers_schedule(teacher.scheduler_config, config.steps)

@@ -10,18 +10,22 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from opmerge.files import write_atomic
 from opmerge.studies.engines import Backend, run_calls
 
-__all__ = ["Advance", "Cell", "ProgressBar", "Runner", "no_progress"]
+__all__ = ["Cell", "ProgressBar", "Report", "Runner", "no_progress"]
 
-Advance = Callable[[float, str], None]
-"""Called with the units of work done since, and what is being done."""
 
-ProgressBar = Callable[[str, float], AbstractContextManager[Advance]]
-"""Opens the progress of a piece of work, from its title and its units of work."""
+class Report(Protocol):
+    """Called with the units of work done so far, and what is being done."""
+
+    def __call__(self, done: float, doing: str = "") -> None: ...
+
+
+ProgressBar = Callable[[str, float | None], AbstractContextManager[Report]]
+"""Opens the progress of a piece of work, from its title and its units of work, if known."""
 
 Cell = Mapping[str, Any]
 """Arguments of a function by name, JSON values."""
@@ -30,9 +34,9 @@ _MISSING = object()
 
 
 @contextmanager
-def no_progress(_title: str, _total: float) -> Iterator[Advance]:
+def no_progress(_title: str, _total: float | None) -> Iterator[Report]:
     """The progress of work that nobody watches."""
-    yield lambda work, doing: None
+    yield lambda done, doing="": None
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ class Runner:
         if not missing:
             return results
         calls = [(number, dict(cells[number])) for number in missing]
-        with self.progress(title, len(calls)) as advance:
-            for number, result in run_calls(_Call(function), calls, self.backend, self.num_workers):
+        found = run_calls(_Call(function), calls, self.backend, self.num_workers)
+        with self.progress(title, len(calls)) as report:
+            for done, (number, result) in enumerate(found, start=1):
                 results[number] = _write(paths[number], cells[number], result)
-                advance(1, "")
+                report(done)
         return results
 
     def _read(self, path: Path) -> Any:
