@@ -202,15 +202,18 @@ def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> Non
     titles = []
 
     @contextmanager
-    def watched(title: str, total: float) -> Iterator[Report]:
+    def watched(title: str, total: float | None) -> Iterator[Report]:
         titles.append((title, total))
-        yield lambda work, doing: None
+        yield lambda done, doing="": None
 
     again = json.loads(json.dumps(run(small(), folder, watched)))
     assert without_seconds(again) == without_seconds(record)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     # consistency merges three pairs, vanilla four operators at once: Σ iterations batch (m + 3)
-    assert titles == [("distilling", 5 * 32 * (3 * 5 + 7))]
+    assert titles == [
+        *(("looking through digits", None), ("reading", 1797)),
+        ("distilling", 5 * 32 * (3 * 5 + 7)),
+    ]
 
 
 def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Path) -> None:
