@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from oracles import SQUARE_UNDERFLOW, DirectTheory, Setting, best_students, random_setting
 
+from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import (
@@ -29,7 +30,7 @@ from opmerge.plans.strategies import STRATEGIES, build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import MergeRule, Objective, Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
+from opmerge.spectra import eigenvalue_spectrum, estimate_spectrum
 from opmerge.training import GradientDescent, GradientFlow
 
 NUM_RANDOM = 60
@@ -314,6 +315,18 @@ def test_auto_is_never_worse_than_a_strategy() -> None:
             best = auto_plan(problem, 2).w2
             for name in STRATEGIES:
                 assert best <= evaluate(problem, build_strategy(name, 24, 2)).w2 * (1 + 1e-12)
+
+
+def test_auto_tries_strategies_of_other_sizes_than_the_default() -> None:
+    """Towards digits, for s = 2 and T = 64, ``hybrid:8`` beats interval DP and ``hybrid:32``."""
+    digits, schedule = estimate_spectrum(open_source("digits")), cosine_schedule(64)
+    problem = Problem(digits, schedule, GradientFlow(2.0), objective="data")
+    errors = {
+        name: evaluate(problem, build_strategy(name, 64)).w2
+        for name in ("hybrid:8", "hybrid:32", "vanilla", "boot")
+    }
+    assert min(errors, key=errors.__getitem__) == "hybrid:8"
+    assert auto_plan(problem).w2 <= errors["hybrid:8"] * (1 + 1e-12) < interval_plan(problem).w2
 
 
 # Results and edges

@@ -96,7 +96,11 @@ def test_the_answer_says_what_the_record_says(record: Record) -> None:
         ({"steps": (64, 16)}, "`steps` must ascend, got (64, 16)"),
         ({"steps": (2,)}, "`steps` must be >= 4, got 2"),
         ({"num_eigenvalues": 3}, "`num_eigenvalues` must be >= 10, got 3"),
-        ({"merge_time": 0}, "`merge_time` must be > 0, got 0"),
+        ({"merge_time": 0}, "`merge_time` must be > 0 and <= 100: errors underflow beyond, got 0"),
+        (
+            {"merge_time": 1e3},
+            "`merge_time` must be > 0 and <= 100: errors underflow beyond, got 1000.0",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "prepare_libraries",
     "read_samples",
     "read_spectrum",
+    "resumable",
     "say",
     "start",
     "training_inputs",
@@ -174,6 +175,16 @@ def training_inputs(
 
 
 @contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Says how the work goes on, if Ctrl-C stops it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"what is finished is kept; {how} goes on from there")
+        raise
+
+
+@contextmanager
 def log_to(
     accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int = 0
 ) -> Iterator[Log]:
@@ -190,7 +201,8 @@ def log_to(
         accelerator.log(values, step=step)
 
     try:
-        yield write
+        with resumable("--resume_from_checkpoint latest"):
+            yield write
     finally:
         if log is not None:
             log.close()

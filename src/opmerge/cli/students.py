@@ -193,7 +193,7 @@ def calibrate(
     inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples)
-    with _bars(accelerator.is_main_process) as report:
+    with networks.resumable("the same command"), _bars(accelerator.is_main_process) as report:
         found = fit(
             loaded,
             inputs,

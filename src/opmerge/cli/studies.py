@@ -79,7 +79,7 @@ def _run(
 ) -> str:
     """Run a study into a folder; its finding."""
     from opmerge.cli import runs, study_files
-    from opmerge.cli.networks import prepare_libraries, say
+    from opmerge.cli.networks import prepare_libraries, resumable, say
     from opmerge.cli.progress import progress_bar
     from opmerge.studies import Runner
     from opmerge.studies.settings import configure
@@ -89,7 +89,8 @@ def _run(
     config = configure(entry.config(quick), settings)
     runs.prepare_folder(folder)
     runner = Runner(folder, progress_bar, say, num_workers, backend)  # type: ignore[arg-type]
-    record = entry.run(config, runner)
+    with resumable("the same command"):
+        record = entry.run(config, runner)
     study_files.write_study(folder, entry, record)
     runs.write_config(folder, f"study {entry.name}", {"quick": quick, "set": settings})
     return entry.answer(record).finding

@@ -17,6 +17,7 @@ __all__ = [
     "hybrid",
     "phased",
     "progressive",
+    "strategy_family",
     "temporal",
     "uniform",
     "uniform_boundaries",
@@ -143,6 +144,13 @@ def default_strategies(num_steps: int) -> tuple[str, ...]:
         f"phased:{max(1, round(num_steps**0.5))}",
         f"hybrid:{half}",
     )
+
+
+def strategy_family(num_steps: int) -> tuple[str, ...]:
+    """Those, and each strategy that has a number with powers of two for it; for planners to try."""
+    powers = [2**k for k in range(num_steps.bit_length()) if 1 < 2**k < num_steps]
+    sized = [f"{name}:{size}" for name in _PARAMETERS for size in powers]
+    return tuple(dict.fromkeys((*default_strategies(num_steps), *sized)))
 
 
 def uniform_boundaries(num_steps: int, student_steps: int) -> list[int]:

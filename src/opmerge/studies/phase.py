@@ -20,6 +20,7 @@ __all__ = ["Config", "run"]
 
 
 _CHUNK = 8  # eigenvalues of a cell
+_LONGEST = 100.0
 _DENOISER_STRIDE = 8  # one phase only (THEORY 7.9), and plans take T times as long to trace
 
 
@@ -54,8 +55,9 @@ class Config:
             raise InputError("steps", "must not be empty")
         if check_count("num_eigenvalues", self.num_eigenvalues) < 10:
             raise InputError("num_eigenvalues", "must be >= 10", self.num_eigenvalues)
-        if check_number("merge_time", self.merge_time) <= 0:
-            raise InputError("merge_time", "must be > 0", self.merge_time)
+        if not 0 < check_number("merge_time", self.merge_time) <= _LONGEST:
+            bounds = f"must be > 0 and <= {_LONGEST:g}: errors underflow beyond"
+            raise InputError("merge_time", bounds, self.merge_time)
 
     @classmethod
     def quick(cls) -> Config:
