@@ -141,6 +141,9 @@ class Config:
             vae=replace(cls().vae, num_iterations=800),
             num_resamples=100,
             num_samples=256,
+            neural_steps=8,
+            teacher=replace(cls().teacher, num_iterations=3000),
+            distillation=replace(DistillationConfig(), num_iterations=200),
         )
 
 
