@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from opmerge.data import open_source
+from opmerge.distillation.samples import digits_labels
 from opmerge.plans import PlanFile
 
 Run = Callable[..., tuple[int, str, str]]
@@ -229,6 +231,8 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
         (("--labels", "digits"), ("labels", "left out")),
         (("--resume_from_checkpoint", "checkpoint-7"), ("resume_from_checkpoint", "none")),
         (("--learning_rate", "1e30", "--max_grad_norm", "0"), ("finite", "merge 4", "lower")),
+        (("--train_batch_size", 10**13), ("not enough memory for a batch", "--train_batch_size")),
+        (("--plan", "[[4, 3], [2, 1]]", "--steps", "9"), ("`steps` must be 4, as the plan's",)),
     ],
 )
 def test_bad_settings_are_one_line(
@@ -255,6 +259,33 @@ def test_plans_and_data_that_do_not_fit_the_teacher(run: Run, work: Path, tmp_pa
     gone = distill(work)
     gone[3] = tmp_path / "no-teacher"
     refused(run(*gone), "teacher", "must be an existing folder")
+
+
+def test_labels_are_classes_of_the_teacher(run: Run, work: Path, tmp_path: Path) -> None:
+    """A teacher of digits 0 to 4 alone has no class 9; nothing is written."""
+    digits = open_source("digits")
+    half = digits_labels() < 5
+    np.save(tmp_path / "few.npy", np.concatenate(list(digits.batches()))[half].reshape(-1, 1, 8, 8))
+    np.save(tmp_path / "labels.npy", digits_labels()[half])
+    status, *_ = run(
+        *("train-teacher", tmp_path / "few.npy", "--labels", tmp_path / "labels.npy", *SMALL),
+        *("--output_dir", tmp_path / "run", "--num_iterations", 2, "--validation_fraction", 0),
+    )
+    assert status == 0
+    data = distill(work, "--labels", "digits", output="unlabelled")
+    data[3] = tmp_path / "run" / "teacher"
+    refused(run(*data), "`labels` must be < 5, the number of the teacher's classes, got 9")
+    assert not (work / "unlabelled" / "plan.json").exists()
+
+
+def test_paths_may_begin_with_the_home_folder(
+    run: Run, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--output_dir=~/run``: shells leave the tilde of such a word as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save(tmp_path / "few.npy", np.eye(3))
+    assert run("spectrum", "~/few.npy", "--output_dir=~/run")[0] == 0
+    assert (tmp_path / "run" / "spectrum.npz").exists()
 
 
 def test_help_does_not_load_torch() -> None:

@@ -126,10 +126,9 @@ def test_a_full_disk_is_told_and_leaves_no_file(tmp_path: Path) -> None:
 
 def test_labels_are_read(tmp_path: Path) -> None:
     path = saved(tmp_path, np.array([2, 0, 1], dtype=np.uint8))
-    labels = load_labels(path, 3, 3)
+    labels = load_labels(path, 3)
     assert labels.dtype == torch.int64
     assert labels.tolist() == [2, 0, 1]
-    assert load_labels(path, 3).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -138,10 +137,9 @@ def test_labels_are_read(tmp_path: Path) -> None:
         ([0, 1], "must hold one label for each of 3 samples, got (2,)"),
         ([[0], [1], [2]], "must hold one label for each of 3 samples, got (3, 1)"),
         ([0.0, 1.0, 2.0], "must hold whole numbers, got dtype float64"),
-        ([0, 1, 3], "must hold labels >= 0 and < num_classes = 3, got 3 for sample 2"),
-        ([0, -1, 2], "must hold labels >= 0 and < num_classes = 3, got -1 for sample 1"),
+        ([0, -1, 2], "must hold labels >= 0, got -1 for sample 1"),
     ],
 )
 def test_other_labels_are_refused(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        load_labels(saved(tmp_path, np.array(values)), 3, 3)
+        load_labels(saved(tmp_path, np.array(values)), 3)

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from opmerge.errors import InputError
 
-__all__ = ["folder_beside", "replace_folder", "write_atomic"]
+__all__ = ["expand_home", "folder_beside", "replace_folder", "write_atomic"]
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """The path, with a leading ``~`` as a home folder if there is such a user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for an unknown user
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:

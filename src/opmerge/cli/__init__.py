@@ -68,32 +68,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
         sys.stdout.flush()
-    except InputError as error:
-        return _fail(str(error))
-    except _CommandLineError as error:
-        reason = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return _fail(f"{reason or 'a command is missing'}; see opmerge --help")
-    except MemoryError as error:
-        return _fail(f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)")
     except BrokenPipeError:  # the reader of standard output has gone, as in `opmerge … | head`
         _discard_output()
         return 0
-    except OSError as error:
-        _discard_output()
-        return _fail(f"standard output cannot be written ({error.strerror})")
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        if isinstance(error, OSError):
+            _discard_output()
+        print(f"opmerge: {' '.join(reason.split())}", file=sys.stderr)
+        return 2
     if status == _INTERRUPTED:  # typer turns Ctrl-C into this status, silently
         print("opmerge: interrupted", file=sys.stderr)
     return status if isinstance(status, int) else 0
+
+
+def _reason(error: Exception) -> str | None:
+    """What to tell of an error; None of one that is a fault of this program."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, _CommandLineError):
+        reason = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return f"{reason or 'a command is missing'}; see opmerge --help"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)"
+    if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+        return (
+            "not enough memory for a batch; use a smaller --train_batch_size, with more "
+            "--gradient_accumulation_steps, or a smaller --batch_size"
+        )
+    if isinstance(error, OSError):
+        return f"standard output cannot be written ({error.strerror})"
+    return None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, on whatever device, could not have the memory that it asked for."""
+    if "torch" not in sys.modules:
+        return False
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return bool(should_reduce_batch_size(error))
 
 
 def _discard_output() -> None:
     """What is left in the buffer cannot be written, and must not be tried again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(message: str) -> int:
-    print(f"opmerge: {' '.join(message.split())}", file=sys.stderr)
-    return 2

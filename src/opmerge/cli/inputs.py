@@ -83,7 +83,10 @@ def read_plan(
 
     students = 1 if student_steps is None else student_steps
     if text.lstrip().startswith("[") or text.strip().isdecimal():
-        return parse_plan(text, students), None
+        parsed = parse_plan(text, students)
+        if steps not in (None, parsed.num_steps):
+            raise InputError("steps", f"must be {parsed.num_steps}, as the plan's", steps)
+        return parsed, None
     if text.split(":", maxsplit=1)[0] in STRATEGIES:
         if steps is None:
             raise InputError("steps", "must be given with a strategy", remedy="pass --steps 32")

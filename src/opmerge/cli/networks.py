@@ -157,7 +157,7 @@ def training_inputs(
 
     Raises:
         InputError: if samples and --data_free contradict one another, or a class-conditional
-            teacher lacks labels.
+            teacher lacks labels or has fewer classes.
     """
     from opmerge.distillation.inputs import DataInputs, NoiseInputs
 
@@ -171,6 +171,9 @@ def training_inputs(
     if (labels is None) != (teacher.num_classes is None):
         need = "must be left out" if teacher.num_classes is None else "must be given"
         raise InputError("labels", f"{need} for this teacher", samples.labels or "none")
+    if labels is not None and int(labels.max()) >= (classes := teacher.num_classes or 0):
+        need = f"must be < {classes}, the number of the teacher's classes"
+        raise InputError("labels", need, int(labels.max()))
     return DataInputs(data, labels)
 
 

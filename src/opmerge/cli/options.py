@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from opmerge.files import expand_home
+
 if TYPE_CHECKING:
     from opmerge.data import SourceOptions
 
@@ -164,6 +166,9 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def flat(**given: Any) -> None:
+        for name, value in given.items():
+            if isinstance(value, Path):
+                given[name] = expand_home(value)  # a shell leaves --output_dir=~/run as it is
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)

@@ -126,9 +126,9 @@ def distill(
     loaded = load_teacher(teacher, parsed.num_steps)
     if made_for is not None:
         check_plan_fits(loaded, made_for.schedule)
-    runs.prepare_folder(output_dir)
-    accelerator = networks.start(config.optimization, output_dir)
     folder = None if dry_run else output_dir
+    runs.prepare_folder(folder)
+    accelerator = networks.start(config.optimization, output_dir)
     inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, folder)
     check_can_be_saved(loaded, parsed, plan_stages(parsed, config.sharing), output_dir / "student")
     run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)

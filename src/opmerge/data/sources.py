@@ -12,6 +12,7 @@ from opmerge.data.celeba import celeba_source, find_celeba
 from opmerge.data.images import folder_source
 from opmerge.data.records import Progress, Source, SourceOptions
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 
 __all__ = ["BUILTIN_SOURCES", "EIGENVALUES_PREFIX", "Source", "SourceOptions", "open_source"]
 
@@ -68,7 +69,7 @@ def existing_path(argument: str) -> Path:
     Raises:
         InputError: if nothing is there; the message lists the choices and the closest name.
     """
-    path = Path(argument)
+    path = expand_home(argument)
     try:
         if argument and path.exists():
             return path

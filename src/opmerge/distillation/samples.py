@@ -37,14 +37,14 @@ def load_samples(
     """All samples, (N, *sample_shape) float32.
 
     Up to ``memory_limit`` bytes they are in memory. More are written to ``data.npy`` in the
-    folder, in one pass, and mapped into memory from there; one that is there already is taken if
-    it has the right shape and begins with the same samples.
+    folder, in one pass, and mapped into memory from there; one that is there already is compared
+    with the source, also in one pass, and taken if it holds the same samples.
 
     Args:
         source: where they come from.
         sample_shape: as the network reads them; may differ from the source's in axes of length 1.
         folder: where the file is written.
-        progress: called with the number of samples read so far.
+        progress: called with the number of samples read or compared so far.
         memory_limit: in bytes.
 
     Raises:
@@ -61,7 +61,7 @@ def load_samples(
             remedy="pass --output_dir",
         )
     path = folder / "data.npy"
-    if not _is_written(source, shape, path):
+    if not _is_written(source, shape, path, progress):
         _write(source, shape, path, progress)
     return torch.from_numpy(_map(path))
 
@@ -79,18 +79,15 @@ def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(first).reshape(sample_shape).expand(shape)
 
 
-def load_labels(
-    path: str | os.PathLike[str], num_samples: int, num_classes: int | None = None
-) -> Tensor:
+def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     """(N,) int64 class labels from a ``.npy`` file, or another array file, of whole numbers.
 
     Args:
         path: the file.
         num_samples: N, one label a sample.
-        num_classes: labels must lie below it; ``None`` for any labels >= 0.
 
     Raises:
-        InputError: if they are not N whole numbers in range.
+        InputError: if they are not N whole numbers >= 0.
     """
     values = read_array(Path(path)).values
     if values.dtype.kind not in "iu":
@@ -99,12 +96,8 @@ def load_labels(
         raise InputError(
             str(path), f"must hold one label for each of {num_samples} samples", values.shape
         )
-    bad = (values < 0) | (values >= (np.inf if num_classes is None else num_classes))
-    for row in np.flatnonzero(bad)[:1]:
-        bound = "" if num_classes is None else f" and < num_classes = {num_classes}"
-        raise InputError(
-            str(path), f"must hold labels >= 0{bound}", f"{values[row]} for sample {row}"
-        )
+    for row in np.flatnonzero(values < 0)[:1]:
+        raise InputError(str(path), "must hold labels >= 0", f"{values[row]} for sample {row}")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -146,15 +139,24 @@ def _map(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.lib.format.open_memmap(path, mode="c")
 
 
-def _is_written(source: Source, shape: tuple[int, ...], path: Path) -> bool:
+def _is_written(
+    source: Source, shape: tuple[int, ...], path: Path, progress: Progress | None
+) -> bool:
     try:
         there = _map(path)
     except (OSError, ValueError):
         return False
     if there.shape != shape or there.dtype != np.float32:
         return False
-    first = next(iter(source.batches())).astype(np.float32)
-    return np.array_equal(there[: len(first)].reshape(first.shape), first)
+    done = 0
+    for batch in source.batches():
+        rows = there[done : done + len(batch)].reshape(batch.shape)
+        if not np.array_equal(rows, batch.astype(np.float32)):
+            return False
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+    return True
 
 
 def _write(source: Source, shape: tuple[int, ...], path: Path, progress: Progress | None) -> None:

@@ -18,7 +18,7 @@ from opmerge.distillation.ddim import DDIM
 from opmerge.distillation.models import Teacher
 from opmerge.distillation.networks import MLPDenoiser, own_memory
 from opmerge.errors import InputError
-from opmerge.files import folder_beside
+from opmerge.files import expand_home, folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers_config import read_scheduler_config
 from opmerge.schedules.files import read_json_object
@@ -58,7 +58,7 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     Raises:
         InputError: if a part is missing, damaged or of a kind that cannot be distilled here.
     """
-    root = Path(folder).expanduser()
+    root = expand_home(folder)
     if not root.is_dir():
         raise InputError(
             "teacher",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opmerge.distillation.teacher_folder import load_network
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 from opmerge.latents.pca import PCA_CLASS, PCAEncoder
 from opmerge.latents.vae import ConvVAE
 from opmerge.schedules.files import read_json_object
@@ -199,7 +200,7 @@ def load_encoder(
     Raises:
         InputError: if there is none, it is damaged, or it is for images of another shape.
     """
-    place, class_name = _find(Path(folder).expanduser())
+    place, class_name = _find(expand_home(folder))
     encoder = _LOADERS[class_name](place, image_shape, device)
     if image_shape is not None and encoder.image_shape != image_shape:
         raise InputError(

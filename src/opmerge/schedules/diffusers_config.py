@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_number, check_whole
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 from opmerge.schedules.betas import check_num_train, make_betas, make_timesteps, zero_terminal_snr
 from opmerge.schedules.files import read_json_object
 
@@ -102,7 +102,7 @@ def read_scheduler_config(source: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: if there is none, or it is not a JSON object.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.is_dir():
         places = [path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
         found = [place for place in places if place.is_file()]

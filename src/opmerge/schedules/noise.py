@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from opmerge.checks import (
     variance_notes,
 )
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 from opmerge.schedules.betas import trailing_signal
 from opmerge.schedules.diffusers_config import (
     ddim_states,
@@ -296,7 +296,7 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
     name = name.lower().replace("_", "-")
     if name in _CONSTRUCTORS:
         return _construct(name, _value_after_name(name, value), num_steps)
-    path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib raises for an unknown user
+    path = expand_home(text)
     if not text.strip() or not os.path.exists(path):  # noqa: PTH110 - and for a long name
         raise InputError("schedule", f"must be one of {_CHOICES}, or an existing file", text)
     if path.is_dir():
