@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,22 @@ def old_objects_apart() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the run of the module's study."""
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def record(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    """What the module's study ``STUDY`` finds with its settings ``TINY``."""
+    from opmerge.studies import Runner
+
+    study, settings = request.module.STUDY, request.module.TINY
+    found: dict[str, Any] = study.run(settings, Runner(folder, num_workers=1))
+    return found
 
 
 @pytest.fixture

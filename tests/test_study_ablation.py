@@ -28,16 +28,6 @@ TINY = Config(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ablation")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=1))
-
-
 def first_order_crossing(num_steps: int, low: float, high: float) -> float:
     """λ where Σ (1/A_t - 1) = ±(Π 1/A_t - 1) over t < T: BOOT and vanilla to first order in ρ."""
 

@@ -46,16 +46,6 @@ TINY = Config(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("correlated-noise")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=1))
-
-
 # What it finds
 
 

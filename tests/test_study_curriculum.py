@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_records import rows
 
 from opmerge.errors import InputError
 from opmerge.planners.brute_force import all_plans
@@ -29,30 +30,10 @@ TINY = Config(
 )
 
 
-def compute(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=1))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("curriculum")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return compute(folder)
-
-
-def rows(record: Record, table: str, **where: Any) -> list[Record]:
-    return [
-        row
-        for row in record["tables"][table]
-        if all(row[key] == value for key, value in where.items())
-    ]
-
-
 def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
-    assert json.loads(json.dumps(compute(folder))) == json.loads(json.dumps(record))
+    assert json.loads(json.dumps(STUDY.run(TINY, Runner(folder, num_workers=1)))) == json.loads(
+        json.dumps(record)
+    )
 
 
 def test_the_best_split_is_never_worse_than_a_schedule(record: Record) -> None:

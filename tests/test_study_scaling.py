@@ -30,16 +30,6 @@ TINY = Config(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scaling")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=2))
-
-
 # What the study computes
 
 

@@ -26,16 +26,6 @@ TINY = Config(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("students")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=1))
-
-
 def setting_of(row: Record, objective: str | None = None) -> Setting:
     values = sorted(map(float, row["source"].removeprefix("eigenvalues:").split(",")), reverse=True)
     return Setting(

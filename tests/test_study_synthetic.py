@@ -48,16 +48,6 @@ PAPER = {  # THEORY 7, T = 64, s = 6.4: two independent programs
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("synthetic")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return STUDY.run(TINY, Runner(folder, num_workers=1))
-
-
 def setting_of(row: Record) -> Setting:
     rule = row["merge_rule"]
     schedule = cosine_schedule(row["num_steps"])
