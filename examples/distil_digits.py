@@ -16,12 +16,12 @@ from opmerge.distillation import (
     Distillation,
     DistillationConfig,
     load_teacher,
+    make_accelerator,
     save_student,
 )
 from opmerge.distillation.evaluation import evaluate_student
 from opmerge.distillation.samples import load_samples
 from opmerge.distillation.teacher_training import TeacherConfig, train_teacher
-from opmerge.distillation.trainer import make_accelerator
 
 STEPS = 8
 

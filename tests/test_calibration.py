@@ -46,7 +46,7 @@ from opmerge.distillation.calibration import (  # noqa: E402
     fit_rates,
 )
 from opmerge.distillation.inputs import Batch  # noqa: E402
-from opmerge.distillation.linearity import linearity  # noqa: E402
+from opmerge.distillation.linearity import Linearity, linearity  # noqa: E402
 from opmerge.distillation.probes import (  # noqa: E402
     Probe,
     ProbeRunner,
@@ -127,6 +127,21 @@ def test_a_linear_teacher_that_is_not_optimal_is_told_apart() -> None:
     assert found.affine == pytest.approx((1.0,), abs=1e-9)
     # x̂ is half of the prediction: what is left is as large as x̂ itself
     assert found.spectral == pytest.approx((0.0,), abs=0.02)  # the mean of 500 samples
+    (note,) = found.notes
+    assert note == (
+        "the teacher is linear, but not as this spectrum says, at the steps 4 (0%) (in brackets: "
+        "what the spectrum's denoiser explains); it may have been trained too little, or on data "
+        "of another kind or scale, and merges that start there may come out otherwise than "
+        "predicted"
+    )
+
+
+def test_a_step_has_one_note_and_a_silent_step_none() -> None:
+    """Curved where no affine map explains 90 %; a denoiser of another spectrum where one does."""
+    found = Linearity((4, 3, 2, 1), (0.5, 0.9, 0.95, 0.5), (0.4, 0.9, 0.89, 0.4), (1, 1, 1, 0.001))
+    curved, other = found.notes
+    assert "at the steps 4 (50%) (" in curved
+    assert "at the steps 2 (89%) (" in other
 
 
 def test_a_curved_teacher_is_not_linear_and_a_note_says_where() -> None:
@@ -397,6 +412,28 @@ def test_a_calibration_is_a_function_of_its_seed() -> None:
     assert [p.before for p in first.probes[::2]] == [p.before for p in first.probes[1::2]]
 
 
+def test_how_linear_the_teacher_is_is_told_before_the_first_probe() -> None:
+    told: list[Linearity] = []
+
+    def stop(linear: Linearity) -> None:
+        told.append(linear)
+        raise KeyboardInterrupt
+
+    calls: Calls = []
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(
+            small_teacher(),
+            gaussian_inputs(200),
+            small_spectrum(),
+            small_config(),
+            Accelerator(cpu=True),
+            progress=lambda done, total: calls.append((done, total)),
+            tell=stop,
+        )
+    assert not calls
+    assert told == [small_calibration()[0].linearity]
+
+
 def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     """Stopped in the third merge, then in the fourth: those before are read, to the same bits."""
     uninterrupted, _ = small_calibration()
@@ -559,15 +596,44 @@ def test_a_calibration_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path = calibration.write(tmp_path / "calibration.json")
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["training"] == calibration.training.to_dict()
+    assert stored["teacher_sha256"] == small_teacher().digest
     assert [p["left"] for p in stored["probes"]] == [p.left for p in calibration.probes]
     arguments = ["plan", "eigenvalues:2,0.5", "--steps", "4", "--training", str(path), "--json"]
     arguments += ["--merge_rule", "denoiser-copy"]
     assert main(arguments) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["problem"]["training"] == calibration.training.to_dict()
+    printed, said = capsys.readouterr()
+    assert json.loads(printed)["problem"]["training"] == calibration.training.to_dict()
+    assert not said  # the teacher's T and schedule
     path.write_text(json.dumps({**stored, "training": {"model": "none"}}), encoding="utf-8")
     assert main(arguments) == 2
     assert "`training.model` must be one of" in capsys.readouterr().err
+
+
+def test_a_calibration_says_where_it_is_used_for_other_steps(tmp_path: Path, run: Run) -> None:
+    """The teacher is read at T = 4 of the cosine schedule."""
+    path = small_calibration()[0].write(tmp_path / "calibration.json")
+    rule = ("--merge_rule", "denoiser-copy", "--training", path)
+    plan = ("plan", "eigenvalues:2,0.5", *rule, "--json", "--steps")
+    status, out, err = run(*plan, 8)
+    assert (status, json.loads(out)["problem"]["steps"]) == (0, 8)
+    beyond = "what it predicts here its probes did not measure"
+    assert err == f"opmerge: the calibration is for T = 4, not 8: {beyond}\n"
+    status, out, err = run(*plan, 4, "--schedule", "equal-angle:2.0")
+    assert (status, json.loads(out)["problem"]["schedule"]["name"]) == (0, "equal-angle")
+    # alpha_t² = 1 / (1 + 2 tan²(π t / 8)) against cos²(π t / 8): furthest apart at t = 2
+    assert err == (
+        "opmerge: the calibration is for another schedule (alpha_2 = 0.7071, not 0.5774): "
+        f"{beyond}; --schedule takes the folder of its teacher\n"
+    )
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    del stored["schedule"]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    status, out, err = run(*plan, 4)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"opmerge: `{path}` must say for which steps and schedule it was made; run `opmerge "
+        "calibrate` again, which keeps finished probes\n"
+    )
 
 
 def test_notes_name_what_is_missed() -> None:

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """A run of 15 iterations with checkpoints 12 and 14, and its student's weights."""
     folder = tmp_path_factory.mktemp("finished")
-    return folder, finish(distillation(folder))[1]
+    weights = finish(distillation(folder, checkpoints_total_limit=3))[1]
+    shutil.rmtree(folder / "checkpoint-15")  # as if it had been killed in the last iteration
+    return folder, weights
 
 
 @pytest.fixture
@@ -48,7 +50,12 @@ def resumed(folder: Path, **changes: Any) -> tuple[Distillation, int, list[str]]
     return run, run.resume(), warnings
 
 
-def test_a_finished_run_has_its_newest_checkpoints(folder: Path) -> None:
+def test_a_finished_run_has_its_newest_checkpoints(tmp_path: Path) -> None:
+    finish(distillation(tmp_path))
+    assert checkpoints(tmp_path) == ["checkpoint-14", "checkpoint-15"]
+
+
+def test_a_checkpoint_names_its_files(folder: Path) -> None:
     assert checkpoints(folder) == ["checkpoint-12", "checkpoint-14"]
     names = {path.name for path in (folder / "checkpoint-14").iterdir()}
     manifest = json.loads((folder / "checkpoint-14/checkpoint.json").read_text(encoding="utf-8"))
@@ -215,4 +222,4 @@ def test_a_torn_checkpoint_is_replaced(folder: Path, finished: tuple[Path, list[
     run, done, _ = resumed(folder)
     assert done == 12
     assert_same(finish(run)[1], finished[1])
-    assert resumed(folder)[1:] == (14, [])
+    assert distillation(folder).resume("checkpoint-14") == 14

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from test_student_pipeline import files_up_to
 
 from opmerge.data import open_source
 from opmerge.distillation.samples import digits_labels
 from opmerge.plans import PlanFile
+from opmerge.schedules import diffusers_schedule
+from opmerge.training import GammaRates
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -78,10 +83,13 @@ def test_a_run_directory_holds_what_a_run_needs(work: Path) -> None:
     folder = work / "run"
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "plan.json", "metrics.jsonl", "student", "samples.png"} <= names
-    assert {"checkpoint-10", "checkpoint-15"} <= names  # the newest two of 5, 10, 15
+    kept = {name for name in names if name.startswith("checkpoint-")}
+    assert kept == {"checkpoint-15", "checkpoint-18"}  # the newest two of 5, 10, 15 and the end
     config = json.loads((folder / "config.json").read_text())
     assert config["command"] == "distill"
     assert config["options"]["num_iterations"] == 6
+    assert (config["options"]["steps"], config["options"]["student_steps"]) == (STEPS, 1)
+    assert PlanFile.read(folder / "plan.json").iterations == (6, 6, 6)
     assert {"torch", "diffusers", "accelerate", "opmerge"} <= set(config["versions"])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
@@ -100,6 +108,13 @@ def test_sample_writes_a_grid_and_an_array(run: Run, work: Path) -> None:
     few = ("--num_samples", 2, "--steps", STEPS)
     assert run("sample", teacher, "--output", work / "t.npy", *few)[0] == 0
     refused(run("sample", teacher, "--output", work / "t.npy"), "steps", "--steps 64")
+    for folder, message in (
+        (work / "nowhere", "must be an existing folder, of a student or a teacher"),
+        (work / "run", f"must be the folder of a model, got that of a run; pass {student}"),
+        (work / "trained", f"must be the folder of a model, got that of a run; pass {teacher}"),
+    ):
+        result = run("sample", folder, "--output", work / "t.npy")
+        assert result == (2, "", f"opmerge: `{folder}` {message}\n")
     refused(run("sample", student, "--output", work / "s.gif"), "output", ".png")
     refused(run("sample", student, "--output", work / "s.npy", *few), "steps", "left out")
 
@@ -108,7 +123,7 @@ def test_evaluate_student_sets_predicted_beside_measured(run: Run, work: Path) -
     plan = work / "plan" / "plan.json"
     arguments = (
         *("evaluate-student", work / "run" / "student", "--teacher", work / "trained" / "teacher"),
-        *("--source", "digits", "--num_samples", 100, "--plan", plan),
+        *("--source", "digits", "--num_samples", 100, "--num_resamples", 9, "--plan", plan),
     )
     status, out, _ = run(*arguments, "--json")
     assert status == 0
@@ -119,6 +134,10 @@ def test_evaluate_student_sets_predicted_beside_measured(run: Run, work: Path) -
     status, out, _ = run(*arguments)
     assert status == 0
     assert "predicted W2" in out
+    assert out.splitlines()[-6].endswith("of the largest of 64 λ")
+    assert [line.split(" = ")[0].strip() for line in out.splitlines()[-5:]] == [
+        f"λ_{number}" for number in range(1, 6)
+    ]
 
 
 def test_dry_run_says_the_cost_and_writes_nothing(run: Run, work: Path) -> None:
@@ -129,6 +148,24 @@ def test_dry_run_says_the_cost_and_writes_nothing(run: Run, work: Path) -> None:
     # Σ iterations · batch · (children + 3) = 3 merges · 6 · 16 · (2 + 3)
     assert "1,440" in out
     assert not list((work / "dry").glob("*"))
+
+
+def test_what_is_left_out_of_a_teachers_sampler_is_said(
+    run: Run, work: Path, tmp_path: Path
+) -> None:
+    """Of a class that is unknown here, in steps that do not divide the training timesteps."""
+    teacher = Path(shutil.copytree(work / "trained" / "teacher", tmp_path / "teacher"))
+    path = teacher / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "Foo"}))
+    status, _, err = run(
+        *("distill", "digits", "--teacher", teacher, "--plan", "boot", "--steps", 3, *SHORT),
+        *("--output_dir", tmp_path / "run", "--dry_run"),
+    )
+    assert status == 0
+    first, second = diffusers_schedule(teacher, 3).notes
+    assert err == f"opmerge: {first}\nopmerge: {second}\n"
+    assert first.startswith("Foo is read as the DDIM teacher of the same betas")
+    assert second.startswith("DDIMScheduler.step lands up to")
 
 
 def test_dry_run_counts_data_that_exceed_memory_and_does_not_write_them(
@@ -184,7 +221,7 @@ def test_a_killed_run_goes_on_and_the_log_has_every_step_once(run: Run, work: Pa
     student = work / "cut" / "student" / "unet" / "diffusion_pytorch_model.safetensors"
     whole = work / "whole" / "student" / "unet" / "diffusion_pytorch_model.safetensors"
     student.unlink()
-    again = distill(work, "--resume_from_checkpoint", "checkpoint-10", output="cut")
+    again = distill(work, "--resume_from_checkpoint", "checkpoint-15", output="cut")
     assert run(*again)[0] == 0
     assert student.read_bytes() == whole.read_bytes()
     assert log.read_text() == (work / "whole" / "metrics.jsonl").read_text()
@@ -259,6 +296,18 @@ def test_plans_and_data_that_do_not_fit_the_teacher(run: Run, work: Path, tmp_pa
     gone = distill(work)
     gone[3] = tmp_path / "no-teacher"
     refused(run(*gone), "teacher", "must be an existing folder")
+
+
+def test_a_refused_command_leaves_the_files_of_a_run(run: Run, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("of a finished run")
+    np.save(tmp_path / "equal.npy", np.zeros((5, 8, 8)))
+    teacher = ("--teacher", work / "trained" / "teacher", "--output_dir", tmp_path)
+    equal = ("distill", tmp_path / "equal.npy", "--plan", "boot", "--steps", STEPS, *SHORT)
+    refused(run(*equal, *teacher), "must hold samples that differ")
+    nowhere = ("--output_dir", tmp_path, "--resume_from_checkpoint", "checkpoint-9")
+    refused(run("train-teacher", "digits", *SMALL, *nowhere), "resume_from_checkpoint")
+    assert (tmp_path / "config.json").read_text() == "of a finished run"
+    assert not (tmp_path / "plan.json").exists()
 
 
 def test_labels_are_classes_of_the_teacher(run: Run, work: Path, tmp_path: Path) -> None:
@@ -339,6 +388,30 @@ def test_a_finished_teacher_is_resumed_without_more_training(run: Run, work: Pat
     assert (folder / "metrics.jsonl").read_text() == log
 
 
+@pytest.mark.parametrize("command", ["distill", "train-teacher"])
+def test_a_result_without_room_says_how_to_go_on(run: Run, work: Path, command: str) -> None:
+    """To the same bits, with nothing trained again."""
+    folder = work / f"cramped-{command}"
+    train = ("train-teacher", "digits", *SMALL, "--num_iterations", 4, "--checkpointing_steps", 2)
+    start = distill(work, output=folder.name) if command == "distill" else list(train)
+    again = [*start, "--output_dir", folder, "--resume_from_checkpoint", "latest"]
+    assert run(*again)[0] == 0
+    result = folder / ("student" if command == "distill" else "teacher")
+    (weights,) = result.rglob("*.safetensors")
+    whole, log = weights.read_bytes(), (folder / "metrics.jsonl").read_text()
+    shutil.rmtree(result)
+    with files_up_to(5000):
+        refusal = run(*again)
+    assert refusal[:2] == (2, "")
+    assert refusal[2].splitlines()[-1] == (
+        f"opmerge: `{result}` cannot be written (File too large); "
+        "make room and go on with --resume_from_checkpoint latest"
+    )
+    assert run(*again)[0] == 0
+    assert weights.read_bytes() == whole
+    assert (folder / "metrics.jsonl").read_text() == log
+
+
 def test_samples_that_are_no_images_have_no_picture(run: Run, tmp_path: Path) -> None:
     """Four channels, as latents have."""
     np.save(tmp_path / "latents.npy", np.random.default_rng(0).standard_normal((8, 4, 2, 2)))
@@ -380,3 +453,104 @@ def test_a_calibration_predicts_for_the_rule_that_it_was_made_for(run: Run, work
     found = json.loads(out)
     assert found["problem"]["training"] == json.loads(file.read_text())["training"]
     assert found["best"]["w2"] > 0.1  # what 8 iterations leave of errors of several units
+
+
+def test_a_calibration_says_first_how_linear_the_teacher_is(run: Run, work: Path) -> None:
+    folder = work / "linear"
+    probes = ("calibrate", "digits", "--teacher", work / "trained" / "teacher", "--steps", STEPS)
+    status, out, _ = run(*probes, "--num_iterations", 4, "--output_dir", folder)
+    assert status == 0
+    content = json.loads((folder / "calibration.json").read_text())
+    scores = [content["linearity"][key] for key in ("steps", "affine", "spectral")]
+    for row in zip(*scores, strict=True):
+        line = "│ {} │ {:>15.3f} │ {:>23.3f} │".format(*row)
+        assert line in out, (line, out)
+    first = out.index("gamma-rates")
+    assert out.index("best affine map") < first
+    # a teacher of 20 iterations is none of the digits; what is said first is not said again
+    told = [note for note in content["notes"] if note.startswith("the teacher is ")]
+    assert told
+    assert all(out.count(note) == 1 and out.index(note) < first for note in told)
+    assert all(f"note: {note}\n" in out for note in content["notes"])
+    options = json.loads((folder / "config.json").read_text())["options"]
+    assert (options["steps"], options["half_rate"]) == (STEPS, False)
+
+
+def without_iterations(arguments: list[object]) -> list[object]:
+    place = arguments.index("--num_iterations")
+    return arguments[:place] + arguments[place + 2 :]
+
+
+def test_a_calibrated_plan_says_how_long_to_train(run: Run, work: Path, tmp_path: Path) -> None:
+    """8 iterations a merge at 1e-3, of 3 merges; what is trained otherwise was not calibrated."""
+    content = json.loads((work / "plan" / "plan.json").read_text())
+    model = GammaRates(0.5, 1.0, 0.5, 8, 1e-3, 8, 1e-3)
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({**content, "students": [[[[4, 3], 2], 1]]}))
+    file = replace(PlanFile.read(plan), training=model)
+    file.write(plan)
+    dry = without_iterations(distill(work, "--dry_run", plan=plan, output="calibrated"))
+    rate = ("--learning_rate", 1e-3)
+    start = "the plan was calibrated for 8 iterations a merge at learning rate 0.001; what it "
+    for more, total, used in (
+        (rate, 24, ""),
+        ((), 24, "8 at 0.0003"),
+        ((*rate, "--num_iterations", 4), 12, "4 at 0.001"),
+        ((*rate, "--num_iterations", "8,4,5"), 17, "4 to 8 at 0.001"),
+    ):
+        status, out, err = run(*dry, *more)
+        assert status == 0
+        assert f" iterations: {total}\n" in out
+        assert ("calibrated" in err) == bool(used)
+        assert not used or f"opmerge: {start}predicts is not for {used}\n" in err
+    status, _, err = run(*dry, *rate, "--merge_seconds", 0.001)
+    assert f"opmerge: {start}predicts is not for 0.001 s at 0.001\n" in err
+    replace(file, iterations=(3, 2, 2)).write(plan)  # said of this plan, so it goes first
+    status, out, err = run(*dry, *rate)
+    assert " iterations: 7\n" in out
+    assert "not for 2 to 3 at 0.001\n" in err
+
+
+def test_a_plan_keeps_the_iterations_of_its_merges(run: Run, work: Path) -> None:
+    """Progressive: 4 → 2 and 2 → 0 train one network in a round, then 4 → 0 another."""
+    weights = Path("student", "unet", "diffusion_pytorch_model.safetensors")
+    shared = ("--sharing", "round")
+    first = distill(work, "--num_iterations", "3,2", *shared, plan="progressive", output="rounds")
+    assert run(*first, "--steps", STEPS)[0] == 0
+    path = work / "rounds" / "plan.json"
+    file = PlanFile.read(path)
+    assert [merge.boundaries for merge in file.plan.merges] == [(4, 3, 2), (2, 1, 0), (4, 2, 0)]
+    assert file.iterations == (3, 3, 2)
+    again = without_iterations(distill(work, *shared, plan=path, output="rounds-again"))
+    assert run(*again)[0] == 0
+    assert (work / "rounds-again" / weights).read_bytes() == (
+        work / "rounds" / weights
+    ).read_bytes()
+    alone = without_iterations(distill(work, plan=path, output="merges"))
+    assert run(*alone)[0] == 0
+    config = json.loads((work / "merges" / "config.json").read_text())
+    assert config["options"]["num_iterations"] == [3, 3, 2]
+    path = work / "unequal.json"
+    replace(file, iterations=(3, 2, 2)).write(path)
+    unequal = without_iterations(distill(work, *shared, plan=path, output="unequal"))
+    status, out, err = run(*unequal)
+    assert (status, out) == (2, "")
+    assert err == (
+        "opmerge: `plan` must have equal `iterations` for merges that train one network "
+        "(--sharing round), got 2 to 3 for 4 → 2 and 1 more; pass --num_iterations, or leave out "
+        "--sharing round\n"
+    )
+    timed = without_iterations(
+        distill(work, *shared, "--merge_seconds", 0.001, plan=path, output="timed")
+    )
+    assert run(*timed)[0] == 0
+    assert PlanFile.read(work / "timed" / "plan.json").iterations is None
+
+
+def test_a_plan_without_merges_has_no_iterations(run: Run, work: Path) -> None:
+    """T students of one step each; nothing is trained, by its own file as well."""
+    steps = distill(work, "--student_steps", STEPS, plan="[4,3,2,1]", output="unmerged")
+    assert run(*steps)[0] == 0
+    path = work / "unmerged" / "plan.json"
+    assert PlanFile.read(path).iterations == ()
+    assert run(*without_iterations(distill(work, plan=path, output="unmerged-again")))[0] == 0

@@ -34,7 +34,8 @@ from opmerge.distillation.config import (  # noqa: E402
     DistillationConfig,
     OptimizationConfig,
 )
-from opmerge.distillation.curriculum import merges_at  # noqa: E402
+from opmerge.distillation.costs import estimate_cost  # noqa: E402
+from opmerge.distillation.curriculum import mean_children, merges_at  # noqa: E402
 from opmerge.distillation.ddim import DDIM, Jump  # noqa: E402
 from opmerge.distillation.executor import Distillation, TrainingRecord  # noqa: E402
 from opmerge.distillation.inputs import Batch, DataInputs, NoiseInputs  # noqa: E402
@@ -252,6 +253,29 @@ def test_a_curriculum_asks_for_more_and_more(
     np.testing.assert_allclose(jump.network.weights[T].numpy(), weights, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("curriculum", "children"), [("linear", 50), ("doubling", 48)])
+@pytest.mark.parametrize("seconds", [None, 80.0])
+def test_a_cost_counts_what_a_curriculum_asks_for(
+    monkeypatch: pytest.MonkeyPatch, curriculum: Any, children: int, seconds: float | None
+) -> None:
+    """Σ of the lengths above; by a clock on which a network evaluation takes a second.
+
+    Seconds a merge are turned into iterations at the whole length: 80 s / (6 + 2) = 10.
+    """
+    config = descent(RULES[0], num_iterations=10, curriculum=curriculum, merge_seconds=seconds)
+    run = distillation(linear_teacher(EIGENVALUES), PLANS["vanilla"], Design(), config)
+
+    def clock(progress: float = 1.0) -> float:
+        (merge,) = merges_at(run.stages[0].merges, progress, curriculum)
+        return merge.num_children + 2.0
+
+    monkeypatch.setattr(run, "time_iteration", clock)
+    cost = estimate_cost(run)
+    batch = config.optimization.global_batch_size(1)
+    assert cost.network_evaluations == batch * (children + 10 * 3)
+    assert cost.seconds == pytest.approx(children + 10 * 2)
+
+
 @pytest.mark.parametrize("curriculum", get_args(Curriculum))
 @pytest.mark.parametrize("most", [2, 3, 7, 64])
 def test_lengths_grow_from_two_to_all_at_half(curriculum: Any, most: int) -> None:
@@ -275,6 +299,8 @@ def test_merges_of_several_lengths_grow_each_to_its_own() -> None:
     merges = [Merge((9, 8, 7)), Merge((7, 6, 5, 4, 3, 2, 1))]
     found = [merges_at(merges, k / 100, "linear") for k in range(100)]
     assert {tuple(m.num_children for m in pair) for pair in found} == {(2, m) for m in range(2, 7)}
+    lengths = [merge.num_children for pair in found for merge in pair]
+    assert mean_children(merges, 100, "linear") == np.mean(lengths)
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.15, 0.999])

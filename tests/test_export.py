@@ -113,6 +113,14 @@ def test_what_the_other_program_cannot_take() -> None:
     # tan(pi/2 (1 - 1/512)) = 326 is beyond FastGen's 80, as step 512 is
     with pytest.raises(InputError, match="must be apart in the other program's noise levels"):
         fastgen_t_list(cosine_schedule(512), (512, 511, 0), "edm")
+    leading = diffusers_schedule({**TRAILING, "timestep_spacing": "leading"}, 4)
+    with pytest.raises(InputError) as caught:
+        fastgen_t_list(leading, (4, 1, 0), "alphas")  # leading spacing begins at timestep 0
+    assert str(caught.value) == (
+        "`schedule` must not read at timestep 0, where FastGen's time alphas ends (step 1 does); "
+        "take edm, rf or trig"
+    )
+    assert len(fastgen_t_list(leading, (4, 1, 0), "edm")) == 3
     long = diffusers_schedule({**TRAILING, "num_train_timesteps": 2000}, 4)
     with pytest.raises(InputError, match="must have timesteps below 1000, as FastGen has"):
         fastgen_t_list(long, (4, 0), "alphas")

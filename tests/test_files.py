@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, replace_folder, write_atomic
+from opmerge.files import folder_beside, replace_folder, why_not_written, write_atomic
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -49,6 +50,23 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(InputError, match=message):
         write()
     assert content(tmp_path) == {"model/mine": ""}
+
+
+def test_why_a_library_could_not_write(tmp_path: Path) -> None:
+    """What the error knows, then what a write in the same place is told, then what was said."""
+    vague = RuntimeError("unexpected pos 64 vs 0\nat a line of C++")
+    assert why_not_written(vague, tmp_path) == "unexpected pos 64 vs 0"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert why_not_written(vague, tmp_path) == "File too large"
+        with pytest.raises(InputError) as caught:
+            write_atomic(tmp_path / "plan.json", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert why_not_written(caught.value, tmp_path) == "File too large"
+    assert why_not_written(OSError(28, "No space left"), tmp_path) == "No space left"
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interruption_is_none_of_its_affairs(tmp_path: Path) -> None:

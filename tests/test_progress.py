@@ -101,4 +101,6 @@ def test_files_are_counted_while_they_are_looked_through(
     settings = ("--image_size", 16, "--num_latents", 4, "--encoder", "pca")
     status, _, err = run("vae", "train", tmp_path, *settings, "--output_dir", tmp_path / "run")
     titles = [line.split(": ")[0] for line in err.splitlines()]
-    assert (status, titles) == (0, [f"looking through {tmp_path}", "reading", "fitting"])
+    expected = [f"looking through {tmp_path}", "opmerge", "reading", "fitting"]
+    assert (status, titles) == (0, expected)
+    assert f"opmerge: {tmp_path.name}: 20 images of 3 x 16 x 16\n" in err

@@ -29,13 +29,18 @@ from opmerge.distillation.executor import Distillation  # noqa: E402
 from opmerge.distillation.inputs import DataInputs  # noqa: E402
 from opmerge.distillation.models import Teacher  # noqa: E402
 from opmerge.distillation.networks import MLPDenoiser  # noqa: E402
+from opmerge.distillation.pipeline import save_student  # noqa: E402
 from opmerge.distillation.trainer import make_accelerator  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
+from opmerge.files import GO_ON  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 T = 8
 DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()
+NO_ROOM = (
+    "cannot be written (File too large); make room and go on with --resume_from_checkpoint latest"
+)
 
 
 class Dropping(MLPDenoiser):
@@ -164,7 +169,7 @@ def test_a_run_killed_again_and_again_ends_the_same(
     else:
         pytest.fail("the run does not get on")
     run = distillation(tmp_path)
-    assert run.resume() == 14
+    assert run.resume() == 15
     assert_same(finish(run)[1], reference)
 
 
@@ -230,8 +235,7 @@ def test_a_run_without_room_stops_and_goes_on_when_there_is_some(
         folder = tmp_path / str(limit)
         assert in_a_process(_run_out_of_room, str(folder), limit) == 0
         (line,) = (folder / "said").read_text(encoding="utf-8").splitlines()
-        assert line.startswith(f"`{folder}/checkpoint-4` cannot be written (")
-        assert line.endswith("; make room and go on with --resume_from_checkpoint latest")
+        assert line == f"`{folder}/checkpoint-4` {NO_ROOM}"
         assert checkpoints(folder) == ["checkpoint-2"]
         assert not list(folder.glob(".checkpoint-*"))
         warnings: list[str] = []
@@ -239,6 +243,43 @@ def test_a_run_without_room_stops_and_goes_on_when_there_is_some(
         assert run.resume() == 2
         assert warnings == []
         assert_same(finish(run)[1], reference)
+
+
+@pytest.mark.parametrize("every", [500, 5])  # 5: the last iteration has its checkpoint anyway
+def test_a_student_without_room_is_written_when_there_is_some(
+    tmp_path: Path, reference: list[Tensor], every: int
+) -> None:
+    """All of the training is kept, of a run that is shorter than the steps of checkpoints too."""
+    assert in_a_process(_no_room_for_the_student, str(tmp_path), every) == 0
+    assert (tmp_path / "said").read_text(encoding="utf-8") == f"`{tmp_path}/student` {NO_ROOM}"
+    assert not list(tmp_path.glob("*student*"))
+    warnings: list[str] = []
+    run = distillation(tmp_path, warnings.append, checkpointing_steps=every)
+    assert run.resume() == 15
+    steps, found = finish(run)
+    assert (steps, warnings) == ([], [])
+    assert_same(found, reference)
+    save_student(run.student(), tmp_path / "student")
+    saved = load_file(tmp_path / "student" / "unet" / "diffusion_pytorch_model.safetensors")
+    state = run.student().jumps[0].network.state_dict()
+    assert all(torch.equal(saved[name], weight) for name, weight in state.items())
+    has_optimizer = (tmp_path / "checkpoint-15" / "optimizer.bin").exists()
+    assert has_optimizer == (every == 5)  # what only the end needs is small
+
+
+def _no_room_for_the_student(folder: str, every: int) -> None:
+    run = distillation(folder, checkpointing_steps=every)
+    finish(run)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        save_student(run.student(), Path(folder, "student"), GO_ON)
+    except InputError as error:
+        Path(folder, "said").write_text(str(error), encoding="utf-8")
+
+
+def test_no_checkpoint_is_kept_that_was_not_asked_for(tmp_path: Path) -> None:
+    finish(distillation(tmp_path, checkpointing_steps=0))
+    assert checkpoints(tmp_path) == []
 
 
 def _size_of_weights(folder: Path) -> int:

@@ -238,16 +238,13 @@ ARRAYS_REMEDY = "pass the alphas and sigmas of its steps as an .npz file"
         ),
         (
             {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
-            (
-                "`_class_name` must be a scheduler built on betas, not on flow matching, got "
-                f"UniPCMultistepScheduler; {ARRAYS_REMEDY}"
-            ),
+            f"`use_flow_sigmas` must be false, got true; {ARRAYS_REMEDY}",
         ),
         (
             {"prediction_type": "flow_prediction"},
             (
-                "`_class_name` must be a scheduler built on betas, not on flow matching, got "
-                f"DDIMScheduler; {ARRAYS_REMEDY}"
+                "`prediction_type` must be epsilon, sample or v_prediction, none of flow matching, "
+                f"got flow_prediction; {ARRAYS_REMEDY}"
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,6 +104,39 @@ def test_the_sliced_interval_covers_the_truth() -> None:
     assert 85 <= covered < 100
 
 
+def test_intervals_to_data_and_in_features_cover_the_truth() -> None:
+    """Isotropic laws of spreads 1 (teacher), 1.5 and 2 (data): in d values W2 = √d |s - s'|, along
+    any direction |s - s'|; Fréchet's distance is the square, here in two values of three.
+    """
+    matrix = np.eye(3)
+    truths = {
+        ("reference", "student_gaussian_w2"): 0.5 * np.sqrt(3),
+        ("reference", "teacher_gaussian_w2"): np.sqrt(3),
+        ("reference", "student_sliced_w2"): 0.5,
+        ("reference", "teacher_sliced_w2"): 1.0,
+        ("features", "student_to_teacher"): 0.5,
+        ("features", "student_to_reference"): 0.5,
+        ("features", "teacher_to_reference"): 2.0,
+    }
+    covered = dict.fromkeys(truths, 0)
+    for seed in range(40):
+        found = evaluate_student(
+            teacher(matrix),
+            student(1.5 * matrix),
+            200,
+            seed,
+            reference=2 * np.random.default_rng(seed + 1000).standard_normal((150, 3)),
+            features=lambda samples: samples[:, :2],
+            num_projections=2,
+            num_resamples=40,
+        )
+        for (kind, key), truth in truths.items():
+            covered[kind, key] += covers(getattr(getattr(found, kind), key), truth)
+    # Of 40 intervals of 95 % fewer than 32 cover with probability 1.3e-4 (binomial).
+    assert all(count >= 32 for count in covered.values()), covered
+    assert all(count < 40 for count in covered.values()), covered
+
+
 def test_large_sample() -> None:
     """Within 5 standard errors, as the intervals tell them, of the closed forms."""
     found = evaluate_student(teacher(), student(), 5000, 1, batch_size=5000, num_resamples=50)
@@ -173,15 +207,16 @@ def test_distances_to_data() -> None:
     assert found is not None
     assert found.num_samples == 5000
     # Floors at these sizes are 0.05 to 0.1; the distance itself is 0.26.
-    assert found.student_gaussian_w2 < 0.12
-    assert abs(found.teacher_gaussian_w2 - true_w2()) < 0.1
-    assert found.student_sliced_w2 < 0.1 < found.teacher_sliced_w2
+    assert found.student_gaussian_w2.value < 0.12
+    assert abs(found.teacher_gaussian_w2.value - true_w2()) < 0.1
+    assert found.student_sliced_w2.value < 0.1 < found.teacher_sliced_w2.value
     samples = draw_samples(student(), 2000, 0, 2000).double().numpy()
-    assert found.student_gaussian_w2 == pytest.approx(gaussian_fit_w2(samples, data))
+    assert found.student_gaussian_w2.value == pytest.approx(gaussian_fit_w2(samples, data))
     as_tensor = torch.from_numpy(data).float().reshape(5000, 3, 1)
     again = evaluate_student(teacher(), student(), 2000, 0, reference=as_tensor, num_resamples=0)
     assert again.reference is not None
-    assert again.reference.teacher_gaussian_w2 == pytest.approx(found.teacher_gaussian_w2)
+    both = (each.teacher_gaussian_w2.value for each in (again.reference, found))
+    assert next(both) == pytest.approx(next(both))
     with pytest.raises(InputError, match="`reference` must be at least 2 samples of 3 values"):
         evaluate_student(teacher(), student(), 10, 0, reference=data[:, :2])
 
@@ -203,10 +238,11 @@ def test_distances_in_features() -> None:
     # Features deviate by up to 4, known to 1/√(2n) = 1 % each; the distance itself is 1.4, so its
     # square is known to about 2 · 0.04 · √2 / 1.4 = 8 %, and better from shared noise.
     truth = true_w2(mixing @ wide, mixing @ TEACHER) ** 2
-    assert found.student_to_teacher == pytest.approx(truth, rel=0.2)
-    assert found.student_to_reference == pytest.approx(truth, rel=0.25)
+    assert found.student_to_teacher.value == pytest.approx(truth, rel=0.2)
+    assert found.student_to_reference is not None
+    assert found.student_to_reference.value == pytest.approx(truth, rel=0.25)
     assert found.teacher_to_reference is not None
-    assert max(found.teacher_to_reference, found.floor) < truth / 10
+    assert max(found.teacher_to_reference.value, found.floor) < truth / 10
     without = evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.numpy())
     assert without.features is not None
     assert without.features.student_to_reference is None
@@ -248,7 +284,8 @@ def test_features_in_any_precision() -> None:
     )
     assert exact is not None
     assert rounded is not None
-    assert rounded.student_to_teacher == pytest.approx(exact.student_to_teacher, rel=0.02)
+    values = [each.student_to_teacher.value for each in (exact, rounded)]
+    assert values[1] == pytest.approx(values[0], rel=0.02)
     evaluate_student(teacher(), student(), 10, 0, features=lambda x: x.long(), num_resamples=0)
 
 
@@ -266,7 +303,8 @@ def test_record_and_repetition() -> None:
 
 
 def test_all_that_takes_long_is_told() -> None:
-    """Samples of the two, features of both and of the data, resamples of two distances."""
+    """Samples of the two, features of both and of the data, and resamples of nine distances:
+    two between student and teacher, four to data, three in features."""
     told: list[tuple[str, int, int]] = []
     evaluate_student(
         teacher(),
@@ -282,7 +320,7 @@ def test_all_that_takes_long_is_told() -> None:
     assert told == [
         *(("sampling", done, 10) for done in (3, 5, 8, 10)),
         *(("extracting features", done, 13) for done in (3, 5, 8, 10, 13)),
-        *(("resampling", done, 4) for done in (1, 2, 3, 4)),
+        *(("resampling", done, 18) for done in range(1, 19)),
     ]
 
 
@@ -293,6 +331,40 @@ def test_refused_settings() -> None:
         evaluate_student(teacher(), student(), 10, 0, num_resamples=-1)
     with pytest.raises(InputError, match=r"`student` must have samples of shape \(2,\)"):
         evaluate_student(teacher(np.eye(2)), student(), 10, 0)
+    for wanted, given in ((None, 10), (10, None)):
+        samplers = replace(teacher(), num_classes=wanted), replace(student(), num_classes=given)
+        words = [f"{number or 'no'} classes" for number in (wanted, given)]
+        message = "`student` must have {}, as the teacher, got {}".format(*words)
+        with pytest.raises(InputError, match=f"^{message}$"):
+            evaluate_student(*samplers, 10, 0)
+
+
+def test_only_the_teacher_that_the_student_was_distilled_from() -> None:
+    """By what the student knows of it, to rounding; of step 3, where it never is, nothing."""
+    own = DDIM.from_schedule(cosine_schedule(4), "sample")
+    jumps = tuple(Jump(Linear(STUDENT), start, start - 2, start - 2) for start in (4, 2))
+    few = Student(jumps, own, (3,))
+    elsewhere = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.0])
+    rounded = replace(own, alphas=own.alphas + 5e-5 + elsewhere)
+    evaluate_student(Teacher(Linear(TEACHER), rounded, (3,)), few, 10, 0, num_resamples=0)
+    for other, values in (
+        (DDIM.from_schedule(cosine_schedule(2), "sample"), "num_steps = 4, as the student, got 2"),
+        (
+            replace(own, prediction_type="v_prediction"),
+            "prediction_type = sample, as the student, got v_prediction",
+        ),
+        (replace(own, timesteps=2 * own.timesteps), "timestep_4 = 4, as the student, got 8"),
+        (
+            replace(own, alphas=own.alphas * 0.9),  # alpha_4 = 0, alpha_2 = cos(π/4)
+            "alpha_2 = 0.707107, as the student, got 0.636396",
+        ),
+        (replace(own, sigmas=own.sigmas * 0.9), "sigma_4 = 1, as the student, got 0.9"),
+    ):
+        with pytest.raises(InputError) as error:
+            evaluate_student(Teacher(Linear(TEACHER), other, (3,)), few, 10, 0)
+        assert str(error.value) == (
+            f"`teacher` must have {values}; give the teacher that the student was distilled from"
+        )
 
 
 def test_feature_extractors_by_name() -> None:
@@ -305,6 +377,19 @@ def test_feature_extractors_by_name() -> None:
             load_feature_extractor(name)
     with pytest.raises(InputError, match="`features` must name a callable"):
         load_feature_extractor("math:pi")
+
+
+def test_feature_extractors_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed script has its own folder on the path, and not the current one."""
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if Path(place) != Path()])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features_of_mine.py").write_text("def first(x):\n    return x[:, :1]\n")
+    before = list(sys.path)
+    first = load_feature_extractor("features_of_mine:first")
+    assert sys.path == before
+    assert np.array_equal(first(torch.eye(2)), [[1.0], [0.0]])
 
 
 def test_sliced_w2_against_pot() -> None:
@@ -399,6 +484,53 @@ def test_as_many_resamples_as_asked(measure: Measure) -> None:
     (with_interval,) = (name.strip() for name, value in rows.items() if "[" in value)
     assert with_interval == "paired error (rms)"
     refused(measure("--num_resamples", -1), "`num_resamples` must be >= 0, got -1")
+
+
+def test_intervals_of_all_that_is_measured_are_shown(measure: Measure, tmp_path: Path) -> None:
+    """Of distances to data, in features, and along the eigenvectors of the data."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "data.npy", rng.standard_normal((30, 4)) * [4, 3, 2, 1])
+    more = ("--source", tmp_path / "data.npy", "--features", "torch:clone", "--num_resamples", 4)
+    status, out, _ = measure(*more)
+    assert status == 0
+    found = json.loads(measure(*more, "--json")[1])
+    head, table = out.split("paired squared error along eigenvectors of the data, of the ")
+    rows = dict(line.strip().split(": ", 1) for line in head.splitlines()[1:])
+    for name, kind, keys in (
+        ("Gaussian W2 to data", "reference", ("student_gaussian_w2", "teacher_gaussian_w2")),
+        ("sliced W2 to data", "reference", ("student_sliced_w2", "teacher_sliced_w2")),
+        ("Fréchet to data", "features", ("student_to_reference", "teacher_to_reference")),
+    ):
+        told = [
+            "{} {value:.4g} [{low:.4g}, {high:.4g}]".format(key.split("_")[0], **found[kind][key])
+            for key in keys
+        ]
+        assert rows[name] == ", ".join(told)
+    assert rows["Fréchet distance"].endswith(f"], floor {found['features']['floor']:.4g}")
+    first, *lines = table.splitlines()
+    assert first == "largest of 4 λ"
+    directions = found["directions"]
+    reach = 1.959964 * np.array(directions["standard_errors"])
+    for number, line in enumerate(lines):
+        value, error = directions["eigenvalues"][number], directions["errors"][number]
+        low, high = max(error - reach[number], 0), error + reach[number]
+        told = f"{error:.4g} [{low:.4g}, {high:.4g}]"
+        assert line.strip() == f"λ_{number + 1} = {value:.4g}: {told}"
+    assert len(lines) == 4
+
+
+def test_a_teacher_of_another_prediction_is_one_line(
+    run: Measure, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scheduler = DDIMScheduler(
+        clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction"
+    )
+    network = MLPDenoiser((4,), hidden_size=16, num_layers=1)
+    write_teacher_folder(tmp_path / "other", network, scheduler)
+    refused(
+        run("evaluate-student", folders[0], "--teacher", tmp_path / "other"),
+        "`teacher` must have prediction_type = epsilon, as the student, got v_prediction; ",
+    )
 
 
 def test_progress_is_shown(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -21,10 +23,17 @@ from torch import nn
 from opmerge.distillation.ddim import DDIM, Jump, PredictionType
 from opmerge.distillation.models import Student, Teacher, initial_noise
 from opmerge.distillation.networks import MLPDenoiser
-from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
+from opmerge.distillation.pipeline import (
+    FewStepPipeline,
+    check_can_be_saved,
+    load_student,
+    save_student,
+)
 from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.distillation.stages import plan_stages
 from opmerge.distillation.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.errors import InputError
+from opmerge.plans import Plan
 from opmerge.schedules import cosine_schedule
 
 SHAPE = (1, 8, 8)
@@ -203,14 +212,19 @@ def test_scheduler_interface() -> None:
         JumpScheduler([{"start": 8}], "sample", 8)
 
 
-def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path) -> None:
-    """Denoiser copy, read at 999: the images of DDIMPipeline are the same bits."""
-    scheduler = trailing()
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path, spacing: str) -> None:
+    """Denoiser copy, read at 999, 875 and 999: the images of DDIMPipeline are the same bits."""
+    scheduler = DDIMScheduler.from_config(trailing().config, timestep_spacing=spacing)
     student = Student((Jump(unet(0), 8, 0, 0),), DDIM.from_scheduler(scheduler, 8), SHAPE)
     folder = save_student(student, tmp_path / "student")
     theirs = DDIMPipeline(
         unet=UNet2DModel.from_pretrained(folder, subfolder="unet"),
-        scheduler=DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing"),
+        scheduler=DDIMScheduler.from_config(
+            scheduler.config,
+            timestep_spacing="leading",
+            steps_offset={"trailing": 999, "leading": 875, "linspace": 999}[spacing],
+        ),
     )
     ours = FewStepPipeline.from_pretrained(folder)
     images = []
@@ -219,6 +233,38 @@ def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path) -> No
         generator = torch.Generator().manual_seed(0)
         images.append(pipeline(3, generator=generator, output_type="np", **steps).images)
     assert np.array_equal(*images)
+
+
+def snippets(heading: str) -> list[str]:
+    """The Python of a section of how_to.md."""
+    text = (Path(__file__).parents[1] / "docs" / "how_to.md").read_text(encoding="utf-8")
+    section = text.split(f"## … {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_documented_routes_give_the_pipelines_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal seeds of torch are equal noise; the teacher's spacing is diffusers' default."""
+    monkeypatch.chdir(tmp_path)
+    scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
+    ddim = DDIM.from_scheduler(scheduler, 4)
+    pipeline, stock, step = snippets("use a student")
+    names: dict[str, Any] = {}
+    found = []
+    for network, codes in ((unet(0), (pipeline, stock)), (mlp(0, SHAPE), (pipeline, step))):
+        write_teacher_folder(Path("path/to/model"), network, scheduler)
+        save_student(Student((Jump(network, 4, 0, 0),), ddim, SHAPE), Path("runs/student/student"))
+        for code in codes:
+            torch.manual_seed(0)
+            exec(compile(code, "how_to.md", "exec"), names)
+            found.append(names["images"])
+    ours, theirs, ours_of_mlp, _ = found
+    assert len(ours) == 4
+    assert all(map(np.array_equal, theirs, ours))
+    assert not np.array_equal(ours[0], ours[1])
+    stepped = names["samples"][:, 0].div(2).add(0.5).clamp(0, 1).mul(255).round().numpy()
+    assert all(map(np.array_equal, stepped, ours_of_mlp))
 
 
 def test_diffusers_opens_the_folder_by_itself(tmp_path: Path) -> None:
@@ -281,6 +327,24 @@ def test_a_teacher_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_teacher_folder(folder, mlp(1, (5,)), trailing())
     assert load_teacher(folder, 4).digest == digest
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_what_has_no_room_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    """Two networks of 2^50 equal numbers, of which memory holds one."""
+    network = mlp(0, (5,))
+    network.register_buffer("large", torch.zeros(1).expand(2**50))
+    teacher = Teacher(network, DDIM.from_schedule(cosine_schedule(4), "sample"), (5,))
+    plan, small = Plan.from_nested([[4, 3], [2, 1]]), Teacher(mlp(0, (5,)), teacher.ddim, (5,))
+    stages, folder = plan_stages(plan, "merge"), tmp_path / "run" / "student"
+    check_can_be_saved(small, plan, stages, folder)
+    own = sum(weight.nbytes for weight in small.network.state_dict().values())
+    message = (
+        rf"`{folder}` must have room for {2 * (2**52 + own):,} bytes, got [\d,]+ free; "
+        "make room or choose another --output_dir$"
+    )
+    with pytest.raises(InputError, match=message):
+        check_can_be_saved(teacher, plan, stages, folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_folders_are_not_replaced(tmp_path: Path) -> None:

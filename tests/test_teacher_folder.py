@@ -235,6 +235,18 @@ def test_half_precision_weights_are_read_in_float32(tmp_path: Path) -> None:
         assert weight.dtype == torch.float32
 
 
+def test_weights_saved_in_one_variant_are_read(tmp_path: Path) -> None:
+    """``save_pretrained(..., variant="fp16")`` as diffusers does it; the usual ones come first."""
+    network = tiny_mlp()
+    folder = write_teacher_folder(tmp_path / "teacher", network, DDIMScheduler(**NO_CLIP))
+    tiny_mlp().half().save_pretrained(folder / "unet", variant="fp16")
+    assert torch.equal(load_teacher(folder, 2).network.proj_in.weight, network.proj_in.weight)
+    (folder / WEIGHTS).unlink()
+    loaded = load_teacher(folder, 2).network.state_dict()
+    for key, weight in network.state_dict().items():
+        assert torch.equal(loaded[key], weight.half().float()), key
+
+
 def test_one_dimensional_samples(tmp_path: Path) -> None:
     network = UNet1DModel(
         sample_size=64,
@@ -321,6 +333,17 @@ def pickled_only(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
+def network_alone(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    shutil.rmtree(folder / "scheduler")
+
+
+def two_variants(folder: Path) -> None:
+    for variant in ("fp16", "bf16"):
+        shutil.copy(folder / WEIGHTS, (folder / WEIGHTS).with_suffix(f".{variant}.safetensors"))
+    (folder / WEIGHTS).unlink()
+
+
 def truncated(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-8])
 
@@ -345,7 +368,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "config": (lambda f: (f / CONFIG).unlink(), "unet/config.json` cannot be read"),
     "weights": (
         lambda f: (f / WEIGHTS).unlink(),
-        "unet/diffusion_pytorch_model.safetensors` must exist",
+        "unet/diffusion_pytorch_model.safetensors` must exist; save the model again with",
     ),
     "scheduler": (
         lambda f: shutil.rmtree(f / "scheduler"),
@@ -353,8 +376,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickled weights": (pickled_only, "are pickled); save the model again with save_pretrained"),
     "truncated weights": (truncated, "must hold a readable config and the weights that fit it"),
-    "missing key": (one_key_missing, "(missing in it), got conv_out.bias"),
-    "surplus key": (one_key_more, "(unexpected in it), got surplus"),
+    "missing key": (one_key_missing, "(missing in them), got conv_out.bias"),
+    "surplus key": (one_key_more, "(unexpected in them), got surplus"),
     "other sizes": (
         lambda f: edit(f / CONFIG, block_out_channels=[16, 16]),
         "must hold a readable config and the weights that fit it",
@@ -397,7 +420,24 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "flow": (
         lambda f: edit(f / SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
-        "must be a scheduler built on betas",
+        "teacher/scheduler/scheduler_config.json: _class_name` must be a scheduler built on betas, "
+        "not on flow matching, got FlowMatchEulerDiscreteScheduler; take a teacher whose scheduler "
+        "is built on betas, such as DDIMScheduler",
+    ),
+    "flow prediction": (
+        lambda f: edit(f / SCHEDULER, prediction_type="flow_prediction"),
+        "teacher/scheduler/scheduler_config.json: prediction_type` must be epsilon, sample or "
+        "v_prediction, none of flow matching, got flow_prediction; take a teacher whose scheduler",
+    ),
+    "network alone": (
+        network_alone,
+        "teacher` must hold model_index.json, or config.json and scheduler_config.json, got a "
+        "network without its scheduler; save them together: DDIMPipeline(unet, scheduler).",
+    ),
+    "two variants": (two_variants, "unet/diffusion_pytorch_model.safetensors` must exist; save"),
+    "student": (
+        lambda f: edit(f / "model_index.json", _class_name="FewStepPipeline"),
+        "`teacher` must be a teacher: a student takes its own steps only, got ",
     ),
     "few timesteps": (
         lambda f: edit(f / SCHEDULER, num_train_timesteps=3),

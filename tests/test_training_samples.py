@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from opmerge.data import Source, open_source  # noqa: E402
+from opmerge.distillation.inputs import DataInputs  # noqa: E402
 from opmerge.distillation.samples import (  # noqa: E402
     digits_labels,
     load_labels,
@@ -84,14 +85,35 @@ def test_the_limit_is_the_number_of_bytes(tmp_path: Path) -> None:
 
 def test_a_file_of_the_same_samples_is_taken_and_any_other_written_anew(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for values, passes in [(1.0, 1), (1.0, 0), (2.0, 1)]:
-        seen: list[int] = []
-        source = source_of(tmp_path, np.full((5, 3), values))
-        mapped = load_samples(source, (3,), folder, seen.append, memory_limit=0)
-        assert (mapped == values).all()
-        assert len(seen) == passes
+    written = []
+    values = np.ones((5000, 3))  # more than one batch of a source
+    for row, value in [(0, 1.0), (0, 2.0), (0, 2.0), (4999, 3.0)]:
+        values[row] = value
+        mapped = load_samples(source_of(tmp_path, values), (3,), folder, memory_limit=0)
+        assert torch.equal(mapped.double(), torch.from_numpy(values))
+        written.append((folder / "data.npy").stat().st_ino)
+    first, second, third, fourth = written
+    assert first != second == third != fourth
     (folder / "data.npy").write_bytes(b"damaged")
-    assert (load_samples(source, (3,), folder, memory_limit=0) == 2).all()
+    again = load_samples(source_of(tmp_path, values), (3,), folder, memory_limit=0)
+    assert torch.equal(again.double(), torch.from_numpy(values))
+
+
+def test_the_identity_of_data_is_that_of_every_sample_and_label(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
+    source, labels = source_of(tmp_path, values), torch.arange(3000)
+    data = load_samples(source, (4,))
+    mapped = load_samples(source, (4,), tmp_path / "run", memory_limit=0)
+    first = DataInputs(data, labels).identity()
+    assert DataInputs(mapped, labels).identity() == first
+    found = {first}
+    for row in (1, 1501, 2999):
+        for changed in (data.clone(), labels.clone()):
+            changed[row] += 1
+            pair = (changed, labels) if changed.ndim == 2 else (data, changed)
+            found.add(DataInputs(*pair).identity())
+    assert len(found) == 1 + 3 * 2
+    assert DataInputs(data.view(3000, 2, 2), labels).identity() not in found
 
 
 def test_without_a_folder_or_with_one_that_cannot_be_it_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from opmerge.errors import InputError
 
-__all__ = ["expand_home", "folder_beside", "replace_folder", "write_atomic"]
+__all__ = [
+    "GO_ON",
+    "expand_home",
+    "folder_beside",
+    "replace_folder",
+    "why_not_written",
+    "write_atomic",
+]
+
+GO_ON = "make room and go on with --resume_from_checkpoint latest"
+_PROBE_BYTES = 2**20
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
@@ -57,9 +67,36 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return target
 
 
+def why_not_written(error: Exception, folder: Path) -> str:
+    """Why a library could not write: the system's reason, or else the first line of its own.
+
+    Torch's writer says at which byte of its archive it stopped; a write of our own in the same
+    folder, while what is half-written still takes the room, is told why.
+
+    Args:
+        error: what the library raised.
+        folder: where it wrote, or what holds that.
+    """
+    for known in (error, error.__cause__):
+        if isinstance(known, OSError) and known.strerror:
+            return known.strerror
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(_PROBE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as found:
+        return found.strerror or str(found)
+    return str(error).split("\n")[0]
+
+
 @contextlib.contextmanager
-def folder_beside(folder: Path) -> Iterator[Path]:
+def folder_beside(folder: Path, remedy: str = "choose another place") -> Iterator[Path]:
     """A new folder beside ``folder``, which takes its place when the block ends without an error.
+
+    Args:
+        folder: the folder.
+        remedy: what to do if it cannot be written.
 
     Raises:
         InputError: if anything in it cannot be written; ``folder`` is then as it was.
@@ -72,10 +109,8 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         replace_folder(folder, unfinished)
     except Exception as error:
         # A full disk is an error of its own type in every library that writes.
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise InputError(
-            str(folder), f"cannot be written ({reason})", remedy="choose another place"
-        ) from error
+        reason = why_not_written(error, folder.parent)
+        raise InputError(str(folder), f"cannot be written ({reason})", remedy=remedy) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opmerge.cli.calibration import calibrate
 from opmerge.cli.inputs import build_problem, load_spectrum, read_plan, search
 from opmerge.cli.options import DataOptions, ProblemOptions, SearchOptions, takes_options
-from opmerge.cli.students import calibrate, evaluate_student, export, sample
+from opmerge.cli.students import evaluate_student, export, sample
 from opmerge.cli.studies import study
 from opmerge.cli.training import distill, train_teacher
 from opmerge.cli.vae import decode, encode, train

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
     from opmerge.plans import Plan, PlanFile
     from opmerge.problem import Problem
+    from opmerge.schedules import NoiseSchedule
     from opmerge.spectra import Spectrum
     from opmerge.training import TrainingModel
 
 __all__ = ["build_problem", "load_spectrum", "read_plan", "search"]
 
 DEFAULT_STEPS = 64
+_SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers have theirs
 
 
 def load_spectrum(data: DataOptions) -> Spectrum:
@@ -57,7 +59,7 @@ def build_problem(
     merge_rule: Any = given.merge_rule or (made_for.merge_rule if made_for else "operator-copy")
     objective: Any = given.objective or (made_for.objective if made_for else "teacher")
     rule = merge_rule.replace("_", "-")
-    return Problem(spectrum, schedule, _training(given, made_for, rule), rule, objective)
+    return Problem(spectrum, schedule, _training(given, made_for, rule, schedule), rule, objective)
 
 
 def search(problem: Problem, given: SearchOptions, student_steps: int | None) -> PlannerResult:
@@ -101,7 +103,9 @@ def read_plan(
     return file.plan, file
 
 
-def _training(given: ProblemOptions, made_for: PlanFile | None, rule: str) -> TrainingModel:
+def _training(
+    given: ProblemOptions, made_for: PlanFile | None, rule: str, schedule: NoiseSchedule
+) -> TrainingModel:
     from opmerge.training import GradientFlow, training_from_dict
 
     if given.training is not None and given.merge_time is not None:
@@ -113,11 +117,42 @@ def _training(given: ProblemOptions, made_for: PlanFile | None, rule: str) -> Tr
                 raise InputError(
                     "merge_rule", f"must be {content.get('merge_rule')}, as calibrated", rule
                 )
+            _compare_schedules(content, schedule, given.training)
             content = content.get("training")
         return training_from_dict(content)
     if given.merge_time is not None:
         return GradientFlow(given.merge_time)
     return made_for.training if made_for else GradientFlow()
+
+
+def _compare_schedules(calibration: dict[str, Any], schedule: NoiseSchedule, path: Path) -> None:
+    """Say where a calibration is to predict what its probes did not measure.
+
+    A fit in terms of variances can be read at any T and schedule, so neither is refused.
+    """
+    import numpy as np
+
+    from opmerge.cli.networks import say
+    from opmerge.schedules import NoiseSchedule
+
+    if not {"steps", "schedule"} <= calibration.keys():
+        raise InputError(
+            str(path),
+            "must say for which steps and schedule it was made",
+            remedy="run `opmerge calibrate` again, which keeps finished probes",
+        )
+    own = NoiseSchedule.from_dict(calibration["schedule"], calibration["steps"])
+    beyond = "what it predicts here its probes did not measure"
+    if own.num_steps != schedule.num_steps:
+        say(f"the calibration is for T = {own.num_steps}, not {schedule.num_steps}: {beyond}")
+        return
+    off = np.maximum(abs(own.alphas - schedule.alphas), abs(own.sigmas - schedule.sigmas))
+    if off.max() > _SAME_SCHEDULE:
+        t = int(off.argmax())
+        say(
+            f"the calibration is for another schedule (alpha_{t} = {own.alphas[t]:.4g}, not "
+            f"{schedule.alphas[t]:.4g}): {beyond}; --schedule takes the folder of its teacher"
+        )
 
 
 def _read_json(path: Path) -> Any:

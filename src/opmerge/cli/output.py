@@ -17,6 +17,7 @@ __all__ = [
     "show_comparison",
     "show_evaluation",
     "show_plan",
+    "show_rows",
     "show_spectrum",
 ]
 
@@ -133,6 +134,12 @@ def show_spectrum(spectrum: Spectrum, folder: Path | None, as_json: bool) -> Non
     _print_notes(*spectrum.notes)
     if folder is not None:
         print(f"written: {folder / 'spectrum.npz'}, {folder / 'spectrum.png'}")
+
+
+def show_rows(rows: Mapping[str, str]) -> None:
+    """Names to the left of a colon, right-aligned, what they stand for to its right."""
+    for name, value in rows.items():
+        print(f"{name:>22}: {value}")
 
 
 def _print_json(record: Mapping[str, Any], plan: Plan) -> None:

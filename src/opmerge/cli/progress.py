@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
-__all__ = ["Report", "duration", "progress_bar"]
+__all__ = ["Report", "bars_in_turn", "duration", "progress_bar"]
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -40,6 +40,24 @@ def progress_bar(
             yield report
     else:
         yield _Lines(title, total, begun_at)
+
+
+@contextmanager
+def bars_in_turn(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for what is being done, how much of it is done and of how much; bars in turn."""
+    with ExitStack() as shown:
+        doing = ""
+        report: Report
+
+        def switch(what: str, done: int, total: int) -> None:
+            nonlocal doing, report
+            if what != doing:
+                shown.close()
+                doing = what
+                report = shown.enter_context(progress_bar(what, total, enabled))
+            report(done)
+
+        yield switch
 
 
 @contextmanager

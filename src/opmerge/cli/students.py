@@ -1,12 +1,10 @@
-"""The commands around a student: sampling, measuring, calibrating, exporting its steps."""
+"""The commands around a student: sampling, measuring, exporting its steps."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,18 +12,23 @@ import typer
 
 from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.options import ImageOptions, option, takes_options
-from opmerge.cli.training_options import OptimizationOptions, SampleOptions
+from opmerge.cli.output import show_rows
+from opmerge.cli.progress import bars_in_turn
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
-    from opmerge.distillation.calibration import Calibration
-    from opmerge.distillation.config import DistillationConfig
-    from opmerge.distillation.evaluation import Measurement, Report, StudentEvaluation
+    from opmerge.distillation.evaluation import (
+        DirectionErrors,
+        FeatureDistances,
+        Measurement,
+        StudentEvaluation,
+    )
     from opmerge.distillation.models import Student, Teacher
     from opmerge.plans import PlanFile
 
-__all__ = ["calibrate", "evaluate_student", "export", "sample"]
+__all__ = ["evaluate_student", "export", "sample"]
 
+_NUM_DIRECTIONS = 5  # in text; all are in the JSON
 _MEASURING_SEED = 1  # not 0: what is measured is not what pictures show
 
 StudentDir = Annotated[
@@ -66,29 +69,6 @@ class MeasuringOptions(ImageOptions):
     ] = None
 
 
-@dataclass(frozen=True)
-class ProbeOptions:
-    """How the merges of a calibration are trained: as those of the run to come."""
-
-    num_iterations: Annotated[
-        int, option("num_iterations", "Iterations of a merge to predict for.", "Training")
-    ] = 400
-    merge_rule: Annotated[
-        str, option("merge_rule", "denoiser-copy or operator-copy.", "Training")
-    ] = "denoiser-copy"
-    loss_weighting: Annotated[
-        str, option("loss_weighting", "As of the run to come.", "Training")
-    ] = "snr-truncated"
-    half_rate: Annotated[
-        bool,
-        option(
-            "half_rate",
-            "Also train probes at half the learning rate, to predict for other rates.",
-            "Training",
-        ),
-    ] = False
-
-
 def sample(
     model: Annotated[
         Path,
@@ -118,7 +98,7 @@ def sample(
     if output.suffix not in writers:
         raise InputError("output", "must end in .png or .npy", str(output))
     sampler = _load_sampler(model, steps)
-    with _bars() as report:
+    with bars_in_turn() as report:
         samples = draw_samples(
             sampler,
             num_samples,
@@ -160,56 +140,6 @@ def evaluate_student(
         _show_evaluation(result, made_for)
 
 
-@takes_options
-def calibrate(
-    samples: SampleOptions,
-    teacher: TeacherDir,
-    steps: Annotated[int, option("steps", "T, the teacher's steps.", "Teacher")],
-    output_dir: Annotated[
-        Path,
-        option("output_dir", "Folder for calibration.json; finished probes are kept.", "Run"),
-    ],
-    probing: ProbeOptions,
-    optimization: OptimizationOptions,
-) -> None:
-    """Fit the training model to short probe merges on the real network.
-
-    `opmerge plan --training calibration.json` then predicts runs on this network with these
-    settings, a network for each merge (--sharing merge) and no curriculum. An interrupted
-    calibration goes on when it is started again.
-    """
-    from opmerge.cli import networks, runs
-    from opmerge.distillation.calibration import calibrate as fit
-    from opmerge.distillation.inputs import DataInputs
-    from opmerge.distillation.probes import default_probes
-    from opmerge.distillation.teacher_folder import load_teacher
-
-    config = _calibrated_config(probing, optimization)
-    rate = config.optimization.learning_rate
-    probes = default_probes(steps, probing.num_iterations, rate, slower=probing.half_rate)
-    loaded = load_teacher(teacher, steps)
-    runs.prepare_folder(output_dir)
-    accelerator = networks.start(config.optimization, output_dir)
-    inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
-    assert isinstance(inputs, DataInputs), "a calibration is never data-free"
-    spectrum = networks.read_spectrum(samples)
-    with networks.resumable("the same command"), _bars(accelerator.is_main_process) as report:
-        found = fit(
-            loaded,
-            inputs,
-            spectrum,
-            config,
-            accelerator,
-            probes,
-            output_dir,
-            lambda done, total: report("training probes", done, total),
-        )
-    if accelerator.is_main_process:
-        path = found.write(output_dir / "calibration.json")
-        runs.write_config(output_dir, "calibrate", {**asdict(samples), **asdict(config)})
-        _show_calibration(found, path)
-
-
 def export(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.")],
     to: Annotated[str, option("to", "fastgen or comfyui.", "Output")],
@@ -249,6 +179,16 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     from opmerge.distillation.teacher_folder import load_teacher
     from opmerge.distillation.trainer import best_device
 
+    if not folder.is_dir():
+        raise InputError(str(folder), "must be an existing folder, of a student or a teacher")
+    for name in ("student", "teacher"):
+        if (folder / name / "model_index.json").is_file():
+            raise InputError(
+                str(folder),
+                "must be the folder of a model",
+                "that of a run",
+                f"pass {folder / name}",
+            )
     if is_student_folder(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
@@ -256,26 +196,6 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     if steps is None:
         raise InputError("steps", "must be given for a teacher", remedy="pass --steps 64")
     return load_teacher(folder, steps).to(best_device())
-
-
-@contextmanager
-def _bars(enabled: bool = True) -> Iterator[Report]:
-    """A callback for what is being done, how much of it is done and of how much; bars in turn."""
-    from opmerge.cli import progress
-
-    with ExitStack() as shown:
-        doing = ""
-        report: progress.Report
-
-        def switch(what: str, done: int, total: int) -> None:
-            nonlocal doing, report
-            if what != doing:
-                shown.close()
-                doing = what
-                report = shown.enter_context(progress.progress_bar(what, total, enabled))
-            report(done)
-
-        yield switch
 
 
 def _measure(teacher: Teacher, student: Student, measuring: MeasuringOptions) -> StudentEvaluation:
@@ -292,7 +212,7 @@ def _measure(teacher: Teacher, student: Student, measuring: MeasuringOptions) ->
         options = measuring.source_options()
         spectrum = resolve_spectrum(source, options=options)
         reference = load_samples(open_source(source, options), student.sample_shape)
-    with _bars() as report:
+    with bars_in_turn() as report:
         return measure(
             teacher,
             student,
@@ -327,49 +247,42 @@ def _show_evaluation(result: StudentEvaluation, file: PlanFile | None) -> None:
     if file is not None and w2 is not None:
         rows["predicted W2"] = f"{w2:.4g} to the {file.objective}"
     if result.reference is not None:
-        rows["Gaussian W2 to data"] = (
-            f"student {result.reference.student_gaussian_w2:.4g}, "
-            f"teacher {result.reference.teacher_gaussian_w2:.4g}"
-        )
-        rows["sliced W2 to data"] = (
-            f"student {result.reference.student_sliced_w2:.4g}, "
-            f"teacher {result.reference.teacher_sliced_w2:.4g}"
-        )
+        found = result.reference
+        rows["Gaussian W2 to data"] = _both(found.student_gaussian_w2, found.teacher_gaussian_w2)
+        rows["sliced W2 to data"] = _both(found.student_sliced_w2, found.teacher_sliced_w2)
     if result.features is not None:
-        rows["Fréchet distance"] = f"{result.features.student_to_teacher:.4g}"
-    print(f"{result.num_samples} samples from equal noise; 95 % intervals")
-    _show_rows(rows)
+        rows |= _frechet_rows(result.features)
+    print(
+        f"{result.num_samples} samples from equal noise; "
+        "95 % intervals, of distances without the bias of finite samples"
+    )
+    show_rows(rows)
+    if result.directions is not None:
+        _show_directions(result.directions)
+
+
+def _show_directions(directions: DirectionErrors) -> None:
+    """The paired error along the first eigenvectors; all of them are in the JSON."""
+    number = len(directions.eigenvalues)
+    pairs = zip(directions.eigenvalues, directions.measurements(), strict=True)
+    first = enumerate(islice(pairs, _NUM_DIRECTIONS), start=1)
+    print(f"paired squared error along eigenvectors of the data, of the largest of {number} λ")
+    show_rows({f"λ_{n} = {value:.4g}": _told(error) for n, (value, error) in first})
+
+
+def _frechet_rows(features: FeatureDistances) -> dict[str, str]:
+    to_teacher = _told(features.student_to_teacher)
+    rows = {"Fréchet distance": f"{to_teacher}, floor {features.floor:.4g}"}
+    student, teacher = features.student_to_reference, features.teacher_to_reference
+    if student is not None and teacher is not None:
+        rows["Fréchet to data"] = _both(student, teacher)
+    return rows
+
+
+def _both(student: Measurement, teacher: Measurement) -> str:
+    return f"student {_told(student)}, teacher {_told(teacher)}"
 
 
 def _told(measurement: Measurement) -> str:
     value, low, high = measurement.value, measurement.low, measurement.high
     return f"{value:.4g}" if low is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def _calibrated_config(
-    probing: ProbeOptions, optimization: OptimizationOptions
-) -> DistillationConfig:
-    from opmerge.cli.networks import build_optimization
-    from opmerge.distillation.config import DistillationConfig
-
-    given: dict[str, Any] = {
-        "merge_rule": probing.merge_rule.replace("_", "-"),
-        "loss_weighting": probing.loss_weighting,
-        "num_iterations": probing.num_iterations,
-    }
-    defaults = DistillationConfig().optimization
-    return DistillationConfig(**given, optimization=build_optimization(optimization, defaults))
-
-
-def _show_calibration(found: Calibration, path: Path) -> None:
-    rows = {key.replace("_", " "): f"{value}" for key, value in found.training.to_dict().items()}
-    rows["residual"] = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
-    _show_rows(rows)
-    for note in found.notes:
-        print(f"note: {note}")
-    print(f"written: {path}")
-
-
-def _show_rows(rows: Mapping[str, str]) -> None:
-    for name, value in rows.items():
-        print(f"{name:>22}: {value}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from opmerge.cli.options import option, takes_options
+from opmerge.cli.output import show_rows
 from opmerge.cli.training_options import (
     ExecutionOptions,
     OptimizationOptions,
@@ -120,6 +121,7 @@ def distill(
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
     from opmerge.distillation.teacher_folder import check_plan_fits, load_teacher
+    from opmerge.schedules import diffusers_schedule
 
     parsed, made_for = read_plan(plan, student_steps, steps)
     config = _configuration(execution, optimization, made_for)
@@ -132,15 +134,26 @@ def distill(
     inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, folder)
     check_can_be_saved(loaded, parsed, plan_stages(parsed, config.sharing), output_dir / "student")
     run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)
+    if accelerator.is_main_process:
+        for note in diffusers_schedule(teacher, parsed.num_steps).notes:
+            networks.say(note)
     if dry_run:
         _show_cost(run)
         return
     done = 0 if resume_from_checkpoint is None else run.resume(str(resume_from_checkpoint))
     if accelerator.is_main_process:
-        options = {"teacher": str(teacher), "plan": plan, **asdict(samples), **asdict(config)}
-        runs.write_config(output_dir, "distill", options)
+        options = {
+            "teacher": str(teacher),
+            "plan": plan,
+            "steps": parsed.num_steps,
+            "student_steps": parsed.student_steps,
+            **asdict(samples),
+            **asdict(config),
+        }
         if not done:
-            (made_for or _plan_file(run, samples)).write(output_dir / "plan.json")
+            file = made_for or _plan_file(run, samples)
+            replace(file, iterations=_of_merges(run)).write(output_dir / "plan.json")
+        runs.write_config(output_dir, "distill", options)
     with networks.log_to(accelerator, output_dir, asdict(config), done) as log:
         _train(run, done, log)
     if accelerator.is_main_process:
@@ -157,10 +170,12 @@ def _configuration(
     if execution.merge_seconds is not None and execution.num_iterations is not None:
         raise InputError("merge_seconds", "must not be given together with --num_iterations")
     settings: dict[str, Any] = asdict(execution)
-    settings["num_iterations"] = _iterations(execution.num_iterations, made_for)
+    settings["num_iterations"] = _iterations(execution, made_for)
     settings["merge_rule"] = _merge_rule(execution.merge_rule, made_for)
     defaults = DistillationConfig().optimization
-    return DistillationConfig(**settings, optimization=build_optimization(optimization, defaults))
+    config = DistillationConfig(**settings, optimization=build_optimization(optimization, defaults))
+    _compare_training(config, made_for)
+    return config
 
 
 def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
@@ -209,14 +224,74 @@ def _merge_rule(given: str | None, made_for: PlanFile | None) -> str:
     return rule or made_for.merge_rule
 
 
-def _iterations(given: str | None, made_for: PlanFile | None) -> int | tuple[int, ...]:
-    """Of every merge: as given, or else as the plan says, or 400."""
+def _iterations(execution: ExecutionOptions, made_for: PlanFile | None) -> int | tuple[int, ...]:
+    """Of every stage: as given, or else as the plan says or was calibrated for, or 400."""
     from opmerge.cli.networks import whole_numbers
+    from opmerge.training import GammaRates
 
-    numbers = whole_numbers("num_iterations", given)
-    if numbers is None:
-        return (made_for.iterations if made_for else None) or 400
-    return numbers if len(numbers) > 1 else numbers[0]
+    numbers = whole_numbers("num_iterations", execution.num_iterations)
+    if numbers is not None:
+        return numbers if len(numbers) > 1 else numbers[0]
+    if made_for is None or execution.merge_seconds is not None:
+        return 400
+    if made_for.iterations is not None:
+        return _of_stages(made_for, made_for.iterations, execution.sharing)
+    training = made_for.training
+    return training.num_iterations if isinstance(training, GammaRates) else 400
+
+
+def _of_stages(file: PlanFile, iterations: tuple[int, ...], sharing: Any) -> int | tuple[int, ...]:
+    """A plan's iterations of each merge as those of each stage, one number if they are equal."""
+    from opmerge.distillation.stages import plan_stages
+
+    of_merge = dict(zip(file.plan.merges, iterations, strict=True))
+    stages = []
+    for stage in plan_stages(file.plan, sharing):
+        counts = {of_merge[merge] for merge in stage.merges}
+        if len(counts) > 1:
+            raise InputError(
+                "plan",
+                "must have equal `iterations` for merges that train one network (--sharing round)",
+                f"{_range(counts)} for {stage.name}",
+                "pass --num_iterations, or leave out --sharing round",
+            )
+        stages.append(counts.pop())
+    return stages[0] if len(set(stages)) == 1 else tuple(stages)
+
+
+def _of_merges(run: Distillation) -> tuple[int, ...] | None:
+    """Iterations of each merge in the order of the plan; unknown where seconds were asked."""
+    if run.config.merge_seconds is not None:
+        return None
+    of_merge = {
+        merge: count
+        for stage, count in zip(run.stages, run.iterations, strict=True)
+        for merge in stage.merges
+    }
+    return tuple(of_merge[merge] for merge in run.plan.merges)
+
+
+def _compare_training(config: DistillationConfig, made_for: PlanFile | None) -> None:
+    """Say where the run trains otherwise than the plan was calibrated for."""
+    from opmerge.cli.networks import say
+    from opmerge.training import GammaRates
+
+    if made_for is None or not isinstance(made_for.training, GammaRates):
+        return
+    model, given, rate = made_for.training, config.num_iterations, config.optimization.learning_rate
+    counts = set(given) if isinstance(given, tuple) else {given}
+    in_seconds = config.merge_seconds is not None
+    if counts <= {model.num_iterations} and not in_seconds and rate == model.learning_rate:
+        return
+    used = f"{config.merge_seconds:g} s" if in_seconds else _range(counts)
+    say(
+        f"the plan was calibrated for {model.num_iterations} iterations a merge at learning rate "
+        f"{model.learning_rate:g}; what it predicts is not for {used} at {rate:g}"
+    )
+
+
+def _range(counts: set[int]) -> str:
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _train(run: Distillation, done: int, log: Log) -> None:
@@ -248,9 +323,10 @@ def _train(run: Distillation, done: int, log: Log) -> None:
 def _save(run: Distillation, output_dir: Path) -> None:
     from opmerge.distillation.pipeline import is_image, save_student
     from opmerge.distillation.sampling import draw_samples, write_image_grid
+    from opmerge.files import GO_ON
 
     student = run.student()
-    print(f"written: {save_student(student, output_dir / 'student')}")
+    print(f"written: {save_student(student, output_dir / 'student', GO_ON)}")
     if is_image(student.sample_shape):
         picture = write_image_grid(output_dir / "samples.png", draw_samples(student, 64, 0, 64))
         print(f"written: {picture}")
@@ -275,5 +351,4 @@ def _show_cost(run: Distillation) -> None:
         f"{cost.data_disk_bytes / 2**20:,.1f} MiB of samples",
         "expected duration": f"{duration(cost.seconds)} on this machine as it is now",
     }
-    for name, value in rows.items():
-        print(f"{name:>22}: {value}")
+    show_rows(rows)

@@ -27,6 +27,7 @@ from opmerge.distillation.models import Student, Teacher, initial_noise
 from opmerge.distillation.networks import MLPDenoiser
 from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
 from opmerge.distillation.teacher_folder import load_teacher
+from opmerge.distillation.trainer import make_accelerator
 
 __all__ = [
     "DDIM",
@@ -44,5 +45,6 @@ __all__ = [
     "initial_noise",
     "load_student",
     "load_teacher",
+    "make_accelerator",
     "save_student",
 ]

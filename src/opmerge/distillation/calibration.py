@@ -31,9 +31,16 @@ from opmerge.distillation.config import DistillationConfig
 from opmerge.distillation.inputs import DataInputs
 from opmerge.distillation.linearity import Linearity, linearity
 from opmerge.distillation.models import Teacher
-from opmerge.distillation.probes import Probe, ProbeRunner, ProbeSettings, default_probes
+from opmerge.distillation.probes import (
+    Probe,
+    ProbeRunner,
+    ProbeSettings,
+    default_probes,
+    schedule_of,
+)
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.schedules import NoiseSchedule
 from opmerge.spectra import Spectrum
 from opmerge.training import GammaRates
 
@@ -82,6 +89,8 @@ class Calibration:
         linearity: how linear the teacher is.
         settings: with which the probes were trained (``DistillationConfig.what_decides``); the
             model is for runs with the same.
+        schedule: of the teacher, which the model is for too.
+        teacher: its digest.
         notes: what a reader of the result must know.
     """
 
@@ -89,6 +98,8 @@ class Calibration:
     probes: tuple[Probe, ...]
     linearity: Linearity
     settings: Mapping[str, Any]
+    schedule: NoiseSchedule
+    teacher: str
     notes: tuple[str, ...]
 
     @property
@@ -105,6 +116,9 @@ class Calibration:
             "training": self.training.to_dict(),
             "merge_rule": self.settings["merge_rule"],
             "settings": dict(self.settings),
+            "steps": self.schedule.num_steps,
+            "schedule": self.schedule.to_dict(),
+            "teacher_sha256": self.teacher,
             "residual": self.fit.residual,
             "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
             "probes": [
@@ -133,6 +147,7 @@ def calibrate(
     probes: Sequence[ProbeSettings] | None = None,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[Linearity], None] = lambda linear: None,
 ) -> Calibration:
     """Train a few merges as the run will, and fit the training model to what they leave.
 
@@ -150,6 +165,7 @@ def calibrate(
         probes: the merges to train; ``default_probes`` unless given.
         folder: where finished probes are kept.
         progress: called with the iterations done and how many there will be.
+        tell: called with how linear the teacher is, before the first probe.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
@@ -165,13 +181,15 @@ def calibrate(
     linear = linearity(
         teacher.to(accelerator.device), inputs, spectrum, seed=config.optimization.seed
     )
+    tell(linear)
     alone = replace(config, sharing="merge")
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
     measured = _run(runner, settings, progress or (lambda done, total: None))
     fit = fit_rates(measured, count, config.optimization.learning_rate)
     notes = (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured))
     decided = alone.what_decides(accelerator.num_processes)
-    return Calibration(fit, measured, linear, decided, notes)
+    schedule = schedule_of(teacher.ddim)
+    return Calibration(fit, measured, linear, decided, schedule, teacher.digest, notes)
 
 
 def _run(

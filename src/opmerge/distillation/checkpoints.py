@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opmerge.errors import InputError
-from opmerge.files import replace_folder, write_atomic
+from opmerge.files import GO_ON, replace_folder, why_not_written, write_atomic
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -106,13 +106,9 @@ class Checkpoints:
             self._seal(unfinished, step, state)
             replace_folder(target, unfinished)
         except (OSError, RuntimeError, SafetensorError, InputError) as error:
+            reason = why_not_written(error, self.folder)
             shutil.rmtree(unfinished, ignore_errors=True)
-            reason = str(error).split("\n")[0]
-            raise InputError(
-                str(target),
-                f"cannot be written ({reason})",
-                remedy="make room and go on with --resume_from_checkpoint latest",
-            ) from error
+            raise InputError(str(target), f"cannot be written ({reason})", remedy=GO_ON) from error
         for old in self._newest_first(step)[self.limit :]:
             shutil.rmtree(old, ignore_errors=True)
 

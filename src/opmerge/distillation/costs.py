@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from opmerge.distillation.curriculum import mean_children, merges_at
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.inputs import DataInputs
 from opmerge.distillation.samples import MEMORY_LIMIT
+from opmerge.distillation.stages import STUDENT_PASSES
 
 __all__ = ["Cost", "estimate_cost"]
 
@@ -21,7 +23,8 @@ class Cost:
     Args:
         num_stages: networks that are trained.
         num_iterations: optimizer steps, all stages together.
-        network_evaluations: of one sample, Σ iterations · batch · (children + 3).
+        network_evaluations: of one sample, Σ iterations · batch · (children + 3), of
+            the children that the curriculum asks for.
         num_parameters: of one network.
         peak_networks: networks held at once: teacher, students in place, the one in training.
         memory_bytes: of weights, gradients, optimizer and moving average at the peak, on the
@@ -51,8 +54,7 @@ def estimate_cost(distillation: Distillation) -> Cost:
     Iterations per second are taken to fall evenly with the number of operators composed.
     """
     stages, settings = distillation.stages, distillation.config.optimization
-    lengths = [stage.num_children for stage in stages]
-    seconds = _seconds(distillation, lengths)
+    seconds = _seconds(distillation)
     batch = settings.global_batch_size(distillation.accelerator.num_processes)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
@@ -60,12 +62,12 @@ def estimate_cost(distillation: Distillation) -> Cost:
     kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
     on_disk = data if data > MEMORY_LIMIT else 0
-    iterations = distillation.iterations
+    iterations, children = distillation.iterations, _children(distillation)
     return Cost(
         num_stages=len(stages),
         num_iterations=sum(iterations),
         network_evaluations=batch
-        * sum(n * stage.network_evaluations for n, stage in zip(iterations, stages, strict=True)),
+        * sum(n * (m + STUDENT_PASSES) for n, m in zip(iterations, children, strict=True)),
         num_parameters=size,
         peak_networks=2 + in_place,
         memory_bytes=_BYTES * size * (1 + in_place + trained + 1),
@@ -76,20 +78,49 @@ def estimate_cost(distillation: Distillation) -> Cost:
     )
 
 
-def _seconds(distillation: Distillation, lengths: list[float]) -> float:
+def _children(distillation: Distillation) -> list[float]:
+    """Operators composed in an iteration of each stage, on average over its iterations."""
+    curriculum = distillation.config.curriculum
+    return [
+        mean_children(stage.merges, count, curriculum)
+        for stage, count in zip(distillation.stages, distillation.iterations, strict=True)
+    ]
+
+
+def _seconds(distillation: Distillation) -> float:
     """Expected duration; iterations follow from the timing where seconds a merge were asked."""
-    if not lengths:
+    timed = _timed(distillation)
+    if not timed:
         return 0.0
-    probed = {lengths.index(min(lengths)), lengths.index(max(lengths))}
-    timed: dict[float, float] = {}
-    for number in range(len(lengths)):
-        if number in probed:
-            timed[lengths[number]] = distillation.time_iteration()
-        distillation.skip_stage()
     short, long = min(timed), max(timed)
     slope = (timed[long] - timed[short]) / (long - short) if long > short else 0.0
-    each = [max(timed[short] + slope * (length - short), 0.0) for length in lengths]
+
+    def iteration(children: float) -> float:
+        return max(timed[short] + slope * (children - short), 0.0)
+
     budget = distillation.config.merge_seconds
     if budget is not None:
-        distillation.iterations = [max(1, round(budget / seconds)) for seconds in each]
-    return sum(n * s for n, s in zip(distillation.iterations, each, strict=True))
+        distillation.iterations = [
+            max(1, round(budget / iteration(stage.num_children))) for stage in distillation.stages
+        ]
+    each = map(iteration, _children(distillation))
+    return sum(n * seconds for n, seconds in zip(distillation.iterations, each, strict=True))
+
+
+def _timed(distillation: Distillation) -> dict[float, float]:
+    """Seconds of an iteration by operators composed: of the shortest and the longest stage.
+
+    Where a curriculum begins with fewer, of that beginning as well.
+    """
+    lengths = [stage.num_children for stage in distillation.stages]
+    probed = {lengths.index(pick(lengths)) for pick in (min, max)} if lengths else set()
+    curriculum = distillation.config.curriculum
+    timed: dict[float, float] = {}
+    for number, stage in enumerate(distillation.stages):
+        if number in probed:
+            for progress in (1.0,) if curriculum == "none" else (0.0, 1.0):
+                merges = merges_at(stage.merges, progress, curriculum)
+                children = sum(merge.num_children for merge in merges) / len(merges)
+                timed[children] = distillation.time_iteration(progress)
+        distillation.skip_stage()
+    return timed

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from opmerge.distillation.config import Curriculum
 from opmerge.plans import Merge
 
-__all__ = ["merges_at"]
+__all__ = ["mean_children", "merges_at"]
+
+Array = NDArray[np.float64]
 
 _SHARE_OF_TRAINING = 0.5
 _FEWEST = 2
@@ -30,12 +35,32 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
     share = progress / _SHARE_OF_TRAINING
     if curriculum == "none" or share >= 1:
         return merges
-    return [Merge(merge.boundaries[: 1 + _length(merge, share, curriculum)]) for merge in merges]
+    lengths = [int(_lengths(merge, np.array(share), curriculum)) for merge in merges]
+    return [
+        Merge(merge.boundaries[: 1 + length]) for merge, length in zip(merges, lengths, strict=True)
+    ]
 
 
-def _length(merge: Merge, share: float, curriculum: Curriculum) -> int:
+def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:
+    """Operators composed for a sample's target, on average over merges and iterations.
+
+    Args:
+        merges: the merges of a stage.
+        num_iterations: of the stage.
+        curriculum: none, linear or doubling.
+    """
+    share = np.arange(num_iterations) / num_iterations / _SHARE_OF_TRAINING
+    return float(np.mean([_lengths(merge, share, curriculum).mean() for merge in merges]))
+
+
+def _lengths(merge: Merge, share: Array, curriculum: Curriculum) -> Array:
+    """Operators composed at these shares of the growth, which is over from 1 on."""
     most = merge.num_children
+    if curriculum == "none":
+        return np.full(share.shape, float(most))
     if curriculum == "linear":
-        return _FEWEST + math.floor(share * (most - 1))
-    doublings = 1 + math.floor(share * math.ceil(math.log2(most)))
-    return min(most, int(2**doublings))
+        grown = _FEWEST + np.floor(share * (most - 1))
+    else:
+        grown = 2.0 ** (1 + np.floor(share * math.ceil(math.log2(most))))
+    lengths: Array = np.minimum(grown, most)
+    return lengths

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from opmerge.checks import check_whole
 from opmerge.distillation.features import FeatureExtractor, extract_features
 from opmerge.distillation.linearity import require_basis
+from opmerge.distillation.measurement import Bootstrap, Measurement, Pair, normal_interval
 from opmerge.distillation.models import Student, Teacher
 from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
@@ -36,23 +38,8 @@ Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 Array = NDArray[np.float64]
-Distance = Callable[[Array, Array], float]
 
-_NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A number and the interval that covers the truth in 95 of 100 repetitions.
-
-    Args:
-        value: the estimate.
-        low, high: ends of the interval; None if it was not asked for.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
+_ROUNDING = 1e-4  # of alpha and sigma: a product of a thousand factors in float32 is off by 6e-5
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,12 @@ class DirectionErrors:
     errors: tuple[float, ...]
     standard_errors: tuple[float, ...]
 
+    def measurements(self) -> list[Measurement]:
+        """The errors with normal intervals of 95 %."""
+        return [
+            normal_interval(*each) for each in zip(self.errors, self.standard_errors, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class ReferenceDistances:
@@ -81,10 +74,10 @@ class ReferenceDistances:
     """
 
     num_samples: int
-    student_gaussian_w2: float
-    teacher_gaussian_w2: float
-    student_sliced_w2: float
-    teacher_sliced_w2: float
+    student_gaussian_w2: Measurement
+    teacher_gaussian_w2: Measurement
+    student_sliced_w2: Measurement
+    teacher_sliced_w2: Measurement
 
 
 @dataclass(frozen=True)
@@ -97,10 +90,10 @@ class FeatureDistances:
         student_to_reference, teacher_to_reference: to data, where data were given.
     """
 
-    student_to_teacher: float
+    student_to_teacher: Measurement
     floor: float
-    student_to_reference: float | None
-    teacher_to_reference: float | None
+    student_to_reference: Measurement | None
+    teacher_to_reference: Measurement | None
 
 
 @dataclass(frozen=True)
@@ -108,8 +101,9 @@ class StudentEvaluation:
     """What ``evaluate_student`` measured, with intervals of 95 %.
 
     That of the paired error is normal, ``mean ± 1.96 s/√n``, and that of its root is the root of
-    it. Those of the distances are basic (reverse percentile) bootstrap intervals over pairs, cut
-    at 0.
+    it. Those of the distances, Fréchet's too, are basic (reverse percentile) bootstrap intervals,
+    cut at 0: over pairs between student and teacher, over samples and data apart to data. They
+    take off the bias that a distance has from samples, and may lie below the value itself.
 
     A distance estimated from n samples is above 0 even between equal laws, by more the more
     dimensions there are. The floors say by how much: they are the same distances between two
@@ -190,18 +184,21 @@ def evaluate_student(
     data = None if reference is None else _reference_rows(reference, num_values)
     directions = random_directions(num_values, num_projections, seed)
     drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report)
-    samples = _Pair(*map(_rows, drawn))
-    projected = _Pair(samples.student @ directions, samples.teacher @ directions)
-    in_features = _feature_distances(features, drawn, reference, batch_size, report)
+    samples = Pair(*map(_rows, drawn))
+    projected = Pair(samples.student @ directions, samples.teacher @ directions)
+    in_features = _in_features(features, drawn, reference, batch_size, report)
     rng = np.random.default_rng(seed)
+    to_data = data is not None
+    number = 2 + 4 * to_data + (1 + 2 * to_data) * (features is not None)
+    bootstrap = Bootstrap(num_resamples, number, rng, partial(report, "resampling"))
     return StudentEvaluation(
         num_samples,
         seed,
         *_paired(samples),
-        *_between_laws(samples, projected, num_resamples, rng, report),
+        *_between_laws(samples, projected, bootstrap),
         directions=_direction_errors(samples, spectrum, basis),
-        reference=_to_reference(samples, projected, data, directions, rng),
-        features=in_features,
+        reference=_to_reference(samples, projected, data, directions, rng, bootstrap),
+        features=_feature_distances(in_features, bootstrap),
     )
 
 
@@ -217,15 +214,42 @@ def _check_settings(
     if check_whole("num_resamples", num_resamples) < 0:
         raise InputError("num_resamples", "must be >= 0", num_resamples)
     if student.num_classes != teacher.num_classes:
-        raise InputError(
-            "student",
-            f"must have {teacher.num_classes} classes, as the teacher",
-            student.num_classes,
-        )
+        wanted, given = (f"{each.num_classes or 'no'} classes" for each in (teacher, student))
+        raise InputError("student", f"must have {wanted}, as the teacher", given)
     if student.sample_shape != teacher.sample_shape:
         raise InputError(
             "student", f"must have samples of shape {teacher.sample_shape}", student.sample_shape
         )
+    _check_sampler(teacher, student)
+
+
+def _check_sampler(teacher: Teacher, student: Student) -> None:
+    """Refuse another teacher than the student's, as far as the student knows its sampler."""
+    for name, own, given in _settings_of(student, teacher):
+        differ = own != given if isinstance(own, str) else abs(own - given) > _ROUNDING
+        if differ:
+            raise InputError(
+                "teacher",
+                f"must have {name} = {_short(own)}, as the student",
+                _short(given),
+                "give the teacher that the student was distilled from",
+            )
+
+
+def _settings_of(student: Student, teacher: Teacher) -> Iterator[tuple[str, Any, Any]]:
+    """Name and the two values of all that makes samplers alike where the student jumps."""
+    both = student.ddim, teacher.ddim
+    starts = [jump.start for jump in student.jumps]
+    places = sorted({*starts, *(jump.readout for jump in student.jumps)}, reverse=True)
+    for name in ("num_steps", "prediction_type"):
+        yield name, *(getattr(ddim, name) for ddim in both)
+    for name, steps in (("timestep", starts), ("alpha", places), ("sigma", places)):
+        for step in steps:
+            yield f"{name}_{step}", *(getattr(ddim, f"{name}s")[step].item() for ddim in both)
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _draw_both(
@@ -246,26 +270,6 @@ def _draw_both(
     return draw(student, count), original
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """(n, d) rows of the student and of the teacher, from equal noise."""
-
-    student: Array
-    teacher: Array
-
-    @property
-    def difference(self) -> Array:
-        return self.student - self.teacher
-
-    def resampled(self, rng: np.random.Generator) -> _Pair:
-        rows = rng.integers(len(self.teacher), size=len(self.teacher))
-        return _Pair(self.student[rows], self.teacher[rows])
-
-    def halves_of_teacher(self) -> tuple[Array, Array]:
-        half = len(self.teacher) // 2
-        return self.teacher[:half], self.teacher[half : 2 * half]
-
-
 def _rows(samples: Tensor | ArrayLike) -> Array:
     """(N, d) in float64."""
     values = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
@@ -282,51 +286,28 @@ def _reference_rows(reference: Tensor | ArrayLike, num_values: int) -> Array:
     return rows
 
 
-def _paired(samples: _Pair) -> tuple[Measurement, Measurement]:
+def _paired(samples: Pair) -> tuple[Measurement, Measurement]:
     """The mean squared difference with the normal interval of its standard error; the roots."""
     values = np.sum(samples.difference**2, axis=1)
-    mean = float(values.mean())
-    reach = _NORMAL_QUANTILE * float(values.std(ddof=1)) / math.sqrt(len(values))
-    low, high = max(mean - reach, 0.0), mean + reach
-    roots = (math.sqrt(value) for value in (mean, low, high))
-    return Measurement(mean, low, high), Measurement(*roots)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    mean = normal_interval(float(values.mean()), error)
+    return mean, Measurement(*np.sqrt(astuple(mean)).tolist())
 
 
 def _between_laws(
-    samples: _Pair,
-    projected: _Pair,
-    num_resamples: int,
-    rng: np.random.Generator,
-    report: Report,
+    samples: Pair, projected: Pair, bootstrap: Bootstrap
 ) -> tuple[Measurement, float, Measurement, float]:
     """Gaussian and sliced W2 between student and teacher, each with its floor."""
-
-    def measure(distance: Distance, pair: _Pair, before: int) -> Measurement:
-        value, replicates = distance(pair.student, pair.teacher), []
-        for done in range(before + 1, before + num_resamples + 1):
-            again = pair.resampled(rng)
-            replicates.append(distance(again.student, again.teacher))
-            report("resampling", done, 2 * num_resamples)
-        return _basic_interval(value, replicates)
-
     return (
-        measure(gaussian_fit_w2, samples, 0),
+        bootstrap.paired(gaussian_fit_w2, samples),
         gaussian_fit_w2(*samples.halves_of_teacher()),
-        measure(projected_w2, projected, num_resamples),
+        bootstrap.paired(projected_w2, projected),
         projected_w2(*projected.halves_of_teacher()),
     )
 
 
-def _basic_interval(value: float, replicates: Sequence[float]) -> Measurement:
-    """The basic bootstrap interval, which takes the bias off that the value has."""
-    if not replicates:
-        return Measurement(value, None, None)
-    low, high = 2 * value - np.quantile(replicates, [0.975, 0.025])
-    return Measurement(value, max(float(low), 0.0), max(float(high), 0.0))
-
-
 def _direction_errors(
-    samples: _Pair, spectrum: Spectrum | None, basis: Array | None
+    samples: Pair, spectrum: Spectrum | None, basis: Array | None
 ) -> DirectionErrors | None:
     if spectrum is None or basis is None:
         return None
@@ -340,11 +321,12 @@ def _direction_errors(
 
 
 def _to_reference(
-    samples: _Pair,
-    projected: _Pair,
+    samples: Pair,
+    projected: Pair,
     data: Array | None,
     directions: Array,
     rng: np.random.Generator,
+    bootstrap: Bootstrap,
 ) -> ReferenceDistances | None:
     if data is None:
         return None
@@ -352,35 +334,47 @@ def _to_reference(
     some = data[rng.permutation(len(data))[:number]] @ directions  # data may be in any order
     return ReferenceDistances(
         num_samples=len(data),
-        student_gaussian_w2=gaussian_fit_w2(samples.student, data),
-        teacher_gaussian_w2=gaussian_fit_w2(samples.teacher, data),
-        student_sliced_w2=projected_w2(projected.student[:number], some),
-        teacher_sliced_w2=projected_w2(projected.teacher[:number], some),
+        student_gaussian_w2=bootstrap.independent(gaussian_fit_w2, samples.student, data),
+        teacher_gaussian_w2=bootstrap.independent(gaussian_fit_w2, samples.teacher, data),
+        student_sliced_w2=bootstrap.independent(projected_w2, projected.student[:number], some),
+        teacher_sliced_w2=bootstrap.independent(projected_w2, projected.teacher[:number], some),
     )
 
 
-def _feature_distances(
+def _in_features(
     features: FeatureExtractor | None,
     drawn: tuple[Tensor, Tensor],
     reference: Tensor | ArrayLike | None,
     batch_size: int,
     report: Report,
-) -> FeatureDistances | None:
+) -> list[Array]:
+    """Features of the student's samples, of the teacher's and of the data, of what there is."""
     if features is None:
-        return None
+        return []
     sets = [*drawn]
     if reference is not None:
         data = torch.as_tensor(_rows(reference), dtype=torch.float32)
         sets.append(data.reshape(-1, *drawn[0].shape[1:]))
     total = sum(map(len, sets))
-    student, teacher, *references = extract_features(
+    return extract_features(
         features, sets, batch_size, lambda done: report("extracting features", done, total)
     )
+
+
+def _feature_distances(sets: list[Array], bootstrap: Bootstrap) -> FeatureDistances | None:
+    if not sets:
+        return None
+    student, teacher, *references = sets
+    pair = Pair(student, teacher)
     return FeatureDistances(
-        gaussian_fit_w2(student, teacher) ** 2,
-        gaussian_fit_w2(*_Pair(student, teacher).halves_of_teacher()) ** 2,
+        bootstrap.paired(_frechet, pair),
+        _frechet(*pair.halves_of_teacher()),
         *(
-            gaussian_fit_w2(each, references[0]) ** 2 if references else None
+            bootstrap.independent(_frechet, each, references[0]) if references else None
             for each in (student, teacher)
         ),
     )
+
+
+def _frechet(first: Array, second: Array) -> float:
+    return gaussian_fit_w2(first, second) ** 2

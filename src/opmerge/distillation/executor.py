@@ -106,6 +106,7 @@ class Distillation:
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
         self._checkpoints: Checkpoints | None = None
+        self._kept = 0  # iterations of the run at its last checkpoint
         if folder is not None:
             limit = config.optimization.checkpoints_total_limit
             self._checkpoints = Checkpoints(folder, self._identity(), limit, warn)
@@ -129,10 +130,11 @@ class Distillation:
         state = self._checkpoint.state
         self._stage, self.iterations = state["stage"], list(state["iterations"])
         self._operators.restore(state["jumps"], self._checkpoint.tensors())
-        return self._checkpoint.step
+        self._kept = self._checkpoint.step
+        return self._kept
 
     def run(self) -> Iterator[TrainingRecord]:
-        """Train, stage by stage; a record an iteration.
+        """Train, stage by stage; a record an iteration, and a checkpoint of the end.
 
         Raises:
             InputError: if a loss or weights are not finite, or a checkpoint cannot be written.
@@ -143,6 +145,7 @@ class Distillation:
         while self._stage < len(self.stages):
             yield from self._train_stage()
             self._stage += 1
+        self._save_end()
 
     def skip_stage(self) -> None:
         """Let the first child of each merge stand for the student, untrained, and go on."""
@@ -155,9 +158,13 @@ class Distillation:
         """The operators that stand at this moment, as a sampler; the student after ``run``."""
         return self._operators.student()
 
-    def time_iteration(self) -> float:
-        """Seconds of an iteration of the stage that comes next, measured on a copy."""
-        merges = self.stages[self._stage].merges
+    def time_iteration(self, progress: float = 1.0) -> float:
+        """Seconds of an iteration of the stage that comes next, measured on a copy.
+
+        Args:
+            progress: share of the stage's iterations done: how far the curriculum has come.
+        """
+        merges = merges_at(self.stages[self._stage].merges, progress, self.config.curriculum)
         network = self._operators.copy_of_first(merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, _PROBE_ITERATIONS)
         begin = 0.0
@@ -273,17 +280,28 @@ class Distillation:
         )
 
     def _save(self, trainer: Trainer, record: TrainingRecord) -> None:
+        self._write(record.step, record.stage, record.iteration, trainer.average_tensors())
+
+    def _save_end(self) -> None:
+        """Keep the finished networks, should the student find no room; no optimizer with them."""
+        total = sum(self.iterations)
+        if self.config.optimization.checkpointing_steps and self._kept < total:
+            self.accelerator.free_memory()
+            self._write(total, len(self.stages), 0, {})
+
+    def _write(self, step: int, stage: int, iteration: int, average: dict[str, Tensor]) -> None:
+        """A checkpoint in a stage, after so many iterations of it and of the run."""
         if self._checkpoints is None:
             return
         jumps, tensors = self._operators.state()
-        tensors |= trainer.average_tensors()
         state = {
-            "stage": record.stage,
-            "iteration": record.iteration,
+            "stage": stage,
+            "iteration": iteration,
             "iterations": self.iterations,
             "jumps": jumps,
         }
-        self._checkpoints.save(self.accelerator, record.step, state, tensors)
+        self._checkpoints.save(self.accelerator, step, state, tensors | average)
+        self._kept = step
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""

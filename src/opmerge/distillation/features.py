@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 def load_feature_extractor(name: str) -> FeatureExtractor:
-    """The callable that ``package.module:name`` names.
+    """The callable that ``package.module:name`` names; the current folder is looked through first.
 
     Raises:
         InputError: if the text has another form, the module cannot be imported, or it has no
@@ -32,7 +35,8 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     if not (module_name and colon and attribute):
         raise InputError("features", "must have the form package.module:name", name)
     try:
-        extractor = getattr(import_module(module_name), attribute)
+        with _current_folder_on_path():
+            extractor = getattr(import_module(module_name), attribute)
     except Exception as error:  # a module of the user's may raise anything
         raise InputError("features", f"cannot be imported ({_reason(error)})", name) from error
     if not callable(extractor):
@@ -68,6 +72,17 @@ def extract_features(
     if len(widths) > 1:
         raise InputError("features", "must give as many features for every batch", widths)
     return [np.concatenate(rows) for rows in found]
+
+
+@contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    """As ``python -m`` has it, and an installed script has not."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _call(features: FeatureExtractor, batch: Tensor) -> NDArray[np.generic]:

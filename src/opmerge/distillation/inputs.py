@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -14,6 +15,8 @@ from opmerge.distillation.ddim import DDIM
 from opmerge.errors import InputError
 
 __all__ = ["Batch", "DataInputs", "NoiseInputs", "TrainingInputs", "seeded_generator"]
+
+_DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +94,17 @@ class DataInputs:
         return Batch(ddim.add_noise(x0, noise, step), choice, labels)
 
     def identity(self) -> str:
-        """Digest of the number, the shape and a few hundred of the samples."""
+        """Digest of the shape, of every sample and of the labels; read once, at about 1 GB/s."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
-        for values in (self.data[:: max(1, len(self.data) // 256)], self.labels):
+        for values in (self.data, self.labels):
             if values is not None:
-                digest.update(
-                    values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                )
+                for part in torch.split(values, _DIGESTED_AT_ONCE):
+                    content = part.cpu().contiguous().flatten().view(torch.uint8)
+                    digest.update(content.numpy().data)
         return digest.hexdigest()
 
 

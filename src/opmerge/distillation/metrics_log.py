@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import GO_ON, write_atomic
 
 __all__ = ["MetricsLog"]
 
@@ -42,11 +42,8 @@ class MetricsLog:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(
-            str(self._path),
-            f"cannot be written ({error.strerror})",
-            remedy="make room and go on with --resume_from_checkpoint latest",
-        )
+        reason = f"cannot be written ({error.strerror})"
+        return InputError(str(self._path), reason, remedy=GO_ON)
 
     def close(self) -> None:
         """Close the file."""

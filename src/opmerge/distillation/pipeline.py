@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,10 +215,15 @@ class FewStepPipeline(DiffusionPipeline):
 setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
 
 
-def save_student(student: Student, folder: Path) -> Path:
+def save_student(student: Student, folder: Path, remedy: str = "choose another place") -> Path:
     """Write the pipeline folder of a student, whole or not at all.
 
     An older folder of a student is replaced; another folder that is not empty is refused.
+
+    Args:
+        student: the student.
+        folder: where to.
+        remedy: what to do if it cannot be written.
 
     Returns:
         The folder.
@@ -229,7 +235,7 @@ def save_student(student: Student, folder: Path) -> Path:
     pipeline = FewStepPipeline.from_student(student)
     folder = Path(folder)
     _check_replaceable(folder)
-    with folder_beside(folder) as unfinished:
+    with folder_beside(folder, remedy) as unfinished:
         pipeline.save_pretrained(unfinished, safe_serialization=True)
         (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
     return folder
@@ -239,12 +245,15 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
     """Refuse, before anything is trained, a student that ``save_student`` would refuse.
 
     Raises:
-        InputError: as ``save_student``.
+        InputError: as ``save_student``, and if there is no room for its networks.
     """
     _check_networks([teacher.network])
     in_place = stages[-1].networks_after if stages else 0
-    _check_number(in_place + any(not tree.merges for tree in plan.students))
+    number = in_place + any(not tree.merges for tree in plan.students)
+    _check_number(number)
     _check_replaceable(Path(folder))
+    weights = teacher.network.state_dict().values()
+    _check_room(Path(folder), number * sum(weight.nbytes for weight in weights))
 
 
 def load_student(folder: Path) -> Student:
@@ -331,6 +340,18 @@ def _check_replaceable(folder: Path) -> None:
             str(folder),
             "must be new, empty or the folder of a student",
             remedy="choose another place",
+        )
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    existing = next(parent for parent in folder.parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise InputError(
+            str(folder),
+            f"must have room for {num_bytes:,} bytes",
+            f"{free:,} free",
+            "make room or choose another --output_dir",
         )
 
 

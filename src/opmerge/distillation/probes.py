@@ -35,10 +35,10 @@ from opmerge.files import write_atomic
 from opmerge.merging import initial_coefficients
 from opmerge.plans import Merge, Plan, Tree
 from opmerge.problem import MergeRule, Problem
-from opmerge.schedules import arrays_schedule
+from opmerge.schedules import NoiseSchedule, arrays_schedule
 from opmerge.spectra import Spectrum
 
-__all__ = ["Probe", "ProbeRunner", "ProbeSettings", "default_probes", "probe_plan"]
+__all__ = ["Probe", "ProbeRunner", "ProbeSettings", "default_probes", "probe_plan", "schedule_of"]
 
 Array = NDArray[np.float64]
 
@@ -142,6 +142,11 @@ def probe_plan(num_steps: int, start: int, stop: int) -> Plan:
     merge = Merge(tuple(range(start, stop - 1, -1)))
     edges = [*range(num_steps, start, -1), start, *range(stop, -1, -1)]
     return Plan(tuple(Tree(a, b, (merge,) if a == start else ()) for a, b in pairwise(edges)))
+
+
+def schedule_of(ddim: DDIM) -> NoiseSchedule:
+    """The schedule that a sampler really has, whatever it was made from."""
+    return arrays_schedule(as_rows(ddim.alphas[None])[0], as_rows(ddim.sigmas[None])[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,9 +305,8 @@ def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:
 def _expected(ddim: DDIM, spectrum: Spectrum, student: Jump, stop: int) -> float:
     """Σ w n_j ((initial - target) / c)², the linear theory's deviation of x̂ at the start."""
     start = student.start
-    schedule = arrays_schedule(as_rows(ddim.alphas[None])[0], as_rows(ddim.sigmas[None])[0])
     rule: MergeRule = "denoiser-copy" if student.readout == stop else "operator-copy"
-    problem = Problem(spectrum, schedule, merge_rule=rule)
+    problem = Problem(spectrum, schedule_of(ddim), merge_rule=rule)
     offset, _ = initial_coefficients(problem, start, start - 1, stop)
     composite = np.exp(problem.teacher.log_composite(stop, start))
     reached = float(ddim.jump_weight(start, student.readout))

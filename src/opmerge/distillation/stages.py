@@ -8,9 +8,10 @@ from typing import Literal, get_args
 from opmerge.errors import InputError
 from opmerge.plans import Merge, Plan
 
-__all__ = ["Sharing", "Stage", "plan_stages"]
+__all__ = ["STUDENT_PASSES", "Sharing", "Stage", "plan_stages"]
 
-_STUDENT_PASSES = 3.0  # forward and backward, in forward passes
+STUDENT_PASSES = 3.0
+"""κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
 
 Sharing = Literal["merge", "round"]
 """One network a merge, or one for the merges of a round that start from the same network."""
@@ -43,7 +44,7 @@ class Stage:
     @property
     def network_evaluations(self) -> float:
         """Of one sample in one iteration: the children, and κ = 3 for the student (THEORY 9)."""
-        return self.num_children + _STUDENT_PASSES
+        return self.num_children + STUDENT_PASSES
 
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import diffusers
 import numpy as np
@@ -17,10 +17,11 @@ from diffusers import DDIMScheduler, ModelMixin
 from opmerge.distillation.ddim import DDIM
 from opmerge.distillation.models import Teacher
 from opmerge.distillation.networks import MLPDenoiser, own_memory
+from opmerge.distillation.pipeline import is_student_folder
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers_config import read_scheduler_config
+from opmerge.schedules.diffusers_config import find_scheduler_config, refuse_other_families
 from opmerge.schedules.files import read_json_object
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 _INDEX = "model_index.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
 _CLASSES_KEYS = ("num_classes", "num_class_embeds", "num_embeds_ada_norm")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
@@ -66,6 +67,13 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
             str(folder),
             "download a model first: only local folders are read",
         )
+    if is_student_folder(root):
+        raise InputError(
+            "teacher",
+            "must be a teacher: a student takes its own steps only",
+            str(folder),
+            "pass the folder of the teacher that it was distilled from",
+        )
     place = _find_network(root)
     scheduler = read_scheduler(root, num_steps)
     ddim = DDIM.from_scheduler(scheduler, num_steps)
@@ -87,7 +95,11 @@ def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
     Raises:
         InputError: if there is none, T steps of it cannot be taken, or it is not linear.
     """
-    schedule = diffusers_schedule(read_scheduler_config(folder), num_steps)
+    path = find_scheduler_config(folder)
+    config = read_json_object(path)
+    remedy = "take a teacher whose scheduler is built on betas, such as DDIMScheduler"
+    refuse_other_families(config, f"{path}: ", remedy)
+    schedule = diffusers_schedule(config, num_steps)
     parameters = dict(schedule.parameters)
     for key in ("clip_sample", "thresholding"):
         if parameters[key]:
@@ -140,11 +152,20 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
 
 
 def write_teacher_folder(
-    folder: str | os.PathLike[str], network: ModelMixin, scheduler: DDIMScheduler
+    folder: str | os.PathLike[str],
+    network: ModelMixin,
+    scheduler: DDIMScheduler,
+    remedy: str = "choose another place",
 ) -> Path:
     """Write a network and its scheduler as a diffusers ``DDIMPipeline``.
 
     It is written beside and renamed when it is whole; a pipeline that has the name is replaced.
+
+    Args:
+        folder: where to.
+        network: the denoiser.
+        scheduler: its schedule.
+        remedy: what to do if it cannot be written.
 
     Returns:
         The folder.
@@ -161,7 +182,7 @@ def write_teacher_folder(
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": [_library(network), type(network).__name__],
     }
-    with folder_beside(target) as unfinished:
+    with folder_beside(target, remedy) as unfinished:
         network.save_pretrained(unfinished / "unet")
         scheduler.save_pretrained(unfinished / "scheduler")
         (unfinished / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -179,13 +200,7 @@ def _find_network(root: Path) -> Path:
     if not (root / _INDEX).is_file():
         if (root / "config.json").is_file() and (root / "scheduler_config.json").is_file():
             return root
-        raise InputError(
-            str(root),
-            f"must hold {_INDEX}, or config.json and scheduler_config.json",
-            remedy=f"pass {root / 'teacher'}"  # of a run that trained one
-            if (root / "teacher" / _INDEX).is_file()
-            else "pass the folder that `save_pretrained` of a diffusers pipeline wrote",
-        )
+        _refuse_other_folder(root)
     index = read_json_object(root / _INDEX)
     for name in _NETWORK_FOLDERS:
         if name in index:
@@ -207,6 +222,19 @@ def _find_network(root: Path) -> Path:
     return root / networks[0]
 
 
+def _refuse_other_folder(root: Path) -> NoReturn:
+    """Say what is missing in a folder that is neither a pipeline's nor a flat repository."""
+    value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
+    if (root / "teacher" / _INDEX).is_file():
+        remedy = f"pass {root / 'teacher'}"  # of a run that trained one
+    elif any(any((root / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
+        value = "a network without its scheduler"
+        remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
+    raise InputError(
+        str(root), f"must hold {_INDEX}, or config.json and scheduler_config.json", value, remedy
+    )
+
+
 def _network_class(place: Path, config: Mapping[str, Any]) -> type[ModelMixin]:
     """The class that config.json names, of diffusers or of this package and of no other place."""
     name = str(config.get("_class_name"))
@@ -218,6 +246,7 @@ def _network_class(place: Path, config: Mapping[str, Any]) -> type[ModelMixin]:
             f"{place / 'config.json'}: _class_name",
             "must be a model class of diffusers, or MLPDenoiser",
             name,
+            "distil a class of your own in Python, as examples/distil_own_network.py does",
         )
     network_class: Any = found
     inputs = inspect.signature(network_class.forward).parameters
@@ -234,19 +263,16 @@ def _network_class(place: Path, config: Mapping[str, Any]) -> type[ModelMixin]:
 
 
 def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
-    weights = place / _WEIGHTS
-    if not weights.is_file() and not Path(f"{weights}.index.json").is_file():
-        pickled = any(place.glob("*.bin"))
-        raise InputError(
-            str(weights),
-            "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
-            remedy="save the model again with save_pretrained(..., safe_serialization=True)"
-            if pickled
-            else "",
-        )
+    """The network of a folder, in float32; of weights in one variant, such as fp16, too.
+
+    Raises:
+        InputError: if its weights are missing, pickled, damaged or not those of its config.
+    """
+    variant = _variant(place)
     try:
         network, report = network_class.from_pretrained(
             place,
+            variant=variant,
             use_safetensors=True,
             local_files_only=True,
             torch_dtype=torch.float32,
@@ -261,12 +287,28 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     for kind in ("missing", "unexpected", "mismatched"):
         if report[f"{kind}_keys"]:
             raise InputError(
-                str(weights),
-                f"must hold the weights that config.json describes ({kind} in it)",
+                str(place),
+                f"must hold the weights that config.json describes ({kind} in them)",
                 ", ".join(map(str, report[f"{kind}_keys"])),
             )
     own_memory(network)
     return network
+
+
+def _variant(place: Path) -> str | None:
+    """None for weights of the usual name, or else what theirs has more, such as fp16."""
+    usual = place / f"{_WEIGHTS}{_SUFFIX}"
+    if usual.is_file() or Path(f"{usual}.index.json").is_file():
+        return None
+    found = [path.name for path in place.glob(f"{_WEIGHTS}.*{_SUFFIX}")]
+    if len(found) == 1:
+        return found[0].removeprefix(f"{_WEIGHTS}.").removesuffix(_SUFFIX)
+    pickled = any(place.glob("*.bin"))
+    raise InputError(
+        str(usual),
+        "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
+        remedy="save the model again with save_pretrained(..., safe_serialization=True)",
+    )
 
 
 def _sample_shape(place: Path, network: ModelMixin) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from opmerge.distillation.teacher_folder import write_teacher_folder
 from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
+from opmerge.files import GO_ON
 from opmerge.schedules import (
     NoiseSchedule,
     cosine_schedule,
@@ -312,7 +313,7 @@ class _Run:
             for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
                 parameter.copy_(weight)
         if self.accelerator.is_main_process:
-            write_teacher_folder(self.folder / "teacher", network, self.scheduler)
+            write_teacher_folder(self.folder / "teacher", network, self.scheduler, GO_ON)
         self.accelerator.wait_for_everyone()
 
     def _identity(self) -> str:

@@ -54,7 +54,8 @@ def fastgen_t_list(
 
     Raises:
         InputError: for an unknown time, boundaries that do not fall from T to 0, ``alphas``
-            without network timesteps, or two steps that both lie beyond the limit.
+            without network timesteps or from timestep 0, or two steps that both lie beyond the
+            limit.
     """
     if time not in get_args(FastGenTime):
         raise InputError("time", f"must be one of {', '.join(get_args(FastGenTime))}", time)
@@ -132,6 +133,12 @@ def _fastgen_index_time(schedule: NoiseSchedule, step: int) -> float:
             "take edm, rf or trig",
         )
     timestep = schedule.timesteps[step - 1]
+    if timestep == 0:
+        raise InputError(
+            "schedule",
+            f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)",
+            remedy="take edm, rf or trig",
+        )
     if timestep >= _FASTGEN_TRAIN_TIMESTEPS:
         raise InputError("schedule", "must have timesteps below 1000, as FastGen has", timestep)
     return timestep / _FASTGEN_TRAIN_TIMESTEPS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from opmerge.files import expand_home
 from opmerge.schedules.betas import check_num_train, make_betas, make_timesteps, zero_terminal_snr
 from opmerge.schedules.files import read_json_object
 
-__all__ = ["DDIMStates", "ddim_states", "is_scheduler_config", "read_scheduler_config"]
+__all__ = [
+    "DDIMStates",
+    "ddim_states",
+    "find_scheduler_config",
+    "is_scheduler_config",
+    "read_scheduler_config",
+    "refuse_other_families",
+]
 
 # What DDIMScheduler assumes for keys that its config leaves out (diffusers 0.42).
 _DDIM_DEFAULTS: dict[str, Any] = {
@@ -92,33 +100,83 @@ class DDIMStates:
     notes: tuple[str, ...]
 
 
-def read_scheduler_config(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """The scheduler config at a path.
+def find_scheduler_config(source: str | os.PathLike[str]) -> Path:
+    """The file of the scheduler config at a path.
 
     Args:
         source: a ``scheduler_config.json``, or a folder that holds one, itself or in
             ``scheduler/`` as saved diffusers pipelines do.
 
     Raises:
-        InputError: if there is none, or it is not a JSON object.
+        InputError: if a folder holds none.
     """
     path = expand_home(source)
-    if path.is_dir():
-        places = [path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise InputError(
-                str(path),
-                "must hold scheduler_config.json or scheduler/scheduler_config.json",
-                remedy="pass the folder of a saved diffusers model",
-            )
-        path = found[0]
-    return read_json_object(path)
+    if not path.is_dir():
+        return path
+    places = [path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
+    found = [place for place in places if place.is_file()]
+    if not found:
+        raise InputError(
+            str(path),
+            "must hold scheduler_config.json or scheduler/scheduler_config.json",
+            remedy="pass the folder of a saved diffusers model",
+        )
+    return found[0]
+
+
+def read_scheduler_config(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The scheduler config at a path, as ``find_scheduler_config`` finds it.
+
+    Raises:
+        InputError: if there is none, or it is not a JSON object.
+    """
+    return read_json_object(find_scheduler_config(source))
 
 
 def is_scheduler_config(data: Mapping[str, Any]) -> bool:
     """Whether a mapping names a scheduler class or any key of one that concerns the schedule."""
     return "_class_name" in data or any(key in data for key in _DDIM_DEFAULTS)
+
+
+def refuse_other_families(
+    config: Mapping[str, Any],
+    where: str = "",
+    remedy: str = "pass the alphas and sigmas of its steps as an .npz file",
+) -> None:
+    """Refuse a scheduler that is not built on betas alone.
+
+    Args:
+        config: the scheduler config.
+        where: what the message has before the key at fault, such as the file.
+        remedy: what the message tells to do instead.
+
+    Raises:
+        InputError: naming the key at fault.
+    """
+    name = _class_name(config)
+    prediction = config.get("prediction_type")
+    has_betas = "beta_schedule" in config or config.get("trained_betas") is not None
+    shift = config.get("snr_shift_scale", 3.0 if name.startswith("CogVideoX") else 1.0)
+    not_flow = "must be a scheduler built on betas, not on flow matching"
+    for is_fault, key, requirement, value in (
+        ("flow" in name.lower(), "_class_name", not_flow, name),
+        (
+            "flow" in str(prediction).lower(),
+            "prediction_type",
+            "must be epsilon, sample or v_prediction, none of flow matching",
+            prediction,
+        ),
+        (config.get("use_flow_sigmas"), "use_flow_sigmas", "must be false", "true"),
+        (
+            name not in _CLASS_DEFAULTS and not has_betas,
+            "_class_name",
+            "must be a scheduler built on betas",
+            name,
+        ),
+        (shift != 1.0, "snr_shift_scale", "must be 1 (shifted betas are not read)", shift),
+    ):
+        if is_fault:
+            raise InputError(f"{where}{key}", requirement, value, remedy)
 
 
 def ddim_states(config: Mapping[str, Any], num_steps: int) -> DDIMStates:
@@ -177,10 +235,8 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             "scheduler config", "must hold the keys of a diffusers scheduler", list(config)
         )
-    name = config.get("_class_name", "DDIMScheduler")
-    if not isinstance(name, str):
-        raise InputError("_class_name", "must be a string", repr(name))
-    _refuse_other_families(name, config)
+    refuse_other_families(config)
+    name = _class_name(config)
     merged = {**_DDIM_DEFAULTS, **_CLASS_DEFAULTS.get(name, {}), **config}
     checked: dict[str, Any] = {"_class_name": name}
     checked["num_train_timesteps"] = check_num_train(merged["num_train_timesteps"])
@@ -203,31 +259,11 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _refuse_other_families(name: str, config: Mapping[str, Any]) -> None:
-    prediction = str(config.get("prediction_type", ""))
-    if "flow" in f"{name} {prediction}".lower() or config.get("use_flow_sigmas"):
-        raise InputError(
-            "_class_name",
-            "must be a scheduler built on betas, not on flow matching",
-            name,
-            "pass the alphas and sigmas of its steps as an .npz file",
-        )
-    has_betas = "beta_schedule" in config or config.get("trained_betas") is not None
-    if name not in _CLASS_DEFAULTS and not has_betas:
-        raise InputError(
-            "_class_name",
-            "must be a scheduler built on betas",
-            name,
-            "pass the alphas and sigmas of its steps as an .npz file",
-        )
-    shift = config.get("snr_shift_scale", 3.0 if name.startswith("CogVideoX") else 1.0)
-    if shift != 1.0:
-        raise InputError(
-            "snr_shift_scale",
-            "must be 1 (shifted betas are not read)",
-            shift,
-            "pass the alphas and sigmas of its steps as an .npz file",
-        )
+def _class_name(config: Mapping[str, Any]) -> str:
+    name = config.get("_class_name", "DDIMScheduler")
+    if not isinstance(name, str):
+        raise InputError("_class_name", "must be a string", repr(name))
+    return name
 
 
 def _trained_betas(values: object) -> list[float] | None:
