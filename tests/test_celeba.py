@@ -143,6 +143,52 @@ def test_a_resized_copy_is_recognised_by_the_name_of_its_folder(
     assert opened(Path()).name == "CelebA (train)"
 
 
+@pytest.mark.parametrize("given", ["", "celeba64"])
+def test_a_resized_copy_beside_its_partition_is_celeba(tmp_path: Path, given: str) -> None:
+    """It is square: cropping it once more would cut the faces."""
+    for number in SPLIT_OF:
+        write(tmp_path / "celeba64" / f"{number:06d}.jpg", jpeg(40 * number, (64, 64)))
+    write(tmp_path / "list_eval_partition.txt", lines())
+    source = opened(tmp_path / given)
+    assert (source.name, read_faces(source)) == ("CelebA (train)", TRAIN)
+    assert source.scaling == "RGB pixel values from [0, 255] to [-1, 1], resized to 8 x 8"
+    assert source.notes[2].startswith("3 square (not 178 x 218) files: ")
+    assert source.notes[2].endswith("000003.jpg; only resized, not cropped")
+    assert read_faces(opened(tmp_path / given, "test")) == [5, 6]
+    assert opened(tmp_path / given, image_size=65).notes[-1] == "3 of 3 images were enlarged"
+
+
+def test_the_aligned_faces_come_before_a_resized_copy(tmp_path: Path) -> None:
+    celeba(tmp_path)
+    for number in SPLIT_OF:
+        write(tmp_path / "celeba64" / f"{number:06d}.jpg", jpeg(250, (64, 64)))
+    source = opened(tmp_path)
+    assert read_faces(source) == TRAIN
+    assert source.notes[2].startswith("6 other image files: celeba64/000001.jpg, ")
+
+
+@pytest.mark.parametrize(
+    ("first", "size"),
+    [
+        (1, (80, 98)),  # where its crop would be is not known
+        (0, (64, 64)),  # CelebA begins with 1
+        (202_598, (64, 64)),  # and ends with 202599
+    ],
+)
+def test_numbered_images_that_may_be_others_are_plain_and_a_note_says_so(
+    tmp_path: Path, first: int, size: tuple[int, int]
+) -> None:
+    for number in TRAIN:
+        write(tmp_path / "a" / f"{first + number - 1:06d}.jpg", jpeg(40 * number, size))
+    write(tmp_path / "list_eval_partition.txt", lines())
+    source = opened(tmp_path / "a")
+    assert (source.name, read_faces(source)) == ("a", TRAIN)
+    assert source.notes == (
+        "../list_eval_partition.txt was ignored: by their numbers and sizes the images are not "
+        "CelebA's aligned faces, nor square copies of them",
+    )
+
+
 def test_the_lossless_edition_is_named_as_jpeg_by_the_partition(tmp_path: Path) -> None:
     for number in SPLIT_OF:
         path = tmp_path / "img_align_celeba_png" / f"{number:06d}.png"
@@ -271,6 +317,11 @@ def test_other_sizes_are_noted_and_cut_to_their_largest_centre(tmp_path: Path) -
     np.testing.assert_allclose(first, small.transpose(2, 0, 1) / 127.5 - 1, atol=1e-15)
     resized = np.asarray(Image.fromarray(large).resize((64, 64), Image.Resampling.BILINEAR))
     np.testing.assert_allclose(second, resized.transpose(2, 0, 1) / 127.5 - 1, atol=1e-15)
+    square = noise(folder / "000004.jpg", (200, 200), 4)
+    whole = np.asarray(Image.fromarray(square).resize((64, 64), Image.Resampling.BILINEAR))
+    fourth = next(opened(tmp_path, "all", image_size=64).batches()).reshape(4, 3, 64, 64)[3]
+    np.testing.assert_allclose(fourth, whole.transpose(2, 0, 1) / 127.5 - 1, atol=1e-15)
+    (folder / "000004.jpg").unlink()
     assert opened(tmp_path, "all", image_size=65).notes[-1] == "1 of 3 images were enlarged"
     assert opened(tmp_path, "all", image_size=149).notes[-1] == "3 of 3 images were enlarged"
 

@@ -388,6 +388,19 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     assert "must hold at least 2 samples along its first axis, got 1" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["celeba.zip", "archive.ZIP", "data/train-00000.parquet"])
+def test_folders_of_packed_images_are_refused_with_what_to_unpack(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert refusal(tmp_path) == (
+        f"`{tmp_path}` must hold images that can be read, got 0 unreadable and 1 other files; "
+        f"unpack the images in {name} first"
+    )
+
+
 def test_a_file_that_goes_away_while_reading_is_named(tmp_path: Path) -> None:
     paths = [save_image(tmp_path / f"{index}.png", (index, 0, 0)) for index in range(3)]
     source = open_source(str(tmp_path))

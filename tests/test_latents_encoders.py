@@ -147,6 +147,102 @@ def test_latents_of_autoencoder_kl_are_shifted_and_scaled(tmp_path: Path, nested
     torch.testing.assert_close(encoder.decode(mean), decoded, atol=1e-5, rtol=1e-4)
 
 
+def test_latents_of_autoencoder_kl_have_the_moments_of_its_config(tmp_path: Path) -> None:
+    """As diffusers' pipelines write it: (z - mean) * scaling_factor / std, by channel."""
+    network = small_kl(scaling_factor=0.4, latents_mean=[1.0, -2.0], latents_std=[2.0, 0.5])
+    network.save_pretrained(tmp_path)
+    encoder, images = load_encoder(tmp_path), torch.rand(2, 3, 12, 12) * 2 - 1
+    with torch.no_grad():
+        exact = network.encode(images).latent_dist
+        decoded = network.decode(exact.mean).sample
+    mean, log_variance = encoder.encode(images)
+    shift = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1)
+    deviation = torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)
+    torch.testing.assert_close(mean, ((exact.mean - shift) * 0.4 / deviation).flatten(1))
+    assert log_variance is not None
+    torch.testing.assert_close(log_variance.exp(), (exact.var * (0.4 / deviation) ** 2).flatten(1))
+    torch.testing.assert_close(encoder.decode(mean), decoded, atol=1e-5, rtol=1e-4)
+    small_kl(latents_mean=[1.0], latents_std=[2.0]).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_encoder(tmp_path)
+    assert str(caught.value) == (
+        "`vae` must have latents_mean and latents_std of 2 channels in config.json, got [1.0]"
+    )
+
+
+def test_latents_may_keep_the_shape_that_the_encoder_gives_them(tmp_path: Path) -> None:
+    small_kl().save_pretrained(tmp_path)
+    encoder, rows = load_encoder(tmp_path), np.random.default_rng(0).standard_normal((3, 72))
+    flat, shaped = (
+        torch.cat(list(decode_latents(encoder, latents)))
+        for latents in (rows, rows.reshape(3, 2, 6, 6))
+    )
+    assert torch.equal(flat, shaped)
+    with pytest.raises(InputError) as caught:
+        decode_latents(encoder, rows.reshape(3, 6, 6, 2))
+    assert str(caught.value) == (
+        "`latents` must have shape (N, 72) or (N, 2, 6, 6) for this encoder, got (3, 6, 6, 2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "message"),
+    [
+        (
+            1,
+            (3, 12, 12),
+            "must have shape (channels, height, width), channels 1, for this AutoencoderKL, got "
+            "(3, 12, 12); read a folder with --grey, or make them grey beforehand",
+        ),
+        (
+            3,
+            (4, 12, 12),
+            "must have shape (channels, height, width), channels 1 or 3, for this AutoencoderKL, "
+            "got (4, 12, 12); read a folder with --grey, or make them grey beforehand",
+        ),
+        (
+            3,
+            (1, 25, 25),  # the faces, which no option resizes
+            "must have sides that are multiples of 2 for this AutoencoderKL, got (1, 25, 25); "
+            "choose another --image_size (--patch_size for patches), or resize them beforehand",
+        ),
+        (
+            3,
+            (3, 0, 16),
+            "must have sides that are multiples of 2 for this AutoencoderKL, got (3, 0, 16); "
+            "choose another --image_size (--patch_size for patches), or resize them beforehand",
+        ),
+    ],
+)
+def test_what_autoencoder_kl_cannot_code_is_refused_with_what_to_do(
+    tmp_path: Path, channels: int, shape: tuple[int, ...], message: str
+) -> None:
+    small_kl(channels).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_encoder(tmp_path, shape)
+    assert str(caught.value) == f"`images` {message}"
+
+
+@pytest.mark.parametrize(
+    ("made_for", "remedy"),
+    [
+        ((1, 8, 8), "a folder is read so with --image_size 8 --grey, patches with --patch_size 8"),
+        ((3, 8, 8), "a folder is read so with --image_size 8 and without --grey"),
+        ((1, 8, 9), "resize them beforehand"),
+    ],
+)
+def test_images_of_another_shape_are_refused_with_how_to_read_them(
+    tmp_path: Path, made_for: tuple[int, ...], remedy: str
+) -> None:
+    ConvVAE(list(made_for), 2, base_channels=4).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_encoder(tmp_path, (3, 5, 5))
+    assert str(caught.value) == (
+        f"`images` must have the shape that {tmp_path} was made for, {made_for}, got (3, 5, 5); "
+        f"{remedy}"
+    )
+
+
 def test_grey_images_go_through_a_colour_model(tmp_path: Path) -> None:
     network = small_kl()
     network.save_pretrained(tmp_path)
@@ -165,9 +261,10 @@ def test_grey_images_go_through_a_colour_model(tmp_path: Path) -> None:
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json of ConvVAE, PCAEncoder, AutoencoderKL"):
         load_encoder(tmp_path)
-    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(InputError, match="make one with `opmerge vae train`"):
-        load_encoder(tmp_path)
+    for class_name in ("UNet2DModel", ["ConvVAE"], None):
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": class_name}))
+        with pytest.raises(InputError, match="make one with `opmerge vae train`"):
+            load_encoder(tmp_path)
     small_vae().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"made for, \(1, 8, 8\), got \(1, 9, 9\)"):
         load_encoder(tmp_path, (1, 9, 9))
@@ -260,6 +357,25 @@ def test_decoding_goes_back_batch_by_batch() -> None:
     assert [len(batch) for batch in batches] == [20, 20, 10]
     expected = reconstruct(encoder, images)
     torch.testing.assert_close(torch.cat(batches).clamp(-1, 1), expected)
+
+
+def test_images_in_zero_to_one_are_refused_when_all_are_seen(tmp_path: Path) -> None:
+    """No batch alone can tell: a bright one may be followed by a dark one."""
+    encoder = VAEEncoder(small_vae())
+    bright = np.linspace(0, 1, 300 * 64).reshape(300, 8, 8)
+    dark = np.where(np.arange(300)[:, None, None] == 299, -bright, bright)
+
+    def of(images: NDArray[np.float64]) -> Source:
+        return source_from_rows("a", (8, 8), 300, lambda a, b: images[a:b], scaling="as given")
+
+    with pytest.raises(InputError) as caught:
+        encode_source(encoder, of(bright), tmp_path / "z.npy")
+    assert str(caught.value) == (
+        "`images` must have values from -1 (black) to 1 (white), as the network's tanh gives, "
+        "got 0 to 1; rescale [0, 1] to [-1, 1] by 2 x - 1"
+    )
+    assert not list(tmp_path.iterdir())
+    encode_source(encoder, of(dark), tmp_path / "z.npy")
 
 
 def test_pairs_stand_above_one_another(tmp_path: Path) -> None:

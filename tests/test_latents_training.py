@@ -15,6 +15,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from opmerge.data import SourceOptions, open_source  # noqa: E402
 from opmerge.distillation.config import OptimizationConfig  # noqa: E402
 from opmerge.distillation.trainer import make_accelerator  # noqa: E402
 from opmerge.distillation.validation import split_rows  # noqa: E402
@@ -102,6 +103,15 @@ def test_held_out_images_come_back_better_than_their_mean(tmp_path: Path, loss: 
     np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_given_split_trains_on_its_rows_alone(tmp_path: Path) -> None:
+    rows, others = torch.arange(0, 64, 2), torch.arange(1, 64, 2)
+    images = stripes()
+    train(tmp_path / "rows", settings(), images, split=(rows, ramp()))
+    images[others] = 1.0
+    train(tmp_path / "altered", settings(), images, split=(rows, ramp()))
+    assert_same_weights(*(weights_in(tmp_path / name) for name in ("rows", "altered")))
+
+
 def test_pictures_show_held_out_images_above_what_comes_back(tmp_path: Path) -> None:
     images = stripes(side=9)
     train(tmp_path, settings(), images)
@@ -142,7 +152,8 @@ def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
 
 
 def test_images_to_measure_on_may_be_given(tmp_path: Path) -> None:
-    records = train(tmp_path, settings(), held_out=ramp().repeat(700, 1, 1, 1))
+    split = torch.arange(64), ramp().repeat(700, 1, 1, 1)
+    records = train(tmp_path, settings(), split=split)
     assert records[-1].held_out is not None
     assert records[-1].held_out.num_images == 512
     encoder = load_encoder(tmp_path)
@@ -168,6 +179,16 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, ema_decay: float
         assert torch.equal(one.loss, other.loss)
         assert (one.learning_rate, one.held_out) == (other.learning_rate, other.held_out)
     assert_same_weights(weights_in(tmp_path / "stopped"), weights_in(tmp_path / "full"))
+
+
+def test_a_network_that_cannot_be_written_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / ".vae.unfinished").write_text("a file in the way")
+    with pytest.raises(InputError) as error:
+        train(tmp_path, settings())
+    assert str(error.value) == (
+        f"`{tmp_path}/vae` cannot be written (File exists); "
+        "make room and go on with --resume_from_checkpoint latest"
+    )
 
 
 @pytest.mark.parametrize("change", ["seed", "images", "kl_weight"])
@@ -303,6 +324,13 @@ def test_the_commands_train_encode_and_decode(run: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(back[0, 0], corner, atol=1.01 / 255)
 
     refused(run(*decode, tmp_path / "x.gif"), "output", ".png")
+    for shape in ("3,0,16", "3,-16,16", "16,16"):
+        assert run(*decode, tmp_path / "x.png", "--image_shape", shape) == (
+            2,
+            "",
+            "opmerge: `image_shape` must be three whole numbers >= 1, such as 3,64,64, got "
+            f"{shape}\n",
+        )
     refused(run("vae", "encode", "digits", "--vae", folder, "--output", "z.png"), ".npy")
     refused(run("vae", "encode", "faces", "--vae", folder, "--output", latents), "(1, 8, 8)")
     refused(run("vae", "encode", "digits", "--vae", tmp_path, "--output", latents), "ConvVAE")
@@ -323,8 +351,105 @@ def test_the_command_fits_a_pca_and_refuses_what_it_must(run: Any, tmp_path: Pat
     assert run("vae", "encode", "digits", "--vae", tmp_path, "--output", latents)[0] == 0
     assert np.load(latents).shape == (1797, 61)
     draw = ("vae", "encode", "digits", "--vae", tmp_path, "--output", latents, "--sample")
-    refused(run(*draw), "sample", "no variances")
+    assert run(*draw) == (
+        2,
+        "",
+        "opmerge: digits: 1,797 images of 8 x 8\n"
+        "opmerge: `sample` must be left out: the encoder has no variances\n",
+    )
     refused(run(*fit, "--num_latents", 65), "num_latents", "<= 64")
     refused(run(*fit[:-3], "umap", *fit[-2:]), "encoder", "vae, pca")
     np.save(tmp_path / "vectors.npy", np.zeros((9, 5)))
     refused(run("vae", "train", tmp_path / "vectors.npy", *fit[3:]), "channels, height, width")
+
+
+def write_faces(folder: Path, splits: str, side: tuple[int, int] = (178, 218)) -> Path:
+    """CelebA with a face of noise for each digit of ``splits``, the number of its split."""
+    images = folder / "img_align_celeba"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(1, len(splits) + 1):
+        pixels = rng.integers(0, 256, (side[1], side[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{number:06d}.jpg")
+    lines = [f"{number:06d}.jpg {split}\n" for number, split in enumerate(splits, 1)]
+    (folder / "list_eval_partition.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_the_commands_say_what_is_in_a_folder_before_they_begin(run: Any, tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "data", "0" * 12 + "1" * 3)
+    (root / "img_align_celeba" / "000002.jpg").write_bytes(b"broken")
+    small = ("--image_size", 8, "--grey")
+    told = (
+        "opmerge: CelebA (train): 11 images of 8 x 8\n"
+        "opmerge: note: train split of list_eval_partition.txt: 12 of 12 images\n"
+        "opmerge: note: 15 of the 202,599 images of CelebA\n"
+        "opmerge: note: 1 unreadable file: img_align_celeba/000002.jpg\n"
+    )
+    folder = tmp_path / "run"
+    train = ("vae", "train", root, *small, "--encoder", "pca", "--output_dir", folder)
+    status, out, err = run(*train)
+    assert (status, err) == (
+        0,
+        told + "opmerge: CelebA (validation): 3 images of 8 x 8\n"
+        "opmerge: note: validation split of list_eval_partition.txt: 3 of 3 images\n"
+        "opmerge: note: 15 of the 202,599 images of CelebA\n",
+    )
+    assert out.endswith("on 3 held-out images)\n")
+    # Half of the 11 faces, less a tenth of them.
+    assert json.loads((folder / "vae" / "config.json").read_text())["num_latents"] == 4
+    encode = ("vae", "encode", root, *small, "--vae", folder, "--output", tmp_path / "z.npy")
+    assert run(*encode) == (0, f"written: {tmp_path / 'z.npy'} (11 x 4)\n", told)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_faces_are_measured_on_the_validation_split(run: Any, tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "data", "0" * 8 + "1" * 3 + "2" * 2)
+    small = ("--image_size", 8, "--base_channels", 4, "--num_iterations", 2)
+    train = ("vae", "train", root, *small, "--output_dir")
+    status, out, err = run(*train, tmp_path / "run")
+    assert status == 0, err
+    options = SourceOptions(image_size=8, split="validation")
+    rows = next(open_source(str(root), options).batches())
+    images = torch.tensor(rows, dtype=torch.float32).view(3, 3, 8, 8)
+    found = reconstruction_quality(load_encoder(tmp_path / "run"), images)
+    expected = f"(MS-SSIM {found.ms_ssim:.4f} and squared error {found.mse:.4g} on 3 held-out"
+    assert expected in out
+    assert "held-out" not in run(*train, tmp_path / "none", "--validation_fraction", 0)[1]
+
+    part = write_faces(tmp_path / "part", "0" * 8)
+    status, out, err = run("vae", "train", part, *small, "--output_dir", tmp_path / "few")
+    assert status == 0, err
+    assert "on 1 held-out images" in out
+    assert err.endswith(
+        f"opmerge: a random share of the training split is held out: `{part}` must hold images of "
+        "the validation split, got none of the 0 that list_eval_partition.txt names; pass another "
+        "split, or unpack all images\n"
+    )
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("encoder", ["vae", "pca"])
+def test_the_number_of_latents_suits_small_images(run: Any, tmp_path: Path, encoder: str) -> None:
+    few = ("--num_iterations", 1, "--base_channels", 4, "--encoder", encoder)
+    status, _, err = run("vae", "train", "digits", *few, "--output_dir", tmp_path)
+    assert status == 0, err
+    assert load_encoder(tmp_path).num_latents == 32  # half of 64 values
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["options"]["num_latents"] == 32
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_a_refused_command_leaves_the_config_of_a_run(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("of a finished run")
+    train = ("vae", "train", "digits", "--output_dir", tmp_path)
+    for more, word in [
+        (("--resume_from_checkpoint", "checkpoint-9"), "there are: none"),
+        (("--num_latents", 65), "must be <= 64"),
+        (("--num_latents", 63, "--encoder", "pca", "--validation_fraction", 0.98), "must be <= 35"),
+    ]:
+        status, _, err = run(*train, *more)
+        assert status == 2
+        assert word in err
+        assert (tmp_path / "config.json").read_text() == "of a finished run"

@@ -30,7 +30,6 @@ from opmerge.latents import PCAEncoder, VAEConfig, fit_pca, load_encoder  # noqa
 from opmerge.reports.celeba_numbers import FORMS, place_of, winner_rows  # noqa: E402
 from opmerge.studies import STUDIES, Runner  # noqa: E402
 from opmerge.studies.celeba import Config  # noqa: E402
-from opmerge.studies.latent_encoders import load_images  # noqa: E402
 from opmerge.studies.latent_outputs import decoded_outputs  # noqa: E402
 from opmerge.studies.latent_plans import (  # noqa: E402
     PLANNED,
@@ -48,7 +47,6 @@ pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 STUDY = STUDIES["celeba"]
 TIMES = (0.5, 6.4)
-PHOTO = (427, 640)
 
 
 def small(**settings: Any) -> Config:
@@ -58,7 +56,8 @@ def small(**settings: Any) -> Config:
         "source_options": SourceOptions(patch_size=8, stride=24),
         "num_latents": 5,
         "seeds": (0, 1),
-        "vae": VAEConfig(base_channels=4, num_iterations=20, optimization=optimization),
+        "base_channels": 4,
+        "vae": VAEConfig(num_iterations=20, optimization=optimization),
         "steps": 12,  # too many for brute force
         "merge_times": TIMES,
         "num_resamples": 20,
@@ -235,52 +234,6 @@ def test_values_of_columns_go_back_to_their_directions() -> None:
     np.testing.assert_allclose(found, eigenvalues, atol=1e-99)
 
 
-# Images
-
-
-def test_patches_held_out_share_no_pixel_with_those_trained_on() -> None:
-    config = small(source_options=SourceOptions(patch_size=32, stride=11))
-    images = load_images(config, "patches", Path("unused"))
-    columns = range(0, PHOTO[1] - 32 + 1, 11)
-    rows = range(0, PHOTO[0] - 32 + 1, 11)
-    every = next(open_source("patches", config.source_options).batches()).astype(np.float32)
-    places = [(photo, row, column) for photo in range(2) for row in rows for column in columns]
-    place_of_patch = {
-        patch.tobytes(): place for patch, place in zip(every, places[: len(every)], strict=True)
-    }
-    sets = [
-        [place_of_patch.get(patch.numpy().tobytes()) for patch in part.flatten(1)]
-        for part in (images.data, images.held_out)
-    ]
-    train, held_out = ([place for place in part if place] for part in sets)
-    assert len(train) > 1000
-    assert len(held_out) > 100
-    assert max(c for _, _, c in train) + 32 <= min(c for _, _, c in held_out)
-
-
-def test_celeba_is_trained_on_its_training_split_and_measured_on_its_validation_split(
-    tmp_path: Path,
-) -> None:
-    names = tmp_path / "img_align_celeba"
-    names.mkdir()
-    partition = ""
-    for number in range(1, 11):
-        image = Image.new("RGB", (178, 218), (20 * number,) * 3)
-        image.putpixel((80, 100), (0, 0, 0))
-        image.save(names / f"{number:06d}.jpg", quality=100)
-        partition += f"{number:06d}.jpg {0 if number <= 6 else 1 if number <= 8 else 2}\n"
-    (tmp_path / "list_eval_partition.txt").write_text(partition)
-    config = small(source=str(tmp_path), source_options=SourceOptions(image_size=16))
-    images = load_images(config, str(tmp_path), tmp_path / "run")
-    greys = [
-        sorted(round(127.5 * (1 + float(image.median())) / 20) for image in part)
-        for part in (images.data, images.held_out)
-    ]
-    assert greys == [[1, 2, 3, 4, 5, 6], [7, 8]]
-    assert images.data.shape == (6, 3, 16, 16)
-    assert images.split == "official validation split"
-
-
 # The study
 
 
@@ -447,6 +400,41 @@ def test_the_page_shows_figures_grids_and_the_finding(record: Record) -> None:
     # Held out and three encoders; a teacher and seven error maps in each of six grids at least.
     assert 4 + 6 * 8 <= shown <= 4 + 6 * 15
     assert "200,000 images at 64 × 64" in page
+    assert page.count("Left out: ") + page.count("Every student is shown.") == 6
+    assert "reading image files, whenever the study is started: " in page
+    trained = record["tables"]["encoders"][0]["num_parameters"]
+    assert f"<td>{trained:,}</td>" in page
+
+
+def test_students_left_out_of_a_grid_are_named_below_it(record: Record) -> None:
+    altered = copy.deepcopy(record)
+    for row in altered["tables"]["pixels"]:
+        row["paired_rms"] = 1e-9 if row["plan"] in ("boot", PLANNED) else 10.0
+    page = unescape(STUDY.page(altered))
+    told = (
+        "Left out: boot, certified. Their outputs differ from the teacher's, which are shown, by "
+        "less than 0.2 % of a pixel's standard deviation, and look equal."
+    )
+    assert page.count(told) == 6
+    grid = page[page.index("<h2>Outputs, ") : page.index(told)]
+    assert grid.count("<img") == 1 + 5 + 7  # teacher, five students, and every error map
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [
+        (1 + 1e-13, "The best named strategy is the certified plan (to rounding)."),
+        (1.002, "The certified plan errs up to 0.2 % less than the best named one."),
+        (1.5, "The certified plan errs up to 1.5 times less than the best named one."),
+    ],
+)
+def test_the_finding_says_what_the_certified_plan_gains(
+    record: Record, gain: float, told: str
+) -> None:
+    altered = copy.deepcopy(record)
+    for row in altered["tables"]["winners"]:
+        row["gain"] = gain
+    assert STUDY.answer(altered).finding.endswith(told)
 
 
 @pytest.mark.parametrize(
@@ -468,9 +456,3 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
     with pytest.raises(InputError) as caught:
         small(**changes)
     assert str(caught.value).startswith(message)
-
-
-def test_patches_too_large_to_hold_any_out_are_refused(tmp_path: Path) -> None:
-    config = small(source_options=SourceOptions(patch_size=400, stride=40))
-    with pytest.raises(InputError, match="must leave room for patches that are held out"):
-        load_images(config, "patches", tmp_path)

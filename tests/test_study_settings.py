@@ -10,7 +10,7 @@ import pytest
 
 from opmerge.errors import InputError
 from opmerge.studies import STUDIES
-from opmerge.studies.settings import configure
+from opmerge.studies.settings import configure, settings_named
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,20 @@ def test_the_settings_of_every_study_can_be_told_and_read_again(name: str, quick
     config: Any = STUDIES[name].config(quick)
     first = next(iter(vars(config)))
     assert configure(config, [f"{first}={json.dumps(vars(config)[first])}"]) == config
+
+
+@pytest.mark.parametrize(
+    ("remedy", "told"),
+    [
+        ("by --split all", "by --set source_options.split=all"),
+        (
+            "with --image_size 8 --grey",
+            "with --set source_options.image_size=8 --set source_options.grey=true",
+        ),
+        ("another --patch_size", "another --set source_options.patch_size"),
+    ],
+)
+def test_options_are_named_as_settings(remedy: str, told: str) -> None:
+    with pytest.raises(InputError) as found, settings_named():
+        raise InputError("images", "must fit", 1, remedy)
+    assert str(found.value) == f"`images` must fit, got 1; {told}"

@@ -82,14 +82,14 @@ def _run(
     from opmerge.cli.networks import prepare_libraries, resumable, say
     from opmerge.cli.progress import progress_bar
     from opmerge.studies import Runner
-    from opmerge.studies.settings import configure
+    from opmerge.studies.settings import configure, settings_named
 
     if entry.trains_networks:
         prepare_libraries()
     config = configure(entry.config(quick), settings)
     runs.prepare_folder(folder)
     runner = Runner(folder, progress_bar, say, num_workers, backend)  # type: ignore[arg-type]
-    with resumable("the same command"):
+    with resumable("the same command"), settings_named():
         record = entry.run(config, runner)
     study_files.write_study(folder, entry, record)
     runs.write_config(folder, f"study {entry.name}", {"quick": quick, "set": settings})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,12 +57,20 @@ class ImagesOptions(ImageOptions):
 
 @dataclass(frozen=True)
 class VAEOptions:
-    """``VAEConfig``, and whether it is one."""
+    """``VAEConfig``, and whether it is one; None takes its default, or what the images allow."""
 
     encoder: Annotated[
         str, option("encoder", "vae, or pca: the best linear one, which is not trained.", "Model")
     ] = "vae"
-    num_latents: Annotated[int, option("num_latents", "Latents of an image.", "Model")] = 128
+    num_latents: Annotated[
+        int | None,
+        option(
+            "num_latents",
+            "Latents of an image.",
+            "Model",
+            show_default="128, or half of an image's values or of the images, if fewer",
+        ),
+    ] = None
     base_channels: Annotated[
         int, option("base_channels", "Channels of the first level.", "Model")
     ] = 32
@@ -73,7 +83,13 @@ class VAEOptions:
     ] = False
     num_iterations: Annotated[int, option("num_iterations", "Optimizer steps.", "Training")] = 2000
     validation_fraction: Annotated[
-        float, option("validation_fraction", "Share of the images held out.", "Data")
+        float,
+        option(
+            "validation_fraction",
+            "Share of the images held out; for CelebA's training split its validation split is, "
+            "unless with 0.",
+            "Data",
+        ),
     ] = 0.1
     validation_steps: Annotated[
         int, option("validation_steps", "Iterations between looks at held-out images.", "Training")
@@ -108,7 +124,7 @@ def train(
 
     if model.encoder not in _ENCODERS:
         raise InputError("encoder", f"must be one of {', '.join(_ENCODERS)}", model.encoder)
-    settings: dict[str, Any] = asdict(model)
+    settings: dict[str, Any] = {k: v for k, v in asdict(model).items() if v is not None}
     del settings["encoder"]
     config = VAEConfig(
         **settings,
@@ -116,16 +132,18 @@ def train(
     )
     runs.prepare_folder(output_dir)
     accelerator = networks.start(config.optimization, output_dir)
-    source, data = _load(accelerator, images, output_dir)
-    if accelerator.is_main_process:
-        options = {**asdict(images), "encoder": model.encoder, **asdict(config)}
-        runs.write_config(output_dir, "vae train", options)
+    main = accelerator.is_main_process
+    source = networks.open_samples(images.source, images.source_options(), main)
+    config = _fitted(config, model.num_latents, source)
+    loaded = _load(accelerator, images, source, config, output_dir)
+    options = {**asdict(images), "encoder": model.encoder, **asdict(config)}
+    write_config = partial(runs.write_config, output_dir, "vae train", options)
     if model.encoder == "pca":
-        if accelerator.is_main_process:
-            _fit_pca(config, source, data, output_dir)
+        if main:
+            _fit_pca(config, source, loaded, output_dir, write_config)
         return
     wanted = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
-    _train(config, data, accelerator, output_dir, wanted)
+    _train(config, loaded, accelerator, output_dir, wanted, write_config)
 
 
 @takes_options
@@ -150,6 +168,7 @@ def encode(
     prepare_libraries()
     source = open_samples(images.source, images.source_options())
     encoder = load_encoder(vae, network_shape(source), best_device())
+    _tell(source)
     with progress_bar("encoding", source.num_samples) as report:
         encode_source(
             encoder,
@@ -166,7 +185,8 @@ def encode(
 @takes_options
 def decode(
     latents: Annotated[
-        Path, typer.Argument(metavar="LATENTS", help="A .npy file of one row an image.")
+        Path,
+        typer.Argument(metavar="LATENTS", help="A .npy file of one row, or one array, an image."),
     ],
     vae: VAEDir,
     output: Annotated[
@@ -200,11 +220,15 @@ def decode(
 
     if output.suffix not in (".png", ".npy"):
         raise InputError("output", "must end in .png or .npy", str(output))
+    shape = networks.whole_numbers("image_shape", image_shape)
+    if shape is not None and (len(shape) != 3 or min(shape) < 1):
+        raise InputError(
+            "image_shape", "must be three whole numbers >= 1, such as 3,64,64", image_shape
+        )
     networks.prepare_libraries()
     rows = read_array(latents).values
     default = _SHOWN if output.suffix == ".png" else max(len(rows), 1)
     rows = rows[: check_count("num_images", default if num_images is None else num_images)]
-    shape = networks.whole_numbers("image_shape", image_shape)
     encoder = load_encoder(vae, shape, best_device())
     batches = decode_latents(encoder, rows, batch_size)
     if output.suffix == ".png":
@@ -215,28 +239,103 @@ def decode(
     print(f"written: {output}")
 
 
-def _load(accelerator: Accelerator, images: ImagesOptions, folder: Path) -> tuple[Source, Tensor]:
-    """The source and all its images, from memory or from one file in the folder."""
-    from opmerge.cli.networks import open_samples, read_samples
-    from opmerge.distillation.samples import network_shape
-    from opmerge.latents.training import check_images
-    from opmerge.latents.vae import check_image_shape
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """All images of a source, the rows that are trained on, and images that are held out."""
 
-    source = open_samples(images.source, images.source_options(), accelerator.is_main_process)
+    data: Tensor
+    rows: Tensor
+    held_out: Tensor
+
+
+def _fitted(config: VAEConfig, num_latents: int | None, source: Source) -> VAEConfig:
+    """The settings with as many latents as were asked for, or else as the images allow."""
+    from opmerge.distillation.samples import network_shape
+    from opmerge.latents.vae import check_image_shape, check_num_latents, most_latents
+
     check_image_shape(network_shape(source))
-    data = read_samples(accelerator, source, network_shape(source), folder)
+    if num_latents is None:
+        trained_on = int((1 - config.validation_fraction) * source.num_samples)
+        most = most_latents(trained_on, source.num_features)
+        return replace(config, num_latents=min(config.num_latents, most))
+    check_num_latents(num_latents, source.num_features)
+    return config
+
+
+def _load(
+    accelerator: Accelerator,
+    images: ImagesOptions,
+    source: Source,
+    config: VAEConfig,
+    folder: Path,
+) -> _Images:
+    """The images, from memory or from one file in the folder, told of and split."""
+    import torch
+
+    from opmerge.cli.networks import read_samples
+    from opmerge.distillation.samples import network_shape
+    from opmerge.distillation.validation import split_rows
+    from opmerge.latents.training import check_images, held_out_images
+
+    if accelerator.is_main_process:
+        _tell(source)
+    fraction, shape = config.validation_fraction, network_shape(source)
+    official = None
+    if source.name == "CelebA (train)" and fraction > 0:
+        official = _validation_split(images, accelerator.is_main_process)
+    data = read_samples(accelerator, source, shape, folder)
     check_images(data)
-    return source, data
+    if official is None:
+        rows, rest = split_rows(len(data), fraction, config.optimization.seed)
+        return _Images(data, rows, held_out_images(data, rest))
+    other = read_samples(accelerator, official, shape, folder / "validation")
+    every = torch.arange(len(other))
+    return _Images(data, torch.arange(len(data)), held_out_images(other, every))
+
+
+def _validation_split(images: ImagesOptions, main: bool) -> Source | None:
+    """CelebA's validation faces, or None where too few of them are there."""
+    from opmerge.cli.networks import open_samples, say
+
+    options = replace(images.source_options(), split="validation")
+    try:
+        source = open_samples(images.source, options, main)
+    except InputError as error:
+        if main:
+            say(f"a random share of the training split is held out: {error}")
+        return None
+    if main:
+        _tell(source)
+    return source
+
+
+def _tell(source: Source) -> None:
+    """Say what images there are and what is remarkable about them, before any work."""
+    from opmerge.cli.networks import say
+
+    say(f"{source.name}: {source.num_samples:,} images of {' x '.join(map(str, source.shape))}")
+    for note in source.notes:
+        say(f"note: {note}")
 
 
 def _train(
-    config: VAEConfig, data: Tensor, accelerator: Accelerator, folder: Path, resume: str | None
+    config: VAEConfig,
+    images: _Images,
+    accelerator: Accelerator,
+    folder: Path,
+    resume: str | None,
+    write_config: Callable[[], None],
 ) -> None:
     from opmerge.cli import networks
     from opmerge.latents import train_vae
 
-    records = train_vae(config, data, accelerator, folder, resume, warn=networks.say)
+    split = (images.rows, images.held_out)
+    records = train_vae(
+        config, images.data, accelerator, folder, resume, warn=networks.say, split=split
+    )
     main, total = accelerator.is_main_process, config.num_iterations
+    if main:
+        write_config()
     first = next(records, None)  # none where a finished run is resumed
     done = total if first is None else first.iteration - 1
     found: Quality | None = None
@@ -255,17 +354,22 @@ def _train(
         _say_written(folder, found)
 
 
-def _fit_pca(config: VAEConfig, source: Source, data: Tensor, folder: Path) -> None:
-    from opmerge.distillation.validation import split_rows
+def _fit_pca(
+    config: VAEConfig,
+    source: Source,
+    images: _Images,
+    folder: Path,
+    write_config: Callable[[], None],
+) -> None:
     from opmerge.latents import fit_pca, reconstruction_quality, rows_source
-    from opmerge.latents.training import held_out_images
 
-    rows, held_out = split_rows(len(data), config.validation_fraction, config.optimization.seed)
+    rows, held_out = images.rows, images.held_out
     with progress_bar("fitting", len(rows)) as report:
-        encoder: PCAEncoder = fit_pca(rows_source(data, rows, source), config.num_latents, report)
+        part = rows_source(images.data, rows, source)
+        encoder: PCAEncoder = fit_pca(part, config.num_latents, report)
+    write_config()
     encoder.save(folder / "vae")
-    some = held_out_images(data, held_out)
-    _say_written(folder, reconstruction_quality(encoder, some) if len(some) else None)
+    _say_written(folder, reconstruction_quality(encoder, held_out) if len(held_out) else None)
 
 
 def _say_written(folder: Path, quality: Quality | None) -> None:

@@ -25,7 +25,14 @@ from opmerge.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-__all__ = ["CROP", "NUM_IMAGES", "CelebaFolder", "celeba_source", "find_celeba"]
+__all__ = [
+    "CROP",
+    "NUM_IMAGES",
+    "CelebaFolder",
+    "celeba_source",
+    "find_celeba",
+    "ignored_partition",
+]
 
 NUM_IMAGES = 202_599
 CROP = 148
@@ -49,7 +56,8 @@ class CelebaFolder:
     Attributes:
         root: the folder.
         images: number of an aligned face, such as "000001", to its file's name below the root;
-            in rising order.
+            in rising order. Empty if images have such names and a partition is there, but by
+            their numbers and sizes they are not the faces.
         partitions: the partition files, the one to use first.
         others: images that are not the aligned faces.
     """
@@ -66,7 +74,8 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     They are images with names of six digits, in a folder that is called ``img_align_celeba``
     (or begins so), or where one of the first few measures 178 × 218: the photos that they were
     cut from have the same names. The partition is a file ``list_eval_partition.txt`` or ``.csv``
-    anywhere below ``root``, or in one of the three folders above it, or in their ``Eval``.
+    anywhere below ``root``, or in one of the three folders above it, or in their ``Eval``. If it is
+    there, and the aligned faces are not, square images with their numbers are resized copies.
     Hidden files, which macOS leaves beside every image, are passed over.
 
     Args:
@@ -89,23 +98,38 @@ def find_celeba(root: Path) -> CelebaFolder | None:
             partitions.append(name)
         else:
             others.append(name)
+    files = (
+        *(root / name for name in sorted(partitions, key=_preference)),
+        *_partitions_above(root),
+    )
+    folders = {folder: sorted(names) for folder, names in sorted(numbered.items())}
+    faces = {folder for folder, names in folders.items() if _is_aligned(root, folder, names)}
+    if not faces and files:
+        faces = {folder for folder, names in folders.items() if _is_resized(root, names)}
     images: dict[str, str] = {}
-    unaligned: list[str] = []
-    for folder, names in sorted(numbered.items()):
-        names.sort()
-        if _is_aligned(root, folder, names):
-            _add(images, names, root)
-        else:
-            unaligned += names
+    for folder in sorted(faces):
+        _add(images, folders[folder], root)
     if not images:
         _refuse_archives(root, others)
-        return None
+        if not (folders and files):
+            return None
     suffixes = image_suffixes()
     return CelebaFolder(
         root,
         dict(sorted(images.items())),
-        (*(root / name for name in sorted(partitions, key=_preference)), *_partitions_above(root)),
-        (*unaligned, *(name for name in sorted(others) if name.lower().endswith(suffixes))),
+        files,
+        (
+            *(name for folder in folders if folder not in faces for name in folders[folder]),
+            *(name for name in sorted(others) if name.lower().endswith(suffixes)),
+        ),
+    )
+
+
+def ignored_partition(found: CelebaFolder) -> str:
+    """What is to be said of a folder whose numbered images may be others than the faces."""
+    return (
+        f"{os.path.relpath(found.partitions[0], found.root)} was ignored: by their numbers and "
+        "sizes the images are not CelebA's aligned faces, nor square copies of them"
     )
 
 
@@ -115,8 +139,9 @@ def celeba_source(
     """The faces of one split, in the order of their numbers.
 
     The central 148 × 148 pixels of an image of 178 × 218 are resized to ``options.image_size``
-    and go from [0, 255] to [−1, 1], as in AntixK/PyTorch-VAE. Of an image of another size the
-    largest central square up to 148 is taken, and a note says so.
+    and go from [0, 255] to [−1, 1], as in AntixK/PyTorch-VAE. An image that is square already is
+    only resized, of one of another size the largest central square up to 148 is taken, and a note
+    says so.
 
     Of every file only the header is read here, for the size, and the mark at the end, which a
     truncated file lacks: a tenth of the work of decoding all 202,599. A file without the mark
@@ -124,7 +149,7 @@ def celeba_source(
     the notes; damage that shows only when a file is decoded stops the reading.
 
     Args:
-        found: what :func:`find_celeba` found.
+        found: what :func:`find_celeba` found, with images.
         options: ``image_size``, ``grey`` and ``split`` are used. The split is "train" unless
             given; "all" takes every image and needs no partition.
         progress: called with the number of files checked so far.
@@ -143,15 +168,16 @@ def celeba_source(
             f"must hold images of the {split} split that can be read",
             f"{len(candidates):,} unreadable files",
         )
-    squares = [min(*size, CROP) for size in sizes if size is not None]
-    enlarged = sum(square < options.image_size for square in squares)
+    good_sizes = [size for size in sizes if size is not None]
+    enlarged = sum(_square(*size) < options.image_size for size in good_sizes)
+    only_resized = all(width == height for width, height in good_sizes)
     return image_source(
         f"CelebA ({split})",
         found.root,
         good,
         partial(_crop_and_resize, side=options.image_size),
         options,
-        f"centre {CROP} x {CROP} resized",
+        "resized" if only_resized else f"centre {CROP} x {CROP} resized",
         [
             *notes,
             *_size_notes(candidates, sizes),
@@ -178,10 +204,22 @@ def _is_aligned(root: Path, folder: str, names: Sequence[str]) -> bool:
     return any(_checked_size(root, name) == _SIZE for name in names[:_LOOKED_AT])
 
 
+def _is_resized(root: Path, names: Sequence[str]) -> bool:
+    """Whether numbered images beside a partition are the aligned faces, made square."""
+    first, last = (int(_number(name)) for name in (names[0], names[-1]))
+    sizes = [_checked_size(root, name) for name in names[:_LOOKED_AT]]
+    found = [size for size in sizes if size is not None]
+    squares = bool(found) and all(width == height for width, height in found)
+    return squares and first >= 1 and last <= NUM_IMAGES
+
+
+def _number(name: str) -> str:
+    return name.rpartition("/")[2][:6]
+
+
 def _add(images: dict[str, str], names: Sequence[str], root: Path) -> None:
     for name in names:
-        number = name.rpartition("/")[2][:6]
-        before = images.setdefault(number, name)
+        before = images.setdefault(_number(name), name)
         if before != name:
             raise InputError(
                 str(root),
@@ -281,15 +319,30 @@ def _no_partition(file: Path, value: str) -> InputError:
 
 
 def _size_notes(names: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[str]:
-    unreadable = [name for name, size in zip(names, sizes, strict=True) if size is None]
-    odd = [name for name, size in zip(names, sizes, strict=True) if size not in (None, _SIZE)]
+    unreadable: list[str] = []
+    square: list[str] = []
+    odd: list[str] = []
+    for name, size in zip(names, sizes, strict=True):
+        if size is None:
+            unreadable.append(name)
+        elif size[0] == size[1]:
+            square.append(name)
+        elif size != _SIZE:
+            odd.append(name)
+    expected = f"(not {_SIZE[0]} x {_SIZE[1]})"
     return [
         *named(unreadable, "unreadable"),
+        *(f"{note}; only resized, not cropped" for note in named(square, f"square {expected}")),
         *(
             f"{note}; the largest central square up to {CROP} was taken"
-            for note in named(odd, f"differently sized (not {_SIZE[0]} x {_SIZE[1]})")
+            for note in named(odd, f"differently sized {expected}")
         ),
     ]
+
+
+def _square(width: int, height: int) -> int:
+    """Side of the square that is taken of an image."""
+    return width if width == height else min(width, height, CROP)
 
 
 def _checked_size(root: Path, name: str) -> tuple[int, int] | None:
@@ -313,7 +366,7 @@ def _crop_and_resize(image: PillowImage, side: int) -> PillowImage:
     from PIL import Image
 
     width, height = image.size
-    square = min(width, height, CROP)
+    square = _square(width, height)
     left, top = (width - square) // 2, (height - square) // 2
     centre = image.crop((left, top, left + square, top + square))
     return centre.resize((side, side), Image.Resampling.BILINEAR)

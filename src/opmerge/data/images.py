@@ -32,6 +32,8 @@ __all__ = [
 # Pillow can open more, some of it by starting other programs (PostScript), on a file's content
 # and whatever its suffix: these are the formats of image data sets.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+# Files that data sets of images are shipped in.
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet")
 _NAMES_IN_NOTE = 3
 _CHECKED_AT_ONCE = 256
 
@@ -65,10 +67,12 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
     good = [name for name, size in zip(candidates, sizes, strict=True) if size is not None]
     bad = [name for name, size in zip(candidates, sizes, strict=True) if size is None]
     if not good:
+        archives = [name for name in others if name.lower().endswith(_ARCHIVES)]
         raise InputError(
             str(folder),
             "must hold images that can be read",
             f"{len(bad)} unreadable and {len(others)} other files",
+            f"unpack the images in {archives[0]} first" if archives else "",
         )
     side = options.image_size
     enlarged = sum(size is not None and min(size) < side for size in sizes)

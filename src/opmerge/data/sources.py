@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from opmerge.data import builtin
 from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
-from opmerge.data.celeba import celeba_source, find_celeba
+from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
 from opmerge.data.images import folder_source
 from opmerge.data.records import Progress, Source, SourceOptions
 from opmerge.errors import InputError
@@ -57,10 +58,15 @@ def open_source(
         raise InputError("data", "must be samples here, not eigenvalues", argument)
     path = existing_path(argument)
     celeba = find_celeba(path)
-    if celeba is not None:
+    if celeba is not None and celeba.images:
         return celeba_source(celeba, options, progress)
     _refuse_split(argument, options)
-    return folder_source(path, options, progress) if path.is_dir() else array_source(path)
+    if not path.is_dir():
+        return array_source(path)
+    source = folder_source(path, options, progress)
+    if celeba is None:
+        return source
+    return replace(source, notes=(*source.notes, ignored_partition(celeba)))
 
 
 def existing_path(argument: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,15 @@ from opmerge.latents.pca import PCA_CLASS, PCAEncoder
 from opmerge.latents.vae import ConvVAE
 from opmerge.schedules.files import read_json_object
 
-__all__ = ["AutoencoderKLEncoder", "Encoder", "VAEEncoder", "check_range", "load_encoder"]
+__all__ = [
+    "AutoencoderKLEncoder",
+    "Encoder",
+    "VAEEncoder",
+    "check_black",
+    "check_range",
+    "find_encoder",
+    "load_encoder",
+]
 
 _CPU = torch.device("cpu")
 
@@ -100,16 +109,18 @@ class VAEEncoder:
 class AutoencoderKLEncoder:
     """diffusers' ``AutoencoderKL`` for images of one shape.
 
-    Latents are what a latent diffusion model reads: ``(z - shift_factor) · scaling_factor``, with
-    variances scaled alike, and flattened. A grey image is given to a colour model three times, and
-    the colours that it gives back are averaged.
+    Latents are what a latent diffusion model reads: ``(z - shift_factor) · scaling_factor``, or
+    where its config has them ``(z - latents_mean) · scaling_factor / latents_std`` by channel, as
+    in diffusers' pipelines, with variances scaled alike, and flattened. A grey image is given to a
+    colour model three times, and the colours that it gives back are averaged.
 
     Args:
         network: the network.
         image_shape: (C, H, W); the sides multiples of the network's downsampling.
 
     Raises:
-        InputError: if the network cannot code images of the shape.
+        InputError: if the network cannot code images of the shape, or its config's means and
+            standard deviations are not those of its channels.
     """
 
     network: AutoencoderKL
@@ -118,14 +129,23 @@ class AutoencoderKLEncoder:
     def __post_init__(self) -> None:
         channels, factor = self.network.config.in_channels, self._downsampling
         shape = self.image_shape
-        if len(shape) != 3 or shape[0] not in (1, channels) or any(n % factor for n in shape[1:]):
+        if len(shape) != 3 or shape[0] not in (1, channels):
+            counts = " or ".join(map(str, sorted({1, channels})))
             raise InputError(
                 "images",
-                f"must have 1 or {channels} channels and sides that are multiples of {factor} for "
-                "this AutoencoderKL",
+                f"must have shape (channels, height, width), channels {counts}, for this "
+                "AutoencoderKL",
                 shape,
-                "choose another --image_size",
+                "read a folder with --grey, or make them grey beforehand",
             )
+        if any(side < 1 or side % factor for side in shape[1:]):
+            raise InputError(
+                "images",
+                f"must have sides that are multiples of {factor} for this AutoencoderKL",
+                shape,
+                "choose another --image_size (--patch_size for patches), or resize them beforehand",
+            )
+        self._check_moments()
 
     @property
     def name(self) -> str:
@@ -149,22 +169,50 @@ class AutoencoderKLEncoder:
         config = self.network.config
         colour = images.to(self.network.device).expand(-1, config.in_channels, -1, -1)
         found = self.network.encode(colour).latent_dist
-        scale = torch.tensor(float(config.scaling_factor))
-        means = (found.mean - (config.shift_factor or 0.0)) * scale
-        return means.flatten(1), found.logvar.flatten(1) + 2 * float(scale.log())
+        shift, scale = self._affine
+        means = (found.mean - shift) * scale
+        return means.flatten(1), (found.logvar + 2 * scale.log()).flatten(1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """See ``Encoder``."""
-        config = self.network.config
+        shift, scale = self._affine
         shaped = latents.to(self.network.device).view(-1, *self.latent_shape)
-        unscaled = shaped / config.scaling_factor + (config.shift_factor or 0.0)
-        images: Tensor = self.network.decode(unscaled).sample
+        images: Tensor = self.network.decode(shaped / scale + shift).sample
         return images if self.image_shape[0] != 1 else images.mean(dim=1, keepdim=True)
 
     @property
     def _downsampling(self) -> int:
         return int(2 ** (len(self.network.config.block_out_channels) - 1))
+
+    @property
+    def _moments(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Means and standard deviations of the channels; like the pipelines, both or none."""
+        config = self.network.config
+        if config.latents_mean is None or config.latents_std is None:
+            return None
+        return config.latents_mean, config.latents_std
+
+    @property
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale of latents, (channels or 1, 1, 1) each."""
+        config, moments = self.network.config, self._moments
+        means, deviations = moments or ([config.shift_factor or 0.0], [1.0])
+        shift, deviation = (
+            torch.tensor(values, dtype=torch.float32, device=self.network.device).view(-1, 1, 1)
+            for values in (means, deviations)
+        )
+        return shift, config.scaling_factor / deviation
+
+    def _check_moments(self) -> None:
+        count = self.network.config.latent_channels
+        for values in self._moments or ():
+            if not isinstance(values, Sequence) or len(values) != count:
+                raise InputError(
+                    "vae",
+                    f"must have latents_mean and latents_std of {count} channels in config.json",
+                    values,
+                )
 
 
 def check_range(images: Tensor) -> tuple[float, float]:
@@ -179,6 +227,25 @@ def check_range(images: Tensor) -> tuple[float, float]:
             "images", "must have values in [-1, 1]", f"{low:g} to {high:g}", "rescale them first"
         )
     return low, high
+
+
+def check_black(low: float, high: float) -> None:
+    """Refuse images without any value below 0, whose black is not -1.
+
+    Args:
+        low: least value of all images.
+        high: largest value.
+
+    Raises:
+        InputError: saying so.
+    """
+    if low >= 0:
+        raise InputError(
+            "images",
+            "must have values from -1 (black) to 1 (white), as the network's tanh gives",
+            f"{low:g} to {high:g}",
+            "rescale [0, 1] to [-1, 1] by 2 x - 1",
+        )
 
 
 def load_encoder(
@@ -200,24 +267,43 @@ def load_encoder(
     Raises:
         InputError: if there is none, it is damaged, or it is for images of another shape.
     """
-    place, class_name = _find(expand_home(folder))
+    place, class_name = find_encoder(folder)
     encoder = _LOADERS[class_name](place, image_shape, device)
     if image_shape is not None and encoder.image_shape != image_shape:
         raise InputError(
             "images",
             f"must have the shape that {place} was made for, {encoder.image_shape}",
             image_shape,
+            _how_to_read(encoder.image_shape),
         )
     return encoder
 
 
-def _find(root: Path) -> tuple[Path, str]:
-    """The folder of the model and the class that its config.json names."""
+def _how_to_read(shape: tuple[int, ...]) -> str:
+    """The options with which images have a shape."""
+    channels, height, width = shape
+    if height != width:
+        return "resize them beforehand"
+    if channels == 1:
+        return (
+            f"a folder is read so with --image_size {height} --grey, patches with "
+            f"--patch_size {height}"
+        )
+    return f"a folder is read so with --image_size {height} and without --grey"
+
+
+def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
+    """The folder of the model, which may be ``vae`` in this one, and the class of its config.json.
+
+    Raises:
+        InputError: if there is none.
+    """
+    root = expand_home(folder)
     for place in (root, root / "vae"):
         if (place / "config.json").is_file():
             name = read_json_object(place / "config.json").get("_class_name")
-            if name in _LOADERS:
-                return place, str(name)
+            if isinstance(name, str) and name in _LOADERS:
+                return place, name
     raise InputError(
         "vae",
         f"must be a folder with a config.json of {', '.join(_LOADERS)}",

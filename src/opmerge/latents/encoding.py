@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.distillation.models import initial_noise
 from opmerge.errors import InputError
-from opmerge.latents.encoders import Encoder, check_range
+from opmerge.latents.encoders import Encoder, check_black, check_range
 
 __all__ = ["decode_latents", "encode_source", "write_rows"]
 
@@ -51,8 +52,8 @@ def encode_source(
         The path.
 
     Raises:
-        InputError: if the images have another shape, samples are asked of an encoder without
-            variances, or the file cannot be written.
+        InputError: if the images have another shape or values outside [-1, 1], or all in [0, 1];
+            if samples are asked of an encoder without variances, or the file cannot be written.
     """
     check_count("batch_size", batch_size)
     check_whole("seed", seed)
@@ -64,15 +65,23 @@ def encode_source(
 def decode_latents(
     encoder: Encoder, latents: NDArray[np.floating], batch_size: int = _BATCH_SIZE
 ) -> Iterator[Tensor]:
-    """Batches of images, (B, C, H, W) on the CPU, of (N, num_latents) latents.
+    """Batches of images, (B, C, H, W) on the CPU.
+
+    Args:
+        encoder: the encoder.
+        latents: (N, num_latents), or (N, *latent_shape) before they are flattened.
+        batch_size: images at a time.
 
     Raises:
         InputError: at once, if the latents have another shape; later, if one is not finite.
     """
-    if latents.ndim != 2 or latents.shape[1] != encoder.num_latents or not len(latents):
-        raise InputError(
-            "latents", f"must have shape (N, {encoder.num_latents}) for this encoder", latents.shape
+    shapes = {(encoder.num_latents,), encoder.latent_shape}
+    if latents.shape[1:] not in shapes or not len(latents):
+        wanted = " or ".join(
+            f"(N, {', '.join(map(str, shape))})" for shape in sorted(shapes, key=len)
         )
+        raise InputError("latents", f"must have shape {wanted} for this encoder", latents.shape)
+    latents = latents.reshape(len(latents), -1)
     check_count("batch_size", batch_size)
     return _decoded(encoder, latents, batch_size)
 
@@ -133,14 +142,16 @@ def _check_fits(encoder: Encoder, source: Source) -> None:
 def _encoded(
     encoder: Encoder, source: Source, sample: bool, seed: int, batch_size: int
 ) -> Iterator[Tensor]:
-    first = 0
+    first, low, high = 0, math.inf, -math.inf
     for rows in source.batches():
         images = torch.from_numpy(rows.astype(np.float32)).view(-1, *encoder.image_shape)
-        check_range(images)
+        least, largest = check_range(images)
+        low, high = min(low, least), max(high, largest)
         for part in torch.split(images, batch_size):
             mean, log_variance = encoder.encode(part)
             yield _draw(mean, log_variance, seed, first) if sample else mean
             first += len(part)
+    check_black(low, high)
 
 
 def _draw(mean: Tensor, log_variance: Tensor | None, seed: int, first: int) -> Tensor:

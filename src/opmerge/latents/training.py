@@ -22,8 +22,8 @@ from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import split_rows
 from opmerge.errors import InputError
-from opmerge.files import folder_beside
-from opmerge.latents.encoders import VAEEncoder, check_range
+from opmerge.files import GO_ON, folder_beside
+from opmerge.latents.encoders import VAEEncoder, check_black, check_range
 from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
@@ -103,7 +103,7 @@ def train_vae(
     folder: Path,
     resume: str | None = None,
     warn: Callable[[str], None] = lambda line: None,
-    held_out: Tensor | None = None,
+    split: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[VAERecord]:
     """Train a variational autoencoder and write it to ``folder/vae``.
 
@@ -119,7 +119,8 @@ def train_vae(
         folder: the run directory.
         resume: ``latest`` or a checkpoint of the run to go on from.
         warn: told in one line about every checkpoint that is refused.
-        held_out: (M, C, H, W) images to measure on, instead of a share of ``images``.
+        split: (n,) rows of ``images`` to train on and (M, C, H, W) images to measure on, instead
+            of a random share.
 
     Returns:
         A generator of a record an iteration; the folder is written when it ends.
@@ -129,7 +130,7 @@ def train_vae(
             runs, if a loss is not finite (the last checkpoint is kept) or a file cannot be written.
     """
     check_images(images)
-    run = _Run(config, images, held_out, accelerator, folder, warn)
+    run = _Run(config, images, split, accelerator, folder, warn)
     return run.iterate(None if resume is None else run.checkpoints.find(resume))
 
 
@@ -140,14 +141,7 @@ def check_images(images: Tensor) -> None:
         InputError: naming the shape, or the range of the values.
     """
     check_image_shape(tuple(images.shape[1:]))
-    low, high = check_range(images)
-    if low >= 0:
-        raise InputError(
-            "images",
-            "must have values from -1 (black) to 1 (white), as the network's tanh gives",
-            f"{low:g} to {high:g}",
-            "rescale [0, 1] to [-1, 1] by 2 x - 1",
-        )
+    check_black(*check_range(images))
 
 
 def held_out_images(images: Tensor, rows: Tensor, most: int = 512) -> Tensor:
@@ -163,7 +157,7 @@ class _Run:
         self,
         config: VAEConfig,
         images: Tensor,
-        held_out: Tensor | None,
+        split: tuple[Tensor, Tensor] | None,
         accelerator: Accelerator,
         folder: Path,
         warn: Callable[[str], None],
@@ -175,12 +169,13 @@ class _Run:
             accelerator, network.train(), config.optimization, config.num_iterations
         )
         self.loss = partial(vae_loss, kind=config.loss, kl_weight=config.kl_weight)
-        fraction = config.validation_fraction if held_out is None else 0.0
-        self.rows, rest = split_rows(len(images), fraction, config.optimization.seed)
-        if held_out is None:
+        if split is None:
+            seed = config.optimization.seed
+            self.rows, rest = split_rows(len(images), config.validation_fraction, seed)
             self.held_out = held_out_images(images, rest)
         else:
-            self.held_out = held_out_images(held_out, torch.arange(len(held_out)))
+            self.rows, rest = split
+            self.held_out = held_out_images(rest, torch.arange(len(rest)))
         limit = config.optimization.checkpoints_total_limit
         self.checkpoints = Checkpoints(folder, self._identity(), limit, warn)
 
@@ -237,7 +232,7 @@ class _Run:
     def _write(self) -> None:
         network: Any = self.trainer.finish()
         if self.accelerator.is_main_process:
-            with folder_beside(self.folder / "vae") as unfinished:
+            with folder_beside(self.folder / "vae", GO_ON) as unfinished:
                 network.save_pretrained(unfinished)
         self.accelerator.wait_for_everyone()
 
@@ -246,7 +241,7 @@ class _Run:
         content = {
             **asdict(self.config),
             "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
-            "images": DataInputs(self.images).identity(),
+            "images": [DataInputs(each).identity() for each in (self.images, self.rows)],
         }
         del content["validation_steps"]  # looking changes nothing
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.latents.ms_ssim import SMALLEST_SIDE
 
-__all__ = ["ConvVAE", "check_image_shape"]
+__all__ = ["ConvVAE", "check_image_shape", "check_num_latents", "most_latents"]
 
 _WIDEST = 16  # times the first level's channels
 _LOG_VARIANCES = (-30.0, 20.0)  # as diffusers bounds them: exp stays within float32
@@ -44,7 +44,7 @@ class ConvVAE(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         check_image_shape(tuple(image_shape))
-        _check_num_latents(num_latents, math.prod(image_shape))
+        check_num_latents(num_latents, math.prod(image_shape))
         num_levels = math.ceil(math.log2(min(image_shape[1:]))) - 1
         widths = [base_channels * min(2**level, _WIDEST) for level in range(num_levels)]
         sides = [
@@ -103,13 +103,26 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_num_latents(num_latents: int, num_values: int) -> None:
+def most_latents(num_images: int, num_values: int) -> int:
+    """Half as many as there are images or values of one, whichever are fewer.
+
+    More could be learned by heart, and would have no covariance.
+    """
+    return max(min(num_images, num_values) // 2, 1)
+
+
+def check_num_latents(num_latents: int, num_values: int) -> None:
+    """Refuse more latents than an image has values.
+
+    Raises:
+        InputError: saying so.
+    """
     if check_count("num_latents", num_latents) > num_values:
         raise InputError(
             "num_latents",
             f"must be <= {num_values}, the values of an image",
             num_latents,
-            f"pass --num_latents {max(num_values // 4, 1)}",
+            f"pass --num_latents {max(num_values // 2, 1)}",
         )
 
 

@@ -26,7 +26,7 @@ from opmerge.reports.celeba_numbers import (
 )
 from opmerge.reports.celeba_tables import encoder_table, error_table, winner_table
 from opmerge.reports.layout import Picture, Section, draw_section, make_table
-from opmerge.reports.sentences import number
+from opmerge.reports.sentences import number, percent
 from opmerge.reports.study import Answer
 
 __all__ = ["answer", "facts", "sections"]
@@ -36,6 +36,8 @@ Row = Mapping[str, Any]
 
 _TEACHER = "teacher"
 _GIB, _MIB = 2**30, 2**20
+_ROUNDING = 1e-9  # of a gain
+_TIMES = 1.1  # a gain from which it is told as a factor
 
 
 def answer(record: Record) -> Answer:
@@ -147,9 +149,20 @@ def _finding(record: Record) -> str:
         f"Most λ are ≤ 1 in {most} of {count} encodings, and of the paper's four strategies BOOT "
         f"errs least in latents in {wins['diagonal']} of {count} by the diagonal, as the paper has "
         f"it, in {wins['full']} by the full covariance (s = {time:g}{told}), and once decoded in "
-        f"{wins['pixels']}. {_condition(record)} The certified plan errs up to "
-        f"{max(row['gain'] for row in full):.3g} times less than the best named one."
+        f"{wins['pixels']}. {_condition(record)} "
+        f"{_gain_sentence(max(row['gain'] for row in full))}"
     )
+
+
+def _gain_sentence(gain: float) -> str:
+    """How much better than the best named strategy the certified plan is at most."""
+    if gain < 1 + _ROUNDING:
+        return "The best named strategy is the certified plan (to rounding)."
+    if gain < _TIMES:
+        return (
+            f"The certified plan errs up to {percent(1 - 1 / gain)} less than the best named one."
+        )
+    return f"The certified plan errs up to {gain:.3g} times less than the best named one."
 
 
 def _condition(record: Record) -> str:
@@ -273,7 +286,7 @@ def _pictured(record: Record) -> list[tuple[str, str, int]]:
 
 
 def _output_sections(record: Record, place: tuple[str, str, int]) -> Iterator[Section]:
-    """A grid an optimisation time; students that look like their teacher are left out."""
+    """A grid an optimisation time; students that look like their teacher are left out, by name."""
     for time in record["settings"]["merge_times"]:
         rows = at(record["pictures"], place, merge_time=time)
         spread = _pixel_spread(record, place)
@@ -294,6 +307,7 @@ def _output_sections(record: Record, place: tuple[str, str, int]) -> Iterator[Se
             pictures=[
                 Picture(_picture_name(row), row["png"]) for row in rows if _is_shown(row, errors)
             ],
+            items=[_left_out(rows, errors)],
             is_wide=True,
         )
 
@@ -305,6 +319,17 @@ def _is_shown(row: Row, errors: Mapping[str, float]) -> bool:
     """Whether a picture shows anything that others do not."""
     is_student = row["factor"] is None and row["plan"] != _TEACHER
     return not is_student or errors[row["plan"]] > _VISIBLE
+
+
+def _left_out(rows: Sequence[Row], errors: Mapping[str, float]) -> str:
+    """Which students are not shown, and what they look like."""
+    plans = [row["plan"] for row in rows if not _is_shown(row, errors)]
+    if not plans:
+        return "Every student is shown."
+    return (
+        f"Left out: {', '.join(plans)}. Their outputs differ from the teacher's, which are shown, "
+        f"by less than {percent(_VISIBLE)} of a pixel's standard deviation, and look equal."
+    )
 
 
 def _picture_name(row: Row) -> str:
@@ -321,10 +346,13 @@ def _cost_section(record: Record) -> Section:
     cost = record["cost"]
     return Section(
         f"{cost['images']:,.0f} images at 64 × 64",
-        "Estimated from the rate of the published network on a few batches, on the processor of "
-        "the computer that ran the study. Encoding and training read images from disk, so that "
-        "memory does not grow with their number; only the covariance needs all latents at once.",
+        f"Estimated from the rate of the published network, {cost['num_parameters']:,} parameters, "
+        "on a few batches, on the processor of the computer that ran the study. Encoding and "
+        "training read images from disk, so that memory does not grow with their number; only the "
+        "covariance needs all latents at once.",
         items=(
+            f"reading image files, whenever the study is started: {cost['read_seconds'] / 60:.0f} "
+            "CPU minutes",
             f"encoding: {cost['encode_seconds'] / 60:.0f} CPU minutes",
             f"an epoch of training: {cost['epoch_seconds'] / 60:.0f} CPU minutes",
             f"images on disk, as they are read in training: {cost['images_bytes'] / _GIB:.1f} GiB",

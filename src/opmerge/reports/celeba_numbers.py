@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from opmerge.reports.sentences import number, percent
@@ -55,8 +54,8 @@ def sources(record: Record) -> list[str]:
 
 
 def encoder_label(name: str) -> str:
-    """``MS-SSIM VAE`` for ``ms-ssim-vae``; a folder by its last part."""
-    return _LABELS.get(name, Path(name).name)
+    """``MS-SSIM VAE`` for ``ms-ssim-vae``; a folder as the study calls it."""
+    return _LABELS.get(name, name)
 
 
 _LABELS = {"ms-ssim-vae": "MS-SSIM VAE", "mse-vae": "β-VAE", "pca": "PCA"}

@@ -11,26 +11,29 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from opmerge.checks import check_count, check_number, check_whole
-from opmerge.data import SourceOptions, open_source
+from opmerge.data import BUILTIN_SOURCES, SourceOptions, open_source
 from opmerge.distillation.config import DistillationConfig, OptimizationConfig
 from opmerge.distillation.teacher_training import TeacherConfig
 from opmerge.errors import InputError
 from opmerge.latents import VAEConfig, reconstruct
 from opmerge.problem import MergeRule
 from opmerge.studies import real_networks
+from opmerge.studies.labels import unique_labels
+from opmerge.studies.latent_cost import cost_at_full_size
 from opmerge.studies.latent_encoders import (
+    BUILT_IN,
     TRAINED,
-    Images,
-    cost_at_full_size,
+    check_encoders,
     digest,
+    encoder_folder,
     kept,
-    load_images,
     make_encoder,
     saved_encoder,
     slugged,
 )
+from opmerge.studies.latent_images import Images, load_images, open_images
 from opmerge.studies.latent_outputs import decoded_outputs, picture
-from opmerge.studies.latent_plans import STRATEGIES, compare_plans, describe_latents
+from opmerge.studies.latent_plans import PLANNED, STRATEGIES, compare_plans, describe_latents
 from opmerge.studies.runner import Runner
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 
@@ -57,8 +60,10 @@ class Config:
             (``latent_encoders.num_latents``).
         latents: means of the encoder, or draws from it where it has variances.
         seeds: of the training and of the draws.
-        vae: how autoencoders are trained, for at most 200 epochs; its loss, latents and seed are
-            not used.
+        base_channels: of the autoencoders that are trained; unless given 32, as published, for
+            images of 64 pixels a side and more, and 16 for smaller ones.
+        vae: how they are trained, for at most 200 epochs; its loss, latents, channels and seed
+            are not used.
         mse_kl_weight: of the KL divergence where the loss is the squared error.
         steps: T.
         merge_times: s, ascending.
@@ -82,9 +87,9 @@ class Config:
     num_latents: int = 128
     latents: Latents = "means"
     seeds: tuple[int, ...] = (0, 1)
+    base_channels: int | None = None
     vae: VAEConfig = field(
         default_factory=lambda: VAEConfig(
-            base_channels=16,
             num_iterations=1000,
             optimization=OptimizationConfig(train_batch_size=64, learning_rate=2e-3),
         )
@@ -102,15 +107,17 @@ class Config:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
     def __post_init__(self) -> None:
-        for key, values in (
-            ("source", self.sources),
-            ("encoders", self.encoders),
-            ("seeds", self.seeds),
+        for key, values, different in (
+            ("source", self.sources, self.source_labels),
+            ("encoders", self.encoders, self.encoder_labels),
+            ("seeds", self.seeds, set(self.seeds)),
         ):
-            if not values or len(set(values)) < len(values):
+            if not values or len(different) < len(values):
                 raise InputError(key, "must be given, each of them once", values)
         for seed in self.seeds:
             check_whole("seeds", seed)
+        if self.base_channels is not None:
+            check_count("base_channels", self.base_channels)
         if self.latents not in get_args(Latents):
             raise InputError("latents", "must be means or samples", repr(self.latents))
         if check_count("num_latents", self.num_latents) < _FEWEST_LATENTS:
@@ -129,6 +136,16 @@ class Config:
     def sources(self) -> tuple[str, ...]:
         """The sources, of which there may be one."""
         return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def source_labels(self) -> dict[str, str]:
+        """What tables and the page call each source."""
+        return unique_labels("source", self.sources, BUILTIN_SOURCES)
+
+    @property
+    def encoder_labels(self) -> dict[str, str]:
+        """What tables and the page call each encoder, PCA among them."""
+        return {**unique_labels("encoders", self.encoders, BUILT_IN), "pca": "pca"}
 
     @classmethod
     def quick(cls) -> Config:
@@ -153,13 +170,14 @@ class _Cell:
 
     images: Images
     kind: str
+    label: str
     seed: int
     folder: Path
     made: dict[str, Any]
 
     @property
     def place(self) -> dict[str, Any]:
-        return {"source": self.images.name, "encoder": self.kind, "seed": self.seed}
+        return {"source": self.images.name, "encoder": self.label, "seed": self.seed}
 
     @property
     def latents(self) -> dict[str, str]:
@@ -170,14 +188,27 @@ class _Cell:
 def run(config: Config, runner: Runner) -> dict[str, Any]:
     """Encode, plan, decode; what the folder holds of an interrupted run is kept.
 
+    All sources and saved encoders are opened before anything is read or trained.
+
     Returns:
         ``tables``: ``encoders``, ``spectra``, ``eigenvalues``, ``plans`` (W2 in latents),
         ``winners`` and ``pixels``; ``pictures``; ``cost``; ``neural``, or None.
     """
-    cells = [cell for name in config.sources for cell in _encoders(config, name, runner)]
+    opened = [open_images(config, name, runner.progress) for name in config.sources]
+    check_encoders(config, opened)
+    folders = [_source_folder(runner, each.name) for each in opened]
+    images = [
+        load_images(config, each, folder, runner.progress)
+        for each, folder in zip(opened, folders, strict=True)
+    ]
+    cells = [
+        cell
+        for each, folder in zip(images, folders, strict=True)
+        for cell in _encoders(config, each, folder, runner)
+    ]
     shown = [cell for cell in cells if cell.seed == config.seeds[0]]
     theory = _theory(config, cells, runner)
-    outputs = [_outputs(config, cell) for cell in cells]
+    outputs = [_outputs(config, cell, runner) for cell in cells]
     return {
         "tables": {
             "encoders": [_quality_row(cell, cells) for cell in cells],
@@ -200,22 +231,24 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
             for cell, output in zip(cells, outputs, strict=True)
         ],
         "reconstructions": [_reconstruction(cell) for cell in shown],
-        "cost": kept(runner.folder / "cost.json", "published size", cost_at_full_size),
+        "cost": kept(
+            runner.folder / "cost.json", "published size, with reading", cost_at_full_size
+        ),
         "neural": _neural(config, cells[0], runner) if config.neural else None,
     }
 
 
-def _encoders(config: Config, name: str, runner: Runner) -> Iterator[_Cell]:
+def _source_folder(runner: Runner, name: str) -> Path:
+    return runner.folder / "encoders" / slugged(Path(name).name or name, digest(name)[:6])
+
+
+def _encoders(config: Config, images: Images, folder: Path, runner: Runner) -> Iterator[_Cell]:
     """The encoders of a source; PCA and saved ones are the same for every seed."""
-    folder = runner.folder / "encoders" / slugged(Path(name).name or name, digest(name)[:6])
-    images = load_images(config, name, folder, runner.progress)
-    kinds = config.encoders if "pca" in config.encoders else (*config.encoders, "pca")
-    for kind in kinds:
+    for kind, label in config.encoder_labels.items():
         for seed in config.seeds if kind in TRAINED else config.seeds[:1]:
-            label = kind if kind in (*TRAINED, "pca") else Path(kind).name
-            own = folder / slugged(label, seed)
+            own = folder / encoder_folder(kind, seed)
             made = make_encoder(config, kind, seed, images, own, runner.progress)
-            yield _Cell(images, kind, seed, own, made)
+            yield _Cell(images, kind, label, seed, own, made)
 
 
 def _theory(config: Config, cells: list[_Cell], runner: Runner) -> dict[str, list[dict[str, Any]]]:
@@ -262,8 +295,9 @@ def _quality_row(cell: _Cell, cells: list[_Cell]) -> dict[str, Any]:
         **cell.place,
         "num_latents": cell.made["num_latents"],
         "latents": cell.made["latents"],
-        "images": len(cell.images.data),
-        "shape": list(cell.images.data.shape[1:]),
+        "num_parameters": cell.made["num_parameters"],
+        "images": len(cell.images.rows),
+        "shape": list(cell.images.shape),
         **{key: cell.made["quality"][key] for key in ("ms_ssim", "mse", "num_images")},
         "pca_ms_ssim": pca["quality"]["ms_ssim"] if is_equal else None,
         "pca_mse": pca["quality"]["mse"] if is_equal else None,
@@ -271,7 +305,7 @@ def _quality_row(cell: _Cell, cells: list[_Cell]) -> dict[str, Any]:
     }
 
 
-def _outputs(config: Config, cell: _Cell) -> dict[str, Any]:
+def _outputs(config: Config, cell: _Cell, runner: Runner) -> dict[str, Any]:
     """Decoded outputs of an encoder."""
     settings: dict[str, Any] = {
         "num_steps": config.steps,
@@ -281,14 +315,19 @@ def _outputs(config: Config, cell: _Cell) -> dict[str, Any]:
         "num_shown": min(_NUM_SHOWN, config.num_samples),
         "seed": 0,
     }
+
+    def compute() -> dict[str, Any]:
+        encoder = saved_encoder(cell.kind, cell.images, cell.folder)
+        latents = open_source(cell.latents["path"])
+        title = f"decoding by {cell.label}, {cell.images.name}"
+        with runner.progress(
+            title, len(config.merge_times) * len((*STRATEGIES, PLANNED))
+        ) as report:
+            return decoded_outputs(encoder, latents, **settings, progress=report)
+
+    made = {key: cell.made[key] for key in ("identity", "digest")}
     return kept(
-        cell.folder / "outputs.json",
-        digest({**settings, "latents": cell.made["digest"], "plans": STRATEGIES}),
-        lambda: decoded_outputs(
-            saved_encoder(cell.kind, cell.images, cell.folder),
-            open_source(cell.latents["path"]),
-            **settings,
-        ),
+        cell.folder / "outputs.json", digest({**settings, **made, "plans": STRATEGIES}), compute
     )
 
 
@@ -302,7 +341,7 @@ def _split(images: Images) -> dict[str, Any]:
     """How images were split, and some of those held out."""
     return {
         "source": images.name,
-        "images": len(images.data),
+        "images": len(images.rows),
         "held_out": len(images.held_out),
         "split": images.split,
         "png": picture(images.some(_NUM_SHOWN)),

@@ -1,4 +1,4 @@
-"""The encoders of a study: images split, autoencoders trained once, their latents in files."""
+"""The encoders of a study: autoencoders trained once, or loaded; their latents in files."""
 
 from __future__ import annotations
 
@@ -6,49 +6,44 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
-from opmerge.data import Source, SourceOptions, open_source
-from opmerge.distillation.inputs import DataInputs
-from opmerge.distillation.samples import load_samples, network_shape
 from opmerge.distillation.trainer import make_accelerator
-from opmerge.distillation.validation import split_rows
-from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.latents import (
-    ConvVAE,
+    AutoencoderKLEncoder,
     Encoder,
     VAEConfig,
+    VAEEncoder,
     encode_source,
     fit_pca,
     load_encoder,
-    ms_ssim_loss,
     reconstruction_quality,
-    rows_source,
     train_vae,
 )
+from opmerge.latents.encoders import find_encoder
 from opmerge.latents.losses import ReconstructionLoss
-from opmerge.latents.training import check_images, held_out_images
-from opmerge.studies.runner import ProgressBar, no_progress
+from opmerge.latents.vae import most_latents
+from opmerge.studies.labels import absolute
+from opmerge.studies.latent_images import Images, Opened
+from opmerge.studies.runner import ProgressBar
 
 if TYPE_CHECKING:
     from opmerge.studies.celeba import Config
 
 __all__ = [
+    "BUILT_IN",
     "TRAINED",
-    "Images",
-    "cost_at_full_size",
+    "check_encoders",
     "digest",
+    "encoder_folder",
     "kept",
-    "load_images",
     "make_encoder",
     "num_latents",
     "saved_encoder",
@@ -58,97 +53,31 @@ __all__ = [
 TRAINED: Mapping[str, ReconstructionLoss] = {"ms-ssim-vae": "ms-ssim", "mse-vae": "mse"}
 """Autoencoders that the study trains, and their reconstruction losses."""
 
-_HELD_OUT = 0.1
-_PHOTO_WIDTH = 640  # of the photos that patches are cut from
-_SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
+BUILT_IN = (*TRAINED, "pca")
+"""What needs no folder."""
+
 _MOST_EPOCHS = 200
-_FULL_SIZE = (3, 64, 64)
-_FULL_NUMBER = 200_000
-_TIMED = 32  # images of a batch
-_TIMED_BATCHES = 2
+_PUBLISHED_CHANNELS, _FEWER_CHANNELS = 32, 16
+_PUBLISHED_SIDE = 64  # pixels; networks for less are narrower
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """The images of a source, of which some are never trained on.
-
-    Args:
-        source: where they come from.
-        name: how the study calls them.
-        data: (N, C, H, W) in [-1, 1].
-        train: source of the images that encoders are made from, and whose latents are studied.
-        held_out: (M, C, H, W) images to measure reconstructions on.
-        split: how the two were chosen.
-    """
-
-    name: str
-    train: Source
-    data: Tensor
-    held_out: Tensor
-    split: str
-
-    def identity(self) -> str:
-        """Digest of what the study depends on."""
-        return DataInputs(self.data).identity() + DataInputs(self.held_out).identity()
-
-    def some(self, count: int) -> Tensor:
-        """At most so many of the held-out images, spread evenly."""
-        return held_out_images(self.held_out, torch.arange(len(self.held_out)), count)
-
-
-def load_images(
-    config: Config, name: str, folder: Path, progress: ProgressBar = no_progress
-) -> Images:
-    """The images of a source, split.
-
-    CelebA's training faces are held against its validation faces. Patches of a photo overlap, so
-    those held out are a strip at its right edge, and patches that reach into the strip are left
-    out. Of other images a tenth is held out at random.
+def check_encoders(config: Config, sources: Sequence[Opened]) -> None:
+    """Load every saved encoder for the images of every source.
 
     Raises:
-        InputError: if they are no images of one size with values in [-1, 1].
+        InputError: if one is missing or damaged, or is for images of another shape.
     """
-    source, data = _read_images(name, config.source_options, folder, progress)
-    check_images(data)
-    if source.name == "CelebA (train)":
-        options = replace(config.source_options, split="validation")
-        other = _read_images(name, options, folder / "validation", progress)[1]
-        some = held_out_images(other, torch.arange(len(other)))
-        return Images(source.name, source, data, some, "official validation split")
-    if name == "patches":
-        train, rest, split = _split_patches(config, len(data))
-    else:
-        train, rest = split_rows(len(data), _HELD_OUT, _SPLIT_SEED)
-        split = "a tenth at random"
-    part = rows_source(data, train, source)
-    return Images(source.name, part, data[train], held_out_images(data, rest), split)
+    for kind in config.encoders:
+        for opened in sources if kind not in BUILT_IN else ():
+            load_encoder(kind, opened.shape)
 
 
-def _read_images(
-    name: str, options: SourceOptions, folder: Path, progress: ProgressBar
-) -> tuple[Source, Tensor]:
-    """A source, and all its images."""
-    with progress(f"looking through {name}", None) as report:
-        source = open_source(name, options, report)
-    with progress(f"reading {name}", source.num_samples) as report:
-        data = load_samples(source, network_shape(source), folder, report)
-    return source, data
-
-
-def _split_patches(config: Config, count: int) -> tuple[Tensor, Tensor, str]:
-    """Rows of patches to train on and to hold out, which share no pixel."""
-    options = config.source_options
-    columns = (_PHOTO_WIDTH - options.patch_size) // options.stride + 1
-    gap = (options.patch_size - 1) // options.stride
-    strip = max(round(_HELD_OUT * columns), 1)
-    if columns <= strip + gap + 1:
-        raise InputError(
-            "patch_size", "must leave room for patches that are held out", options.patch_size
-        )
-    column = torch.arange(count) % columns
-    train = torch.nonzero(column < columns - strip - gap)[:, 0]
-    rest = torch.nonzero(column >= columns - strip)[:, 0]
-    return train, rest, "a strip at the right of each photo, no pixel of which is trained on"
+def encoder_folder(kind: str, seed: int) -> str:
+    """Name of the folder of an encoder; two paths that end alike have two."""
+    if kind in BUILT_IN:
+        return slugged(kind, seed)
+    path = absolute(kind)
+    return slugged(path.name, digest(str(path))[:6], seed)
 
 
 def make_encoder(
@@ -159,13 +88,13 @@ def make_encoder(
     What the folder holds of the same settings and images is kept.
 
     Returns:
-        ``folder`` of the encoder, ``latents`` (the file), ``digest`` of the file, ``quality`` and
-        the settings that were used, JSON values.
+        ``identity`` of the encoder and its images, ``digest`` of the file ``latents.npy``,
+        ``quality`` and what the encoder is, JSON values.
     """
     identity = digest(
         {
-            "images": images.identity(),
-            "kind": kind,
+            "images": images.identity,
+            "kind": kind if kind in BUILT_IN else _content_digest(kind),
             "seed": seed,
             "latents": config.latents,
             "rank": num_latents(config, images),
@@ -176,13 +105,16 @@ def make_encoder(
     def compute() -> dict[str, Any]:
         begin = time.process_time()
         place = _place(config, kind, seed, images, folder, progress)
-        encoder = load_encoder(place, tuple(images.data.shape[1:]))
+        encoder = load_encoder(place, images.shape)
         seconds = time.process_time() - begin
         path = folder / "latents.npy"
         draws = config.latents == "samples" and _has_variances(encoder, images)
-        encode_source(encoder, images.train, path, sample=draws, seed=seed)
+        title = f"encoding {images.name} by {config.encoder_labels[kind]}"
+        with progress(title, images.train.num_samples) as report:
+            encode_source(encoder, images.train, path, sample=draws, seed=seed, progress=report)
         return {
-            "folder": str(place) if kind not in (*TRAINED, "pca") else None,
+            "identity": identity,
+            "num_parameters": _num_parameters(encoder),
             "num_latents": encoder.num_latents,
             "latents": "samples" if draws else "means",
             "quality": asdict(reconstruction_quality(encoder, images.held_out)),
@@ -190,21 +122,19 @@ def make_encoder(
             "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
 
+    if not (folder / "latents.npy").is_file():
+        (folder / "encoder.json").unlink(missing_ok=True)
     return kept(folder / "encoder.json", identity, compute)
 
 
 def num_latents(config: Config, images: Images) -> int:
-    """As configured, but at most half as many as images are trained on or as an image has values.
-
-    More latents than images could be learned by heart, and would have no covariance.
-    """
-    return min(config.num_latents, len(images.data) // 2, images.train.num_features // 2)
+    """As configured, but at most ``most_latents`` of the images that are trained on."""
+    return min(config.num_latents, most_latents(len(images.rows), images.train.num_features))
 
 
 def saved_encoder(kind: str, images: Images, folder: Path) -> Encoder:
     """The encoder that ``make_encoder`` made or loaded."""
-    place = folder if kind in (*TRAINED, "pca") else Path(kind)
-    return load_encoder(place, tuple(images.data.shape[1:]))
+    return load_encoder(folder if kind in BUILT_IN else kind, images.shape)
 
 
 def _place(
@@ -212,14 +142,21 @@ def _place(
 ) -> Path:
     """The folder that ``load_encoder`` reads."""
     if kind == "pca":
-        return fit_pca(images.train, num_latents(config, images)).save(folder / "vae")
+        with progress(f"fitting pca, {images.name}", images.train.num_samples) as report:
+            fitted = fit_pca(images.train, num_latents(config, images), report)
+        return fitted.save(folder / "vae")
     if kind not in TRAINED:
         return Path(kind)
     settings = _vae_config(config, kind, seed, images)
     AcceleratorState._reset_state()  # accelerate keeps one precision a process
     accelerator = make_accelerator(settings.optimization, folder)
     records = train_vae(
-        settings, images.data, accelerator, folder, "latest", held_out=images.held_out
+        settings,
+        images.data,
+        accelerator,
+        folder,
+        "latest",
+        split=(images.rows, images.held_out),
     )
     title = f"training {kind}, {images.name}, seed {seed}"
     with progress(title, settings.num_iterations) as report:
@@ -231,13 +168,16 @@ def _place(
 def _vae_config(config: Config, kind: str, seed: int, images: Images) -> VAEConfig:
     """The settings of one autoencoder; no image is seen more than so many times."""
     batch = config.vae.optimization.global_batch_size(1)
-    limit = max(_MOST_EPOCHS * len(images.data) // batch, 1)
+    limit = max(_MOST_EPOCHS * len(images.rows) // batch, 1)
+    is_large = min(images.shape[1:]) >= _PUBLISHED_SIDE
+    channels = config.base_channels or (_PUBLISHED_CHANNELS if is_large else _FEWER_CHANNELS)
     return replace(
         config.vae,
         num_iterations=min(config.vae.num_iterations, limit),
         loss=TRAINED[kind],
         kl_weight=config.vae.kl_weight if TRAINED[kind] == "ms-ssim" else config.mse_kl_weight,
         num_latents=num_latents(config, images),
+        base_channels=channels,
         optimization=replace(config.vae.optimization, seed=seed),
     )
 
@@ -250,39 +190,21 @@ def _has_variances(encoder: Encoder, images: Images) -> bool:
     return encoder.encode(images.data[:1].float())[1] is not None
 
 
-def cost_at_full_size() -> dict[str, Any]:
-    """What 200,000 colour images of 64 × 64 would take with the published network.
-
-    Seconds are of this computer's processor, over all cores, scaled from those of a few batches.
-    """
-    network = ConvVAE(_FULL_SIZE)
-    images = torch.rand(_TIMED, *_FULL_SIZE) * 2 - 1
-    noise = torch.zeros(_TIMED, network.config["num_latents"])
-
-    def train() -> None:
-        network.zero_grad()
-        torch.autograd.backward(ms_ssim_loss(network(images, noise)[0], images))
-
-    def encode() -> None:
-        with torch.no_grad():
-            network.encode(images)
-
-    return {
-        "images": _FULL_NUMBER,
-        "encode_seconds": _rate(encode) * _FULL_NUMBER,
-        "epoch_seconds": _rate(train) * _FULL_NUMBER,
-        "latents_bytes": 4.0 * noise[0].numel() * _FULL_NUMBER,
-        "images_bytes": 4.0 * images[0].numel() * _FULL_NUMBER,
-    }
+def _num_parameters(encoder: Encoder) -> int | None:
+    """Of a network."""
+    if isinstance(encoder, VAEEncoder | AutoencoderKLEncoder):
+        return int(encoder.network.num_parameters())
+    return None
 
 
-def _rate(call: Callable[[], None]) -> float:
-    """Seconds an image, the first call left aside."""
-    call()
-    begin = time.process_time()
-    for _ in range(_TIMED_BATCHES):
-        call()
-    return (time.process_time() - begin) / (_TIMED_BATCHES * _TIMED)
+def _content_digest(kind: str) -> str:
+    """Of the configuration and weights of a saved encoder, whatever its folder is called."""
+    place, _ = find_encoder(kind)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in place.iterdir() if path.is_file()):
+        with path.open("rb") as stream:
+            digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def kept(path: Path, identity: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

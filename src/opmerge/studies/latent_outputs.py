@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opmerge.data import Source
+from opmerge.data import Progress, Source
 from opmerge.distillation.sampling import image_grid
 from opmerge.latents import Encoder, decode_latents
 from opmerge.merging import evaluate
@@ -38,12 +38,14 @@ def decoded_outputs(
     num_samples: int,
     num_shown: int,
     seed: int,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Teacher and students, linear in the eigenbasis of the latents, decoded from equal noise.
 
     The teacher's latent is ``mean + Σ_k √n_T P_k ε_k v_k`` and a student's has ``P_k exp(e_k)`` in
     its place. Where their difference δ is below a hundredth of a latent's deviation, c δ of that
     size is decoded instead, and what it changes divided by c: float32 does not resolve the rest.
+    ``progress`` is called with the number of plans decoded so far, over all merge times.
 
     Returns:
         ``rows``, one a merge time and plan, with the paired root mean square in a pixel and its
@@ -83,6 +85,8 @@ def decoded_outputs(
                 }
             )
             pictures += _pictures(merge_time, name, shown, error[:num_shown])
+            if progress is not None:
+                progress(len(rows))
     return {"rows": rows, "pictures": pictures, "pixel_rms": _rms(original - original.mean(dim=0))}
 
 

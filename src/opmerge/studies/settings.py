@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from opmerge.errors import InputError
 
-__all__ = ["configure"]
+__all__ = ["configure", "settings_named"]
+
+_OPTION = re.compile(r"--(split|image_size|patch_size|stride|grey)( (?:all|\d+))?")
 
 
 def configure(config: Any, settings: Sequence[str]) -> Any:
@@ -34,6 +38,24 @@ def configure(config: Any, settings: Sequence[str]) -> Any:
         return TypeAdapter(type(config)).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise _input_error(error) from error
+
+
+@contextmanager
+def settings_named() -> Iterator[None]:
+    """Lets what is refused inside name settings of a study, not options of other commands.
+
+    ``--image_size 32`` is ``--set source_options.image_size=32``.
+    """
+    try:
+        yield
+    except InputError as error:
+        error.args = (_OPTION.sub(_setting, str(error)),)
+        raise
+
+
+def _setting(option: re.Match[str]) -> str:
+    value = option[2] or (" true" if option[1] == "grey" else "")
+    return f"--set source_options.{option[1]}{value.replace(' ', '=')}"
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
