@@ -215,7 +215,8 @@ def table(results: dict[str, Any]) -> str:
         ("certified over interval DP, T=256, d=128", "≥ 10 ×", f"{pair['ratio']:.1f} ×"),
         *(
             (
-                f"growth of {name}",
+                f"growth of {name}, T {_range(pair[name]['steps'])},"
+                f" d {_range(pair[name]['dimensions'])}",
                 "–",
                 f"T^{pair[name]['exponent_in_steps']:.2f} "
                 f"d^{pair[name]['exponent_in_dimensions']:.2f}",
@@ -245,6 +246,12 @@ def table(results: dict[str, Any]) -> str:
         ("`opmerge --help`", "< 0.5 s", f"{results['start_up']['help_seconds']:.2f} s"),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _range(times: dict[str, float]) -> str:
+    """From the first size to the last."""
+    sizes = list(times)
+    return f"{sizes[0]} … {sizes[-1]}"
 
 
 def main() -> None:

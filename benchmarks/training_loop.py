@@ -114,11 +114,11 @@ def _bare(teacher: Teacher, data: Tensor, generators: Iterator[torch.Generator])
         with torch.no_grad():
             landing = z
             for t in (top, top - 1):
-                v = teacher.network(landing, torch.full((BATCH_SIZE,), times[t])).sample
+                v = teacher.network(landing, times[t]).sample
                 x0, noise = alphas[t] * landing - sigmas[t] * v, alphas[t] * v + sigmas[t] * landing
                 landing = alphas[t - 1] * x0 + sigmas[t - 1] * noise
             target = (landing - ratio * z) / jump
-        v = network(z, torch.full((BATCH_SIZE,), times[top])).sample
+        v = network(z, times[top]).sample
         loss = weight * (alphas[top] * z - sigmas[top] * v - target).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
