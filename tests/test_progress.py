@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from opmerge.cli import progress
+from opmerge.cli.networks import resumable, say
 
 
 class Clock:
@@ -104,3 +105,25 @@ def test_files_are_counted_while_they_are_looked_through(
     expected = [f"looking through {tmp_path}", "opmerge", "reading", "fitting"]
     assert (status, titles) == (0, expected)
     assert f"opmerge: {tmp_path.name}: 20 images of 3 x 16 x 16\n" in err
+
+
+def test_of_several_processes_the_first_one_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    say("twice")
+    assert lines_of(capsys) == []
+    monkeypatch.setenv("RANK", "0")
+    say("once")
+    assert lines_of(capsys) == ["opmerge: once"]
+
+
+def test_ctrl_c_promises_what_is_there(tmp_path: Path, capsys: Any) -> None:
+    def interrupted() -> list[str]:
+        with pytest.raises(KeyboardInterrupt), resumable("--resume", tmp_path):
+            raise KeyboardInterrupt
+        return lines_of(capsys)
+
+    assert interrupted() == []
+    (tmp_path / "checkpoint-500").mkdir()
+    assert interrupted() == ["opmerge: what is finished is kept; --resume goes on from there"]

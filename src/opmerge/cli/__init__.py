@@ -49,7 +49,7 @@ def _options(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)  # type: ignore[type-var]  # of a mapping of functions
+    app.command(_name)(_command)
 
 for _name, (_help, _commands) in GROUPS.items():
     _group = typer.Typer(no_args_is_help=True)

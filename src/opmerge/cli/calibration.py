@@ -77,7 +77,7 @@ def calibrate(
     accelerator = networks.start(config.optimization, output_dir)
     inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
-    spectrum = networks.read_spectrum(samples)
+    spectrum = networks.read_spectrum(samples, accelerator.is_main_process)
     with (
         networks.resumable("the same command"),
         bars_in_turn(accelerator.is_main_process) as report,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,8 +50,9 @@ class Log(Protocol):
 
 
 def say(line: str) -> None:
-    """One line on standard error."""
-    print(f"opmerge: {line}", file=sys.stderr, flush=True)
+    """One line on standard error, from the first of several processes alone."""
+    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate number them
+        print(f"opmerge: {line}", file=sys.stderr, flush=True)
 
 
 def whole_numbers(key: str, text: str | None) -> tuple[int, ...] | None:
@@ -113,11 +115,11 @@ def read_samples(
         return load_samples(source, shape, folder, report)
 
 
-def read_spectrum(samples: SampleOptions) -> Spectrum:
-    """The spectrum of the samples that the options name."""
+def read_spectrum(samples: SampleOptions, enabled: bool = True) -> Spectrum:
+    """The spectrum of the samples that the options name; samples are counted if enabled."""
     from opmerge.spectra import resolve_spectrum
 
-    with progress_bar(f"reading {samples.source}") as report:
+    with progress_bar(f"reading {samples.source}", enabled=enabled) as report:
         return resolve_spectrum(samples.source, options=samples.source_options(), progress=report)
 
 
@@ -178,12 +180,13 @@ def training_inputs(
 
 
 @contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Says how the work goes on, if Ctrl-C stops it."""
+def resumable(how: str, checkpoints: Path | None = None) -> Iterator[None]:
+    """Says how the work goes on if Ctrl-C stops it; if by checkpoints, once one is there."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"what is finished is kept; {how} goes on from there")
+        if checkpoints is None or any(checkpoints.glob("checkpoint-*")):
+            say(f"what is finished is kept; {how} goes on from there")
         raise
 
 
@@ -204,7 +207,7 @@ def log_to(
         accelerator.log(values, step=step)
 
     try:
-        with resumable("--resume_from_checkpoint latest"):
+        with resumable("--resume_from_checkpoint latest", folder):
             yield write
     finally:
         if log is not None:

@@ -69,6 +69,7 @@ class MeasuringOptions(ImageOptions):
     ] = None
 
 
+@takes_options
 def sample(
     model: Annotated[
         Path,
@@ -140,6 +141,7 @@ def evaluate_student(
         _show_evaluation(result, made_for)
 
 
+@takes_options
 def export(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.")],
     to: Annotated[str, option("to", "fastgen or comfyui.", "Output")],

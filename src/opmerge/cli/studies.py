@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opmerge.cli.options import option
+from opmerge.cli.options import option, takes_options
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["study"]
 _ALL = "all"
 
 
+@takes_options
 def study(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Which study, or all; --list tells.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from opmerge.data.records import Source, source_from_rows
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 
 __all__ = ["ARRAY_SUFFIXES", "ArrayFile", "array_source", "read_array"]
 
@@ -65,6 +66,7 @@ def read_array(path: Path) -> ArrayFile:
         InputError: if the suffix is not one of ``ARRAY_SUFFIXES``, if the file is damaged or
             needs unpickling, or if it does not hold one array of real numbers.
     """
+    path = expand_home(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(str(path), f"must end in {', '.join(ARRAY_SUFFIXES)}", path.name)

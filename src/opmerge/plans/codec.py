@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from opmerge.checks import check_count
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import expand_home, write_atomic
 from opmerge.plans.nested import format_students, parse_nested
 from opmerge.plans.tree import Plan
 from opmerge.problem import MergeRule, Objective
@@ -109,10 +109,11 @@ class PlanFile:
                 the rule broken.
         """
         try:
-            size = Path(path).stat().st_size
+            file = expand_home(path)
+            size = file.stat().st_size
             if size > _LARGEST_FILE:
                 raise InputError(str(path), "must be at most 64 MiB", size)
-            text = Path(path).read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(str(path), f"cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
