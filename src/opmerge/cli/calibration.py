@@ -135,7 +135,10 @@ def _show_linearity(linear: Linearity) -> None:
 
 def _show_calibration(found: Calibration, path: Path) -> None:
     """The model and the notes that were not told before its probes."""
-    rows = {key.replace("_", " "): f"{value}" for key, value in found.training.to_dict().items()}
+    rows = {
+        key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else f"{value}"
+        for key, value in found.training.to_dict().items()
+    }
     rows["residual"] = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
     show_rows(rows)
     for note in found.notes[len(found.linearity.notes) :]:
