@@ -223,6 +223,19 @@ def test_what_autoencoder_kl_cannot_code_is_refused_with_what_to_do(
     assert str(caught.value) == f"`images` {message}"
 
 
+def test_an_autoencoder_kl_of_several_sizes_asks_for_the_shape(tmp_path: Path) -> None:
+    network = small_kl()
+    network.register_to_config(sample_size=[12, 12])
+    network.save_pretrained(tmp_path)
+    with pytest.raises(InputError) as found:
+        load_encoder(tmp_path)
+    assert str(found.value) == (
+        f"`image_shape` must be given, for the config.json in {tmp_path} has no whole number "
+        "sample_size, got [12, 12]; such as --image_shape 3,64,64"
+    )
+    assert load_encoder(tmp_path, (3, 8, 8)).latent_shape == (2, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("made_for", "remedy"),
     [
@@ -371,7 +384,7 @@ def test_images_in_zero_to_one_are_refused_when_all_are_seen(tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         encode_source(encoder, of(bright), tmp_path / "z.npy")
     assert str(caught.value) == (
-        "`images` must have values from -1 (black) to 1 (white), as the network's tanh gives, "
+        "`images` must have values from -1 (black) to 1 (white), "
         "got 0 to 1; rescale [0, 1] to [-1, 1] by 2 x - 1"
     )
     assert not list(tmp_path.iterdir())

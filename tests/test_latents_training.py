@@ -21,12 +21,12 @@ from opmerge.distillation.trainer import make_accelerator  # noqa: E402
 from opmerge.distillation.validation import split_rows  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
 from opmerge.latents.encoders import load_encoder  # noqa: E402
+from opmerge.latents.images import held_out_images  # noqa: E402
 from opmerge.latents.ms_ssim import ms_ssim  # noqa: E402
 from opmerge.latents.quality import reconstruct, reconstruction_quality  # noqa: E402
 from opmerge.latents.training import (  # noqa: E402
     VAEConfig,
     VAERecord,
-    held_out_images,
     train_vae,
 )
 from opmerge.latents.vae import ConvVAE  # noqa: E402
@@ -181,14 +181,21 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, ema_decay: float
     assert_same_weights(weights_in(tmp_path / "stopped"), weights_in(tmp_path / "full"))
 
 
-def test_a_network_that_cannot_be_written_says_how_to_go_on(tmp_path: Path) -> None:
-    (tmp_path / ".vae.unfinished").write_text("a file in the way")
+def test_a_network_that_cannot_be_written_is_not_trained_again(tmp_path: Path) -> None:
+    """Its run is shorter than the steps of checkpoints."""
+    in_the_way = tmp_path / ".vae.unfinished"
+    in_the_way.write_text("a file in the way")
     with pytest.raises(InputError) as error:
-        train(tmp_path, settings())
+        train(tmp_path, settings({"checkpointing_steps": 500}))
     assert str(error.value) == (
         f"`{tmp_path}/vae` cannot be written (File exists); "
-        "make room and go on with --resume_from_checkpoint latest"
+        "make room and resume; what is finished is kept"
     )
+    in_the_way.unlink()
+    assert train(tmp_path, settings({"checkpointing_steps": 500}), resume="latest") == []
+    train(tmp_path / "whole", settings({"checkpointing_steps": 0}))
+    assert_same_weights(weights_in(tmp_path), weights_in(tmp_path / "whole"))
+    assert not list((tmp_path / "whole").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("change", ["seed", "images", "kl_weight"])
@@ -250,7 +257,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     ("images", "message"),
     [
         (ramp() * 255, "must have values in [-1, 1], got -255 to 255; rescale them first"),
-        (stripes() / 2 + 0.5, "rescale [0, 1] to [-1, 1] by 2 x - 1"),
         (torch.zeros(9, 1, 2, 8), "at least 3 pixels a side for one scale of MS-SSIM"),
         (torch.zeros(9, 5), "must have shape (channels, height, width), 1 or 3 channels"),
         (-torch.ones(1, 1, 8, 8), "`validation_fraction` must be 0 for a single sample"),
@@ -397,10 +403,10 @@ def test_the_commands_say_what_is_in_a_folder_before_they_begin(run: Any, tmp_pa
         "opmerge: note: 15 of the 202,599 images of CelebA\n",
     )
     assert out.endswith("on 3 held-out images)\n")
-    # Half of the 11 faces, less a tenth of them.
-    assert json.loads((folder / "vae" / "config.json").read_text())["num_latents"] == 4
+    # Half of the 11 faces: those held out are others.
+    assert json.loads((folder / "vae" / "config.json").read_text())["num_latents"] == 5
     encode = ("vae", "encode", root, *small, "--vae", folder, "--output", tmp_path / "z.npy")
-    assert run(*encode) == (0, f"written: {tmp_path / 'z.npy'} (11 x 4)\n", told)
+    assert run(*encode) == (0, f"written: {tmp_path / 'z.npy'} (11 x 5)\n", told)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
@@ -422,11 +428,22 @@ def test_faces_are_measured_on_the_validation_split(run: Any, tmp_path: Path) ->
     status, out, err = run("vae", "train", part, *small, "--output_dir", tmp_path / "few")
     assert status == 0, err
     assert "on 1 held-out images" in out
-    assert err.endswith(
+    assert (
         f"opmerge: a random share of the training split is held out: `{part}` must hold images of "
         "the validation split, got none of the 0 that list_eval_partition.txt names; pass another "
         "split, or unpack all images\n"
-    )
+    ) in err
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_patches_are_measured_on_a_strip_of_the_photos(run: Any, tmp_path: Path) -> None:
+    cut = ("--patch_size", 8, "--stride", 24, "--encoder", "pca")
+    status, out, err = run("vae", "train", "patches", *cut, "--output_dir", tmp_path)
+    assert status == 0, err
+    # Of 27 columns 3, of 18 rows, of 2 photos.
+    assert out.endswith("on 108 held-out images)\n")
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    assert config["num_latents"] == 32
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

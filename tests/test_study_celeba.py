@@ -447,6 +447,22 @@ def test_the_finding_says_what_the_certified_plan_gains(
         ({"num_latents": 1}, "`num_latents` must be >= 2, got 1"),
         ({"steps": 1}, "`steps` must be >= 2, got 1"),
         ({"num_resamples": 1}, "`num_resamples` must be >= 2, got 1"),
+        (
+            {"vae": VAEConfig(base_channels=8)},
+            "`vae.base_channels` is not used here, got 8; set base_channels instead",
+        ),
+        (
+            {"vae": VAEConfig(num_latents=8)},
+            "`vae.num_latents` is not used here, got 8; set num_latents instead",
+        ),
+        (
+            {"vae": VAEConfig(loss="mse")},
+            "`vae.loss` is not used here, got mse; set encoders instead",
+        ),
+        (
+            {"vae": VAEConfig(optimization=OptimizationConfig(seed=3))},
+            "`vae.optimization.seed` is not used here, got 3; set seeds instead",
+        ),
         ({"mse_kl_weight": -1.0}, "`mse_kl_weight` must be >= 0, got -1"),
         ({"merge_times": (6.4, 0.5)}, "`merge_times` must ascend and not be empty"),
         ({"merge_times": (0.0, 0.5)}, "`merge_time` must be finite and > 0, got 0.0"),

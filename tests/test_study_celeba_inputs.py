@@ -18,24 +18,18 @@ from study_records import rows  # noqa: E402
 
 from opmerge.data import SourceOptions, open_source  # noqa: E402
 from opmerge.distillation.config import OptimizationConfig  # noqa: E402
-from opmerge.distillation.samples import load_samples  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
-from opmerge.latents import ConvVAE, VAEConfig, fit_pca  # noqa: E402
-from opmerge.studies import STUDIES, Runner, latent_images  # noqa: E402
+from opmerge.latents import ConvVAE, Images, VAEConfig, fit_pca, load_encoder  # noqa: E402
+from opmerge.studies import STUDIES, Runner, latent_encoders  # noqa: E402
 from opmerge.studies.celeba import Config  # noqa: E402
 from opmerge.studies.labels import unique_labels  # noqa: E402
 from opmerge.studies.latent_encoders import make_encoder  # noqa: E402
-from opmerge.studies.latent_images import (  # noqa: E402
-    Images,
-    load_images,
-    open_images,
-)
+from opmerge.studies.latent_images import load_images, open_images  # noqa: E402
 from opmerge.studies.runner import no_progress  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 STUDY = STUDIES["celeba"]
-PHOTO = (427, 640)
 
 
 def small(**settings: Any) -> Config:
@@ -74,76 +68,6 @@ def saved_vae(folder: Path, num_latents: int, seed: int) -> ConvVAE:
     return network
 
 
-# Images
-
-
-def test_patches_held_out_share_no_pixel_with_those_trained_on() -> None:
-    config = small(source_options=SourceOptions(patch_size=32, stride=11))
-    images = loaded(config, Path("unused"))
-    columns = range(0, PHOTO[1] - 32 + 1, 11)
-    rows = range(0, PHOTO[0] - 32 + 1, 11)
-    every = next(open_source("patches", config.source_options).batches()).astype(np.float32)
-    places = [(photo, row, column) for photo in range(2) for row in rows for column in columns]
-    place_of_patch = {
-        patch.tobytes(): place for patch, place in zip(every, places[: len(every)], strict=True)
-    }
-    sets = [
-        [place_of_patch.get(patch.numpy().tobytes()) for patch in part.flatten(1)]
-        for part in (images.data[images.rows], images.held_out)
-    ]
-    train, held_out = ([place for place in part if place] for part in sets)
-    assert len(train) > 1000
-    assert len(held_out) > 100
-    assert max(c for _, _, c in train) + 32 <= min(c for _, _, c in held_out)
-
-
-def test_celeba_is_trained_on_its_training_split_and_measured_on_its_validation_split(
-    tmp_path: Path,
-) -> None:
-    names = tmp_path / "img_align_celeba"
-    names.mkdir()
-    partition = ""
-    for number in range(1, 11):
-        image = Image.new("RGB", (178, 218), (20 * number,) * 3)
-        image.putpixel((80, 100), (0, 0, 0))
-        image.save(names / f"{number:06d}.jpg", quality=100)
-        partition += f"{number:06d}.jpg {0 if number <= 6 else 1 if number <= 8 else 2}\n"
-    (tmp_path / "list_eval_partition.txt").write_text(partition)
-    config = small(source=str(tmp_path), source_options=SourceOptions(image_size=16))
-    images = loaded(config, tmp_path / "run")
-    greys = [
-        sorted(round(127.5 * (1 + float(image.median())) / 20) for image in part)
-        for part in (images.data[images.rows], images.held_out)
-    ]
-    assert greys == [[1, 2, 3, 4, 5, 6], [7, 8]]
-    assert images.data.shape == (6, 3, 16, 16)
-    assert images.split == "official validation split"
-
-
-def test_patches_too_large_to_hold_any_out_are_refused(tmp_path: Path) -> None:
-    config = small(source_options=SourceOptions(patch_size=400, stride=40))
-    with pytest.raises(InputError, match="must leave room for patches that are held out"):
-        loaded(config, tmp_path)
-
-
-def test_images_mapped_from_a_file_are_not_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small(source=noise(tmp_path / "images.npy", 50, 1, 8, 8))
-    read: list[Any] = []
-
-    def mapped(*arguments: Any) -> Any:
-        read.append(load_samples(*arguments, memory_limit=0))  # as if they were many
-        return read[-1]
-
-    monkeypatch.setattr(latent_images, "load_samples", mapped)
-    images = loaded(config, tmp_path / "run")
-    assert images.data.data_ptr() == read[0].data_ptr()
-    assert images.train.num_samples == len(images.rows) == 45
-    own = torch.from_numpy(np.concatenate(list(images.train.batches())))
-    assert torch.equal(own.view(-1, 1, 8, 8), images.data[images.rows].double())
-
-
 # Opened first
 
 
@@ -176,6 +100,60 @@ def test_without_its_partition_the_setting_that_does_without_is_named(
     status, _, err = run("study", study, "--set", f"source={tmp_path}", "--output_dir", output)
     assert (status, err) == (2, f"opmerge: {expected}\n")
     assert expected != str(own.value)
+
+
+def test_validation_faces_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "img_align_celeba"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        Image.new("RGB", (178, 218), (50 * number,) * 3).save(folder / f"{number:06d}.jpg")
+    lines = [f"{number:06d}.jpg 0\n" for number in (1, 2, 3)]
+    (tmp_path / "list_eval_partition.txt").write_text("".join(lines))
+    told: list[str] = []
+    config = small(source=str(tmp_path), encoders=(str(tmp_path / "nowhere"),))
+    with pytest.raises(InputError, match="nowhere"):  # but the faces are taken
+        STUDY.run(config, Runner(tmp_path / "run", warn=told.append))
+    assert [line.split(":")[0] for line in told] == [
+        "a random share of the training split is held out"
+    ]
+
+
+# Never stale
+
+
+@pytest.mark.parametrize("step", ["encode_source", "reconstruction_quality"])
+def test_what_an_interrupted_run_replaced_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The run of other settings replaces the encoder, and in the second case its latents."""
+    images = loaded(small(), tmp_path)
+
+    def make(num_latents: int) -> dict[str, Any]:
+        config = small(num_latents=num_latents)
+        return make_encoder(config, "pca", 0, images, tmp_path / "pca", no_progress)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    first = make(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(latent_encoders, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(4)
+    assert {**make(5), "cpu_seconds": 0} == {**first, "cpu_seconds": 0}
+    assert load_encoder(tmp_path / "pca" / "vae").num_latents == 5
+    assert np.load(tmp_path / "pca" / "latents.npy").shape[1] == 5
+
+
+def test_altered_latents_are_made_again(tmp_path: Path) -> None:
+    config, images = small(), loaded(small(), tmp_path)
+    path = tmp_path / "pca" / "latents.npy"
+    for spoil in (lambda: np.save(path, np.zeros((3, 5))), path.unlink):
+        make_encoder(config, "pca", 0, images, path.parent, no_progress)
+        whole = path.read_bytes()
+        spoil()
+        make_encoder(config, "pca", 0, images, path.parent, no_progress)
+        assert path.read_bytes() == whole
 
 
 # Told apart

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from opmerge.data import Source
-    from opmerge.latents import PCAEncoder, Quality, VAEConfig
+    from opmerge.latents import Images, Opened, PCAEncoder, Quality, VAEConfig
 
 __all__ = ["decode", "encode", "train"]
 
@@ -86,8 +86,8 @@ class VAEOptions:
         float,
         option(
             "validation_fraction",
-            "Share of the images held out; for CelebA's training split its validation split is, "
-            "unless with 0.",
+            "Share of the images held out: of patches a strip of the photos, for CelebA's "
+            "training split its validation split. 0: none.",
             "Data",
         ),
     ] = 0.1
@@ -133,14 +133,13 @@ def train(
     runs.prepare_folder(output_dir)
     accelerator = networks.start(config.optimization, output_dir)
     main = accelerator.is_main_process
-    source = networks.open_samples(images.source, images.source_options(), main)
-    config = _fitted(config, model.num_latents, source)
-    loaded = _load(accelerator, images, source, config, output_dir)
+    opened, config = _open(images, config, model.num_latents, main)
+    loaded = _load(accelerator, opened, output_dir)
     options = {**asdict(images), "encoder": model.encoder, **asdict(config)}
     write_config = partial(runs.write_config, output_dir, "vae train", options)
     if model.encoder == "pca":
         if main:
-            _fit_pca(config, source, loaded, output_dir, write_config)
+            _fit_pca(config, loaded, output_dir, write_config)
         return
     wanted = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
     _train(config, loaded, accelerator, output_dir, wanted, write_config)
@@ -239,74 +238,44 @@ def decode(
     print(f"written: {output}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Images:
-    """All images of a source, the rows that are trained on, and images that are held out."""
+def _open(
+    images: ImagesOptions, config: VAEConfig, num_latents: int | None, main: bool
+) -> tuple[Opened, VAEConfig]:
+    """The images, told of and split, and as many latents as were asked for or as they allow."""
+    from opmerge.cli.networks import open_samples, say
+    from opmerge.latents import open_images
+    from opmerge.latents.vae import check_num_latents, most_latents
 
-    data: Tensor
-    rows: Tensor
-    held_out: Tensor
-
-
-def _fitted(config: VAEConfig, num_latents: int | None, source: Source) -> VAEConfig:
-    """The settings with as many latents as were asked for, or else as the images allow."""
-    from opmerge.distillation.samples import network_shape
-    from opmerge.latents.vae import check_image_shape, check_num_latents, most_latents
-
-    check_image_shape(network_shape(source))
+    opened = open_images(
+        images.source,
+        images.source_options(),
+        config.validation_fraction,
+        config.optimization.seed,
+        partial(open_samples, enabled=main),
+        say if main else lambda line: None,
+    )
+    num_values = opened.source.num_features
     if num_latents is None:
-        trained_on = int((1 - config.validation_fraction) * source.num_samples)
-        most = most_latents(trained_on, source.num_features)
-        return replace(config, num_latents=min(config.num_latents, most))
-    check_num_latents(num_latents, source.num_features)
-    return config
+        most = most_latents(len(opened.rows), num_values)
+        config = replace(config, num_latents=min(config.num_latents, most))
+    else:
+        check_num_latents(num_latents, num_values)
+    for source in (opened.source, opened.validation):
+        if main and source is not None:
+            _tell(source)
+    return opened, config
 
 
-def _load(
-    accelerator: Accelerator,
-    images: ImagesOptions,
-    source: Source,
-    config: VAEConfig,
-    folder: Path,
-) -> _Images:
-    """The images, from memory or from one file in the folder, told of and split."""
-    import torch
-
+def _load(accelerator: Accelerator, opened: Opened, folder: Path) -> Images:
+    """The images, from memory or from one file in the folder."""
     from opmerge.cli.networks import read_samples
     from opmerge.distillation.samples import network_shape
-    from opmerge.distillation.validation import split_rows
-    from opmerge.latents.training import check_images, held_out_images
+    from opmerge.latents import load_images
 
-    if accelerator.is_main_process:
-        _tell(source)
-    fraction, shape = config.validation_fraction, network_shape(source)
-    official = None
-    if source.name == "CelebA (train)" and fraction > 0:
-        official = _validation_split(images, accelerator.is_main_process)
-    data = read_samples(accelerator, source, shape, folder)
-    check_images(data)
-    if official is None:
-        rows, rest = split_rows(len(data), fraction, config.optimization.seed)
-        return _Images(data, rows, held_out_images(data, rest))
-    other = read_samples(accelerator, official, shape, folder / "validation")
-    every = torch.arange(len(other))
-    return _Images(data, torch.arange(len(data)), held_out_images(other, every))
+    def read(source: Source, folder: Path) -> Tensor:
+        return read_samples(accelerator, source, network_shape(source), folder)
 
-
-def _validation_split(images: ImagesOptions, main: bool) -> Source | None:
-    """CelebA's validation faces, or None where too few of them are there."""
-    from opmerge.cli.networks import open_samples, say
-
-    options = replace(images.source_options(), split="validation")
-    try:
-        source = open_samples(images.source, options, main)
-    except InputError as error:
-        if main:
-            say(f"a random share of the training split is held out: {error}")
-        return None
-    if main:
-        _tell(source)
-    return source
+    return load_images(opened, folder, read)
 
 
 def _tell(source: Source) -> None:
@@ -320,7 +289,7 @@ def _tell(source: Source) -> None:
 
 def _train(
     config: VAEConfig,
-    images: _Images,
+    images: Images,
     accelerator: Accelerator,
     folder: Path,
     resume: str | None,
@@ -356,17 +325,15 @@ def _train(
 
 def _fit_pca(
     config: VAEConfig,
-    source: Source,
-    images: _Images,
+    images: Images,
     folder: Path,
     write_config: Callable[[], None],
 ) -> None:
-    from opmerge.latents import fit_pca, reconstruction_quality, rows_source
+    from opmerge.latents import fit_pca, reconstruction_quality
 
-    rows, held_out = images.rows, images.held_out
-    with progress_bar("fitting", len(rows)) as report:
-        part = rows_source(images.data, rows, source)
-        encoder: PCAEncoder = fit_pca(part, config.num_latents, report)
+    held_out = images.held_out
+    with progress_bar("fitting", images.train.num_samples) as report:
+        encoder: PCAEncoder = fit_pca(images.train, config.num_latents, report)
     write_config()
     encoder.save(folder / "vae")
     _say_written(folder, reconstruction_quality(encoder, held_out) if len(held_out) else None)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.records import Source, source_from_rows
+from opmerge.data.records import AS_GIVEN, Source, source_from_rows
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
@@ -52,7 +52,7 @@ def array_source(path: Path) -> Source:
         values.shape[1:],
         len(values),
         lambda start, stop: values[start:stop],
-        scaling="as given",
+        scaling=AS_GIVEN,
         notes=file.notes,
     )
 

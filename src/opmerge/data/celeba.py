@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +171,7 @@ def celeba_source(
     good_sizes = [size for size in sizes if size is not None]
     enlarged = sum(_square(*size) < options.image_size for size in good_sizes)
     only_resized = all(width == height for width, height in good_sizes)
-    return image_source(
+    source = image_source(
         f"CelebA ({split})",
         found.root,
         good,
@@ -185,6 +185,7 @@ def celeba_source(
             *([f"{enlarged:,} of {len(good):,} images were enlarged"] if enlarged else []),
         ],
     )
+    return replace(source, split=split)
 
 
 def _refuse_archives(folder: Path, names: Sequence[str]) -> None:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 
-__all__ = ["SPLITS", "Progress", "Source", "SourceOptions", "source_from_rows"]
+__all__ = ["AS_GIVEN", "SPLITS", "Progress", "Source", "SourceOptions", "source_from_rows"]
 
 Progress = Callable[[int], None]
 """Called with the number of samples (or files) done so far."""
 
 SPLITS = ("train", "validation", "test", "all")
 """Of CelebA: the official partition, numbered 0, 1, 2 in its file, and all images."""
+
+AS_GIVEN = "as given"
+"""The scaling of values that are not changed: only those of array files."""
 
 # A batch holds about 16 MB, but enough rows for matrix products to run at full speed.
 _BATCH_VALUES = 2**21
@@ -69,6 +72,8 @@ class Source:
         batches: starts a pass over the samples in their order: float64 arrays of shape
             (n, num_features), samples flattened row-major, every value finite. It can be
             called again for another pass.
+        split: the part of an official partition that the samples are, one of ``SPLITS``, or
+            None where there is none.
 
     Raises:
         InputError: on a shape without values or fewer than two samples; from ``batches``
@@ -81,6 +86,7 @@ class Source:
     scaling: str
     notes: tuple[str, ...]
     batches: Callable[[], Iterator[NDArray[np.float64]]]
+    split: str | None = None
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:

@@ -20,6 +20,7 @@ except ImportError as error:
 
 from opmerge.latents.encoders import AutoencoderKLEncoder, Encoder, VAEEncoder, load_encoder
 from opmerge.latents.encoding import decode_latents, encode_source
+from opmerge.latents.images import Images, Opened, load_images, open_images
 from opmerge.latents.ms_ssim import ms_ssim, ms_ssim_loss
 from opmerge.latents.pca import PCAEncoder, fit_pca, rows_source
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality
@@ -30,6 +31,8 @@ __all__ = [
     "AutoencoderKLEncoder",
     "ConvVAE",
     "Encoder",
+    "Images",
+    "Opened",
     "PCAEncoder",
     "Quality",
     "VAEConfig",
@@ -39,8 +42,10 @@ __all__ = [
     "encode_source",
     "fit_pca",
     "load_encoder",
+    "load_images",
     "ms_ssim",
     "ms_ssim_loss",
+    "open_images",
     "reconstruct",
     "reconstruction_quality",
     "rows_source",

@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from opmerge.data import Source
+from opmerge.data.records import AS_GIVEN
 from opmerge.distillation.teacher_folder import load_network
 from opmerge.errors import InputError
 from opmerge.files import expand_home
@@ -229,20 +231,23 @@ def check_range(images: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def check_black(low: float, high: float) -> None:
-    """Refuse images without any value below 0, whose black is not -1.
+def check_black(source: Source, low: float, high: float) -> None:
+    """Refuse images of a file without any value below 0, whose black is not -1.
+
+    Photos are scaled where they are read, and may be bright.
 
     Args:
+        source: where the images come from.
         low: least value of all images.
         high: largest value.
 
     Raises:
         InputError: saying so.
     """
-    if low >= 0:
+    if source.scaling == AS_GIVEN and low >= 0:
         raise InputError(
             "images",
-            "must have values from -1 (black) to 1 (white), as the network's tanh gives",
+            "must have values from -1 (black) to 1 (white)",
             f"{low:g} to {high:g}",
             "rescale [0, 1] to [-1, 1] by 2 x - 1",
         )
@@ -323,8 +328,15 @@ def _load_pca(place: Path, image_shape: tuple[int, ...] | None, device: torch.de
 
 def _load_kl(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
     network = load_network(place, AutoencoderKL).to(device).requires_grad_(False).eval()
-    side = network.config.sample_size
-    return AutoencoderKLEncoder(network, image_shape or (network.config.in_channels, side, side))
+    channels, side = network.config.in_channels, network.config.sample_size
+    if image_shape is None and not isinstance(side, int):
+        raise InputError(
+            "image_shape",
+            f"must be given, for the config.json in {place} has no whole number sample_size",
+            side,
+            f"such as --image_shape {channels},64,64",
+        )
+    return AutoencoderKLEncoder(network, image_shape or (channels, side, side))
 
 
 _LOADERS = {"ConvVAE": _load_vae, PCA_CLASS: _load_pca, "AutoencoderKL": _load_kl}

@@ -52,8 +52,9 @@ def encode_source(
         The path.
 
     Raises:
-        InputError: if the images have another shape or values outside [-1, 1], or all in [0, 1];
-            if samples are asked of an encoder without variances, or the file cannot be written.
+        InputError: if the images have another shape or values outside [-1, 1], or those of a
+            file all in [0, 1]; if samples are asked of an encoder without variances, or the
+            latents cannot be written.
     """
     check_count("batch_size", batch_size)
     check_whole("seed", seed)
@@ -151,7 +152,7 @@ def _encoded(
             mean, log_variance = encoder.encode(part)
             yield _draw(mean, log_variance, seed, first) if sample else mean
             first += len(part)
-    check_black(low, high)
+    check_black(source, low, high)
 
 
 def _draw(mean: Tensor, log_variance: Tensor | None, seed: int, first: int) -> Tensor:

@@ -22,13 +22,14 @@ from opmerge.distillation.inputs import DataInputs, seeded_generator
 from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import split_rows
 from opmerge.errors import InputError
-from opmerge.files import GO_ON, folder_beside
-from opmerge.latents.encoders import VAEEncoder, check_black, check_range
+from opmerge.files import folder_beside
+from opmerge.latents.encoders import VAEEncoder, check_range
+from opmerge.latents.images import held_out_images
 from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
 
-__all__ = ["VAEConfig", "VAERecord", "check_images", "held_out_images", "train_vae"]
+__all__ = ["VAEConfig", "VAERecord", "train_vae"]
 
 _CHECK_EVERY = 10
 _NUM_PAIRS = 32
@@ -129,25 +130,10 @@ def train_vae(
         InputError: at once, if the images, the settings or the checkpoint do not fit; while it
             runs, if a loss is not finite (the last checkpoint is kept) or a file cannot be written.
     """
-    check_images(images)
+    check_image_shape(tuple(images.shape[1:]))
+    check_range(images)
     run = _Run(config, images, split, accelerator, folder, warn)
     return run.iterate(None if resume is None else run.checkpoints.find(resume))
-
-
-def check_images(images: Tensor) -> None:
-    """Refuse what the network's outputs could not equal: values outside [-1, 1], or in [0, 1].
-
-    Raises:
-        InputError: naming the shape, or the range of the values.
-    """
-    check_image_shape(tuple(images.shape[1:]))
-    check_black(*check_range(images))
-
-
-def held_out_images(images: Tensor, rows: Tensor, most: int = 512) -> Tensor:
-    """The images of at most so many of the held-out rows, spread evenly, in float32."""
-    count = min(len(rows), most)
-    return images[rows[torch.arange(count) * len(rows) // max(count, 1)]].float()
 
 
 class _Run:
@@ -192,7 +178,7 @@ class _Run:
             loss = self.trainer.step(self.loss, self._draw(iteration))
             unchecked.append(loss)
             done = iteration + 1
-            due = bool(every) and done % every == 0
+            due = bool(every) and (done % every == 0 or done == total)
             if due or done == total or len(unchecked) == _CHECK_EVERY:
                 self.trainer.require_finite(unchecked, done)
                 unchecked = []
@@ -232,7 +218,7 @@ class _Run:
     def _write(self) -> None:
         network: Any = self.trainer.finish()
         if self.accelerator.is_main_process:
-            with folder_beside(self.folder / "vae", GO_ON) as unfinished:
+            with folder_beside(self.folder / "vae") as unfinished:
                 network.save_pretrained(unfinished)
         self.accelerator.wait_for_everyone()
 

@@ -15,7 +15,7 @@ from opmerge.data import BUILTIN_SOURCES, SourceOptions, open_source
 from opmerge.distillation.config import DistillationConfig, OptimizationConfig
 from opmerge.distillation.teacher_training import TeacherConfig
 from opmerge.errors import InputError
-from opmerge.latents import VAEConfig, reconstruct
+from opmerge.latents import Images, VAEConfig, reconstruct
 from opmerge.problem import MergeRule
 from opmerge.studies import real_networks
 from opmerge.studies.labels import unique_labels
@@ -31,7 +31,7 @@ from opmerge.studies.latent_encoders import (
     saved_encoder,
     slugged,
 )
-from opmerge.studies.latent_images import Images, load_images, open_images
+from opmerge.studies.latent_images import load_images, open_images
 from opmerge.studies.latent_outputs import decoded_outputs, picture
 from opmerge.studies.latent_plans import PLANNED, STRATEGIES, compare_plans, describe_latents
 from opmerge.studies.runner import Runner
@@ -44,6 +44,11 @@ Latents = Literal["means", "samples"]
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _NUM_SHOWN = 12
 _FEWEST_LATENTS = 2
+_SPLITS = {
+    "official": "official validation split",
+    "strip": "a strip at the right of each photo, no pixel of which is trained on",
+    "random": "a tenth at random",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Config:
         base_channels: of the autoencoders that are trained; unless given 32, as published, for
             images of 64 pixels a side and more, and 16 for smaller ones.
         vae: how they are trained, for at most 200 epochs; its loss, latents, channels and seed
-            are not used.
+            are those of ``encoders``, ``num_latents``, ``base_channels`` and ``seeds``.
         mse_kl_weight: of the KL divergence where the loss is the squared error.
         steps: T.
         merge_times: s, ascending.
@@ -118,6 +123,7 @@ class Config:
             check_whole("seeds", seed)
         if self.base_channels is not None:
             check_count("base_channels", self.base_channels)
+        self._check_vae()
         if self.latents not in get_args(Latents):
             raise InputError("latents", "must be means or samples", repr(self.latents))
         if check_count("num_latents", self.num_latents) < _FEWEST_LATENTS:
@@ -131,6 +137,18 @@ class Config:
             raise InputError("merge_times", "must ascend and not be empty", self.merge_times)
         for time in self.merge_times:
             GradientFlow(time)
+
+    def _check_vae(self) -> None:
+        """Refuse what this study settles by settings of its own."""
+        given, default = self.vae, VAEConfig()
+        for key, value, usual, instead in (
+            ("loss", given.loss, default.loss, "encoders"),
+            ("num_latents", given.num_latents, default.num_latents, "num_latents"),
+            ("base_channels", given.base_channels, default.base_channels, "base_channels"),
+            ("optimization.seed", given.optimization.seed, default.optimization.seed, "seeds"),
+        ):
+            if value != usual:
+                raise InputError(f"vae.{key}", "is not used here", value, f"set {instead} instead")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -194,7 +212,7 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
         ``tables``: ``encoders``, ``spectra``, ``eigenvalues``, ``plans`` (W2 in latents),
         ``winners`` and ``pixels``; ``pictures``; ``cost``; ``neural``, or None.
     """
-    opened = [open_images(config, name, runner.progress) for name in config.sources]
+    opened = [open_images(config, name, runner.progress, runner.warn) for name in config.sources]
     check_encoders(config, opened)
     folders = [_source_folder(runner, each.name) for each in opened]
     images = [
@@ -343,7 +361,7 @@ def _split(images: Images) -> dict[str, Any]:
         "source": images.name,
         "images": len(images.rows),
         "held_out": len(images.held_out),
-        "split": images.split,
+        "split": _SPLITS[images.split],
         "png": picture(images.some(_NUM_SHOWN)),
     }
 

@@ -19,6 +19,8 @@ from opmerge.files import write_atomic
 from opmerge.latents import (
     AutoencoderKLEncoder,
     Encoder,
+    Images,
+    Opened,
     VAEConfig,
     VAEEncoder,
     encode_source,
@@ -31,7 +33,6 @@ from opmerge.latents.encoders import find_encoder
 from opmerge.latents.losses import ReconstructionLoss
 from opmerge.latents.vae import most_latents
 from opmerge.studies.labels import absolute
-from opmerge.studies.latent_images import Images, Opened
 from opmerge.studies.runner import ProgressBar
 
 if TYPE_CHECKING:
@@ -102,12 +103,14 @@ def make_encoder(
         }
     )
 
+    path, record = folder / "latents.npy", folder / "encoder.json"
+
     def compute() -> dict[str, Any]:
+        record.unlink(missing_ok=True)  # it tells of files that are now replaced
         begin = time.process_time()
         place = _place(config, kind, seed, images, folder, progress)
         encoder = load_encoder(place, images.shape)
         seconds = time.process_time() - begin
-        path = folder / "latents.npy"
         draws = config.latents == "samples" and _has_variances(encoder, images)
         title = f"encoding {images.name} by {config.encoder_labels[kind]}"
         with progress(title, images.train.num_samples) as report:
@@ -119,12 +122,10 @@ def make_encoder(
             "latents": "samples" if draws else "means",
             "quality": asdict(reconstruction_quality(encoder, images.held_out)),
             "cpu_seconds": seconds,
-            "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "digest": _file_digest(path),
         }
 
-    if not (folder / "latents.npy").is_file():
-        (folder / "encoder.json").unlink(missing_ok=True)
-    return kept(folder / "encoder.json", identity, compute)
+    return kept(record, identity, compute, lambda made: made["digest"] == _file_digest(path))
 
 
 def num_latents(config: Config, images: Images) -> int:
@@ -202,17 +203,27 @@ def _content_digest(kind: str) -> str:
     place, _ = find_encoder(kind)
     digest = hashlib.sha256()
     for path in sorted(path for path in place.iterdir() if path.is_file()):
-        with path.open("rb") as stream:
-            digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+        digest.update(path.name.encode() + bytes.fromhex(_file_digest(path)))
     return digest.hexdigest()
 
 
-def kept(path: Path, identity: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result in a file if it is of this identity; else it is computed and written."""
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def kept(
+    path: Path,
+    identity: str,
+    compute: Callable[[], dict[str, Any]],
+    is_whole: Callable[[dict[str, Any]], bool] = lambda result: True,
+) -> dict[str, Any]:
+    """The result in a file if it is of this identity and whole; else it is computed and written."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["identity"] == identity and content["digest"] == digest(content["result"]):
-            found: dict[str, Any] = content["result"]
+        found: dict[str, Any] = content["result"]
+        is_known = content["identity"] == identity and content["digest"] == digest(found)
+        if is_known and is_whole(found):
             return found
     result = compute()
     content = {"identity": identity, "result": result, "digest": digest(result)}

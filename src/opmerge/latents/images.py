@@ -1,0 +1,188 @@
+"""The images that autoencoders are made from, and those that they are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from opmerge.data import Source, SourceOptions, open_source
+from opmerge.distillation.inputs import DataInputs
+from opmerge.distillation.samples import load_samples, network_shape
+from opmerge.distillation.validation import split_rows
+from opmerge.errors import InputError
+from opmerge.latents.encoders import check_black, check_range
+from opmerge.latents.pca import rows_source
+from opmerge.latents.vae import check_image_shape
+
+__all__ = ["Images", "Opened", "Split", "held_out_images", "load_images", "open_images"]
+
+Split = Literal["official", "strip", "random", "none"]
+"""How held-out images were chosen."""
+
+_PHOTO_WIDTH = 640  # of the photos that patches are cut from
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A source of images that are not yet read, split.
+
+    Args:
+        name: as it was given.
+        source: what is there.
+        rows: (n,) which of its images are trained on.
+        others: (m,) which are held out.
+        split: how the two were chosen.
+        validation: CelebA's validation faces, which are held out where the split is official.
+    """
+
+    name: str
+    source: Source
+    rows: Tensor
+    others: Tensor
+    split: Split
+    validation: Source | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return network_shape(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a source, of which some are never trained on.
+
+    Args:
+        name: of the source.
+        train: source of the images that are trained on.
+        data: (N, C, H, W) all images, in [-1, 1]; may be a memory-mapped file.
+        rows: (n,) which of them are those of ``train``.
+        held_out: (M, C, H, W) images to measure reconstructions on.
+        split: how the two were chosen.
+    """
+
+    name: str
+    train: Source
+    data: Tensor
+    rows: Tensor
+    held_out: Tensor
+    split: Split
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.data.shape[1:])
+
+    @cached_property
+    def identity(self) -> list[str]:
+        """Digests of what the work on them depends on."""
+        return [DataInputs(each).identity() for each in (self.data, self.rows, self.held_out)]
+
+    def some(self, count: int) -> Tensor:
+        """At most so many of the held-out images, spread evenly."""
+        return held_out_images(self.held_out, torch.arange(len(self.held_out)), count)
+
+
+def open_images(
+    name: str,
+    options: SourceOptions,
+    fraction: float,
+    seed: int,
+    open_as: Callable[[str, SourceOptions], Source] = open_source,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Opened:
+    """A source, found to hold images by their shape, and split; nothing is read yet.
+
+    CelebA's training faces are held against its validation faces. Patches of a photo overlap, so
+    those held out are a strip at its right edge, and patches that reach into the strip are left
+    out. Of other images a share is held out at random.
+
+    Args:
+        name: of the source, as ``open_source`` takes it.
+        options: how its images are cut.
+        fraction: share of the images, or of the photos' width, that is held out; 0 for none.
+        seed: of a random share.
+        open_as: opens a source.
+        warn: told in one line if a random share stands for validation faces that are not there.
+
+    Raises:
+        InputError: if there is no such source, it holds no images, or patches leave none to hold
+            out.
+    """
+    source = open_as(name, options)
+    check_image_shape(network_shape(source))
+    count = source.num_samples
+    if fraction == 0:
+        return Opened(name, source, *split_rows(count, 0, seed), "none")
+    if source.split == "train":
+        try:
+            validation = open_as(name, replace(options, split="validation"))
+        except InputError as error:
+            warn(f"a random share of the training split is held out: {error}")
+        else:
+            nothing = torch.arange(0)
+            return Opened(name, source, torch.arange(count), nothing, "official", validation)
+    if name == "patches":
+        return Opened(name, source, *_split_patches(options, fraction, count), "strip")
+    return Opened(name, source, *split_rows(count, fraction, seed), "random")
+
+
+def load_images(
+    opened: Opened,
+    folder: Path,
+    read: Callable[[Source, Path], Tensor] | None = None,
+) -> Images:
+    """The images of a source, as they were split.
+
+    Args:
+        opened: what ``open_images`` found.
+        folder: where many images are kept in a file.
+        read: gives (N, C, H, W) images of a source; a file of them is kept in the folder.
+
+    Raises:
+        InputError: if their values are not in [-1, 1], or those of a file all in [0, 1].
+    """
+    read = _read if read is None else read
+    source, rows = opened.source, opened.rows
+    data = read(source, folder)
+    check_black(source, *check_range(data))
+    if opened.validation is None:
+        held_out = held_out_images(data, opened.others)
+    else:
+        faces = read(opened.validation, folder / "validation")
+        held_out = held_out_images(faces, torch.arange(len(faces)))
+    part = rows_source(data, rows, source)
+    return Images(source.name, part, data, rows, held_out, opened.split)
+
+
+def held_out_images(images: Tensor, rows: Tensor, most: int = 512) -> Tensor:
+    """The images of at most so many of the held-out rows, spread evenly, in float32."""
+    count = min(len(rows), most)
+    return images[rows[torch.arange(count) * len(rows) // max(count, 1)]].float()
+
+
+def _read(source: Source, folder: Path) -> Tensor:
+    return load_samples(source, network_shape(source), folder)
+
+
+def _split_patches(options: SourceOptions, fraction: float, count: int) -> tuple[Tensor, Tensor]:
+    """Rows of patches to train on and to hold out, which share no pixel."""
+    columns = (_PHOTO_WIDTH - options.patch_size) // options.stride + 1
+    gap = (options.patch_size - 1) // options.stride
+    strip = max(round(fraction * columns), 1)
+    if columns <= strip + gap + 1:
+        raise InputError(
+            "patch_size",
+            "must leave room for patches that are held out",
+            options.patch_size,
+            "take a smaller one, or hold out fewer",
+        )
+    column = torch.arange(count) % columns
+    train = torch.nonzero(column < columns - strip - gap)[:, 0]
+    return train, torch.nonzero(column >= columns - strip)[:, 0]
