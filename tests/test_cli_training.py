@@ -414,7 +414,7 @@ def test_a_result_without_room_says_how_to_go_on(run: Run, work: Path, command: 
     assert refusal[:2] == (2, "")
     assert refusal[2].splitlines()[-1] == (
         f"opmerge: `{result}` cannot be written (File too large); "
-        "make room and go on with --resume_from_checkpoint latest"
+        "make room and resume; what is finished is kept"
     )
     assert run(*again)[0] == 0
     assert weights.read_bytes() == whole

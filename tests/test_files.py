@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, replace_folder, why_not_written, write_atomic
+from opmerge.files import GO_ON, folder_beside, replace_folder, why_not_written, write_atomic
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "mine").write_text("")
-    message = r"model` cannot be written \(No space left\); choose another place$"
+    message = rf"model` cannot be written \(No space left\); {GO_ON}$"
 
     def write() -> None:
         with folder_beside(folder) as unfinished:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from opmerge.errors import InputError
-from opmerge.metrics import gaussian_w2
+from opmerge.metrics import gaussian_fit_w2, gaussian_w2
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # POT looks for array libraries that are not there
@@ -71,6 +71,29 @@ def test_equal_gaussians_and_singular_ones() -> None:
         math.sqrt(np.trace(singular) + 5), rel=1e-14
     )
     assert gaussian_w2(np.ones(2), np.zeros((2, 2)), np.ones(2), np.zeros((2, 2))) == 0.0
+
+
+@pytest.mark.parametrize("numbers", [(40, 30), (40, 9), (6, 40), (6, 9), (2, 2)])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0])
+def test_fits_to_samples(numbers: tuple[int, int], spread: float) -> None:
+    """As between their moments, of many samples and few, and of a coordinate that is constant."""
+    rng, size = np.random.default_rng(3), 9
+    scales = np.where(np.arange(size) < 3, spread, 1.0)
+    first, second = (1 + scales * rng.standard_normal((n, size)) for n in numbers)
+    moments = [(each.mean(axis=0), np.cov(each.T)) for each in (first, second)]
+    expected = gaussian_w2(*moments[0], *moments[1])
+    assert gaussian_fit_w2(first, second) == pytest.approx(expected, rel=1e-7)
+    assert gaussian_fit_w2(first, first) < 1e-6
+    assert gaussian_fit_w2(first, first + 2) == pytest.approx(6.0, rel=1e-12)
+
+
+def test_few_samples_of_many_dimensions() -> None:
+    """No covariance is made, which would take 80 GB."""
+    samples = np.random.default_rng(4).standard_normal((5, 100_000))
+    shifted = samples + 1 / math.sqrt(100_000)
+    assert gaussian_fit_w2(samples, shifted) == pytest.approx(1.0, rel=1e-9)
+    squared = np.sum(samples.mean(axis=0) ** 2 + samples.var(axis=0, ddof=1))
+    assert gaussian_fit_w2(samples, 2 * samples) == pytest.approx(math.sqrt(squared), rel=1e-9)
 
 
 def test_scaling_and_rotation() -> None:

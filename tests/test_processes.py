@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,7 +23,12 @@ from test_resume import (  # noqa: E402
     weights,
 )
 
+from opmerge.cli.networks import read_samples  # noqa: E402
+from opmerge.data import open_source  # noqa: E402
+from opmerge.distillation import samples  # noqa: E402
+from opmerge.distillation.config import OptimizationConfig  # noqa: E402
 from opmerge.distillation.networks import MLPDenoiser  # noqa: E402
+from opmerge.distillation.trainer import make_accelerator  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
@@ -91,3 +100,29 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     losses = torch.stack([record.loss for record in last.run()])
     found = {"losses": torch.cat([second["losses"][:6], losses]), "weights": weights(last)}
     assert_close(found, {**whole, "losses": whole["losses"][4:]})
+
+
+def _read_on_two(folder: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = make_accelerator(OptimizationConfig(), Path(folder), cpu=True)
+    rank, rows = accelerator.process_index, np.arange(12.0).reshape(6, 2)
+
+    def batches() -> Iterator[Any]:
+        Path(folder, f"read_by_{rank}").touch()
+        yield rows
+
+    source = replace(open_source("digits"), num_samples=6, shape=(2,), batches=batches)
+    found = read_samples(accelerator, source, (2,), Path(folder))
+    assert np.array_equal(found.numpy(), rows)
+
+
+def test_large_data_are_read_by_the_first_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for the other, in a collective operation that gives up after a time."""
+    large = partial(samples.load_samples, memory_limit=0)  # as if they were
+    monkeypatch.setattr(samples, "load_samples", large)
+    for _ in range(2):  # written, then compared
+        debug_launcher(_read_on_two, (str(tmp_path),), num_processes=2)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "read_by_0"]

@@ -32,15 +32,12 @@ from opmerge.distillation.networks import MLPDenoiser  # noqa: E402
 from opmerge.distillation.pipeline import save_student  # noqa: E402
 from opmerge.distillation.trainer import make_accelerator  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
-from opmerge.files import GO_ON  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 T = 8
 DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()
-NO_ROOM = (
-    "cannot be written (File too large); make room and go on with --resume_from_checkpoint latest"
-)
+NO_ROOM = "cannot be written (File too large); make room and resume; what is finished is kept"
 
 
 class Dropping(MLPDenoiser):
@@ -272,7 +269,7 @@ def _no_room_for_the_student(folder: str, every: int) -> None:
     finish(run)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     try:
-        save_student(run.student(), Path(folder, "student"), GO_ON)
+        save_student(run.student(), Path(folder, "student"))
     except InputError as error:
         Path(folder, "said").write_text(str(error), encoding="utf-8")
 

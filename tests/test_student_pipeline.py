@@ -340,7 +340,7 @@ def test_what_has_no_room_is_refused_before_it_is_trained(tmp_path: Path) -> Non
     own = sum(weight.nbytes for weight in small.network.state_dict().values())
     message = (
         rf"`{folder}` must have room for {2 * (2**52 + own):,} bytes, got [\d,]+ free; "
-        "make room or choose another --output_dir$"
+        "make room or choose another place$"
     )
     with pytest.raises(InputError, match=message):
         check_can_be_saved(teacher, plan, stages, folder)

@@ -321,7 +321,7 @@ def test_other_folders_are_not_replaced(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written .*choose another place"):
+    with pytest.raises(InputError, match=r"cannot be written .*make room"):
         write_teacher_folder(tmp_path / "taken" / "teacher", tiny_mlp(), DDIMScheduler(**NO_CLIP))
 
 

@@ -304,6 +304,22 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert_same_weights(weights_in(tmp_path / "killed"), weights_in(tmp_path / "full"))
 
 
+def test_a_teacher_that_cannot_be_written_is_not_trained_again(tmp_path: Path) -> None:
+    """Its run is shorter than the steps of checkpoints; the best weights are kept too."""
+    config = settings({"checkpointing_steps": 500, "ema_decay": 0.9}, validation_fraction=0.25)
+    in_the_way = tmp_path / ".teacher.unfinished"
+    in_the_way.write_text("a file in the way")
+    message = r"teacher` cannot be written \(File exists\); make room and resume; what is finished"
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, config)
+    in_the_way.unlink()
+    assert train(tmp_path, config, resume="latest") == []
+    unkept = replace(config, optimization=replace(config.optimization, checkpointing_steps=0))
+    train(tmp_path / "whole", unkept)
+    assert_same_weights(weights_in(tmp_path), weights_in(tmp_path / "whole"))
+    assert not list((tmp_path / "whole").glob("checkpoint-*"))
+
+
 @pytest.mark.parametrize("change", ["seed", "labels", "data", "config"])
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: str) -> None:
     train(tmp_path, settings(RESUMED), LABELS)

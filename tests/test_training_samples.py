@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def test_a_file_of_the_same_samples_is_taken_and_any_other_written_anew(tmp_path
     assert torch.equal(again.double(), torch.from_numpy(values))
 
 
+def test_a_process_that_comes_later_takes_the_file_by_its_shape(tmp_path: Path) -> None:
+    """Reading the source again would take as long as the one that wrote it, which waits."""
+    values, folder = np.ones((5000, 3)), tmp_path / "run"
+    source = source_of(tmp_path, values)
+    first = load_samples(source, (3,), folder, memory_limit=0)
+    unread = replace(source, batches=lambda: pytest.fail("the source is read"))
+    later = load_samples(unread, (3,), folder, memory_limit=0, compare=False)
+    assert torch.equal(later, first)
+    short = source_of(tmp_path, values[1:])
+    again = load_samples(short, (3,), folder, memory_limit=0, compare=False)
+    assert again.shape == (4999, 3)
+
+
 def test_the_identity_of_data_is_that_of_every_sample_and_label(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
     source, labels = source_of(tmp_path, values), torch.arange(3000)
@@ -118,10 +132,10 @@ def test_the_identity_of_data_is_that_of_every_sample_and_label(tmp_path: Path) 
 
 def test_without_a_folder_or_with_one_that_cannot_be_it_is_refused(tmp_path: Path) -> None:
     source = source_of(tmp_path, np.ones((5, 3)))
-    with pytest.raises(InputError, match=r"must have a folder to be kept in: .*pass --output_dir"):
+    with pytest.raises(InputError, match=r"must have a folder to be kept in: .*pass fewer samples"):
         load_samples(source, (3,), memory_limit=0)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written .*choose another --output_dir"):
+    with pytest.raises(InputError, match=r"cannot be written .*choose another place"):
         load_samples(source, (3,), tmp_path / "taken", memory_limit=0)
 
 

@@ -20,7 +20,7 @@ __all__ = [
     "write_atomic",
 ]
 
-GO_ON = "make room and go on with --resume_from_checkpoint latest"
+GO_ON = "make room and resume; what is finished is kept"
 _PROBE_BYTES = 2**20
 
 
@@ -91,12 +91,8 @@ def why_not_written(error: Exception, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def folder_beside(folder: Path, remedy: str = "choose another place") -> Iterator[Path]:
+def folder_beside(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder``, which takes its place when the block ends without an error.
-
-    Args:
-        folder: the folder.
-        remedy: what to do if it cannot be written.
 
     Raises:
         InputError: if anything in it cannot be written; ``folder`` is then as it was.
@@ -110,7 +106,7 @@ def folder_beside(folder: Path, remedy: str = "choose another place") -> Iterato
     except Exception as error:
         # A full disk is an error of its own type in every library that writes.
         reason = why_not_written(error, folder.parent)
-        raise InputError(str(folder), f"cannot be written ({reason})", remedy=remedy) from error
+        raise InputError(str(folder), f"cannot be written ({reason})", remedy=GO_ON) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -105,14 +105,15 @@ def open_samples(source: str, options: SourceOptions, enabled: bool = True) -> S
 def read_samples(
     accelerator: Accelerator, source: Source, shape: tuple[int, ...], folder: Path | None
 ) -> Tensor:
-    """All samples of a source; large data go through a file in the folder, written once."""
+    """All samples of a source; large data go through a file, which the first process sees to."""
     from opmerge.distillation.samples import load_samples
 
     with (
         accelerator.main_process_first(),
         progress_bar("reading", source.num_samples, accelerator.is_main_process) as report,
     ):
-        return load_samples(source, shape, folder, report)
+        first = accelerator.is_main_process
+        return load_samples(source, shape, folder, report, compare=first)
 
 
 def read_spectrum(samples: SampleOptions, enabled: bool = True) -> Spectrum:

@@ -323,10 +323,9 @@ def _train(run: Distillation, done: int, log: Log) -> None:
 def _save(run: Distillation, output_dir: Path) -> None:
     from opmerge.distillation.pipeline import is_image, save_student
     from opmerge.distillation.sampling import draw_samples, write_image_grid
-    from opmerge.files import GO_ON
 
     student = run.student()
-    print(f"written: {save_student(student, output_dir / 'student', GO_ON)}")
+    print(f"written: {save_student(student, output_dir / 'student')}")
     if is_image(student.sample_shape):
         picture = write_image_grid(output_dir / "samples.png", draw_samples(student, 64, 0, 64))
         print(f"written: {picture}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opmerge.distillation.curriculum import mean_children, merges_at
+from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.inputs import DataInputs
 from opmerge.distillation.samples import MEMORY_LIMIT
@@ -62,7 +63,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
     kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
     on_disk = data if data > MEMORY_LIMIT else 0
-    iterations, children = distillation.iterations, _children(distillation)
+    iterations = distillation.iterations
+    children = _children(distillation, iterations)
     return Cost(
         num_stages=len(stages),
         num_iterations=sum(iterations),
@@ -78,12 +80,12 @@ def estimate_cost(distillation: Distillation) -> Cost:
     )
 
 
-def _children(distillation: Distillation) -> list[float]:
-    """Operators composed in an iteration of each stage, on average over its iterations."""
+def _children(distillation: Distillation, iterations: Sequence[int]) -> list[float]:
+    """Operators composed in an iteration of each stage, on average over so many."""
     curriculum = distillation.config.curriculum
     return [
         mean_children(stage.merges, count, curriculum)
-        for stage, count in zip(distillation.stages, distillation.iterations, strict=True)
+        for stage, count in zip(distillation.stages, iterations, strict=True)
     ]
 
 
@@ -100,10 +102,9 @@ def _seconds(distillation: Distillation) -> float:
 
     budget = distillation.config.merge_seconds
     if budget is not None:
-        distillation.iterations = [
-            max(1, round(budget / iteration(stage.num_children))) for stage in distillation.stages
-        ]
-    each = map(iteration, _children(distillation))
+        many = _children(distillation, [MANY_ITERATIONS] * len(distillation.stages))
+        distillation.iterations = [max(1, round(budget / iteration(mean))) for mean in many]
+    each = map(iteration, _children(distillation, distillation.iterations))
     return sum(n * seconds for n, seconds in zip(distillation.iterations, each, strict=True))
 
 

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from opmerge.distillation.config import Curriculum
 from opmerge.plans import Merge
 
-__all__ = ["mean_children", "merges_at"]
+__all__ = ["MANY_ITERATIONS", "mean_children", "merges_at"]
 
 Array = NDArray[np.float64]
+
+MANY_ITERATIONS = 1000
+"""Enough for ``mean_children`` to be that of a stage whose number is not known yet."""
 
 _SHARE_OF_TRAINING = 0.5
 _FEWEST = 2

@@ -39,6 +39,7 @@ Report = Callable[[str, int, int], None]
 
 Array = NDArray[np.float64]
 
+_DATA = 1  # a stream of its own beside that of the resamples
 _ROUNDING = 1e-4  # of alpha and sigma: a product of a thousand factors in float32 is off by 6e-5
 
 
@@ -197,7 +198,7 @@ def evaluate_student(
         *_paired(samples),
         *_between_laws(samples, projected, bootstrap),
         directions=_direction_errors(samples, spectrum, basis),
-        reference=_to_reference(samples, projected, data, directions, rng, bootstrap),
+        reference=_to_reference(samples, projected, data, directions, seed, bootstrap),
         features=_feature_distances(in_features, bootstrap),
     )
 
@@ -325,13 +326,14 @@ def _to_reference(
     projected: Pair,
     data: Array | None,
     directions: Array,
-    rng: np.random.Generator,
+    seed: int,
     bootstrap: Bootstrap,
 ) -> ReferenceDistances | None:
     if data is None:
         return None
     number = min(len(data), len(samples.teacher))
-    some = data[rng.permutation(len(data))[:number]] @ directions  # data may be in any order
+    rng = np.random.default_rng([seed, _DATA])  # data may be in any order
+    some = data[rng.permutation(len(data))[:number]] @ directions
     return ReferenceDistances(
         num_samples=len(data),
         student_gaussian_w2=bootstrap.independent(gaussian_fit_w2, samples.student, data),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
 from opmerge.distillation.config import DistillationConfig
-from opmerge.distillation.curriculum import merges_at
+from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
 from opmerge.distillation.ddim import Jump, compose
 from opmerge.distillation.inputs import Batch, TrainingInputs, seeded_generator
 from opmerge.distillation.losses import loss_weights
@@ -259,9 +259,20 @@ class Distillation:
 
     def _iterations_in(self, seconds: float) -> int:
         """How many iterations of the stage take that long; the same on every process."""
-        count = [max(1, round(seconds / self.time_iteration()))]
+        count = [max(1, round(seconds / self._mean_seconds()))]
         broadcast_object_list(count)
         return count[0]
+
+    def _mean_seconds(self) -> float:
+        """Seconds of an iteration on average over the stage: they grow as its children do."""
+        merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
+        first, last = (mean_children(merges, 1, kind) for kind in (curriculum, "none"))
+        long = self.time_iteration()
+        if first == last:
+            return long
+        short = self.time_iteration(0.0)
+        share = (mean_children(merges, MANY_ITERATIONS, curriculum) - first) / (last - first)
+        return short + share * (long - short)
 
     def _require_finite(
         self, record: TrainingRecord, losses: Sequence[Tensor], weights: Iterable[Tensor]

@@ -215,7 +215,7 @@ class FewStepPipeline(DiffusionPipeline):
 setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
 
 
-def save_student(student: Student, folder: Path, remedy: str = "choose another place") -> Path:
+def save_student(student: Student, folder: Path) -> Path:
     """Write the pipeline folder of a student, whole or not at all.
 
     An older folder of a student is replaced; another folder that is not empty is refused.
@@ -223,7 +223,6 @@ def save_student(student: Student, folder: Path, remedy: str = "choose another p
     Args:
         student: the student.
         folder: where to.
-        remedy: what to do if it cannot be written.
 
     Returns:
         The folder.
@@ -235,7 +234,7 @@ def save_student(student: Student, folder: Path, remedy: str = "choose another p
     pipeline = FewStepPipeline.from_student(student)
     folder = Path(folder)
     _check_replaceable(folder)
-    with folder_beside(folder, remedy) as unfinished:
+    with folder_beside(folder) as unfinished:
         pipeline.save_pretrained(unfinished, safe_serialization=True)
         (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
     return folder
@@ -351,7 +350,7 @@ def _check_room(folder: Path, num_bytes: int) -> None:
             str(folder),
             f"must have room for {num_bytes:,} bytes",
             f"{free:,} free",
-            "make room or choose another --output_dir",
+            "make room or choose another place",
         )
 
 

@@ -33,6 +33,7 @@ def load_samples(
     folder: Path | None = None,
     progress: Progress | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    compare: bool = True,
 ) -> Tensor:
     """All samples, (N, *sample_shape) float32.
 
@@ -46,6 +47,8 @@ def load_samples(
         folder: where the file is written.
         progress: called with the number of samples read or compared so far.
         memory_limit: in bytes.
+        compare: whether a file that is there is compared, or taken by its shape: by processes
+            that come after the one that wrote it.
 
     Raises:
         InputError: if samples have another shape, one is not finite, or the file is needed and
@@ -58,10 +61,11 @@ def load_samples(
         raise InputError(
             source.name,
             f"must have a folder to be kept in: it exceeds {memory_limit / 2**30:g} GiB",
-            remedy="pass --output_dir",
+            remedy="pass fewer samples",
         )
     path = folder / "data.npy"
-    if not _is_written(source, shape, path, progress):
+    there = _is_of_shape(path, shape)
+    if not there or (compare and not _holds(path, source, progress)):
         _write(source, shape, path, progress)
     return torch.from_numpy(_map(path))
 
@@ -139,16 +143,16 @@ def _map(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.lib.format.open_memmap(path, mode="c")
 
 
-def _is_written(
-    source: Source, shape: tuple[int, ...], path: Path, progress: Progress | None
-) -> bool:
+def _is_of_shape(path: Path, shape: tuple[int, ...]) -> bool:
     try:
         there = _map(path)
     except (OSError, ValueError):
         return False
-    if there.shape != shape or there.dtype != np.float32:
-        return False
-    done = 0
+    return there.shape == shape and there.dtype == np.float32
+
+
+def _holds(path: Path, source: Source, progress: Progress | None) -> bool:
+    there, done = _map(path), 0
     for batch in source.batches():
         rows = there[done : done + len(batch)].reshape(batch.shape)
         if not np.array_equal(rows, batch.astype(np.float32)):
@@ -183,7 +187,7 @@ def _write(source: Source, shape: tuple[int, ...], path: Path, progress: Progres
             str(path),
             f"cannot be written ({error.strerror})",
             f"{4 * math.prod(shape)} bytes to write and {free} free",
-            "choose another --output_dir",
+            "make room or choose another place",
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -155,7 +155,6 @@ def write_teacher_folder(
     folder: str | os.PathLike[str],
     network: ModelMixin,
     scheduler: DDIMScheduler,
-    remedy: str = "choose another place",
 ) -> Path:
     """Write a network and its scheduler as a diffusers ``DDIMPipeline``.
 
@@ -165,7 +164,6 @@ def write_teacher_folder(
         folder: where to.
         network: the denoiser.
         scheduler: its schedule.
-        remedy: what to do if it cannot be written.
 
     Returns:
         The folder.
@@ -182,7 +180,7 @@ def write_teacher_folder(
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": [_library(network), type(network).__name__],
     }
-    with folder_beside(target, remedy) as unfinished:
+    with folder_beside(target) as unfinished:
         network.save_pretrained(unfinished / "unet")
         scheduler.save_pretrained(unfinished / "scheduler")
         (unfinished / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

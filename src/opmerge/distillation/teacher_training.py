@@ -25,7 +25,6 @@ from opmerge.distillation.teacher_folder import write_teacher_folder
 from opmerge.distillation.trainer import Trainer, own_rows
 from opmerge.distillation.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
-from opmerge.files import GO_ON
 from opmerge.schedules import (
     NoiseSchedule,
     cosine_schedule,
@@ -252,7 +251,7 @@ class _Run:
             loss = self.trainer.step(denoising_loss, self._draw(iteration))
             unchecked.append(loss)
             done = iteration + 1
-            due = bool(every) and done % every == 0
+            due = bool(every) and (done % every == 0 or done == total)
             if due or done == total or len(unchecked) == _CHECK_EVERY:
                 self.trainer.require_finite(unchecked, done)
                 unchecked = []
@@ -313,7 +312,7 @@ class _Run:
             for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
                 parameter.copy_(weight)
         if self.accelerator.is_main_process:
-            write_teacher_folder(self.folder / "teacher", network, self.scheduler, GO_ON)
+            write_teacher_folder(self.folder / "teacher", network, self.scheduler)
         self.accelerator.wait_for_everyone()
 
     def _identity(self) -> str:
