@@ -281,9 +281,9 @@ def test_a_full_standard_output_is_one_line() -> None:
 def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "opmerge.cli", "plan", "faces", "--planner", "pareto"]
     process = subprocess.Popen(
-        [*command, "--output_dir", tmp_path], stderr=subprocess.PIPE, text=True
+        [*command, "--steps", "1000", "--output_dir", tmp_path], stderr=subprocess.PIPE, text=True
     )
-    # on a busy machine too, this is inside the planner, which would run for hours
+    # on a busy machine too, this is inside the planner, which would run for many minutes
     while psutil.Process(process.pid).cpu_times().user < 4:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
