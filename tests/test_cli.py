@@ -279,15 +279,22 @@ def test_a_full_standard_output_is_one_line() -> None:
 
 
 def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "opmerge.cli", "plan", "faces", "--planner", "pareto"]
-    process = subprocess.Popen(
-        [*command, "--steps", "1000", "--output_dir", tmp_path], stderr=subprocess.PIPE, text=True
+    arguments = ["plan", "faces", "--planner", "pareto", "--steps", "1000", "--output_dir"]
+    code = (  # a shell's background jobs are born deaf to Ctrl-C, and tests may run in one
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from opmerge.cli import main; raise SystemExit(main({[*arguments, str(tmp_path)]!r}))"
     )
-    # on a busy machine too, this is inside the planner, which would run for many minutes
-    while psutil.Process(process.pid).cpu_times().user < 4:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
+    ) as process:
+        # on a busy machine too, this is inside the planner, which would run for many minutes
+        while psutil.Process(process.pid).cpu_times().user < 4:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err.strip() == "opmerge: interrupted"
     assert list(tmp_path.iterdir()) == []
