@@ -335,12 +335,12 @@ def test_paths_may_begin_with_the_home_folder(
     np.save(tmp_path / "few.npy", np.eye(3))
     assert run("spectrum", "~/few.npy", "--output_dir=~/run")[0] == 0
     assert (tmp_path / "run" / "spectrum.npz").exists()
-    (tmp_path / "work").symlink_to(work)
-    student = "~/work/run/student"
+    (tmp_path / "linked").symlink_to(work)
+    student = "~/linked/run/student"
     assert run("sample", student, "--output=~/x.npy", "--num_samples", 2)[0] == 0
     assert (tmp_path / "x.npy").exists()
-    assert run("export", "~/work/plan/plan.json", "--to", "comfyui")[0] == 0
-    assert run("evaluate", "eigenvalues:1", "--plan=~/work/plan/plan.json")[0] == 0
+    assert run("export", "~/linked/plan/plan.json", "--to", "comfyui")[0] == 0
+    assert run("evaluate", "eigenvalues:1", "--plan=~/linked/plan/plan.json")[0] == 0
     phase = ("--set", "steps=[16]", "--set", "denoiser_steps=[]", "--set", "num_eigenvalues=10")
     assert run("study", "phase", *phase, "--num_workers", 1, "--output_dir=~/phase")[0] == 0
     assert (tmp_path / "phase" / "report.html").exists()
