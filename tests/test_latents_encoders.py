@@ -22,10 +22,11 @@ pytest.importorskip("diffusers")
 
 from diffusers import AutoencoderKL  # noqa: E402
 
+from opmerge.data.arrays import write_rows  # noqa: E402
 from opmerge.data.records import Source, source_from_rows  # noqa: E402
 from opmerge.errors import InputError  # noqa: E402
 from opmerge.latents.encoders import VAEEncoder, load_encoder  # noqa: E402
-from opmerge.latents.encoding import decode_latents, encode_source, write_rows  # noqa: E402
+from opmerge.latents.encoding import decode_latents, encode_source  # noqa: E402
 from opmerge.latents.pca import fit_pca, rows_source  # noqa: E402
 from opmerge.latents.quality import (  # noqa: E402
     reconstruct,

@@ -211,11 +211,10 @@ def decode(
 
     from opmerge.checks import check_count
     from opmerge.cli import networks
-    from opmerge.data.arrays import read_array
+    from opmerge.data.arrays import read_array, write_rows
     from opmerge.distillation.sampling import write_image_grid
     from opmerge.distillation.trainer import best_device
     from opmerge.latents import decode_latents, load_encoder
-    from opmerge.latents.encoding import write_rows
 
     if output.suffix not in (".png", ".npy"):
         raise InputError("output", "must end in .png or .npy", str(output))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.records import AS_GIVEN, Source, source_from_rows
+from opmerge.data.records import AS_GIVEN, Progress, Source, source_from_rows
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
-__all__ = ["ARRAY_SUFFIXES", "ArrayFile", "array_source", "read_array"]
+__all__ = ["ARRAY_SUFFIXES", "ArrayFile", "array_source", "read_array", "write_rows"]
 
 # Which of several arrays in one file is meant.
 _PREFERRED_NAMES = ("samples", "eigenvalues", "arr_0")
@@ -82,6 +86,57 @@ def read_array(path: Path) -> ArrayFile:
     if file.values.dtype.kind not in "biuf":
         raise InputError(str(path), "must hold real numbers", f"dtype {file.values.dtype}")
     return file
+
+
+def write_rows(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    batches: Iterable[ArrayLike],
+    progress: Progress | None = None,
+) -> Path:
+    """Write batches as one ``.npy`` file of float32, which appears when it is whole.
+
+    By ordinary writes: a full disk is then an error, and not a signal that ends the program, as
+    it is on a mapped file.
+
+    Args:
+        path: the file.
+        shape: of all rows together.
+        batches: (B, …) rows in order.
+        progress: called with the number of rows written so far.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    done = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for batch in batches:
+                rows = np.asarray(batch, dtype="<f4")
+                stream.write(rows.tobytes())
+                done += len(rows)
+                if progress is not None:
+                    progress(done)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
+        raise InputError(
+            str(target),
+            f"cannot be written ({error.strerror})",
+            f"{4 * math.prod(shape)} bytes to write and {free} free",
+            "make room or choose another place",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+    return target
 
 
 def _read_npy(path: Path) -> ArrayFile:

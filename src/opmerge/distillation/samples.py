@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opmerge.data import Progress, Source
-from opmerge.data.arrays import read_array
+from opmerge.data.arrays import read_array, write_rows
 from opmerge.errors import InputError
 
 __all__ = ["digits_labels", "load_labels", "load_samples", "network_shape", "stand_in"]
@@ -66,7 +64,7 @@ def load_samples(
     path = folder / "data.npy"
     there = _is_of_shape(path, shape)
     if not there or (compare and not _holds(path, source, progress)):
-        _write(source, shape, path, progress)
+        write_rows(path, shape, source.batches(), progress)
     return torch.from_numpy(_map(path))
 
 
@@ -161,34 +159,3 @@ def _holds(path: Path, source: Source, progress: Progress | None) -> bool:
         if progress is not None:
             progress(done)
     return True
-
-
-def _write(source: Source, shape: tuple[int, ...], path: Path, progress: Progress | None) -> None:
-    """Write ``data.npy`` beside and rename; by ordinary writes, for a full disk is then an error
-    and not a signal that ends the program, as it is on a mapped file."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    done = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
-            for batch in source.batches():
-                stream.write(batch.astype("<f4").tobytes())
-                done += len(batch)
-                if progress is not None:
-                    progress(done)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        raise InputError(
-            str(path),
-            f"cannot be written ({error.strerror})",
-            f"{4 * math.prod(shape)} bytes to write and {free} free",
-            "make room or choose another place",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

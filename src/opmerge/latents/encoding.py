@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
+from opmerge.data.arrays import write_rows
 from opmerge.distillation.models import initial_noise
 from opmerge.errors import InputError
 from opmerge.latents.encoders import Encoder, check_black, check_range
 
-__all__ = ["decode_latents", "encode_source", "write_rows"]
+__all__ = ["decode_latents", "encode_source"]
 
 _BATCH_SIZE = 64
 
@@ -87,49 +87,6 @@ def decode_latents(
     return _decoded(encoder, latents, batch_size)
 
 
-def write_rows(
-    path: str | os.PathLike[str],
-    shape: tuple[int, ...],
-    batches: Iterable[Tensor],
-    progress: Progress | None = None,
-) -> Path:
-    """Write batches as one ``.npy`` file of float32, which appears when it is whole.
-
-    Args:
-        path: the file.
-        shape: of all rows together.
-        batches: (B, …) rows in order.
-        progress: called with the number of rows written so far.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    done = 0
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as stream:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for batch in batches:
-                stream.write(batch.cpu().numpy().astype("<f4").tobytes())
-                done += len(batch)
-                if progress is not None:
-                    progress(done)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(target)
-    except OSError as error:
-        raise InputError(
-            str(target), f"cannot be written ({error.strerror})", remedy="choose another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-    return target
-
-
 def _check_fits(encoder: Encoder, source: Source) -> None:
     shape = (1, *source.shape) if len(source.shape) == 2 else source.shape
     if shape != encoder.image_shape:
@@ -150,7 +107,7 @@ def _encoded(
         low, high = min(low, least), max(high, largest)
         for part in torch.split(images, batch_size):
             mean, log_variance = encoder.encode(part)
-            yield _draw(mean, log_variance, seed, first) if sample else mean
+            yield (_draw(mean, log_variance, seed, first) if sample else mean).cpu()
             first += len(part)
     check_black(source, low, high)
 
