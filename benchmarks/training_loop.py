@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from opmerge import build_strategy, cosine_schedule
+from opmerge.denoisers.inputs import seeded_generator
+from opmerge.denoisers.networks import make_unet
 from opmerge.distillation import (
     DDIM,
     DataInputs,
@@ -27,8 +29,6 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
-from opmerge.distillation.inputs import seeded_generator
-from opmerge.distillation.networks import make_unet
 
 __all__ = ["training_loop"]
 

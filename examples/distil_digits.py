@@ -11,6 +11,8 @@ from pathlib import Path
 
 from opmerge import Problem, build_strategy, diffusers_schedule, evaluate, resolve_spectrum
 from opmerge.data import SourceOptions, open_source
+from opmerge.denoisers.samples import load_samples
+from opmerge.denoisers.teacher_training import TeacherConfig, train_teacher
 from opmerge.distillation import (
     DataInputs,
     Distillation,
@@ -19,9 +21,7 @@ from opmerge.distillation import (
     make_accelerator,
     save_student,
 )
-from opmerge.distillation.evaluation import evaluate_student
-from opmerge.distillation.samples import load_samples
-from opmerge.distillation.teacher_training import TeacherConfig, train_teacher
+from opmerge.measure.evaluation import evaluate_student
 
 STEPS = 8
 

@@ -62,10 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def record(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     """What the module's study ``STUDY`` finds with its settings ``TINY``."""
-    from opmerge.studies import Runner
-
     study, settings = request.module.STUDY, request.module.TINY
-    found: dict[str, Any] = study.run(settings, Runner(folder, num_workers=1))
+    found: dict[str, Any] = study.record(settings, study.runner(folder, num_workers=1))
     return found
 
 

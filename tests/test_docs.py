@@ -10,7 +10,7 @@ import pytest
 from opmerge.cli.commands import COMMANDS, GROUPS
 from opmerge.planners import PLANNERS
 from opmerge.plans import STRATEGIES
-from opmerge.studies import STUDIES
+from opmerge_studies.shared.study import STUDIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,13 +14,13 @@ from oracles import DenseTheory, DirectTheory, Setting
 from strategies import eigenvalue, schedules, spectra_of
 
 from opmerge.errors import InputError
+from opmerge.linear_teacher import SMALLEST_EIGENVALUE, LinearTeacher
 from opmerge.schedules import (
     NoiseSchedule,
     arrays_schedule,
     cosine_schedule,
     equal_angle_schedule,
 )
-from opmerge.teachers import SMALLEST_EIGENVALUE, LinearTeacher
 
 # Sums of T logarithms, each good to a few roundings.
 ROUNDING = 1e-13

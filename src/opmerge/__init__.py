@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opmerge.data import SourceOptions, open_source
     from opmerge.errors import InputError
+    from opmerge.linear_teacher import LinearTeacher
     from opmerge.merging import Outcome, evaluate
     from opmerge.metrics import gaussian_w2
     from opmerge.planners import PlannerResult, find_plan
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         estimate_spectrum,
         resolve_spectrum,
     )
-    from opmerge.teachers import LinearTeacher
     from opmerge.training import (
         EMAFlow,
         GammaRates,
@@ -82,7 +82,7 @@ _HOMES = (
     "schedules",
     "data",
     "spectra",
-    "teachers",
+    "linear_teacher",
     "training",
     "problem",
     "plans",

@@ -26,6 +26,7 @@ __all__ = [
     "GREY",
     "INK",
     "ORANGE",
+    "PALE",
     "WIDTH",
     "figure_png",
     "figure_style",
@@ -39,7 +40,7 @@ __all__ = [
 # Okabe & Ito 2008: distinguishable with every common colour blindness; those in use also
 # differ in lightness.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-INK, GREY = "#1a1a1a", "#767676"
+INK, GREY, PALE = "#1a1a1a", "#767676", "#a6cee3"
 
 WIDTH = 4.0
 """Width of a figure in inches: 9 pt text is still 10 px on a phone 360 px wide."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
+from opmerge.linear_teacher import LinearTeacher
 from opmerge.schedules import NoiseSchedule
 from opmerge.spectra import Spectrum
-from opmerge.teachers import LinearTeacher
 from opmerge.training import GradientFlow, TrainingModel
 
 __all__ = ["MergeRule", "Objective", "Problem"]

@@ -14,9 +14,9 @@ from opmerge.cli.progress import bars_in_turn
 from opmerge.cli.training_options import OptimizationOptions, SampleOptions
 
 if TYPE_CHECKING:
-    from opmerge.distillation.calibration import Calibration
-    from opmerge.distillation.config import DistillationConfig
-    from opmerge.distillation.linearity import Linearity
+    from opmerge.measure.calibration import Calibration
+    from opmerge.measure.linearity import Linearity
+    from opmerge.settings.distillation import DistillationConfig
 
 __all__ = ["calibrate"]
 
@@ -64,10 +64,10 @@ def calibrate(
     calibration goes on when it is started again.
     """
     from opmerge.cli import networks, runs
-    from opmerge.distillation.calibration import calibrate as fit
-    from opmerge.distillation.inputs import DataInputs
-    from opmerge.distillation.probes import default_probes
-    from opmerge.distillation.teacher_folder import load_teacher
+    from opmerge.denoisers.inputs import DataInputs
+    from opmerge.denoisers.teacher_folder import load_teacher
+    from opmerge.measure.calibration import calibrate as fit
+    from opmerge.measure.probes import default_probes
 
     config = _calibrated_config(probing, optimization)
     rate = config.optimization.learning_rate
@@ -105,7 +105,7 @@ def _calibrated_config(
     probing: ProbeOptions, optimization: OptimizationOptions
 ) -> DistillationConfig:
     from opmerge.cli.networks import build_optimization
-    from opmerge.distillation.config import DistillationConfig
+    from opmerge.settings.distillation import DistillationConfig
 
     given: dict[str, Any] = {
         "merge_rule": probing.merge_rule.replace("_", "-"),

@@ -154,8 +154,8 @@ def _plan_and_record(
 ) -> tuple[dict[str, Any], Plan]:
     """Plan, set the strategies beside it, and write the run where a folder is given."""
     from opmerge.cli import runs
+    from opmerge.planners.record import compare_strategies, plan_record
     from opmerge.plans import default_strategies
-    from opmerge.records import compare_strategies, plan_record
 
     runs.prepare_folder(folder)
     built = build_problem(load_spectrum(data), problem)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from opmerge.data import Source, SourceOptions
-    from opmerge.distillation.config import OptimizationConfig
-    from opmerge.distillation.inputs import TrainingInputs
-    from opmerge.distillation.models import Teacher
+    from opmerge.denoisers.inputs import TrainingInputs
+    from opmerge.denoisers.models import Teacher
+    from opmerge.settings.distillation import OptimizationConfig
     from opmerge.spectra import Spectrum
 
 __all__ = [
@@ -75,7 +75,7 @@ def build_optimization(
 
 def start(config: OptimizationConfig, folder: Path) -> Accelerator:
     """The accelerator of a run."""
-    from opmerge.distillation.trainer import make_accelerator
+    from opmerge.loop import make_accelerator
 
     prepare_libraries()
     return make_accelerator(config, folder)
@@ -106,7 +106,7 @@ def read_samples(
     accelerator: Accelerator, source: Source, shape: tuple[int, ...], folder: Path | None
 ) -> Tensor:
     """All samples of a source; large data go through a file, which the first process sees to."""
-    from opmerge.distillation.samples import load_samples
+    from opmerge.denoisers.samples import load_samples
 
     with (
         accelerator.main_process_first(),
@@ -134,7 +134,7 @@ def load_training_data(
 
     Without a folder there is no run, and something of their size stands for the samples.
     """
-    from opmerge.distillation.samples import digits_labels, load_labels, stand_in
+    from opmerge.denoisers.samples import digits_labels, load_labels, stand_in
 
     source = open_samples(samples.source, samples.source_options(), accelerator.is_main_process)
     shape = shape_of(source)
@@ -162,7 +162,7 @@ def training_inputs(
         InputError: if samples and --data_free contradict one another, or a class-conditional
             teacher lacks labels or has fewer classes.
     """
-    from opmerge.distillation.inputs import DataInputs, NoiseInputs
+    from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
     if data_free:
         if samples.source != NO_SOURCE:

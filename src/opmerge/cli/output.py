@@ -24,8 +24,8 @@ __all__ = [
 
 def show_plan(record: Mapping[str, Any], plan: Plan, folder: Path | None, as_json: bool) -> None:
     """The answer, the plan drawn, and the strategies beside it."""
+    from opmerge.page import summary_sentence
     from opmerge.plans import draw_text
-    from opmerge.reports import summary_sentence
 
     if as_json:
         _print_json(record, plan)
@@ -53,8 +53,8 @@ def show_comparison(record: Mapping[str, Any], plan: Plan, as_json: bool) -> Non
 
 def evaluation_text(outcome: Outcome, made_for: PlanFile | None) -> str:
     """An evaluation as one JSON object."""
+    from opmerge.planners.record import prediction, problem_settings
     from opmerge.plans import dumps_with_students
-    from opmerge.records import prediction, problem_settings
 
     problem, plan = outcome.problem, outcome.plan
     trace = zip(plan.merges, outcome.error_shares(), strict=True)
@@ -143,8 +143,8 @@ def show_rows(rows: Mapping[str, str]) -> None:
 
 
 def _print_json(record: Mapping[str, Any], plan: Plan) -> None:
+    from opmerge.planners.record import summary
     from opmerge.plans import dumps_with_students
-    from opmerge.records import summary
 
     content = summary(record)
     content["best"] = {"students": plan, **content["best"]}

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +55,9 @@ def write_run(
 
     Everything is made before anything is written, so that a failure leaves the folder as it was.
     """
+    from opmerge.page import report_page
+    from opmerge.planners.record import prediction
     from opmerge.plans import PlanFile
-    from opmerge.records import prediction
-    from opmerge.reports import report_page
 
     file = PlanFile(
         result.plan,
@@ -85,17 +85,22 @@ def write_evaluation(folder: Path, text: str) -> None:
 
 def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
     """Write spectrum.npz and spectrum.png."""
+    from opmerge.page.figures import spectrum_figure
     from opmerge.plotting import figure_png
-    from opmerge.reports.figures import spectrum_figure
 
     picture = figure_png(spectrum_figure(spectrum.eigenvalues, spectrum.multiplicities))
     spectrum.save(folder / "spectrum.npz")
     write_atomic(folder / "spectrum.png", picture)
 
 
-def write_config(folder: Path, command: str, options: Mapping[str, Any]) -> None:
-    """Write config.json of a command that trains: every option as used."""
-    used = versions(*TRAINING_LIBRARIES)
+def write_config(
+    folder: Path,
+    command: str,
+    options: Mapping[str, Any],
+    libraries: Sequence[str] = TRAINING_LIBRARIES,
+) -> None:
+    """Write config.json of a command: every option as used, and the versions of libraries."""
+    used = versions(*libraries)
     write_atomic(folder / "config.json", _config(command, options, used))
 
 

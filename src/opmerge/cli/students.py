@@ -17,13 +17,13 @@ from opmerge.cli.progress import bars_in_turn
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
-    from opmerge.distillation.evaluation import (
+    from opmerge.denoisers.models import Student, Teacher
+    from opmerge.measure.evaluation import (
         DirectionErrors,
         FeatureDistances,
         Measurement,
         StudentEvaluation,
     )
-    from opmerge.distillation.models import Student, Teacher
     from opmerge.plans import PlanFile
 
 __all__ = ["evaluate_student", "export", "sample"]
@@ -128,9 +128,9 @@ def evaluate_student(
     as_json: Json = False,
 ) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
+    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
-    from opmerge.distillation.teacher_folder import load_teacher
-    from opmerge.distillation.trainer import best_device
+    from opmerge.loop import best_device
     from opmerge.plans import PlanFile
 
     prepare_libraries()
@@ -182,9 +182,9 @@ def _check_executed(file: PlanFile, student: Student) -> None:
 
 
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
+    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import is_student_folder, load_student
-    from opmerge.distillation.teacher_folder import load_teacher
-    from opmerge.distillation.trainer import best_device
+    from opmerge.loop import best_device
 
     if not folder.is_dir():
         raise InputError(str(folder), "must be an existing folder, of a student or a teacher")
@@ -207,9 +207,9 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
 
 def _measure(teacher: Teacher, student: Student, measuring: MeasuringOptions) -> StudentEvaluation:
     from opmerge.data import open_source
-    from opmerge.distillation.evaluation import evaluate_student as measure
-    from opmerge.distillation.features import load_feature_extractor
-    from opmerge.distillation.samples import load_samples
+    from opmerge.denoisers.samples import load_samples
+    from opmerge.measure.evaluation import evaluate_student as measure
+    from opmerge.measure.features import load_feature_extractor
     from opmerge.spectra import resolve_spectrum
 
     name, source = measuring.features, measuring.source

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opmerge.cli.options import option, takes_options
+from opmerge.cli.study_files import load_study, study_names
 from opmerge.errors import InputError
+from opmerge.versions import TRAINING_LIBRARIES
 
 if TYPE_CHECKING:
-    from opmerge.studies import Study
+    from opmerge.cli.study_files import Study
 
 __all__ = ["study"]
 
@@ -53,70 +57,70 @@ def study(
     show_list: Annotated[bool, option("list", "Describe the studies and stop.", "Study")] = False,
 ) -> None:
     """Answer a question by experiment: a record and a page; an interrupted study goes on."""
-    from opmerge.studies import STUDIES
-    from opmerge.studies.engines import BACKENDS
-
+    names = study_names()
     if show_list:
-        for key, entry in STUDIES.items():
-            print(f"{key}: {entry.question}")
+        for key in names:
+            print(f"{key}: {load_study(key).question}")
         return
-    if name is None or name not in (_ALL, *STUDIES):
-        raise InputError("study", f"must be {_ALL} or one of {', '.join(STUDIES)}", name or "none")
-    if backend not in BACKENDS:
-        raise InputError("backend", f"must be one of {', '.join(BACKENDS)}", backend)
-    if num_workers < 1 and num_workers != -1:
-        raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
+    if name is None or name not in (_ALL, *names):
+        raise InputError("study", f"must be {_ALL} or one of {', '.join(names)}", name or "none")
     folder = output_dir or Path("runs") / name
-    settings = [*(settings or []), *(["neural=true"] if neural else [])]
+    changes = [*(settings or []), *(["neural=true"] if neural else [])]
+    execution = Execution(quick, changes, num_workers, backend)
     if name == _ALL:
-        _run_all(folder, quick, settings, num_workers, backend)
+        _run_all(names, folder, execution)
     else:
-        print(_run(STUDIES[name], folder, quick, settings, num_workers, backend))
+        print(_run(load_study(name), folder, execution))
         print(f"written: {folder / 'record.json'}, {folder / 'report.html'}")
 
 
-def _run(
-    entry: Study, folder: Path, quick: bool, settings: list[str], num_workers: int, backend: str
-) -> str:
+@dataclass(frozen=True)
+class Execution:
+    """How studies are run: as a demonstration or in full, with which settings, on what."""
+
+    quick: bool
+    changes: Sequence[str]
+    num_workers: int
+    backend: str
+
+
+def _run(study: Study, folder: Path, execution: Execution) -> str:
     """Run a study into a folder; its finding."""
-    from opmerge.cli import runs, study_files
+    from opmerge.cli import runs
     from opmerge.cli.networks import prepare_libraries, resumable, say
     from opmerge.cli.progress import progress_bar
-    from opmerge.studies import Runner
-    from opmerge.studies.settings import configure, settings_named
 
-    if entry.trains_networks:
+    if study.trains_networks:
         prepare_libraries()
-    config = configure(entry.config(quick), settings)
+    settings = study.configured(execution.quick, execution.changes)
     runs.prepare_folder(folder)
-    runner = Runner(folder, progress_bar, say, num_workers, backend)  # type: ignore[arg-type]
-    with resumable("the same command"), settings_named():
-        record = entry.run(config, runner)
-    study_files.write_study(folder, entry, record)
-    runs.write_config(folder, f"study {entry.name}", {"quick": quick, "set": settings})
-    return entry.answer(record).finding
+    runner = study.runner(folder, progress_bar, say, execution.num_workers, execution.backend)
+    with resumable("the same command"):
+        record = study.record(settings, runner)
+    page = study.write(folder, record)
+    libraries = TRAINING_LIBRARIES if study.trains_networks else ()
+    options = {"quick": execution.quick, "set": execution.changes}
+    runs.write_config(folder, f"study {study.name}", options, libraries)
+    return page.finding
 
 
-def _run_all(
-    folder: Path, quick: bool, settings: list[str], num_workers: int, backend: str
-) -> None:
+def _run_all(names: Sequence[str], folder: Path, execution: Execution) -> None:
     """Run every study that trains no network; one that fails does not stop the others."""
-    from opmerge.cli import runs, study_files
-    from opmerge.studies import STUDIES
+    from opmerge.cli import runs
+    from opmerge.cli.study_files import write_index
 
-    if settings:
+    if execution.changes:
         raise InputError("set", "must be left out with all, for studies differ in settings")
     runs.prepare_folder(folder)
     failed = []
-    for entry in STUDIES.values():
-        if entry.trains_networks:
+    for study in map(load_study, names):
+        if study.trains_networks:
             continue
         try:
-            finding = _run(entry, folder / entry.name, quick, [], num_workers, backend)
-            print(f"{entry.name}: {finding}")
+            print(f"{study.name}: {_run(study, folder / study.name, execution)}")
         except InputError as error:
-            failed.append(entry.name)
-            print(f"opmerge: {entry.name}: {error}", file=sys.stderr)
-    print(f"written: {study_files.write_index(folder)}")
+            failed.append(study.name)
+            print(f"opmerge: {study.name}: {error}", file=sys.stderr)
+    print(f"written: {write_index(folder)}")
     if failed:
         raise InputError("study", f"must run, and {', '.join(failed)} did not; the rest is written")

@@ -1,31 +1,69 @@
-"""Records of studies on disk, and pages drawn from records again."""
+"""The studies that are installed, and pages drawn again from records on disk."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
-if TYPE_CHECKING:
-    from opmerge.studies import Study
+__all__ = ["Study", "load_study", "redraw", "study_names", "write_index"]
 
-__all__ = ["redraw", "write_index", "write_study"]
-
+_GROUP = "opmerge.studies"
+_FORMAT, _VERSION = "opmerge.study", 1
 _INCOMPLETE = (LookupError, TypeError, ValueError, AttributeError)  # of records of another making
 
 
-def write_study(folder: Path, study: Study, record: Mapping[str, Any]) -> None:
-    """Write record.json, tables/NAME.csv, figures/NAME.png and report.html."""
-    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
-    for name, rows in record.get("tables", {}).items():
-        write_atomic(folder / "tables" / f"{name}.csv", _csv(rows))
-    _draw(folder, study, record)
+class Study(Protocol):
+    """What a package registers under the entry point group ``opmerge.studies``."""
+
+    name: str
+    question: str
+    trains_networks: bool
+
+    def configured(self, quick: bool, settings: Sequence[str] = ()) -> Any:
+        """Its settings, with ``KEY=VALUE`` replaced."""
+
+    def runner(
+        self,
+        folder: Path,
+        progress: Callable[..., Any],
+        warn: Callable[[str], None],
+        num_workers: int,
+        backend: str,
+    ) -> Any:
+        """What it runs in."""
+
+    def record(self, settings: Any, runner: Any) -> dict[str, Any]:
+        """The record."""
+
+    def page(self, record: Mapping[str, Any]) -> Any:
+        """The page of a record, with its ``finding`` and ``html``."""
+
+    def write(self, folder: Path, record: Mapping[str, Any]) -> Any:
+        """Write a record, its tables, figures and page; returns the page."""
+
+    def draw(self, folder: Path, record: Mapping[str, Any]) -> Any:
+        """Write figures and page of a record; returns the page."""
+
+
+def study_names() -> list[str]:
+    """The names of all studies that are installed."""
+    return sorted(_entries())
+
+
+def load_study(name: str) -> Study:
+    """The study of a name that ``study_names`` gave."""
+    study: Study = _entries()[name].load()
+    return study
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
 
 
 def write_index(folder: Path) -> Path:
@@ -34,16 +72,16 @@ def write_index(folder: Path) -> Path:
     Raises:
         InputError: if there is none.
     """
-    from opmerge.reports.layout import IndexEntry, render_index
-    from opmerge.studies import STUDIES
+    from opmerge.page.layout import IndexEntry, render_index
 
     entries = []
-    for name, study in STUDIES.items():
+    for name in study_names():
+        study = load_study(name)
         try:
             record = _find(folder / name)
             if record is None:
                 continue
-            finding = study.answer(record).finding
+            finding = study.page(record).finding
         except (InputError, *_INCOMPLETE) as error:
             finding = f"The record cannot be read: {error!r}"
         entries.append(IndexEntry(name, study.question, finding, f"{name}/report.html"))
@@ -62,39 +100,29 @@ def redraw(run: Path) -> Path:
     Raises:
         InputError: if there is no complete record.
     """
-    from opmerge import records, studies
-    from opmerge.reports import report_page
+    from opmerge.page import report_page
+    from opmerge.planners import record as planning
 
     record = _find(run)
     if record is None:
         return write_index(run)
     path = run / "record.json"
-    kind = record.get("format")
-    study = studies.STUDIES.get(str(record.get("study")))
-    if kind != records.FORMAT and not (kind == studies.FORMAT and study is not None):
+    kind, name = record.get("format"), str(record.get("study"))
+    is_study = kind == _FORMAT and name in study_names()
+    if kind != planning.FORMAT and not is_study:
         raise InputError(str(path), "must be a record that `opmerge plan` or a study wrote")
-    if record.get("version") != records.VERSION:
-        known = records.VERSION
+    known = _VERSION if is_study else planning.VERSION
+    if record.get("version") != known:
         raise InputError(f"{path}: version", f"must be {known}", repr(record.get("version")))
     try:
-        if study is not None:
-            return _draw(run, study, record)
+        if is_study:
+            load_study(name).draw(run, record)
+            return run / "report.html"
         return write_atomic(run / "report.html", report_page(record))
     except InputError:
         raise
     except _INCOMPLETE as error:
         raise InputError(str(path), f"must be a complete record ({error!r})") from error
-
-
-def _draw(folder: Path, study: Study, record: Mapping[str, Any]) -> Path:
-    from opmerge.plotting import figure_png
-    from opmerge.reports.layout import slug
-
-    for section in study.sections(record):
-        if section.draw is not None:
-            picture = figure_png(section.draw())
-            write_atomic(folder / "figures" / f"{slug(section.heading)}.png", picture)
-    return write_atomic(folder / "report.html", study.page(record))
 
 
 def _find(folder: Path) -> dict[str, Any] | None:
@@ -111,13 +139,3 @@ def _find(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise InputError(str(path), "must be a record that `opmerge plan` or a study wrote")
     return record
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with a head line; the columns are those of the first row."""
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()

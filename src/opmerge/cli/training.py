@@ -21,9 +21,9 @@ from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.cli.networks import Log
-    from opmerge.distillation.config import DistillationConfig
     from opmerge.distillation.executor import Distillation
     from opmerge.plans import PlanFile
+    from opmerge.settings.distillation import DistillationConfig
 
 __all__ = ["distill", "train_teacher"]
 
@@ -55,9 +55,9 @@ def train_teacher(
     """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
     from opmerge.cli import networks, runs
     from opmerge.cli.progress import progress_bar
-    from opmerge.distillation.samples import network_shape
-    from opmerge.distillation.teacher_training import TeacherConfig
-    from opmerge.distillation.teacher_training import train_teacher as train
+    from opmerge.denoisers.samples import network_shape
+    from opmerge.denoisers.teacher_training import TeacherConfig
+    from opmerge.denoisers.teacher_training import train_teacher as train
 
     settings: dict[str, Any] = asdict(teacher)
     channels = networks.whole_numbers("block_out_channels", teacher.block_out_channels)
@@ -117,10 +117,10 @@ def distill(
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
     from opmerge.cli import networks, runs
     from opmerge.cli.inputs import read_plan
+    from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
     from opmerge.distillation.executor import Distillation
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
-    from opmerge.distillation.teacher_folder import check_plan_fits, load_teacher
     from opmerge.schedules import diffusers_schedule
 
     parsed, made_for = read_plan(plan, student_steps, steps)
@@ -165,7 +165,7 @@ def _configuration(
 ) -> DistillationConfig:
     """As given, or else as the plan says, or the defaults."""
     from opmerge.cli.networks import build_optimization
-    from opmerge.distillation.config import DistillationConfig
+    from opmerge.settings.distillation import DistillationConfig
 
     if execution.merge_seconds is not None and execution.num_iterations is not None:
         raise InputError("merge_seconds", "must not be given together with --num_iterations")

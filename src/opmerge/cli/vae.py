@@ -119,8 +119,8 @@ def train(
 ) -> None:
     """Train an autoencoder on images, saved in diffusers' layout; or fit a PCA."""
     from opmerge.cli import networks, runs
-    from opmerge.distillation.config import OptimizationConfig
     from opmerge.latents import VAEConfig
+    from opmerge.settings.distillation import OptimizationConfig
 
     if model.encoder not in _ENCODERS:
         raise InputError("encoder", f"must be one of {', '.join(_ENCODERS)}", model.encoder)
@@ -158,9 +158,9 @@ def encode(
 ) -> None:
     """Encode images: their latents, one row an image, in a .npy file."""
     from opmerge.cli.networks import open_samples, prepare_libraries
-    from opmerge.distillation.samples import network_shape
-    from opmerge.distillation.trainer import best_device
+    from opmerge.denoisers.samples import network_shape
     from opmerge.latents import encode_source, load_encoder
+    from opmerge.loop import best_device
 
     if output.suffix != ".npy":
         raise InputError("output", "must end in .npy", str(output))
@@ -213,8 +213,8 @@ def decode(
     from opmerge.cli import networks
     from opmerge.data.arrays import read_array, write_rows
     from opmerge.distillation.sampling import write_image_grid
-    from opmerge.distillation.trainer import best_device
     from opmerge.latents import decode_latents, load_encoder
+    from opmerge.loop import best_device
 
     if output.suffix not in (".png", ".npy"):
         raise InputError("output", "must end in .png or .npy", str(output))
@@ -268,7 +268,7 @@ def _open(
 def _load(accelerator: Accelerator, opened: Opened, folder: Path) -> Images:
     """The images, from memory or from one file in the folder."""
     from opmerge.cli.networks import read_samples
-    from opmerge.distillation.samples import network_shape
+    from opmerge.denoisers.samples import network_shape
     from opmerge.latents import load_images
 
     def read(source: Source, folder: Path) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opmerge.data.records import Progress, Source, SourceOptions
-from opmerge.data.sources import BUILTIN_SOURCES, open_source
+from opmerge.data.resolve import BUILTIN_SOURCES, open_source
+from opmerge.data.source import Progress, Source, SourceOptions
 
 __all__ = ["BUILTIN_SOURCES", "Progress", "Source", "SourceOptions", "open_source"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.records import AS_GIVEN, Progress, Source, source_from_rows
+from opmerge.data.source import AS_GIVEN, Progress, Source, source_from_rows
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.records import Source, SourceOptions, source_from_rows
+from opmerge.data.source import Source, SourceOptions, source_from_rows
 from opmerge.errors import InputError
 
 __all__ = ["digits", "faces", "patches"]

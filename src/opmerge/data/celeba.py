@@ -19,7 +19,7 @@ from opmerge.data.images import (
     open_image,
     visible_files,
 )
-from opmerge.data.records import SPLITS, Progress, Source, SourceOptions
+from opmerge.data.source import SPLITS, Progress, Source, SourceOptions
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.records import Progress, Source, SourceOptions, source_from_rows
+from opmerge.data.source import Progress, Source, SourceOptions, source_from_rows
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:

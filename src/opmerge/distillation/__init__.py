@@ -19,15 +19,15 @@ except ImportError as error:
         remedy="pip install 'opmerge[torch]'",
     ) from error
 
-from opmerge.distillation.config import DistillationConfig, OptimizationConfig
-from opmerge.distillation.ddim import DDIM, Jump
+from opmerge.denoisers.ddim import DDIM, Jump
+from opmerge.denoisers.inputs import DataInputs, NoiseInputs
+from opmerge.denoisers.models import Student, Teacher, initial_noise
+from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.executor import Distillation, TrainingRecord
-from opmerge.distillation.inputs import DataInputs, NoiseInputs
-from opmerge.distillation.models import Student, Teacher, initial_noise
-from opmerge.distillation.networks import MLPDenoiser
 from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
-from opmerge.distillation.teacher_folder import load_teacher
-from opmerge.distillation.trainer import make_accelerator
+from opmerge.loop import make_accelerator
+from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
 __all__ = [
     "DDIM",

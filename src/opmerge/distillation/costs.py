@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.samples import MEMORY_LIMIT
 from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.inputs import DataInputs
-from opmerge.distillation.samples import MEMORY_LIMIT
 from opmerge.distillation.stages import STUDENT_PASSES
 
 __all__ = ["Cost", "estimate_cost"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.distillation.config import Curriculum
 from opmerge.plans import Merge
+from opmerge.settings.distillation import Curriculum
 
 __all__ = ["MANY_ITERATIONS", "mean_children", "merges_at"]
 

@@ -18,18 +18,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
-from opmerge.distillation.config import DistillationConfig
+from opmerge.checkpoints import Checkpoint, Checkpoints
+from opmerge.denoisers.ddim import Jump, compose
+from opmerge.denoisers.inputs import Batch, TrainingInputs, seeded_generator
+from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
-from opmerge.distillation.ddim import Jump, compose
-from opmerge.distillation.inputs import Batch, TrainingInputs, seeded_generator
 from opmerge.distillation.losses import loss_weights
-from opmerge.distillation.models import Student, Teacher
 from opmerge.distillation.operators import Operators, student_jumps
 from opmerge.distillation.stages import plan_stages
-from opmerge.distillation.trainer import Trainer, first_not_finite, own_rows
 from opmerge.errors import InputError
+from opmerge.loop import Trainer, first_not_finite, own_rows
 from opmerge.plans import Merge, Plan
+from opmerge.settings.distillation import DistillationConfig
 
 __all__ = ["Distillation", "TrainingRecord"]
 

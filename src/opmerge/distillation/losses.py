@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from opmerge.distillation.ddim import DDIM, Jump
+from opmerge.denoisers.ddim import DDIM, Jump
 from opmerge.errors import InputError
+from opmerge.settings.distillation import LossWeighting
 
-__all__ = ["LossWeighting", "loss_weights"]
-
-LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
-"""The space in which the error of a student counts equally at every step."""
+__all__ = ["loss_weights"]
 
 
 def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opmerge.distillation.ddim import Jump
-from opmerge.distillation.models import Student, Teacher
+from opmerge.denoisers.ddim import Jump
+from opmerge.denoisers.models import Student, Teacher
 from opmerge.plans import Merge
 from opmerge.problem import MergeRule
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from opmerge.distillation.ddim import Jump
-from opmerge.distillation.models import Student, Teacher
-from opmerge.distillation.networks import own_memory
+from opmerge.denoisers.ddim import Jump
+from opmerge.denoisers.models import Student, Teacher
+from opmerge.denoisers.networks import own_memory
+from opmerge.denoisers.teacher_folder import read_student_index
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
@@ -265,7 +265,7 @@ def load_student(folder: Path) -> Student:
         InputError: if it is not the folder of a student, or a part is missing or damaged.
     """
     folder = Path(folder)
-    index = _read_index(folder)
+    index = read_student_index(folder)
     if index is None:
         raise InputError(
             str(folder),
@@ -292,22 +292,12 @@ def load_student(folder: Path) -> Student:
 
 def is_student_folder(folder: Path) -> bool:
     """Whether a folder says that it is one of ``save_student``."""
-    return _read_index(Path(folder)) is not None
+    return read_student_index(Path(folder)) is not None
 
 
 def is_image(sample_shape: tuple[int, ...]) -> bool:
     """Whether samples of a shape are shown as images: grey ones, or one or three channels first."""
     return len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
-
-
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    """``model_index.json``, or None if it is not that of a student."""
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_student = isinstance(index, dict) and index.get("_class_name") == FewStepPipeline.__name__
-    return index if is_student else None
 
 
 def _check_number(number: int) -> None:
@@ -332,7 +322,7 @@ def _check_networks(networks: Iterable[nn.Module]) -> None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or _read_index(folder) is not None:
+    if not folder.exists() or read_student_index(folder) is not None:
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress
-from opmerge.distillation.models import Student, Teacher, initial_noise
+from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 

@@ -15,8 +15,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from opmerge.distillation.ddim import DDIM, PredictionType
-from opmerge.distillation.models import Student
+from opmerge.denoisers.ddim import DDIM, PredictionType
+from opmerge.denoisers.models import Student
 from opmerge.errors import InputError
 
 __all__ = ["JumpScheduler"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from opmerge.errors import InputError
 from opmerge.plans import Merge, Plan
+from opmerge.settings.distillation import Sharing
 
-__all__ = ["STUDENT_PASSES", "Sharing", "Stage", "plan_stages"]
+__all__ = ["STUDENT_PASSES", "Stage", "plan_stages"]
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
-
-Sharing = Literal["merge", "round"]
-"""One network a merge, or one for the merges of a round that start from the same network."""
 
 
 @dataclass(frozen=True)

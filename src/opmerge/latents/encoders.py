@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from opmerge.data import Source
-from opmerge.data.records import AS_GIVEN
-from opmerge.distillation.teacher_folder import load_network
+from opmerge.data.source import AS_GIVEN
+from opmerge.denoisers.teacher_folder import load_network
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 from opmerge.latents.pca import PCA_CLASS, PCAEncoder

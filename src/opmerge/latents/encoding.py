@@ -15,7 +15,7 @@ from torch import Tensor
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.data.arrays import write_rows
-from opmerge.distillation.models import initial_noise
+from opmerge.denoisers.models import initial_noise
 from opmerge.errors import InputError
 from opmerge.latents.encoders import Encoder, check_black, check_range
 

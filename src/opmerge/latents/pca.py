@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opmerge.checks import check_count
 from opmerge.data import Progress, Source
-from opmerge.data.records import source_from_rows
+from opmerge.data.source import source_from_rows
 from opmerge.errors import InputError
 from opmerge.files import folder_beside
 from opmerge.spectra import Spectrum, estimate_spectrum

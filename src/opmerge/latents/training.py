@@ -15,12 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.checks import check_count, check_number
-from opmerge.distillation.checkpoints import Checkpoint, Checkpoints
-from opmerge.distillation.config import OptimizationConfig
-from opmerge.distillation.inputs import DataInputs, seeded_generator
-from opmerge.distillation.trainer import Trainer, own_rows
-from opmerge.distillation.validation import split_rows
+from opmerge.denoisers.inputs import DataInputs, seeded_generator
+from opmerge.denoisers.validation import split_rows
 from opmerge.errors import InputError
 from opmerge.files import folder_beside
 from opmerge.latents.encoders import VAEEncoder, check_range
@@ -28,6 +26,8 @@ from opmerge.latents.images import held_out_images
 from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
+from opmerge.loop import Trainer, own_rows
+from opmerge.settings.distillation import OptimizationConfig
 
 __all__ = ["VAEConfig", "VAERecord", "train_vae"]
 

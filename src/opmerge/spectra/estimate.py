@@ -6,8 +6,8 @@ import numpy as np
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data.arrays import read_array
-from opmerge.data.records import Progress, Source, SourceOptions
-from opmerge.data.sources import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
+from opmerge.data.resolve import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
+from opmerge.data.source import Progress, Source, SourceOptions
 from opmerge.errors import InputError
 from opmerge.spectra.files import is_spectrum_file
 from opmerge.spectra.moments import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.records import Progress, Source
+from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 
 __all__ = [

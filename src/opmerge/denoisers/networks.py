@@ -1,0 +1,173 @@
+"""Denoisers for new teachers: a perceptron saved as diffusers' models are, and a small UNet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+from opmerge.errors import InputError
+
+__all__ = ["UNET_GROUPS", "MLPDenoiser", "make_unet", "own_memory"]
+
+UNET_GROUPS = 8
+"""Groups of the UNet's normalisation; they must divide its channels."""
+
+_TIME_CHANNELS = 128
+_SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
+
+
+class MLPDenoiser(ModelMixin, ConfigMixin):
+    """A residual multilayer perceptron on the flattened sample.
+
+    Time (and class) are embedded as in diffusers' UNet2DModel and added in every block:
+    ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``.
+
+    Args:
+        sample_shape: shape of one sample, any number of axes.
+        hidden_size: width.
+        num_layers: number of residual blocks.
+        num_classes: number of classes; ``None`` for a network without labels.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: Sequence[int],
+        hidden_size: int = 256,
+        num_layers: int = 3,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        num_features = math.prod(sample_shape)
+        self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(_TIME_CHANNELS, hidden_size)
+        self.class_embedding = (
+            None if num_classes is None else nn.Embedding(num_classes, hidden_size)
+        )
+        self.proj_in = nn.Linear(num_features, hidden_size)
+        self.blocks = nn.ModuleList(_Block(hidden_size) for _ in range(num_layers))
+        self.norm_out = nn.LayerNorm(hidden_size)
+        self.proj_out = nn.Linear(hidden_size, num_features)
+        # Zero is the best first guess of v, whose mean at mid-noise is near 0; on 8 x 8 digits the
+        # loss after 2,500 steps was 1 % lower than with the usual start, for each of two seeds.
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """The prediction for a batch.
+
+        Args:
+            sample: (B, *sample_shape) states.
+            timestep: (B,) training timesteps, or one for all.
+            class_labels: (B,) labels; with ``num_classes``, and only then.
+            return_dict: whether to return an output object or a tuple.
+
+        Returns:
+            ``.sample`` of the shape of ``sample``.
+
+        Raises:
+            ValueError: if labels are missing, or given to a network without classes.
+        """
+        if (class_labels is None) != (self.class_embedding is None):
+            raise ValueError("class_labels must be given if num_classes is set, and only then")
+        times = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        if times.stride(0) == 0:  # one time, expanded over the batch: half the work is saved
+            times = times[:1]
+        embedding = self.time_embedding(self.time_proj(times).to(sample.dtype))
+        if self.class_embedding is not None:
+            embedding = embedding + self.class_embedding(class_labels)
+        embedding = nn.functional.silu(embedding)
+        hidden = self.proj_in(sample.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, embedding)
+        output = self.proj_out(nn.functional.silu(self.norm_out(hidden))).view_as(sample)
+        return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+def own_memory(network: nn.Module) -> None:
+    """Copy weights that lie in a mapped file into torch's own, aligned memory.
+
+    The products of single rows are rounded by how the weights are aligned, so that only then a
+    network gives the same bits wherever it comes from.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def make_unet(
+    sample_shape: tuple[int, ...],
+    block_out_channels: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> UNet2DModel:
+    """A small UNet2DModel for square images of 8 to 64 pixels a side.
+
+    Args:
+        sample_shape: (channels, side, side).
+        block_out_channels: channels of its resolutions, multiples of ``UNET_GROUPS``, each
+            resolution half the one before; by default 32, 64, … down to 4 to 8 pixels a side.
+        num_classes: number of classes; ``None`` for a network without labels.
+
+    Raises:
+        InputError: if samples are no such images, or their side cannot be halved that often.
+    """
+    channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
+    if height != width or not _SMALLEST_SIDE <= height <= _LARGEST_SIDE:
+        raise InputError(
+            "network",
+            f"unet must come with square images of {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a "
+            "side, channels first",
+            f"samples of shape {sample_shape}",
+            "pass --network mlp",
+        )
+    widths = block_out_channels or _usual_widths(height)
+    halvings = len(widths) - 1
+    if height % 2**halvings:
+        raise InputError(
+            "network",
+            f"unet with {len(widths)} resolutions must come with a side divisible by {2**halvings}",
+            height,
+            "pass --network mlp, fewer --block_out_channels or another --image_size",
+        )
+    # Attention at the lowest resolution only: its cost grows with the fourth power of the side.
+    return UNet2DModel(
+        sample_size=height,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * halvings,
+        norm_num_groups=UNET_GROUPS,
+        num_class_embeds=num_classes,
+    )
+
+
+def _usual_widths(side: int) -> tuple[int, ...]:
+    return tuple(32 * 2**level for level in range(max(2, math.ceil(math.log2(side / 8)) + 1)))
+
+
+class _Block(nn.Module):
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.proj_in = nn.Linear(hidden_size, hidden_size)
+        self.proj_embedding = nn.Linear(hidden_size, hidden_size)
+        self.proj_out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.proj_in(self.norm(hidden)) + self.proj_embedding(embedding)
+        change: Tensor = self.proj_out(nn.functional.silu(inner))
+        return hidden + change

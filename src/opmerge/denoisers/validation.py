@@ -1,0 +1,116 @@
+"""Samples that a teacher never sees, and the weights that denoise them best.
+
+A network that is trained for long on few samples learns them by heart: its loss on them goes on
+falling while that on others rises. What a teacher should know is the law of the data, so the
+weights of the least held-out loss are kept, not the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from opmerge.denoisers.ddim import DDIM
+from opmerge.denoisers.denoising import denoising_loss, noise_samples
+from opmerge.denoisers.inputs import DataInputs, seeded_generator
+from opmerge.errors import InputError
+from opmerge.loop import Trainer
+
+__all__ = ["Best", "HeldOut", "split_rows"]
+
+_NUM_DRAWS = 4096
+_BATCH = 256
+_SPLIT, _NOISE = -1, -2  # streams of their own beside those of the iterations
+
+
+def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers to train on and to hold out, a random share of them, at least one of each.
+
+    Raises:
+        InputError: if there is one sample and a fraction > 0.
+    """
+    if fraction == 0:
+        return torch.arange(num_samples), torch.arange(0)
+    if num_samples < 2:
+        raise InputError(
+            "validation_fraction",
+            "must be 0 for a single sample, which cannot be split",
+            fraction,
+            "pass --validation_fraction 0",
+        )
+    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
+    generator = seeded_generator(torch.device("cpu"), seed, _SPLIT)
+    order = torch.randperm(num_samples, generator=generator)
+    return order[count:].sort().values, order[:count].sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The loss on held-out samples, always with the same noise at the same timesteps.
+
+    Of 4,096 (sample, noise, timestep) the timesteps are spread evenly over 1 … N, so that two
+    networks are told apart by far less than the loss itself would vary.
+
+    Args:
+        ddim: the N training timesteps.
+        inputs: where the samples are.
+        rows: which of them are held out.
+        seed: of the noise.
+    """
+
+    ddim: DDIM
+    inputs: DataInputs
+    rows: Tensor
+    seed: int
+
+    @torch.no_grad()
+    def loss(self, trainer: Trainer) -> float:
+        """Of the network as it would be saved: by its moving average if there is one."""
+        network, average = trainer.network, trainer.average
+        if average is not None:
+            average.store(network.parameters())
+            average.copy_to(network.parameters())
+        network.eval()
+        with trainer.accelerator.autocast():
+            losses = [self._batch(network, first) for first in range(0, _NUM_DRAWS, _BATCH)]
+        network.train()
+        if average is not None:
+            average.restore(network.parameters())
+        return float(torch.stack(losses).mean())
+
+    def _batch(self, network: nn.Module, first: int) -> Tensor:
+        device = self.ddim.alphas.device
+        generator = seeded_generator(device, self.seed, _NOISE, first)
+        place = torch.arange(first, first + _BATCH)
+        rows = self.rows[place % len(self.rows)]
+        # the golden ratio's multiples are spread evenly, and independently of the row
+        share = torch.frac(place.double() * (5**0.5 - 1) / 2)
+        steps = 1 + (share * self.ddim.num_steps).long().to(device)
+        x0 = self.inputs.data[rows].to(device, torch.float32)
+        labels = None if self.inputs.labels is None else self.inputs.labels[rows].to(device)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        return denoising_loss(network, noise_samples(self.ddim, x0, noise, steps, labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The weights of the least held-out loss so far.
+
+    Args:
+        loss: held out.
+        iteration: at which they were reached.
+        weights: in the order of the network's parameters.
+    """
+
+    loss: float
+    iteration: int
+    weights: list[Tensor]
+
+    @classmethod
+    def of(cls, trainer: Trainer, loss: float, iteration: int) -> Best:
+        """The weights as they would be saved now."""
+        average = trainer.average
+        source = trainer.network.parameters() if average is None else average.shadow_params
+        return cls(loss, iteration, [weight.detach().clone() for weight in source])

@@ -1,0 +1,345 @@
+"""Calibration: the training model of a real network, fitted to a few merges of its own.
+
+Real training learns parts of a deviation at very different rates, so no one retention foretells
+what several merges leave. ``calibrate`` trains a few single merges (``probes``) with the settings
+of the run to come and fits ``GammaRates`` to what they leave; planning with that model predicts
+the paired error of plans that were never trained.
+
+Two settings of a run are beyond it. Where several merges share a network (``sharing`` "round"),
+each gets only a part of every batch, and all move the same weights; a probe is one merge with a
+network of its own. And a ``curriculum`` slows merges of many operators, those of two not at all;
+the model knows only the step at which a merge starts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.models import Teacher
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+from opmerge.measure.linearity import Linearity, linearity
+from opmerge.measure.probes import (
+    Probe,
+    ProbeRunner,
+    ProbeSettings,
+    default_probes,
+    schedule_of,
+)
+from opmerge.schedules import NoiseSchedule
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.spectra import Spectrum
+from opmerge.training import GammaRates
+
+__all__ = ["Calibration", "Fit", "calibrate", "fit_rates"]
+
+Array = NDArray[np.float64]
+
+FORMAT = "opmerge.calibration"
+VERSION = 1
+_HELD_OUT = 0.2
+_START = {  # first guess and bounds; logarithms of shape and scale
+    "shape": (0.0, math.log(0.05), math.log(1e3)),
+    "scale": (math.log(10.0), math.log(1e-3), math.log(1e6)),
+    "exponent": (1.0, 0.0, 2.0),
+    "learning_rate_exponent": (1.0, 0.0, 2.0),
+}
+_FAR = 1.5  # factor in the (unsquared) error at which theory and probe disagree
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training model and how well it fits.
+
+    Args:
+        training: the model.
+        predicted: what the model says is left in each probe, Σ over directions.
+        residual: root mean square of log(predicted / measured), of squared errors; probes for
+            the floor apart.
+        standard_errors: of the rates' parameters, relative for shape and scale; infinite where
+            the probes do not determine one.
+    """
+
+    training: GammaRates
+    predicted: tuple[float, ...]
+    residual: float
+    standard_errors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured and fitted.
+
+    Args:
+        fit: the model.
+        probes: the merges that were trained.
+        linearity: how linear the teacher is.
+        settings: with which the probes were trained (``DistillationConfig.what_decides``); the
+            model is for runs with the same.
+        schedule: of the teacher, which the model is for too.
+        teacher: its digest.
+        notes: what a reader of the result must know.
+    """
+
+    fit: Fit
+    probes: tuple[Probe, ...]
+    linearity: Linearity
+    settings: Mapping[str, Any]
+    schedule: NoiseSchedule
+    teacher: str
+    notes: tuple[str, ...]
+
+    @property
+    def training(self) -> GammaRates:
+        """The training model, for ``Problem``."""
+        return self.fit.training
+
+    def to_dict(self) -> dict[str, Any]:
+        """Contents of ``calibration.json``; ``opmerge plan --training`` reads its ``training``."""
+        errors = self.fit.standard_errors
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "training": self.training.to_dict(),
+            "merge_rule": self.settings["merge_rule"],
+            "settings": dict(self.settings),
+            "steps": self.schedule.num_steps,
+            "schedule": self.schedule.to_dict(),
+            "teacher_sha256": self.teacher,
+            "residual": self.fit.residual,
+            "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
+            "probes": [
+                {**asdict(probe), "left": probe.left, "predicted": predicted}
+                for probe, predicted in zip(self.probes, self.fit.predicted, strict=True)
+            ],
+            "linearity": asdict(self.linearity),
+            "notes": list(self.notes),
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``calibration.json`` whole or not at all.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
+        return write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+
+def calibrate(
+    teacher: Teacher,
+    inputs: DataInputs,
+    spectrum: Spectrum,
+    config: DistillationConfig,
+    accelerator: Accelerator,
+    probes: Sequence[ProbeSettings] | None = None,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[Linearity], None] = lambda linear: None,
+) -> Calibration:
+    """Train a few merges as the run will, and fit the training model to what they leave.
+
+    A fifth of the samples is held out of the probes' training and used to measure them. The
+    result is a function of ``config.optimization.seed``. With a folder, an interrupted
+    calibration goes on after the last probe that was finished, to the same result.
+
+    Args:
+        teacher: the teacher.
+        inputs: data, in the teacher's units.
+        spectrum: of the same data, with eigenvectors.
+        config: of the run to come; ``num_iterations`` must be one number. Each probe has a
+            network of its own, whatever its ``sharing``.
+        accelerator: devices and processes.
+        probes: the merges to train; ``default_probes`` unless given.
+        folder: where finished probes are kept.
+        progress: called with the iterations done and how many there will be.
+        tell: called with how linear the teacher is, before the first probe.
+
+    Raises:
+        InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
+            is below 4, or the settings do not fit a plan.
+    """
+    count = config.num_iterations
+    if isinstance(count, tuple) or config.merge_seconds is not None:
+        raise InputError("num_iterations", "must be one number to calibrate for", count)
+    if teacher.num_steps < 4:
+        raise InputError("steps", "must be >= 4 to calibrate", teacher.num_steps)
+    settings = probes or default_probes(teacher.num_steps, count, config.optimization.learning_rate)
+    train, held_out = _split(inputs, config.optimization.seed)
+    linear = linearity(
+        teacher.to(accelerator.device), inputs, spectrum, seed=config.optimization.seed
+    )
+    tell(linear)
+    alone = replace(config, sharing="merge")
+    runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
+    measured = _run(runner, settings, progress or (lambda done, total: None))
+    fit = fit_rates(measured, count, config.optimization.learning_rate)
+    notes = (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured))
+    decided = alone.what_decides(accelerator.num_processes)
+    schedule = schedule_of(teacher.ddim)
+    return Calibration(fit, measured, linear, decided, schedule, teacher.digest, notes)
+
+
+def _run(
+    runner: ProbeRunner,
+    settings: Sequence[ProbeSettings],
+    report: Callable[[int, int], None],
+) -> tuple[Probe, ...]:
+    """All probes; the iterations of one that was kept are done at once."""
+    measured, done = [], 0
+    total = sum(each.num_iterations for each in settings)
+    for each in settings:
+        end = done + each.num_iterations
+        for probe in runner.run(each):
+            if probe is not None:
+                measured.append(probe)
+            if done < end:
+                done = end if probe is not None else done + 1
+                report(done, total)
+    return tuple(measured)
+
+
+def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
+    """Least squares of ``GammaRates`` on the logarithms of what the probes' training left.
+
+    A probe is foretold as ``Σ_d before_d E[retention²](n_d) + D floor``. In logarithms all that
+    are not kept for the floor count alike, however large their deviations are: plans mix merges
+    of all lengths, and the relative error of each is that of its part in the plan's error. The
+    floor is the mean of what rates alone miss in the others, where that is more than 0.
+    A learning rate's exponent is fitted where there are several, and is 1 otherwise: only rate
+    times iterations counts then.
+
+    Args:
+        probes: at least four that are not kept for the floor.
+        num_iterations, learning_rate: that the model is used at, and its scale refers to.
+
+    Raises:
+        InputError: if there are fewer, or one has no deviation to learn from.
+    """
+    long = [probe for probe in probes if not probe.settings.tells_floor]
+    if len(long) < 4:
+        raise InputError("probes", "must be at least 4, those for the floor apart", len(long))
+    if not all(sum(probe.before) > 0 and probe.left > 0 for probe in probes):
+        raise InputError("probes", "must start and end off their target")
+    names = ["shape", "scale", "exponent"]
+    if len({probe.settings.learning_rate for probe in long}) > 1:
+        names.append("learning_rate_exponent")
+
+    def model(point: Array) -> GammaRates:
+        values = dict(zip(names, point.tolist(), strict=True))
+        values["shape"], values["scale"] = math.exp(values["shape"]), math.exp(values["scale"])
+        rates = GammaRates(
+            **values,
+            num_iterations=num_iterations,
+            learning_rate=learning_rate,
+            fitted_iterations=num_iterations,
+            fitted_learning_rate=learning_rate,
+        )
+        return replace(rates, floor=_floor(rates, probes))
+
+    def residuals(point: Array) -> Array:
+        training = model(point)
+        return np.log([_left(training, probe) / probe.left for probe in long])
+
+    first, low, high = np.array([_START[name] for name in names]).T
+    found = least_squares(residuals, first, bounds=(low, high))
+    errors = _standard_errors(found.jac, found.fun)
+    errors[found.active_mask != 0] = np.inf
+    training = model(found.x)
+    return Fit(
+        training,
+        tuple(_left(training, probe) for probe in probes),
+        float(np.sqrt(np.mean(found.fun**2))),
+        dict(zip(names, errors.tolist(), strict=True)),
+    )
+
+
+def _left(training: GammaRates, probe: Probe) -> float:
+    """Σ over directions of what the model leaves of a probe's deviation."""
+    settings = probe.settings
+    used = replace(
+        training, num_iterations=settings.num_iterations, learning_rate=settings.learning_rate
+    )
+    kept = used.mean_square(np.array(probe.variances))
+    return float(np.array(probe.before) @ kept) + training.floor * probe.dimensions
+
+
+def _floor(rates: GammaRates, probes: Sequence[Probe]) -> float:
+    """What rates without a floor miss in the probes that are kept for it, a direction."""
+    missed = [
+        (probe.left - _left(rates, probe)) / probe.dimensions
+        for probe in probes
+        if probe.settings.tells_floor
+    ]
+    return float(np.maximum(missed or [0.0], 0.0).mean())
+
+
+def _standard_errors(jacobian: Array, residuals: Array) -> Array:
+    """Of the parameters of a least-squares fit, to first order; infinite where undetermined."""
+    spare = max(len(residuals) - jacobian.shape[1], 1)
+    _, sizes, directions = np.linalg.svd(jacobian, full_matrices=False)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = directions / sizes[:, None]
+    errors: Array = np.sqrt(np.nansum(spread**2, axis=0) * (residuals @ residuals) / spare)
+    return errors
+
+
+def _split(inputs: DataInputs, seed: int) -> tuple[DataInputs, DataInputs]:
+    """Four fifths to train on and one fifth to measure on."""
+    count = len(inputs.data)
+    if count < 5:
+        raise InputError("data", "must hold at least 5 samples", count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    cut = round(count * (1 - _HELD_OUT))
+
+    def part(rows: torch.Tensor) -> DataInputs:
+        labels = None if inputs.labels is None else inputs.labels[rows]
+        return DataInputs(inputs.data[rows], labels)
+
+    return part(order[:cut].sort().values), part(order[cut:].sort().values)
+
+
+def _scope_notes(config: DistillationConfig) -> tuple[str, ...]:
+    """What of the run to come the probes do not measure."""
+    notes = []
+    if config.sharing != "merge":
+        notes.append(
+            "the probes have a network each: what merges that share one do to each other is not "
+            "in the model"
+        )
+    if config.curriculum != "none":
+        notes.append(
+            f"the curriculum {config.curriculum} slows merges of many operators, as the probes "
+            "are, but not those of two: the model is not for plans of both"
+        )
+    return tuple(notes)
+
+
+def _fit_notes(fit: Fit, probes: Sequence[Probe]) -> tuple[str, ...]:
+    """What the model or the linear theory misses by more than a factor, and what is unsure."""
+    notes = []
+    for probe, predicted in zip(probes, fit.predicted, strict=True):
+        s = probe.settings
+        name = f"{s.start} → {s.stop}, {s.num_iterations} iterations at {s.learning_rate:g}"
+        ratio = math.sqrt(predicted / probe.left)
+        if not 1 / _FAR < ratio < _FAR:
+            notes.append(f"the fit gives {ratio:.2g} times the error that is left in {name}")
+        start = math.sqrt(probe.expected / sum(probe.before))
+        if not 1 / _FAR < start < _FAR:
+            notes.append(f"the theory's student starts {start:.2g} times as far off in {name}")
+    for name, error in fit.standard_errors.items():
+        if not math.isfinite(error):
+            notes.append(f"the probes do not determine the model's {name}")
+    return tuple(notes)

@@ -1,0 +1,183 @@
+"""How linear a teacher is: the premise of the theory, measured step by step.
+
+The theory's teacher is ``x̂(z_t) = m + Σ_k α_t λ_k / n_t v_kᵀ(z_t - α_t m) v_k``. A real network's
+x̂ has a part that no linear map of z_t explains, and what a plan does to that part is not foretold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from opmerge.checks import check_count
+from opmerge.denoisers.ddim import DDIM
+from opmerge.denoisers.inputs import Batch, DataInputs, seeded_generator
+from opmerge.denoisers.models import Teacher
+from opmerge.errors import InputError
+from opmerge.spectra import Spectrum
+
+__all__ = ["LINEAR", "Linearity", "as_rows", "denoise", "in_parts", "linearity", "require_basis"]
+
+Array = NDArray[np.float64]
+
+LINEAR = 0.9
+"""Least R² at which a step is called linear."""
+
+_SILENT = 0.01  # variance of x̂, as a share of the data's, below which a step says nothing
+_STEPS = 8
+_SAMPLES_PER_VALUE = 8
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """Share of the teacher's x̂ that a linear map explains, at several steps.
+
+    Args:
+        steps: the steps t, descending.
+        affine: R² of the best affine map of z_t, found on one half of the samples and scored on
+            the other.
+        spectral: R² of the theory's denoiser, which follows from the spectrum alone.
+        signal: variance of x̂ as a share of the variance of the data.
+    """
+
+    steps: tuple[int, ...]
+    affine: tuple[float, ...]
+    spectral: tuple[float, ...]
+    signal: tuple[float, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where a plan should not be trusted, and how far; steps with hardly any x̂ do not count."""
+        rows = zip(self.steps, self.affine, self.spectral, self.signal, strict=True)
+        told = [row[:3] for row in rows if row[3] > _SILENT]
+        curved = [(step, affine) for step, affine, _ in told if affine < LINEAR]
+        other = [(step, spectral) for step, affine, spectral in told if spectral < LINEAR <= affine]
+        notes = []
+        if curved:
+            notes.append(
+                "the teacher is not linear, as the theory takes it to be, at the steps "
+                f"{_listed(curved)} (in brackets: what the best linear map explains); merges that "
+                "start there may come out otherwise than predicted"
+            )
+        if other:
+            notes.append(
+                "the teacher is linear, but not as this spectrum says, at the steps "
+                f"{_listed(other)} (in brackets: what the spectrum's denoiser explains); it may "
+                "have been trained too little, or on data of another kind or scale, and merges "
+                "that start there may come out otherwise than predicted"
+            )
+        return tuple(notes)
+
+
+def _listed(scores: Sequence[tuple[int, float]]) -> str:
+    """``8 (37%), 5 (0%)``; below 0 a map explains nothing."""
+    return ", ".join(f"{step} ({max(score, 0):.0%})" for step, score in scores)
+
+
+def linearity(
+    teacher: Teacher,
+    inputs: DataInputs,
+    spectrum: Spectrum,
+    steps: Sequence[int] | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+) -> Linearity:
+    """R² of the teacher's x̂ against linear maps of z_t, on forward-noised data.
+
+    ``R² = 1 - Σ|x̂ - prediction|² / Σ|x̂ - mean|²`` over the half of the samples that the affine
+    map was not fitted to. It is 1 for a linear teacher; below 0 the mean predicts better.
+
+    Args:
+        teacher: the teacher.
+        inputs: data, in the teacher's units.
+        spectrum: of the same data, with eigenvectors.
+        steps: steps to look at; eight from T down unless given.
+        num_samples: at least twice the D values of a sample and 2 more; unless given 8 D,
+            and 2048 at least.
+        seed: of the noise.
+
+    Raises:
+        InputError: if the spectrum does not fit the teacher, or there are too few samples.
+    """
+    size = int(np.prod(teacher.sample_shape))
+    basis, mean = require_basis(spectrum, size)
+    count = max(2048, _SAMPLES_PER_VALUE * size) if num_samples is None else num_samples
+    if check_count("num_samples", count) < 2 * size + 2:
+        raise InputError("num_samples", f"must be >= {2 * size + 2} for {size} values", count)
+    ddim = teacher.ddim
+    given = np.linspace(teacher.num_steps, 1, min(_STEPS, teacher.num_steps)).round().astype(int)
+    chosen = tuple(given.tolist()) if steps is None else tuple(sorted(steps, reverse=True))
+    scores = []
+    for step in chosen:
+        generator = seeded_generator(ddim.alphas.device, seed, step)
+        batch = inputs.draw(ddim, [step], count, slice(0, count), generator)
+        x0, z = denoise(ddim, teacher.network, batch, step), as_rows(batch.z)
+        fit, held = slice(0, count // 2), slice(count // 2, count)
+        centred = z[fit].mean(axis=0), x0[fit].mean(axis=0)
+        slope = np.linalg.lstsq(z[fit] - centred[0], x0[fit] - centred[1], rcond=None)[0]
+        affine = centred[1] + (z[held] - centred[0]) @ slope
+        spectral = _spectral_denoiser(ddim, step, z[held], spectrum, basis, mean)
+        total = float(((x0[held] - x0[held].mean(axis=0)) ** 2).sum())
+        left = [float(((x0[held] - guess) ** 2).sum()) for guess in (affine, spectral)]
+        r2 = [1.0 - part / total if total > 0 else 1.0 for part in left]
+        scores.append((*r2, total / (count - count // 2) / spectrum.trace))
+    return Linearity(chosen, *(tuple(column) for column in zip(*scores, strict=True)))
+
+
+def denoise(ddim: DDIM, network: nn.Module, batch: Batch, step: int) -> Array:
+    """(N, D) a network's x̂ of the states of a batch, all at one step; no gradient."""
+    with torch.no_grad():
+        estimates = [
+            ddim.estimate(network, part.z, step, part.labels).x0 for part in in_parts(batch)
+        ]
+    return as_rows(torch.cat(estimates))
+
+
+def in_parts(batch: Batch) -> list[Batch]:
+    """Parts of a large batch that a network can read at once."""
+    return batch.split(-(-len(batch.z) // _BATCH))
+
+
+def require_basis(spectrum: Spectrum, size: int) -> tuple[Array, Array]:
+    """(k, D) eigenvectors and (D,) mean of a spectrum of samples with D values.
+
+    Raises:
+        InputError: if it has none, or is of other samples.
+    """
+    basis = spectrum.basis
+    if basis is None or spectrum.mean is None or basis.shape[1] != size:
+        raise InputError(
+            "spectrum",
+            f"must have eigenvectors of {size} values, as a sample has",
+            "none" if basis is None else basis.shape,
+            "estimate it from the data",
+        )
+    return basis, spectrum.mean
+
+
+def _spectral_denoiser(
+    ddim: DDIM, step: int, z: Array, spectrum: Spectrum, basis: Array, mean: Array
+) -> Array:
+    """The optimal linear denoiser; what the eigenvectors do not cover is isotropic."""
+    alpha, sigma = float(ddim.alphas[step]), float(ddim.sigmas[step])
+
+    def gain(eigenvalues: Array | float) -> Array | float:
+        return alpha * eigenvalues / (alpha**2 * eigenvalues + sigma**2)
+
+    centred = z - alpha * mean
+    along = centred @ basis.T
+    rest = gain(spectrum.remaining_trace / max(spectrum.remaining_dimensions, 1))
+    denoised: Array = mean + rest * centred + (along * (gain(spectrum.eigenvalues) - rest)) @ basis
+    return denoised
+
+
+def as_rows(values: Tensor) -> Array:
+    """(N, D) in float64, off the device."""
+    rows: Array = values.detach().flatten(1).cpu().double().numpy()
+    return rows

@@ -1,0 +1,314 @@
+"""Probes: single merges, trained for the sake of measuring how far training gets.
+
+A probe is a plan: of the students of T - (j - i) + 1 steps the one in which j → i is merged and
+all others are teacher steps. So it is trained by the same code as any plan. It is one merge with a
+network of its own, which starts as the teacher: what merges do to one another, one after the
+other or in one network, it does not show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
+
+from opmerge.denoisers.ddim import DDIM, Jump, compose
+from opmerge.denoisers.inputs import DataInputs, seeded_generator
+from opmerge.denoisers.models import Teacher
+from opmerge.distillation.executor import Distillation
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
+from opmerge.merging import initial_coefficients
+from opmerge.plans import Merge, Plan, Tree
+from opmerge.problem import MergeRule, Problem
+from opmerge.schedules import NoiseSchedule, arrays_schedule
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.spectra import Spectrum
+
+__all__ = ["Probe", "ProbeRunner", "ProbeSettings", "default_probes", "probe_plan", "schedule_of"]
+
+Array = NDArray[np.float64]
+
+_HELD_OUT = 2000  # states on which deviations are measured: 1 % of a sum over many directions
+_SEED = 1  # added to the run's, so that these states are no training batch
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """One merge to train.
+
+    Args:
+        start, stop: it merges the teacher steps start, …, stop + 1.
+        num_iterations: optimizer steps.
+        learning_rate: the highest.
+        tells_floor: the merge starts so near its target that it shows what training adds, not
+            how fast it learns.
+    """
+
+    start: int
+    stop: int
+    num_iterations: int
+    learning_rate: float
+    tells_floor: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What training left of a student's initial deviation from its target.
+
+    Args:
+        settings: the merge.
+        variances: (k,) n_j of each direction.
+        before: (k,) mean squared deviation of x̂ from its target along each direction, as the
+            student starts; the last stands for all that the spectrum's eigenvectors leave out.
+        after: (k,) the same when it is trained.
+        dimensions: D, the number of directions in all.
+        expected: sum of ``before`` by the linear theory.
+    """
+
+    settings: ProbeSettings
+    variances: tuple[float, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    dimensions: int
+    expected: float
+
+    @property
+    def left(self) -> float:
+        """Σ after."""
+        return sum(self.after)
+
+
+def default_probes(
+    num_steps: int, num_iterations: int, learning_rate: float, slower: bool = False
+) -> tuple[ProbeSettings, ...]:
+    """Long merges at a quarter of the iterations and at all, and the shortest at all.
+
+    Long ones show what is left of a deviation, from step T, T/2 and T/4, and how that falls with
+    the iterations. The shortest start next to their target, and show what training adds. In all
+    about nine merges.
+
+    Args:
+        num_steps: T >= 2.
+        num_iterations: N >= 2.
+        learning_rate: η.
+        slower: also train two of them at half the learning rate.
+
+    Raises:
+        InputError: if there is one iteration, which has no quarter.
+    """
+    if num_iterations < 2:
+        raise InputError(
+            "num_iterations",
+            "must be >= 2 to calibrate, which sets fewer beside them",
+            num_iterations,
+        )
+    half, quarter = num_steps // 2, num_steps // 4
+    pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
+    short = [(num_steps, num_steps - 2), (half, half - 2)]
+    valid = dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2)
+    every = [
+        ProbeSettings(*pair, count, learning_rate)
+        for pair in valid
+        for count in dict.fromkeys((max(1, num_iterations // 4), num_iterations))
+    ]
+    every += [
+        ProbeSettings(*pair, num_iterations, learning_rate, tells_floor=True)
+        for pair in dict.fromkeys(short)
+        if pair[1] >= 0 and pair not in valid
+    ]
+    if slower:
+        every += [
+            ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in list(valid)[::2]
+        ]
+    return tuple(every)
+
+
+def probe_plan(num_steps: int, start: int, stop: int) -> Plan:
+    """Teacher steps, but for one merge of the steps start, …, stop + 1."""
+    merge = Merge(tuple(range(start, stop - 1, -1)))
+    edges = [*range(num_steps, start, -1), start, *range(stop, -1, -1)]
+    return Plan(tuple(Tree(a, b, (merge,) if a == start else ()) for a, b in pairwise(edges)))
+
+
+def schedule_of(ddim: DDIM) -> NoiseSchedule:
+    """The schedule that a sampler really has, whatever it was made from."""
+    return arrays_schedule(as_rows(ddim.alphas[None])[0], as_rows(ddim.sigmas[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeRunner:
+    """Trains and measures probes, and keeps those that are finished.
+
+    Args:
+        teacher: the teacher.
+        inputs: what students read.
+        held_out: what they are measured on.
+        spectrum: of the data, with eigenvectors.
+        config: how they are trained, but for the iterations and the learning rate.
+        accelerator: devices and processes.
+        folder: where each finished probe is kept, as ``probes/DIGEST.json``; none are without it.
+    """
+
+    teacher: Teacher
+    inputs: DataInputs
+    held_out: DataInputs
+    spectrum: Spectrum
+    config: DistillationConfig
+    accelerator: Accelerator
+    folder: Path | None = None
+
+    def run(self, settings: ProbeSettings) -> Iterator[Probe | None]:
+        """Train a merge and measure it: yields None an iteration, then the probe.
+
+        One that is kept is not trained again: it is yielded at once.
+
+        Raises:
+            InputError: if it cannot be kept.
+        """
+        found = self._kept(settings)
+        if found is None:
+            run = Distillation(
+                self.teacher,
+                probe_plan(self.teacher.num_steps, settings.start, settings.stop),
+                self.inputs,
+                self._config(settings),
+                self.accelerator,
+            )
+            for _ in run.run():
+                yield None
+            (student,) = (jump for jump in run.student().jumps if jump.start == settings.start)
+            seed = self.config.optimization.seed + _SEED
+            device = self.accelerator.device
+            generator = seeded_generator(device, seed, settings.start, settings.stop)
+            found = _measure(
+                settings, run.teacher, student, self.held_out, self.spectrum, generator
+            )
+            if self.folder is not None and self.accelerator.is_main_process:
+                write_atomic(self._path(self.folder, settings), json.dumps(asdict(found)) + "\n")
+        yield found
+
+    def _config(self, settings: ProbeSettings) -> DistillationConfig:
+        optimization = replace(
+            self.config.optimization, learning_rate=settings.learning_rate, checkpointing_steps=0
+        )
+        return replace(
+            self.config, num_iterations=settings.num_iterations, optimization=optimization
+        )
+
+    def _kept(self, settings: ProbeSettings) -> Probe | None:
+        """The probe that an earlier run finished: what the main process reads holds for all."""
+        found: list[Probe | None] = [None]
+        if self.folder is not None and self.accelerator.is_main_process:
+            found = [_read(self._path(self.folder, settings), settings)]
+        broadcast_object_list(found)
+        return found[0]
+
+    def _path(self, folder: Path, settings: ProbeSettings) -> Path:
+        """Named by a digest of all that the probe depends on."""
+        content = {
+            **self._shared,
+            "merge": [settings.start, settings.stop],
+            "config": self._config(settings).what_decides(self.accelerator.num_processes),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return folder / "probes" / f"{digest}.json"
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What all probes depend on."""
+        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
+        return {
+            "teacher": self.teacher.digest,
+            "inputs": [self.inputs.identity(), self.held_out.identity()],
+            "eigenvalues": self.spectrum.sha256,
+            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
+            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
+        }
+
+
+def _read(path: Path, settings: ProbeSettings) -> Probe | None:
+    """The probe that the file holds, if it holds a whole one."""
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        variances, before, after = (
+            tuple(map(float, content[key])) for key in ("variances", "before", "after")
+        )
+        dimensions, expected = int(content["dimensions"]), float(content["expected"])
+        return Probe(settings, variances, before, after, dimensions, expected)
+    return None
+
+
+def _measure(
+    settings: ProbeSettings,
+    teacher: Teacher,
+    student: Jump,
+    held_out: DataInputs,
+    spectrum: Spectrum,
+    generator: torch.Generator,
+) -> Probe:
+    """Deviations of the teacher's and the student's x̂ from the student's target."""
+    ddim, start, stop = teacher.ddim, settings.start, settings.stop
+    chain = [jump for jump in teacher.steps() if stop < jump.start <= start]
+    batch = held_out.draw(ddim, [start], _HELD_OUT, slice(0, _HELD_OUT), generator)
+    targets = []
+    for part in in_parts(batch):
+        landing = compose(ddim, [chain], part.z, labels=part.labels)
+        targets.append(ddim.x0_target(part.z, start, student.readout, landing))
+    target = as_rows(torch.cat(targets))
+    before, after = (
+        _by_direction(denoise(ddim, network, batch, start) - target, spectrum)
+        for network in (teacher.network, student.network)
+    )
+    alpha, sigma = float(ddim.alphas[start]), float(ddim.sigmas[start])
+    return Probe(
+        settings,
+        tuple((alpha**2 * _eigenvalues(spectrum) + sigma**2).tolist()),
+        tuple(before.tolist()),
+        tuple(after.tolist()),
+        spectrum.num_dimensions,
+        _expected(ddim, spectrum, student, stop),
+    )
+
+
+def _eigenvalues(spectrum: Spectrum) -> Array:
+    """(k,) the eigenvalues, and the mean of those that are left out."""
+    if not spectrum.remaining_dimensions:
+        return spectrum.eigenvalues
+    rest = spectrum.remaining_trace / spectrum.remaining_dimensions
+    return np.append(spectrum.eigenvalues, rest)
+
+
+def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:
+    """(k,) mean squares of (N, D) deviations along eigenvectors, then along all the rest."""
+    basis, _ = require_basis(spectrum, deviations.shape[1])
+    along: Array = ((deviations @ basis.T) ** 2).mean(axis=0)
+    if not spectrum.remaining_dimensions:
+        return along
+    total = float((deviations**2).sum(axis=1).mean())
+    return np.append(along, max(total - along.sum(), 0.0))
+
+
+def _expected(ddim: DDIM, spectrum: Spectrum, student: Jump, stop: int) -> float:
+    """Σ w n_j ((initial - target) / c)², the linear theory's deviation of x̂ at the start."""
+    start = student.start
+    rule: MergeRule = "denoiser-copy" if student.readout == stop else "operator-copy"
+    problem = Problem(spectrum, schedule_of(ddim), merge_rule=rule)
+    offset, _ = initial_coefficients(problem, start, start - 1, stop)
+    composite = np.exp(problem.teacher.log_composite(stop, start))
+    reached = float(ddim.jump_weight(start, student.readout))
+    squares = problem.teacher.variances[start] * (offset * composite / reached) ** 2
+    return float(problem.multiplicities @ squares)

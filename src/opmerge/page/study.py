@@ -1,0 +1,177 @@
+"""The page of a study: numbers from frames, prose from a Markdown template, claims counted once.
+
+A study's ``page.py`` has one function, ``page(record) -> Page``; beside it lies ``page.md.j2``, a
+Jinja template in Markdown with the parts
+
+* ``# Finding``: the answer in one sentence with its numbers;
+* ``# Subject`` (may be left out): what it was found on, where the question does not say;
+* ``# Facts``: ``- name: value``, the numbers that matter most;
+* ``# Claims``: ``- key: statement`` for each key of ``Page.claims``, in the same words whether it
+  holds or not;
+* ``# Evidence``, ``# Limits``, ``# Overturned by``: ``- sentence``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opmerge.page.claims import Claim, Count
+from opmerge.page.layout import Section, Table, make_table, render_page
+from opmerge.page.sentences import number, percent, short_name, times
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FILTERS", "Page", "StudyPage", "frame", "label", "study_page", "table"]
+
+FILTERS: Mapping[str, Callable[[Any], str]] = {
+    "number": number,
+    "percent": percent,
+    "times": times,
+    "g": lambda value: f"{value:g}",
+    "short": short_name,
+}
+"""How templates tell numbers."""
+
+_FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "n": number,
+    "%": percent,
+    "x": times,
+    "s": str,
+    "g": FILTERS["g"],
+}
+_GROUPS = ("settings", "problem", "predictions", "versions")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What ``page.py`` of a study makes of a record.
+
+    Args:
+        values: what the template reads.
+        claims: for each claim of the template, in how many cases it holds.
+        sections: figures and tables, in the order of the page.
+    """
+
+    values: Mapping[str, Any]
+    claims: Mapping[str, Count]
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """A page as it is read: by people as ``html``, by ``docs/findings.md`` as claims."""
+
+    finding: str
+    claims: Sequence[Claim]
+    html: str
+    figures: Mapping[str, bytes]
+
+
+def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPage:
+    """The page of a record, drawn from the record alone; the same text each time.
+
+    Args:
+        record: of the study.
+        page: its numbers, counts and sections.
+        template: path of ``page.md.j2``.
+    """
+    parts = _parts(_render(template, page.values))
+    claims = _claims(_items(parts, "Claims"), page.claims)
+    subject = _paragraph(parts, "Subject")
+    grounds = (
+        ("Evidence", _items(parts, "Evidence")),
+        ("Limits", _items(parts, "Limits")),
+        ("What would overturn it", _items(parts, "Overturned by")),
+    )
+    finding = _paragraph(parts, "Finding")
+    html = render_page(
+        title=f"{record['question']}" + (f" ({subject})" if subject else ""),
+        answer=finding,
+        facts=[_pair(item) for item in _items(parts, "Facts")],
+        claims=claims,
+        sections=[
+            *page.sections,
+            *(Section(name, "", items=items) for name, items in grounds if items),
+        ],
+        settings={key.capitalize(): record[key] for key in _GROUPS if key in record},
+    )
+    figures = {section.slug: section.png for section in page.sections if section.png}
+    return StudyPage(finding, claims, html, figures)
+
+
+def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:
+    """A table of a record as a frame."""
+    import pandas as pd
+
+    return pd.DataFrame(record["tables"][name])
+
+
+def label(source: str) -> str:
+    """``λ = 0.5`` for eigenvalues as given, else the last part of a path."""
+    head, _, value = source.partition("eigenvalues:")
+    return f"λ = {value}" if value else short_name(head)
+
+
+def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: str = "") -> Table:
+    """A table of the page from a frame.
+
+    Args:
+        caption: what it holds.
+        rows: the frame.
+        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
+            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
+            specification such as ``.2f``. What is missing is ``–``.
+        note: below it.
+    """
+    told = []
+    for spec in columns.values():
+        column, _, form = spec.partition(":")
+        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
+        told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
+    return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _render(template: Path, values: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(FILTERS)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+
+
+def _parts(text: str) -> dict[str, str]:
+    """Text by heading."""
+    pieces = re.split(r"^# (.+)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(map(str.strip, pieces[::2]), pieces[1::2], strict=True))
+
+
+def _paragraph(parts: Mapping[str, str], name: str) -> str:
+    return " ".join(parts.get(name, "").split())
+
+
+def _items(parts: Mapping[str, str], name: str) -> list[str]:
+    items = re.split(r"^- ", parts.get(name, ""), flags=re.MULTILINE)[1:]
+    return [" ".join(item.split()) for item in items]
+
+
+def _pair(item: str) -> tuple[str, str]:
+    name, _, value = item.rpartition(": ")
+    return name, value
+
+
+def _claims(items: Sequence[str], counts: Mapping[str, Count]) -> list[Claim]:
+    stated = dict(item.split(": ", 1) for item in items)
+    assert stated.keys() == counts.keys(), (
+        f"claims {stated.keys() ^ counts.keys()} on one side only"
+    )
+    return [Claim(key, text, counts[key]) for key, text in stated.items()]

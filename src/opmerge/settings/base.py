@@ -1,0 +1,91 @@
+"""What every group of settings is: frozen, checked when built, and refused in one line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from opmerge.errors import InputError
+
+__all__ = ["Settings"]
+
+_BOUNDS = {
+    "greater_than": ">",
+    "greater_than_equal": ">=",
+    "less_than": "<",
+    "less_than_equal": "<=",
+}
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a finite number",
+    "float_parsing": "a finite number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a string",
+}
+
+
+class Settings(BaseModel):
+    """A group of settings: each field has its type, range, default and help, and no other place.
+
+    Subclasses may check what concerns several fields in a ``model_validator(mode="after")`` that
+    raises ``InputError``. A field's ``description`` is its help on the command line.
+
+    Raises:
+        InputError: naming the field that is out of range, with what it must be.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**{key: _plain(value) for key, value in values.items()})
+        except ValidationError as error:
+            raise refusal(error) from None
+
+    def replaced(self, **values: Any) -> Self:
+        """The same settings but for these, checked again."""
+        fields = type(self).model_fields
+        return type(self)(**{**{key: getattr(self, key) for key in fields}, **values})
+
+    def with_json(self, values: dict[str, Any]) -> Self:
+        """Settings of this type from JSON values: lists stand for tuples."""
+        try:
+            return type(self).model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise refusal(error) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python's, lists as tuples: what callers rightly expect to pass."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def refusal(error: ValidationError) -> InputError:
+    """The first thing that is wrong, in our words."""
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    own = context.get("error")
+    if isinstance(own, InputError):
+        return own
+    place = ".".join(str(part) for part in first["loc"])
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        return InputError(place, "must be left out: there is no such setting")
+    if kind in _BOUNDS:
+        requirement = f"must be {_BOUNDS[kind]} {next(iter(context.values()))}"
+    elif kind == "literal_error":
+        requirement = f"must be one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
+    elif kind == "missing":
+        return InputError(place, "must be given")
+    else:
+        requirement = f"must be {_KINDS.get(kind, first['msg'].removeprefix('Input should be '))}"
+    value = first["input"]
+    return InputError(place, requirement, value if isinstance(value, str) else repr(value))

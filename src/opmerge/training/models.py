@@ -1,0 +1,299 @@
+"""Training models: which fraction of a student's initial error training leaves (THEORY 3).
+
+A student coordinate at step t trained on E|a z_t - target z_t|² ends at
+``target + retention (init - target)``; the retention depends on training and on n_t = Var z_t.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.checks import check_count, check_number
+from opmerge.errors import InputError
+from opmerge.training.averaging import EMAFlow, HeavyBall
+
+__all__ = [
+    "DEFAULT_MERGE_TIME",
+    "EMAFlow",
+    "GammaRates",
+    "GradientDescent",
+    "GradientFlow",
+    "HeavyBall",
+    "TrainingModel",
+    "training_from_dict",
+]
+
+DEFAULT_MERGE_TIME = 6.4
+"""Optimisation time s of one merge in arXiv 2505.16024."""
+
+_MOST_ITERATIONS = 10**18
+_LARGEST = 1e100  # leaves room for products in float64
+_TAIL = 1e-12  # probability of the gamma law's tails that are left out
+_UNLEARNED = 1e-4  # a rate so low that its retention is 1
+
+Array = NDArray[np.float64]
+
+
+@runtime_checkable
+class TrainingModel(Protocol):
+    """What a planner asks of training: the retention, and a record of its parameters.
+
+    Where parts of the error are learned at different rates, each part is a *mode*: it has a
+    retention of its own, which is its own in every merge, and the squared errors add up with the
+    modes' weights. Most models have one mode.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name under which plan files store the model."""
+        ...
+
+    @property
+    def mode_weights(self) -> tuple[float, ...]:
+        """Share of each mode in the squared error; they sum to 1."""
+        ...
+
+    @property
+    def floor(self) -> float:
+        """Squared error >= 0, a direction of x_0, that each merge adds whatever it starts from."""
+        ...
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """Fraction of the initial error left where z_t has these variances n_t; same shape."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, as ``training_from_dict`` reads them."""
+        ...
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Gradient flow for optimisation time s: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024).
+
+    Args:
+        time: s > 0, the optimisation time of one merge (learning rate times iterations).
+    """
+
+    time: float = DEFAULT_MERGE_TIME
+
+    name = "gradient-flow"
+    mode_weights = (1.0,)
+    floor = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive("merge_time", self.time)
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """``exp(-2 s n_t)`` elementwise."""
+        return np.exp(-2.0 * self.time * variances)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"model": "gradient-flow", "time": s}``."""
+        return {"model": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """Full-batch descent: ``retention = (1 - 2 η n_t)^N``, for η n_t <= 1/2 (THEORY 3).
+
+    Descent is stable up to η n_t < 1, but beyond 1/2 the error changes sign at every iteration;
+    no planner's proof covers that, so it is refused.
+
+    Args:
+        learning_rate: η > 0.
+        num_iterations: N >= 1.
+    """
+
+    learning_rate: float
+    num_iterations: int
+
+    name = "gradient-descent"
+    mode_weights = (1.0,)
+    floor = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive("learning_rate", self.learning_rate)
+        if isinstance(self.num_iterations, bool) or not isinstance(self.num_iterations, int):
+            raise InputError("num_iterations", "must be an integer", self.num_iterations)
+        if self.num_iterations < 1:
+            raise InputError("num_iterations", "must be >= 1", self.num_iterations)
+        if self.num_iterations > _MOST_ITERATIONS:
+            raise InputError("num_iterations", "must be <= 1e18", self.num_iterations)
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """``(1 - 2 η n_t)^N`` elementwise.
+
+        Raises:
+            InputError: if η n_t > 1/2 for some n_t.
+        """
+        largest = float(np.max(variances))
+        if self.learning_rate * largest > 0.5:
+            raise InputError(
+                "learning_rate",
+                f"must be <= 1 / (2 max n_t) = {0.5 / largest:.6g} for monotone descent",
+                self.learning_rate,
+            )
+        with np.errstate(divide="ignore"):
+            log_step = np.log1p(-2.0 * self.learning_rate * variances)
+        retention: Array = np.exp(self.num_iterations * log_step)
+        return retention
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"model": "gradient-descent", "learning_rate": η, "num_iterations": N}``."""
+        return {"model": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class GammaRates:
+    """A network whose error is learned at rates k spread by a gamma law: ``retention = exp(-k)``.
+
+    At variance n of its input, after N iterations at learning rate η,
+
+        k ~ Gamma(a, θ (N/N₀) (η/η₀)^q n^p),    E[retention²] = (1 + 2 θ (N/N₀) (η/η₀)^q n^p)^(-a):
+
+    a power law of training with exponent a. One network's slow part is slow in every merge, so
+    a mode keeps its place in the law. a → ∞ at p = 1 is gradient flow with
+    ``2 s = a θ (N/N₀) (η/η₀)^q``.
+
+    The law is read at ``num_modes`` points by the trapezoidal rule in log k, which converges
+    exponentially: 16 points give E[retention²] to 2 % for a from 0.05 to 1e4 and θ n^p from 0.05
+    to 1e5, and distances of whole plans to 1 % (``tests/test_spread_rates.py``).
+
+    Args:
+        shape: a from 0.001 to 1e6.
+        scale: θ > 0, of a merge with N₀ iterations at η₀.
+        exponent: p from 0 to 4.
+        num_iterations: N >= 1 iterations of each merge.
+        learning_rate: η > 0, the highest of each merge.
+        fitted_iterations: N₀ >= 1.
+        fitted_learning_rate: η₀ > 0.
+        learning_rate_exponent: q from 0 to 4.
+        floor: squared error >= 0, a direction of x_0, that training adds in each merge whatever
+            it starts from.
+        num_modes: from 4 to 256.
+
+    Raises:
+        InputError: naming the parameter that is out of range.
+    """
+
+    shape: float
+    scale: float
+    exponent: float
+    num_iterations: int
+    learning_rate: float
+    fitted_iterations: int
+    fitted_learning_rate: float
+    learning_rate_exponent: float = 1.0
+    floor: float = 0.0
+    num_modes: int = 16
+
+    name = "gamma-rates"
+
+    def __post_init__(self) -> None:
+        _require_range("shape", self.shape, 1e-3, 1e6)
+        for key in ("scale", "learning_rate", "fitted_learning_rate"):
+            _require_positive(key, getattr(self, key))
+        for key in ("exponent", "learning_rate_exponent"):
+            _require_range(key, getattr(self, key), 0, 4)
+        for key in ("num_iterations", "fitted_iterations"):
+            check_count(key, getattr(self, key))
+            _require_range(key, getattr(self, key), 1, _MOST_ITERATIONS)
+        _require_range("floor", self.floor, 0, _LARGEST)
+        check_count("num_modes", self.num_modes)
+        _require_range("num_modes", self.num_modes, 4, 256)
+        if not 1 / _LARGEST <= self.scale_used <= _LARGEST:
+            raise InputError("scale", "must give rates from 1e-100 to 1e100", self.scale_used)
+
+    @property
+    def scale_used(self) -> float:
+        """θ (N/N₀) (η/η₀)^q, the scale at the iterations and the learning rate that are used."""
+        speed = float(self.learning_rate) / self.fitted_learning_rate
+        budget = self.num_iterations / self.fitted_iterations
+        return float(self.scale * budget * np.float64(speed) ** self.learning_rate_exponent)
+
+    @property
+    def mode_weights(self) -> tuple[float, ...]:
+        """Share of each mode in the squared error; they sum to 1."""
+        return tuple(self._law[1].tolist())
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """``exp(-k_m n^p)`` elementwise, k_m the rate of the mode at n = 1; slowest mode first."""
+        retention: Array = np.exp(-self._law[0][mode] * variances**self.exponent)
+        return retention
+
+    def mean_square(self, variances: Array) -> Array:
+        """``E[retention²] = (1 + 2 θ (N/N₀) (η/η₀)^q n^p)^(-a)`` elementwise."""
+        spread = 2.0 * self.scale_used * variances**self.exponent
+        mean: Array = np.exp(-self.shape * np.log1p(spread))
+        return mean
+
+    @cached_property
+    def _law(self) -> tuple[Array, Array]:
+        """(M,) rates at n = 1 and (M,) weights.
+
+        Modes lie evenly in v = log(k / θ a), where the density is exp(a (v + 1 - e^v)). The
+        slowest stands for all that would follow it, whose weights are a geometric series: it has
+        their sum and their mean rate.
+        """
+        from scipy.special import gammainccinv, gammaincinv
+
+        highest = gammainccinv(self.shape, _TAIL)
+        unlearned = min(_UNLEARNED / self.scale_used, _UNLEARNED * highest)
+        lowest = max(gammaincinv(self.shape, _TAIL), unlearned)
+        grid = np.linspace(np.log(lowest), np.log(highest), self.num_modes) - np.log(self.shape)
+        weights = np.exp(self.shape * (grid - np.expm1(grid)))
+        rates = self.scale_used * self.shape * np.exp(grid)
+        gap = grid[1] - grid[0]
+        following = -1.0 / np.expm1(-self.shape * gap)
+        weights[0] *= following
+        rates[0] /= -np.expm1(-(self.shape + 1.0) * gap) * following
+        return rates, weights / weights.sum()
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"model": "gamma-rates", "shape": a, …}``."""
+        return {"model": self.name, **asdict(self)}
+
+
+_MODELS: dict[str, Callable[..., TrainingModel]] = {
+    model.name: model for model in (GradientFlow, GradientDescent, EMAFlow, HeavyBall, GammaRates)
+}
+
+
+def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
+    """Build the training model that ``to_dict`` described.
+
+    Raises:
+        InputError: for an unknown model, or parameters that are missing, unknown or out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError("training", "must be an object with a `model`", data)
+    parameters = dict(data)
+    model = parameters.pop("model", None)
+    if not isinstance(model, str) or model not in _MODELS:
+        raise InputError("training.model", f"must be one of {', '.join(_MODELS)}", repr(model))
+    try:
+        return _MODELS[model](**parameters)
+    except TypeError as error:
+        expected = ", ".join(signature(_MODELS[model]).parameters)
+        raise InputError("training", f"must have the parameters {expected}", data) from error
+
+
+def _require_positive(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(argument, "must be a number", value)
+    if not 0 < value <= sys.float_info.max:
+        raise InputError(argument, "must be finite and > 0", value)
+
+
+def _require_range(argument: str, value: object, low: float, high: float) -> None:
+    if not low <= check_number(argument, value) <= high:
+        raise InputError(argument, f"must be from {low:g} to {high:g}", value)

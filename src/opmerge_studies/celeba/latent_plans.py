@@ -1,0 +1,224 @@
+"""Plans on the covariance of latents, with bootstrap intervals, by the linear theory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from opmerge.linear_teacher import SMALLEST_EIGENVALUE
+from opmerge.merging import evaluate
+from opmerge.planners import find_plan
+from opmerge.plans import Plan, build_strategy
+from opmerge.plans.outline import plan_phrase
+from opmerge.problem import MergeRule, Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import GradientFlow
+from opmerge_studies.shared.strategies import CANONICAL, plan_shape
+
+__all__ = [
+    "FORMS",
+    "PLANNED",
+    "STRATEGIES",
+    "by_direction",
+    "compare_plans",
+    "contending_plans",
+    "continuum_ratio",
+    "describe_latents",
+    "latent_problem",
+]
+
+FORMS = ("diagonal", "full")
+"""Variances of single latents taken for eigenvalues, as in arXiv 2505.16024, or the eigenvalues."""
+
+STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
+PLANNED = "certified"
+"""What the planner's plan is called beside the strategies."""
+
+Array = NDArray[np.float64]
+
+
+def latent_problem(
+    eigenvalues: Array, num_steps: int, merge_time: float, merge_rule: MergeRule
+) -> Problem:
+    """Merging T steps of plain cosine under gradient flow, towards the teacher."""
+    return Problem(
+        eigenvalue_spectrum(eigenvalues),
+        cosine_schedule(num_steps),
+        GradientFlow(merge_time),
+        merge_rule,
+    )
+
+
+def contending_plans(problem: Problem) -> dict[str, Plan]:
+    """The named strategies, and last the plan that the planner finds."""
+    named = {name: build_strategy(name, problem.num_steps) for name in STRATEGIES}
+    return {**named, PLANNED: find_plan(problem).plan}
+
+
+def by_direction(problem: Problem, values: Array, eigenvalues: Array) -> Array:
+    """Values of a problem's columns, for each of these eigenvalues, which are all among them."""
+    ascending = -problem.eigenvalues
+    place = np.searchsorted(ascending, -np.maximum(eigenvalues, SMALLEST_EIGENVALUE))
+    found: Array = values[place]
+    return found
+
+
+def continuum_ratio(eigenvalues: Array) -> float:
+    """W2 of vanilla over that of BOOT under operator copy, for T → ∞ and little retention.
+
+    Their errors in a direction are in proportion to ``|1 - x|`` and ``x |ln x|``, x = √λ (THEORY
+    7.5): BOOT errs less where ``Σ (1 - x)² > Σ (x ln x)²``. A direction without variance counts
+    fully for vanilla, which starts from a step that leaves noise in it, and nothing for BOOT.
+
+    Args:
+        eigenvalues: (d,) λ, not all of them 1 or 0.
+    """
+    roots = np.sqrt(eigenvalues)
+    return float(np.linalg.norm(1 - roots) / np.linalg.norm(xlogy(roots, roots)))
+
+
+def describe_latents(
+    path: str, digest: str, num_resamples: int, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Both forms of the covariance: how many λ are above 1, with intervals over images.
+
+    Args:
+        path: (N, d) latents, a ``.npy`` file.
+        digest: of the file, so that a cell of other latents is not taken for this one.
+        num_resamples: of the images, with replacement.
+        seed: of the resampling.
+
+    Returns:
+        ``summary``, a row a form, and ``eigenvalues``, a row a form and rank.
+    """
+    summary, listed = [], []
+    for form, (spectrum, *again) in _resampled(path, num_resamples, seed).items():
+        measured = [_shares(values) for values in again]
+        row: dict[str, Any] = {"form": form}
+        for key, value in _shares(spectrum).items():
+            low, high = _interval([each[key] for each in measured])
+            row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        summary.append(row)
+        lows, highs = np.quantile(again, [0.025, 0.975], axis=0)
+        listed += [
+            {"form": form, "rank": rank, "eigenvalue": value, "low": low, "high": high}
+            for rank, (value, low, high) in enumerate(
+                zip(spectrum.tolist(), lows.tolist(), highs.tolist(), strict=True), start=1
+            )
+        ]
+    return {"summary": summary, "eigenvalues": listed}
+
+
+def compare_plans(
+    path: str,
+    digest: str,
+    num_steps: int,
+    merge_time: float,
+    merge_rule: MergeRule,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """W2 in latent space of strategies and of the certified plan, in both forms.
+
+    The plan is found once, for the latents as they are; it and the strategies are evaluated again
+    on the covariance of each resample. In the linear theory teacher and student are positive
+    multiples of the same noise in every direction, so W2 is their paired error as well.
+
+    Returns:
+        ``plans``, a row a form and plan, and ``winners``, a row a form.
+    """
+    plans, winners = [], []
+    for form, spectra in _resampled(path, num_resamples, seed).items():
+        problem = latent_problem(spectra[0], num_steps, merge_time, merge_rule)
+        best = find_plan(problem)
+        named = {name: build_strategy(name, num_steps) for name in STRATEGIES}
+        errors = _errors(problem, {**named, PLANNED: best.plan}, spectra)
+        plans += [
+            {
+                "form": form,
+                "plan": name,
+                "w2": float(values[0]),
+                **dict(zip(("low", "high"), _interval(values[1:]), strict=True)),
+                "merges": len(best.plan.merges if name == PLANNED else named[name].merges),
+            }
+            for name, values in errors.items()
+        ]
+        winners.append(
+            {
+                "form": form,
+                **_contest({name: errors[name] for name in CANONICAL}),
+                "continuum": continuum_ratio(spectra[0]),
+                "best_named": min(STRATEGIES, key=lambda name: errors[name][0]),
+                "gain": float(min(errors[name][0] for name in STRATEGIES) / best.w2),
+                "lower_bound": best.lower_bound,
+                "best": best.w2,
+                "shape": plan_shape(
+                    best.plan, best.w2, {name: float(errors[name][0]) for name in CANONICAL}
+                ),
+                "best_plan": plan_phrase(best.plan),
+            }
+        )
+    return {"plans": plans, "winners": winners}
+
+
+def _contest(errors: Mapping[str, Array]) -> dict[str, Any]:
+    """The winner, the runner-up, and their ratio on the same resamples."""
+    winner, second, *_ = sorted(errors, key=lambda name: float(errors[name][0]))
+    ratios = errors[second] / errors[winner]
+    low, high = _interval(ratios[1:])
+    least = np.min([errors[name] for name in errors], axis=0)
+    return {
+        "winner": winner,
+        "second": second,
+        "ratio": float(ratios[0]),
+        "ratio_low": low,
+        "ratio_high": high,
+        "wins": float(np.mean((errors[winner] <= least)[1:])),
+        "is_separated": bool(low > 1),
+    }
+
+
+def _errors(problem: Problem, plans: Mapping[str, Plan], spectra: Array) -> dict[str, Array]:
+    """(1 + resamples,) W2 of each plan on every spectrum, all of them in one evaluation."""
+    every = replace(problem, spectrum=eigenvalue_spectrum(spectra.ravel()))
+    errors = {}
+    for name, plan in plans.items():
+        squares = every.errors(evaluate(every, plan).excess) / every.multiplicities
+        errors[name] = np.sqrt(by_direction(every, squares, spectra).sum(axis=1))
+    return errors
+
+
+def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
+    """By form, (1 + resamples, d) descending eigenvalues: of all latents, then of each resample."""
+    latents = np.load(path, allow_pickle=False).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    count = len(latents)
+    found: dict[str, list[Array]] = {form: [] for form in FORMS}
+    for number in range(1 + num_resamples):
+        drawn = rng.multinomial(count, np.full(count, 1 / count)) if number else np.ones(count)
+        covariance = np.cov(latents.T, aweights=drawn, ddof=0).reshape(latents.shape[1], -1)
+        values = (np.diag(covariance), np.linalg.eigvalsh(covariance))
+        for form, unsorted in zip(FORMS, values, strict=True):
+            found[form].append(np.maximum(np.sort(unsorted)[::-1], 0.0))
+    return {form: np.array(rows) for form, rows in found.items()}
+
+
+def _shares(eigenvalues: Array) -> dict[str, float]:
+    small = eigenvalues <= 1
+    return {
+        "largest": float(eigenvalues[0]),
+        "share_small": float(small.mean()),
+        "variance_small": float(eigenvalues[small].sum() / eigenvalues.sum()),
+    }
+
+
+def _interval(values: Sequence[float] | Array) -> tuple[float, float]:
+    """Percentile bootstrap interval of 95 %."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,137 @@
+"""A study: one question, checked settings in, a record and a page out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+from opmerge.page.study import StudyPage, study_page
+from opmerge.settings.base import Settings
+from opmerge.versions import versions
+from opmerge_studies.shared.engines import BACKENDS, Backend
+from opmerge_studies.shared.runner import ProgressBar, Runner, no_progress
+from opmerge_studies.shared.settings import configure, settings_named
+
+__all__ = ["FORMAT", "VERSION", "Study"]
+
+FORMAT = "opmerge.study"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and how its answer is computed and told.
+
+    ``page.py`` beside the package's ``__init__.py`` draws the page (``opmerge.page.study``); it is
+    not imported before it is asked for.
+
+    Args:
+        package: name of the package that it stands in: ``__name__`` there.
+        question: what it asks, in one line.
+        settings: the type of its settings; its class method ``quick`` gives those of a
+            demonstration.
+        run: from settings and a runner to the record: JSON values, with what is best read as a
+            table under ``tables``, lists of flat mappings by name.
+        trains_networks: whether it needs the extra ``torch`` and hours rather than minutes; then
+            it is no part of ``all``.
+    """
+
+    package: str
+    question: str
+    settings: type[Settings]
+    run: Callable[[Any, Runner], Mapping[str, Any]]
+    trains_networks: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the command line has it: ``better-than-teacher``."""
+        return self.package.rpartition(".")[2].replace("_", "-")
+
+    def configured(self, quick: bool, settings: Sequence[str] = ()) -> Settings:
+        """Its settings, or those of a demonstration, with ``KEY=VALUE`` replaced."""
+        chosen: Settings = self.settings.quick() if quick else self.settings()  # type: ignore[attr-defined]
+        return configure(chosen, settings)
+
+    def runner(
+        self,
+        folder: Path,
+        progress: ProgressBar = no_progress,
+        warn: Callable[[str], None] = warnings.warn,
+        num_workers: int = -1,
+        backend: str = "loky",
+    ) -> Runner:
+        """Where and on what it is computed.
+
+        Raises:
+            InputError: if there is no such backend, or the number of workers is out of range.
+        """
+        if backend not in BACKENDS:
+            raise InputError("backend", f"must be one of {', '.join(BACKENDS)}", backend)
+        if num_workers < 1 and num_workers != -1:
+            raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
+        return Runner(folder, progress, warn, num_workers, cast(Backend, backend))
+
+    def record(self, settings: Settings, runner: Runner) -> dict[str, Any]:
+        """The record, JSON values; what the folder holds of an interrupted run is kept."""
+        with settings_named():
+            content = self.run(settings, runner)
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "study": self.name,
+            "question": self.question,
+            "settings": settings.model_dump(mode="json"),
+            "versions": versions(),
+            **content,
+        }
+        read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
+        return read_again
+
+    def page(self, record: Mapping[str, Any]) -> StudyPage:
+        """The page of a record."""
+        if find_spec("pandas") is None:
+            raise InputError(
+                "pandas",
+                "must be installed to draw a study's page",
+                remedy='pip install "opmerge[studies]"',
+            )
+        module = import_module(f"{self.package}.page")
+        assert module.__file__ is not None
+        return study_page(
+            record, module.page(record), Path(module.__file__).with_name("page.md.j2")
+        )
+
+    def write(self, folder: Path, record: Mapping[str, Any]) -> StudyPage:
+        """Write record.json, tables/NAME.csv, figures/NAME.png and report.html."""
+        write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
+        for name, rows in record.get("tables", {}).items():
+            write_atomic(folder / "tables" / f"{name}.csv", _csv(rows))
+        return self.draw(folder, record)
+
+    def draw(self, folder: Path, record: Mapping[str, Any]) -> StudyPage:
+        """Write figures/NAME.png and report.html of a record."""
+        page = self.page(record)
+        for name, picture in page.figures.items():
+            write_atomic(folder / "figures" / f"{name}.png", picture)
+        write_atomic(folder / "report.html", page.html)
+        return page
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with a head line; the columns are those of the first row."""
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,134 @@
+"""Students of several steps: what each step is worth, and where the steps should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from opmerge.errors import InputError
+from opmerge.merging import evaluate
+from opmerge.planners import find_plan
+from opmerge.plans import STRATEGIES, Plan
+from opmerge.plans.outline import plan_phrase
+from opmerge.problem import Objective, Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, Count, NonEmpty, Positive
+from opmerge.spectra import resolve_spectrum
+from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared.strategies import CANONICAL, strategy_errors
+
+__all__ = ["STUDY", "StudentsSettings", "plan_students", "run"]
+
+_OBJECTIVES: tuple[Objective, ...] = ("teacher", "data")
+
+
+class StudentsSettings(Settings):
+    """Settings of the study."""
+
+    sources: Annotated[tuple[str, ...], NonEmpty] = Field(
+        (
+            *("eigenvalues:0.2", "eigenvalues:0.5", "eigenvalues:1", "eigenvalues:1.02"),
+            *("eigenvalues:2", "eigenvalues:5", "digits"),
+        ),
+        description="data, each as `resolve_spectrum` has them",
+    )
+    student_steps: Annotated[tuple[Count, ...], Ascending] = Field((1, 2, 4, 8), description="K")
+    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (1.0, DEFAULT_MERGE_TIME), description="s"
+    )
+    num_steps: Count = Field(64, description="T")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_steps <= self.student_steps[-1]:
+            largest = f"the {self.num_steps} steps of the teacher, which errs by 0"
+            raise InputError("student_steps", f"must be < {largest}", self.student_steps[-1])
+        return self
+
+    @classmethod
+    def quick(cls) -> Self:
+        """One λ on either side of 1 and digits, T = 32: seconds."""
+        return cls(sources=("eigenvalues:0.5", "eigenvalues:5", "digits"), num_steps=32)
+
+
+def run(settings: StudentsSettings, runner: Runner) -> dict[str, Any]:
+    """Plan students of every number of steps, towards the teacher and towards the data.
+
+    Returns:
+        ``tables``: ``students``, a row for each source, s, objective and K.
+    """
+    cells = [
+        {
+            "source": source,
+            "merge_time": time,
+            "objective": objective,
+            "num_steps": settings.num_steps,
+            "student_steps": count,
+        }
+        for source in settings.sources
+        for time in settings.merge_times
+        for objective in _OBJECTIVES
+        for count in settings.student_steps
+    ]
+    return {"tables": {"students": runner.sweep(plan_students, cells, "planning")}}
+
+
+def plan_students(
+    source: str, merge_time: float, objective: Objective, num_steps: int, student_steps: int
+) -> dict[str, Any]:
+    """The best K-step student beside the named strategies on uniform windows.
+
+    ``moved`` is the best named strategy on the windows of the best plan, which tells what the
+    boundaries are worth from what the merges inside them are; ``other`` is the best plan's W2 to
+    what was not its objective.
+    """
+    problem = Problem(
+        resolve_spectrum(source),
+        cosine_schedule(num_steps),
+        GradientFlow(merge_time),
+        objective=objective,
+    )
+    best = find_plan(problem, student_steps=student_steps)
+    uniform = strategy_errors(problem, CANONICAL, student_steps)
+    moved = _on_windows(problem, best.plan.boundaries)
+    beside = replace(problem, objective="data" if objective == "teacher" else "teacher")
+    return {
+        "source": source,
+        "merge_time": merge_time,
+        "objective": objective,
+        "student_steps": student_steps,
+        "best": best.w2,
+        "lower_bound": best.lower_bound,
+        "planner": best.planner,
+        **uniform,
+        "moved": moved,
+        "other": evaluate(beside, best.plan).w2,
+        "teacher_to_data": problem.teacher_to_data,
+        "boundaries": " ".join(map(str, best.plan.boundaries)),
+        "kept_steps": sum(not tree.merges for tree in best.plan.students),
+        "merges": len(best.plan.merges),
+        "plan": plan_phrase(best.plan),
+    }
+
+
+def _on_windows(problem: Problem, boundaries: Sequence[int]) -> float:
+    """The least W2 of the named strategies, applied in each window."""
+    plans = [
+        Plan(tuple(STRATEGIES[name](start, stop) for start, stop in pairwise(boundaries)))
+        for name in CANONICAL
+    ]
+    return min(evaluate(problem, plan).w2 for plan in plans)
+
+
+STUDY = Study(
+    __name__,
+    "How many steps should a student have, and where should they be?",
+    StudentsSettings,
+    run,
+)

@@ -1,0 +1,200 @@
+"""The study `stabilisation`: what it claims, how it says otherwise, and that it resumes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opmerge.errors import InputError
+from opmerge.merging import evaluate
+from opmerge.plans import build_strategy
+from opmerge.problem import Problem
+from opmerge.schedules import cosine_schedule
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import GradientFlow
+from opmerge_studies.shared.runner import Runner
+from opmerge_studies.shared.study import STUDIES
+from opmerge_studies.stabilisation import Config
+from opmerge_studies.stabilisation.mixing import mixed_excess
+from opmerge_studies.stabilisation.timestep_mixing import mixing_combs
+
+STUDY = STUDIES["stabilisation"]
+TINY = Config(
+    steps=(8, 16),
+    turnovers=(2.0, 16.0),
+    iterations=(64, 256),
+    num_eigenvalues=12,
+    catch_up_eigenvalues=(0.3, 1.0, 4.0),
+    comb_steps=6,
+)
+
+
+def runner(folder: Path) -> Runner:
+    return Runner(folder, num_workers=1)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return STUDY.run(TINY, runner(tmp_path_factory.mktemp("stabilisation")))
+
+
+def test_an_average_is_a_shorter_time(record: dict[str, Any]) -> None:
+    """Its crossing is that of flow for as long as counts, and hardly elsewhere than without."""
+    for row in record["tables"]["ema_crossings"]:
+        assert row["effective_time"] <= 6.4 + 1e-12
+        assert row["first_crossing"] == pytest.approx(row["crossing_of_shorter_flow"], abs=1e-10)
+    plain = {
+        row["num_steps"]: row["first_crossing"]
+        for row in record["tables"]["ema_crossings"]
+        if row["turnovers"] is None
+    }
+    assert plain[16] == pytest.approx(1.140, abs=5e-4)
+    for row in record["tables"]["ema_crossings"]:
+        # first order in ρ drops out of a crossing; ρ is 0.16 at most, and λ - 1 about 2/T
+        assert abs(row["first_crossing"] - plain[row["num_steps"]]) < 1e-3
+
+
+def test_plans_survive_averaging(record: dict[str, Any]) -> None:
+    """A regret is never negative beyond what the best found may lack, and plain plans are kept."""
+    for row in record["tables"]["ema_plans"]:
+        assert row["regret"] >= -row["gap"] - 1e-9
+        assert row["same_plan"] <= (row["regret"] <= 1e-12)
+        if row["spectrum"] in ("0.01 to 0.9", "2.1 to 20"):
+            assert row["same_plan"]
+        if row["turnovers"] == 16.0:
+            assert row["regret"] < 1e-3
+
+
+def test_averages_are_simulated(record: dict[str, Any]) -> None:
+    """Four times the iterations: at most about a third of the difference."""
+    by_count = {
+        count: max(
+            row["difference"]
+            for row in record["tables"]["ema_simulation"]
+            if row["num_iterations"] == count
+        )
+        for count in TINY.iterations
+    }
+    assert by_count[256] < by_count[64] / 2.5
+
+
+def test_mixing_loses_everywhere(record: dict[str, Any]) -> None:
+    for row in record["tables"]["mixing"]:
+        if row["merge_rule"] == "operator-copy":
+            assert row["mixed_boot"] > 100 * row["boot"]
+            assert row["mixed_boot"] > row["vanilla"]
+
+
+def test_the_window_of_mixed_boot_is_where_its_error_passes_through_zero(
+    record: dict[str, Any],
+) -> None:
+    for row in record["tables"]["mixing_crossings"]:
+        assert row["num_crossings"] == 2
+        edges = np.array([row["window_from"], row["window_to"]])
+        assert edges[0] < edges[1]
+        beyond = [0.999 * edges[0], edges.mean(), 1.001 * edges[1]]
+        schedule = cosine_schedule(row["num_steps"])
+        boot, vanilla = (build_strategy(name, row["num_steps"]) for name in ("boot", "vanilla"))
+        wins = []
+        for eigenvalue in beyond:
+            problem = Problem(eigenvalue_spectrum([eigenvalue]), schedule, GradientFlow(6.4))
+            mixed = abs(np.expm1(mixed_excess(problem, boot)[0]))
+            wins.append(bool(mixed < abs(np.expm1(evaluate(problem, vanilla).excess[0]))))
+        assert wins == [False, True, False]
+
+
+def test_the_time_found_makes_up(record: dict[str, Any]) -> None:
+    """At the factor found, mixed students err as much as students trained in turn."""
+    for row in record["tables"]["mixing_time"]:
+        assert row["error_ratio"] > 1
+        assert 1 < row["factor"] < row["num_steps"]
+        schedule, plan = (
+            cosine_schedule(row["num_steps"]),
+            build_strategy(row["strategy"], row["num_steps"]),
+        )
+        spectrum = eigenvalue_spectrum([row["eigenvalue"]])
+        rate = None if row["turnovers"] is None else row["turnovers"] / 6.4
+        in_turn = Problem(spectrum, schedule, GradientFlow(6.4), row["merge_rule"])
+        longer = replace(in_turn, training=GradientFlow(6.4 * row["factor"]))
+        goal = abs(np.expm1(evaluate(in_turn, plan).excess[0]))
+        assert abs(np.expm1(mixed_excess(longer, plan, rate)[0])) == pytest.approx(goal, rel=1e-6)
+
+
+def test_averaged_targets_take_longer(record: dict[str, Any]) -> None:
+    keys = ("num_steps", "merge_rule", "strategy", "eigenvalue")
+    plain = {
+        tuple(row[key] for key in keys): row["factor"]
+        for row in record["tables"]["mixing_time"]
+        if row["turnovers"] is None
+    }
+    for row in record["tables"]["mixing_time"]:
+        if row["turnovers"] is not None:
+            assert row["factor"] > plain[tuple(row[key] for key in keys)]
+
+
+def test_all_combs_are_tried() -> None:
+    """2^(T-2) of them; in turn BOOT is best below 1 and vanilla above λ*, at once vanilla."""
+    rows = mixing_combs(4, 6.4, "operator-copy", [0.3, 4.0])
+    assert [row["combs"] for row in rows] == [4, 4]
+    assert [(row["best_in_turn"], row["merges_in_turn"]) for row in rows] == [
+        ("boot", 3),
+        ("vanilla", 1),
+    ]
+    assert [(row["best_at_once"], row["merges_at_once"]) for row in rows] == [("vanilla", 1)] * 2
+
+
+def test_the_page_says_what_the_record_holds(record: dict[str, Any]) -> None:
+    answer, page = STUDY.answer(record), STUDY.page(record)
+    assert answer.finding.startswith("Averaged weights leave the transition where it is")
+    assert "vanilla beats BOOT at all 24 (λ, T)" in answer.finding
+    assert answer.finding.split(";")[0] in page
+    assert page.count("<svg") == 6
+
+
+def test_a_contrary_record_is_told_as_such(record: dict[str, Any]) -> None:
+    contrary = deepcopy(record)
+    row = next(r for r in contrary["tables"]["ema_crossings"] if r["turnovers"] is not None)
+    row["first_crossing"] += 0.05
+    assert "Averaged weights move the transition" in STUDY.answer(contrary).finding
+    contrary = deepcopy(record)
+    contrary["tables"]["mixing"][0]["mixed_boot"] = 0.0
+    assert "BOOT beats vanilla at 1 of 24" in STUDY.answer(contrary).finding
+    contrary = deepcopy(record)
+    for row in contrary["tables"]["mixing_time"]:
+        row["factor"] = None
+    assert "never errs as little" in STUDY.answer(contrary).finding
+    contrary = deepcopy(record)
+    for row in contrary["tables"]["ema_crossings"]:
+        row["first_crossing"] = None
+    assert "do not cross" in STUDY.answer(contrary).finding
+
+
+def test_it_resumes(tmp_path: Path) -> None:
+    small = replace(TINY, steps=(8,), turnovers=(4.0,), catch_up_eigenvalues=(0.5,), comb_steps=4)
+    first = STUDY.run(small, runner(tmp_path))
+    for path in sorted((tmp_path / "cells").iterdir())[::3]:
+        path.unlink()
+    assert STUDY.run(small, runner(tmp_path)) == first
+    assert STUDY.page(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": (64, 16)}, "`steps` must ascend and not be empty, got (64, 16)"),
+        ({"steps": (3,)}, "`steps` must be >= 4, got 3"),
+        ({"turnovers": (0.0,)}, "`turnovers` must be > 0, got 0.0"),
+        ({"comb_steps": 20}, "`comb_steps` must be from 3 to 14, got 20"),
+        ({"num_eigenvalues": 5}, "`num_eigenvalues` must be >= 10, got 5"),
+        ({"merge_time": 50.0}, "`merge_time` must be > 0 and <= 40, got 50.0"),
+    ],
+)
+def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        Config(**change)
+    assert str(refusal.value) == message
