@@ -162,6 +162,7 @@ def training_inputs(
         InputError: if samples and --data_free contradict one another, or a class-conditional
             teacher lacks labels or has fewer classes.
     """
+    from opmerge.denoisers.denoiser import as_condition
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
     if data_free:
@@ -177,7 +178,7 @@ def training_inputs(
     if labels is not None and int(labels.max()) >= (classes := teacher.num_classes or 0):
         need = f"must be < {classes}, the number of the teacher's classes"
         raise InputError("labels", need, int(labels.max()))
-    return DataInputs(data, labels)
+    return DataInputs(data, as_condition(labels))
 
 
 @contextmanager

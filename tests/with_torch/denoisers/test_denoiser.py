@@ -13,7 +13,10 @@ from strategies import schedules
 from torch import Tensor, nn
 
 from opmerge import cosine_schedule
-from opmerge.denoisers.ddim import DDIM, Estimate, Jump, compose
+from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.jumps import Jump, compose
+from opmerge.denoisers.predictions import PREDICTIONS, Estimate
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, linear_schedule
 
@@ -77,13 +80,21 @@ def test_all_predictions_say_the_same(schedule: NoiseSchedule, step: int) -> Non
     x0, noise = torch.randn(2, 4, 3, generator=rng, dtype=torch.float64)
     alpha, sigma = float(schedule.alphas[step]), float(schedule.sigmas[step])
     z = alpha * x0 + sigma * noise
-    outputs = {"epsilon": noise, "sample": x0, "v_prediction": alpha * noise - sigma * x0}
+    outputs = {
+        "epsilon": noise,
+        "sample": x0,
+        "v_prediction": alpha * noise - sigma * x0,
+        "flow_prediction": noise - x0,
+    }
+    assert outputs.keys() == PREDICTIONS.keys()
     if schedule.alphas[-1] == 0:
         del outputs["epsilon"]
     for name, output in outputs.items():
         ddim = exact(schedule, name)
         torch.testing.assert_close(ddim.add_noise(x0, noise, step), z)
-        estimate = ddim.estimate(Says(output), z, step)
+        target = PREDICTIONS[name].target(x0, noise, *ddim.at(step, z.ndim))
+        torch.testing.assert_close(target, output)
+        estimate = ddim.denoiser(Says(output))(z, step)
         # v and its like divide by alpha, 0.006 at the end of the linear schedule of 5 steps.
         torch.testing.assert_close(estimate.x0, x0, rtol=0, atol=1e-12)
         torch.testing.assert_close(estimate.noise, noise, rtol=0, atol=1e-12)
@@ -94,7 +105,9 @@ def test_all_predictions_say_the_same(schedule: NoiseSchedule, step: int) -> Non
 def test_epsilon_is_refused_where_the_noise_is_pure() -> None:
     with pytest.raises(InputError, match="must not be epsilon where alpha_T = 0"):
         exact(cosine_schedule(T), "epsilon")
-    with pytest.raises(InputError, match="must be one of epsilon, sample, v_prediction, got 'x0'"):
+    with pytest.raises(
+        InputError, match="must be one of epsilon, sample, v_prediction, flow_prediction, got 'x0'"
+    ):
         exact(cosine_schedule(T), "x0")
 
 
@@ -104,7 +117,7 @@ def test_pure_noise_is_read_and_left(prediction_type: Any) -> None:
     ddim = exact(cosine_schedule(T), prediction_type)
     z = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3)
     output = torch.full_like(z, 0.5)
-    estimate = ddim.estimate(Says(output), z, T)
+    estimate = ddim.denoiser(Says(output))(z, T)
     torch.testing.assert_close(estimate.noise, z)
     torch.testing.assert_close(estimate.x0, output if prediction_type == "sample" else -output)
     assert torch.equal(ddim.land(estimate, 0), estimate.x0)  # sigma_0 = 0
@@ -115,12 +128,12 @@ def test_a_learned_variance_and_other_wrappings_are_read() -> None:
     z = torch.ones(2, 3, 4, 4, dtype=torch.float64)
     mean, variance = torch.full_like(z, 2.0), torch.full_like(z, 9.0)
     for output in (mean, (mean,), torch.cat([mean, variance], 1), mean.half()):
-        assert torch.equal(ddim.estimate(Says(output), z, 2).x0, mean)
+        assert torch.equal(ddim.denoiser(Says(output))(z, 2).x0, mean)
 
 
-def chains_of(networks: list[Affine]) -> list[list[Jump]]:
+def chains_of(ddim: DDIM, networks: list[Affine]) -> list[list[Jump]]:
     """Of 1, 2, 3 and 2 hops; at the first hop three networks, at the second two."""
-    a, b, c = networks
+    a, b, c = map(ddim.denoiser, networks)
     return [
         [Jump(a, 5, 0, 0)],
         [Jump(b, 4, 2, 3), Jump(a, 2, 0, 1)],
@@ -137,19 +150,19 @@ def states(count: int) -> Tensor:
 def test_mixed_chains_are_the_chains_one_by_one(labelled: bool) -> None:
     ddim = exact(cosine_schedule(T), "v_prediction")
     networks = [Affine(weight) for weight in (0.5, -0.3, 0.8)]
-    chains = chains_of(networks)
+    chains = chains_of(ddim, networks)
     choice = torch.tensor([3, 0, 2, 1, 1, 2, 0, 3, 2])
     labels = torch.arange(len(choice)) if labelled else None
     z = states(len(choice))
-    found = compose(ddim, chains, z, choice, labels)
+    found = compose(ddim, chains, z, choice, as_condition(labels))
     # Hop 1: chains 0 and 2 meet a (5 rows), 1 meets b (2), 3 meets c (2); hop 2: 1 and 2 meet
     # a (5), 3 meets b (2); hop 3: 2 meets b (3).
     assert [network.asked for network in networks] == [[5, 5], [2, 2, 3], [2]]
     for row, chain in enumerate(choice.tolist()):
-        own = None if labels is None else labels[row : row + 1]
+        own = None if labels is None else as_condition(labels[row : row + 1])
         alone = z[row : row + 1]
         for jump in chains[chain]:
-            estimate = ddim.estimate(jump.network, alone, jump.start, own)
+            estimate = jump.denoiser(alone, jump.start, own)
             alone = ddim.land(estimate, jump.readout)
         torch.testing.assert_close(found[row : row + 1], alone)
 
@@ -157,14 +170,14 @@ def test_mixed_chains_are_the_chains_one_by_one(labelled: bool) -> None:
 def test_what_nobody_chose_is_not_evaluated() -> None:
     ddim = exact(cosine_schedule(T), "v_prediction")
     networks = [Affine(0.5), Affine(0.5), Affine(0.5)]
-    compose(ddim, chains_of(networks), states(3), torch.tensor([3, 3, 3]))
+    compose(ddim, chains_of(ddim, networks), states(3), torch.tensor([3, 3, 3]))
     assert [network.asked for network in networks] == [[], [3], [3]]
 
 
 def test_a_chain_of_teacher_steps_calls_once_a_step_and_leaves_no_graph() -> None:
     ddim = exact(cosine_schedule(T), "v_prediction")
     network = Affine(0.5)
-    steps = [Jump(network, t, t - 1, t - 1) for t in range(T, 0, -1)]
+    steps = [Jump(ddim.denoiser(network), t, t - 1, t - 1) for t in range(T, 0, -1)]
     z = states(7)
     before = z.clone()
     whole = compose(ddim, [steps], z)
@@ -182,7 +195,7 @@ def test_a_composition_is_associative(data: st.DataObject) -> None:
     ddim = exact(cosine_schedule(T), "v_prediction")
     split = data.draw(st.integers(1, T - 1))
     network = Affine(data.draw(st.floats(-1, 1)))
-    steps = [Jump(network, t, t - 1, t - 1) for t in range(T, 0, -1)]
+    steps = [Jump(ddim.denoiser(network), t, t - 1, t - 1) for t in range(T, 0, -1)]
     z = states(3)
     parts = compose(ddim, [steps[T - split :]], compose(ddim, [steps[: T - split]], z))
     assert torch.equal(compose(ddim, [steps], z), parts)
