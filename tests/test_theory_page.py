@@ -22,6 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp
+from opmerge.teachers import SMALLEST_EIGENVALUE, LinearTeacher
+from opmerge.theory.allocation import OVERHEAD
+from opmerge.theory.overtaking import nearer_excesses
+from opmerge.theory.sgd_noise import retention_noise
+from opmerge.theory.transition import crossings, growth_threshold
 from oracles import DirectTheory, Setting, best_students, num_plans, students_of, trees_of
 from strategies import eigenvalue, merge_times, schedules
 
@@ -33,11 +38,6 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.strategies import boot
 from opmerge.problem import MergeRule
 from opmerge.schedules import cosine_schedule, equal_angle_schedule, nichol_dhariwal_schedule
-from opmerge.teachers import SMALLEST_EIGENVALUE, LinearTeacher
-from opmerge.theory.allocation import OVERHEAD
-from opmerge.theory.overtaking import nearer_excesses
-from opmerge.theory.sgd_noise import retention_noise
-from opmerge.theory.transition import crossings, growth_threshold
 from opmerge.training import (
     DEFAULT_MERGE_TIME,
     EMAFlow,
