@@ -39,6 +39,7 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
+from opmerge.loop import Draws
 from opmerge.measure.calibration import (
     Calibration,
     _split,
