@@ -134,7 +134,10 @@ def load_training_data(
 
     Without a folder there is no run, and something of their size stands for the samples.
     """
-    from opmerge.denoisers.samples import digits_labels, load_labels, stand_in
+    import torch
+
+    from opmerge.data.builtin import digits_labels
+    from opmerge.denoisers.samples import load_labels, stand_in
 
     source = open_samples(samples.source, samples.source_options(), accelerator.is_main_process)
     shape = shape_of(source)
@@ -145,7 +148,7 @@ def load_training_data(
     if samples.labels is None:
         return data, None
     if samples.labels == "digits":
-        return data, digits_labels()
+        return data, torch.from_numpy(digits_labels())
     return data, load_labels(Path(samples.labels), len(data))
 
 
