@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from opmerge import GammaRates, PlanFile, parse_plan
-from opmerge.studies import STUDIES, Runner
+from opmerge.cli.study_files import study_names
+from opmerge_studies.shared import Runner
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -155,7 +156,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", study_names())
 def test_the_page_of_a_study_is_drawn_again(name: str, studies: Path, run: Run) -> None:
     status, out, err = run("report", studies / name)
     assert (status, err) == (0, "")
@@ -167,7 +168,7 @@ def test_the_page_of_a_study_is_drawn_again(name: str, studies: Path, run: Run) 
 def test_the_index_names_every_study(studies: Path, run: Run) -> None:
     assert run("report", studies)[0] == 0
     page = (studies / "report.html").read_text(encoding="utf-8")
-    for name in STUDIES:
+    for name in study_names():
         assert f'href="{name}/report.html"' in page
     assert "cannot be read" not in page
 
