@@ -1,8 +1,10 @@
-"""Families of problems in which the noise's eigenbasis is turned against the data's."""
+"""Problems in which the noise's eigenbasis is turned against the data's, and scalar theories of
+them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from opmerge.data.resolve import open_source
 from opmerge.problem import MergeRule
 from opmerge.schedules import cosine_schedule
 from opmerge.training import GradientFlow
-from opmerge_studies.correlated_noise.matrices import MatrixProblem
+from opmerge_studies.shared.matrices import MatrixProblem
 
 __all__ = [
     "NOISE_RATIO",
@@ -36,6 +38,31 @@ _SPREAD = 4.0  # noise variances in more dimensions: from 1/4 to 4, in random or
 _ABOVE = 1.01  # λ* times this is where draws above it begin
 
 Array = NDArray[np.float64]
+
+
+def scalar_theories(problem: MatrixProblem) -> dict[str, MatrixProblem]:
+    """The theories of one scalar per direction, from the one that knows most.
+
+    Returns:
+        ``generalised``: the same μ, and of ``VᵀV`` of the frame V the diagonal alone;
+        ``data_basis``: in the eigenbasis of Λ, of Σ the diagonal there alone; ``isotropic``: Σ
+        replaced by a multiple of I of the same trace. The first two are exact where Λ and Σ
+        commute.
+    """
+    data, noise = problem.data_covariance, problem.noise_covariance
+    weights = np.sum(problem.frame**2, axis=0)
+    variances, basis = np.linalg.eigh(data)
+    along = np.sum(basis * (noise @ basis), axis=0)
+    size = len(noise)
+    covariances = {
+        "generalised": (np.diag(problem.eigenvalues * weights), np.diag(weights)),
+        "data_basis": (np.diag(np.maximum(variances, 0.0)), np.diag(along)),
+        "isotropic": (data, np.trace(noise) / size * np.eye(size)),
+    }
+    return {
+        name: replace(problem, data_covariance=data, noise_covariance=noise)
+        for name, (data, noise) in covariances.items()
+    }
 
 
 def plane_problem(
@@ -80,10 +107,10 @@ def digits_problem(correlation: float, num_steps: int, merge_time: float) -> Mat
     side = range(round(digits_samples().shape[1] ** 0.5))
     along = np.float64(correlation) ** np.abs(np.subtract.outer(side, side))
     data = np.cov(digits_samples().T, bias=True)
-    noise = np.asarray(np.kron(along, along), dtype=np.float64)
-    return _problem(data, noise, num_steps, merge_time)
+    return _problem(data, np.kron(along, along), num_steps, merge_time)
 
 
+@cache
 def digits_samples() -> Array:
     """(1797, 64) digits, centred."""
     samples = np.concatenate(list(open_source("digits").batches()))
@@ -103,15 +130,6 @@ def geodesic_rotation(num_dimensions: int, angle: float, rng: np.random.Generato
     skew = matrix - matrix.T
     rotation: Array = expm(np.radians(angle) * skew / np.linalg.norm(skew, 2))
     return rotation
-
-
-def scalar_theories(problem: MatrixProblem) -> Mapping[str, MatrixProblem]:
-    """The theories of one scalar per direction, from the one that knows most."""
-    return {
-        "generalised": problem.uncoupled(),
-        "data_basis": problem.in_data_basis(),
-        "isotropic": problem.isotropic(),
-    }
 
 
 def _plane_rotation(angle: float) -> Array:

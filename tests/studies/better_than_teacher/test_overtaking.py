@@ -9,6 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from opmerge_studies.better_than_teacher.misfit import (
+    MisfitProblem,
+    rank_limited,
+    sample_covariance,
+)
 from scipy.linalg import expm, sqrtm
 
 from opmerge.errors import InputError
@@ -19,11 +24,6 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GammaRates, GradientFlow
-from opmerge_studies.better_than_teacher.misfit import (
-    MisfitProblem,
-    rank_limited,
-    sample_covariance,
-)
 from opmerge_studies.better_than_teacher.overtaking import (
     nearer_excesses,
     overtaking_times,

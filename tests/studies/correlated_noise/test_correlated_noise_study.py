@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,32 @@ from scipy.special import ndtri
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
+from opmerge.page.claims import Count
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.correlated_noise import Config, half_angle
-from opmerge_studies.correlated_noise.batch_noise import (
-    KURTOSES,
-    LAWS,
-    SampledTraining,
-    batch_training,
-)
-from opmerge_studies.correlated_noise.matrices import MatrixProblem, evaluate_matrices
-from opmerge_studies.correlated_noise.noise_families import (
+from opmerge_studies.correlated_noise import STUDY, CorrelatedNoiseSettings, half_angle
+from opmerge_studies.correlated_noise.combs import matrix_comb
+from opmerge_studies.correlated_noise.problems import (
     digits_problem,
     drawn_problem,
     geodesic_rotation,
     plane_problem,
 )
-from opmerge_studies.correlated_noise.planning import matrix_comb_plan
-from opmerge_studies.shared.runner import Runner
-from opmerge_studies.shared.study import STUDIES
+from opmerge_studies.correlated_noise.samples import (
+    KURTOSES,
+    LAWS,
+    SampledTraining,
+    batch_training,
+    sampled_problem,
+)
+from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["correlated-noise"]
-TINY = Config(
+TINY = CorrelatedNoiseSettings(
     num_steps=8,
     oracle_steps=(3, 4),
     angles=(0, 15, 90),
@@ -96,7 +96,7 @@ def test_where_combs_fail_scalar_theory_says_so() -> None:
     problem = plane_problem((0.8, 0.1), 90.0, 4, 6.4)
     assert problem.eigenvalues.tolist() == pytest.approx([1.6, 0.05])
     best = build_strategy("vanilla", 4)
-    comb, tree = matrix_comb_plan(problem).plan, Plan.from_nested([[4, [3, 2], 1]])
+    comb, tree = matrix_comb(problem).plan, Plan.from_nested([[4, [3, 2], 1]])
     assert evaluate_matrices(problem, comb).w2 <= evaluate_matrices(problem, best).w2
     assert evaluate_matrices(problem, tree).w2 < 0.5 * evaluate_matrices(problem, comb).w2
 
@@ -171,7 +171,7 @@ def test_samples_have_the_moments_that_theory_has(law: str, step: int) -> None:
     """E|z|² = tr C and E|z|⁴ = 2 tr C² + (tr C)² + tr κ(I), to 4 standard errors of 200,000."""
     training = SampledTraining(law, 10_000, np.random.default_rng(0))
     squares = (training.inputs(step, 20) ** 2).sum(axis=-1).ravel()
-    covariance = training.covariance(step)
+    covariance = sampled_problem().covariance(step)
     second = np.trace(covariance)
     fourth = 2 * np.trace(covariance @ covariance) + second**2
     fourth += np.trace(training.cumulant(step)(np.eye(len(covariance))))
@@ -203,49 +203,63 @@ def test_drawn_pairs_lie_on_one_side(seed: int) -> None:
     assert drawn_problem("above", 4, 1.0, "operator-copy", seed).eigenvalues.min() > threshold
 
 
-# What it tells
+def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
+    cells = sorted((folder / "cells").iterdir())
+    cells[0].unlink()
+    assert STUDY.record(TINY, STUDY.runner(folder, num_workers=1)) == record
 
 
-def test_the_answer_says_what_the_record_says(record: Record) -> None:
-    told = STUDY.answer(record)
-    assert "leaves the mean student where it is" in told.finding
-    assert told.limits
-    assert told.overturned_by
+# What the page says of it
+
+
+def test_claims_count_what_the_tables_hold(record: Record) -> None:
+    claims = {claim.key: claim for claim in STUDY.page(record).claims}
+    holding = {key for key, claim in claims.items() if claim.holds}
+    assert claims.keys() - holding == {"scalar-plans-near-best", "vanilla-optimal"}
+    oracle = record["tables"]["oracle"]
+    theories = ("generalised", "data_basis", "isotropic")
+    near = sum(row[name] <= 0.01 for row in oracle for name in theories)
+    assert claims["scalar-plans-near-best"].count == Count(near, 3 * len(oracle))
+    above = [
+        row
+        for row in record["tables"]["draws"]
+        if (row["merge_rule"], row["case"]) == ("operator-copy", "above")
+    ]
+    assert claims["vanilla-optimal"].count == Count(90 - sum(r["beaten"] for r in above), 90)
+    # 0.8, 0.1 at 90° is the pair with a μ in the band, at either T, and 0.5, 2 the pair without
+    assert claims["combs-near-best"].count.of < len(oracle)
+
+
+def test_claims_fail_where_the_record_is_another(record: Record) -> None:
     altered = json.loads(json.dumps(record))
     altered["tables"]["plans"][0]["off_in_standard_errors"] = 12.0
     for row in altered["tables"]["oracle"]:
         row["comb"] = 0.25
-    other = STUDY.answer(altered).finding
-    assert "moves the mean student (12 standard errors" in other
-    assert "combs planned with the matrices at 0;" in other
+    page = STUDY.page(altered)
+    claims = {claim.key: claim.count for claim in page.claims}
+    assert claims["mean-student-is-closed-form"] == Count(15, 16)
+    assert claims["combs-near-best"].n == 0
+    assert "at most 12 standard errors off" in page.finding
+    assert "matrices at 0." in page.finding
 
 
-def test_the_answer_holds_where_nothing_is_found(record: Record) -> None:
+def test_the_page_stands_where_nothing_is_found(record: Record) -> None:
     altered = json.loads(json.dumps(record))
     for row in altered["tables"]["half_angles"]:
         row["angle"] = None
     for row in altered["tables"]["crossings"]:
         row["exact"] = None
-    evidence = " ".join(STUDY.answer(altered).evidence)
-    assert "more than half of BOOT's error up to 45°" in evidence
-    assert "do not cross" in evidence
-    assert "do not cross" in STUDY.page(altered)
+    page = unescape(STUDY.page(altered).html)
+    assert "less than half of the error before 45° at 0 of 12" in page
+    assert "– to – at 0 of 3 (exact)" in page
 
 
 def test_the_page_shows_every_part(record: Record) -> None:
     page = STUDY.page(record)
-    assert page.count("<svg") == 6
-    for section in STUDY.sections(record):
-        assert section.heading in page
-        assert not section.svg or section.seen
-    assert "<script" not in page
-
-
-def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
-    cells = sorted((folder / "cells").iterdir())
-    cells[0].unlink()
-    again = STUDY.run(TINY, Runner(folder, num_workers=1))
-    assert again == record
+    assert page.html.count("<svg") == len(page.figures) == 6
+    assert page.html.count("<table") == 7
+    assert "nan" not in page.html
+    assert "<script" not in page.html
 
 
 @pytest.mark.parametrize(
@@ -258,9 +272,9 @@ def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> No
         ({"angles": (5, 0)}, "`angles` must ascend"),
         ({"angles": (0, 120)}, "`angles` must begin at 0 and stay <= 90"),
         ({"correlations": (0.0, 1.0)}, "`correlations` must begin at 0 and stay <= 0.95"),
-        ({"merge_time": 0}, "`merge_time` must be > 0, got 0"),
+        ({"merge_time": 0}, "`merge_time` must be > 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Config(**change)
+        CorrelatedNoiseSettings(**change)
