@@ -203,10 +203,12 @@ def test_finished_cells_are_read_and_their_digests_verified(tmp_path: Path) -> N
 # Networks
 
 
-def outputs() -> Any:
+def outputs() -> dict[str, Any]:
+    """What networks made of noise and images, where networks can be run at all."""
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    return np.load(FILES / "outputs.npz")
+    with np.load(FILES / "outputs.npz") as stored:
+        return dict(stored)
 
 
 def command_writes(run: Run, path: Path, *arguments: object) -> Any:
