@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,7 @@ def test_diffusers_opens_students_and_draws_what_it_drew(before: str, tmp_path: 
         assert_close(np.load(tmp_path / f"{name}.npy"), expected[f"{name}_images"])
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 @pytest.mark.usefixtures("one_thread")
 class TestNetworks:
     """Commands on networks that 0.1 saved."""
