@@ -29,14 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FILTERS", "Page", "StudyPage", "frame", "label", "study_page", "table"]
 
+
+def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "–" if _is_missing(value) else tell(value)
+
+
 FILTERS: Mapping[str, Callable[[Any], str]] = {
-    "number": number,
-    "percent": percent,
-    "times": times,
-    "g": lambda value: f"{value:g}",
+    "number": _or_dash(number),
+    "percent": _or_dash(percent),
+    "times": _or_dash(times),
+    "g": _or_dash(lambda value: f"{value:g}"),
     "short": short_name,
 }
-"""How templates tell numbers."""
+"""How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "n": number,
