@@ -111,10 +111,10 @@ def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPa
 
 
 def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:
-    """A table of a record as a frame."""
+    """A table of a record as a frame; what is null in it is NaN."""
     import pandas as pd
 
-    return pd.DataFrame(record["tables"][name])
+    return pd.DataFrame(record["tables"][name]).fillna(math.nan).infer_objects()
 
 
 def label(source: str) -> str:
