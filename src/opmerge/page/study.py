@@ -136,8 +136,8 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
     """
     told = []
     for spec in columns.values():
-        column, _, form = spec.partition(":")
-        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
+        column, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
+        tell = _FORMATS.get(form) or (lambda value, form=form: format(value, form))
         told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
     return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
 
