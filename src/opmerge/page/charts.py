@@ -278,6 +278,8 @@ def _limits(
     values = np.concatenate([np.ravel(np.asarray(each, dtype=float)) for each in drawn])
     values = np.append(values, [level for level in levels if level is not None])
     values = values[np.isfinite(values) & ((values > 0) | (not spec.log))]
+    if not values.size:
+        return 0.1, 1.0
     low, high = float(values.min()), float(values.max())
     if spec.log:
         return low / spec.margin, high * spec.margin
