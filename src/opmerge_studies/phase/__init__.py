@@ -16,9 +16,8 @@ from opmerge_studies.shared import Cell, Runner, Study
 from opmerge_studies.shared.strategies import plan_row, scalar_problem
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
-__all__ = ["STUDY", "PhaseSettings", "plan_eigenvalues", "run", "transition"]
+__all__ = ["STUDY", "PhaseSettings", "plan_eigenvalue", "run", "transition"]
 
-_CHUNK = 8  # eigenvalues of a cell
 _DENOISER_STRIDE = 8  # one phase only (THEORY 7.9), and plans take T times as long to trace
 _STEPS = (64, 128, 256, 512)
 
@@ -61,35 +60,27 @@ def run(settings: PhaseSettings, runner: Runner) -> dict[str, Any]:
             "num_steps": num_steps,
             "merge_rule": rule,
             "merge_time": settings.merge_time,
-            "eigenvalues": values[first : first + _CHUNK],
+            "eigenvalue": value,
         }
-        for rule, steps, values in (
-            ("operator-copy", settings.steps, settings.eigenvalues()),
-            ("denoiser-copy", settings.denoiser_steps, settings.eigenvalues()[::_DENOISER_STRIDE]),
+        for rule, steps, stride in (
+            ("operator-copy", settings.steps, 1),
+            ("denoiser-copy", settings.denoiser_steps, _DENOISER_STRIDE),
         )
         for num_steps in steps
-        for first in range(0, len(values), _CHUNK)
+        for value in settings.eigenvalues()[::stride]
     ]
-    chunks = runner.sweep(plan_eigenvalues, cells, "planning")
     marks = [{"num_steps": steps, "merge_time": settings.merge_time} for steps in settings.steps]
+    plans = runner.sweep(plan_eigenvalue, cells, "planning")
     crossed = runner.sweep(transition, marks, "finding crossings")
-    plans = [row for chunk in chunks for row in chunk]
     return {"tables": {"plans": plans, "crossings": [_with_band(row, plans) for row in crossed]}}
 
 
-def plan_eigenvalues(
-    num_steps: int, merge_rule: MergeRule, merge_time: float, eigenvalues: Sequence[float]
-) -> list[dict[str, Any]]:
-    """The best plan and the strategies at each λ."""
-    return [
-        {
-            "merge_rule": merge_rule,
-            "num_steps": num_steps,
-            "eigenvalue": value,
-            **plan_row(scalar_problem(value, num_steps, merge_time, merge_rule)),
-        }
-        for value in eigenvalues
-    ]
+def plan_eigenvalue(
+    num_steps: int, merge_rule: MergeRule, merge_time: float, eigenvalue: float
+) -> dict[str, Any]:
+    """The best plan and the strategies at one λ."""
+    place = {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": eigenvalue}
+    return {**place, **plan_row(scalar_problem(eigenvalue, num_steps, merge_time, merge_rule))}
 
 
 def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
@@ -110,16 +101,13 @@ def _with_band(crossing: dict[str, Any], plans: Sequence[dict[str, Any]]) -> dic
     BOOT is best up to ``boot_to`` and a plan of the band at ``band_from``, the next point; at
     ``band_to`` still, and vanilla from ``vanilla_from`` on.
     """
-    here = [
-        row
-        for row in plans
-        if row["num_steps"] == crossing["num_steps"] and row["merge_rule"] == "operator-copy"
-    ]
-    inside = [n for n, row in enumerate(here) if row["shape"] not in ("boot", "vanilla")]
-    ends = (inside[0] - 1, inside[0], inside[-1], inside[-1] + 1) if inside else (-1,) * 4
-    values = [here[n]["eigenvalue"] if 0 <= n < len(here) else None for n in ends]
+    place = (crossing["num_steps"], "operator-copy")
+    here = [row for row in plans if (row["num_steps"], row["merge_rule"]) == place]
+    values = [None, *(row["eigenvalue"] for row in here), None]
+    inside = [n for n, row in enumerate(here, start=1) if row["shape"] not in ("boot", "vanilla")]
+    ends = (inside[0] - 1, inside[0], inside[-1], inside[-1] + 1) if inside else (0,) * 4
     names = ("boot_to", "band_from", "band_to", "vanilla_from")
-    return {**crossing, **dict(zip(names, values, strict=True))}
+    return {**crossing, **{name: values[n] for name, n in zip(names, ends, strict=True)}}
 
 
 STUDY = Study(

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opmerge.page.charts import (
-    DASHED,
-    DOTTED,
-    Axis,
-    Series,
-    curves,
-    series_by,
-    series_of,
-)
+from opmerge.page.charts import DASHED, DOTTED, Axis, Series, curves, series_by, series_of
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.strategies import shape_bars
@@ -43,55 +34,57 @@ _TRANSITION_COLUMNS = {
     "vanilla from": "vanilla_from:.5g",
 }
 _PLAN_COLUMNS = {
-    "λ": "eigenvalue:.4g",
-    "best": "best",
-    "bound": "lower_bound",
+    **{"λ": "eigenvalue:.4g", "best": "best", "bound": "lower_bound"},
     **{name: name for name in _CANONICAL},
-    "shape": "shape:s",
-    "merges": "merges:s",
-    "plan": "plan:s",
+    **{"shape": "shape:s", "merges": "merges:s", "plan": "plan:s"},
 }
 
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    crossings = frame(record, "crossings")
-    crossings = crossings.astype(dict.fromkeys(crossings.columns.drop("num_steps"), float))
-    crossings = crossings.astype({"num_crossings": int})
-    plans = frame(record, "plans")
-    better = plans[["boot", "vanilla"]].min(axis=1)
+    crossings, plans = frame(record, "crossings"), frame(record, "plans")
     plans = plans.merge(crossings, on="num_steps", how="left").assign(
         called="T = " + plans.num_steps.astype(str),
         boot_is_best=plans.boot <= plans.best * (1 + _EQUAL),
         vanilla_is_best=plans.vanilla <= plans.best * (1 + _EQUAL),
-        gain=(better / plans.best).fillna(1.0),  # both 0
+        gain=(plans[["boot", "vanilla"]].min(axis=1) / plans.best).fillna(1.0),  # both 0
     )
     rows = plans[plans.merge_rule == "operator-copy"]
-    denoiser = plans[plans.merge_rule == "denoiser-copy"]
     below, above = rows[rows.eigenvalue <= 1], rows[rows.eigenvalue >= rows.threshold]
     band = rows[(rows.first_crossing < rows.eigenvalue) & (rows.eigenvalue < rows.threshold)]
     known = crossings[crossings.first_crossing.notna()]
+    factor, power = _decay(known)
     claims = {
         "boot-best-to-one": count(below.boot_is_best),
         "vanilla-best-from-threshold": count(above.vanilla_is_best),
         "neither-best-between": count(~(band.boot_is_best | band.vanilla_is_best)),
         "plans-near-the-teacher": count(rows.groupby("num_steps").gain.max() > _FAR_LESS),
         "crossing-tends-to-one": count(known.first_crossing.diff().dropna() < 0),
-        "no-transition-under-denoiser-copy": count(denoiser.boot_is_best),
+        "no-transition-under-denoiser-copy": count(
+            plans[plans.merge_rule == "denoiser-copy"].boot_is_best
+        ),
     }
-    factor, power = _decay(known)
     values = {
-        "crossings": crossings,
-        "below": below,
-        "above": above,
-        "rows": rows,
-        "gain": rows.gain.max(),
-        "factor": factor,
-        "power": power,
+        **{"crossings": crossings, "rows": rows, "below": below, "above": above},
+        **{"gain": rows.gain.max(), "factor": factor, "power": power},
     }
     steps = list(rows.num_steps.unique())
     sections = [
-        _phase_section(rows, crossings),
+        draw_section(
+            "Which plan is best",
+            "BOOT, combs (only the student at T is trained, block after block), trees (students "
+            "inside blocks are trained too) and vanilla, under operator copy. Dashed: where BOOT "
+            "and vanilla cross; dotted: λ*(T).",
+            shape_bars(
+                rows,
+                "num_steps",
+                rows.called.unique().tolist(),
+                {"first_crossing": DASHED, "threshold": DOTTED},
+                "Below λ = 1 BOOT is best, above λ*(T) ≈ 2 vanilla; between lies a band",
+                limits=(0.5, 4.0),
+            ),
+            table("Transition by T", crossings, _TRANSITION_COLUMNS),
+        ),
         _error_section(rows[rows.num_steps == steps[len(steps) // 2]]),
         _merges_section(rows[rows.eigenvalue.between(0.9, 2.5, inclusive="neither")]),
         *([_crossing_section(known, factor, power)] if len(known) > 1 else []),
@@ -108,75 +101,54 @@ def _decay(crossings: pd.DataFrame) -> tuple[float, float]:
     return float(np.exp(intercept)), float(-slope)
 
 
-def _phase_section(rows: pd.DataFrame, crossings: pd.DataFrame) -> Section:
-    figure = shape_bars(
-        rows,
-        "num_steps",
-        rows.called.unique().tolist(),
-        {"first_crossing": DASHED, "threshold": DOTTED},
-        "Below λ = 1 BOOT is best, above λ*(T) ≈ 2 vanilla; between lies a band",
-        limits=(0.5, 4.0),
-    )
-    caption = (
-        "BOOT, combs (only the student at T is trained, block after block), trees (students inside "
-        "blocks are trained too) and vanilla, under operator copy. Dashed: where BOOT and vanilla "
-        "cross; dotted: λ*(T)."
-    )
-    transition = table("Transition by T", crossings, _TRANSITION_COLUMNS)
-    return draw_section("Which plan is best", caption, figure, transition)
-
-
 def _error_section(rows: pd.DataFrame) -> Section:
-    best = np.maximum(rows.best / rows.boot, 1e-3)
-    figure = curves(
-        [
-            *series_of(rows, "eigenvalue", _CANONICAL, over="boot", marker=""),
-            Series("best plan", rows.eigenvalue, best, {"color": INK, "linestyle": DOTTED}),
-        ],
-        Axis("data variance λ", margin=1.0),
-        Axis("W2 to the teacher, BOOT = 1", (0.02, 50.0)),
-        f"No strategy is best on both sides of λ = 1 ({rows.called.iloc[0]})",
-    )
+    best, called = np.maximum(rows.best / rows.boot, 1e-3), rows.called.iloc[0]
     return draw_section(
         "Error over λ",
         "W2 to the teacher, as a multiple of BOOT's. In the band the best plan meets the teacher "
         "and leaves the figure at the bottom.",
-        figure,
-        table(f"Errors and plans at {rows.called.iloc[0]}", rows, _PLAN_COLUMNS),
+        curves(
+            [
+                *series_of(rows, "eigenvalue", _CANONICAL, over="boot", marker=""),
+                Series("best plan", rows.eigenvalue, best, {"color": INK, "linestyle": DOTTED}),
+            ],
+            Axis("data variance λ", margin=1.0),
+            Axis("W2 to the teacher, BOOT = 1", (0.02, 50.0)),
+            f"No strategy is best on both sides of λ = 1 ({called})",
+        ),
+        table(f"Errors and plans at {called}", rows, _PLAN_COLUMNS),
     )
 
 
 def _merges_section(rows: pd.DataFrame) -> Section:
-    dashes = ("-", (0, (5, 1.5)), (0, (2, 1.5)), DOTTED)
-    looks = {
-        name: {"linestyle": dash, "marker": ""}
-        for name, dash in zip(rows.called.unique(), cycle(dashes), strict=False)
-    }
-    figure = curves(
-        series_by(
-            rows, "called", "eigenvalue", "merges", looks, drawstyle="steps-mid", linewidth=1.1
+    return draw_section(
+        "How many merges the best plan has",
+        "T - 1 for BOOT, one for vanilla. The plans in between are in the table of errors.",
+        curves(
+            series_by(rows, "called", "eigenvalue", "merges", dashes=True, drawstyle="steps-mid"),
+            Axis("data variance λ", (0.9, 2.5)),
+            Axis("merges of the best plan", (0.8, 1.3 * rows.num_steps.max())),
+            "Across the band the best plan falls from T - 1 merges to one",
+            height=2.8,
+            columns=2,
         ),
-        Axis("data variance λ", (0.9, 2.5)),
-        Axis("merges of the best plan", (0.8, 1.3 * rows.num_steps.max())),
-        "Across the band the best plan falls from T - 1 merges to one",
-        height=2.8,
-        columns=2,
     )
-    caption = "T - 1 for BOOT, one for vanilla. The plans in between are in the table of errors."
-    return draw_section("How many merges the best plan has", caption, figure)
 
 
 def _crossing_section(crossings: pd.DataFrame, factor: float, power: float) -> Section:
-    steps = crossings.num_steps
+    steps, points = crossings.num_steps, {"color": BLUE, "linestyle": "", "marker": "o"}
     ends = np.array([steps.min() / 1.2, steps.max() * 1.2])
-    fit = Series("", ends, factor / ends**power, {"color": GREY, "linestyle": DASHED})
-    points = {"color": BLUE, "linestyle": "", "marker": "o"}
-    figure = curves(
-        [Series("", steps, crossings.first_crossing - 1, points), fit],
-        Axis("number of teacher steps T", margin=1.0),
-        Axis("crossing, λ - 1"),
-        f"BOOT and vanilla cross at λ = 1 + {factor:.2g} / T^{power:.2f}",
-        height=2.6,
+    return draw_section(
+        "The crossing tends to 1",
+        "Distance of the first crossing of BOOT and vanilla from λ = 1.",
+        curves(
+            [
+                Series("", steps, crossings.first_crossing - 1, points),
+                Series("", ends, factor / ends**power, {"color": GREY, "linestyle": DASHED}),
+            ],
+            Axis("number of teacher steps T", margin=1.0),
+            Axis("crossing, λ - 1"),
+            f"BOOT and vanilla cross at λ = 1 + {factor:.2g} / T^{power:.2f}",
+            height=2.6,
+        ),
     )
-    caption = "Distance of the first crossing of BOOT and vanilla from λ = 1."
-    return draw_section("The crossing tends to 1", caption, figure)
