@@ -44,7 +44,7 @@ FILTERS: Mapping[str, Callable[[Any], str]] = {
 """How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
-    "n": number,
+    "n": lambda value: number(value) if isinstance(value, float) else str(value),
     "%": percent,
     "x": times,
     "s": str,
@@ -129,8 +129,8 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
     Args:
         caption: what it holds.
         rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
-            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
+        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
             specification such as ``.2f``. What is missing is ``–``.
         note: below it.
     """
