@@ -130,8 +130,8 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
         caption: what it holds.
         rows: the frame.
         columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
-            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``.
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
+            or a format specification such as ``.2f``. What is missing is ``–``.
         note: below it.
     """
     told = []

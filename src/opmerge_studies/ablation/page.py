@@ -22,24 +22,24 @@ _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _STILL = 1e-3  # relative shift of a λ that nobody would notice
 _LITTLE = 0.05  # loss of a plan that serves at every s
 _SEEN = 1.01  # gain of a plan that counts
-_TIME = "optimisation time of a merge, s"
+_TIME = Axis("optimisation time of a merge, s", margin=1.2)
 _MARKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "boot_until": ("BOOT is best up to", {"color": BLUE, "marker": "o"}),
     "first_crossing": ("BOOT meets vanilla", {"color": INK, "marker": "x"}),
     "vanilla_from": ("vanilla is best from", {"color": ORANGE, "marker": "s"}),
 }
 _TRANSITION_COLUMNS = {
-    **{"T": "num_steps:s", "s": "merge_time:g", "BOOT until": "boot_until:.8g"},
-    **{"crossing": "first_crossing:.8g", "crossings": "num_crossings:s"},
+    **{"T": "num_steps", "s": "merge_time:g", "BOOT until": "boot_until:.8g"},
+    **{"crossing": "first_crossing:.8g", "crossings": "num_crossings"},
     **{"vanilla from": "vanilla_from:.8g", "λ*(T)": "threshold:.8g"},
 }
 _DIAGRAM_COLUMNS = {
     **{"λ": "eigenvalue:.6g", "s": "merge_time:g", "best": "best", "bound": "lower_bound"},
-    **{"gain": "gain:.4g", "kept": "kept", "shape": "shape:s", "merges": "merges:s"},
+    **{"gain": "gain:.4g", "kept": "kept", "shape": "shape", "merges": "merges"},
 }
 _SOURCE_COLUMNS = {
     **{"s": "merge_time:g", "best": "best", "bound": "lower_bound", "vanilla": "vanilla"},
-    **{"BOOT": "boot", "kept": "kept", "merges": "merges:s", "best plan": "plan:s"},
+    **{"BOOT": "boot", "kept": "kept", "merges": "merges", "best plan": "plan"},
 }
 
 
@@ -49,37 +49,28 @@ def page(record: Mapping[str, Any]) -> Page:
     here = transition[transition.num_steps == settings["steps"][0]]
     diagram = _plans(record, "diagram").merge(here, on="merge_time")
     sources = _plans(record, "sources")
-    by_steps = transition.groupby("num_steps")[list(_MARKS)]
-    shifts = by_steps.agg(lambda places: places.max(skipna=False) / places.min(skipna=False) - 1)
+    places = transition.groupby("num_steps")[list(_MARKS)]
+    shifts = places.agg(lambda place: place.max(skipna=False) / place.min(skipna=False) - 1)
     changes = diagram.groupby("eigenvalue").loss.max() > _EQUAL
     apart = (changes.index <= here.boot_until.min()) | (changes.index >= here.vanilla_from.max())
-    by_source = _by_source(sources)
+    below, above = diagram.eigenvalue <= 1, diagram.eigenvalue >= diagram.threshold
     claims = {
         "transition-stays": count(shifts.stack().dropna() <= _STILL),
-        "boot-best-to-one": count(diagram[diagram.eigenvalue <= 1].boot_loss <= _EQUAL),
-        "vanilla-best-from-threshold": count(
-            diagram[diagram.eigenvalue >= diagram.threshold].vanilla_loss <= _EQUAL
-        ),
+        "boot-best-to-one": count(diagram[below].boot_loss <= _EQUAL),
+        "vanilla-best-from-threshold": count(diagram[above].vanilla_loss <= _EQUAL),
         "plans-change-in-the-band-only": count(~changes[apart]),
-        "winner-stays": count(by_source.ahead.isin([0, len(settings["merge_times"])])),
+        "winner-stays": count(sources.groupby("source").ahead.nunique() == 1),
         "kept-plan-serves": count(sources.loss <= _LITTLE),
     }
-    times = settings["merge_times"]
     values = {
-        **{"first": times[0], "last": times[-1], "count": len(times)},
-        "kept_time": settings["kept_time"],
-        "shift": shifts.max(),
+        **{"settings": settings, "transition": transition, "changes": changes, "sources": sources},
         "shifts": {words: shifts[column].max() for column, (words, _) in _MARKS.items()},
-        "transition": transition,
-        "changes": changes,
-        "loss": sources.loss.max(),
-        "worst": sources.nlargest(1, "loss"),
-        "by_source": by_source,
+        "shift": shifts.max(),
     }
     sections = [
-        _transition_section(transition, shifts),
-        _diagram_section(diagram, shifts, settings["kept_time"]),
-        _gain_section(diagram),
+        _transition_section(transition, FILTERS["percent"](shifts.first_crossing.max())),
+        _diagram_section(diagram, FILTERS["percent"](shifts.max().max()), settings["kept_time"]),
+        _gain_section(diagram, settings["merge_times"]),
         *(
             _source_section(str(source), rows, settings["kept_time"])
             for source, rows in sources.groupby("source", sort=False)
@@ -98,55 +89,36 @@ def _plans(record: Mapping[str, Any], name: str) -> pd.DataFrame:
         boot_loss=over.boot - 1,
         vanilla_loss=over.vanilla - 1,
         ahead=rows.boot < rows.vanilla,
-        ahead_at=rows.merge_time.where(rows.boot < rows.vanilla),
     )
 
 
-def _by_source(sources: pd.DataFrame) -> pd.DataFrame:
-    """Plans of each source, the loss of the plan kept, and where BOOT errs less than vanilla."""
-    rows = sources.groupby("source", sort=False).agg(
-        plans=("plan", "nunique"),
-        fewest=("merges", "min"),
-        most=("merges", "max"),
-        worst=("loss", "idxmax"),
-        boot=("boot_loss", "max"),
-        ahead=("ahead", "sum"),
-        ahead_from=("ahead_at", "min"),
-        ahead_to=("ahead_at", "max"),
-    )
-    return rows.join(sources[["loss", "merge_time"]], on="worst")
-
-
-def _transition_section(transition: pd.DataFrame, shifts: pd.DataFrame) -> Section:
-    by_steps, times = transition.groupby("num_steps"), transition.merge_time
-    series = [
-        Series(
-            "" if n else words,
-            rows.merge_time,
-            rows[column] - 1,
-            {**look, "markersize": 4, "linestyle": dash},
-        )
-        for n, ((_, rows), dash) in enumerate(zip(by_steps, cycle(DASHES)))
-        for column, (words, look) in _MARKS.items()
-    ]
+def _transition_section(transition: pd.DataFrame, shift: str) -> Section:
+    times, by_steps = transition.merge_time, transition.groupby("num_steps")
     return draw_section(
         "Transition",
         "Where BOOT ceases to be best, where it meets vanilla and where vanilla becomes best, "
         f"under operator copy. Solid: T = {transition.num_steps.min()}; broken: larger T.",
         curves(
-            series,
-            Axis(_TIME, margin=1.2),
+            [
+                Series(
+                    words if dash == "-" else "",
+                    rows.merge_time,
+                    rows[column] - 1,
+                    {**look, "markersize": 4, "linestyle": dash},
+                )
+                for (_, rows), dash in zip(by_steps, cycle(DASHES), strict=False)
+                for column, (words, look) in _MARKS.items()
+            ],
+            _TIME,
             Axis("data variance, λ - 1", margin=2),
-            f"From s = {times.min():g} to {times.max():g} the crossing shifts by "
-            f"{FILTERS['percent'](shifts.first_crossing.max())}",
+            f"From s = {times.min():g} to {times.max():g} the crossing shifts by {shift}",
             columns=2,
         ),
         table("Transition by T and s", transition, _TRANSITION_COLUMNS),
     )
 
 
-def _diagram_section(diagram: pd.DataFrame, shifts: pd.DataFrame, kept_time: float) -> Section:
-    edges = shifts[["boot_until", "vanilla_from"]].max().max()
+def _diagram_section(diagram: pd.DataFrame, shift: str, kept_time: float) -> Section:
     return draw_section(
         "Shape of the best plan",
         f"By λ and s at T = {diagram.num_steps.iloc[0]}. Combs train the student at T only, trees "
@@ -156,8 +128,8 @@ def _diagram_section(diagram: pd.DataFrame, shifts: pd.DataFrame, kept_time: flo
             "merge_time",
             [f"{time:g}" for time in diagram.merge_time.unique()],
             {"first_crossing": DASHED},
-            f"Over s the edges of the phases shift by {FILTERS['percent'](edges)} in λ at most",
-            _TIME,
+            f"Over s the edges of the phases shift by {shift} in λ at most",
+            _TIME.words,
         ),
         table(
             "Plans between the phases",
@@ -169,11 +141,10 @@ def _diagram_section(diagram: pd.DataFrame, shifts: pd.DataFrame, kept_time: flo
     )
 
 
-def _gain_section(diagram: pd.DataFrame) -> Section:
-    times = diagram.merge_time.unique()
+def _gain_section(diagram: pd.DataFrame, times: list[float]) -> Section:
     shown = diagram[diagram.merge_time.isin([times[0], times[len(times) // 2], times[-1]])]
-    gaining = diagram[diagram.gain > _SEEN].eigenvalue
     shown = shown.assign(called="s = " + shown.merge_time.map("{:g}".format))
+    gaining = diagram[diagram.gain > _SEEN].eigenvalue
     first, last = map(FILTERS["number"], (gaining.min(), gaining.max()))
     return draw_section(
         "Gain in the band",
@@ -190,7 +161,7 @@ def _gain_section(diagram: pd.DataFrame) -> Section:
 
 def _source_section(source: str, rows: pd.DataFrame, kept_time: float) -> Section:
     look = {"color": INK, "marker": "x", "markersize": 4, "linestyle": DOTTED}
-    highest = 1 + max(0.0, rows[["vanilla_loss", "boot_loss", "loss"]].max().max())
+    highest = 1 + rows[["vanilla_loss", "boot_loss", "loss"]].max().max()
     return draw_section(
         f"Spectrum of {source}",
         f"W2 to the teacher as a multiple of the best plan's; kept is the best plan at s = "
@@ -200,8 +171,8 @@ def _source_section(source: str, rows: pd.DataFrame, kept_time: float) -> Sectio
                 *series_of(rows, "merge_time", ["vanilla", "boot"], over="best"),
                 Series("plan kept", rows.merge_time, rows.loss + 1, look),
             ],
-            Axis(_TIME, margin=1.2),
-            Axis("W2 to the teacher, best = 1", (0.95, 1.05 * highest), log=False),
+            _TIME,
+            Axis("W2 to the teacher, best = 1", (0.95, 1.05 * max(1.0, highest)), log=False),
             f"{source}: a plan kept for every s loses "
             f"{FILTERS['percent'](rows.loss.max())} at most",
             height=2.8,

@@ -23,9 +23,9 @@ _CANONICAL = ["vanilla", "boot", "progressive", "consistency"]
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _FAR_LESS = 100.0
 _TRANSITION_COLUMNS = {
-    "T": "num_steps:s",
+    "T": "num_steps",
     "first crossing": "first_crossing:.5g",
-    "crossings": "num_crossings:s",
+    "crossings": "num_crossings",
     "last": "last_crossing:.5g",
     "λ*(T)": "threshold:.6f",
     "BOOT to": "boot_to:.5g",
@@ -36,7 +36,7 @@ _TRANSITION_COLUMNS = {
 _PLAN_COLUMNS = {
     **{"λ": "eigenvalue:.4g", "best": "best", "bound": "lower_bound"},
     **{name: name for name in _CANONICAL},
-    **{"shape": "shape:s", "merges": "merges:s", "plan": "plan:s"},
+    **{"shape": "shape", "merges": "merges", "plan": "plan"},
 }
 
 

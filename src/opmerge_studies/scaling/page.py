@@ -27,14 +27,14 @@ _LOOKS: Mapping[Any, Mapping[str, Any]] = {
 _ROUNDING = 1e-9  # of a relative gap
 _MUCH_MORE = 1.5  # memory over what interval DP says of its tables
 _TIME_COLUMNS = {
-    **{"planner": "planner:s", "varied": "varied:s", "T": "num_steps:s", "d": "dimensions:s"},
+    **{"planner": "planner", "varied": "varied", "T": "num_steps", "d": "dimensions"},
     **{"seconds": "seconds", "fastest": "fastest", "slowest": "slowest", "MB": "megabytes"},
     "gap": "gap:.1g",
 }
 _FIT_COLUMNS = {
-    **{"planner": "planner:s", "over": "varied:s", "from": "smallest:s", "to": "largest:s"},
-    **{"p of time": "told:s", "95 % interval": "interval:s", "last step": "last_exponent:.2f"},
-    "p of memory": "memory:s",
+    **{"planner": "planner", "over": "varied", "from": "smallest", "to": "largest"},
+    **{"p of time": "told", "95 % interval": "interval", "last step": "last_exponent:.2f"},
+    "p of memory": "memory",
 }
 
 

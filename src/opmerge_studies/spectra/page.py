@@ -20,20 +20,20 @@ __all__ = ["page"]
 
 _EQUAL = 1e-9  # relative difference of two distances, or gap, that is rounding
 _SHARE_COLUMNS = {
-    **{"data": "source:s", "samples": "samples:s", "pixels": "dimensions:s"},
+    **{"data": "source", "samples": "samples", "pixels": "dimensions"},
     **{"largest λ": "eigenbasis_largest", "λ ≤ 1": "eigenbasis_share_small:%"},
     **{"their variance": "eigenbasis_variance_small:%", "largest pixel": "diagonal_largest"},
 }
-_PLACE = {"data": "source:s", "T": "num_steps:s", "s": "merge_time:g"}
+_PLACE = {"data": "source", "T": "num_steps", "s": "merge_time:g"}
 _PLAN_COLUMNS = {
     **_PLACE,
-    **{"best": "best", "bound": "lower_bound", "best named": "named:s", "ratio": "gain:.4f"},
-    **{"merges": "merges:s", "best plan": "plan:s"},
+    **{"best": "best", "bound": "lower_bound", "best named": "named", "ratio": "gain:.4f"},
+    **{"merges": "merges", "best plan": "plan"},
 }
 _PROMISE_COLUMNS = {
     **_PLACE,
     **{"predicted": "predicted", "true W2": "transferred", "best": "best"},
-    **{"true / best": "loss:.4f", "its plan": "diagonal_plan:s"},
+    **{"true / best": "loss:.4f", "its plan": "diagonal_plan"},
 }
 
 

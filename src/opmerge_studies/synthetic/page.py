@@ -22,8 +22,8 @@ _PROVED = 1e-6  # relative gap below which a plan counts as proved best
 _TOP = 1e4  # ratio at which the figures end
 _PLACE = ["merge_rule", "num_steps", "eigenvalue"]
 _SCAN_COLUMNS = {
-    **{"T": "num_steps:s", "λ": "eigenvalue:.6g", "best": "best", "bound": "lower_bound"},
-    **{"interval DP": "interval", "ratio": "interval_ratio:.4g", "best plan": "kind:s"},
+    **{"T": "num_steps", "λ": "eigenvalue:.6g", "best": "best", "bound": "lower_bound"},
+    **{"interval DP": "interval", "ratio": "interval_ratio:.4g", "best plan": "kind"},
 }
 
 
@@ -54,20 +54,13 @@ def page(record: Mapping[str, Any]) -> Page:
         "boot-best-under-denoiser-copy": count(denoiser.is_best),
     }
     values = {
-        **{"low": low, "high": high, "missed": scan[scan.missed], "count": len(scan)},
-        "worst": scan.loc[scan.interval_ratio.idxmax()],
-        "losses": {"boot": boot.ratio_to_best.max(), "vanilla": vanilla.ratio_to_best.max()},
-        "strategies": _by_strategy(copied),
-        "bands": scan.groupby("num_steps")
-        .agg({"missed": ["sum", "size"], "missed_at": ["min", "max"], "proved_loss": ["max"]})
-        .set_axis(["missed", "count", "first", "last", "proved"], axis=1),
+        **{"low": low, "high": high, "errors": copied, "scan": scan, "missed": scan[scan.missed]},
+        **{"boot": boot, "vanilla": vanilla, "worst": scan.loc[scan.interval_ratio.idxmax()]},
         "beaten": errors[errors.over_interval < 1 - _EQUAL].nsmallest(1, "over_interval"),
     }
+    by_rule = errors.groupby("merge_rule", sort=False)
     sections = [
-        *(
-            _strategy_section(str(rule), rows)
-            for rule, rows in errors.groupby("merge_rule", sort=False)
-        ),
+        *(_strategy_section(str(rule), rows) for rule, rows in by_rule),
         _interval_section(scan),
         *_steps_section(copied[copied.eigenvalue == copied.eigenvalue.min()]),
     ]
@@ -78,29 +71,13 @@ def _scan(record: Mapping[str, Any]) -> pd.DataFrame:
     """The points of the scan, with the loss of interval DP where there is one."""
     scan = frame(record, "scan")
     missed = scan.interval_ratio > 1 + _EQUAL
-    proved = scan.lower_bound >= scan.best * (1 - _PROVED)
     return scan.assign(
         called="T = " + scan.num_steps.astype(str),
         distance=scan.eigenvalue - 1,
         kind=scan.merges.astype(str) + " merges, " + scan["shape"],
         missed=missed,
-        proved=proved,
-        missed_at=scan.eigenvalue.where(missed),
-        proved_loss=scan.interval_ratio.where(missed & proved),
+        proved=missed & (scan.lower_bound >= scan.best * (1 - _PROVED)),
     )
-
-
-def _by_strategy(errors: pd.DataFrame) -> pd.DataFrame:
-    """Least and largest ratio to the best of each strategy, where the largest is, and ranks."""
-    ranges = errors.groupby("strategy", sort=False).agg(
-        least=("ratio_to_best", "min"),
-        most=("ratio_to_best", "max"),
-        place=("ratio_to_best", "idxmax"),
-        first=("rank", "min"),
-        median=("rank", lambda ranks: ranks.quantile(interpolation="higher")),
-        last=("rank", "max"),
-    )
-    return ranges.join(errors[["eigenvalue", "num_steps"]], on="place")
 
 
 def _strategy_section(rule: str, errors: pd.DataFrame) -> Section:
@@ -136,7 +113,7 @@ def _strategy_section(rule: str, errors: pd.DataFrame) -> Section:
             "Best plan's W2; each strategy's multiple of it (and rank)",
             cells,
             {
-                **{"T": "num_steps:s", "λ": "eigenvalue:g", "best": "best", "bound": "lower_bound"},
+                **{"T": "num_steps", "λ": "eigenvalue:g", "best": "best", "bound": "lower_bound"},
                 **{name: f"{name}:s" for name in names},
                 "interval DP": "interval_ratio:.4g",
             },
