@@ -31,10 +31,7 @@ class AblationSettings(Settings):
     """Settings of the study."""
 
     merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (
-            *(0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0),
-            *(4.5, 6.4, 8.0, 10.0, 14.0, 20.0, 30.0),
-        ),
+        (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 8.0, 10.0, 14.0, 20.0, 30.0),
         description="s; the paper's are 1, 3, 6.4 and 10",
     )
     steps: Annotated[tuple[TeacherSteps, ...], Ascending] = Field(

@@ -53,7 +53,7 @@ def page(record: Mapping[str, Any]) -> Page:
     below, above = rows[rows.eigenvalue <= 1], rows[rows.eigenvalue >= rows.threshold]
     band = rows[(rows.first_crossing < rows.eigenvalue) & (rows.eigenvalue < rows.threshold)]
     known = crossings[crossings.first_crossing.notna()]
-    factor, power = _decay(known)
+    decay = _decay(known)
     claims = {
         "boot-best-to-one": count(below.boot_is_best),
         "vanilla-best-from-threshold": count(above.vanilla_is_best),
@@ -65,8 +65,8 @@ def page(record: Mapping[str, Any]) -> Page:
         ),
     }
     values = {
-        **{"crossings": crossings, "rows": rows, "below": below, "above": above},
-        **{"gain": rows.gain.max(), "factor": factor, "power": power},
+        **{"crossings": crossings, "decay": decay, "rows": rows, "below": below, "above": above},
+        "gain": rows.gain.max(),
     }
     steps = list(rows.num_steps.unique())
     sections = [
@@ -87,18 +87,18 @@ def page(record: Mapping[str, Any]) -> Page:
         ),
         _error_section(rows[rows.num_steps == steps[len(steps) // 2]]),
         _merges_section(rows[rows.eigenvalue.between(0.9, 2.5, inclusive="neither")]),
-        *([_crossing_section(known, factor, power)] if len(known) > 1 else []),
+        *(_crossing_section(known, *law) for law in decay),
     ]
     return Page(values, claims, sections)
 
 
-def _decay(crossings: pd.DataFrame) -> tuple[float, float]:
-    """The power law c / T^p of the crossing's distance from 1; NaN for fewer than two."""
+def _decay(crossings: pd.DataFrame) -> list[tuple[float, float]]:
+    """The power law c / T^p of the crossing's distance from 1; none of fewer than two T."""
     if len(crossings) < 2:
-        return np.nan, np.nan
+        return []
     logs = np.log(crossings.num_steps), np.log(crossings.first_crossing - 1)
     slope, intercept = np.polyfit(*logs, 1)
-    return float(np.exp(intercept)), float(-slope)
+    return [(float(np.exp(intercept)), float(-slope))]
 
 
 def _error_section(rows: pd.DataFrame) -> Section:

@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numba import get_num_threads, set_num_threads
 from pydantic import AfterValidator, Field, ValidationInfo
 from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
@@ -110,6 +109,9 @@ def measure(
     compiles the kernels. ``traced_bytes`` is the peak of what Python and NumPy allocate in one
     more run (tracemalloc); ``table_bytes`` is what interval DP says its tables take.
     """
+    # not before the planners are imported, which say on how many threads it starts
+    from numba import get_num_threads, set_num_threads
+
     plan, problem = PLANNERS[planner], natural_problem(num_steps, dimensions)
     threads = get_num_threads()
     set_num_threads(1)
