@@ -116,7 +116,7 @@ def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> No
     ("changes", "message"),
     [
         ({"merge_times": (3.0, 1.0)}, "`merge_times` must ascend and not be empty"),
-        ({"merge_times": (0.0,)}, "`merge_times.0` must be > 0.0, got 0.0"),
+        ({"merge_times": (0.0,)}, "`merge_times.0` must be > 0"),
         ({"steps": ()}, "`steps` must ascend and not be empty"),
         ({"steps": (2,)}, "`steps.0` must be >= 4, got 2"),
         ({"num_eigenvalues": 3}, "`num_eigenvalues` must be >= 4, got 3"),
