@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytest
+from pydantic import Field, model_validator
 
+from opmerge.cli.study_files import load_study, study_names
 from opmerge.errors import InputError
+from opmerge.settings.base import Settings
 from opmerge_studies.shared.settings import configure, settings_named
-from opmerge_studies.shared.study import STUDIES
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Settings):
     rate: float = 0.5
     kind: Literal["a", "b"] = "a"
 
 
-@dataclass(frozen=True)
-class Whole:
-    steps: int = 4
+class Whole(Settings):
+    steps: int = Field(4, ge=1)
     names: tuple[str, ...] = ("x",)
     title: str | None = None
     exact: bool = False
-    part: Part = field(default_factory=Part)
+    part: Part = Part()
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError("steps", "must be >= 1", self.steps)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.names) > self.steps:
+            raise InputError("names", f"must hold at most {self.steps}", len(self.names))
+        return self
 
 
 def test_settings_are_replaced_at_any_depth() -> None:
     settings = ["steps=8", 'names=["y","z"]', "title=on 8 steps", "exact=true", "part.rate=2"]
-    expected = Whole(8, ("y", "z"), "on 8 steps", True, Part(2.0))
+    expected = Whole(steps=8, names=("y", "z"), title="on 8 steps", exact=True, part=Part(rate=2.0))
     assert configure(Whole(), settings) == expected
     assert configure(Whole(), []) == Whole()
     assert configure(Whole(title="t"), ["title=null"]) == Whole()
-    assert configure(Whole(), ["steps=8", "steps=9"]) == Whole(9)
+    assert configure(Whole(), ["steps=8", "steps=9"]) == Whole(steps=9)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +50,16 @@ def test_settings_are_replaced_at_any_depth() -> None:
         ("part.speed=8", "`set` must name one of rate, kind, got speed"),
         ("part=8", "`set` must name a setting inside, got part; such as part.NAME"),
         ("steps.more=8", "`set` must not name a part of steps, got steps.more"),
-        ("steps=many", '`steps` must be a valid integer, got "many"'),
-        ("steps=1.5", "`steps` must be a valid integer, got 1.5"),
-        ("steps=true", "`steps` must be a valid integer, got true"),
+        ("steps=many", "`steps` must be a whole number, got many"),
+        ("steps=1.5", "`steps` must be a whole number, got 1.5"),
+        ("steps=true", "`steps` must be a whole number, got True"),
         ("steps=0", "`steps` must be >= 1, got 0"),
-        ("names=boot", '`names` must be a valid array, got "boot"'),
-        ("names=[1]", "`names.0` must be a valid string, got 1"),
-        ("exact=1", "`exact` must be a valid boolean, got 1"),
-        ("part.rate=fast", '`part.rate` must be a valid number, got "fast"'),
-        ("part.kind=c", "`part.kind` must be 'a' or 'b', got \"c\""),
+        ('names=["a","b","c","d","e"]', "`names` must hold at most 4, got 5"),
+        ("names=boot", "`names` must be a valid tuple, got boot"),
+        ("names=[1]", "`names.0` must be a string, got 1"),
+        ("exact=1", "`exact` must be true or false, got 1"),
+        ("part.rate=fast", "`part.rate` must be a finite number, got fast"),
+        ("part.kind=c", "`part.kind` must be one of a, b, got c"),
     ],
 )
 def test_what_does_not_suit_is_one_line(setting: str, message: str) -> None:
@@ -66,14 +68,17 @@ def test_what_does_not_suit_is_one_line(setting: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", study_names())
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_settings_of_every_study_can_be_told_and_read_again(name: str, quick: bool) -> None:
-    if STUDIES[name].trains_networks:
+    study = load_study(name)
+    if study.trains_networks:
         pytest.importorskip("torch")
-    config: Any = STUDIES[name].config(quick)
-    first = next(iter(vars(config)))
-    assert configure(config, [f"{first}={json.dumps(vars(config)[first])}"]) == config
+    settings: Any = study.configured(quick)
+    values = settings.model_dump(mode="json")
+    first = next(iter(values))
+    assert configure(settings, [f"{first}={json.dumps(values[first])}"]) == settings
+    assert type(settings).model_validate_json(json.dumps(values)) == settings
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "–" if _is_missing(value) else tell(value)
 
 
+
+def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "–" if _is_missing(value) else tell(value)
+
+
 FILTERS: Mapping[str, Callable[[Any], str]] = {
     "number": _or_dash(number),
     "percent": _or_dash(percent),
@@ -44,7 +49,7 @@ FILTERS: Mapping[str, Callable[[Any], str]] = {
 """How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
-    "n": number,
+    "n": lambda value: number(value) if isinstance(value, float) else str(value),
     "%": percent,
     "x": times,
     "s": str,
@@ -170,15 +175,15 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
     Args:
         caption: what it holds.
         rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
-            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``.
+        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
+            or a format specification such as ``.2f``. What is missing is ``–``.
         note: below it.
     """
     told = []
     for spec in columns.values():
-        column, _, form = spec.partition(":")
-        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
+        column, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
+        tell = _FORMATS.get(form) or (lambda value, form=form: format(value, form))
         told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
     return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
 

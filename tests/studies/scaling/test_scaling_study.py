@@ -11,14 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opmerge.errors import InputError
-from opmerge_studies.scaling import Config, fit_exponent, measure, natural_problem
-from opmerge_studies.shared.study import STUDIES, Runner
+from opmerge_studies.scaling import (
+    STUDY,
+    ScalingSettings,
+    fit_exponent,
+    measure,
+    natural_problem,
+)
 from opmerge_studies.shared.transition import growth_threshold
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["scaling"]
-TINY = Config(
+TINY = ScalingSettings(
     steps=(8, 16, 32),
     certified_steps=(8, 16, 32),
     dimensions=(2, 4, 8),
@@ -28,9 +32,6 @@ TINY = Config(
     base_dimensions=2,
     repeats=2,
 )
-
-
-# What the study computes
 
 
 @given(
@@ -104,34 +105,9 @@ def test_every_size_is_measured_once(record: Record) -> None:
             assert row["gap"] <= 1e-9  # these problems have no λ in (1, λ*)
 
 
-# What it says
-
-
-def with_fit(record: Record, **changes: float) -> Record:
-    fits = [
-        {**fit, **changes} if (fit["planner"], fit["varied"]) == ("interval", "T") else fit
-        for fit in record["tables"]["fits"]
-    ]
-    return {**record, "tables": {**record["tables"], "fits": fits}}
-
-
-def test_the_finding_says_whether_the_claim_lies_inside(record: Record) -> None:
-    near = with_fit(record, exponent=2.9, standard_error=0.1, low=2.5, high=3.3)
-    far = with_fit(record, exponent=2.1, standard_error=0.1, low=1.8, high=2.4)
-    assert "T^2.90 ± 0.10" in STUDY.answer(near).finding
-    assert "3 of T lies inside" in STUDY.answer(near).finding
-    assert "3 of T lies outside" in STUDY.answer(far).finding
-
-
-def test_the_page_shows_every_figure_and_the_finding(record: Record) -> None:
-    page = STUDY.page(record)
-    assert page.count("<svg") == 3
-    assert STUDY.answer(record).finding in page
-
-
 def test_a_resumed_run_keeps_what_was_measured(record: Record, folder: Path) -> None:
     """Times differ from run to run, so an equal record shows that nothing was measured again."""
-    assert STUDY.run(TINY, Runner(folder, num_workers=1)) == record
+    assert STUDY.record(TINY, STUDY.runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(
@@ -139,11 +115,11 @@ def test_a_resumed_run_keeps_what_was_measured(record: Record, folder: Path) -> 
     [
         ({"steps": (64, 32, 16)}, "`steps` must ascend"),
         ({"steps": (64, 128)}, "`steps` must hold at least 3 sizes"),
-        ({"dimensions": (1, 2, 3)}, "`dimensions` must be >= 2, got 1"),
+        ({"dimensions": (1, 2, 3)}, "`dimensions.0` must be >= 2, got 1"),
         ({"repeats": 0}, "`repeats` must be >= 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        Config(**changes)
+        ScalingSettings(**changes)
     assert str(caught.value).startswith(message)

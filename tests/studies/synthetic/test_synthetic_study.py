@@ -12,13 +12,11 @@ from opmerge.errors import InputError
 from opmerge.plans import Plan, build_strategy
 from opmerge.schedules import cosine_schedule
 from opmerge_studies.shared.strategies import is_as_good, plan_row, plan_shape, scalar_problem
-from opmerge_studies.shared.study import STUDIES, Runner
-from opmerge_studies.synthetic import Config, compare
+from opmerge_studies.synthetic import STUDY, SyntheticSettings, compare
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["synthetic"]
-TINY = Config(
+TINY = SyntheticSettings(
     eigenvalues=(0.2, 1.0, 1.2, 5.0),
     steps=(4, 6),
     denoiser_steps=(6,),
@@ -54,9 +52,6 @@ def setting_of(row: Record) -> Setting:
     return Setting(schedule, (row["eigenvalue"],), time=TINY.merge_time, merge_rule=rule)
 
 
-# What studies share
-
-
 @pytest.mark.parametrize("eigenvalue", PAPER)
 def test_strategies_err_as_two_independent_programs_say(eigenvalue: float) -> None:
     problem = scalar_problem(eigenvalue, 64)
@@ -81,9 +76,6 @@ def test_the_shape_of_a_plan_is_that_of_the_strategy_as_good_or_of_its_tree() ->
 def test_rounding_is_no_difference() -> None:
     assert is_as_good(1.0 + 1e-12, 1.0)
     assert not is_as_good(1.0 + 1e-6, 1.0)
-
-
-# What the study computes
 
 
 def test_the_best_plan_is_that_of_brute_force(record: Record) -> None:
@@ -126,49 +118,9 @@ def test_the_papers_planner_misses_a_proved_optimum_between_the_phases() -> None
         assert sure["interval_ratio"] == pytest.approx(1.0, rel=1e-9)
 
 
-# What it says
-
-
-def test_the_finding_counts_what_the_tables_hold(record: Record) -> None:
-    answer = STUDY.answer(record)
-    scan = record["tables"]["scan"]
-    missed = [row for row in scan if row["interval"] > row["best"] * (1 + 1e-9)]
-    assert "BOOT is best at all 4 points with λ ≤ 1" in answer.finding
-    assert "vanilla is best at all 2 points with λ ≥ 2" in answer.finding
-    if missed:
-        assert f"misses the best plan at {len(missed)} of {len(scan)} points" in answer.finding
-    else:
-        assert f"finds the best plan at all {len(scan)} points" in answer.finding
-    assert any("Under denoiser copy BOOT is best at 4 of 4" in line for line in answer.evidence)
-
-
-def test_another_record_gives_another_finding(record: Record) -> None:
-    def worse(row: Record) -> Record:
-        return {**row, "ratio_to_best": 1.5 * row["ratio_to_best"]}
-
-    tables = record["tables"]
-    altered = {
-        **record,
-        "tables": {
-            **tables,
-            "errors": [worse(row) for row in tables["errors"]],
-            "scan": [{**row, "interval_ratio": 2.0} for row in tables["scan"]],
-        },
-    }
-    finding = STUDY.answer(altered).finding
-    assert "BOOT errs up to 50 % more than the best plan at λ ≤ 1" in finding
-    assert "misses the best plan at 12 of 12 points, by up to 2 times" in finding
-
-
-def test_the_page_shows_every_figure_and_the_claims(record: Record) -> None:
-    page = STUDY.page(record)
-    assert page.count("<svg") == 4
-    assert STUDY.answer(record).finding.replace("'", "&#39;") in page
-
-
 def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
     sorted((folder / "cells").iterdir())[0].unlink()
-    assert STUDY.run(TINY, Runner(folder, num_workers=1)) == record
+    assert STUDY.record(TINY, STUDY.runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(
@@ -176,14 +128,15 @@ def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> No
     [
         ({"steps": (64, 32)}, "`steps` must ascend, got (64, 32)"),
         ({"steps": ()}, "`steps` must not be empty"),
-        ({"denoiser_steps": (2,)}, "`denoiser_steps` must be >= 4, got 2"),
-        ({"eigenvalues": (0.0, 1.0)}, "`eigenvalues` must be > 0, got 0.0"),
+        ({"denoiser_steps": (2,)}, "`denoiser_steps.0` must be >= 4, got 2"),
+        ({"eigenvalues": (0.0, 1.0)}, "`eigenvalues.0` must be > 0"),
+        ({"strategies": ("boot", "vanilla", "best")}, "`strategy` must be one of"),
         ({"strategies": ("boot",)}, "`strategies` must hold boot and vanilla"),
-        ({"merge_time": 0.0}, "`merge_time` must be finite and > 0, got 0.0"),
+        ({"merge_time": 0.0}, "`merge_time` must be > 0"),
         ({"num_scanned": 0}, "`num_scanned` must be >= 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        Config(**changes)
+        SyntheticSettings(**changes)
     assert str(caught.value).startswith(message)
