@@ -109,7 +109,7 @@ def series_by(
     by: str,
     x: str,
     y: str,
-    looks: Mapping[str, Any] | None = None,
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
     dashes: bool = False,
     **more: Any,
 ) -> list[Series]:
@@ -246,7 +246,7 @@ def spans(edges: Mapping[str, Sequence[int]], title: str, words: str) -> Figure:
                 middle = (start + stop) / 2
                 axes.text(middle, line, str(start - stop), ha="center", va="center", color=ink)
     axes.set_xlim(most, 0)
-    axes.set_yticks(range(len(edges)), list(reversed(edges)))
+    axes.set_yticks(range(len(edges)), list(edges)[::-1])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(words)
     return figure

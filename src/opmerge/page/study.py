@@ -183,7 +183,7 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
     told = []
     for spec in columns.values():
         column, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
-        tell = _FORMATS.get(form) or (lambda value, form=form: format(value, form))
+        tell = _FORMATS.get(form) or f"{{:{form}}}".format
         told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
     return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
 

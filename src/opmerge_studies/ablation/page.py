@@ -49,13 +49,12 @@ def page(record: Mapping[str, Any]) -> Page:
     here = transition[transition.num_steps == settings["steps"][0]]
     diagram = _plans(record, "diagram").merge(here, on="merge_time")
     sources = _plans(record, "sources")
-    places = transition.groupby("num_steps")[list(_MARKS)]
-    shifts = places.agg(lambda place: place.max(skipna=False) / place.min(skipna=False) - 1)
+    shifts = transition.groupby("num_steps")[list(_MARKS)].agg(_shift)
     changes = diagram.groupby("eigenvalue").loss.max() > _EQUAL
     apart = (changes.index <= here.boot_until.min()) | (changes.index >= here.vanilla_from.max())
     below, above = diagram.eigenvalue <= 1, diagram.eigenvalue >= diagram.threshold
     claims = {
-        "transition-stays": count(shifts.stack().dropna() <= _STILL),
+        "transition-stays": count(shifts.melt().value.dropna() <= _STILL),
         "boot-best-to-one": count(diagram[below].boot_loss <= _EQUAL),
         "vanilla-best-from-threshold": count(diagram[above].vanilla_loss <= _EQUAL),
         "plans-change-in-the-band-only": count(~changes[apart]),
@@ -77,6 +76,11 @@ def page(record: Mapping[str, Any]) -> Page:
         ),
     ]
     return Page(values, claims, sections)
+
+
+def _shift(places: pd.Series[float]) -> float:
+    """The relative range of where something changes; NaN if it is unknown for some s."""
+    return float(places.max(skipna=False) / places.min(skipna=False) - 1)
 
 
 def _plans(record: Mapping[str, Any], name: str) -> pd.DataFrame:

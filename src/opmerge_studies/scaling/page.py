@@ -41,17 +41,17 @@ _FIT_COLUMNS = {
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
     settings, times, fits = record["settings"], _times(record), _fits(record)
-    fit = {(row.planner, row.varied): row for row in fits.itertuples()}
+    fit = {(row["planner"], row["varied"]): row for row in fits.to_dict("records")}
     cubic, linear = fit["interval", "T"], fit["interval", "d"]
     interval, certified = (times[times.planner == name] for name in ("interval", "certified"))
     places = ["varied", "num_steps", "dimensions"]
     both = interval.merge(certified, on=places, suffixes=("", "_certified"))
     both = both.assign(advantage=both.seconds / both.seconds_certified)
-    before, last = times[times.planner == "brute-force"].iloc[-2:].itertuples()
+    before, last = times[times.planner == "brute-force"].tail(2).to_dict("records")
     largest = interval[interval.varied == "T"].iloc[-1]
     claims = {
-        "interval-dp-cubic-in-steps": count([cubic.low <= 3 <= cubic.high]),
-        "interval-dp-linear-in-dimensions": count([linear.low <= 1 <= linear.high]),
+        "interval-dp-cubic-in-steps": count([cubic["low"] <= 3 <= cubic["high"]]),
+        "interval-dp-linear-in-dimensions": count([linear["low"] <= 1 <= linear["high"]]),
         "certified-is-faster": count(both.advantage > 1),
         "certified-closes": count(certified.gap <= _ROUNDING),
         "interval-dp-takes-its-tables": count(interval.share <= _MUCH_MORE),
@@ -59,7 +59,8 @@ def page(record: Mapping[str, Any]) -> Page:
     values = {
         **{"settings": settings, "fit": fit, "fits": fits[fits.is_power]},
         **{"ahead": both[both.varied == "d"].iloc[-1], "before": before, "last": last},
-        "growth": (last.seconds / before.seconds) ** (1 / (last.num_steps - before.num_steps)),
+        "growth": (last["seconds"] / before["seconds"])
+        ** (1 / (last["num_steps"] - before["num_steps"])),
         **{"gaps": {"interval": interval.gap, "certified": certified.gap}, "largest": largest},
     }
     sections = [
@@ -83,7 +84,7 @@ def page(record: Mapping[str, Any]) -> Page:
             _memory_figure(
                 times[times.varied == "T"],
                 f"Interval DP takes {largest.megabytes:.3g} MB at T = {largest.num_steps}, growing "
-                f"as T^{cubic.memory_exponent:.1f}",
+                f"as T^{cubic['memory_exponent']:.1f}",
             ),
         ),
     ]
@@ -117,7 +118,7 @@ def _fits(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _time_figure(times: pd.DataFrame, fit: Mapping[Any, Any], varied: str, x: Axis) -> Figure:
-    exponents = {planner: row.exponent for (planner, over), row in fit.items() if over == varied}
+    exponents = {planner: row["exponent"] for (planner, over), row in fit.items() if over == varied}
     labels = {planner: f"{planner}, {varied}^{power:.2f}" for planner, power in exponents.items()}
     labels["brute-force"] = "brute-force"
     rows = times[times.varied == varied]

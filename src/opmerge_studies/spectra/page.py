@@ -53,8 +53,8 @@ def page(record: Mapping[str, Any]) -> Page:
         "sources": sources,
         "few": sources[sources.samples <= sources.dimensions],
         "strategies": STRATEGIES,
-        "gain": plans.loc[plans.gain.idxmax()],
-        "loss": plans.loc[plans.loss.idxmax()],
+        "gain": plans.nlargest(1, "gain").iloc[0],
+        "loss": plans.nlargest(1, "loss").iloc[0],
         "gap": plans.gap.max(),
         "by_source": by_source,
     }

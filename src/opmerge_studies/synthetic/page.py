@@ -55,7 +55,7 @@ def page(record: Mapping[str, Any]) -> Page:
     }
     values = {
         **{"low": low, "high": high, "errors": copied, "scan": scan, "missed": scan[scan.missed]},
-        **{"boot": boot, "vanilla": vanilla, "worst": scan.loc[scan.interval_ratio.idxmax()]},
+        **{"boot": boot, "vanilla": vanilla, "worst": scan.nlargest(1, "interval_ratio").iloc[0]},
         "beaten": errors[errors.over_interval < 1 - _EQUAL].nsmallest(1, "over_interval"),
     }
     by_rule = errors.groupby("merge_rule", sort=False)
