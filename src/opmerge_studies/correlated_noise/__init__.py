@@ -273,7 +273,11 @@ def _with_chosen(problem: MatrixProblem, merge_time: float) -> dict[str, Plan]:
         ).plan
         for name, values in spectra.items()
     }
-    return {**_strategies(problem.num_steps), **chosen, "planned_comb": matrix_comb(problem).plan}
+    return {
+        **_strategies(problem.schedule.num_steps),
+        **chosen,
+        "planned_comb": matrix_comb(problem).plan,
+    }
 
 
 def _compared(head: Row, problem: MatrixProblem, plans: Mapping[str, Plan]) -> list[Row]:
