@@ -52,9 +52,9 @@ def page(record: Mapping[str, Any]) -> Page:
     spectra, misfits = frame(record, "spectra"), _misfits(record)
     ratios = spectra[[*_STRATEGIES, "hybrid", "best"]].div(spectra.teacher, axis=0)
     least = ratios.groupby([spectra.source, spectra.num_steps]).min()
-    best = spectra.loc[ratios.best.idxmin()]
+    best = spectra.iloc[int(ratios.best.argmin())]
     beside = least.loc[best.source, best.num_steps][_STRATEGIES]
-    gains = {rule.replace("-", " "): rows for rule, rows in misfits.groupby("merge_rule")}
+    gains = {str(rule).replace("-", " "): rows for rule, rows in misfits.groupby("merge_rule")}
     values = dict(
         record["settings"],
         below=when[below].overtakes,
@@ -174,8 +174,8 @@ def _spectrum_section(source: str, rows: pd.DataFrame, steps: int) -> Section:
             series_of(shown, "time", [*_STRATEGIES, "best found", "bound"], over="teacher"),
             Axis(_TIME, margin=1.1),
             Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
-            f"{source}: at best, at s = {shown.time[ratio.idxmin()]:g}, the best plan found has "
-            f"{number(ratio.min())} times the teacher's W2",
+            f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
+            f"s = {shown.time.iloc[int(ratio.argmin())]:g}",
             levels=[Level(y=1.0)],
             height=3.2,
         ),
@@ -202,7 +202,7 @@ def _misfit_section(rule: str, rows: pd.DataFrame, record: Mapping[str, Any]) ->
                 Series(name, rows[name], range(len(rows)), {**STYLES[name], "linestyle": ""})
                 for name in _STRATEGIES
             ],
-            rows.label,
+            rows.label.tolist(),
             Axis("W2 at the best s, teacher = 1", (rows[_STRATEGIES].min().min() / 1.2, 3.0)),
             f"Under {rule} {rows.is_overtaken.sum()} of {len(rows)} teachers are overtaken",
             levels=[Level(x=1.0)],

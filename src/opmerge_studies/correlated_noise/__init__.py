@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import brentq
 
@@ -43,6 +44,7 @@ _DRAWN_TIMES = (0.3, 1.0, 6.4)
 _DRAWN_STEPS = 4
 _LARGEST_ROTATION = 45.0
 
+Array = NDArray[np.float64]
 Row = dict[str, Any]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
@@ -170,20 +172,21 @@ def plane_crossing(angle: float, num_steps: int, merge_time: float) -> Row:
     """The λ at which BOOT and vanilla err equally, for data λ Diag(√2, 1/√2)."""
     plans = [build_strategy(name, num_steps) for name in ("boot", "vanilla")]
 
-    def log_ratio(scale: float, name: str) -> float:
-        variances = (scale * 2**0.5, scale * 0.5**0.5)
-        problem = plane_problem(variances, angle, num_steps, merge_time)
-        judge = {"exact": problem, **scalar_theories(problem)}[name]
-        boot, vanilla = (evaluate_matrices(judge, plan).w2 for plan in plans)
-        return float(np.log(boot / vanilla))
+    def crossing(name: str) -> float | None:
+        def log_ratios(scales: Array) -> Array:
+            ratios = []
+            for scale in scales:
+                variances = (scale * 2**0.5, scale * 0.5**0.5)
+                problem = plane_problem(variances, angle, num_steps, merge_time)
+                judge = {"exact": problem, **scalar_theories(problem)}[name]
+                boot, vanilla = (evaluate_matrices(judge, plan).w2 for plan in plans)
+                ratios.append(np.log(boot / vanilla))
+            return np.array(ratios)
 
-    row: Row = {"angle": angle}
-    for name in ("exact", "generalised", "data_basis", "isotropic"):
-        zeros = sign_changes(
-            lambda at, name=name: np.array([log_ratio(s, name) for s in at]), _SCANNED
-        )
-        row[name] = zeros[0] if zeros else None
-    return row
+        return next(iter(sign_changes(log_ratios, _SCANNED)), None)
+
+    names = ("exact", "generalised", "data_basis", "isotropic")
+    return {"angle": angle, **{name: crossing(name) for name in names}}
 
 
 def half_angle(case: str, num_steps: int, merge_time: float) -> Row:

@@ -71,11 +71,18 @@ def page(record: Mapping[str, Any]) -> Page:
         gain=(draws.largest_ratio - 1).round(_DIGITS),
         gain_paired=(draws.largest_ratio_paired - 1).round(_DIGITS),
     )
-    optima = draws.groupby(["merge_rule", "case", "optimum", "side"], sort=False).agg(
-        {"draws": "sum", "beaten": "sum", "beaten_paired": "sum"}
-        | {"gain": "max", "gain_paired": "max"}
+    optima = (
+        draws.groupby(["merge_rule", "case", "optimum", "side"], sort=False)
+        .agg(
+            {"draws": "sum", "beaten": "sum", "beaten_paired": "sum"}
+            | {"gain": "max", "gain_paired": "max"}
+        )
+        .reset_index()
     )
-    below, above = (optima.loc["operator-copy", case].iloc[0] for case in ("below", "above"))
+    below, above = (
+        optima[(optima.merge_rule == "operator-copy") & (optima.case == case)].iloc[0]
+        for case in ("below", "above")
+    )
     choices = {
         "rotations": _choices(rotations, ["seed", "angle"]),
         "digits": _choices(digits, ["correlation"]),
@@ -90,15 +97,15 @@ def page(record: Mapping[str, Any]) -> Page:
     values = dict(
         record["settings"],
         theories=_THEORIES,
-        off=np.exp(np.log(plane[_THEORIES]).abs().max()),
+        off=plane[_THEORIES].apply(lambda ratios: np.exp(np.log(ratios).abs().max())),
         near=(oracle[_PLANNED] <= _NEAR).sum(),
         pairs=len(oracle),
         plans=plans,
         **_winners(strategies),
-        worst=oracle.loc[oracle["planned combs"].idxmax()],
+        worst=oracle.nlargest(1, "planned combs").iloc[0],
         off_rule=(seen.angle / seen.rule - 1).abs().max(),
         soonest=seen[seen.merge_time == seen.merge_time.max()].nsmallest(1, "angle"),
-        optima=optima.reset_index(),
+        optima=optima,
         below=below,
         crossings=crossings[["exact", *_THEORIES]].agg(["count", "min", "max"]).T,
         widest=rotations.angle.max(),
@@ -133,9 +140,9 @@ def page(record: Mapping[str, Any]) -> Page:
 def _oracle(rows: pd.DataFrame) -> pd.DataFrame:
     """Excess of W2 over the best of all plans, and whether some μ lies between 1 and λ*."""
     cells = zip(rows.case, rows.angle, rows.num_steps, strict=True)
-    values = np.array([plane_problem(PLANE[case], *cell, 1.0).eigenvalues for case, *cell in cells])
+    values = np.array([plane_problem(PLANE[c], angle, t, 1.0).eigenvalues for c, angle, t in cells])
     thresholds = rows.num_steps.map(growth_threshold).to_numpy()[:, None]
-    between = ((values > 1 + _ROUNDING) & (values < thresholds)).any(axis=1)
+    between = np.any((values > 1 + _ROUNDING) & (values < thresholds), axis=1)
     excess = rows[_PLANNED].round(_DIGITS)
     return rows.assign(data=rows.case.map(_CASES), between=between, **excess)
 
@@ -166,7 +173,7 @@ def _choice_table(name: str, choices: pd.DataFrame) -> Table:
     return table(
         f"Largest excess of W2 over the best plan tried, {name}",
         choices.reset_index(),
-        {key: f"{key}:g"} | {plan: f"{plan}:%" for plan in choices},
+        {key: f"{key}:g"} | {str(plan): f"{plan}:%" for plan in choices},
     )
 
 
@@ -194,16 +201,16 @@ def _plane_sections(
             _PAIR | {"W2": "w2", "paired / W2": "paired"} | {name: name for name in _THEORIES},
         ),
     )
-    shown = [*_THEORIES, "planned combs"]
+    names = [*_THEORIES, "planned combs"]
     yield draw_section(
         "What the plan costs that it picks",
         "Excess of W2 over the best of all plans, the worst over three pairs of data variances "
         "and all T tried; what is less than 0.01 % is drawn at the foot.",
         curves(
             series_of(
-                oracle.groupby("angle")[shown].max().clip(lower=_LEAST_EXCESS).reset_index(),
+                oracle.groupby("angle")[names].max().clip(lower=_LEAST_EXCESS).reset_index(),
                 "angle",
-                shown,
+                names,
             ),
             _ANGLE,
             Axis("excess of W2 over the best plan", (_LEAST_EXCESS / 1.3, 3.0)),
