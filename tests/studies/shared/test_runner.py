@@ -16,6 +16,8 @@ import pytest
 from opmerge.errors import InputError
 from opmerge_studies.shared.runner import Report, Runner
 
+# workers import this module
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 LOG = "log:"  # no path, for a file that changes makes another cell
 
 
@@ -76,7 +78,7 @@ def test_every_engine_gives_the_same_results_in_order(
 ) -> None:
     if backend != "loky":
         pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this module
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     log = tmp_path / "log"
     runner, bars, warnings = runner_in(tmp_path, backend=backend, num_workers=num_workers)
     assert runner.sweep(square, cells(log), "squaring") == expected()
@@ -138,7 +140,7 @@ def test_a_damaged_cell_is_computed_again_and_named(tmp_path: Path, damage: Any)
     (path,) = [p for p in (tmp_path / "cells").iterdir() if '"square": 4' in p.read_text()]
     path.write_text(damage(path.read_text()))
     assert runner.sweep(square, cells(log, 3), "") == expected(3)
-    assert warnings == [f"{path} is damaged; its cell is computed again"]
+    assert warnings == [f"{path} is damaged; it is computed again"]
     assert calls(log) == [0, 1, 2, 2]
     runner.sweep(square, cells(log, 3), "")
     assert len(warnings) == 1
@@ -151,7 +153,7 @@ def test_a_killed_worker_is_one_line_and_the_rest_resumes(
 ) -> None:
     if backend != "loky":
         pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this module
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     log = tmp_path / "log"
     runner, _, _ = runner_in(tmp_path, num_workers=2, backend=backend)
     with pytest.raises(InputError, match=r"one was killed, got 2; run the same command again"):
