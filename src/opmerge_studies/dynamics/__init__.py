@@ -108,24 +108,26 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``ends`` (whole students), ``merges`` (each merge), ``fits`` (the s that suits
         an optimiser best), ``step_sizes`` (flow against descent), ``dense`` (full matrices).
     """
-    common = {"eigenvalues": [list(settings.eigenvalues)]}
-    largest, seeded = settings.steps[-1:], {**common, "seed": [settings.seed]}
-    trained = runner.sweep(
-        train_cell,
-        grid(
-            num_steps=settings.steps,
-            strategy=CANONICAL,
-            num_iterations=settings.num_iterations,
-            way=_ways(settings),
-            **seeded,
-        ),
-        "training plans",
+    largest, values, seeds = settings.steps[-1:], [list(settings.eigenvalues)], [settings.seed]
+    plans = grid(
+        num_steps=settings.steps,
+        strategy=CANONICAL,
+        num_iterations=settings.num_iterations,
+        way=_ways(settings),
+        eigenvalues=values,
+        seed=seeds,
     )
-    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, **common)
-    stepped = runner.rows(step_size_cell, steps, "enlarging steps")
     rate = settings.dense_rate
     descents = [(rate, round(1.0 / rate), batch) for batch in settings.dense_batch_sizes]
-    matrices = grid(num_steps=largest, descent=descents, num_runs=[settings.num_runs], **seeded)
+    matrices = grid(
+        num_steps=largest,
+        descent=descents,
+        num_runs=[settings.num_runs],
+        eigenvalues=values,
+        seed=seeds,
+    )
+    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, eigenvalues=values)
+    trained = runner.sweep(train_cell, plans, "training plans")
     ends = [row for cell in trained for row in cell["ends"]]
     merges = [row for cell in trained for row in cell["merges"]]
     return {
@@ -133,7 +135,7 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
             "fits": fit_times(ends, merges),
             "ends": ends,
             "merges": merges,
-            "step_sizes": stepped,
+            "step_sizes": runner.rows(step_size_cell, steps, "enlarging steps"),
             "dense": runner.sweep(dense_cell, matrices, "training matrices"),
         }
     }
@@ -269,19 +271,16 @@ def step_size_cell(
 
 
 def dense_cell(
-    num_steps: int, descent: Sequence[Any], num_runs: int, eigenvalues: Sequence[float], seed: int
+    num_steps: int,
+    descent: tuple[float, int, int],
+    num_runs: int,
+    eigenvalues: Sequence[float],
+    seed: int,
 ) -> dict[str, Any]:
     """One merge, T/2 → 0, as a full matrix in a random basis: root mean square error of output.
 
     Relative to what the closed form leaves: ``measured``, ``theory`` (its exact second moment)
-    and ``diagonal`` (the same of one weight a coordinate).
-
-    Args:
-        num_steps: T.
-        descent: η, N and B.
-        num_runs: independent repetitions.
-        eigenvalues: λ.
-        seed: of the basis and the samples.
+    and ``diagonal`` (the same of one weight a coordinate). ``descent`` is η, N and B.
     """
     learning_rate, num_iterations, batch_size = descent
     training = GradientDescent(learning_rate, num_iterations)
@@ -290,8 +289,8 @@ def dense_cell(
     variances = teacher.variances[start]
     initial, target = np.exp(teacher.log_steps[start]), np.exp(teacher.log_composite(0, start))
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal(2 * initial.shape))[0]
-    rotated = (basis * values @ basis.T for values in (initial, target, variances))
-    weights = train_dense(*rotated, Descent(*descent), num_runs, seed + 1)
+    begin, end, covariance = (basis * each @ basis.T for each in (initial, target, variances))
+    weights = train_dense(begin, end, covariance, descent, num_runs, seed + 1)
     errors = basis.T @ weights @ basis - np.diag(target)
     squares = np.sum(errors**2, axis=1) @ variances
     retained = (initial - target) * training.retention(variances)

@@ -84,7 +84,7 @@ def page(record: Mapping[str, Any]) -> Page:
     return Page(values, claims, sections)
 
 
-def _by_chance(deviations: Sequence[float]) -> list[bool]:
+def _by_chance(deviations: pd.Series[float]) -> list[bool]:
     """Which lie inside what the largest of so many exceeds by chance in 1 of 100 cases."""
     bound = NormalDist().inv_cdf(1 - 0.5 * _CHANCE / max(len(deviations), 1))
     return [abs(deviation) < bound for deviation in deviations]
@@ -166,7 +166,7 @@ def _dense_section(rows: pd.DataFrame) -> Section:
 
 
 def _step_section(rows: pd.DataFrame, by_rate: pd.Series[float]) -> Section:
-    worst = rows.groupby(["strategy", "learning_rate"], sort=False, as_index=False).difference.max()
+    worst = rows.groupby(["strategy", "learning_rate"], sort=False).difference.max().reset_index()
     return draw_section(
         "How small a step must be",
         "Descent for time s = 1 against gradient flow: by how much the error of the whole student "

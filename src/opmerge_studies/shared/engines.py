@@ -5,41 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from opmerge.errors import InputError
 
-__all__ = ["BACKENDS", "Backend", "run_calls"]
-
-Backend = Literal["loky", "dask", "ray"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+__all__ = ["ENGINES", "run_calls"]
 
 Call = Callable[[Any], Any]
 
 
 def run_calls(
-    function: Call, arguments: Sequence[Any], backend: Backend, num_workers: int
+    function: Call, arguments: Sequence[Any], backend: str, num_workers: int
 ) -> Iterator[Any]:
     """``function(argument)`` of each argument, in the order in which they are done.
 
     Args:
         function: of a module, for workers import it.
         arguments: pickled for the workers.
-        backend: loky starts processes here; dask and ray do too, unless
+        backend: of ``ENGINES``; loky starts processes here; dask and ray do too, unless
             ``DASK_SCHEDULER_ADDRESS`` or ``RAY_ADDRESS`` names a cluster.
         num_workers: processes; -1 for one a core. With 1, loky computes in this process.
 
     Raises:
         InputError: if the backend is not installed, or a worker is killed.
     """
-    run, module = {
-        "loky": (_loky, "joblib"),
-        "dask": (_dask, "distributed"),
-        "ray": (_ray, "ray"),
-    }[backend]
+    run, module = ENGINES[backend]
     if find_spec(module) is None:
         install = f'pip install "opmerge[{backend}]"'
         raise InputError("backend", "must be installed", backend, install)
@@ -103,3 +96,7 @@ def _ray(function: Call, arguments: Sequence[Any], count: int) -> Iterator[Any]:
         raise _WorkerKilledError from error
     finally:
         ray.shutdown()
+
+
+ENGINES = {"loky": (_loky, "joblib"), "dask": (_dask, "distributed"), "ray": (_ray, "ray")}
+"""What computes, and the module that it needs, by name."""

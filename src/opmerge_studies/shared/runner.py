@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import opmerge
+from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
-from opmerge_studies.shared.engines import Backend, run_calls
+from opmerge_studies.shared.engines import ENGINES, run_calls
 
 __all__ = ["Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress"]
 
@@ -57,13 +58,22 @@ class Runner:
         warn: told, in a line, what was found damaged.
         num_workers: processes of a sweep; -1 for one a core.
         backend: what they run on (``engines``).
+
+    Raises:
+        InputError: if there is no such backend, or the number of workers is out of range.
     """
 
     folder: Path
     progress: ProgressBar = no_progress
     warn: Callable[[str], None] = warnings.warn
     num_workers: int = -1
-    backend: Backend = "loky"
+    backend: str = "loky"
+
+    def __post_init__(self) -> None:
+        if self.backend not in ENGINES:
+            raise InputError("backend", f"must be one of {', '.join(ENGINES)}", self.backend)
+        if self.num_workers < 1 and self.num_workers != -1:
+            raise InputError("num_workers", "must be >= 1, or -1 for one a core", self.num_workers)
 
     @property
     def store(self) -> Store:
@@ -87,15 +97,15 @@ class Runner:
                 kept), or a result cannot be written.
         """
         identities = [_identity(function, cell) for cell in cells]
-        parts = [(f"cells/{digest(each)[:24]}", each) for each in identities]
-        results = [self.store.read(*part) for part in parts]
+        names = [f"cells/{digest(identity)[:24]}" for identity in identities]
+        results = list(map(self.store.read, names, identities))
         calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
         if calls:
             call = partial(_numbered, function)
             computed = run_calls(call, calls, self.backend, self.num_workers)
             with self.progress(title, len(calls)) as report:
                 for done, (i, result) in enumerate(computed, start=1):
-                    results[i] = self.store.write(*parts[i], result)
+                    results[i] = self.store.write(names[i], identities[i], result)
                     report(done)
         return results
 

@@ -193,7 +193,12 @@ def train_plan(
 
 
 def train_dense(
-    initial: Array, target: Array, covariance: Array, descent: Descent, num_runs: int, seed: int
+    initial: Array,
+    target: Array,
+    covariance: Array,
+    descent: tuple[float, int, int],
+    num_runs: int,
+    seed: int,
 ) -> Array:
     """(runs, d, d) full matrices W trained by plain SGD on ``E|W z - target z|²``.
 
@@ -203,22 +208,16 @@ def train_dense(
     Args:
         initial, target: (d, d) W at the start, and what it tends to.
         covariance: (d, d) of z ~ N(0, C).
-        descent: with a batch size, without momentum and average.
+        descent: learning rate η, iterations N and samples B of each.
         num_runs: independent repetitions.
         seed: of the samples.
-
-    Raises:
-        InputError: if the descent is not plain SGD.
     """
-    if descent.batch_size is None or descent.momentum or descent.decay:
-        raise InputError("descent", "must have a batch size, no momentum and no decay", descent)
-    rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(covariance)
-    shape = (num_runs, descent.batch_size, len(covariance))
+    learning_rate, num_iterations, batch_size = descent
+    rng, root = np.random.default_rng(seed), np.linalg.cholesky(covariance)
     weights = np.broadcast_to(initial, (num_runs, *initial.shape))
-    for _ in range(descent.num_iterations):
-        samples = rng.standard_normal(shape) @ root.T
+    for _ in range(num_iterations):
+        samples = rng.standard_normal((num_runs, batch_size, len(covariance))) @ root.T
         residuals = samples @ (weights - target).swapaxes(1, 2)
-        gradients = 2.0 / descent.batch_size * residuals.swapaxes(1, 2) @ samples
-        weights = weights - descent.learning_rate * gradients
+        gradients = 2.0 / batch_size * residuals.swapaxes(1, 2) @ samples
+        weights = weights - learning_rate * gradients
     return weights

@@ -150,8 +150,7 @@ def _price_section(plans: pd.DataFrame, rates: pd.DataFrame) -> Section:
 
 
 def _simulation_section(rows: pd.DataFrame, worst: pd.Series[float]) -> Section:
-    (fewer, before), (more, after) = worst.iloc[-2:].items()
-    order = np.log(after / before) / np.log(more / fewer)
+    order = np.diff(np.log(worst))[-1] / np.diff(np.log(worst.index))[-1]
     return draw_section(
         "Averaging: simulated",
         "Descent in N steps with its average kept, merge by merge, against the closed form.",

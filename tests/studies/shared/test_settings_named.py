@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings
 from opmerge.settings.types import Count
+from opmerge_studies.shared import Study
 from opmerge_studies.shared.settings import configure, settings_named
 
 
@@ -59,6 +62,20 @@ def test_what_does_not_suit_is_one_line(setting: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         configure(Whole(), [setting])
     assert str(caught.value).endswith(message)
+
+
+@pytest.mark.parametrize("entry", entry_points(group="opmerge.studies"), ids=lambda it: it.name)
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_settings_of_every_study_can_be_told_and_read_again(
+    entry: EntryPoint, quick: bool
+) -> None:
+    if entry.name in ("celeba", "real-networks"):
+        pytest.importorskip("torch")
+    study: Study = entry.load()
+    values = study.configured(quick).model_dump(mode="json")
+    settings = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    plain = [line for line in settings if "={" not in line]
+    assert study.configured(quick, plain) == study.configured(quick)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_matrices_feel_the_noise_of_all_directions() -> None:
     variances, errors = np.array([0.5, 1.0, 3.0]), np.array([0.4, -0.2, 0.7])
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
     covariance = basis * variances @ basis.T
-    way = Descent(0.05, 20, 2)
+    way = (0.05, 20, 2)
     weights = train_dense(basis * errors @ basis.T, np.zeros((3, 3)), covariance, way, 4000, 5)
     found = np.einsum("rij,jk,rik->r", weights, covariance, weights)
     gaussian = independent_cumulant(basis, variances, 0.0)
@@ -154,5 +154,3 @@ def test_what_is_not_covered_is_refused() -> None:
     denoiser = Problem(spectrum, schedule, GradientFlow(1.0), merge_rule="denoiser-copy")
     with pytest.raises(InputError, match="`merge_rule` must be operator-copy, got denoiser-copy"):
         train_plan(denoiser, plan, Descent(0.01, 5))
-    with pytest.raises(InputError, match="`descent` must have a batch size, no momentum"):
-        train_dense(np.eye(2), np.eye(2), np.eye(2), Descent(0.1, 5), 2, 0)
