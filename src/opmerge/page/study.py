@@ -34,7 +34,6 @@ def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "–" if _is_missing(value) else tell(value)
 
 
-
 def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "–" if _is_missing(value) else tell(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ import pytest
 from oracles import DirectTheory, Setting, best_students
 
 from opmerge.errors import InputError
+from opmerge.page.study import StudyPage
 from opmerge.plans import build_strategy
 from opmerge.schedules import cosine_schedule
-from opmerge_studies.shared.study import STUDIES, Runner
-from opmerge_studies.students import Config, plan_students
+from opmerge_studies.students import STUDY, StudentsSettings, plan_students
+from opmerge_studies.students.page import page
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["students"]
-TINY = Config(
+TINY = StudentsSettings(
     sources=("eigenvalues:0.4", "eigenvalues:5", "eigenvalues:0.3,4"),
     student_steps=(1, 2, 3),
     merge_times=(1.0, 3.0),
@@ -95,30 +96,78 @@ def test_extra_steps_stand_on_the_side_that_is_hard_to_train() -> None:
 # What it says
 
 
-def test_the_finding_counts_what_the_table_holds(record: Record) -> None:
-    rows = [
-        row
-        for row in record["tables"]["students"]
-        if row["objective"] == "teacher" and row["merge_time"] == 3.0
-    ]
-    one = {row["source"]: row["best"] for row in rows if row["student_steps"] == 1}
-    several = [row for row in rows if row["student_steps"] > 1]
+@pytest.fixture(scope="module")
+def drawn(record: Record) -> StudyPage:
+    return STUDY.page(record)
+
+
+def claims(page: StudyPage) -> dict[str, tuple[int, int]]:
+    """Of each claim: in how many cases it holds, of how many."""
+    return {claim.key: (claim.count.n, claim.count.of) for claim in page.claims}
+
+
+def test_claims_and_finding_count_what_the_table_holds(record: Record, drawn: StudyPage) -> None:
+    rows = record["tables"]["students"]
+    main = [row for row in rows if row["objective"] == "teacher" and row["merge_time"] == 3.0]
+    one = {row["source"]: row["best"] for row in main if row["student_steps"] == 1}
+    several = [row for row in main if row["student_steps"] > 1]
     names = ("vanilla", "progressive", "consistency", "boot")
     hurt = [row for row in several if min(row[name] for name in names) > one[row["source"]]]
-    finding = STUDY.answer(record).finding
-    assert f"on uniform windows {len(hurt)} of {len(several)} students" in finding
-    assert "for λ = 5" in finding
+    assert f"on uniform windows {len(hurt)} of {len(several)} students" in drawn.finding
+    assert "for λ = 5" in drawn.finding
+    nearest = {
+        source: min(
+            row["best"] / row["teacher_to_data"]
+            for row in rows
+            if row["source"] == source and row["objective"] == "data"
+        )
+        for source in one
+    }
+    assert claims(drawn) == {
+        "more-steps-help": (sum(row["best"] < one[row["source"]] for row in several), 6),
+        "uniform-no-better": (6, 6),
+        "boundaries-carry-the-gain": (
+            sum(row["moved"] <= 1.05 * row["best"] for row in several),
+            6,
+        ),
+        "nearer-than-teacher": (sum(ratio < 1 - 1e-9 for ratio in nearest.values()), 3),
+    }
 
 
-def test_the_page_shows_every_figure_and_the_finding(record: Record) -> None:
-    page = STUDY.page(record)
-    assert page.count("<svg") == 5
-    assert STUDY.answer(record).finding in page
+def test_contrary_rows_refute_claims(record: Record, drawn: StudyPage) -> None:
+    """A uniform student of several steps that beats the planner's; one that one step beats."""
+    contrary = deepcopy(record)
+    for row in contrary["tables"]["students"]:
+        if row["objective"] == "teacher" and row["source"] == "eigenvalues:5":
+            if row["student_steps"] == 2:
+                row.update({"vanilla": row["best"] / 2, "moved": row["best"] * 1.1})
+            if row["student_steps"] == 3:
+                row.update({"best": 1e9, "moved": 1e9, "boot": 2e9})
+    before, after = claims(drawn), claims(STUDY.page(contrary))
+    for key, lost in (
+        ("more-steps-help", 1),
+        ("uniform-no-better", 2),
+        ("boundaries-carry-the-gain", 1),
+    ):
+        assert after[key] == (before[key][0] - lost, 6)
+
+
+def test_every_figure_and_table_is_there(record: Record, drawn: StudyPage) -> None:
+    assert drawn.html.count("<svg") == len(drawn.figures) == 5
+    assert drawn.html.count("<table") == 4
+    assert drawn.finding in drawn.html
+
+
+def test_students_of_one_step_alone_have_no_windows() -> None:
+    rows = [plan_students("eigenvalues:5", 1.0, target, 6, 1) for target in ("teacher", "data")]
+    settings = TINY.replaced(sources=("eigenvalues:5",), student_steps=(1,), merge_times=(1.0,))
+    record = {"tables": {"students": rows}, "settings": settings.model_dump(mode="json")}
+    assert len(page(record).sections) == 2
 
 
 def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
     sorted((folder / "cells").iterdir())[0].unlink()
-    assert STUDY.run(TINY, Runner(folder, num_workers=1)) == record
+    assert STUDY.record(TINY, STUDY.runner(folder, num_workers=1)) == record
 
 
 @pytest.mark.parametrize(
@@ -126,12 +175,12 @@ def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> No
     [
         ({"sources": ()}, "`sources` must not be empty"),
         ({"student_steps": (2, 1)}, "`student_steps` must ascend and not be empty"),
-        ({"student_steps": (0, 1)}, "`student_steps` must be >= 1, got 0"),
+        ({"student_steps": (0, 1)}, "`student_steps.0` must be >= 1, got 0"),
         ({"num_steps": 8}, "`student_steps` must be < the 8 steps of the teacher"),
-        ({"merge_times": (-1.0,)}, "`merge_time` must be finite and > 0, got -1.0"),
+        ({"merge_times": (-1.0,)}, "`merge_times.0` must be > 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        Config(**changes)
+        StudentsSettings(**changes)
     assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Settings of a study from KEY=VALUE, checked against the types of its configuration."""
+"""Settings of a study from KEY=VALUE, checked by their type."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def test_settings_are_replaced_at_any_depth() -> None:
         ("exact=1", "`exact` must be true or false, got 1"),
         ("part.rate=fast", "`part.rate` must be a finite number, got fast"),
         ("part.kind=c", "`part.kind` must be one of a, b, got c"),
+        ("part.kind.x=c", "`set` must not name a part of kind, got part.kind.x"),
     ],
 )
 def test_what_does_not_suit_is_one_line(setting: str, message: str) -> None:

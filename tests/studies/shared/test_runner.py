@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from opmerge.errors import InputError
-from opmerge_studies.shared.runner import Report, Runner
+from opmerge_studies.shared import runner as module
+from opmerge_studies.shared.runner import Report, Runner, grid
 
+# workers import this module
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 LOG = "log:"  # no path, for a file that changes makes another cell
 
 
@@ -76,7 +79,7 @@ def test_every_engine_gives_the_same_results_in_order(
 ) -> None:
     if backend != "loky":
         pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this module
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     log = tmp_path / "log"
     runner, bars, warnings = runner_in(tmp_path, backend=backend, num_workers=num_workers)
     assert runner.sweep(square, cells(log), "squaring") == expected()
@@ -109,6 +112,53 @@ def test_other_arguments_functions_and_versions_are_other_cells(
     assert len(list((tmp_path / "cells").iterdir())) == 3
 
 
+@pytest.mark.parametrize("package", ["opmerge", "opmerge_studies"])
+def test_the_code_of_library_and_studies_is_part_of_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in ("opmerge", "opmerge_studies/shared"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr("opmerge.__file__", str(tmp_path / "opmerge/__init__.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "opmerge_studies/shared/runner.py"))
+    digests = set()
+    for code in ("a = 1", "a = 2"):
+        (tmp_path / package / "code.py").write_text(code)
+        digests.add(module._code_digest.__wrapped__())
+    assert len(digests) == 2
+
+
+def test_a_grid_is_every_combination_the_last_axis_fastest() -> None:
+    cells = grid(steps=(8, 16), rule=["a", "b"], values=[[1, 2]])
+    assert [tuple(cell.values()) for cell in cells] == [
+        (steps, rule, [1, 2]) for steps in (8, 16) for rule in "ab"
+    ]
+    assert list(cells[0]) == ["steps", "rule", "values"]
+    assert grid(steps=(8, 16), rule=[]) == []
+
+
+def two_rows(number: int) -> list[int]:
+    return [number, -number]
+
+
+def test_rows_of_all_cells_are_one_list(tmp_path: Path) -> None:
+    runner, _, _ = runner_in(tmp_path)
+    assert runner.rows(two_rows, grid(number=(1, 2)), "") == [1, -1, 2, -2]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"backend": "mpi"}, "`backend` must be one of loky, dask, ray, got mpi"),
+        ({"num_workers": 0}, "`num_workers` must be >= 1, or -1 for one a core, got 0"),
+        ({"num_workers": -2}, "`num_workers` must be >= 1, or -1 for one a core, got -2"),
+    ],
+)
+def test_a_runner_that_cannot_be_is_refused(tmp_path: Path, where: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Runner(tmp_path, **where)
+    assert str(caught.value) == message
+
+
 def count_letters(path: str) -> int:
     return len(Path(path).read_text(encoding="utf-8"))
 
@@ -138,7 +188,7 @@ def test_a_damaged_cell_is_computed_again_and_named(tmp_path: Path, damage: Any)
     (path,) = [p for p in (tmp_path / "cells").iterdir() if '"square": 4' in p.read_text()]
     path.write_text(damage(path.read_text()))
     assert runner.sweep(square, cells(log, 3), "") == expected(3)
-    assert warnings == [f"{path} is damaged; its cell is computed again"]
+    assert warnings == [f"{path} is damaged; it is computed again"]
     assert calls(log) == [0, 1, 2, 2]
     runner.sweep(square, cells(log, 3), "")
     assert len(warnings) == 1
@@ -151,7 +201,7 @@ def test_a_killed_worker_is_one_line_and_the_rest_resumes(
 ) -> None:
     if backend != "loky":
         pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this module
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     log = tmp_path / "log"
     runner, _, _ = runner_in(tmp_path, num_workers=2, backend=backend)
     with pytest.raises(InputError, match=r"one was killed, got 2; run the same command again"):
