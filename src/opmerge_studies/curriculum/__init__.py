@@ -121,16 +121,15 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
         costs, and the most that a split can gain), ``small`` (the best of all plans) and
         ``pilot`` (networks beside theory).
     """
-    shared = {"num_steps": settings.steps, "budgets": list(settings.budgets)}
+    spent = {case: list(settings.budgets) for case in _CASES}
+    spent[SPREAD_CASE] = list(settings.spread_budgets)
+    steps = {"num_steps": settings.steps}
     cells = [
-        {**shared, "case": case, "name": name}
+        {"case": case, "budgets": spent[case], "name": name, **steps}
         for case, plans in _CASES.items()
         for name in (*settings.strategies, *plans)
     ]
-    for cell in cells:
-        if cell["case"] == SPREAD_CASE:
-            cell["budgets"] = list(settings.spread_budgets)
-    combs = [{**shared, "case": case} for case in _BOUNDED]
+    combs = [{"case": case, "budgets": spent[case], **steps} for case in _BOUNDED]
     small = [
         {"eigenvalue": value, "num_steps": settings.small_steps, "budget": budget}
         for value in (0.2, 0.8, 5.0, 50.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opmerge.page.charts import DASHED, DOTTED, Axis, Series, curves, series_of
 from opmerge.page.claims import count
-from opmerge.page.layout import Section, Table, draw_section
+from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number, times
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.planners.allocation import SCHEDULES
@@ -46,7 +46,7 @@ def page(record: Mapping[str, Any]) -> Page:
     largest = splits.groupby(["case", "plan"]).gain.last().rename("reached")
     combs = combs.dropna(subset="comb_gain").join(largest, on=["case", "plan"])
     off = (combs.reached / combs.comb_gain - 1).abs()
-    trees, pilot = small[~small.is_comb], rows["pilot"].set_index(["plan", "iterations"])
+    trees, pilot = small[~small.is_comb], rows["pilot"].set_index(["plan", "iterations"]).T
     values = {
         **{"spread": spread, "small": small, "trees": trees, "beaten": beaten, "off": off},
         "first": frontier[frontier.is_first],
@@ -55,7 +55,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "costs": plans.groupby("plan").evaluations.first(),
         "over": flow[flow.vanilla > _SEEN].over.max(),
         "gains": gains.reindex(COMPARED, fill_value=1.0),
-        "ratio": (pilot.loc["boot", 400] / pilot.loc["vanilla", 3200]) ** 0.5,
+        "ratio": (pilot["boot", 400] / pilot["vanilla", 3200]) ** 0.5,
     }
     claims = {
         "one-merge-beats-boot": count(flow.vanilla <= flow.boot),
@@ -67,20 +67,11 @@ def page(record: Mapping[str, Any]) -> Page:
         "equal-times-beat-schedules": count(~beaten.to_numpy().ravel()),
         "spread-rates-bring-plans-together": count(spread.over < 2),
     }
-    shown = (("digits", "progressive"), ("λ = 0.2", "boot"))
     sections = [
         *(_frontier(str(case), own) for case, own in frontier.groupby("case", sort=False)),
-        *(
-            _schedules(case, plan, splits.query("case == @case and plan == @plan"))
-            for case, plan in shown
-        ),
-        Section("Plans and their costs", "", table=_costs(plans)),
-        Section("Every plan of a few steps", "", table=_small(small)),
-        Section(
-            "Networks of the pilot",
-            "Squared error to the teacher, digits, T = 32; the first four took equal time.",
-            table=_pilot(rows["pilot"]),
-        ),
+        _schedules(splits, "digits", "progressive"),
+        _schedules(splits, "λ = 0.2", "boot"),
+        *_tables(plans, small, rows["pilot"]),
     ]
     return Page(values, claims, sections)
 
@@ -91,13 +82,10 @@ def _frontier(case: str, rows: pd.DataFrame) -> Section:
     lines = [
         *series_of(rows, "budget", COMPARED, markersize=4),
         Series("best split", rows.budget, best, {"color": INK, "linestyle": DASHED, "marker": "."}),
-        *(
-            Series(
-                "bound of combs", own.budget, own.comb_bound, {"color": INK, "linestyle": DOTTED}
-            )
-            for _, own in bounded.groupby("case")
-        ),
     ]
+    if len(bounded):
+        look = {"color": INK, "linestyle": DOTTED}
+        lines.append(Series("bound of combs", bounded.budget, bounded.comb_bound, look))
     return draw_section(
         f"Budget against error, {case}",
         "Budgets are network evaluations of a sample, Σ s (m + 3); of spread rates in units of 400 "
@@ -122,7 +110,8 @@ def _frontier(case: str, rows: pd.DataFrame) -> Section:
     )
 
 
-def _schedules(case: str, plan: str, rows: pd.DataFrame) -> Section:
+def _schedules(splits: pd.DataFrame, case: str, plan: str) -> Section:
+    rows = splits[(splits.case == case) & (splits["plan"] == plan)]
     highest = (rows[list(SCHEDULES)].max(axis=1) / rows.best).max()
     return draw_section(
         f"Schedules of {plan}, {case}",
@@ -144,27 +133,21 @@ def _schedules(case: str, plan: str, rows: pd.DataFrame) -> Section:
     )
 
 
-def _costs(rows: pd.DataFrame) -> Table:
-    columns = heads(
-        *("case:s", "plan:s", "merges:s", "evaluations:g", "for a factor e=per_fold:.4g"),
-        "gain of a split=comb_gain:.4g",
-    )
-    note = (
+def _tables(plans: pd.DataFrame, small: pd.DataFrame, pilot: pd.DataFrame) -> list[Section]:
+    costs = heads("case:s", "plan:s", "merges:s", "evaluations:g", "for a factor e=per_fold:.4g")
+    costs |= heads("gain of a split=comb_gain:.4g")
+    best = heads("λ=eigenvalue:g", "budget", "W2=best", "best comb=best_comb", "plan:s")
+    predicted = heads("plan:s", "iterations a merge=iterations:s", "evaluations:g", "measured")
+    predicted |= heads("spread rates=spread_rates", "gradient flow=gradient_flow")
+    cost_note = (
         "Evaluations: of a sample in one unit of time in every merge. For a factor e: of a sample, "
         "at large budgets. Gain: of combs, at large budgets, exp(KL)."
     )
-    return table("Cost of each plan", rows, columns, note)
-
-
-def _small(rows: pd.DataFrame) -> Table:
-    columns = heads("λ=eigenvalue:g", "budget", "W2=best", "best comb=best_comb", "plan:s")
-    return table("The best plan with its best split", rows, columns)
-
-
-def _pilot(rows: pd.DataFrame) -> Table:
-    columns = heads(
-        *("plan:s", "iterations a merge=iterations:s", "evaluations:g", "measured"),
-        *("spread rates=spread_rates", "gradient flow=gradient_flow"),
-    )
     note = "Measured: mean over pixels and samples; predicted: sum over directions. Compare ratios."
-    return table("Predicted and measured", rows, columns, note)
+    caption = "Squared error to the teacher, digits, T = 32; the first four took equal time."
+    tables = (
+        ("Plans and their costs", "", table("Cost of each plan", plans, costs, cost_note)),
+        ("Every plan of a few steps", "", table("Best plan with its best split", small, best)),
+        ("Networks of the pilot", caption, table("Predicted and measured", pilot, predicted, note)),
+    )
+    return [Section(heading, words, table=numbers) for heading, words, numbers in tables]

@@ -60,14 +60,14 @@ class MixtureSettings(Settings):
     exhaustive_students: int = Field(3, ge=2, description="all plans of K = 1 … this are tried")
     num_distances: int = Field(40, ge=4, description="separations where BOOT meets vanilla")
     signals: Annotated[tuple[Share, ...], Ascending] = Field(
-        (0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
+        default=(0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
         min_length=2,
         description="alpha_T of one-step students' first state, from 0",
     )
     num_nodes: int = Field(513, ge=65, description="nodes of the quadrature")
     num_samples: int = Field(4096, ge=64, description="common samples in more dimensions")
     num_seeds: int = Field(12, ge=2, description="independent repetitions there")
-    merge_time: Positive = Field(DEFAULT_MERGE_TIME, description="s")
+    merge_time: Positive = Field(default=DEFAULT_MERGE_TIME, description="s")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,6 +90,7 @@ class MixtureSettings(Settings):
             exhaustive_steps=6,
             separations=(0.0, 1.5),
             student_steps=(1, 2, 4),
+            exhaustive_students=3,
             num_distances=16,
             num_nodes=257,
             num_samples=512,
@@ -109,38 +110,26 @@ def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
         confidence intervals).
     """
     line = settings.model_dump(include={"num_steps", "merge_time", "num_nodes"})
-    few, fine = (
-        {**line, "num_steps": settings.exhaustive_steps},
-        {**line, "num_nodes": 4 * line["num_nodes"]},
-    )
+    few = {**line, "num_steps": settings.exhaustive_steps}
+    fine = {**line, "num_nodes": 4 * settings.num_nodes}  # the largest gain lies between nodes
     counts, trees = list(settings.student_steps), list(range(1, settings.exhaustive_students + 1))
-    pairs = [
-        {"case": {"regime": regime, "separation": separation}, "line": line}
-        for separation in settings.separations
-        for regime in REGIMES
-    ]
-    cases = [
-        {"case": {**pair["case"], "merge_rule": rule}, "line": line}
-        for pair in pairs
-        for rule in get_args(MergeRule)
-    ]
-    samples = {"num_samples": settings.num_samples, "num_seeds": settings.num_seeds}
+    samples = settings.model_dump(include={"num_samples", "num_seeds"})
     signals = list(settings.signals)
-    plans = [{**case, "line": few, "student_steps": trees} for case in cases]
-    named = [{**case, "student_steps": counts} for case in cases]
+    pairs = [{"regime": name, "separation": s} for s in settings.separations for name in REGIMES]
+    cases = [{**pair, "merge_rule": rule} for pair in pairs for rule in get_args(MergeRule)]
+    plans = [{"case": case, "line": few, "student_steps": trees} for case in cases]
+    named = [{"case": case, "line": line, "student_steps": counts} for case in cases]
+    composites = [{"case": case, "line": fine} for case in pairs]
     distances = [{"variance": v, "line": line, "count": settings.num_distances} for v in _WIDTHS]
-    dimensions = [  # a K each, so that all cells are of like size
-        {**samples, "name": name, "line": line, "student_steps": k}
-        for name in _DIMENSIONS
-        for k in counts
-    ]
-    sweeps: list[tuple[Callable[..., Tables], list[Cell], str]] = [
+    kept = [{"case": case, "line": line, "signals": signals} for case in pairs]
+    sampled = [{"name": n, "student_steps": k, **samples} for n in _DIMENSIONS for k in counts]
+    sweeps: list[tuple[Callable[..., Tables], Sequence[Cell], str]] = [
         (best_plans, plans, "trying all plans"),
         (compare_strategies, named, "comparing strategies"),
-        (measure_composites, [{**pair, "line": fine} for pair in pairs], "measuring composites"),
+        (measure_composites, composites, "measuring composites"),
         (compare_distances, distances, "moving components apart"),
-        (compare_signals, [{**pair, "signals": signals} for pair in pairs], "keeping some signal"),
-        (compare_dimensions, dimensions, "sampling"),
+        (compare_signals, kept, "keeping some signal"),
+        (compare_dimensions, [{**cell, "line": line} for cell in sampled], "sampling"),
     ]
     found: dict[str, Rows] = {}
     for function, cells, title in sweeps:

@@ -37,7 +37,7 @@ def relative_floor(problem: MixtureProblem, start: int, stop: int) -> float:
     """Floor of one student for the teacher's composite, over the standard deviation of z_stop."""
     nodes, first = problem.nodes[start], problem.steps[start - 1]
     target = problem.composite(start, stop, nodes.points)
-    floor = problem.trainings[start - 1].train(first.weights, target).floor
+    _, floor, _ = problem.trainings[start - 1].train(first.weights, target)
     return floor / _deviation(target, nodes)
 
 

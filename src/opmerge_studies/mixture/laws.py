@@ -72,7 +72,8 @@ class GaussianMixture:
         """(n, K) log of ``π_k N(z; μ_k, λ_k)`` at points (n, d)."""
         squares = (points[:, None, :] - self.means) ** 2 / self.variances
         exponents = 0.5 * (squares + np.log(2 * np.pi * self.variances)).sum(axis=2)
-        return np.log(self.weights) - exponents
+        densities: Array = np.log(self.weights) - exponents
+        return densities
 
     def responsibilities(self, points: Array) -> Array:
         """(n, K) probability of each component at points (n, d)."""

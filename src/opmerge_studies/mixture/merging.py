@@ -62,21 +62,6 @@ class LiftedMap:
         return features(self.gate, points) @ self.weights
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training made of a student.
-
-    Args:
-        weights: of the student.
-        floor: root mean square of what no weights can fit.
-        optimisation: root mean square of what training left of the rest.
-    """
-
-    weights: Array
-    floor: float
-    optimisation: float
-
-
 class Training:
     """Training of the students at one step: the law of their inputs, factorised once.
 
@@ -92,28 +77,31 @@ class Training:
         left, values, right = np.linalg.svd(self._roots * self.features, full_matrices=False)
         rank = int((values > _RANK * values[0]).sum())
         self._left, self._values, self._right = left[:, :rank], values[:rank], right[:rank]
-        self.retentions = np.zeros(rank) if model is None else model.retention(values[:rank] ** 2)
+        self._retentions = np.zeros(rank) if model is None else model.retention(values[:rank] ** 2)
 
-    def train(self, initial: Array, target: Array) -> Trained:
+    def train(self, initial: Array, target: Array) -> tuple[Array, float, float]:
         """Train from weights ``initial`` towards the values ``target`` (n, d) at the nodes.
 
         Works on the error of the start, which may be small, not on the weights of the optimum,
         which are large where responsibilities hardly differ.
+
+        Returns:
+            The weights, and root mean squares: the floor, of what no weights can fit, and
+            optimisation, of what training left of the rest.
         """
         error = self._roots * (target - self.features @ initial)
         modes = self._left.T @ error
-        learned = ((1.0 - self.retentions) / self._values)[:, None] * modes
-        return Trained(
-            initial + self._right.T @ learned,
-            float(np.linalg.norm(error - self._left @ modes)),
-            float(np.linalg.norm(self.retentions[:, None] * modes)),
-        )
+        learned = ((1.0 - self._retentions) / self._values)[:, None] * modes
+        floor = float(np.linalg.norm(error - self._left @ modes))
+        optimisation = float(np.linalg.norm(self._retentions[:, None] * modes))
+        return initial + self._right.T @ learned, floor, optimisation
 
 
 def nearest_floor(gate: GaussianMixture, nodes: Nodes, target: Array) -> float:
     """Root mean square of a target (n, d) at the nodes minus its nearest map with these gates."""
     training = Training(gate, nodes, None)
-    return training.train(np.zeros((training.features.shape[1], target.shape[1])), target).floor
+    _, floor, _ = training.train(np.zeros((training.features.shape[1], target.shape[1])), target)
+    return floor
 
 
 def run_maps(maps: Iterable[LiftedMap], points: Array) -> Array:
@@ -201,15 +189,15 @@ class MixtureProblem:
         """The teacher's own steps start → stop at points (n, d)."""
         return run_maps(self.steps[stop:start][::-1], points)
 
-    def merged(self, children: Sequence[LiftedMap]) -> tuple[LiftedMap, Trained]:
-        """The student that replaces consecutive operators, noise side first, and its training."""
+    def merged(self, children: Sequence[LiftedMap]) -> tuple[LiftedMap, float, float]:
+        """The student of operators in a row, noise side first; its floor and optimisation error."""
         first, stop = children[0], children[-1].stop
         training = self.trainings[first.start - 1]
         target = run_maps(children[1:], training.features @ first.weights)
-        trained = training.train(self._initial_weights(first, stop), target)
+        weights, floor, rest = training.train(self._initial_weights(first, stop), target)
         merge = Merge((first.start, *(child.stop for child in children)))
         merges = (*(merge for child in children for merge in child.merges), merge)
-        return LiftedMap(first.start, stop, first.gate, trained.weights, merges), trained
+        return LiftedMap(first.start, stop, first.gate, weights, merges), floor, rest
 
     def _initial_weights(self, first: LiftedMap, stop: int) -> Array:
         """(K (d+1), d) weights at which a student with this first child begins."""
@@ -238,12 +226,11 @@ class MixtureProblem:
         maps = {step.start: step for step in self.steps}
         traces = []
         for merge in plan.merges:
-            student, trained = self.merged([maps.pop(t) for t in merge.boundaries[:-1]])
+            student, floor, rest = self.merged([maps.pop(t) for t in merge.boundaries[:-1]])
             nodes = self.nodes[merge.start]
             teacher = self.composite(merge.start, merge.stop, nodes.points)
             to_teacher = nodes.distance(student(nodes.points), teacher)
-            errors = trained.floor, trained.optimisation, to_teacher
-            traces.append(MergeTrace(merge.start, merge.stop, *errors))
+            traces.append(MergeTrace(merge.start, merge.stop, floor, rest, to_teacher))
             maps[merge.start] = student
         students = [maps[start] for start in plan.boundaries[:-1]]
         output = run_maps(students, self.inputs.points)

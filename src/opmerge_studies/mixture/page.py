@@ -74,7 +74,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "several": plans[plans.student_steps > 1],
         "gaussian": best[best.student_steps > 1].over_gaussian,
         "whole": composites[composites.start == settings["num_steps"]],
-        "gain": composites.loc[composites.largest_gain.idxmax()],
+        "gain": composites.nlargest(1, "largest_gain").iloc[0],
         "grown": named[named.merges > 1].grown,
     }
     return Page(values, claims, list(_sections(settings, rows)))
@@ -151,7 +151,7 @@ def _columns(prefix: str) -> list[str]:
 
 
 def _furthest(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows.separation == rows.separation.max()]
+    return rows.query("separation == separation.max()")
 
 
 def _by_mixture(rows: pd.DataFrame, x: str, y: str, **more: Any) -> list[Series]:
