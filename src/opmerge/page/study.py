@@ -27,11 +27,18 @@ from opmerge.page.sentences import number, percent, short_name, times
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FILTERS", "Page", "StudyPage", "Told", "frame", "label", "study_page", "table", "tell"]
-
-
-def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda value: "–" if _is_missing(value) else tell(value)
+__all__ = [
+    "FILTERS",
+    "Page",
+    "StudyPage",
+    "Told",
+    "frame",
+    "heads",
+    "label",
+    "study_page",
+    "table",
+    "tell",
+]
 
 
 def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -185,6 +192,12 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
         tell = _FORMATS.get(form) or f"{{:{form}}}".format
         told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
     return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+
+
+def heads(*specs: str) -> dict[str, str]:
+    """Columns of a table, each ``head=column:format``; without ``head=`` as the column is called."""
+    pairs = (spec.rpartition("=") for spec in specs)
+    return {head or column.partition(":")[0]: column for head, _, column in pairs}
 
 
 def _is_missing(value: Any) -> bool:

@@ -11,6 +11,7 @@ import ot
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.integrate import quad, solve_ivp
 from scipy.stats import norm
 from strategies import plans
@@ -21,29 +22,36 @@ from opmerge.planners.brute_force import all_plans
 from opmerge.plans import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import MergeRule, Problem
-from opmerge.schedules import cosine_schedule
+from opmerge.schedules import NoiseSchedule, cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientDescent, GradientFlow, TrainingModel
-from opmerge_studies.mixture.expectation import (
-    Nodes,
-    quadrature_nodes,
-    sampled_nodes,
-    weighted_distance,
-    weighted_w2,
-)
-from opmerge_studies.mixture.gaussian_mixture import GaussianMixture
 from opmerge_studies.mixture.growth import (
     composite_gain,
     effective_paths,
     gates_needed,
     relative_floor,
 )
-from opmerge_studies.mixture.lifted import LiftedMap, Training, ddim_map, features, identity_weights
-from opmerge_studies.mixture.merging import MixtureProblem
+from opmerge_studies.mixture.laws import (
+    GaussianMixture,
+    Nodes,
+    quadrature_nodes,
+    sampled_nodes,
+    weighted_w2,
+)
+from opmerge_studies.mixture.merging import (
+    LiftedMap,
+    MixtureProblem,
+    Training,
+    ddim_map,
+    features,
+    identity_weights,
+)
 from opmerge_studies.mixture.planning import closest_plans, every_outcome
 
+Array = NDArray[np.float64]
+
 RULES: tuple[MergeRule, ...] = get_args(MergeRule)
-THREE = GaussianMixture.of([-1.2, 0.3, 2.0], [0.2, 1.5, 0.4], [0.5, 0.2, 0.3])
+THREE = GaussianMixture([-1.2, 0.3, 2.0], [0.2, 1.5, 0.4], [0.5, 0.2, 0.3])
 
 
 def line_problem(
@@ -55,15 +63,23 @@ def line_problem(
 ) -> MixtureProblem:
     schedule = cosine_schedule(num_steps)
     nodes = quadrature_nodes(mixture, schedule, num_nodes)
-    return MixtureProblem(mixture, schedule, nodes, training, rule)
+    return MixtureProblem(mixture, schedule, nodes, training, nodes[-1], rule)
 
 
 # ----------------------------------------------------------------- the law and its denoiser
 
 
+def estimate(mixture: GaussianMixture, schedule: NoiseSchedule, t: int, points: Array) -> Array:
+    """x̂ of a DDIM step t → 0, which is ``α_0 x̂ + σ_0 / σ_t (z - α_t x̂)``."""
+    alphas, ratio = schedule.alphas, schedule.sigmas[0] / schedule.sigmas[t]
+    reached = ddim_map(mixture, schedule, t, 0)(points)
+    return np.asarray((reached - ratio * points) / (alphas[0] - ratio * alphas[t]))
+
+
 def test_denoiser_is_the_posterior_mean() -> None:
     """∫ x p(x) N(z; αx, σ²) dx / ∫ p(x) N(z; αx, σ²) dx by adaptive quadrature."""
-    alpha, sigma = 0.6, 0.8
+    schedule = cosine_schedule(5)
+    alpha, sigma = float(schedule.alphas[3]), float(schedule.sigmas[3])
 
     def joint(x: float, z: float) -> float:
         parts = zip(THREE.weights, THREE.means[:, 0], THREE.variances[:, 0], strict=True)
@@ -73,17 +89,19 @@ def test_denoiser_is_the_posterior_mean() -> None:
     for z in (-2.0, 0.1, 1.7):
         mean = quad(lambda x, z=z: x * joint(x, z), -9, 9, epsabs=1e-13)[0]
         evidence = quad(joint, -9, 9, args=(z,), epsabs=1e-13)[0]
-        denoised = THREE.denoise(np.array([[z]]), alpha, sigma)
+        point = np.array([[z]])
+        denoised = estimate(THREE, schedule, 3, point)
         assert denoised[0, 0] == pytest.approx(mean / evidence, rel=1e-9)
-        density = np.exp(THREE.noised(alpha, sigma).log_densities(np.array([[z]]))).sum()
+        density = np.exp(THREE.noised(alpha, sigma).log_densities(point)).sum()
         assert density == pytest.approx(evidence, rel=1e-9)
 
 
 def test_denoiser_in_the_plane_by_tweedie() -> None:
     """``x̂ = (z + σ² ∇ log p(z)) / α`` (Tweedie), the gradient by central differences."""
     generator = np.random.default_rng(0)
-    mixture = GaussianMixture.of(generator.normal(size=(4, 2)), generator.uniform(0.1, 3, (4, 2)))
-    alpha, sigma, step = 0.7, 0.5, 1e-5
+    mixture = GaussianMixture(generator.normal(size=(4, 2)), generator.uniform(0.1, 3, (4, 2)))
+    schedule, step = cosine_schedule(5), 1e-5
+    alpha, sigma = float(schedule.alphas[2]), float(schedule.sigmas[2])
     law = mixture.noised(alpha, sigma)
     points = generator.normal(size=(6, 2))
 
@@ -98,7 +116,7 @@ def test_denoiser_in_the_plane_by_tweedie() -> None:
         axis=1,
     )
     expected = (points + sigma**2 * score) / alpha
-    assert mixture.denoise(points, alpha, sigma) == pytest.approx(expected, abs=1e-8)
+    assert estimate(mixture, schedule, 2, points) == pytest.approx(expected, abs=1e-8)
 
 
 def test_responsibilities_far_out_are_finite() -> None:
@@ -109,7 +127,7 @@ def test_responsibilities_far_out_are_finite() -> None:
 
 def test_samples_and_moments() -> None:
     """Mean and covariance by hand, and within five standard errors of 40,000 samples."""
-    mixture = GaussianMixture.of([[-1.0, 0.0], [3.0, 2.0]], [[1.0, 2.0], [0.5, 0.1]], [0.75, 0.25])
+    mixture = GaussianMixture([[-1.0, 0.0], [3.0, 2.0]], [[1.0, 2.0], [0.5, 0.1]], [0.75, 0.25])
     assert mixture.mean == pytest.approx([0.0, 0.5])
     between = 0.75 * 0.25 * np.outer([4.0, 2.0], [4.0, 2.0])
     expected = np.diag([0.875, 1.525]) + between
@@ -125,14 +143,15 @@ def test_samples_and_moments() -> None:
 def test_refused_mixtures() -> None:
     """One line each, naming the argument."""
     with pytest.raises(InputError, match=r"`weights` must be > 0 and sum to 1"):
-        GaussianMixture.of([0.0, 1.0], [1.0, 1.0], [0.5, 0.6])
+        GaussianMixture([0.0, 1.0], [1.0, 1.0], [0.5, 0.6])
     with pytest.raises(InputError, match=r"`variances` must be > 0, got 0.0"):
-        GaussianMixture.of([0.0], [0.0])
-    with pytest.raises(InputError, match=r"must have shapes \(K,\), \(K, d\) and \(K, d\)"):
-        GaussianMixture.of([0.0, 1.0], [1.0])
-    with pytest.raises(InputError, match=r"`means` must be a finite array of 2 dimensions"):
-        GaussianMixture(np.ones(1), np.zeros(1), np.ones(1))
-    plane = GaussianMixture.of([[0.0, 0.0]], [[1.0, 1.0]])
+        GaussianMixture([0.0], [0.0])
+    for shapes in (([0.0, 1.0], [1.0]), ([0.0, 1.0], [1.0, 1.0], [1.0])):
+        with pytest.raises(
+            InputError, match=r"must have arrays of shapes \(K, d\), \(K, d\), \(K,\)"
+        ):
+            GaussianMixture(*shapes)
+    plane = GaussianMixture([[0.0, 0.0]], [[1.0, 1.0]])
     with pytest.raises(InputError, match=r"`mixture` must have one dimension for quadrature"):
         quadrature_nodes(plane, cosine_schedule(4))
 
@@ -181,7 +200,7 @@ def test_w2_on_the_line_is_the_optimal_transport(seed: int, count: int) -> None:
     expected = ot.emd2_1d(first, second, weights, weights, metric="sqeuclidean")
     found = weighted_w2(first, second, weights)
     assert found**2 == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    paired = weighted_distance(first[:, None], second[:, None], weights)
+    paired = Nodes(first[:, None], weights).distance(first[:, None], second[:, None])
     assert found <= paired * (1 + 1e-12) + 1e-12
 
 
@@ -190,15 +209,19 @@ def test_w2_on_the_line_is_the_optimal_transport(seed: int, count: int) -> None:
 
 @pytest.mark.parametrize(("start", "stop"), [(6, 5), (6, 0), (3, 1), (1, 0)])
 def test_ddim_step_is_lifted(start: int, stop: int) -> None:
-    """``α_i x̂ + σ_i (z - α_j x̂) / σ_j`` from the denoiser itself, in two dimensions."""
+    """``α_i x̂ + σ_i (z - α_j x̂) / σ_j`` from the posterior mean written out, in the plane."""
     schedule = cosine_schedule(6)
     generator = np.random.default_rng(start)
-    mixture = GaussianMixture.of(generator.normal(size=(3, 2)), generator.uniform(0.1, 3, (3, 2)))
+    mixture = GaussianMixture(generator.normal(size=(3, 2)), generator.uniform(0.1, 3, (3, 2)))
     points = 2 * generator.normal(size=(20, 2))
     alphas, sigmas = schedule.alphas, schedule.sigmas
-    estimate = mixture.denoise(points, float(alphas[start]), float(sigmas[start]))
-    noise = (points - alphas[start] * estimate) / sigmas[start]
-    expected = alphas[stop] * estimate + sigmas[stop] * noise
+    denoised = np.zeros_like(points)
+    shares = mixture.noised(float(alphas[start]), float(sigmas[start])).responsibilities(points)
+    for share, mean, variance in zip(shares.T, mixture.means, mixture.variances, strict=True):
+        gain = alphas[start] * variance / (alphas[start] ** 2 * variance + sigmas[start] ** 2)
+        denoised += share[:, None] * (mean + gain * (points - alphas[start] * mean))
+    noise = (points - alphas[start] * denoised) / sigmas[start]
+    expected = alphas[stop] * denoised + sigmas[stop] * noise
     assert ddim_map(mixture, schedule, start, stop)(points) == pytest.approx(expected, abs=1e-13)
     gate = mixture.noised(float(alphas[start]), float(sigmas[start]))
     identity = LiftedMap(start, start - 1, gate, identity_weights(3, 2))
@@ -208,7 +231,7 @@ def test_ddim_step_is_lifted(start: int, stop: int) -> None:
 def test_closed_form_is_the_gradient_flow() -> None:
     """dW/ds = -∇ E|Wᵀ Φ - f|² = -2 E[Φ (Φᵀ W - f)] by an ODE solver, two outputs."""
     generator = np.random.default_rng(5)
-    gate = GaussianMixture.of(generator.normal(size=(2, 2)), generator.uniform(0.3, 2, (2, 2)))
+    gate = GaussianMixture(generator.normal(size=(2, 2)), generator.uniform(0.3, 2, (2, 2)))
     points = gate.sample(60, generator)
     nodes = Nodes(points, generator.dirichlet(np.ones(60)))
     target = np.sin(points) + points[:, ::-1] ** 2
@@ -220,8 +243,8 @@ def test_closed_form_is_the_gradient_flow() -> None:
         return np.asarray(-2.0 * phi.T @ (nodes.weights[:, None] * error)).ravel()
 
     solved = solve_ivp(slope, (0, 1.7), initial.ravel(), rtol=1e-11, atol=1e-12, method="DOP853")
-    trained = Training(gate, nodes, GradientFlow(1.7)).train(initial, target)
-    assert trained.weights == pytest.approx(solved.y[:, -1].reshape(6, 2), abs=1e-8)
+    weights, *_ = Training(gate, nodes, GradientFlow(1.7)).train(initial, target)
+    assert weights == pytest.approx(solved.y[:, -1].reshape(6, 2), abs=1e-8)
 
 
 def test_closed_form_is_gradient_descent() -> None:
@@ -233,8 +256,8 @@ def test_closed_form_is_gradient_descent() -> None:
     for _ in range(40):
         gradient = 2 * phi.T @ (nodes.weights[:, None] * (phi @ weights - target))
         weights = weights - 0.1 * gradient
-    trained = Training(gate, nodes, GradientDescent(0.1, 40)).train(initial, target)
-    assert trained.weights == pytest.approx(weights, abs=1e-12)
+    found, *_ = Training(gate, nodes, GradientDescent(0.1, 40)).train(initial, target)
+    assert found == pytest.approx(weights, abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -248,16 +271,14 @@ def test_floor_and_optimisation_separate(seed: int, time: float) -> None:
     nodes = quadrature_nodes(THREE, schedule, 129)[t]
     phi, target = features(gate, nodes.points), np.cos(nodes.points + seed)
     initial = generator.normal(size=(6, 1))
-    trained = Training(gate, nodes, GradientFlow(time)).train(initial, target)
-    squares = nodes.weights @ (phi @ trained.weights - target) ** 2
-    assert squares[0] == pytest.approx(trained.floor**2 + trained.optimisation**2, rel=1e-9)
+    weights, floor, optimisation = Training(gate, nodes, GradientFlow(time)).train(initial, target)
+    squares = nodes.weights @ (phi @ weights - target) ** 2
+    assert squares[0] == pytest.approx(floor**2 + optimisation**2, rel=1e-9)
     roots = np.sqrt(nodes.weights)[:, None]
     solution = np.linalg.lstsq(roots * phi, roots * target, rcond=1e-10)[0]
     residual = np.linalg.norm(roots * (phi @ solution - target))
-    assert trained.floor == pytest.approx(residual, rel=1e-6, abs=1e-12)
-    finished = Training(gate, nodes, None).train(initial, target)
-    assert finished.optimisation == 0
-    assert finished.floor == trained.floor
+    assert floor == pytest.approx(residual, rel=1e-6, abs=1e-12)
+    assert Training(gate, nodes, None).train(initial, target)[1:] == (floor, 0)
 
 
 # --------------------------------------------------------------------------- merging
@@ -277,7 +298,7 @@ def test_one_component_is_the_gaussian_theory(
     and its errors are relative where these are absolute."""
     eigenvalue = 10**power
     problem = line_problem(
-        GaussianMixture.of([0.0], [eigenvalue]), plan.num_steps, GradientFlow(time), rule, 257
+        GaussianMixture([0.0], [eigenvalue]), plan.num_steps, GradientFlow(time), rule, 257
     )
     theory = evaluate(
         Problem(
@@ -295,7 +316,7 @@ def test_one_component_is_the_gaussian_theory(
 def test_equal_components_train_more_slowly(strategy: str) -> None:
     """K copies of one Gaussian have features π_k [z, 1]: the flow runs Σ π_k² times as fast."""
     weights = np.array([0.5, 0.3, 0.2])
-    copies = GaussianMixture.of([0.0] * 3, [0.7] * 3, weights)
+    copies = GaussianMixture([0.0] * 3, [0.7] * 3, weights)
     plan = build_strategy(strategy, 8)
     found = line_problem(copies, 8, GradientFlow(5.0)).outcome(plan).error
     slower = GradientFlow(5.0 * float(weights @ weights))
@@ -307,12 +328,13 @@ def test_independent_coordinates_are_gaussian_too() -> None:
     """One component in three dimensions, by a whole sample: the empirical flow mixes coordinates,
     so the theory is met within sampling error only: 5 / √n of the largest error."""
     eigenvalues = np.array([0.3, 1.0, 4.0])
-    mixture, schedule = GaussianMixture.of([[0.0] * 3], [eigenvalues]), cosine_schedule(6)
+    mixture, schedule = GaussianMixture([[0.0] * 3], [eigenvalues]), cosine_schedule(6)
     nodes = sampled_nodes(mixture, schedule, 20_000, 7)
     plan = build_strategy("consistency", 6)
-    found = MixtureProblem(mixture, schedule, nodes, GradientFlow(1.0)).outcome(plan).error
-    problem = Problem(eigenvalue_spectrum(eigenvalues.tolist()), schedule, GradientFlow(1.0))
-    assert found == pytest.approx(evaluate(problem, plan).w2, rel=5 / np.sqrt(20_000))
+    problem = MixtureProblem(mixture, schedule, nodes, GradientFlow(1.0), nodes[-1])
+    found = problem.outcome(plan).error
+    theory = Problem(eigenvalue_spectrum(eigenvalues.tolist()), schedule, GradientFlow(1.0))
+    assert found == pytest.approx(evaluate(theory, plan).w2, rel=5 / np.sqrt(20_000))
 
 
 def test_samples_agree_with_quadrature() -> None:
@@ -394,7 +416,7 @@ def test_every_outcome_tries_every_plan(student_steps: int) -> None:
 def test_closest_plan_of_one_gaussian_is_the_best() -> None:
     """Exact for one eigenvalue where signs agree: BOOT at λ < 1, vanilla at λ > λ*."""
     for eigenvalue, name in ((0.4, "boot"), (5.0, "vanilla")):
-        problem = line_problem(GaussianMixture.of([0.0], [eigenvalue]), 6, GradientFlow(2.0))
+        problem = line_problem(GaussianMixture([0.0], [eigenvalue]), 6, GradientFlow(2.0))
         assert closest_plans(problem, [1]) == [build_strategy(name, 6)]
 
 
@@ -414,30 +436,30 @@ def test_closest_plans_lie_between_best_and_worst() -> None:
 
 def test_effective_paths() -> None:
     """Equal weights at alpha_T = 0: K paths a step; far apart near the data: one."""
-    apart = GaussianMixture.of([-50.0, 50.0], [0.1, 0.1])
+    apart = GaussianMixture([-50.0, 50.0], [0.1, 0.1])
     problem = line_problem(apart, 8, None)
     assert effective_paths(problem, 8, 7) == pytest.approx(2.0)
     assert effective_paths(problem, 2, 0) == pytest.approx(1.0)
-    copies = line_problem(GaussianMixture.of([0.0] * 2, [0.7] * 2, [0.25, 0.75]), 8, None)
+    copies = line_problem(GaussianMixture([0.0] * 2, [0.7] * 2, [0.25, 0.75]), 8, None)
     entropy = -0.25 * np.log(0.25) - 0.75 * np.log(0.75)
     assert effective_paths(copies, 6, 1) == pytest.approx(np.exp(5 * entropy))
 
 
 def test_gain_and_floor_of_one_gaussian() -> None:
     """The composite is multiplication by P: gain P everywhere, no floor, one gate."""
-    problem = line_problem(GaussianMixture.of([0.0], [3.0]), 8, None)
+    problem = line_problem(GaussianMixture([0.0], [3.0]), 8, None)
     log_composite = Problem(eigenvalue_spectrum([3.0]), problem.schedule).teacher.log_composite
     for start, stop in pairwise((8, 5, 1)):
         gain = composite_gain(problem, start, stop)
         expected = np.exp(log_composite(stop, start)[0])
-        assert (gain.typical, gain.largest) == pytest.approx((expected, expected), rel=1e-9)
+        assert gain == pytest.approx((expected, expected), rel=1e-9)
         assert relative_floor(problem, start, stop) < 1e-13
         assert gates_needed(problem, start, stop, 1e-6, 5) == 1
 
 
 def test_floors_and_gates_of_two_components() -> None:
     """The floor shrinks towards the data and is 0 for a teacher step; fewer gates do not do."""
-    problem = line_problem(GaussianMixture.of([-1.0, 1.0], [0.1, 0.3]), 8, None)
+    problem = line_problem(GaussianMixture([-1.0, 1.0], [0.1, 0.3]), 8, None)
     floors = [relative_floor(problem, t, 0) for t in (8, 6, 4, 2, 1)]
     assert floors == sorted(floors, reverse=True)
     assert floors[-1] < 1e-12

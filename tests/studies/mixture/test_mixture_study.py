@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,18 @@ from scipy.stats import norm
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
+from opmerge.page.claims import Claim
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.mixture import Config
-from opmerge_studies.mixture.cells import REGIMES, STRATEGIES, dimension_mixture
-from opmerge_studies.shared.runner import Runner
-from opmerge_studies.shared.study import STUDIES
+from opmerge_studies.mixture import REGIMES, STUDY, MixtureSettings, dimension_mixture
+from opmerge_studies.shared.strategies import CANONICAL
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["mixture"]
-TINY = Config(
+TINY = MixtureSettings(
     num_steps=6,
     exhaustive_steps=5,
     separations=(0.0, 1.0),
@@ -51,8 +50,8 @@ def test_no_one_step_plan_is_below_the_affine_bound(record: Record) -> None:
     for row in rows:
         assert row["plans"] == 45
         assert row["bound"] * (1 - 1e-9) <= row["best"] <= 1.01 * row["bound"]
-        assert row["best"] <= min(row[name] for name in STRATEGIES)
-        assert max(row[name] for name in STRATEGIES) <= row["worst"]
+        assert row["best"] <= min(row[name] for name in CANONICAL)
+        assert max(row[name] for name in CANONICAL) <= row["worst"]
         assert row["bound"] == pytest.approx(_affine_distance(row), rel=1e-4)
 
 
@@ -77,9 +76,9 @@ def _affine_distance(row: Record) -> float:
 def test_best_of_all_plans_bounds_the_others(record: Record) -> None:
     """Among plans of K trees none is below the best; equal windows and planners are among them."""
     for row in record["tables"]["best"]:
-        for name in (*STRATEGIES, "interval", "gaussian", "equal_windows"):
+        for name in (*CANONICAL, "interval", "gaussian", "equal_windows"):
             assert row["best"] * (1 - 1e-12) <= row[name] <= row["worst"] * (1 + 1e-12)
-        assert row["equal_windows"] <= min(row[name] for name in STRATEGIES) * (1 + 1e-12)
+        assert row["equal_windows"] <= min(row[name] for name in CANONICAL) * (1 + 1e-12)
     two = [row for row in record["tables"]["best"] if row["student_steps"] == 2]
     for row in two:
         chosen = [
@@ -173,39 +172,83 @@ def test_samples_have_intervals(record: Record) -> None:
 # -------------------------------------------------------------------------- what it says
 
 
+def claims(record: Record) -> dict[str, Claim]:
+    return {claim.key: claim for claim in STUDY.page(record).claims}
+
+
 def test_finding_carries_the_numbers(record: Record) -> None:
     one = [row for row in record["tables"]["best"] if row["student_steps"] == 1]
-    finding = STUDY.answer(record).finding
+    finding = STUDY.page(record).finding
     vanilla = 100 * max(row["vanilla"] / row["bound"] - 1 for row in one)
     assert finding.startswith("From pure noise every one-step student of a mixture is affine")
-    assert f"vanilla within {vanilla:.2g} %" in finding
+    assert f"vanilla {vanilla:.2g} %" in finding
     two = [row for row in record["tables"]["best"] if row["student_steps"] == 2]
     place = max(row["equal_windows"] / row["best"] for row in two)
     assert f"at most {place:.3g}" in finding
 
 
-def test_other_numbers_say_other_things(record: Record) -> None:
-    """Were the best plan 20 % above the floor, and errors already small at K = 3 when trained to
-    the end, the page would have to say so."""
-    changed = copy.deepcopy(record)
-    for row in changed["tables"]["best"]:
-        row["best"] = 1.2 * row["bound"] if row["student_steps"] == 1 else row["best"]
-    for row in changed["tables"]["strategies"]:
-        row["approximation"] = 0.1 * row["error"] if row["student_steps"] > 1 else row["error"]
-    answer = STUDY.answer(changed)
-    assert "errs by up to 20 % more" in answer.finding
-    assert "what training leaves is the larger part from K = 2 on" in " ".join(answer.evidence)
+def test_claims_count_what_the_tables_hold(record: Record) -> None:
+    """Twelve cases of one step, twelve of two; three dozen strategies at the most steps."""
+    told = claims(record)
+    best = record["tables"]["best"]
+    one = [row for row in best if row["student_steps"] == 1]
+    two = [row for row in best if row["student_steps"] == 2]
+    named = [row for row in record["tables"]["strategies"] if row["plan"] in CANONICAL]
+    last = [row for row in named if row["student_steps"] == 3]
+    expected = {
+        "one-step-is-affine": [row["best"] <= 1.05 * row["bound"] for row in one],
+        "vanilla-leads-at-one-step": [
+            row["vanilla"] == min(row[name] for name in CANONICAL) for row in one
+        ],
+        "training-limits-many-steps": [2 * r["approximation"] ** 2 < r["error"] ** 2 for r in last],
+        "end-of-training-helps": [row["approximation"] < 1.000001 * row["error"] for row in named],
+        "place-outweighs-order": [
+            row["equal_windows"] ** 2 > row["best"] * max(row[name] for name in CANONICAL)
+            for row in two
+        ],
+        "interval-dp-is-best": [row["interval"] < 1.000001 * row["best"] for row in best],
+        "lead-survives-distance": [False, True],
+        "weak-signal-is-not-learned": [
+            row["affine"] - row["vanilla"] < 0.5 * (row["affine"] - row["floor"])
+            for row in record["tables"]["signals"]
+            if row["signal"] == 0.02
+        ],
+        "handover-follows-width": [True, True],
+    }
+    assert {key: (claim.count.n, claim.count.of) for key, claim in told.items()} == {
+        key: (sum(cases), len(cases)) for key, cases in expected.items()
+    }
+
+
+def test_other_numbers_refute_the_claims(record: Record) -> None:
+    """Were the best plan 20 % above the floor or below it, or handovers the other way round."""
+    for key in ("one-step-is-affine", "handover-follows-width"):
+        assert claims(record)[key].holds
+    for factor in (0.99, 1.2):
+        changed = copy.deepcopy(record)
+        changed["tables"]["best"][0]["best"] = factor * changed["tables"]["best"][0]["bound"]
+        assert claims(changed)["one-step-is-affine"].count.n == 11
     for row in changed["tables"]["handovers"]:
-        row["error"] = row["handover"] if row["regime"] == "wide" else -row["handover"]
-    assert "Narrow components want it" not in " ".join(STUDY.answer(changed).evidence)
+        row["error"] = row["handover"] if row["regime"] == "wide" else 9 - row["handover"]
+    assert claims(changed)["handover-follows-width"].count.n == 0
+
+
+def test_where_the_lead_changes_is_told(record: Record) -> None:
+    """At λ = 0.2 BOOT leads at first; the row from which on vanilla does, and the one before."""
+    rows = [row for row in record["tables"]["distances"] if row["variance"] == 0.2]
+    place = [row["boot"] < row["vanilla"] for row in rows].index(False)
+    before, after = rows[place - 1]["separation"], rows[place]["separation"]
+    page = unescape(STUDY.page(record).html)
+    assert f"between ±{before:.3g} and ±{after:.3g}" in page
 
 
 def test_page(record: Record) -> None:
     """Every section has its figure with what is seen in it; no number is missing."""
     page = STUDY.page(record)
-    assert page.count("<svg") == 9
-    assert "At one step vanilla is within" in page
-    assert not re.search(r"\b(nan|inf)\b", page, re.IGNORECASE)
+    assert page.html.count("<svg") == len(page.figures) == 9
+    assert page.html.count("<table") == 7
+    assert "At one step vanilla is within" in page.html
+    assert not re.search(r"\b(nan|inf)\b", page.html, re.IGNORECASE)
 
 
 def test_interrupted_run_goes_on(record: Record, folder: Path) -> None:
@@ -213,7 +256,7 @@ def test_interrupted_run_goes_on(record: Record, folder: Path) -> None:
     cells = sorted((folder / "cells").glob("*.json"))
     for path in cells[::8]:
         path.unlink()
-    again = STUDY.run(TINY, Runner(folder, num_workers=1))
+    again = STUDY.record(TINY, STUDY.runner(folder, num_workers=1))
     assert again == record
 
 
@@ -223,15 +266,17 @@ def test_interrupted_run_goes_on(record: Record, folder: Path) -> None:
         ({"exhaustive_steps": 9}, "`exhaustive_steps` must be <= 8, got 9"),
         ({"num_nodes": 10}, "`num_nodes` must be >= 65, got 10"),
         ({"exhaustive_students": 9}, "`exhaustive_students` must be <= exhaustive_steps, got 9"),
-        ({"separations": (-1.0,)}, "`separations` must be one or more, all >= 0"),
-        ({"student_steps": (2, 1)}, "`student_steps` must ascend from 1"),
+        ({"separations": (-1.0,)}, "`separations.0` must be >= 0"),
+        ({"separations": ()}, "`separations` must not be empty"),
+        ({"student_steps": (2, 1)}, "`student_steps` must ascend and not be empty"),
+        ({"student_steps": (2, 3)}, "`student_steps` must ascend from 1"),
         ({"student_steps": (1, 16)}, "`student_steps` must be < num_steps"),
-        ({"signals": (0.1,)}, "`signals` must ascend from 0"),
-        ({"signals": (0.0, 1.0)}, "`signals` must be < 1"),
-        ({"merge_time": 0.0}, "`merge_time` must be > 0, got 0.0"),
+        ({"signals": (0.1, 0.2)}, "`signals` must ascend from 0"),
+        ({"signals": (0.0, 1.0)}, "`signals.1` must be < 1"),
+        ({"merge_time": 0.0}, "`merge_time` must be > 0"),
     ],
 )
 def test_refused_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        Config(**settings)
+        MixtureSettings(**settings)
     assert message in str(error.value)
