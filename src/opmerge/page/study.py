@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,15 @@ from opmerge.page.sentences import number, percent, short_name, times
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FILTERS", "Page", "StudyPage", "frame", "label", "study_page", "table"]
+__all__ = ["FILTERS", "Page", "StudyPage", "frame", "label", "span", "study_page", "table"]
 
-FILTERS: Mapping[str, Callable[[Any], str]] = {
+FILTERS: Mapping[str, Callable[..., str]] = {
     "number": number,
     "percent": percent,
     "times": times,
     "g": lambda value: f"{value:g}",
     "short": short_name,
+    "span": lambda values, form=".3g": span(values, form),
 }
 """How templates tell numbers."""
 
@@ -118,7 +119,19 @@ def label(source: str) -> str:
     return f"λ = {value}" if value else short_name(head)
 
 
-def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: str = "") -> Table:
+def span(values: Collection[float], form: str = ".3g") -> str:
+    """``0.83 … 0.88``, the least and the largest of numbers, or one where they read the same."""
+    low, high = (format(end(values), form) for end in (min, max))
+    return low if low == high else f"{low} … {high}"
+
+
+def table(
+    caption: str,
+    rows: pd.DataFrame,
+    columns: Mapping[str, str],
+    note: str = "",
+    is_open: bool = False,
+) -> Table:
     """A table of the page from a frame.
 
     Args:
@@ -126,15 +139,21 @@ def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: st
         rows: the frame.
         columns: head of each column, and ``column:format``: ``n`` three digits (the default),
             ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``.
+            specification such as ``.2f``. What is missing is ``–``; ``low…high:format`` tells
+            two columns as the ends of an interval.
         note: below it.
+        is_open: whether it is seen at once.
     """
     told = []
     for spec in columns.values():
-        column, _, form = spec.partition(":")
+        names, _, form = spec.partition(":")
         tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
-        told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
-    return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+        ends = zip(*(rows[name] for name in names.split("…")), strict=True)
+        told.append(
+            ["–" if any(map(_is_missing, each)) else " … ".join(map(tell, each)) for each in ends]
+        )
+    made = make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+    return replace(made, is_open=is_open)
 
 
 def _is_missing(value: Any) -> bool:
