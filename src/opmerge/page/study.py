@@ -120,7 +120,9 @@ def label(source: str) -> str:
 
 
 def span(values: Collection[float], form: str = ".3g") -> str:
-    """``0.83 … 0.88``, the least and the largest of numbers, or one where they read the same."""
+    """``0.83 … 0.88``: the least and the largest, one where they read the same, – of none."""
+    if not len(values):
+        return "–"
     low, high = (format(end(values), form) for end in (min, max))
     return low if low == high else f"{low} … {high}"
 
