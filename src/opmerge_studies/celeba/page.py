@@ -312,7 +312,7 @@ def error_figure(
         for (called, both), look in zip(shown.groupby("called", sort=False), LOOKS, strict=False)
         for form, own in both.groupby("form")
     ]
-    return intervals(series, plans, Axis(words, margin=1.2), title, line=0.11 * len(series))
+    return intervals(series, plans, Axis(words, margin=1.2), title, line=0.25 + 0.07 * len(series))
 
 
 def _grid_section(grid: pd.DataFrame, contest: pd.Series[Any]) -> Section:

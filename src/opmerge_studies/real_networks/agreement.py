@@ -15,7 +15,6 @@ __all__ = ["agreement_of", "rank_agreement", "rank_interval", "reversed_pairs"]
 
 Array = NDArray[np.float64]
 Coefficient = Literal["spearman", "kendall"]
-Entries = Sequence[Mapping[str, Any]]
 
 _STATISTICS: Mapping[Coefficient, Any] = {"spearman": spearmanr, "kendall": kendalltau}
 _PERMUTATIONS = 50_000  # covers all orders of up to 8 plans
@@ -24,7 +23,7 @@ _QUANTILE = float(ndtri(0.975))
 _FEWEST = 3  # plans whose order can be more than right or wrong
 
 
-def agreement_of(kind: str, entries: Entries) -> dict[str, Any]:
+def agreement_of(kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How a prediction agrees with what was measured: over all plans and the canonical ones.
 
     Args:
@@ -36,29 +35,26 @@ def agreement_of(kind: str, entries: Entries) -> dict[str, Any]:
         plans, or None if they are fewer than 3; and the ``reversed`` pairs of labels: of several
         seeds, those that every seed reverses, and of one, those that its intervals tell apart.
     """
-    canonical = [entry for entry in entries if entry["is_canonical"]]
-    ends = ("value", "value") if len(entries[0]["per_seed"]) > 1 else ("low", "high")
-    pairs = reversed_pairs(_predicted(kind, entries), *(_measured(entries, end) for end in ends))
+    labels = np.array([entry["label"] for entry in entries])
+    predicted = np.array([entry["predicted"][kind]["error"] for entry in entries])
+    cells = [[seed["measured"]["paired_rms"] for seed in entry["per_seed"]] for entry in entries]
+    value, low, high = (
+        np.array([[cell[key] for cell in row] for row in cells], float).T
+        for key in ("value", "low", "high")
+    )
+    if len(value) > 1:  # seeds tell more than the samples of each
+        low = high = value
+
+    def ranks(plans: NDArray[np.int_]) -> dict[str, Any]:
+        agreement = rank_agreement(predicted[plans], value[:, plans])
+        return {"plans": labels[plans].tolist(), **agreement}
+
+    canonical = np.flatnonzero([entry["is_canonical"] for entry in entries])
     return {
-        **_ranks(kind, entries),
-        "canonical": _ranks(kind, canonical) if len(canonical) >= _FEWEST else None,
-        "reversed": [[entries[a]["label"], entries[b]["label"]] for a, b in pairs],
+        **ranks(np.arange(len(entries))),
+        "canonical": ranks(canonical) if len(canonical) >= _FEWEST else None,
+        "reversed": [labels[[*pair]].tolist() for pair in reversed_pairs(predicted, low, high)],
     }
-
-
-def _ranks(kind: str, entries: Entries) -> dict[str, Any]:
-    agreement = rank_agreement(_predicted(kind, entries), _measured(entries, "value"))
-    return {"plans": [entry["label"] for entry in entries], **agreement}
-
-
-def _predicted(kind: str, entries: Entries) -> list[float]:
-    return [entry["predicted"][kind]["error"] for entry in entries]
-
-
-def _measured(entries: Entries, key: str) -> Array:
-    """(seeds, plans) values, or ends of their intervals over samples."""
-    rows = [[seed["measured"]["paired_rms"][key] for seed in e["per_seed"]] for e in entries]
-    return np.array(rows, dtype=float).T
 
 
 def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
@@ -134,9 +130,7 @@ def rank_interval(name: Coefficient, coefficient: float, count: int) -> tuple[fl
     return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
 
 
-def reversed_pairs(
-    predicted: Sequence[float], low: ArrayLike, high: ArrayLike
-) -> list[tuple[int, int]]:
+def reversed_pairs(predicted: ArrayLike, low: ArrayLike, high: ArrayLike) -> list[tuple[int, int]]:
     """Pairs (a, b) with a predicted better than b, and measured worse in every repetition.
 
     Args:
@@ -144,10 +138,9 @@ def reversed_pairs(
         low, high: (r, n) ends of what was measured in r repetitions; ends that overlap in one of
             them decide nothing.
     """
-    lowest, highest = np.atleast_2d(np.asarray(low, float)), np.atleast_2d(np.asarray(high, float))
-    pairs = combinations(np.argsort(np.asarray(predicted), kind="stable").tolist(), 2)
+    values, lowest, highest = np.asarray(predicted), np.atleast_2d(low), np.atleast_2d(high)
     return [
         (a, b)
-        for a, b in pairs
-        if predicted[a] < predicted[b] and bool((lowest[:, a] > highest[:, b]).all())
+        for a, b in combinations(np.argsort(values, kind="stable").tolist(), 2)
+        if values[a] < values[b] and (lowest[:, a] > highest[:, b]).all()
     ]

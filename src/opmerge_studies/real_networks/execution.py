@@ -140,7 +140,7 @@ class Execution:
     def run(self, plans: Sequence[Contender], progress: ProgressBar) -> list[list[Cell]]:
         """Every plan with every seed: for each plan its finished cells, in the order of seeds."""
         wanted = [(plan, seed) for seed in self.settings.seeds for plan in plans]
-        cells = {each: read_cached(self._path(*each), self._identity(*each)) for each in wanted}
+        cells = {each: read_cached(*self._place(*each)) for each in wanted}
         missing = [each for each, cell in cells.items() if cell is None]
         with progress("distilling", sum(self._work(plan) for plan, _ in missing)) as report:
             done = 0.0
@@ -159,7 +159,7 @@ class Execution:
     def calibration(self, progress: ProgressBar) -> dict[str, Any]:
         """The contents of ``calibration.json``; the seed of its probes is none of the study's."""
         config = self._distillation(max(self.settings.seeds) + 1)
-        identity = digest(self._foundation(config))
+        identity = self._identity(config)
 
         def compute() -> dict[str, Any]:
             with progress("calibrating", 1.0) as report:
@@ -183,7 +183,7 @@ class Execution:
     def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
         doing = f"{contender.label}, seed {seed}"
-        path = self._path(contender, seed)
+        path, identity = self._place(contender, seed)
         run = Distillation(
             self.teacher,
             contender.plan,
@@ -223,7 +223,7 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        cached(path, self._identity(contender, seed), lambda: cell)
+        cached(path, identity, lambda: cell)
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         return cell
 
@@ -239,28 +239,25 @@ class Execution:
         config = self.settings.distillation
         return config.replaced(optimization=config.optimization.replaced(seed=seed))
 
-    def _path(self, contender: Contender, seed: int) -> Path:
+    def _place(self, contender: Contender, seed: int) -> tuple[Path, str]:
+        """The file of a cell and the digest of all that it depends on."""
         name = re.sub(r"\W", "-", contender.short_name)
-        return self.folder / "cells" / f"{seed}-{name}.json"
-
-    def _identity(self, contender: Contender, seed: int) -> str:
-        """Digest of all that a cell depends on."""
-        return digest(
-            {
-                **self._foundation(self._distillation(seed)),
-                "plan": [list(merge.boundaries) for merge in contender.plan.merges],
-                "num_samples": self.settings.num_samples,
-                "noise": _NOISE_SEED,
-            }
+        identity = self._identity(
+            self._distillation(seed),
+            plan=[list(merge.boundaries) for merge in contender.plan.merges],
+            num_samples=self.settings.num_samples,
+            noise=_NOISE_SEED,
         )
+        return self.folder / "cells" / f"{seed}-{name}.json", identity
 
-    def _foundation(self, config: DistillationConfig) -> dict[str, Any]:
-        """What all training depends on."""
-        return {
+    def _identity(self, config: DistillationConfig, **more: Any) -> str:
+        """Digest of what all training depends on, and of more."""
+        foundation = {
             "teacher": self.teacher.digest,
             "data": self._inputs.identity(),
             "distillation": config.what_decides(1),
         }
+        return digest({**foundation, **more})
 
     def _picture(self, sampler: Teacher | Student) -> str | None:
         """A row of samples, of data that are images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ _SIGNAL = 0.1  # of the data's variance; a denoiser that says less than this is 
 _KINDS = {"spectrum": "the spectrum alone", "calibrated": "the calibrated training model"}
 _COEFFICIENTS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
 _P_VALUES = {"spearman": "p_value", "kendall": "kendall_p_value"}
-_SPECTRUM = ("eigenvalues", "multiplicities")
 _COSTS = {"evaluations": "million network evaluations", "seconds": "seconds"}
 _CAPTIONS = {
     "spectrum": "Predicted with the default training model; its absolute size presumes linear "
@@ -231,50 +230,49 @@ def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Sectio
         ends = np.array([plans[kind].min() / 1.3, plans[kind].max() * 1.3])
         look = {"color": GREY, "linestyle": DASHED, "linewidth": 0.9, "zorder": 0}
         behind = [Series("", ends, ends, look, ends / _FACTOR, ends * _FACTOR, band=True)]
-    size = [10 if kind in kinds else 6 for kinds in plans.kinds]
+    planned = [
+        label for label, kinds in zip(plans.label, plans.kinds, strict=True) if kind in kinds
+    ]
     return draw_section(
         f"Predicted from {_KINDS[kind]}",
         f"{_CAPTIONS[kind]} {_BARS}",
-        plans_figure(plans.assign(size=size), kind, "predicted error", title, behind),
+        plans_figure(plans, kind, "predicted error", title, behind, planned),
         table(
             "Agreement of the orders",
-            pd.DataFrame(columns),
-            {head: f"{head}:s" for head in columns},
-            _AGREEMENT_NOTE,
+            *(pd.DataFrame(columns), {head: f"{head}:s" for head in columns}, _AGREEMENT_NOTE),
         ),
     )
 
 
 def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
     """Predicted and measured errors by eigenvalue, of the best and of the worst plan."""
+    import pandas as pd
+
     kind = [*record["predictions"]][-1]
-    eigenvalues, counts = (np.array(record["spectrum"][key]) for key in _SPECTRUM)
-    shown = eigenvalues > 1e-12 * eigenvalues[0]
+    spectrum = pd.DataFrame(record["spectrum"])
     entries = {entry["label"]: entry for entry in record["plans"]}
     series, largest = [], []
-    for label, look, dash in zip(
-        (plans.label[0], plans.label.iloc[-1]), LOOKS, ("-", DASHED), strict=False
-    ):
+    for label, look, dash in zip(plans.label.iloc[[0, -1]], LOOKS, ("-", DASHED), strict=False):
         seeds = [seed["measured"]["errors"] for seed in entries[label]["per_seed"]]
-        squares = np.array([entries[label]["predicted"][kind]["errors"], np.mean(seeds, axis=0)])
-        predicted, measured = np.sqrt(squares / counts)[:, shown]
-        line, dots = (
-            {"linestyle": dash, "marker": ""},
-            {"linestyle": "", "markerfacecolor": "white"},
-        )
+        squares = {
+            "predicted": entries[label]["predicted"][kind]["errors"],
+            "measured": np.mean(seeds, axis=0),
+        }
+        rows = pd.DataFrame(squares).div(spectrum.multiplicities, axis=0) ** 0.5
+        rows = rows.assign(value=spectrum.eigenvalues)
+        rows = rows[rows.value > 1e-12 * rows.value[0]]
+        line, dots = {"linestyle": dash, "marker": ""}, {"linestyle": "", "fillstyle": "none"}
         series += [
-            Series(f"{label}, predicted", eigenvalues[shown], predicted, {**look, **line}),
-            Series(f"{label}, measured", eigenvalues[shown], measured, {**look, **dots}),
+            Series(f"{label}, {name}", rows.value, rows[name], {**look, **drawn})
+            for name, drawn in (("predicted", line), ("measured", dots))
         ]
-        largest.append(f"{label} errs most at λ = {eigenvalues[shown][np.argmax(measured)]:.3g}")
+        largest.append(f"{label} errs most at λ = {rows.value[rows.measured.idxmax()]:.3g}")
     return draw_section(
         "Error per eigen-direction",
         "The plans with the smallest and the largest measured error. Lines: predicted from "
         f"{_KINDS[kind]}, without the error that training adds; markers: measured.",
         curves(
-            series,
-            Axis("eigenvalue λ"),
-            Axis("error in one eigen-direction", margin=2),
+            *(series, Axis("eigenvalue λ"), Axis("error in one eigen-direction", margin=2)),
             ", ".join(largest),
             height=3.6,
             columns=1,
@@ -309,29 +307,29 @@ def pareto_front(cost: ArrayLike, error: ArrayLike) -> NDArray[np.bool_]:
 
 
 def plans_figure(
-    plans: pd.DataFrame, x: str, words: str, title: str, behind: Sequence[Series]
+    plans: pd.DataFrame,
+    x: str,
+    words: str,
+    title: str,
+    behind: Sequence[Series] = (),
+    large: Collection[str] = (),
 ) -> Figure:
     """Measured error of every plan against something else, both on log scales, all named.
 
     Args:
-        plans: with the columns ``label``, ``measured``, ``low``, ``high`` and ``x``; and ``size``
-            of the markers, where they differ.
+        plans: with the columns ``label``, ``measured``, ``low``, ``high`` and ``x``.
         x: the column that they are drawn against.
         words: what that is.
         title: what is seen.
         behind: what is drawn behind them.
+        large: labels of those that are drawn larger.
     """
-    hollow = [{**look, "markerfacecolor": "white"} for look in LOOKS]
-    series = [
-        Series(
-            row["label"],
-            [row[x]],
-            [row["measured"]],
-            {**look, "linestyle": "", "capsize": 0, "markersize": row.get("size", 6)},
-            [row["low"]],
-            [row["high"]],
-        )
-        for look, row in zip(cycle([*LOOKS, *hollow]), plans.to_dict("records"), strict=False)
-    ]
+    hollow = [{**look, "fillstyle": "none"} for look in LOOKS]
+    series = []
+    for look, row in zip(cycle([*LOOKS, *hollow]), plans.to_dict("records"), strict=False):
+        size = 10 if row["label"] in large else 6
+        dot = {**look, "linestyle": "", "capsize": 0, "markersize": size}
+        place = [row[x]], [row["measured"]]
+        series.append(Series(row["label"], *place, dot, [row["low"]], [row["high"]]))
     y = Axis("measured error", margin=1.1)
     return curves([*behind, *series], Axis(words), y, title, height=3.8, columns=2)

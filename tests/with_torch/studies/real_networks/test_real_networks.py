@@ -433,15 +433,14 @@ def test_figures_hold_the_numbers() -> None:
             "low": [0.9, 1.8, 1.1],
             "high": [1.1, 2.2, 1.3],
             "seconds": [3.0, 1.0, 4.0],
-            "size": [10, 6, 6],
         }
     )
-    axes = plans_figure(plans, "seconds", "seconds", "title", []).axes[0]
+    axes = plans_figure(plans, "seconds", "seconds", "title", large=["boot"]).axes[0]
     drawn = {each.get_label(): each for each in axes.containers}
     for row in plans.itertuples():
         points, _, (bar,) = drawn[row.label]
         assert points.get_xydata().tolist() == [[row.seconds, row.measured]]
-        assert points.get_markersize() == row.size
+        assert points.get_markersize() == (10 if row.label == "boot" else 6)
         np.testing.assert_allclose(bar.get_segments()[0][:, 1], [row.low, row.high])
 
 
