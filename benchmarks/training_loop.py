@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from opmerge import build_strategy, cosine_schedule
-from opmerge.denoisers.inputs import seeded_generator
 from opmerge.denoisers.networks import make_unet
 from opmerge.distillation import (
     DDIM,
@@ -29,6 +28,7 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
+from opmerge.loop import seeded_generator
 
 __all__ = ["training_loop"]
 

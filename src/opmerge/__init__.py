@@ -5,6 +5,8 @@
 >>> result = find_plan(problem)
 >>> result.gap < 1e-9
 True
+
+Docstrings cite sections of docs/theory.md, where formulas are derived, as THEORY.
 """
 
 from __future__ import annotations

@@ -1,10 +1,18 @@
-"""One network in training: optimizer, learning rate, clipping, moving average and precision."""
+"""The training loop of everything that is trained here: teachers, students, autoencoders.
+
+``iterations`` is the loop, ``Trainer`` the network in it (optimizer, learning rate, clipping,
+moving average, precision), ``Draws`` the random numbers of a batch, the same on any number of
+processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,9 +25,143 @@ from opmerge.checkpoints import Checkpoint
 from opmerge.errors import InputError
 from opmerge.settings.distillation import OptimizationConfig
 
-__all__ = ["Trainer", "best_device", "first_not_finite", "make_accelerator", "own_rows"]
+__all__ = [
+    "Columns",
+    "Draws",
+    "Iteration",
+    "Trainer",
+    "best_device",
+    "iterations",
+    "make_accelerator",
+    "seeded_generator",
+]
 
 _Part = TypeVar("_Part")
+_CHECK_EVERY = 10  # losses are looked at that often, since looking waits for the device
+
+
+class Columns:
+    """A dataclass of tensors with a row a sample (or None), which can be cut into parts."""
+
+    def chunk(self, parts: int) -> list[Self]:
+        """Equal parts, in order, as ``Tensor.chunk``."""
+        columns = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        cut = [[None] * parts if each is None else each.chunk(parts) for each in columns]
+        return [type(self)(*part) for part in zip(*cut, strict=True)]
+
+
+def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator whose stream depends on the key alone, such as (seed, stage, iteration).
+
+    Batches are then a function of where the run is, and a resumed run needs no state of theirs.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Random numbers of a batch, of which a process keeps its own rows.
+
+    Every number of the whole batch is drawn on every process, and each process then makes only
+    its own rows: the same seed gives the same batch on any number of processes.
+
+    Args:
+        generator: of the batch.
+        size: samples of the whole batch.
+        rows: which of them are this process'.
+    """
+
+    generator: torch.Generator
+    size: int
+    rows: slice
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, config: OptimizationConfig, *key: int) -> Draws:
+        """Those of an iteration: ``key`` says which, beside the seed."""
+        size = config.global_batch_size(accelerator.num_processes)
+        share = size // accelerator.num_processes
+        first = share * accelerator.process_index
+        generator = seeded_generator(accelerator.device, config.seed, *key)
+        return cls(generator, size, slice(first, first + share))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return self.generator.device
+
+    def integers(self, low: int, high: int) -> Tensor:
+        """(B,) evenly in low … high - 1."""
+        shape = (self.size,)
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device)[
+            self.rows
+        ]
+
+    def uniform(self) -> Tensor:
+        """(B,) evenly in [0, 1)."""
+        return torch.rand(self.size, generator=self.generator, device=self.device)[self.rows]
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) standard normal."""
+        whole = (self.size, *shape)
+        return torch.randn(whole, generator=self.generator, device=self.device)[self.rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """What one iteration did.
+
+    Args:
+        number: iterations done.
+        loss: () mean loss of this process' part of the batch; reading it waits for the device.
+        learning_rate: of the iteration.
+    """
+
+    number: int
+    loss: Tensor
+    learning_rate: float
+
+
+def iterations(
+    trainer: Trainer,
+    loss_of: Callable[[nn.Module, _Part], Tensor],
+    draw: Callable[[int], Sequence[_Part]],
+    first: int,
+    total: int,
+    save: Callable[[int], None],
+    is_due: Callable[[int], bool],
+    place: str = "",
+) -> Iterator[Iteration]:
+    """Train a network; whoever iterates may look at it after each iteration.
+
+    Args:
+        trainer: the network.
+        loss_of: () mean loss of the network on a part of a batch.
+        draw: the parts of the batch of an iteration, numbered from 0, one an accumulation step.
+        first: iterations that are done already.
+        total: iterations in all.
+        save: writes a checkpoint after so many iterations; called once the iteration was looked at.
+        is_due: whether there is a checkpoint after so many iterations.
+        place: what is trained, for messages.
+
+    Raises:
+        InputError: if a loss, or weights that would be kept, are not finite: looked at every 10
+            iterations and before a checkpoint or the end, so that the last checkpoint is good.
+    """
+    unchecked: list[Tensor] = []
+    for iteration in range(first, total):
+        rate = trainer.learning_rate
+        loss = trainer.step(loss_of, draw(iteration))
+        unchecked.append(loss)
+        done = iteration + 1
+        due = is_due(done)
+        is_kept = due or done == total
+        if is_kept or len(unchecked) == _CHECK_EVERY:
+            trainer.require_finite(unchecked, done, is_kept, place)
+            unchecked = []
+        yield Iteration(done, loss, rate)
+        if due:
+            save(done)
 
 
 def best_device() -> torch.device:
@@ -61,23 +203,6 @@ def make_accelerator(
         raise InputError(
             "mixed_precision", f"cannot be used here ({error})", config.mixed_precision
         ) from error
-
-
-def own_rows(accelerator: Accelerator, config: OptimizationConfig) -> tuple[int, slice]:
-    """The size of an iteration's batch, and this process' rows of it."""
-    size = config.global_batch_size(accelerator.num_processes)
-    share = size // accelerator.num_processes
-    first = share * accelerator.process_index
-    return size, slice(first, first + share)
-
-
-def first_not_finite(accelerator: Accelerator, losses: Sequence[Tensor]) -> int | None:
-    """Which of some () losses is the first that is not finite on any process, if one is.
-
-    All processes are told the same, so that all stop or none; it waits for the device.
-    """
-    total = accelerator.reduce(torch.stack(list(losses)), "sum")
-    return next(iter(torch.nonzero(~torch.isfinite(total)).flatten().tolist()), None)
 
 
 class Trainer:
@@ -161,25 +286,42 @@ class Trainer:
                 shadow.copy_(saved[name])
             self.average.optimization_step = iteration
 
-    def require_finite(self, losses: Sequence[Tensor], done: int) -> None:
-        """Refuse losses that are not finite.
+    @contextmanager
+    def as_saved(self) -> Iterator[nn.Module]:
+        """The network as it would be saved now: in eval mode, by its moving average if any."""
+        network: nn.Module = self.accelerator.unwrap_model(self.network)
+        if self.average is not None:
+            self.average.store(network.parameters())
+            self.average.copy_to(network.parameters())
+        network.eval()
+        yield network
+        network.train()
+        if self.average is not None:
+            self.average.restore(network.parameters())
 
-        Args:
-            losses: () of the iterations up to the one numbered ``done``.
-            done: iterations done.
+    def require_finite(
+        self, losses: Sequence[Tensor], done: int, with_weights: bool, place: str = ""
+    ) -> None:
+        """Refuse losses of the iterations up to the one numbered ``done``, or weights, not finite.
+
+        All processes are told the same, so that all stop or none; it waits for the device.
 
         Raises:
             InputError: naming the first iteration at fault.
         """
-        place = first_not_finite(self.accelerator, losses)
-        if place is not None:
-            raise InputError(
-                "learning_rate",
-                "must keep the loss finite, and it is not from iteration "
-                f"{done - len(losses) + place + 1} on",
-                self.config.learning_rate,
-                "pass a lower --learning_rate; the last checkpoint is kept",
-            )
+        total = self.accelerator.reduce(torch.stack(list(losses)), "sum")
+        bad = next(iter(torch.nonzero(~torch.isfinite(total)).flatten().tolist()), None)
+        weights: Iterable[Tensor] = self.network.parameters() if with_weights else ()
+        if bad is None and all(torch.isfinite(values).all() for values in weights):
+            return
+        first = done if bad is None else done - len(losses) + bad + 1
+        raise InputError(
+            "learning_rate",
+            "must keep the loss and the weights finite, and they are not at iteration "
+            f"{first}{place}",
+            self.config.learning_rate,
+            "lower it or clip with --max_grad_norm, in another --output_dir; this one is kept",
+        )
 
     def finish(self) -> nn.Module:
         """The trained network, or its moving average, ready to be read."""

@@ -134,7 +134,10 @@ def load_training_data(
 
     Without a folder there is no run, and something of their size stands for the samples.
     """
-    from opmerge.denoisers.samples import digits_labels, load_labels, stand_in
+    import torch
+
+    from opmerge.data.builtin import digits_labels
+    from opmerge.denoisers.samples import load_labels, stand_in
 
     source = open_samples(samples.source, samples.source_options(), accelerator.is_main_process)
     shape = shape_of(source)
@@ -145,7 +148,7 @@ def load_training_data(
     if samples.labels is None:
         return data, None
     if samples.labels == "digits":
-        return data, digits_labels()
+        return data, torch.from_numpy(digits_labels())
     return data, load_labels(Path(samples.labels), len(data))
 
 
@@ -162,6 +165,7 @@ def training_inputs(
         InputError: if samples and --data_free contradict one another, or a class-conditional
             teacher lacks labels or has fewer classes.
     """
+    from opmerge.denoisers.denoiser import as_condition
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
     if data_free:
@@ -177,7 +181,7 @@ def training_inputs(
     if labels is not None and int(labels.max()) >= (classes := teacher.num_classes or 0):
         need = f"must be < {classes}, the number of the teacher's classes"
         raise InputError("labels", need, int(labels.max()))
-    return DataInputs(data, labels)
+    return DataInputs(data, as_condition(labels))
 
 
 @contextmanager

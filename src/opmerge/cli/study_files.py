@@ -41,8 +41,8 @@ class Study(Protocol):
     def record(self, settings: Any, runner: Any) -> dict[str, Any]:
         """The record."""
 
-    def page(self, record: Mapping[str, Any]) -> Any:
-        """The page of a record, with its ``finding`` and ``html``."""
+    def told(self, record: Mapping[str, Any]) -> Any:
+        """What the page of a record says in words, with its ``finding``."""
 
     def write(self, folder: Path, record: Mapping[str, Any]) -> Any:
         """Write a record, its tables, figures and page; returns the page."""
@@ -81,7 +81,7 @@ def write_index(folder: Path) -> Path:
             record = _find(folder / name)
             if record is None:
                 continue
-            finding = study.page(record).finding
+            finding = study.told(record).finding
         except (InputError, *_INCOMPLETE) as error:
             finding = f"The record cannot be read: {error!r}"
         entries.append(IndexEntry(name, study.question, finding, f"{name}/report.html"))

@@ -11,48 +11,36 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from opmerge.denoisers.ddim import DDIM
+from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
+from opmerge.loop import Columns, Draws
 
-__all__ = ["Batch", "DataInputs", "NoiseInputs", "TrainingInputs", "seeded_generator"]
+__all__ = ["Batch", "DataInputs", "NoiseInputs", "TrainingInputs"]
 
 _DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are copied
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(Columns):
     """Inputs of one iteration.
 
     Args:
         z: (B, …) states at the step of each sample's merge.
         choice: (B,) index of each sample's merge, or None if there is one merge.
-        labels: (B,) class labels, or None.
+        condition: what networks are told of each sample, or None.
     """
 
     z: Tensor
     choice: Tensor | None = None
-    labels: Tensor | None = None
-
-    def split(self, parts: int) -> list[Batch]:
-        """Equal parts, in order."""
-        z, choice, labels = (
-            [None] * parts if values is None else values.chunk(parts)
-            for values in (self.z, self.choice, self.labels)
-        )
-        return [Batch(*part) for part in zip(z, choice, labels, strict=True)]  # type: ignore[arg-type]
+    condition: Condition | None = None
 
 
 class TrainingInputs(Protocol):
-    """Draws the inputs of an iteration.
+    """Draws the inputs of an iteration."""
 
-    Every random number of the whole batch is drawn on every process, and each process then makes
-    only its own rows: the same seed gives the same batch on any number of processes.
-    """
-
-    def draw(
-        self, ddim: DDIM, starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
-    ) -> Batch:
-        """Rows ``rows`` of a batch of ``size``, each at one of the steps ``starts``."""
+    def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
+        """A batch, each sample at one of the steps ``starts``."""
         ...
 
     def identity(self) -> str:
@@ -66,45 +54,51 @@ class DataInputs:
 
     Args:
         data: (N, …) samples in the network's shape; may be a memory-mapped file.
-        labels: (N,) class labels of the samples, for a class-conditional network.
+        condition: what networks are told of each sample; an (N,) tensor is class labels.
     """
 
     data: Tensor
-    labels: Tensor | None = None
+    condition: Condition | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != len(self.data):
+        object.__setattr__(self, "condition", as_condition(self.condition))
+        if self.condition is not None and len(self.condition) != len(self.data):
             raise InputError(
-                "labels", f"must have {len(self.data)} entries, one a sample", len(self.labels)
+                "labels", f"must have {len(self.data)} entries, one a sample", len(self.condition)
             )
 
-    def draw(
-        self, ddim: DDIM, starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
-    ) -> Batch:
+    def take(self, rows: Tensor) -> DataInputs:
+        """Some of the samples."""
+        condition = None if self.condition is None else self.condition[rows]
+        return DataInputs(self.data[rows], condition)
+
+    def read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Condition | None]:
+        """(B, …) samples in float32 and what is told of them, on a device."""
+        rows = rows.to(self.data.device)
+        x0 = self.data[rows].to(device, torch.float32)
+        return x0, None if self.condition is None else self.condition[rows].to(device)
+
+    def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         """See ``TrainingInputs``."""
-        device = generator.device
-        index = torch.randint(len(self.data), (size,), generator=generator, device=device)[rows]
-        choice = _choose(starts, size, rows, generator)
-        shape = (size, *self.data.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=device)[rows]
-        index = index.to(self.data.device)
-        x0 = self.data[index].to(device, torch.float32)
-        labels = None if self.labels is None else self.labels[index].to(device)
-        step = starts[0] if choice is None else torch.tensor(starts, device=device)[choice]
-        return Batch(ddim.add_noise(x0, noise, step), choice, labels)
+        rows = draws.integers(0, len(self.data))
+        choice = _choose(starts, draws)
+        noise = draws.normal(*self.data.shape[1:])
+        x0, condition = self.read(rows, draws.device)
+        step = starts[0] if choice is None else torch.tensor(starts, device=draws.device)[choice]
+        return Batch(ddim.add_noise(x0, noise, step), choice, condition)
 
     def identity(self) -> str:
-        """Digest of the shape, of every sample and of the labels; read once, at about 1 GB/s."""
+        """Digest of the shape, of every sample and condition; read once, at about 1 GB/s."""
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
-        for values in (self.data, self.labels):
-            if values is not None:
-                for part in torch.split(values, _DIGESTED_AT_ONCE):
-                    content = part.cpu().contiguous().flatten().view(torch.uint8)
-                    digest.update(content.numpy().data)
+        told = {} if self.condition is None else self.condition.rows
+        for values in (self.data, *(told[name] for name in sorted(told))):
+            for part in torch.split(values, _DIGESTED_AT_ONCE):
+                content = part.cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(content.numpy().data)
         return digest.hexdigest()
 
 
@@ -120,9 +114,7 @@ class NoiseInputs:
     shape: tuple[int, ...]
     num_classes: int | None = None
 
-    def draw(
-        self, ddim: DDIM, starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
-    ) -> Batch:
+    def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         """See ``TrainingInputs``.
 
         Raises:
@@ -136,33 +128,17 @@ class NoiseInputs:
                 f"a merge at step {below[0]}",
                 "leave out --data_free, or take the plan boot, vanilla or hybrid",
             )
-        z = torch.randn((size, *self.shape), generator=generator, device=generator.device)[rows]
-        choice = _choose(starts, size, rows, generator)
-        if self.num_classes is None:
-            return Batch(z, choice)
-        labels = torch.randint(
-            self.num_classes, (size,), generator=generator, device=generator.device
+        z = draws.normal(*self.shape)
+        choice = _choose(starts, draws)
+        classes = self.num_classes
+        return Batch(
+            z, choice, None if classes is None else as_condition(draws.integers(0, classes))
         )
-        return Batch(z, choice, labels[rows])
 
     def identity(self) -> str:
         """The shape and the number of classes."""
         return f"noise {self.shape} {self.num_classes}"
 
 
-def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
-    """A generator whose stream depends on the key alone: (seed, stage, iteration).
-
-    Batches are then a function of where the run is, and a resumed run needs no state of theirs.
-    """
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def _choose(
-    starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
-) -> Tensor | None:
-    if len(starts) == 1:
-        return None
-    drawn = torch.randint(len(starts), (size,), generator=generator, device=generator.device)
-    return drawn[rows]
+def _choose(starts: Sequence[int], draws: Draws) -> Tensor | None:
+    return None if len(starts) == 1 else draws.integers(0, len(starts))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.ddim import DDIM, Jump, compose
+from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.jumps import Jump, compose
+from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 
 __all__ = ["Student", "Teacher", "initial_noise"]
 
@@ -38,6 +39,11 @@ class Teacher:
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
 
+    @cached_property
+    def denoiser(self) -> NetworkDenoiser:
+        """What the network says at the sampler's steps."""
+        return self.ddim.denoiser(self.network)
+
     @property
     def num_steps(self) -> int:
         """T."""
@@ -45,18 +51,21 @@ class Teacher:
 
     def steps(self) -> list[Jump]:
         """The teacher steps T → T-1, …, 1 → 0, noise side first."""
-        return [Jump(self.network, t, t - 1, t - 1) for t in range(self.num_steps, 0, -1)]
+        return [Jump(self.denoiser, t, t - 1, t - 1) for t in range(self.num_steps, 0, -1)]
 
     def to(self, device: torch.device) -> Teacher:
         """The same teacher on a device; this one stays where it is."""
-        ddim = self.ddim.to(device)
-        is_there = ddim.alphas.device == self.ddim.alphas.device
-        network = self.network if is_there else copy.deepcopy(self.network).to(device)
-        return Teacher(network, ddim, self.sample_shape, self.num_classes, self.scheduler_config)
+        there = self.denoiser.to(device)
+        return replace(self, network=there.network, ddim=there.sampler)
 
-    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, …) samples from (B, …) noise z_T, in T network evaluations."""
-        return compose(self.ddim, [self.steps()], noise, labels=labels)
+    def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
+        """(B, …) samples from (B, …) noise z_T, in T network evaluations.
+
+        Args:
+            noise: z_T.
+            condition: what the network is told of each sample; a (B,) tensor is class labels.
+        """
+        return compose(self.ddim, [self.steps()], noise, condition=as_condition(condition))
 
     @cached_property
     def digest(self) -> str:
@@ -92,16 +101,13 @@ class Student:
 
     def to(self, device: torch.device) -> Student:
         """The same student on a device; this one stays where it is."""
-        ddim = self.ddim.to(device)
-        is_there = ddim.alphas.device == self.ddim.alphas.device
-        jumps = self.jumps if is_there else copy.deepcopy(self.jumps)  # which share networks still
-        for jump in jumps:
-            jump.network.to(device)
-        return Student(jumps, ddim, self.sample_shape, self.num_classes)
+        there = {jump.denoiser: jump.denoiser.to(device) for jump in self.jumps}
+        jumps = tuple(replace(jump, denoiser=there[jump.denoiser]) for jump in self.jumps)
+        return replace(self, jumps=jumps, ddim=self.ddim.to(device))
 
-    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, …) samples from (B, …) noise z_T, in K network evaluations."""
-        return compose(self.ddim, [self.jumps], noise, labels=labels)
+    def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
+        """(B, …) samples from (B, …) noise z_T, in K network evaluations; see ``Teacher``."""
+        return compose(self.ddim, [self.jumps], noise, condition=as_condition(condition))
 
 
 def initial_noise(

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, ModelMixin
 
-from opmerge.denoisers.ddim import DDIM
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import MLPDenoiser, own_memory
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule

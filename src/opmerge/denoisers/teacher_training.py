@@ -16,14 +16,22 @@ from torch import Tensor
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.checks import check_count, check_number
-from opmerge.denoisers.ddim import DDIM, PredictionType
-from opmerge.denoisers.denoising import NoisedSamples, denoising_loss, noise_samples
-from opmerge.denoisers.inputs import DataInputs, seeded_generator
+from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.denoising import (
+    Best,
+    HeldOut,
+    NoisedSamples,
+    denoising_loss,
+    noise_samples,
+    split_rows,
+)
+from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.networks import UNET_GROUPS, MLPDenoiser, make_unet
+from opmerge.denoisers.predictions import PredictionType
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import write_teacher_folder
-from opmerge.denoisers.validation import Best, HeldOut, split_rows
 from opmerge.errors import InputError
-from opmerge.loop import Trainer, own_rows
+from opmerge.loop import Draws, Trainer, iterations
 from opmerge.schedules import (
     NoiseSchedule,
     cosine_schedule,
@@ -50,7 +58,6 @@ _SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "linear": lambda count: linear_schedule(count, num_train_timesteps=count),
     "scaled-linear": lambda count: scaled_linear_schedule(count, num_train_timesteps=count),
 }
-_CHECK_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,15 @@ def train_teacher(
     num_classes = None if labels is None else int(labels.max()) + 1
     scheduler = make_scheduler(config)
     network = make_network(config, tuple(data.shape[1:]), num_classes)
-    run = _Run(config, DataInputs(data, labels), network, scheduler, accelerator, folder, warn)
+    run = _Run(
+        config,
+        DataInputs(data, as_condition(labels)),
+        network,
+        scheduler,
+        accelerator,
+        folder,
+        warn,
+    )
     return run.iterate(None if resume is None else run.checkpoints.find(resume))
 
 
@@ -244,22 +259,14 @@ class _Run:
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[TeacherRecord]:
         """Train to the end and write the teacher."""
         first = 0 if checkpoint is None else self._restore(checkpoint)
-        total, every = self.config.num_iterations, self.config.optimization.checkpointing_steps
-        unchecked: list[Tensor] = []
-        for iteration in range(first, total):
-            rate = self.trainer.learning_rate
-            loss = self.trainer.step(denoising_loss, self._draw(iteration))
-            unchecked.append(loss)
-            done = iteration + 1
-            due = bool(every) and (done % every == 0 or done == total)
-            if due or done == total or len(unchecked) == _CHECK_EVERY:
-                self.trainer.require_finite(unchecked, done)
-                unchecked = []
-            validation_loss = self._validate(done)
+        total, is_due = self.config.num_iterations, self.config.optimization.is_checkpoint
+        loop = iterations(
+            self.trainer, denoising_loss, self._draw, first, total, self._save, is_due(total)
+        )
+        for done in loop:
+            loss = self._validate(done.number)
             best = None if self.best is None else self.best.iteration
-            yield TeacherRecord(done, loss, rate, validation_loss, best)
-            if due:
-                self._save(done)
+            yield TeacherRecord(done.number, done.loss, done.learning_rate, loss, best)
         self._write()
 
     def _validate(self, done: int) -> float | None:
@@ -273,22 +280,14 @@ class _Run:
         return loss
 
     def _draw(self, iteration: int) -> list[NoisedSamples]:
-        """This process' part of the batch of an iteration; the whole is drawn on each."""
-        device, settings = self.accelerator.device, self.config.optimization
-        size, mine = own_rows(self.accelerator, settings)
-        generator = seeded_generator(device, settings.seed, iteration)
-        data, labels = self.inputs.data, self.inputs.labels
-        place = torch.randint(len(self.rows), (size,), generator=generator, device=device)[mine]
-        steps = torch.randint(
-            1, self.ddim.num_steps + 1, (size,), generator=generator, device=device
-        )[mine]
-        shape = (size, *data.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=device)[mine]
-        rows = self.rows[place.to(self.rows.device)]
-        x0 = data[rows].to(device, torch.float32)
-        drawn = None if labels is None else labels[rows].to(device)
-        whole = noise_samples(self.ddim, x0, noise, steps, drawn)
-        return whole.split(settings.gradient_accumulation_steps)
+        """This process' part of the batch of an iteration."""
+        draws = Draws.of(self.accelerator, self.config.optimization, iteration)
+        place = draws.integers(0, len(self.rows))
+        steps = draws.integers(1, self.ddim.num_steps + 1)
+        noise = draws.normal(*self.inputs.data.shape[1:])
+        x0, condition = self.inputs.read(self.rows[place.to(self.rows.device)], draws.device)
+        whole = noise_samples(self.ddim, x0, noise, steps, condition)
+        return whole.chunk(self.config.optimization.gradient_accumulation_steps)
 
     def _save(self, done: int) -> None:
         tensors, state = self.trainer.average_tensors(), {}
@@ -317,7 +316,8 @@ class _Run:
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
-        labels = self.inputs.labels
+        condition = self.inputs.condition
+        labels = None if condition is None else condition.labels
         content = {
             **asdict(self.config),
             "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),

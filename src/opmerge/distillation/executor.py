@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +19,15 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.ddim import Jump, compose
-from opmerge.denoisers.inputs import Batch, TrainingInputs, seeded_generator
+from opmerge.denoisers.inputs import Batch, TrainingInputs
+from opmerge.denoisers.jumps import Jump, compose
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
 from opmerge.distillation.losses import loss_weights
 from opmerge.distillation.operators import Operators, student_jumps
 from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
-from opmerge.loop import Trainer, first_not_finite, own_rows
+from opmerge.loop import Columns, Draws, Trainer, iterations
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 
@@ -35,7 +35,6 @@ __all__ = ["Distillation", "TrainingRecord"]
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
-_CHECK_EVERY = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _Part(Columns):
     """One accumulation step: inputs, the estimates to be learned and their weights."""
 
     batch: Batch
@@ -171,7 +170,7 @@ class Distillation:
         for iteration in range(_WARM_UP + _PROBE_ITERATIONS):
             if iteration == _WARM_UP:
                 begin = time.perf_counter()
-            float(self._iterate(trainer, merges, -1 - iteration))
+            float(trainer.step(self._loss_of(merges), self._parts(merges, -1 - iteration)))
         return (time.perf_counter() - begin) / _PROBE_ITERATIONS
 
     def _train_stage(self) -> Iterator[TrainingRecord]:
@@ -187,56 +186,61 @@ class Distillation:
             done = int(checkpoint.state["iteration"])
             trainer.restore(checkpoint, done)
         every = self.config.optimization.checkpointing_steps
-        unchecked: list[Tensor] = []
-        for iteration in range(done, total):
-            rate = trainer.learning_rate
+
+        def draw(iteration: int) -> list[_Part]:
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
-            loss = self._iterate(trainer, merges, iteration)
-            unchecked.append(loss)
-            record = TrainingRecord(number, iteration + 1, before + iteration + 1, loss, rate)
-            due = bool(every) and record.step % every == 0
-            kept = due or iteration + 1 == total
-            if kept or len(unchecked) == _CHECK_EVERY:
-                weights = trainer.network.parameters() if kept else ()
-                self._require_finite(record, unchecked, weights)
-                unchecked = []
-            yield record
-            if due:
-                self._save(trainer, record)
+            return self._parts(merges, iteration)
+
+        def save(iteration: int) -> None:
+            self._write(before + iteration, number, iteration, trainer.average_tensors())
+
+        loop = iterations(
+            trainer,
+            self._loss_of(stage.merges),
+            draw,
+            done,
+            total,
+            save,
+            lambda iteration: bool(every) and (before + iteration) % every == 0,
+            f" of the merge {stage.name}",
+        )
+        for each in loop:
+            step = before + each.number
+            yield TrainingRecord(number, each.number, step, each.loss, each.learning_rate)
         self._put(stage.merges, trainer.finish())
 
-    def _iterate(self, trainer: Trainer, merges: Sequence[Merge], iteration: int) -> Tensor:
-        """One optimizer step on a batch of its own."""
+    def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, _Part], Tensor]:
+        """The weighted square error of a network's x̂ at the steps where the merges start."""
+        starts = [merge.start for merge in merges]
+
+        def loss(network: nn.Module, part: _Part) -> Tensor:
+            denoiser, batch = self.teacher.denoiser.using(network), part.batch
+            x0 = denoiser(batch.z, _at(starts, batch), batch.condition).x0
+            return (part.weight * (x0 - part.target) ** 2).mean()
+
+        return loss
+
+    def _parts(self, merges: Sequence[Merge], iteration: int) -> list[_Part]:
+        """This process' batch of an iteration with targets and weights, one part a step."""
         batch = self._draw(merges, self._stage, iteration)
         with self.accelerator.autocast():
             target = self._target(merges, batch)
         weights = self._weights(merges)
         each = weights if batch.choice is None else weights[batch.choice]
         weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(len(target), *target.shape[1:])
-        starts = [merge.start for merge in merges]
-
-        def loss_of(network: nn.Module, part: _Part) -> Tensor:
-            step = _at(starts, part.batch)
-            x0 = self.teacher.ddim.estimate(network, part.batch.z, step, part.batch.labels).x0
-            return (part.weight * (x0 - part.target) ** 2).mean()
-
-        count = self.config.optimization.gradient_accumulation_steps
-        pieces = zip(batch.split(count), target.chunk(count), weight.chunk(count), strict=True)
-        return trainer.step(loss_of, [_Part(*piece) for piece in pieces])
+        whole = _Part(batch, target, weight)
+        return whole.chunk(self.config.optimization.gradient_accumulation_steps)
 
     def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:
         """This process' part of the batch of an iteration."""
-        settings, device = self.config.optimization, self.accelerator.device
-        size, rows = own_rows(self.accelerator, settings)
-        generator = seeded_generator(device, settings.seed, stage, iteration)
-        starts = [merge.start for merge in merges]
-        return self.inputs.draw(self.teacher.ddim, starts, size, rows, generator)
+        draws = Draws.of(self.accelerator, self.config.optimization, stage, iteration)
+        return self.inputs.draw(self.teacher.ddim, [merge.start for merge in merges], draws)
 
     def _target(self, merges: Sequence[Merge], batch: Batch) -> Tensor:
         """The estimates x̂ with which the student would land where its children do."""
         ddim = self.teacher.ddim
         chains = [self._operators.children(merge) for merge in merges]
-        landing = compose(ddim, chains, batch.z, batch.choice, batch.labels)
+        landing = compose(ddim, chains, batch.z, batch.choice, batch.condition)
         jumps = self._jumps(merges, self.teacher.network)
         start = _at([jump.start for jump in jumps], batch)
         return ddim.x0_target(batch.z, start, _at([jump.readout for jump in jumps], batch), landing)
@@ -251,7 +255,8 @@ class Distillation:
         return self._known_weights[key]
 
     def _jumps(self, merges: Sequence[Merge], network: nn.Module) -> list[Jump]:
-        return student_jumps(merges, network, self.config.merge_rule)
+        denoiser = self.teacher.denoiser.using(network)
+        return student_jumps(merges, denoiser, self.config.merge_rule)
 
     def _put(self, merges: Sequence[Merge], network: nn.Module) -> None:
         for jump in self._jumps(merges, network):
@@ -273,25 +278,6 @@ class Distillation:
         short = self.time_iteration(0.0)
         share = (mean_children(merges, MANY_ITERATIONS, curriculum) - first) / (last - first)
         return short + share * (long - short)
-
-    def _require_finite(
-        self, record: TrainingRecord, losses: Sequence[Tensor], weights: Iterable[Tensor]
-    ) -> None:
-        """Refuse losses of the iterations up to this one, or weights, that are not finite."""
-        bad = first_not_finite(self.accelerator, losses)
-        if bad is None and all(torch.isfinite(values).all() for values in weights):
-            return
-        after = 0 if bad is None else len(losses) - 1 - bad
-        raise InputError(
-            "learning_rate",
-            "must keep the loss and the weights finite, and they are not at iteration "
-            f"{record.iteration - after} of the merge {self.stages[record.stage].name}",
-            self.config.optimization.learning_rate,
-            "lower it or clip with --max_grad_norm, in another --output_dir; this one is kept",
-        )
-
-    def _save(self, trainer: Trainer, record: TrainingRecord) -> None:
-        self._write(record.step, record.stage, record.iteration, trainer.average_tensors())
 
     def _save_end(self) -> None:
         """Keep the finished networks, should the student find no room; no optimizer with them."""

@@ -8,7 +8,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from opmerge.denoisers.ddim import DDIM, Jump
+from opmerge.denoisers.jumps import Jump
+from opmerge.denoisers.predictions import PREDICTIONS
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.settings.distillation import LossWeighting
 
@@ -18,9 +20,9 @@ __all__ = ["loss_weights"]
 def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:
     """(number of students,) weights w of the loss ``w ‖x̂ - target‖²`` at each student's step.
 
-    With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of v is
-    (alpha² + sigma²)/sigma and that of the state reached is ``DDIM.jump_weight``; the weight is
-    the square of one of these:
+    With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of the output
+    ``Prediction.error`` and that of the state reached ``DDIM.jump_weight``; the weight is the
+    square of one of these:
 
     - ``uniform``: of the network's own output;
     - ``x-space``: 1;
@@ -35,13 +37,8 @@ def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting)
     readouts = torch.tensor([jump.readout for jump in students], device=ddim.alphas.device)
     alphas, sigmas = ddim.alphas[steps], ddim.sigmas[steps]
     signal_to_noise = (alphas / sigmas) ** 2
-    of_output = {
-        "epsilon": signal_to_noise,
-        "sample": torch.ones_like(alphas),
-        "v_prediction": ((alphas**2 + sigmas**2) / sigmas) ** 2,
-    }[ddim.prediction_type]
     weights = {
-        "uniform": of_output,
+        "uniform": PREDICTIONS[ddim.prediction_type].error(alphas, sigmas) ** 2,
         "x-space": torch.ones_like(alphas),
         "epsilon-space": signal_to_noise,
         "snr-truncated": signal_to_noise.clamp(min=1.0),

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opmerge.denoisers.ddim import Jump
+from opmerge.denoisers.denoiser import Denoiser
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.plans import Merge
 from opmerge.problem import MergeRule
@@ -16,14 +17,14 @@ from opmerge.problem import MergeRule
 __all__ = ["Operators", "student_jumps"]
 
 
-def student_jumps(merges: Sequence[Merge], network: nn.Module, rule: MergeRule) -> list[Jump]:
-    """The jumps of one student network that stands for these merges.
+def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:
+    """The jumps of one student that stands for these merges.
 
     Denoiser copy lands the network's estimates where the merge stops. Operator copy lands them
     where the teacher's own step did, so that the copy is at first the child's very operator.
     """
     return [
-        Jump(network, m.start, m.stop, m.stop if rule == "denoiser-copy" else m.start - 1)
+        Jump(denoiser, m.start, m.stop, m.stop if rule == "denoiser-copy" else m.start - 1)
         for m in merges
     ]
 
@@ -64,13 +65,14 @@ class Operators:
         numbers: dict[int, int] = {}
         jumps, tensors = [], {}
         for jump in self._at.values():
-            if jump.network is self._teacher.network:
+            network = jump.network
+            if network is self._teacher.network:
                 continue
-            number = numbers.setdefault(id(jump.network), len(numbers))
+            number = numbers.setdefault(id(network), len(numbers))
             jumps.append(
                 {"start": jump.start, "stop": jump.stop, "readout": jump.readout, "network": number}
             )
-            for name, tensor in jump.network.state_dict().items():
+            for name, tensor in network.state_dict().items():
                 tensors[f"network.{number}.{name}"] = tensor
         return jumps, tensors
 
@@ -90,4 +92,5 @@ class Operators:
                     }
                 )
                 networks[number] = network
-            self.put(Jump(networks[number], entry["start"], entry["stop"], entry["readout"]))
+            denoiser = self._teacher.denoiser.using(networks[number])
+            self.put(Jump(denoiser, entry["start"], entry["stop"], entry["readout"]))

@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from opmerge.denoisers.ddim import Jump
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.teacher_folder import read_student_index
@@ -120,13 +120,12 @@ class FewStepPipeline(DiffusionPipeline):
         Raises:
             InputError: if there are more than 8 networks, or one that diffusers cannot save.
         """
-        networks = {id(jump.network): jump.network for jump in student.jumps}
+        reads = [jump.network for jump in student.jumps]
+        networks = {id(network): network for network in reads}
         _check_number(len(networks))
         _check_networks(networks.values())
         names = dict(zip(networks, ["unet", *cls._optional_components], strict=False))
-        scheduler = JumpScheduler.from_student(
-            student, [names[id(jump.network)] for jump in student.jumps]
-        )
+        scheduler = JumpScheduler.from_student(student, [names[id(network)] for network in reads])
         components: dict[str, Any] = {names[key]: networks[key] for key in networks}
         return cls(
             **components,
@@ -137,12 +136,18 @@ class FewStepPipeline(DiffusionPipeline):
 
     def student(self) -> Student:
         """The student that the pipeline holds."""
-        jumps = [
-            Jump(getattr(self, jump["network"]), jump["start"], jump["stop"], jump["readout"])
+        ddim = self.scheduler.ddim.to(self.device)
+        jumps = tuple(
+            Jump(
+                ddim.denoiser(getattr(self, jump["network"])),
+                jump["start"],
+                jump["stop"],
+                jump["readout"],
+            )
             for jump in self.scheduler.jumps
-        ]
+        )
         shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
-        return Student(tuple(jumps), self.scheduler.ddim.to(self.device), shape, num_classes)
+        return Student(jumps, ddim, shape, num_classes)
 
     @torch.no_grad()
     def __call__(

@@ -13,10 +13,11 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor, nn
+from torch import Tensor
 
-from opmerge.denoisers.ddim import DDIM, PredictionType
 from opmerge.denoisers.models import Student
+from opmerge.denoisers.predictions import PredictionType
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 
 __all__ = ["JumpScheduler"]
@@ -35,7 +36,7 @@ _JUMP_KEYS = (
 
 
 class JumpScheduler(SchedulerMixin, ConfigMixin):
-    """Takes K given jumps ``z_r = alpha_r x̂ + sigma_r ε̂`` and no others (see ``ddim``).
+    """Takes K given jumps ``z_r = alpha_r x̂ + sigma_r ε̂`` and no others (see ``sampler``).
 
     Every jump is stored with its coefficients, so the file needs no noise schedule to be read,
     and steps of any length, of which diffusers' own schedulers know few, are all alike. The
@@ -158,8 +159,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         """
         jump = self.jump_at(timestep)
         ddim = self.ddim.to(sample.device)
-        answer = cast(nn.Module, lambda z, timesteps: model_output)
-        estimate = ddim.estimate(answer, sample, jump["start"])
+        estimate = ddim.read(model_output, sample, jump["start"])
         landed = ddim.land(estimate, jump["readout"])
         if not return_dict:
             return landed, estimate.x0

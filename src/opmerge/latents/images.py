@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from opmerge.data import Source, SourceOptions, open_source
+from opmerge.denoisers.denoising import split_rows
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.samples import load_samples, network_shape
-from opmerge.denoisers.validation import split_rows
 from opmerge.errors import InputError
 from opmerge.latents.encoders import check_black, check_range
 from opmerge.latents.pca import rows_source

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from opmerge.latents.ms_ssim import ms_ssim_loss
+from opmerge.loop import Columns
 
 __all__ = ["ReconstructionLoss", "VAEBatch", "kl_divergence", "reconstruction_loss", "vae_loss"]
 
@@ -15,7 +16,7 @@ ReconstructionLoss = Literal["ms-ssim", "mse"]
 
 
 @dataclass(frozen=True, eq=False)
-class VAEBatch:
+class VAEBatch(Columns):
     """Inputs of one iteration.
 
     Args:
@@ -25,11 +26,6 @@ class VAEBatch:
 
     images: Tensor
     noise: Tensor
-
-    def split(self, parts: int) -> list[VAEBatch]:
-        """Equal parts, in order."""
-        pairs = zip(self.images.chunk(parts), self.noise.chunk(parts), strict=True)
-        return [VAEBatch(*pair) for pair in pairs]
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from accelerate import Accelerator
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.checks import check_count, check_number
-from opmerge.denoisers.inputs import DataInputs, seeded_generator
-from opmerge.denoisers.validation import split_rows
+from opmerge.denoisers.denoising import split_rows
+from opmerge.denoisers.inputs import DataInputs
 from opmerge.errors import InputError
 from opmerge.files import folder_beside
 from opmerge.latents.encoders import VAEEncoder, check_range
@@ -26,12 +25,11 @@ from opmerge.latents.images import held_out_images
 from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
-from opmerge.loop import Trainer, own_rows
+from opmerge.loop import Draws, Trainer, iterations
 from opmerge.settings.distillation import OptimizationConfig
 
 __all__ = ["VAEConfig", "VAERecord", "train_vae"]
 
-_CHECK_EVERY = 10
 _NUM_PAIRS = 32
 
 
@@ -171,42 +169,36 @@ class _Run:
         if checkpoint is not None:
             first = checkpoint.step
             self.trainer.restore(checkpoint, first)
-        total, every = self.config.num_iterations, self.config.optimization.checkpointing_steps
-        unchecked: list[Tensor] = []
-        for iteration in range(first, total):
-            rate = self.trainer.learning_rate
-            loss = self.trainer.step(self.loss, self._draw(iteration))
-            unchecked.append(loss)
-            done = iteration + 1
-            due = bool(every) and (done % every == 0 or done == total)
-            if due or done == total or len(unchecked) == _CHECK_EVERY:
-                self.trainer.require_finite(unchecked, done)
-                unchecked = []
-            yield VAERecord(done, loss, rate, self._look(done))
-            if due:
-                self.checkpoints.save(self.accelerator, done, {}, self.trainer.average_tensors())
+        total, is_due = self.config.num_iterations, self.config.optimization.is_checkpoint
+        loop = iterations(
+            self.trainer, self.loss, self._draw, first, total, self._save, is_due(total)
+        )
+        for done in loop:
+            yield VAERecord(done.number, done.loss, done.learning_rate, self._look(done.number))
         self._write()
 
+    def _save(self, done: int) -> None:
+        self.checkpoints.save(self.accelerator, done, {}, self.trainer.average_tensors())
+
     def _draw(self, iteration: int) -> list[VAEBatch]:
-        """This process' part of the batch of an iteration; the whole is drawn on each."""
-        device, settings = self.accelerator.device, self.config.optimization
-        size, mine = own_rows(self.accelerator, settings)
-        generator = seeded_generator(device, settings.seed, iteration)
-        place = torch.randint(len(self.rows), (size,), generator=generator, device=device)[mine]
-        flip = torch.rand(size, generator=generator, device=device)[mine] < 0.5
-        shape = (size, self.config.num_latents)
-        noise = torch.randn(shape, generator=generator, device=device)[mine]
-        images = self.images[self.rows[place.cpu()]].to(device, torch.float32)
+        """This process' part of the batch of an iteration."""
+        settings = self.config.optimization
+        draws = Draws.of(self.accelerator, settings, iteration)
+        place = draws.integers(0, len(self.rows))
+        flip = draws.uniform() < 0.5
+        noise = draws.normal(self.config.num_latents)
+        images = self.images[self.rows[place.cpu()]].to(draws.device, torch.float32)
         if self.config.random_flip:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        return VAEBatch(images, noise).split(settings.gradient_accumulation_steps)
+        return VAEBatch(images, noise).chunk(settings.gradient_accumulation_steps)
 
     def _look(self, done: int) -> Quality | None:
         """The quality of held-out images, and some of them as a picture, where it is due."""
         due = done % self.config.validation_steps == 0 or done == self.config.num_iterations
         if not len(self.held_out) or not due:
             return None
-        with _as_written(self.trainer) as encoder:
+        with self.trainer.as_saved() as network:
+            encoder = VAEEncoder(cast(ConvVAE, network))
             quality = reconstruction_quality(encoder, self.held_out)
             if self.accelerator.is_main_process:
                 every = torch.arange(len(self.held_out))
@@ -231,21 +223,6 @@ class _Run:
         }
         del content["validation_steps"]  # looking changes nothing
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _as_written(trainer: Trainer) -> Iterator[VAEEncoder]:
-    """The network as it would be written now: by its moving average if there is one."""
-    network: ConvVAE = trainer.accelerator.unwrap_model(trainer.network)
-    average = trainer.average
-    if average is not None:
-        average.store(network.parameters())
-        average.copy_to(network.parameters())
-    network.eval()
-    yield VAEEncoder(network)
-    network.train()
-    if average is not None:
-        average.restore(network.parameters())
 
 
 def _make_network(config: VAEConfig, image_shape: tuple[int, ...]) -> ConvVAE:

@@ -303,12 +303,7 @@ def _split(inputs: DataInputs, seed: int) -> tuple[DataInputs, DataInputs]:
         raise InputError("data", "must hold at least 5 samples", count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     cut = round(count * (1 - _HELD_OUT))
-
-    def part(rows: torch.Tensor) -> DataInputs:
-        labels = None if inputs.labels is None else inputs.labels[rows]
-        return DataInputs(inputs.data[rows], labels)
-
-    return part(order[:cut].sort().values), part(order[cut:].sort().values)
+    return inputs.take(order[:cut].sort().values), inputs.take(order[cut:].sort().values)
 
 
 def _scope_notes(config: DistillationConfig) -> tuple[str, ...]:

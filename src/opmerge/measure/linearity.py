@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from opmerge.checks import check_count
-from opmerge.denoisers.ddim import DDIM
-from opmerge.denoisers.inputs import Batch, DataInputs, seeded_generator
+from opmerge.denoisers.denoiser import Denoiser
+from opmerge.denoisers.inputs import Batch, DataInputs
 from opmerge.denoisers.models import Teacher
+from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
+from opmerge.loop import Draws, seeded_generator
 from opmerge.spectra import Spectrum
 
 __all__ = ["LINEAR", "Linearity", "as_rows", "denoise", "in_parts", "linearity", "require_basis"]
@@ -116,8 +118,8 @@ def linearity(
     scores = []
     for step in chosen:
         generator = seeded_generator(ddim.alphas.device, seed, step)
-        batch = inputs.draw(ddim, [step], count, slice(0, count), generator)
-        x0, z = denoise(ddim, teacher.network, batch, step), as_rows(batch.z)
+        batch = inputs.draw(ddim, [step], Draws(generator, count, slice(0, count)))
+        x0, z = denoise(teacher.denoiser, batch, step), as_rows(batch.z)
         fit, held = slice(0, count // 2), slice(count // 2, count)
         centred = z[fit].mean(axis=0), x0[fit].mean(axis=0)
         slope = np.linalg.lstsq(z[fit] - centred[0], x0[fit] - centred[1], rcond=None)[0]
@@ -130,18 +132,16 @@ def linearity(
     return Linearity(chosen, *(tuple(column) for column in zip(*scores, strict=True)))
 
 
-def denoise(ddim: DDIM, network: nn.Module, batch: Batch, step: int) -> Array:
-    """(N, D) a network's x̂ of the states of a batch, all at one step; no gradient."""
+def denoise(denoiser: Denoiser, batch: Batch, step: int) -> Array:
+    """(N, D) a denoiser's x̂ of the states of a batch, all at one step; no gradient."""
     with torch.no_grad():
-        estimates = [
-            ddim.estimate(network, part.z, step, part.labels).x0 for part in in_parts(batch)
-        ]
+        estimates = [denoiser(part.z, step, part.condition).x0 for part in in_parts(batch)]
     return as_rows(torch.cat(estimates))
 
 
 def in_parts(batch: Batch) -> list[Batch]:
     """Parts of a large batch that a network can read at once."""
-    return batch.split(-(-len(batch.z) // _BATCH))
+    return batch.chunk(-(-len(batch.z) // _BATCH))
 
 
 def require_basis(spectrum: Spectrum, size: int) -> tuple[Array, Array]:

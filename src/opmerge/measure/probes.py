@@ -24,12 +24,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
-from opmerge.denoisers.ddim import DDIM, Jump, compose
-from opmerge.denoisers.inputs import DataInputs, seeded_generator
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.jumps import Jump, compose
 from opmerge.denoisers.models import Teacher
+from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients
 from opmerge.plans import Merge, Plan, Tree
@@ -263,15 +265,15 @@ def _measure(
     """Deviations of the teacher's and the student's x̂ from the student's target."""
     ddim, start, stop = teacher.ddim, settings.start, settings.stop
     chain = [jump for jump in teacher.steps() if stop < jump.start <= start]
-    batch = held_out.draw(ddim, [start], _HELD_OUT, slice(0, _HELD_OUT), generator)
+    batch = held_out.draw(ddim, [start], Draws(generator, _HELD_OUT, slice(0, _HELD_OUT)))
     targets = []
     for part in in_parts(batch):
-        landing = compose(ddim, [chain], part.z, labels=part.labels)
+        landing = compose(ddim, [chain], part.z, condition=part.condition)
         targets.append(ddim.x0_target(part.z, start, student.readout, landing))
     target = as_rows(torch.cat(targets))
     before, after = (
-        _by_direction(denoise(ddim, network, batch, start) - target, spectrum)
-        for network in (teacher.network, student.network)
+        _by_direction(denoise(denoiser, batch, start) - target, spectrum)
+        for denoiser in (teacher.denoiser, student.denoiser)
     )
     alpha, sigma = float(ddim.alphas[start]), float(ddim.sigmas[start])
     return Probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -93,6 +94,11 @@ class OptimizationConfig:
     def global_batch_size(self, num_processes: int) -> int:
         """Samples per optimizer step, over all processes and accumulation steps."""
         return self.train_batch_size * self.gradient_accumulation_steps * num_processes
+
+    def is_checkpoint(self, total: int) -> Callable[[int], bool]:
+        """Whether a number of iterations is followed by a checkpoint: some are, and the last."""
+        every = self.checkpointing_steps
+        return lambda done: bool(every) and (done % every == 0 or done == total)
 
     def what_decides(self, num_processes: int) -> dict[str, Any]:
         """What the result depends on: a run is continued only with the same."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.page.study import StudyPage, study_page
+from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
 from opmerge_studies.shared.engines import BACKENDS, Backend
@@ -97,8 +97,17 @@ class Study:
         read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
         return read_again
 
+    def told(self, record: Mapping[str, Any]) -> Told:
+        """What the page of a record says in words: its finding and claims; nothing is drawn."""
+        page, template = self._page(record)
+        return tell(page, template)
+
     def page(self, record: Mapping[str, Any]) -> StudyPage:
         """The page of a record."""
+        page, template = self._page(record)
+        return study_page(record, page, template)
+
+    def _page(self, record: Mapping[str, Any]) -> tuple[Page, Path]:
         if find_spec("pandas") is None:
             raise InputError(
                 "pandas",
@@ -106,10 +115,7 @@ class Study:
                 remedy='pip install "opmerge[studies]"',
             )
         module = import_module(f"{self.package}.page")
-        assert module.__file__ is not None
-        return study_page(
-            record, module.page(record), Path(module.__file__).with_name("page.md.j2")
-        )
+        return module.page(record), Path(str(module.__file__)).with_name("page.md.j2")
 
     def write(self, folder: Path, record: Mapping[str, Any]) -> StudyPage:
         """Write record.json, tables/NAME.csv, figures/NAME.png and report.html."""

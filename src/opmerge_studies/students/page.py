@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page.charts import DASHED, Axis, Level, Series, curves, series_by, spans
@@ -62,13 +62,16 @@ def page(record: Mapping[str, Any]) -> Page:
         "boundaries-carry-the-gain": count(moved <= _MOVED),
         "nearer-than-teacher": count(nearest.ratio < 1 - _EQUAL),
     }
-    axis = _step_axis(settings["student_steps"])
-    sections = [
-        *(_error_section(groups["teacher", time], axis, time) for time in reversed(times)),
-        *_window_section(main, settings, times[-1]),
-        *(_data_section(groups["data", time], axis, time) for time in times),
-    ]
-    return Page(values, claims, sections)
+    return Page(values, claims, _sections(groups, settings))
+
+
+def _sections(groups: Mapping[Any, pd.DataFrame], settings: Mapping[str, Any]) -> Iterator[Section]:
+    axis, times = _step_axis(settings["student_steps"]), settings["merge_times"]
+    for time in reversed(times):
+        yield _error_section(groups["teacher", time], axis, time)
+    yield from _window_section(groups["teacher", times[-1]], settings, times[-1])
+    for time in times:
+        yield _data_section(groups["data", time], axis, time)
 
 
 def _numbers(record: Mapping[str, Any]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from test_networks import scrambled
 
 from opmerge import cosine_schedule, diffusers_schedule
-from opmerge.denoisers.ddim import compose
+from opmerge.denoisers.jumps import compose
 from opmerge.denoisers.models import Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.teacher_folder import (

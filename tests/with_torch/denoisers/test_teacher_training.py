@@ -20,8 +20,9 @@ from accelerate.state import AcceleratorState
 from diffusers import DDIMPipeline
 
 from opmerge import cosine_schedule
-from opmerge.denoisers.ddim import DDIM
+from opmerge.denoisers.denoising import split_rows
 from opmerge.denoisers.models import initial_noise
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
 from opmerge.denoisers.teacher_training import (
     TeacherConfig,
@@ -30,7 +31,6 @@ from opmerge.denoisers.teacher_training import (
     make_scheduler,
     train_teacher,
 )
-from opmerge.denoisers.validation import split_rows
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.schedules import (

@@ -26,16 +26,17 @@ from opmerge import (
     eigenvalue_spectrum,
     evaluate,
 )
-from opmerge.denoisers.ddim import DDIM, Jump
 from opmerge.denoisers.inputs import Batch, DataInputs, NoiseInputs
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
 from opmerge.distillation.curriculum import mean_children, merges_at
 from opmerge.distillation.executor import Distillation, TrainingRecord
 from opmerge.distillation.losses import loss_weights
 from opmerge.errors import InputError
-from opmerge.loop import make_accelerator
+from opmerge.loop import Draws, make_accelerator
 from opmerge.problem import MergeRule
 from opmerge.schedules import NoiseSchedule, linear_schedule
 from opmerge.settings.distillation import (
@@ -86,9 +87,7 @@ class Design:
 
     copies: int = 1
 
-    def draw(
-        self, ddim: DDIM, starts: Sequence[int], size: int, rows: slice, generator: torch.Generator
-    ) -> Batch:
+    def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         columns = torch.from_numpy(hadamard(2 * D)).float()
         x0 = columns[:, :D] * torch.from_numpy(EIGENVALUES).float().sqrt()
         z = [ddim.add_noise(x0, columns[:, D:], start) for start in starts]
@@ -495,9 +494,7 @@ def test_loss_weights_are_squares_of_what_x0_errors_become(
 ) -> None:
     ddim = DDIM.from_schedule(schedule, prediction_type)
     jumps = [
-        Jump(nn.Identity(), 3, 1, 2),
-        Jump(nn.Identity(), 2, 0, 0),
-        Jump(nn.Identity(), 1, 0, 0),
+        Jump(ddim.denoiser(nn.Identity()), *steps) for steps in ((3, 1, 2), (2, 0, 0), (1, 0, 0))
     ]
     found = {
         name: loss_weights(ddim, jumps, name).double().numpy()
@@ -531,7 +528,7 @@ def test_the_loss_carries_its_weight(weighting: Any) -> None:
         )
         losses[name] = float(records[0].loss)
     ddim = perceptron().ddim
-    weight = loss_weights(ddim, [Jump(nn.Identity(), 2, 0, 0)], weighting)
+    weight = loss_weights(ddim, [Jump(ddim.denoiser(nn.Identity()), 2, 0, 0)], weighting)
     assert losses[weighting] == pytest.approx(float(weight) * losses["x-space"], rel=1e-5)
 
 
@@ -553,20 +550,22 @@ def test_samples_of_merges_that_train_together_are_each_at_their_own_step() -> N
     starts, size = [3, 2, 1], 900
 
     def draw(rows: slice) -> Batch:
-        return inputs.draw(ddim, starts, size, rows, torch.Generator().manual_seed(0))
+        return inputs.draw(ddim, starts, Draws(torch.Generator().manual_seed(0), size, rows))
 
     whole = draw(slice(0, size))
     assert whole.choice is not None
-    assert whole.labels is not None
-    expected = ddim.alphas[torch.tensor(starts)[whole.choice]] * (whole.labels + 1)
+    assert whole.condition is not None
+    labels = whole.condition.labels
+    expected = ddim.alphas[torch.tensor(starts)[whole.choice]] * (labels + 1)
     torch.testing.assert_close(whole.z / 1e6, expected[:, None].expand(-1, 4), rtol=0, atol=1e-5)
-    for drawn in (whole.choice, whole.labels):  # evenly, within 4 standard deviations
+    for drawn in (whole.choice, labels):  # evenly, within 4 standard deviations
         counts = torch.bincount(drawn, minlength=3)
         assert (counts - 300).abs().max() < 4 * math.sqrt(900 * (1 / 3) * (2 / 3))
     parts = [draw(slice(0, 450)), draw(slice(450, size))]
-    for name in ("z", "choice", "labels"):
+    for name in ("z", "choice"):
         together = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(together, getattr(whole, name))
+    assert torch.equal(torch.cat([part.condition.labels for part in parts]), labels)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "boot", "hybrid:2"])

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from opmerge import build_strategy, cosine_schedule
-from opmerge.denoisers.ddim import DDIM
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import save_student
 from opmerge.errors import InputError

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from opmerge.denoisers.ddim import DDIM, Jump
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.sampling import (
     draw_samples,
     image_grid,
@@ -55,7 +56,7 @@ def test_a_network_rounds_by_batch_size_at_most() -> None:
 
 
 def test_classes_and_progress() -> None:
-    jump = Jump(ClassOrNoise(), 1, 0, 0)
+    jump = Jump(DDIM_OF_ONE.denoiser(ClassOrNoise()), 1, 0, 0)
     sampler = Student((jump,), DDIM_OF_ONE, (2,), num_classes=3)
     reports: list[int] = []
     every = draw_samples(sampler, 7, 0, 2, progress=reports.append)

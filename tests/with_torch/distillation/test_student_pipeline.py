@@ -18,9 +18,11 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 from torch import nn
 from torch_helpers import files_up_to
 
-from opmerge.denoisers.ddim import DDIM, Jump, PredictionType
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.predictions import PredictionType
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation.pipeline import (
     FewStepPipeline,
@@ -67,9 +69,16 @@ def trailing(prediction_type: str = "v_prediction") -> DDIMScheduler:
 
 def three_jumps(prediction_type: str = "v_prediction") -> Student:
     """Two networks in turn, landing at the stop, and (operator copy) before it."""
-    first, second = unet(0), unet(1)
+    ddim = DDIM.from_scheduler(trailing(prediction_type), 8)
+    first, second = ddim.denoiser(unet(0)), ddim.denoiser(unet(1))
     jumps = (Jump(first, 8, 5, 7), Jump(second, 5, 2, 2), Jump(first, 2, 0, 0))
-    return Student(jumps, DDIM.from_scheduler(trailing(prediction_type), 8), SHAPE)
+    return Student(jumps, ddim, SHAPE)
+
+
+def one_jump(network: nn.Module, ddim: DDIM, *shape_and_classes: Any) -> Student:
+    """From the last step to the data."""
+    jump = Jump(ddim.denoiser(network), ddim.num_steps, 0, 0)
+    return Student((jump,), ddim, *shape_and_classes)
 
 
 def test_the_saved_student_gives_the_same_bits(tmp_path: Path) -> None:
@@ -135,7 +144,7 @@ def test_generators_make_the_noise() -> None:
 def test_other_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
     """Vectors are given as they are; two axes are a grey image."""
     ddim = DDIM.from_schedule(cosine_schedule(4), "v_prediction")
-    student = Student((Jump(mlp(0, shape), 4, 0, 0),), ddim, shape)
+    student = one_jump(mlp(0, shape), ddim, shape)
     loaded = load_student(save_student(student, tmp_path / "student"))
     noise = initial_noise(shape, 2, seed=0)
     expected = student.sample(noise)
@@ -154,7 +163,7 @@ def test_other_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
 
 def test_class_labels_reach_the_networks(tmp_path: Path) -> None:
     ddim = DDIM.from_schedule(cosine_schedule(4), "sample")
-    student = Student((Jump(mlp(0, (5,), 3), 4, 0, 0),), ddim, (5,), 3)
+    student = one_jump(mlp(0, (5,), 3), ddim, (5,), 3)
     folder = save_student(student, tmp_path / "student")
     assert load_student(folder).num_classes == 3
     pipeline = FewStepPipeline.from_student(student)
@@ -183,7 +192,7 @@ def test_a_step_is_the_samplers_jump(prediction_type: PredictionType, tmp_path: 
     for jump, timestep in zip(student.jumps, scheduler.timesteps, strict=True):
         said = jump.network(z, timestep).sample
         stepped = scheduler.step(said, timestep, scheduler.scale_model_input(z, timestep))
-        estimate = student.ddim.estimate(jump.network, z, jump.start)
+        estimate = jump.denoiser(z, jump.start)
         assert torch.equal(stepped.prev_sample, student.ddim.land(estimate, jump.readout))
         assert torch.equal(stepped.pred_original_sample, estimate.x0)
         z = scheduler.step(said, int(timestep), z, return_dict=False)[0]
@@ -214,7 +223,7 @@ def test_scheduler_interface() -> None:
 def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path, spacing: str) -> None:
     """Denoiser copy, read at 999, 875 and 999: the images of DDIMPipeline are the same bits."""
     scheduler = DDIMScheduler.from_config(trailing().config, timestep_spacing=spacing)
-    student = Student((Jump(unet(0), 8, 0, 0),), DDIM.from_scheduler(scheduler, 8), SHAPE)
+    student = one_jump(unet(0), DDIM.from_scheduler(scheduler, 8), SHAPE)
     folder = save_student(student, tmp_path / "student")
     theirs = DDIMPipeline(
         unet=UNet2DModel.from_pretrained(folder, subfolder="unet"),
@@ -235,7 +244,7 @@ def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path, spaci
 
 def snippets(heading: str) -> list[str]:
     """The Python of a section of how_to.md."""
-    text = (Path(__file__).parents[1] / "docs" / "how_to.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
     section = text.split(f"## … {heading}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
@@ -252,7 +261,7 @@ def test_the_documented_routes_give_the_pipelines_samples(
     found = []
     for network, codes in ((unet(0), (pipeline, stock)), (mlp(0, SHAPE), (pipeline, step))):
         write_teacher_folder(Path("path/to/model"), network, scheduler)
-        save_student(Student((Jump(network, 4, 0, 0),), ddim, SHAPE), Path("runs/student/student"))
+        save_student(one_jump(network, ddim, SHAPE), Path("runs/student/student"))
         for code in codes:
             torch.manual_seed(0)
             exec(compile(code, "how_to.md", "exec"), names)
@@ -296,7 +305,7 @@ def test_diffusers_opens_the_folder_where_opmerge_was_never_imported(tmp_path: P
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = save_student(three_jumps(), tmp_path / "student")
-    other = Student((Jump(unet(5), 8, 0, 0),), three_jumps().ddim, SHAPE)
+    other = one_jump(unet(5), three_jumps().ddim, SHAPE)
     with files_up_to(1000), pytest.raises(InputError, match=r"cannot be written .*File too large"):
         save_student(other, folder)
     assert len(load_student(folder).jumps) == 3
@@ -343,13 +352,13 @@ def test_other_folders_are_not_replaced(tmp_path: Path) -> None:
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     ddim = DDIM.from_schedule(cosine_schedule(9), "sample")
-    plain = Student((Jump(nn.Identity(), 9, 0, 0),), ddim, (5,))
+    plain = one_jump(nn.Identity(), ddim, (5,))
     with pytest.raises(InputError, match=r"derive from diffusers' ModelMixin.*got Identity"):
         save_student(plain, tmp_path / "student")
-    jumps = tuple(Jump(mlp(t, (5,)), t, t - 1, t - 1) for t in range(9, 0, -1))
+    jumps = tuple(Jump(ddim.denoiser(mlp(t, (5,))), t, t - 1, t - 1) for t in range(9, 0, -1))
     with pytest.raises(InputError, match=r"at most 8 networks.*got 9"):
         save_student(Student(jumps, ddim, (5,)), tmp_path / "student")
-    eight = (*jumps[:7], Jump(jumps[7].network, 2, 0, 0))
+    eight = (*jumps[:7], Jump(jumps[7].denoiser, 2, 0, 0))
     assert len(load_student(save_student(Student(eight, ddim, (5,)), tmp_path / "s")).jumps) == 8
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.validation import split_rows
+from opmerge.denoisers.denoising import split_rows
 from opmerge.errors import InputError
 from opmerge.latents.encoders import load_encoder
 from opmerge.latents.images import held_out_images

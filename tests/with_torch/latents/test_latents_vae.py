@@ -100,7 +100,7 @@ def test_the_ms_ssim_loss_adds_the_weighted_divergence() -> None:
     torch.testing.assert_close(without, ms_ssim_loss(images, batch.images))
     expected = without + 0.1 * kl_divergence(mean, log_variance).mean()
     torch.testing.assert_close(with_divergence, expected)
-    first, second = batch.split(2)
+    first, second = batch.chunk(2)
     assert torch.equal(torch.cat([first.images, second.images]), batch.images)
     assert torch.equal(torch.cat([first.noise, second.noise]), batch.noise)
 

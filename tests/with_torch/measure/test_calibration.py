@@ -39,6 +39,7 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
+from opmerge.loop import Draws
 from opmerge.measure.calibration import (
     Calibration,
     _split,
@@ -199,9 +200,7 @@ class Design:
         self.x0 = rows[:, :4] * torch.from_numpy(LAMBDAS).float().sqrt()
         self.noise = rows[:, 4:]
 
-    def draw(
-        self, ddim: DDIM, starts: list[int], size: int, rows: slice, generator: torch.Generator
-    ) -> Batch:
+    def draw(self, ddim: DDIM, starts: list[int], draws: Draws) -> Batch:
         return Batch(ddim.add_noise(self.x0, self.noise, starts[0]))
 
     def identity(self) -> str:
@@ -343,8 +342,8 @@ def test_probes_are_measured_on_samples_that_they_did_not_read() -> None:
     train, held_out = _split(inputs, 0)
     for part, size in ((train, 8), (held_out, 2)):
         assert len(part.data) == size
-        assert part.labels is not None
-        assert torch.equal(part.data[:, 0], part.labels.float())
+        assert part.condition is not None
+        assert torch.equal(part.data[:, 0], part.condition.labels.float())
     assert sorted(torch.cat([train.data, held_out.data])[:, 0].tolist()) == list(range(10))
 
 

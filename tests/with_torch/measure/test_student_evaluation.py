@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opmerge.data import open_source
-from opmerge.denoisers.ddim import DDIM, Jump
+from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation.pipeline import save_student
 from opmerge.distillation.sampling import draw_samples
@@ -58,7 +59,7 @@ def teacher(matrix: Matrix = TEACHER) -> Teacher:
 
 
 def student(matrix: Matrix = STUDENT) -> Student:
-    return Student((Jump(Linear(matrix), 1, 0, 0),), ONE_STEP, (len(matrix),))
+    return Student((Jump(ONE_STEP.denoiser(Linear(matrix)), 1, 0, 0),), ONE_STEP, (len(matrix),))
 
 
 def true_w2(first: Matrix = STUDENT, second: Matrix = TEACHER) -> float:
@@ -353,7 +354,8 @@ def test_refused_settings() -> None:
 def test_only_the_teacher_that_the_student_was_distilled_from() -> None:
     """By what the student knows of it, to rounding; of step 3, where it never is, nothing."""
     own = DDIM.from_schedule(cosine_schedule(4), "sample")
-    jumps = tuple(Jump(Linear(STUDENT), start, start - 2, start - 2) for start in (4, 2))
+    read = own.denoiser(Linear(STUDENT))
+    jumps = tuple(Jump(read, start, start - 2, start - 2) for start in (4, 2))
     few = Student(jumps, own, (3,))
     elsewhere = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.0])
     rounded = replace(own, alphas=own.alphas + 5e-5 + elsewhere)
@@ -457,7 +459,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
     write_teacher_folder(folder / "teacher", networks[0], scheduler)
     original = load_teacher(folder / "teacher", 4)
-    jumps = (Jump(networks[1], 4, 2, 2), Jump(networks[1], 2, 0, 0))
+    read = original.ddim.denoiser(networks[1])
+    jumps = (Jump(read, 4, 2, 2), Jump(read, 2, 0, 0))
     return save_student(Student(jumps, original.ddim, (4,)), folder / "student"), folder / "teacher"
 
 

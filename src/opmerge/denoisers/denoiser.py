@@ -1,0 +1,81 @@
+"""The one noun of everything that follows: a denoiser says of z what x_0 and the noise are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from opmerge.denoisers.predictions import Estimate
+
+__all__ = ["Condition", "Denoiser", "Step", "as_condition"]
+
+Step = int | Tensor
+"""A step of the schedule: one for the whole batch, or (B,) one a sample."""
+
+_LABELS = "class_labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a network is told beside z and the time: rows of anything, one a sample.
+
+    Args:
+        rows: (B, …) tensors by the names of the network's arguments, such as ``class_labels`` or
+            ``encoder_hidden_states``.
+    """
+
+    rows: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    def __getitem__(self, index: Tensor | slice) -> Condition:
+        """The rows of some samples."""
+        return Condition({name: values[index] for name, values in self.rows.items()})
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same rows on a device."""
+        return Condition({name: values.to(device) for name, values in self.rows.items()})
+
+    def chunk(self, parts: int) -> list[Condition]:
+        """Equal parts, in order, as ``Tensor.chunk``."""
+        columns = [values.chunk(parts) for values in self.rows.values()]
+        return [
+            Condition(dict(zip(self.rows, part, strict=True)))
+            for part in zip(*columns, strict=True)
+        ]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(B,) class labels, if there are any."""
+        return self.rows.get(_LABELS)
+
+
+def as_condition(condition: Condition | Tensor | None) -> Condition | None:
+    """A condition as it is; a (B,) tensor stands for class labels."""
+    return Condition({_LABELS: condition}) if isinstance(condition, Tensor) else condition
+
+
+class Denoiser(Protocol):
+    """Says of noised samples what is signal and what is noise.
+
+    Distillation, probes, evaluation and sampling know no more of a teacher or a student than
+    this; guidance, another prediction form or another family of networks is another denoiser.
+    """
+
+    @property
+    def network(self) -> nn.Module:
+        """What holds the weights: a student starts from a copy of it."""
+
+    def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
+        """Estimates of x_0 and of the noise in (B, …) states at a step, or at one each."""
+
+    def using(self, network: nn.Module) -> Denoiser:
+        """The same denoiser with other weights."""
+
+    def to(self, device: torch.device) -> Denoiser:
+        """The same denoiser on a device; this one stays where it is."""

@@ -1,0 +1,193 @@
+"""DDIM: noise levels and times, landings of an estimate, and targets for a student's estimate.
+
+Everything is one formula. With the estimates x̂ and ε̂ of a network at step j,
+
+    z_r = alpha_r x̂ + sigma_r ε̂,    ε̂ = (z_j - alpha_j x̂) / sigma_j
+
+lands on step r. A teacher step lands on r = j - 1. A student that keeps its child's *denoiser*
+lands on its own last step; one that keeps its child's *operator* goes on landing where that child
+landed, and learns what that point should have been (THEORY 4, "merge rules").
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opmerge.denoisers.denoiser import Condition, Step
+from opmerge.denoisers.predictions import PREDICTIONS, Estimate, PredictionType
+from opmerge.errors import InputError
+from opmerge.schedules import NoiseSchedule
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
+
+__all__ = ["DDIM", "NetworkDenoiser"]
+
+
+@dataclass(frozen=True, eq=False)
+class DDIM:
+    """The T-step sampler that networks are read with (Song et al. 2021, Eq. 12, η = 0).
+
+    Args:
+        alphas: (T+1,) float32 signal coefficients, index 0 on the data side.
+        sigmas: (T+1,) float32 noise coefficients.
+        timesteps: (T+1,) int64, what the network is told at each step; index 0 is not used.
+        prediction_type: what the network predicts.
+
+    Raises:
+        InputError: for an unknown prediction type, or one that says nothing about x_0 at step T.
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+    timesteps: Tensor
+    prediction_type: PredictionType
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTIONS:
+            raise InputError(
+                "prediction_type",
+                f"must be one of {', '.join(PREDICTIONS)}",
+                repr(self.prediction_type),
+                "set it in scheduler_config.json",
+            )
+        if self.prediction_type == "epsilon" and float(self.alphas[-1]) == 0:
+            raise InputError(
+                "prediction_type",
+                "must not be epsilon where alpha_T = 0: pure noise then says nothing about x_0",
+                remedy="take a teacher that predicts v or x_0, or a schedule with alpha_T > 0",
+            )
+
+    @classmethod
+    def from_schedule(cls, schedule: NoiseSchedule, prediction_type: PredictionType) -> DDIM:
+        """Read a schedule of the theory; without timesteps of its own it numbers its steps."""
+        own = schedule.timesteps or range(1, schedule.num_steps + 1)
+        return cls(
+            torch.from_numpy(schedule.alphas.astype(np.float32)),
+            torch.from_numpy(schedule.sigmas.astype(np.float32)),
+            torch.tensor([0, *own]),
+            prediction_type,
+        )
+
+    @classmethod
+    def from_scheduler(cls, scheduler: DDIMScheduler, num_steps: int) -> DDIM:
+        """Take the coefficients of a diffusers scheduler in its own arithmetic (float32).
+
+        ``jump`` then gives the same bits as ``DDIMScheduler.step`` wherever its steps meet, which
+        they do when ``num_train_timesteps`` is a multiple of T.
+        """
+        scheduler.set_timesteps(num_steps)
+        timesteps = scheduler.timesteps.flip(0)
+        landed = int(timesteps[0]) - scheduler.config.num_train_timesteps // num_steps
+        first = scheduler.alphas_cumprod[landed] if landed >= 0 else scheduler.final_alpha_cumprod
+        signal = torch.cat([first[None], scheduler.alphas_cumprod[timesteps]])
+        return cls(
+            signal**0.5,
+            (1 - signal) ** 0.5,
+            torch.cat([torch.zeros_like(timesteps[:1]), timesteps]),
+            scheduler.config.prediction_type,
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of teacher steps."""
+        return len(self.alphas) - 1
+
+    def to(self, device: torch.device) -> DDIM:
+        """The same sampler with its coefficients on a device."""
+        return DDIM(
+            self.alphas.to(device),
+            self.sigmas.to(device),
+            self.timesteps.to(device),
+            self.prediction_type,
+        )
+
+    def add_noise(self, x0: Tensor, noise: Tensor, step: Step) -> Tensor:
+        """``z = alpha x_0 + sigma ε`` at a step, or at one step a sample."""
+        alpha, sigma = self.at(step, x0.ndim)
+        return alpha * x0 + sigma * noise
+
+    def at(self, step: Step, ndim: int) -> tuple[Tensor, Tensor]:
+        """alpha and sigma of a step, or of one a sample, that broadcast over ``ndim`` axes."""
+        return self._entry(self.alphas, step, ndim), self._entry(self.sigmas, step, ndim)
+
+    def denoiser(self, network: nn.Module) -> NetworkDenoiser:
+        """What a network says at this sampler's steps."""
+        return NetworkDenoiser(network, self)
+
+    def read(self, output: Any, z: Tensor, step: Step) -> Estimate:
+        """What a network's output says about x_0 and the noise in ``z``.
+
+        Args:
+            output: what the network returned: a tensor, a tuple or a diffusers output; it may
+                have twice the channels (a learned variance, which is dropped).
+            z: (B, …) what it read.
+            step: step of the batch, or (B,) of each sample.
+        """
+        output = getattr(output, "sample", output)
+        output = output[0] if isinstance(output, tuple) else output
+        if z.ndim > 2 and output.shape[1] == 2 * z.shape[1]:
+            output = output[:, : z.shape[1]]
+        form = PREDICTIONS[self.prediction_type]
+        return form.estimate(output.to(z.dtype), z, *self.at(step, z.ndim))
+
+    def land(self, estimate: Estimate, step: Step) -> Tensor:
+        """The state at ``step`` that the estimates imply: ``alpha x̂ + sigma ε̂``."""
+        alpha, sigma = self.at(step, estimate.x0.ndim)
+        return alpha * estimate.x0 + sigma * estimate.noise
+
+    def x0_target(self, z: Tensor, step: Step, readout: Step, landing: Tensor) -> Tensor:
+        """The estimate x̂ at ``step`` with which ``land`` at ``readout`` gives ``landing``.
+
+        ``x̂ = (landing - sigma_r/sigma_j z) / weight``, with the ``jump_weight`` of x̂.
+        """
+        ratio = self._entry(self.sigmas, readout, z.ndim) / self._entry(self.sigmas, step, z.ndim)
+        return (landing - ratio * z) / self.jump_weight(step, readout, z.ndim)
+
+    def jump_weight(self, step: Step, readout: Step, ndim: int = 1) -> Tensor:
+        """``alpha_r - alpha_j sigma_r/sigma_j``: how much of x̂ is in the state that is reached."""
+        alpha, sigma = self.at(step, ndim)
+        alpha_readout, sigma_readout = self.at(readout, ndim)
+        return alpha_readout - alpha * (sigma_readout / sigma)
+
+    @staticmethod
+    def _entry(table: Tensor, step: Step, ndim: int) -> Tensor:
+        """Entries of a table, shaped to broadcast over samples with ``ndim`` axes."""
+        values = table[step]
+        return values.reshape(-1, *[1] * (ndim - 1)) if values.ndim else values
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """One network, told the time of its sampler's step, read in its prediction form.
+
+    Args:
+        network: called as ``network(z, times, **condition.rows)``.
+        sampler: coefficients, times and prediction form.
+    """
+
+    network: nn.Module
+    sampler: DDIM
+
+    def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
+        """See ``Denoiser``."""
+        times = self.sampler.timesteps[step].expand(len(z))
+        output = self.network(z, times, **({} if condition is None else condition.rows))
+        return self.sampler.read(output, z, step)
+
+    def using(self, network: nn.Module) -> NetworkDenoiser:
+        """See ``Denoiser``."""
+        return NetworkDenoiser(network, self.sampler)
+
+    def to(self, device: torch.device) -> NetworkDenoiser:
+        """See ``Denoiser``; where it is there already, the same network."""
+        sampler = self.sampler.to(device)
+        is_there = sampler.alphas.device == self.sampler.alphas.device
+        network = self.network if is_there else copy.deepcopy(self.network).to(device)
+        return NetworkDenoiser(network, sampler)
