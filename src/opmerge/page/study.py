@@ -33,6 +33,7 @@ __all__ = [
     "StudyPage",
     "Told",
     "frame",
+    "heads",
     "label",
     "span",
     "study_page",
@@ -56,7 +57,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
 """How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
-    "n": number,
+    "n": lambda value: number(value) if isinstance(value, float) else str(value),
     "%": percent,
     "x": times,
     "s": str,
@@ -196,10 +197,10 @@ def table(
     Args:
         caption: what it holds.
         rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
-            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``; ``low…high:format`` tells
-            two columns as the ends of an interval.
+        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
+            or a format specification such as ``.2f``. What is missing is ``–``;
+            ``low…high:format`` tells two columns as the ends of an interval.
         note: below it.
         is_open: whether it is seen at once.
     """
@@ -213,6 +214,12 @@ def table(
         )
     made = make_table(caption, list(columns), list(zip(*told, strict=True)), note)
     return replace(made, is_open=is_open)
+
+
+def heads(*specs: str) -> dict[str, str]:
+    """Columns of a table, each ``head=column:format``; without ``head=`` as the column is called."""
+    pairs = (spec.rpartition("=") for spec in specs)
+    return {head or column.partition(":")[0]: column for head, _, column in pairs}
 
 
 def _is_missing(value: Any) -> bool:
