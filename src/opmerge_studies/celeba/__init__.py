@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opmerge.problem import MergeRule
+from opmerge.store import Store
 from opmerge_studies import real_networks
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents
 from opmerge_studies.celeba.settings import CelebaSettings
 from opmerge_studies.shared import Runner, Study
-from opmerge_studies.shared.cache import cached, digest
 
 if TYPE_CHECKING:
     from opmerge_studies.celeba.encodings import Encoding
@@ -76,8 +76,8 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
             {**each.place, "png": picture(reconstruct(each.load(), each.images.some(_NUM_SHOWN)))}
             for each in shown
         ],
-        "cost": cached(
-            runner.folder / "cost.json", "published size, with reading", cost_at_full_size
+        "cost": Store(runner.folder, runner.warn).kept(
+            "cost", "published size, with reading", cost_at_full_size
         ),
         "neural": _neural(settings, encodings[0], runner) if settings.neural else None,
     }
@@ -88,10 +88,7 @@ def _theory(
 ) -> dict[str, list[dict[str, Any]]]:
     """Spectra and plans of every encoding, by the linear theory."""
     again = {"num_resamples": settings.num_resamples, "seed": 0}
-    cells = [
-        {"path": str(each.path), "digest": each.made["latents_digest"], **again}
-        for each in encodings
-    ]
+    cells = [{"path": str(each.path), "digest": each.made["digest"], **again} for each in encodings]
     described = runner.sweep(describe_latents, cells, "covariances")
     problems = [
         {"merge_rule": rule, "merge_time": time} for rule in _RULES for time in settings.merge_times
@@ -148,9 +145,9 @@ def _outputs(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> di
             latents = open_source(str(encoding.path))
             return decoded_outputs(encoding.load(), latents, **arguments, progress=report)
 
-    made = {key: encoding.made[key] for key in ("identity", "latents_digest")}
-    identity = digest({**arguments, **made, "plans": STRATEGIES})
-    return cached(encoding.folder / "outputs.json", identity, compute)
+    identity = {**arguments, "encoder": encoding.identity(), "plans": STRATEGIES}
+    kept: dict[str, Any] = encoding.store.kept("outputs", identity, compute)
+    return kept
 
 
 def _neural(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> dict[str, Any]:

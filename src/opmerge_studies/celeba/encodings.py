@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,11 +27,11 @@ from opmerge.latents import (
 )
 from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents
+from opmerge.store import Store, digest, file_digest
 from opmerge_studies.celeba.labels import absolute
 from opmerge_studies.celeba.settings import BUILT_IN, TRAINED, CelebaSettings
 from opmerge_studies.real_networks.execution import own_accelerator
 from opmerge_studies.shared import Runner
-from opmerge_studies.shared.cache import cached, digest
 
 __all__ = ["Encoding", "load_images", "make_encodings", "open_images"]
 
@@ -83,53 +82,53 @@ class Encoding:
         place = self.folder if self.kind in BUILT_IN else self.kind
         return load_encoder(place, self.images.shape)
 
+    @property
+    def store(self) -> Store:
+        """What is kept in its folder."""
+        return Store(self.folder, self.runner.warn)
+
+    def identity(self) -> dict[str, Any]:
+        """What it depends on: images, settings, and the content of a saved encoder."""
+        vae = self._vae() if self.kind in TRAINED else None
+        decides = vae and {**vae.model_dump(), "optimization": vae.optimization.what_decides(1)}
+        return {
+            "images": self.images.identity,
+            "kind": self.kind if self.kind in BUILT_IN else _content_digest(self.kind),
+            "seed": self.seed,
+            "latents": self.settings.latents,
+            "rank": self._num_latents(),
+            "vae": decides,
+        }
+
     @cached_property
     def made(self) -> dict[str, Any]:
         """What it is, once trained, fitted or loaded, measured, and its latents written.
 
-        What the folder holds of the same settings and images is kept.
+        What the folder holds of the same identity is kept.
 
         Returns:
-            ``identity`` of encoder and images, ``latents_digest`` of the file of latents,
-            ``quality`` and so on, JSON values.
+            ``digest`` of the file of latents, ``quality`` and so on, JSON values.
         """
-        vae = self._vae() if self.kind in TRAINED else None
-        decides = vae and {**vae.model_dump(), "optimization": vae.optimization.what_decides(1)}
-        identity = digest(
-            {
-                "images": self.images.identity,
-                "kind": self.kind if self.kind in BUILT_IN else _content_digest(self.kind),
-                "seed": self.seed,
-                "latents": self.settings.latents,
-                "rank": self._num_latents(),
-                "vae": decides,
-            }
+        made: dict[str, Any] = self.store.kept_folder(
+            ".", self.identity(), self._make, [self.path.name]
         )
-        record = self.folder / "encoder.json"
+        return made
 
-        def compute() -> dict[str, Any]:
-            record.unlink(missing_ok=True)  # it tells of files that are now replaced
-            return self._make(vae)
-
-        def is_whole(made: dict[str, Any]) -> bool:
-            return bool(made["latents_digest"] == _file_digest(self.path))
-
-        return {**cached(record, identity, compute, is_whole), "identity": identity}
-
-    def _make(self, vae: VAEConfig | None) -> dict[str, Any]:
+    def _make(self, folder: Path) -> dict[str, Any]:
         images, progress = self.images, self.runner.progress
         begin = time.process_time()
-        if vae is not None:
-            accelerator = own_accelerator(vae.optimization, self.folder)
+        if self.kind in TRAINED:
+            vae = self._vae()
+            accelerator = own_accelerator(vae.optimization, folder)
             split = (images.rows, images.held_out)
-            records = train_vae(vae, images.data, accelerator, self.folder, "latest", split=split)
+            records = train_vae(vae, images.data, accelerator, folder, "latest", split=split)
             title = f"training {self.kind}, {images.name}, seed {self.seed}"
             with progress(title, vae.num_iterations) as report:
                 for record in records:
                     report(record.iteration)
         elif self.kind == "pca":
             with progress(f"fitting pca, {images.name}", images.train.num_samples) as report:
-                fit_pca(images.train, self._num_latents(), report).save(self.folder / "vae")
+                fit_pca(images.train, self._num_latents(), report).save(folder / "vae")
         encoder = self.load()
         seconds = time.process_time() - begin
         has_variances = encoder.encode(images.data[:1].float())[1] is not None
@@ -146,7 +145,7 @@ class Encoding:
             "latents": "samples" if draws else "means",
             "quality": asdict(reconstruction_quality(encoder, images.held_out)),
             "cpu_seconds": seconds,
-            "latents_digest": _file_digest(self.path),
+            "digest": file_digest(self.path),
         }
 
     def _num_latents(self) -> int:
@@ -232,9 +231,4 @@ def _content_digest(kind: str) -> str:
     """Of the configuration and weights of a saved encoder, whatever its folder is called."""
     place, _ = find_encoder(kind)
     files = sorted(path for path in place.iterdir() if path.is_file())
-    return digest([[path.name, _file_digest(path)] for path in files])
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest([[path.name, file_digest(path)] for path in files])

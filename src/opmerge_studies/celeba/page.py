@@ -11,9 +11,7 @@ from opmerge.page.charts import DASHED, LOOKS, Axis, Level, Series, curves, inte
 from opmerge.page.claims import count
 from opmerge.page.layout import Picture, Section, draw_section
 from opmerge.page.sentences import percent
-from opmerge.page.study import Page, frame, table
-from opmerge_studies.celeba.plans import PLANNED
-from opmerge_studies.shared.strategies import CANONICAL
+from opmerge.page.study import Page, frame, heads, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,49 +24,45 @@ Frames = Mapping[str, "pd.DataFrame"]
 
 _PLACE = ["source", "encoder", "seed"]
 _LABELS = {"ms-ssim-vae": "MS-SSIM VAE", "mse-vae": "β-VAE", "pca": "PCA"}
-_PLANS = (PLANNED, "boot", "vanilla", "temporal:8", "uniform:4", "progressive", "consistency")
+_PAPERS = ("vanilla", "progressive", "consistency", "boot")
+_PLANNED = "certified"
+_PLANS = (_PLANNED, "boot", "vanilla", "temporal:8", "uniform:4", "progressive", "consistency")
 _OFF = 10.0  # times the certified plan: left to the table
 _SMALLEST = 1e-4  # eigenvalue that is drawn
 _VISIBLE = 0.002  # of a pixel's deviation; half a grey level of 8 bits
 _FEW = 1000  # images, which an autoencoder learns by heart
 
-_ENCODER_COLUMNS = {
-    **{"encoder": "called:s", "source": "source:s", "seed": "seed:s", "latents": "dimensions:s"},
-    **{"parameters": "num_parameters:,.0f", "images": "images:,"},
-    **{"held out": "num_images:,", "MS-SSIM": "ms_ssim:.4f", "PCA's": "pca_ms_ssim:.4f"},
-    **{"ahead by": "ahead:+.4f", "squared error": "mse", "PCA's squared error": "pca_mse"},
-    "CPU seconds": "cpu_seconds:.0f",
-}
+_ENCODER_COLUMNS = heads(
+    *("encoder=called", "source", "seed", "latents=dimensions", "parameters=num_parameters:,.0f"),
+    *("images=images:,", "held out=num_images:,", "MS-SSIM=ms_ssim:.4f", "PCA's=pca_ms_ssim:.4f"),
+    *("ahead by=ahead:+.4f", "squared error=mse", "PCA's squared error=pca_mse"),
+    "CPU seconds=cpu_seconds:.0f",
+)
 _ENCODER_NOTE = (
     "PCA has as many latents; it gives images back with the least squared error of all linear "
     "maps, on the images that it was fitted to."
 )
-_WINNER_COLUMNS = {
-    **{"encoding": "encoding:s", "form": "form:s", "rule": "merge_rule:s", "s": "merge_time:g"},
-    **{"λ ≤ 1": "share_small:%", "largest λ": "largest", "least": "winner:s", "second": "second:s"},
-    **{"second / least": "ratio:.3f", "95 %": "ratio_low…ratio_high:.3f", "wins": "wins:%"},
-    **{"sums": "continuum:.3f", "gain": "gain:.3f"},
-}
+_WINNER_COLUMNS = heads(
+    *("encoding", "form", "rule=merge_rule", "s=merge_time:g", "λ ≤ 1=share_small:%"),
+    *("largest λ=largest", "least=winner", "second", "second / least=ratio:.3f"),
+    *("95 %=ratio_low…ratio_high:.3f", "wins=wins:%", "sums=continuum:.3f", "gain=gain:.3f"),
+)
 _WINNER_NOTE = (
     "Second / least: with its 95 % interval over images; wins: share of resamples with the same "
     "winner. Sums: √(Σ(1 − √λ)² / Σ(√λ ln √λ)²), above 1 where BOOT should err less than vanilla "
     "under operator copy. Gain: best named strategy over certified plan, which tables/winners.csv "
     "tells in words."
 )
-_ERROR_COLUMNS = {
-    **{"encoding": "encoding:s", "s": "merge_time:g", "plan": "plan:s"},
-    **{"W2, diagonal": "w2_diagonal", "W2, full": "w2", "its 95 %": "low…high"},
-    **{"paired, pixels": "paired_rms", "95 %": "paired_low…paired_high"},
-    "sliced W2, pixels": "sliced_w2",
-}
+_ERROR_COLUMNS = heads(
+    *("encoding", "s=merge_time:g", "plan", "W2, diagonal=w2_diagonal", "W2, full=w2"),
+    *("its 95 %=low…high", "paired, pixels=paired_rms", "95 %=paired_low…paired_high"),
+    "sliced W2, pixels=sliced_w2",
+)
 _ERROR_NOTE = (
-    f"The {PLANNED} plan of each form is its own. W2 is of a whole latent, other errors of a "
+    f"The {_PLANNED} plan of each form is its own. W2 is of a whole latent, other errors of a "
     "pixel. Sliced W2 is over 128 random directions, and can exceed the paired error by that."
 )
-_NETWORK_COLUMNS = {
-    **{"plan": "plan:s", "merges": "merges:s", "predicted": "predicted", "measured": "mean"},
-    "95 %": "low…high",
-}
+_NETWORK_COLUMNS = heads("plan", "merges", "predicted", "measured=mean", "95 %=low…high")
 _NETWORK_NOTE = (
     "Predictions presume linear students at s = 6.4: their order is meant, not their size."
 )
@@ -120,7 +114,7 @@ def page(record: Record) -> Page:
         "cost": record["cost"],
         "neural": [record["neural"]] if record["neural"] else [],
     }
-    return Page(values, claims, list(_sections(record, rows, time)))
+    return Page(values, claims, _sections(record, rows, time))
 
 
 def _frames(record: Record) -> dict[str, pd.DataFrame]:
@@ -149,7 +143,7 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
     pixels = pixels.merge(spreads, on=_PLACE).assign(
         relative=lambda each: each.paired_rms / each.pixel_rms
     )
-    ranked = pixels[pixels.plan.isin(CANONICAL)].sort_values("paired_rms", kind="stable")
+    ranked = pixels[pixels.plan.isin(_PAPERS)].sort_values("paired_rms", kind="stable")
     contests = ranked.groupby([*_PLACE, "merge_time"], sort=False)
     return {
         **rows,
@@ -276,7 +270,7 @@ def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
 
 def _least_named(rows: pd.DataFrame, value: str) -> pd.Series[str]:
     """By form, the named strategies that err least, of any encoder."""
-    named = rows[rows.plan != PLANNED]
+    named = rows[rows.plan != _PLANNED]
     least = named.loc[named.groupby(["form", "encoder"], sort=False)[value].idxmin()]
     return least.groupby("form").plan.agg(lambda plans: " or ".join(plans.unique()))
 
@@ -293,7 +287,7 @@ def error_figure(
         words: what the error is.
     """
     value, low, high = columns
-    units = rows[rows.plan == PLANNED].set_index(["called", "form"])[value].rename("unit")
+    units = rows[rows.plan == _PLANNED].set_index(["called", "form"])[value].rename("unit")
     ratios = rows.join(units, on=["called", "form"])
     ratios[[*columns]] = ratios[[*columns]].div(ratios.unit, axis=0)
     smallest = ratios.groupby("plan")[value].min()

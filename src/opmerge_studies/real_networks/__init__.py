@@ -88,21 +88,20 @@ def run(settings: RealNetworksSettings, runner: Runner) -> dict[str, Any]:
     """
     from opmerge_studies.real_networks.execution import Execution, load_or_train_teacher
 
-    folder, progress = runner.folder, runner.progress
-    with progress(f"looking through {settings.source}", None) as report:
+    with runner.progress(f"looking through {settings.source}", None) as report:
         source = open_source(settings.source, settings.source_options, report)
     spectrum = estimate_spectrum(source)
-    teacher = load_or_train_teacher(settings, source, folder, progress)
+    teacher = load_or_train_teacher(settings, source, runner)
     schedule = diffusers_schedule(teacher.scheduler_config, settings.steps)
     problem = Problem(spectrum, schedule, merge_rule=settings.distillation.merge_rule)
-    execution = Execution(settings, teacher, source, spectrum, folder)
+    execution = Execution(settings, teacher, source, spectrum, runner)
     problems, calibration = {"spectrum": problem}, None
     if settings.calibrate:
-        calibration = execution.calibration(progress)
+        calibration = execution.calibration()
         training = training_from_dict(calibration["training"])
         problems["calibrated"] = replace(problem, training=training)
     plans = contenders(settings.plans, problems)
-    cells = execution.run(plans, progress)
+    cells = execution.run(plans)
     entries = [_entry(plan, problems, own) for plan, own in zip(plans, cells, strict=True)]
     as_used = settings.model_dump(mode="json", exclude={"source_options", "steps"})
     trained = {} if settings.teacher_folder else {"teacher": as_used["teacher"]}

@@ -34,9 +34,9 @@ from opmerge.measure.evaluation import DirectionErrors, evaluate_student
 from opmerge.measure.linearity import linearity
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
+from opmerge.store import MISSING, Store, digest
 from opmerge_studies.real_networks.settings import RealNetworksSettings
-from opmerge_studies.shared.cache import cached, digest, read_cached
-from opmerge_studies.shared.runner import ProgressBar, Report
+from opmerge_studies.shared.runner import Report, Runner
 
 if TYPE_CHECKING:
     from opmerge_studies.real_networks import Contender
@@ -51,29 +51,28 @@ Cell = dict[str, Any]
 
 
 def load_or_train_teacher(
-    settings: RealNetworksSettings, source: Source, folder: Path, progress: ProgressBar
+    settings: RealNetworksSettings, source: Source, runner: Runner
 ) -> Teacher:
     """The teacher of the study; one that the folder holds finished is not trained again."""
     if settings.teacher_folder is not None:
         return load_teacher(settings.teacher_folder, settings.steps)
-    with progress("reading", source.num_samples) as report:
+    config, folder = settings.teacher, runner.folder
+    with runner.progress("reading", source.num_samples) as report:
         data = load_samples(source, network_shape(source), folder, report)
-    config = settings.teacher
     identity = {
         "teacher": config.model_dump(mode="json", exclude={"optimization"}),
         "optimization": config.optimization.what_decides(1),
         "data": DataInputs(data).identity(),
     }
 
-    def train() -> dict[str, Any]:
+    def train() -> None:
         accelerator = own_accelerator(config.optimization, folder)
         records = train_teacher(config, data, None, accelerator, folder, "latest")
-        with progress("training the teacher", config.num_iterations) as report:
+        with runner.progress("training the teacher", config.num_iterations) as report:
             for record in records:
                 report(record.iteration)
-        return {}
 
-    cached(folder / "teacher.json", digest(identity), train)
+    Store(folder, runner.warn).kept("teacher", identity, train)
     return load_teacher(folder / "teacher", settings.steps)
 
 
@@ -111,7 +110,7 @@ class Execution:
         teacher: the teacher, with T steps.
         source: the data.
         spectrum: of the data, with eigenvectors.
-        folder: the run directory.
+        runner: of the run directory.
 
     Raises:
         InputError: if the teacher has classes, or there are several processes.
@@ -123,10 +122,11 @@ class Execution:
         teacher: Teacher,
         source: Source,
         spectrum: Spectrum,
-        folder: Path,
+        runner: Runner,
     ) -> None:
-        self.settings, self.spectrum, self.folder = settings, spectrum, folder
-        self._accelerator = own_accelerator(settings.distillation.optimization, folder)
+        self.settings, self.spectrum, self.runner = settings, spectrum, runner
+        self.store = Store(runner.folder, runner.warn)
+        self._accelerator = own_accelerator(settings.distillation.optimization, runner.folder)
         if teacher.num_classes is not None:
             raise InputError(
                 "teacher_folder",
@@ -135,46 +135,47 @@ class Execution:
                 "train it without labels, or leave it out for the study to train one",
             )
         self.teacher = teacher.to(self._accelerator.device)
-        self._inputs = DataInputs(load_samples(source, teacher.sample_shape, folder))
+        self._inputs = DataInputs(load_samples(source, teacher.sample_shape, runner.folder))
 
-    def run(self, plans: Sequence[Contender], progress: ProgressBar) -> list[list[Cell]]:
+    def run(self, plans: Sequence[Contender]) -> list[list[Cell]]:
         """Every plan with every seed: for each plan its finished cells, in the order of seeds."""
-        wanted = [(plan, seed) for seed in self.settings.seeds for plan in plans]
-        cells = {each: read_cached(*self._place(*each)) for each in wanted}
-        missing = [each for each, cell in cells.items() if cell is None]
-        with progress("distilling", sum(self._work(plan) for plan, _ in missing)) as report:
+        seeds = self.settings.seeds
+        wanted = [(plan, seed) for seed in seeds for plan in plans]
+        cells = {each: self.store.read(*self._part(*each)) for each in wanted}
+        missing = [each for each, cell in cells.items() if cell is MISSING]
+        work = sum(self._work(plan) for plan, _ in missing)
+        with self.runner.progress("distilling", work) as report:
             done = 0.0
             for plan, seed in missing:
                 cells[plan, seed] = self._execute(plan, seed, report, done)
                 done += self._work(plan)
-        return [
-            [cell for seed in self.settings.seeds if (cell := cells[plan, seed]) is not None]
-            for plan in plans
-        ]
+        return [[cells[plan, seed] for seed in seeds] for plan in plans]
 
     def linearity(self) -> dict[str, Any]:
         """How linear the teacher is, at several steps."""
         return asdict(linearity(self.teacher, self._inputs, self.spectrum))
 
-    def calibration(self, progress: ProgressBar) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """The contents of ``calibration.json``; the seed of its probes is none of the study's."""
         config = self._distillation(max(self.settings.seeds) + 1)
-        identity = self._identity(config)
 
         def compute() -> dict[str, Any]:
-            with progress("calibrating", 1.0) as report:
-                return calibrate(
+            with self.runner.progress("calibrating", 1.0) as report:
+                calibration = calibrate(
                     self.teacher,
                     self._inputs,
                     self.spectrum,
                     config,
                     self._accelerator,
-                    folder=self.folder,
+                    folder=self.store.folder,
                     progress=lambda done, total: report(done / total),
-                ).to_dict()
+                )
+            calibration.write(self.store.folder / "calibration.json")
+            return calibration.to_dict()
 
-        content = cached(self.folder / "calibration.json", identity, compute)
-        return {**content, "identity": identity}
+        identity = self._identity(config)
+        content = self.store.kept("probes/calibration", identity, compute)
+        return {**content, "identity": digest(identity)}
 
     def pictures(self) -> dict[str, Any]:
         """The teacher's samples, beside which those of the students can be set."""
@@ -183,14 +184,15 @@ class Execution:
     def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
         doing = f"{contender.label}, seed {seed}"
-        path, identity = self._place(contender, seed)
+        part = self._part(contender, seed)
+        folder = self.store.folder / part[0]  # of its checkpoints
         run = Distillation(
             self.teacher,
             contender.plan,
             self._inputs,
             self._distillation(seed),
             self._accelerator,
-            path.with_suffix(""),  # of its checkpoints
+            folder,
         )
         resumed_at = run.resume()
         done += self._work(contender) * resumed_at / sum(run.iterations)
@@ -223,9 +225,9 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        cached(path, identity, lambda: cell)
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-        return cell
+        kept = self.store.write(*part, cell)
+        shutil.rmtree(folder, ignore_errors=True)
+        return kept
 
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, Σ iterations · batch · (children + 3)."""
@@ -239,25 +241,24 @@ class Execution:
         config = self.settings.distillation
         return config.replaced(optimization=config.optimization.replaced(seed=seed))
 
-    def _place(self, contender: Contender, seed: int) -> tuple[Path, str]:
-        """The file of a cell and the digest of all that it depends on."""
+    def _part(self, contender: Contender, seed: int) -> tuple[str, Any]:
+        """The name of a cell and all that it depends on."""
         name = re.sub(r"\W", "-", contender.short_name)
-        identity = self._identity(
-            self._distillation(seed),
-            plan=[list(merge.boundaries) for merge in contender.plan.merges],
-            num_samples=self.settings.num_samples,
-            noise=_NOISE_SEED,
-        )
-        return self.folder / "cells" / f"{seed}-{name}.json", identity
+        identity = {
+            **self._identity(self._distillation(seed)),
+            "plan": [list(merge.boundaries) for merge in contender.plan.merges],
+            "num_samples": self.settings.num_samples,
+            "noise": _NOISE_SEED,
+        }
+        return f"cells/{seed}-{name}", identity
 
-    def _identity(self, config: DistillationConfig, **more: Any) -> str:
-        """Digest of what all training depends on, and of more."""
-        foundation = {
+    def _identity(self, config: DistillationConfig) -> dict[str, Any]:
+        """What all training depends on."""
+        return {
             "teacher": self.teacher.digest,
             "data": self._inputs.identity(),
             "distillation": config.what_decides(1),
         }
-        return digest({**foundation, **more})
 
     def _picture(self, sampler: Teacher | Student) -> str | None:
         """A row of samples, of data that are images."""

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Picture, Section, draw_section
-from opmerge.page.study import Page, span, table
+from opmerge.page.study import Page, heads, span, table
 from opmerge.plans.drawing import plan_from_merges, plan_phrase
 from opmerge.plotting import GREEN, GREY
 from opmerge_studies.real_networks.settings import PLANNED
@@ -46,25 +46,23 @@ _AGREEMENT_NOTE = (
     "plans (τ: 4) or fewer, and for ±1. p: one-sided, of a random order of these plans. Canonical: "
     "over the strategies of arXiv 2505.16024 alone."
 )
-_PLAN_COLUMNS = {
-    **{"plan": "label:s", "the planner's, from": "planner:s", "measured": "measured:.4g"},
-    **{"range": "low…high:.4g", "± of samples": "sampling:.2g", "from spectrum": "spectrum"},
-    **{"calibrated": "calibrated", "ratio": "factor:.2f", "merges": "merges:s"},
-    **{"evaluations": "evaluations", "seconds": "seconds"},
-}
+_PLAN_COLUMNS = heads(
+    *("plan=label", "the planner's, from=planner", "measured=measured:.4g", "range=low…high:.4g"),
+    *("± of samples=sampling:.2g", "from spectrum=spectrum", "calibrated", "ratio=factor:.2f"),
+    *("merges", "evaluations", "seconds"),
+)
 _PLAN_NOTE = (
     "Range: over seeds, or the 95 % interval of a single one. ± of samples: half the 95 % interval "
     "of one measurement. Ratio: calibrated over measured. Training: million network evaluations, "
     "and seconds of the fastest seed."
 )
-_LINEAR_COLUMNS = {
-    **{"step": "steps:s", "R², theory": "spectral:.3f", "R², affine": "affine:.3f"},
-    "var x̂ / var data": "signal:%",
-}
-_PROBE_COLUMNS = {
-    **{"merge": "merge:s", "iterations": "iterations:s", "at the start": "begun"},
-    **{"theory / measured": "theory:.2f", "left": "remains:%", "left, fitted": "fitted:%"},
-}
+_LINEAR_COLUMNS = heads(
+    "step=steps", "R², theory=spectral:.3f", "R², affine=affine:.3f", "var x̂ / var data=signal:%"
+)
+_PROBE_COLUMNS = heads(
+    *("merge", "iterations", "at the start=begun", "theory / measured=theory:.2f"),
+    *("left=remains:%", "left, fitted=fitted:%"),
+)
 
 
 def page(record: Record) -> Page:
@@ -104,7 +102,7 @@ def page(record: Record) -> Page:
         "calibrated-size": count(factors.between(1 / _FACTOR, _FACTOR)),
         "calibration-mends": count(mended if len(factors) else []),
     }
-    return Page(values, claims, list(_sections(record, plans, linearity, probes)))
+    return Page(values, claims, _sections(record, plans, linearity, probes))
 
 
 def _plans(record: Record) -> pd.DataFrame:
@@ -239,7 +237,7 @@ def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Sectio
         plans_figure(plans, kind, "predicted error", title, behind, planned),
         table(
             "Agreement of the orders",
-            *(pd.DataFrame(columns), {head: f"{head}:s" for head in columns}, _AGREEMENT_NOTE),
+            *(pd.DataFrame(columns), heads(*columns), _AGREEMENT_NOTE),
         ),
     )
 

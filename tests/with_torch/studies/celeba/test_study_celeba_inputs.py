@@ -50,7 +50,7 @@ def loaded(settings: CelebaSettings, folder: Path) -> Images:
 
 
 def made(settings: CelebaSettings, kind: str, images: Images, folder: Path) -> dict[str, Any]:
-    return Encoding(settings, images, kind, 0, folder, Runner(folder)).made
+    return Encoding(settings, images, kind, 0, folder, Runner(folder, warn=print)).made
 
 
 def noise(path: Path, count: int, *shape: int, seed: int = 0) -> str:
@@ -203,7 +203,7 @@ def test_equal_names_of_sources_and_encoders_are_told_apart_and_never_stale(tmp_
 
         yield report
 
-    runner = Runner(tmp_path / "run", progress, num_workers=1)
+    runner = Runner(tmp_path / "run", progress, print, num_workers=1)
     first = STUDY.record(config, runner)
     assert [(row["source"], row["encoder"]) for row in first["tables"]["encoders"]] == [
         (source, encoder)

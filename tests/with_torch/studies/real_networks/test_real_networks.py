@@ -207,11 +207,9 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
     ]  # fmt: skip
     assert whole["calibration"] is None
     assert set(whole["agreement"]) == {"spectrum"}
-    page = STUDY.page(whole)
-    assert "was not tested: no calibration" in page.html
-    verdicts = {claim.key: claim.verdict for claim in page.claims}
+    assert "was not tested: no calibration" in STUDY.page(whole).html
     for key in ("order-from-calibrated", "calibrated-size", "calibration-mends"):
-        assert verdicts[key] == "not looked at"
+        assert verdicts(whole)[key] == "not looked at"
 
 
 def test_a_cell_is_of_its_settings(folder: Path, record: Record) -> None:
@@ -340,7 +338,7 @@ def told(record: Record) -> Record:
 
 
 def verdicts(record: Record) -> dict[str, str]:
-    return {claim.key: claim.verdict for claim in STUDY.page(record).claims}
+    return {claim.key: claim.verdict for claim in STUDY.told(record).claims}
 
 
 def test_claims_are_counted(told: Record) -> None:
@@ -353,7 +351,7 @@ def test_claims_are_counted(told: Record) -> None:
         "calibrated-size": "does not hold, 2 of 3",  # not vanilla, whose 1 is half of 2
         "calibration-mends": "does not hold, 0 of 2",  # vanilla is first there too
     }
-    page = STUDY.page(told)
+    page = STUDY.told(told)
     assert "ρ of predicted and measured errors is -0.50 (p = " in page.finding
     assert "with 2 of 3 pairs of plans reversed" in page.finding
     assert (
@@ -369,8 +367,8 @@ def test_a_planners_plan_that_is_not_the_best(told: Record) -> None:
         agreement["reversed"] = []
     assert verdicts(told)["planner-best"] == "does not hold, 1 of 2"
     assert verdicts(told)["planner-unbeaten"] == "does not hold, 1 of 2"
-    page = unescape(STUDY.page(told).html)
-    assert "finds calibrated plan: number 3 measured, 100 % behind boot." in page
+    evidence = str(STUDY.told(told).grounds["Evidence"])
+    assert "finds calibrated plan: number 3 measured, 100 % behind boot." in evidence
     vanilla["measured"] = {"mean": 1.15, "low": 1.05, "high": 1.25}  # boot's reaches 1.1
     assert verdicts(told)["planner-unbeaten"] == "holds, 2 of 2"
     boot.update(name="boot", aliases=[])
