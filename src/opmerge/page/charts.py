@@ -196,6 +196,7 @@ def intervals(
     *,
     levels: Sequence[Level] = (),
     columns: int = 3,
+    line: float = 0.25,
 ) -> Figure:
     """A line a name, from the top down, with a point (and its interval) of each series on it.
 
@@ -206,8 +207,9 @@ def intervals(
         title: what is seen.
         levels: upright reference lines.
         columns: of the legend.
+        line: height of a line in inches; more for many series.
     """
-    figure, axes = new_figure(height=1.2 + 0.25 * len(names))
+    figure, axes = new_figure(height=1.2 + line * len(names))
     set_title(figure, title)
     count = len(series)
     for place, each in enumerate(series):

@@ -10,26 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.networks import VAEConfig
 from PIL import Image
 from study_records import rows
 
-from opmerge.data import SourceOptions, open_source
+from opmerge.data import open_source
 from opmerge.errors import InputError
-from opmerge.latents import ConvVAE, Images, VAEConfig, fit_pca, load_encoder
+from opmerge.latents import ConvVAE, Images, fit_pca, load_encoder
 from opmerge.settings.distillation import OptimizationConfig
-from opmerge_studies.celeba import Config
+from opmerge_studies.celeba import STUDY, CelebaSettings, encodings
+from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
 from opmerge_studies.celeba.labels import unique_labels
-from opmerge_studies.celeba.latent_encoders import make_encoder
-from opmerge_studies.celeba.latent_images import load_images, open_images
-from opmerge_studies.shared.runner import no_progress
-from opmerge_studies.shared.study import STUDIES, Runner, latent_encoders
+from opmerge_studies.shared import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
-STUDY = STUDIES["celeba"]
 
-
-def small(**settings: Any) -> Config:
+def small(**settings: Any) -> CelebaSettings:
     """A run of seconds that trains nothing."""
     given: dict[str, Any] = {
         "source": "patches",
@@ -43,11 +41,16 @@ def small(**settings: Any) -> Config:
         "num_samples": 16,
         **settings,
     }
-    return Config(**given)
+    return CelebaSettings(**given)
 
 
-def loaded(config: Config, folder: Path) -> Images:
-    return load_images(config, open_images(config, config.sources[0]), folder)
+def loaded(settings: CelebaSettings, folder: Path) -> Images:
+    opened = open_images(settings, settings.sources[0], Runner(folder))
+    return load_images(settings, opened, folder, Runner(folder))
+
+
+def made(settings: CelebaSettings, kind: str, images: Images, folder: Path) -> dict[str, Any]:
+    return Encoding(settings, images, kind, 0, folder, Runner(folder, warn=print)).made
 
 
 def noise(path: Path, count: int, *shape: int, seed: int = 0) -> str:
@@ -78,7 +81,7 @@ def test_what_is_wrong_last_is_refused_before_anything_is_made(tmp_path: Path, w
         "another shape": {"encoders": ("pca", str(tmp_path / "6"))},
     }
     with pytest.raises(InputError, match=r"`(data|images|vae)` must"):
-        STUDY.run(small(**changes[wrong]), Runner(tmp_path / "run", num_workers=1))
+        STUDY.record(small(**changes[wrong]), Runner(tmp_path / "run", num_workers=1))
     assert not (tmp_path / "run").exists()
 
 
@@ -109,7 +112,7 @@ def test_validation_faces_that_are_not_there_are_told_of(tmp_path: Path) -> None
     told: list[str] = []
     config = small(source=str(tmp_path), encoders=(str(tmp_path / "nowhere"),))
     with pytest.raises(InputError, match="nowhere"):  # but the faces are taken
-        STUDY.run(config, Runner(tmp_path / "run", warn=told.append))
+        STUDY.record(config, Runner(tmp_path / "run", warn=told.append))
     assert [line.split(":")[0] for line in told] == [
         "a random share of the training split is held out"
     ]
@@ -126,15 +129,14 @@ def test_what_an_interrupted_run_replaced_is_made_again(
     images = loaded(small(), tmp_path)
 
     def make(num_latents: int) -> dict[str, Any]:
-        config = small(num_latents=num_latents)
-        return make_encoder(config, "pca", 0, images, tmp_path / "pca", no_progress)
+        return made(small(num_latents=num_latents), "pca", images, tmp_path / "pca")
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         raise KeyboardInterrupt
 
     first = make(5)
     with monkeypatch.context() as patch:
-        patch.setattr(latent_encoders, step, interrupted)
+        patch.setattr(encodings, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(4)
     assert {**make(5), "cpu_seconds": 0} == {**first, "cpu_seconds": 0}
@@ -143,13 +145,13 @@ def test_what_an_interrupted_run_replaced_is_made_again(
 
 
 def test_altered_latents_are_made_again(tmp_path: Path) -> None:
-    config, images = small(), loaded(small(), tmp_path)
+    images = loaded(small(), tmp_path)
     path = tmp_path / "pca" / "latents.npy"
     for spoil in (lambda: np.save(path, np.zeros((3, 5))), path.unlink):
-        make_encoder(config, "pca", 0, images, path.parent, no_progress)
+        made(small(), "pca", images, path.parent)
         whole = path.read_bytes()
         spoil()
-        make_encoder(config, "pca", 0, images, path.parent, no_progress)
+        made(small(), "pca", images, path.parent)
         assert path.read_bytes() == whole
 
 
@@ -190,8 +192,8 @@ def test_equal_names_of_sources_and_encoders_are_told_apart_and_never_stale(tmp_
         "two/vae": saved_vae(tmp_path / "two" / "vae", 3, seed=1),
     }
     fit_pca(open_source(sources[0]), 2).save(tmp_path / "one" / "pca")
-    encoders = [str(tmp_path / name) for name in (*networks, "one/pca")]
-    config = small(source=tuple(sources), encoders=tuple(encoders))
+    folders = [str(tmp_path / name) for name in (*networks, "one/pca")]
+    config = small(source=tuple(sources), encoders=tuple(folders))
     bars: dict[str, tuple[float | None, float]] = {}
 
     @contextmanager
@@ -201,8 +203,8 @@ def test_equal_names_of_sources_and_encoders_are_told_apart_and_never_stale(tmp_
 
         yield report
 
-    runner = Runner(tmp_path / "run", progress, num_workers=1)
-    first = STUDY.run(config, runner)
+    runner = Runner(tmp_path / "run", progress, print, num_workers=1)
+    first = STUDY.record(config, runner)
     assert [(row["source"], row["encoder"]) for row in first["tables"]["encoders"]] == [
         (source, encoder)
         for source in ("A/images.npy", "B/images.npy")
@@ -216,7 +218,7 @@ def test_equal_names_of_sources_and_encoders_are_told_apart_and_never_stale(tmp_
             largest = float(torch.linalg.eigvalsh(torch.cov(latents.T, correction=0))[-1])
             row = rows(first, "spectra", source=name, encoder=encoder, form="full")[0]
             assert row["largest"] == pytest.approx(largest, rel=1e-4)
-    page = STUDY.page(first)
+    page = STUDY.page(first).html
     for name in ("A/images.npy", "B/images.npy", "one/vae", "two/vae", "one/pca"):
         assert name in page
     for title in ("fitting pca, A/images.npy", "encoding B/images.npy by two/vae"):
@@ -228,7 +230,7 @@ def test_equal_names_of_sources_and_encoders_are_told_apart_and_never_stale(tmp_
         for weight in networks["one/vae"].decoder.parameters():
             weight.mul_(1.5)
     networks["one/vae"].save_pretrained(tmp_path / "one" / "vae")
-    second = STUDY.run(config, runner)
+    second = STUDY.record(config, runner)
     for table in ("encoders", "spectra", "pixels"):
         for encoder in ("one/vae", "two/vae", "one/pca", "pca"):
             is_equal = rows(first, table, encoder=encoder) == rows(second, table, encoder=encoder)
@@ -253,8 +255,8 @@ def test_from_64_pixels_on_the_network_is_the_published_one(
         vae=VAEConfig(num_iterations=1, optimization=optimization),
     )
     images = loaded(config, tmp_path)
-    made = make_encoder(config, "mse-vae", 0, images, tmp_path / "run", no_progress)
+    encoder = made(config, "mse-vae", images, tmp_path / "run")
     network = ConvVAE([3, side, side], 128, expected)
-    assert made["num_parameters"] == network.num_parameters()
+    assert encoder["num_parameters"] == network.num_parameters()
     if expected == 32:
-        assert made["num_parameters"] == 3_937_635
+        assert encoder["num_parameters"] == 3_937_635

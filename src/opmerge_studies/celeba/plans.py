@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,8 @@ FORMS = ("diagonal", "full")
 STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
 PLANNED = "certified"
 """What the planner's plan is called beside the strategies."""
+
+_ENDS = (0.025, 0.975)
 
 Array = NDArray[np.float64]
 
@@ -95,24 +97,22 @@ def describe_latents(
         seed: of the resampling.
 
     Returns:
-        ``summary``, a row a form, and ``eigenvalues``, a row a form and rank.
+        ``spectra``, a row a form, and ``eigenvalues``, a row a form and rank.
     """
     summary, listed = [], []
-    for form, (spectrum, *again) in _resampled(path, num_resamples, seed).items():
-        measured = [_shares(values) for values in again]
+    for form, spectra in _resampled(path, num_resamples, seed).items():
         row: dict[str, Any] = {"form": form}
-        for key, value in _shares(spectrum).items():
-            low, high = _interval([each[key] for each in measured])
-            row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        for key, values in _shares(spectra).items():
+            row |= {key: float(values[0]), **_interval(values[1:], f"{key}_")}
         summary.append(row)
-        lows, highs = np.quantile(again, [0.025, 0.975], axis=0)
+        ends = np.quantile(spectra[1:], _ENDS, axis=0)
         listed += [
             {"form": form, "rank": rank, "eigenvalue": value, "low": low, "high": high}
             for rank, (value, low, high) in enumerate(
-                zip(spectrum.tolist(), lows.tolist(), highs.tolist(), strict=True), start=1
+                np.vstack([spectra[:1], ends]).T.tolist(), start=1
             )
         ]
-    return {"summary": summary, "eigenvalues": listed}
+    return {"spectra": summary, "eigenvalues": listed}
 
 
 def compare_plans(
@@ -137,15 +137,17 @@ def compare_plans(
     for form, spectra in _resampled(path, num_resamples, seed).items():
         problem = latent_problem(spectra[0], num_steps, merge_time, merge_rule)
         best = find_plan(problem)
-        named = {name: build_strategy(name, num_steps) for name in STRATEGIES}
-        errors = _errors(problem, {**named, PLANNED: best.plan}, spectra)
+        every = {name: build_strategy(name, num_steps) for name in STRATEGIES}
+        every[PLANNED] = best.plan
+        errors = _errors(problem, every, spectra)
+        named = {name: float(errors[name][0]) for name in STRATEGIES}
         plans += [
             {
                 "form": form,
                 "plan": name,
                 "w2": float(values[0]),
-                **dict(zip(("low", "high"), _interval(values[1:]), strict=True)),
-                "merges": len(best.plan.merges if name == PLANNED else named[name].merges),
+                **_interval(values[1:]),
+                "merges": len(every[name].merges),
             }
             for name, values in errors.items()
         ]
@@ -154,13 +156,11 @@ def compare_plans(
                 "form": form,
                 **_contest({name: errors[name] for name in CANONICAL}),
                 "continuum": continuum_ratio(spectra[0]),
-                "best_named": min(STRATEGIES, key=lambda name: errors[name][0]),
-                "gain": float(min(errors[name][0] for name in STRATEGIES) / best.w2),
+                "best_named": min(named, key=lambda name: named[name]),
+                "gain": min(named.values()) / best.w2,
                 "lower_bound": best.lower_bound,
                 "best": best.w2,
-                "shape": plan_shape(
-                    best.plan, best.w2, {name: float(errors[name][0]) for name in CANONICAL}
-                ),
+                "shape": plan_shape(best.plan, best.w2, named),
                 "best_plan": plan_phrase(best.plan),
             }
         )
@@ -171,16 +171,15 @@ def _contest(errors: Mapping[str, Array]) -> dict[str, Any]:
     """The winner, the runner-up, and their ratio on the same resamples."""
     winner, second, *_ = sorted(errors, key=lambda name: float(errors[name][0]))
     ratios = errors[second] / errors[winner]
-    low, high = _interval(ratios[1:])
-    least = np.min([errors[name] for name in errors], axis=0)
+    ends = _interval(ratios[1:], "ratio_")
+    least = np.min(list(errors.values()), axis=0)
     return {
         "winner": winner,
         "second": second,
         "ratio": float(ratios[0]),
-        "ratio_low": low,
-        "ratio_high": high,
+        **ends,
         "wins": float(np.mean((errors[winner] <= least)[1:])),
-        "is_separated": bool(low > 1),
+        "is_separated": ends["ratio_low"] > 1,
     }
 
 
@@ -199,26 +198,27 @@ def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
     latents = np.load(path, allow_pickle=False).astype(np.float64)
     rng = np.random.default_rng(seed)
     count = len(latents)
-    found: dict[str, list[Array]] = {form: [] for form in FORMS}
+    spectra: dict[str, list[Array]] = {form: [] for form in FORMS}
     for number in range(1 + num_resamples):
         drawn = rng.multinomial(count, np.full(count, 1 / count)) if number else np.ones(count)
         covariance = np.cov(latents.T, aweights=drawn, ddof=0).reshape(latents.shape[1], -1)
         values = (np.diag(covariance), np.linalg.eigvalsh(covariance))
         for form, unsorted in zip(FORMS, values, strict=True):
-            found[form].append(np.maximum(np.sort(unsorted)[::-1], 0.0))
-    return {form: np.array(rows) for form, rows in found.items()}
+            spectra[form].append(np.maximum(np.sort(unsorted)[::-1], 0.0))
+    return {form: np.array(rows) for form, rows in spectra.items()}
 
 
-def _shares(eigenvalues: Array) -> dict[str, float]:
-    small = eigenvalues <= 1
+def _shares(spectra: Array) -> dict[str, Array]:
+    """Of each spectrum: its largest eigenvalue, and the share and variance of those up to 1."""
+    small = spectra <= 1
     return {
-        "largest": float(eigenvalues[0]),
-        "share_small": float(small.mean()),
-        "variance_small": float(eigenvalues[small].sum() / eigenvalues.sum()),
+        "largest": spectra[:, 0],
+        "share_small": small.mean(axis=1),
+        "variance_small": (spectra * small).sum(axis=1) / spectra.sum(axis=1),
     }
 
 
-def _interval(values: Sequence[float] | Array) -> tuple[float, float]:
+def _interval(values: Array, prefix: str = "") -> dict[str, float]:
     """Percentile bootstrap interval of 95 %."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    low, high = np.quantile(values, _ENDS)
+    return {f"{prefix}low": float(low), f"{prefix}high": float(high)}

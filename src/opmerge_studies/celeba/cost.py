@@ -41,31 +41,27 @@ def cost_at_full_size() -> dict[str, Any]:
         with torch.no_grad():
             network.encode(images)
 
-    return {
-        "images": _NUMBER,
-        "num_parameters": network.num_parameters(),
-        "read_seconds": _read_seconds() * _NUMBER,
-        "encode_seconds": _rate(encode) * _NUMBER,
-        "epoch_seconds": _rate(train) * _NUMBER,
-        "latents_bytes": 4.0 * noise[0].numel() * _NUMBER,
-        "images_bytes": 4.0 * images[0].numel() * _NUMBER,
-    }
-
-
-def _read_seconds() -> float:
-    """Seconds an image to read files like CelebA's: decode, crop and resize."""
     photo = Image.fromarray(load_sample_image("china.jpg")).resize(_FILE_SIZE)
     with TemporaryDirectory() as folder:
         for number in range(_TIMED):
             photo.save(Path(folder) / f"{number:06d}.jpg")
         source = open_source(folder, SourceOptions(image_size=_SHAPE[-1], split="all"))
-        return _rate(lambda: list(source.batches()))
+        read_seconds = _seconds(lambda: list(source.batches()))
+    return {
+        "images": _NUMBER,
+        "num_parameters": network.num_parameters(),
+        "read_seconds": read_seconds,  # decode, crop and resize files like CelebA's
+        "encode_seconds": _seconds(encode),
+        "epoch_seconds": _seconds(train),
+        "latents_bytes": 4.0 * noise[0].numel() * _NUMBER,
+        "images_bytes": 4.0 * images[0].numel() * _NUMBER,
+    }
 
 
-def _rate(call: Callable[[], object]) -> float:
-    """Seconds an image, the first call left aside."""
+def _seconds(call: Callable[[], object]) -> float:
+    """For all images, from a call that does a batch; the first call is left aside."""
     call()
     begin = time.process_time()
     for _ in range(_TIMED_BATCHES):
         call()
-    return (time.process_time() - begin) / (_TIMED_BATCHES * _TIMED)
+    return (time.process_time() - begin) / (_TIMED_BATCHES * _TIMED) * _NUMBER

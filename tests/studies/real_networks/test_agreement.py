@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
 from opmerge_studies.real_networks.agreement import (
-    kendall_interval,
+    agreement_of,
     rank_agreement,
+    rank_interval,
     reversed_pairs,
-    spearman_interval,
 )
 
 
@@ -55,7 +56,7 @@ def test_published_intervals() -> None:
     found = rank_agreement(y, x)["spearman"]
     assert found["of_means"] == pytest.approx(0.8699639, abs=1e-7)
     assert found["interval"] == pytest.approx([0.5840951, 0.9638297], abs=1e-7)
-    assert kendall_interval(-55 / 105, 15) == pytest.approx((-0.74968, -0.18863), abs=1e-5)
+    assert rank_interval("kendall", -55 / 105, 15) == pytest.approx((-0.74968, -0.18863), abs=1e-5)
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(8, 0.94, 1.0), (20, 0.93, 0.97)])
@@ -71,20 +72,19 @@ def test_intervals_cover_the_truth_of_a_normal_law(count: int, low: float, high:
     rho = 1 - 6 * squares / (count * (count**2 - 1))
     signs = [np.sign(values[:, :, None] - values[:, None, :]) for values in (x, y)]
     tau = (signs[0] * signs[1]).sum(axis=(1, 2)) / (count * (count - 1))
-    for interval, found, truth in (
-        (spearman_interval, rho, 6 / np.pi * np.arcsin(r / 2)),
-        (kendall_interval, tau, 2 / np.pi * np.arcsin(r)),
+    for name, found, truth in (
+        ("spearman", rho, 6 / np.pi * np.arcsin(r / 2)),
+        ("kendall", tau, 2 / np.pi * np.arcsin(r)),
     ):
-        ends = [pair for value in found.tolist() if (pair := interval(value, count)) is not None]
+        ends = [pair for value in found.tolist() if (pair := rank_interval(name, value, count))]
         assert low < np.mean([one < truth < other for one, other in ends]) < high
         assert len(ends) > 0.99 * draws
 
 
 def test_too_few_plans_have_no_interval() -> None:
-    assert spearman_interval(0.5, 3) is None
-    assert spearman_interval(0.5, 4) is not None
-    assert kendall_interval(0.5, 4) is None
-    assert kendall_interval(0.5, 5) is not None
+    for name, most in (("spearman", 3), ("kendall", 4)):
+        assert rank_interval(name, 0.5, most) is None
+        assert rank_interval(name, 0.5, most + 1) is not None
     found = rank_agreement([1, 2, 3, 4], [1, 2, 4, 3])
     assert found["kendall"]["interval"] is None
     assert len(found["spearman"]["interval"]) == 2
@@ -101,3 +101,32 @@ def test_pairs_are_reversed_in_every_repetition_or_not() -> None:
     # plan 1 is worse than plan 0 in both, although by less than the seeds differ; plan 2 is not
     both = [[1.0, 1.1, 1.2], [2.0, 2.1, 1.9]]
     assert reversed_pairs(predicted, both, both) == [(1, 0)]
+
+
+def test_only_what_every_seed_says_is_reversed() -> None:
+    """b is predicted best; measured, a is below b in both seeds, whose ranges overlap."""
+
+    def entry(name: str, predicted: float, values: list[float], reach: float) -> dict[str, Any]:
+        measured = [{"value": v, "low": v - reach, "high": v + reach} for v in values]
+        return {
+            "label": name,
+            "is_canonical": name != "d",
+            "predicted": {"spectrum": {"error": predicted}},
+            "per_seed": [{"measured": {"paired_rms": each}} for each in measured],
+        }
+
+    def found(count: int, reach: float) -> dict[str, Any]:
+        values = {"a": [1.0, 2.0], "b": [1.1, 2.1], "c": [1.2, 1.9], "d": [1.3, 2.2]}
+        predicted = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 4.0}
+        return agreement_of(
+            "spectrum", [entry(key, predicted[key], values[key][:count], reach) for key in values]
+        )
+
+    assert found(2, reach=9.0)["reversed"] == [["b", "a"]]
+    assert found(1, reach=0.01)["reversed"] == [["b", "a"], ["c", "a"]]
+    assert found(1, reach=0.06)["reversed"] == [["c", "a"]]
+    canonical = found(1, reach=0.01)["canonical"]
+    assert canonical["plans"] == ["a", "b", "c"]
+    # ranks 3, 1, 2 against 1, 2, 3: ρ = 1 - 6·6/24; with d behind in both, 1 - 6·6/60
+    assert canonical["spearman"]["of_means"] == pytest.approx(-0.5)
+    assert found(1, reach=0.01)["spearman"]["of_means"] == pytest.approx(0.4)

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from base64 import b64decode
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.networks import TeacherConfig, VAEConfig
 from oracles import DirectTheory, Setting, best_students
 from PIL import Image
+from study_records import rows
 
 from opmerge import build_strategy, cosine_schedule, evaluate
-from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.teacher_training import TeacherConfig
+from opmerge.data import open_source
 from opmerge.errors import InputError
-from opmerge.latents import PCAEncoder, VAEConfig, fit_pca, load_encoder
+from opmerge.latents import PCAEncoder, fit_pca, load_encoder
+from opmerge.page.study import Told
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
-from opmerge_studies.celeba import Config
-from opmerge_studies.celeba.latent_outputs import decoded_outputs
-from opmerge_studies.celeba.latent_plans import (
+from opmerge_studies.celeba import STUDY, CelebaSettings
+from opmerge_studies.celeba.outputs import decoded_outputs
+from opmerge_studies.celeba.page import error_figure
+from opmerge_studies.celeba.plans import (
     PLANNED,
     STRATEGIES,
     by_direction,
@@ -35,18 +38,16 @@ from opmerge_studies.celeba.latent_plans import (
     describe_latents,
     latent_problem,
 )
-from opmerge_studies.celeba.numbers import FORMS, place_of, winner_rows
-from opmerge_studies.shared.study import STUDIES, Runner
+from opmerge_studies.shared import Runner
 
 Record = dict[str, Any]
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
-STUDY = STUDIES["celeba"]
 TIMES = (0.5, 6.4)
 
 
-def small(**settings: Any) -> Config:
+def small(**settings: Any) -> CelebaSettings:
     optimization = OptimizationConfig(train_batch_size=16, checkpointing_steps=0)
     given: dict[str, Any] = {
         "source": "patches",
@@ -61,27 +62,20 @@ def small(**settings: Any) -> Config:
         "num_samples": 64,
         **settings,
     }
-    return Config(**given)
+    return CelebaSettings(**given)
 
 
-def run(config: Config, folder: Path) -> Record:
-    return STUDY.run(config, Runner(folder, num_workers=1))
+TINY = small()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("celeba")
+def run(settings: CelebaSettings, folder: Path) -> Record:
+    return STUDY.record(settings, Runner(folder, warn=print, num_workers=1))
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of runs that may share what does not depend on their settings."""
     return tmp_path_factory.mktemp("others")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    return run(small(), folder)
 
 
 # Theory on latents
@@ -98,7 +92,7 @@ def correlated(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_both_forms_of_a_known_covariance(correlated: str) -> None:
-    diagonal, full = describe_latents(correlated, "", 20, 0)["summary"]
+    diagonal, full = describe_latents(correlated, "", 20, 0)["spectra"]
     assert diagonal["largest"] == pytest.approx(0.9)
     assert diagonal["share_small"] == diagonal["variance_small"] == 1.0
     assert full["largest"] == pytest.approx(2.52)
@@ -111,7 +105,7 @@ def test_intervals_of_a_variance_are_as_wide_as_statistics_says(tmp_path: Path) 
     """The variance of n normal values has standard error λ √(2 / n)."""
     count, path = 2000, tmp_path / "normal.npy"
     np.save(path, np.random.default_rng(0).standard_normal((count, 1)))
-    found = describe_latents(str(path), "", 400, 1)["summary"][0]
+    found = describe_latents(str(path), "", 400, 1)["spectra"][0]
     expected = 2 * 1.96 * found["largest"] * np.sqrt(2 / count)
     # Ends of a bootstrap of 400 are off by about 8 % of its width, the fourth moment by as much.
     assert found["largest_high"] - found["largest_low"] == pytest.approx(expected, rel=0.3)
@@ -125,12 +119,12 @@ def test_errors_in_latents_are_those_of_the_oracle(correlated: str, time: float)
         "full": Setting(cosine_schedule(6), (2.52, 0.09), (1, 2), time=time),
     }
     for form, setting in settings.items():
-        rows = {row["plan"]: row for row in found["plans"] if row["form"] == form}
+        told = {row["plan"]: row for row in found["plans"] if row["form"] == form}
         for name in STRATEGIES:
             student, _ = DirectTheory(setting).plan(build_strategy(name, 6).to_nested())
             expected = float(DirectTheory(setting).distances(student[None])[0])
-            assert rows[name]["w2"] == pytest.approx(expected, rel=1e-8), (form, name)
-        assert rows[PLANNED]["w2"] == pytest.approx(best_students(setting)[0], rel=1e-8)
+            assert told[name]["w2"] == pytest.approx(expected, rel=1e-8), (form, name)
+        assert told[PLANNED]["w2"] == pytest.approx(best_students(setting)[0], rel=1e-8)
 
 
 def test_all_resamples_at_once_are_each_by_itself(tmp_path: Path) -> None:
@@ -264,13 +258,13 @@ def test_every_plan_is_there_in_every_setting(record: Record) -> None:
 def test_boot_errs_least_where_every_eigenvalue_is_at_most_1(record: Record) -> None:
     """THEORY 7.2, on real latents: those that 20 iterations of training make are small."""
     small_ones = [
-        place_of(row)
-        for row in record["tables"]["spectra"]
-        if row["form"] == "full" and row["largest"] <= 1
+        (row["encoder"], row["seed"])
+        for row in rows(record, "spectra", form="full")
+        if row["largest"] <= 1
     ]
     assert small_ones
-    for row in winner_rows(record, "full"):
-        if place_of(row) in small_ones:
+    for row in rows(record, "winners", form="full", merge_rule="operator-copy", merge_time=6.4):
+        if (row["encoder"], row["seed"]) in small_ones:
             assert row["winner"] == "boot"
 
 
@@ -280,16 +274,16 @@ def test_an_interrupted_run_goes_on_and_finds_the_same(record: Record, folder: P
     before = [path.stat().st_mtime_ns for path in weights]
     sorted((folder / "cells").iterdir())[0].unlink()
     next(folder.glob("encoders/*/pca-0/outputs.json")).write_text("{torn")
-    assert run(small(), folder) == record
+    assert run(TINY, folder) == record
     assert [path.stat().st_mtime_ns for path in weights] == before
 
 
 def test_other_settings_make_other_encoders(others: Path) -> None:
     config = small(encoders=("mse-vae",), seeds=(1,), mse_kl_weight=0.1, merge_times=(1.0,))
     first = run(config, others)
-    other = run(replace(config, mse_kl_weight=0.0), others)
-    rows = [each["tables"]["encoders"][0] for each in (first, other)]
-    assert rows[0]["mse"] != rows[1]["mse"]
+    other = run(config.replaced(mse_kl_weight=0.0), others)
+    errors = [each["tables"]["encoders"][0]["mse"] for each in (first, other)]
+    assert errors[0] != errors[1]
 
 
 def test_saved_encoders_and_samples_of_latents(folder: Path, record: Record, others: Path) -> None:
@@ -356,82 +350,105 @@ def test_networks_on_latents_are_predicted_beside_measured(others: Path) -> None
     assert {"vanilla", "boot", "consistency", "progressive"} <= names
     assert all(row["predicted"] > 0 < row["mean"] for row in neural["plans"])
     assert -1 <= neural["spearman"] <= 1
-    assert "Networks on latents" in STUDY.page(found)
+    page = STUDY.page(found).html
+    assert "Networks on latents" in page
+    assert f"over {len(neural['plans'])} plans is {neural['spearman']:.2f}" in page
 
 
 # The page
 
 
-def test_the_finding_counts_wins_and_says_otherwise_when_they_are_others(record: Record) -> None:
-    told = STUDY.answer(record)
-    boot = sum(row["winner"] == "boot" for row in winner_rows(record, "full"))
-    assert f"in {boot} by the full covariance (" in told.finding
+def verdicts(told: Told) -> dict[str, str]:
+    return {claim.key: claim.verdict for claim in told.claims}
+
+
+def test_claims_count_encodings_and_say_otherwise_when_they_are_others(record: Record) -> None:
     altered = copy.deepcopy(record)
     for row in altered["tables"]["winners"]:
         row["winner"], row["second"] = "vanilla", "boot"
-    assert "in 0 of 5 by the diagonal, as the paper has it, in 0" in STUDY.answer(altered).finding
-    above = [row["continuum"] > 1 for form in FORMS for row in winner_rows(altered, form)]
-    assert f"it does in {above.count(False)} of 10" in STUDY.answer(altered).finding
+    page = STUDY.told(altered)
+    told = verdicts(page)
+    for key, count in (("diagonal", 5), ("full", 5), ("denoiser-copy", 10)):
+        assert told[f"boot-least-{key}"] == f"does not hold, 0 of {count}"
+    main = rows(altered, "winners", merge_rule="operator-copy", merge_time=6.4)
+    above = [row["continuum"] > 1 for row in main]
+    assert told["sums-tell"].endswith(f", {above.count(False)} of 10")
+    assert "in 0 by the full covariance (" in page.finding
     for row in altered["tables"]["winners"]:
         row["winner"] = "boot" if row["continuum"] > 1 else "vanilla"
-    assert "it does in 10 of 10" in STUDY.answer(altered).finding
+    told = verdicts(STUDY.told(altered))
+    assert told["sums-tell"] == "holds, 10 of 10"
+    boot = sum(row["winner"] == "boot" for row in main if row["form"] == "full")
+    assert told["boot-least-full"].endswith(f", {boot} of 5")
 
 
-def test_a_disagreement_of_latents_and_pixels_is_told(record: Record) -> None:
+def test_who_wins_in_pixels_is_set_beside_who_wins_in_latents(record: Record) -> None:
     altered = copy.deepcopy(record)
     for row in altered["tables"]["pixels"]:
         if row["plan"] == "vanilla":
             row["paired_rms"] = 0.0001 * row["paired_rms"]
-    for winner, count in (("boot", 5), ("vanilla", 0)):
+    for winner, verdict in (("boot", "does not hold, 0 of 5"), ("vanilla", "holds, 5 of 5")):
         for row in altered["tables"]["winners"]:
             row["winner"] = winner
-        evidence = "\n".join(STUDY.answer(altered).evidence)
-        assert evidence.count("in decoded pixels vanilla") == count
+        told = STUDY.told(altered)
+        assert verdicts(told)["latents-tell-pixels"] == verdict
+        assert verdicts(told)["boot-least-decoded"] == "does not hold, 0 of 5"
+        assert str(told.grounds["Evidence"]).count(", decoded: vanilla errs least, ") == 5
+
+
+def test_claims_on_spectra_and_encoders(record: Record) -> None:
+    altered = copy.deepcopy(record)
+    spectra = rows(altered, "spectra", form="full")
+    for number, row in enumerate(spectra):
+        row["share_small"] = 0.5 + (0.01 if number else 0.0)
+    for number, row in enumerate(altered["tables"]["encoders"]):
+        row["ms_ssim"], row["pca_ms_ssim"] = 0.9, 0.8 if number != 2 else None
+    told = verdicts(STUDY.told(altered))
+    assert told["most-small"] == "does not hold, 4 of 5"
+    assert told["ahead-of-pca"] == "holds, 3 of 3"  # of four, one has other latents than PCA
 
 
 def test_the_page_shows_figures_grids_and_the_finding(record: Record) -> None:
-    page = unescape(STUDY.page(json.loads(json.dumps(record))))
-    assert page.count("<svg") == 3
-    assert STUDY.answer(record).finding in page
-    shown = page.count("<img")
+    page = STUDY.page(record)
+    text = unescape(page.html)
+    assert text.count("<svg") == 3
+    assert page.finding in text
+    shown = text.count("<img")
     # Held out and three encoders; a teacher and seven error maps in each of six grids at least.
     assert 4 + 6 * 8 <= shown <= 4 + 6 * 15
-    assert "200,000 images at 64 × 64" in page
-    assert page.count("Left out: ") + page.count("Every student is shown.") == 6
-    assert "reading image files, whenever the study is started: " in page
+    assert "200,000 images at 64 × 64" in text
     trained = record["tables"]["encoders"][0]["num_parameters"]
-    assert f"<td>{trained:,}</td>" in page
+    assert f"<td>{trained:,}</td>" in text
 
 
 def test_students_left_out_of_a_grid_are_named_below_it(record: Record) -> None:
     altered = copy.deepcopy(record)
     for row in altered["tables"]["pixels"]:
         row["paired_rms"] = 1e-9 if row["plan"] in ("boot", PLANNED) else 10.0
-    page = unescape(STUDY.page(altered))
-    told = (
-        "Left out: boot, certified. Their outputs differ from the teacher's, which are shown, by "
-        "less than 0.2 % of a pixel's standard deviation, and look equal."
-    )
+    page = STUDY.page(altered).html
+    told = "look equal and are left out: boot, certified."
     assert page.count(told) == 6
-    grid = page[page.index("<h2>Outputs, ") : page.index(told)]
+    grid = page[page.index(told) : page.index("</section>", page.index(told))]
     assert grid.count("<img") == 1 + 5 + 7  # teacher, five students, and every error map
 
 
-@pytest.mark.parametrize(
-    ("gain", "told"),
-    [
-        (1 + 1e-13, "The best named strategy is the certified plan (to rounding)."),
-        (1.002, "The certified plan errs up to 0.2 % less than the best named one."),
-        (1.5, "The certified plan errs up to 1.5 times less than the best named one."),
-    ],
-)
-def test_the_finding_says_what_the_certified_plan_gains(
-    record: Record, gain: float, told: str
-) -> None:
-    altered = copy.deepcopy(record)
-    for row in altered["tables"]["winners"]:
-        row["gain"] = gain
-    assert STUDY.answer(altered).finding.endswith(told)
+def test_figures_hold_the_numbers(record: Record) -> None:
+    latents = pd.DataFrame(
+        rows(record, "plans", merge_rule="operator-copy", merge_time=6.4, seed=0)
+    )
+    latents["called"] = latents.encoder
+    axes = error_figure(latents, ("w2", "low", "high"), "title", "words").axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[0] == PLANNED
+    filled = {each.get_label(): each[0].get_xydata() for each in axes.containers}
+    for encoder in ("ms-ssim-vae", "mse-vae", "pca"):
+        own = latents[(latents.encoder == encoder) & (latents.form == "full")].set_index("plan").w2
+        drawn = {names[round(y)]: x for x, y in filled[encoder]}
+        for plan, ratio in drawn.items():
+            assert ratio == pytest.approx(own[plan] / own[PLANNED])
+
+
+# Its settings
 
 
 @pytest.mark.parametrize(
@@ -440,7 +457,7 @@ def test_the_finding_says_what_the_certified_plan_gains(
         ({"source": ()}, "`source` must be given, each of them once, got ()"),
         ({"encoders": ("pca", "pca")}, "`encoders` must be given, each of them once"),
         ({"seeds": ()}, "`seeds` must be given"),
-        ({"latents": "modes"}, "`latents` must be means or samples, got 'modes'"),
+        ({"latents": "modes"}, "`latents` must be one of means, samples, got modes"),
         ({"num_latents": 1}, "`num_latents` must be >= 2, got 1"),
         ({"steps": 1}, "`steps` must be >= 2, got 1"),
         ({"num_resamples": 1}, "`num_resamples` must be >= 2, got 1"),
@@ -462,7 +479,7 @@ def test_the_finding_says_what_the_certified_plan_gains(
         ),
         ({"mse_kl_weight": -1.0}, "`mse_kl_weight` must be >= 0, got -1"),
         ({"merge_times": (6.4, 0.5)}, "`merge_times` must ascend and not be empty"),
-        ({"merge_times": (0.0, 0.5)}, "`merge_time` must be finite and > 0, got 0.0"),
+        ({"merge_times": (0.0, 0.5)}, "`merge_times.0` must be > 0, got 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass, replace
 from html import unescape
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from opmerge.settings.networks import TeacherConfig
 
 from opmerge import (
     InputError,
@@ -34,46 +33,29 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.samples import load_samples
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
-from opmerge.denoisers.teacher_training import TeacherConfig, make_scheduler
+from opmerge.denoisers.teacher_training import make_scheduler
 from opmerge.distillation.executor import Distillation
 from opmerge.loop import make_accelerator
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.training import GammaRates
-from opmerge_studies.real_networks import (
-    Config,
-    _agreement,
-    _prediction,
-    contenders,
-)
+from opmerge_studies.real_networks import STUDY, RealNetworksSettings, contenders, prediction
 from opmerge_studies.real_networks.agreement import rank_agreement
-from opmerge_studies.real_networks.agreement_figures import (
-    _spread,
-    agreement_figure,
-    cost_figure,
-    pareto_set,
-)
+from opmerge_studies.real_networks.page import pareto_front, plans_figure
 from opmerge_studies.shared.runner import ProgressBar, Report, Runner, no_progress
-from opmerge_studies.shared.study import STUDIES
 
 Record = dict[str, Any]
 
-STUDY = STUDIES["real-networks"]
+pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 
 
-def run(config: Config, folder: Path, progress: ProgressBar = no_progress) -> Record:
-    return STUDY.run(config, Runner(folder, progress, print))
+def run(
+    settings: RealNetworksSettings, folder: Path, progress: ProgressBar = no_progress
+) -> Record:
+    return STUDY.record(settings, Runner(folder, progress, print))
 
 
-def finding(record: Record) -> str:
-    return STUDY.answer(record).finding
-
-
-def study_page(record: Record) -> str:
-    return STUDY.page(record)
-
-
-def small(**settings: Any) -> Config:
+def small(**settings: Any) -> RealNetworksSettings:
     teacher = TeacherConfig(
         hidden_size=32,
         num_layers=1,
@@ -90,28 +72,10 @@ def small(**settings: Any) -> Config:
         "teacher": teacher,
         **settings,
     }
-    return Config(steps=4, distillation=distillation, num_samples=64, **given)
+    return RealNetworksSettings(steps=4, distillation=distillation, num_samples=64, **given)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # accelerate collects garbage before every merge: 0.3 s with torch's own objects
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("study")
-
-
-@pytest.fixture(scope="module")
-def record(folder: Path) -> Record:
-    found = run(small(), folder)
-    return dict(json.loads(json.dumps(found, allow_nan=False)))
+TINY = small()
 
 
 def without_seconds(record: Record) -> Record:
@@ -148,7 +112,7 @@ def test_predictions_are_those_of_the_theory(record: Record) -> None:
 def test_a_predicted_error_has_its_floor() -> None:
     rates = GammaRates(1.0, 10.0, 1.0, 400, 1e-3, 400, 1e-3, floor=0.01)
     problem = Problem(resolve_spectrum("digits"), cosine_schedule(4), rates)
-    found = _prediction(problem, build_strategy("boot", 4))
+    found = prediction(problem, build_strategy("boot", 4))
     assert min(found["w2"], found["floor"]) > 0
     assert found["error"] == pytest.approx(np.hypot(found["w2"], found["floor"]), rel=1e-12)
 
@@ -156,7 +120,7 @@ def test_a_predicted_error_has_its_floor() -> None:
 def test_measurements_are_those_of_the_plan_executed_alone(record: Record, folder: Path) -> None:
     """Vanilla with seed 1, trained and measured here: the same bits."""
     settings = small().distillation
-    settings = replace(settings, optimization=replace(settings.optimization, seed=1))
+    settings = settings.replaced(optimization=settings.optimization.replaced(seed=1))
     teacher = load_teacher(folder / "teacher", 4)
     inputs = DataInputs(load_samples(open_source("digits"), (1, 8, 8)))
     accelerator = make_accelerator(settings.optimization)
@@ -203,7 +167,7 @@ def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> Non
         titles.append((title, total))
         yield lambda done, doing="": None
 
-    again = json.loads(json.dumps(run(small(), folder, watched)))
+    again = run(TINY, folder, watched)
     assert without_seconds(again) == without_seconds(record)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     # consistency merges three pairs, vanilla four operators at once: Σ iterations batch (m + 3)
@@ -243,29 +207,25 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
     ]  # fmt: skip
     assert whole["calibration"] is None
     assert set(whole["agreement"]) == {"spectrum"}
-    page = unescape(study_page(whole))
-    assert "was not tested: no calibration" in page
-    assert "the error of the measurement" in page  # of one seed, the seeds' spread is not known
+    assert "was not tested: no calibration" in STUDY.page(whole).html
+    for key in ("order-from-calibrated", "calibrated-size", "calibration-mends"):
+        assert verdicts(whole)[key] == "not looked at"
 
 
 def test_a_cell_is_of_its_settings(folder: Path, record: Record) -> None:
     """Fewer samples to measure by: another cell, although the student is the same."""
-    settings = replace(
-        small(
-            seeds=(0,),
-            calibrate=False,
-            plans=("vanilla", "hybrid:2"),
-            teacher_folder=str(folder / "teacher"),
-        ),
-        distillation=replace(small().distillation, num_iterations=1),
-        num_samples=32,
-    )
+    settings = small(
+        seeds=(0,),
+        calibrate=False,
+        plans=("vanilla", "hybrid:2"),
+        teacher_folder=str(folder / "teacher"),
+    ).replaced(distillation=TINY.distillation.replaced(num_iterations=1), num_samples=32)
     before = run(settings, folder / "other")
     for changed in (
         {"num_samples": 16},
-        {"distillation": replace(settings.distillation, num_iterations=2)},
+        {"distillation": settings.distillation.replaced(num_iterations=2)},
     ):
-        settings = replace(settings, **changed)
+        settings = settings.replaced(**changed)
         after = run(settings, folder / "other")
         for plan, other in zip(after["plans"], before["plans"], strict=True):
             assert plan["measured"] != other["measured"]
@@ -286,7 +246,7 @@ def test_a_cell_is_of_its_settings(folder: Path, record: Record) -> None:
 )
 def test_refused_settings(settings: Record, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Config(**settings)
+        RealNetworksSettings(**settings)
 
 
 def problems_of(eigenvalue: float, calibrated: float) -> dict[str, Problem]:
@@ -313,22 +273,22 @@ def test_the_planner_plans_for_each_prediction() -> None:
     labels = [each.label for each in (best, calibrated, progressive)]
     assert labels == ["planner's plan", "calibrated plan", "progressive"]
     joined, other = contenders(("best", "vanilla", "best-calibrated"), problems_of(0.5, 10.0))
-    assert (joined.name, other.name, other.aliases) == ("best", "vanilla", ("best-calibrated",))
+    assert (joined.names, other.names) == (("best",), ("vanilla", "best-calibrated"))
     both, _ = contenders(names, problems_of(0.5, 0.4))
-    assert (both.name, both.aliases, both.label) == ("best", ("best-calibrated",), "planner's plan")
+    assert (both.names, both.label) == (("best", "best-calibrated"), "planner's plan")
     alone = {"spectrum": problems_of(0.5, 10.0)["spectrum"]}
-    assert [each.name for each in contenders(names, alone)] == ["best", "progressive"]
+    assert [each.names for each in contenders(names, alone)] == [("best",), ("progressive",)]
 
 
 def test_teacher_and_students_may_have_their_own_precision(tmp_path: Path, record: Record) -> None:
     """The teacher is trained in bfloat16, which it shows; the students in float32."""
     plain = small(seeds=(0,), calibrate=False)
-    optimization = replace(plain.teacher.optimization, mixed_precision="bf16")
-    teacher = replace(plain.teacher, optimization=optimization)
-    found = run(replace(plain, teacher=teacher), tmp_path)
+    optimization = plain.teacher.optimization.replaced(mixed_precision="bf16")
+    teacher = plain.teacher.replaced(optimization=optimization)
+    found = run(plain.replaced(teacher=teacher), tmp_path)
     assert found["settings"]["teacher_digest"] != record["settings"]["teacher_digest"]
     assert AcceleratorState().mixed_precision == "no"
-    again = replace(plain, teacher_folder=str(tmp_path / "teacher"))
+    again = plain.replaced(teacher_folder=str(tmp_path / "teacher"))
     alone = run(again, tmp_path / "again")
     assert without_seconds(found)["plans"] == without_seconds(alone)["plans"]
 
@@ -355,201 +315,136 @@ def test_several_processes_are_refused_before_anything_is_trained(tmp_path: Path
     assert {path.name for path in tmp_path.glob("refused-*")} == {"refused-0", "refused-1"}
 
 
-def test_only_what_every_seed_says_is_reversed() -> None:
-    """b is predicted best; measured, a is below b in both seeds, whose ranges overlap."""
-
-    def entry(name: str, predicted: float, values: list[float], reach: float) -> Record:
-        measured = [{"value": v, "low": v - reach, "high": v + reach} for v in values]
-        return {
-            "label": name,
-            "is_canonical": name != "d",
-            "predicted": {"spectrum": {"error": predicted}},
-            "per_seed": [{"measured": {"paired_rms": each}} for each in measured],
-        }
-
-    def found(count: int, reach: float) -> Record:
-        values = {"a": [1.0, 2.0], "b": [1.1, 2.1], "c": [1.2, 1.9], "d": [1.3, 2.2]}
-        predicted = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 4.0}
-        return _agreement(
-            "spectrum", [entry(key, predicted[key], values[key][:count], reach) for key in values]
-        )
-
-    assert found(2, reach=9.0)["reversed"] == [["b", "a"]]
-    assert found(1, reach=0.01)["reversed"] == [["b", "a"], ["c", "a"]]
-    assert found(1, reach=0.06)["reversed"] == [["c", "a"]]
-    canonical = found(1, reach=0.01)["canonical"]
-    assert canonical["plans"] == ["a", "b", "c"]
-    # ranks 3, 1, 2 against 1, 2, 3: ρ = 1 - 6·6/24; with d behind in both, 1 - 6·6/60
-    assert canonical["spearman"]["of_means"] == pytest.approx(-0.5)
-    assert found(1, reach=0.01)["spearman"]["of_means"] == pytest.approx(0.4)
+# The page and the room
 
 
-def test_settings_tell_their_types_when_asked() -> None:
-    """A tool that reads types at run time resolves all of them, parts of settings included."""
-    kinds: list[Any] = [Config]
-    for kind in kinds:  # grows
-        kinds += [hint for hint in get_type_hints(kind).values() if is_dataclass(hint)]
-    assert set(kinds) > {Config, TeacherConfig, DistillationConfig, OptimizationConfig}
-
-
-# The page
-
-
-def test_pareto_set() -> None:
-    cost, error = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([5.0, 3.0, 4.0, 3.0, 5.0])
-    assert pareto_set(cost, error) == {0, 1, 4}
-
-
-def by_hand(record: Record, **errors: tuple[float, float, float]) -> Record:
-    """The record with other errors: predicted from the spectrum, calibrated, and measured."""
+@pytest.fixture
+def told(record: Record) -> Record:
+    """Vanilla is predicted best and measured worst: 1, 2 and 1.2, each ± 10 %."""
     result = copy.deepcopy(record)
+    errors = {"boot": (2e-5, 1.1, 1.0), "vanilla": (1e-5, 1.0, 2.0), "consistency": (0.1, 1.4, 1.2)}
     for plan in result["plans"]:
         spectrum, calibrated, measured = errors[plan["label"]]
         plan["predicted"]["spectrum"]["error"] = spectrum
         plan["predicted"]["calibrated"]["error"] = calibrated
         plan["measured"] = {"mean": measured, "low": 0.9 * measured, "high": 1.1 * measured}
-    return result
-
-
-@pytest.fixture
-def told(record: Record) -> Record:
-    """Vanilla is predicted best and measured worst."""
-    result = by_hand(
-        record, boot=(2e-5, 1.1, 1.0), vanilla=(1e-5, 1.0, 2.0), consistency=(0.1, 1.4, 1.2)
-    )
     for kind in ("spectrum", "calibrated"):
-        result["agreement"][kind] = {
+        # ranks 2, 1, 3 against 1, 3, 2: ρ = 1 - 6·6/24; only boot < consistency holds
+        result["agreement"][kind] |= {
             **rank_agreement([2.0, 1.0, 3.0], [[1.0, 2.0, 1.2]] * 2),
             "reversed": [["vanilla", "boot"], ["vanilla", "consistency"]],
         }
     return result
 
 
-def test_finding_states_what_failed(told: Record) -> None:
-    """Ranks 2, 1, 3 against 1, 3, 2: ρ = 1 - 6·6/24 = -0.5; only boot < consistency holds."""
-    chance = "ρ = -0.50, which chance may give as well; reversed"
-    assert finding(told) == (
-        f"From the spectrum alone, the order of plans is predicted at Spearman's {chance} in every "
-        f"seed: 2 of 3 pairs. From the calibrated training model, {chance}: 2 of 3 pairs. "
-        "The planner's plan (boot), from either prediction, is the best measured. "
-        "2 of 3 calibrated errors are within a factor 1.5 of the measured ones (not vanilla)."
+def verdicts(record: Record) -> dict[str, str]:
+    return {claim.key: claim.verdict for claim in STUDY.told(record).claims}
+
+
+def test_claims_are_counted(told: Record) -> None:
+    assert verdicts(told) == {
+        "order-from-spectrum": "does not hold, 1 of 3",
+        "order-from-calibrated": "does not hold, 1 of 3",
+        "beyond-chance": "does not hold, 0 of 2",
+        "planner-best": "holds, 2 of 2",  # boot, from either prediction
+        "planner-unbeaten": "holds, 2 of 2",
+        "calibrated-size": "does not hold, 2 of 3",  # not vanilla, whose 1 is half of 2
+        "calibration-mends": "does not hold, 0 of 2",  # vanilla is first there too
+    }
+    page = STUDY.told(told)
+    assert "ρ of predicted and measured errors is -0.50 (p = " in page.finding
+    assert "with 2 of 3 pairs of plans reversed" in page.finding
+    assert (
+        "The plan found from the spectrum alone (boot) is number 1 of 3 measured." in page.finding
     )
 
 
-def test_finding_tells_how_good_the_planners_plans_are(told: Record) -> None:
-    """Measured 1, 2 and 1.2, each ± 10 %."""
+def test_a_planners_plan_that_is_not_the_best(told: Record) -> None:
     boot, vanilla, _ = told["plans"]
     boot["aliases"] = ["boot"]
     vanilla.update(name="best-calibrated", label="calibrated plan")
-    assert (
-        "The planner's plan (boot) is the best measured. The calibrated planner's plan is number "
-        "3 of 3 measured, 100 % behind boot. "
-    ) in finding(told)
-    vanilla["measured"] = {"mean": 1.15, "low": 1.05, "high": 1.25}
-    assert "is number 2 of 3 measured, 15 % behind boot, in ranges that overlap. " in finding(told)
+    for agreement in told["agreement"].values():
+        agreement["reversed"] = []
+    assert verdicts(told)["planner-best"] == "does not hold, 1 of 2"
+    assert verdicts(told)["planner-unbeaten"] == "does not hold, 1 of 2"
+    evidence = str(STUDY.told(told).grounds["Evidence"])
+    assert "finds calibrated plan: number 3 measured, 100 % behind boot." in evidence
+    vanilla["measured"] = {"mean": 1.15, "low": 1.05, "high": 1.25}  # boot's reaches 1.1
+    assert verdicts(told)["planner-unbeaten"] == "holds, 2 of 2"
     boot.update(name="boot", aliases=[])
-    assert "The planner's plan" not in finding(told)
+    assert verdicts(told)["planner-best"] == "does not hold, 0 of 1"
 
 
-def test_canonical_plans_are_told_where_there_are_others(told: Record) -> None:
-    every = {
-        "plans": ["boot", "vanilla", "consistency"],
-        **rank_agreement([1, 2, 3], [[1, 3, 2]] * 2),
-    }
+def test_the_calibrated_model_mends_what_it_puts_right(told: Record) -> None:
+    vanilla = told["plans"][1]
+    vanilla["predicted"]["calibrated"]["error"] = 1.3  # between boot and consistency
+    assert verdicts(told)["calibration-mends"] == "does not hold, 1 of 2"
+    vanilla["predicted"]["calibrated"]["error"] = 2.0
+    assert verdicts(told)["calibration-mends"] == "holds, 2 of 2"
+    told["agreement"]["spectrum"]["reversed"] = []
+    assert verdicts(told)["calibration-mends"] == "not looked at"
+    assert verdicts(told)["order-from-spectrum"] == "holds, 3 of 3"
+
+
+def test_the_page_tells_coefficients_and_disagreements(told: Record) -> None:
     spectrum = told["agreement"]["spectrum"]
-    spectrum["canonical"] = every
-    assert "canonical" not in finding(told)
-    told["plans"].append({**told["plans"][1], "name": "uniform:4", "label": "uniform:4"})
-    told["agreement"]["calibrated"]["canonical"] = None
-    spectrum.update(p_value=0.1, kendall_p_value=0.2)
-    every.update(p_value=0.3, kendall_p_value=0.4)
-    assert "ρ = -0.50 (canonical plans: 0.50), which chance" in finding(told)
-    assert finding(told).count("canonical") == 1
-    page = unescape(study_page(told))
-    assert page.count("Canonical: boot, vanilla and consistency.") == 1
-    # ρ and τ over all plans, then over the canonical ones: ranks 1, 2, 3 against 1, 3, 2
-    assert (
-        '<th scope="row">0</th><td>-0.500</td><td>-0.333</td><td>0.500</td><td>0.333</td>' in page
-    )
-    assert '<th scope="row">95 % interval</th>' + 4 * "<td>–</td>" in page
-    assert '<th scope="row">p</th><td>0.1</td><td>0.2</td><td>0.3</td><td>0.4</td>' in page
-
-
-def test_page_tells_intervals_and_the_error_of_samples(told: Record) -> None:
-    """The mean of the half intervals of both seeds is (0.1 + 0.3) / 2."""
-    told["agreement"]["spectrum"]["kendall"].update(of_means=0.624, interval=[0.1234, 0.987])
+    # ranks 1, 2, 3 against 1, 3, 2
+    canonical = {"plans": ["boot"], **rank_agreement([1, 2, 3], [[1, 3, 2]] * 2)}
+    spectrum.update(canonical=canonical, p_value=0.1, kendall_p_value=0.2)
+    canonical.update(p_value=0.3, kendall_p_value=0.4)
+    spectrum["kendall"].update(of_means=0.624, interval=[0.1234, 0.987])
     for cell, reach in zip(told["plans"][0]["per_seed"], (0.1, 0.3), strict=True):
         cell["measured"]["paired_rms"] = {"value": 1.0, "low": 1 - reach, "high": 1 + reach}
-    page = unescape(study_page(told))
-    assert "<dt>Kendall's τ, the spectrum alone; 95 % over plans: 0.12 … 0.99</dt>" in page
-    assert "<dd>0.62</dd>" in page
-    assert "<dt>Spearman's ρ, the spectrum alone; 95 % over plans: –</dt>" in page  # 3 plans
-    assert "<td>1</td><td>0.9 … 1.1</td><td>0.2</td>" in page
-
-
-def test_page_tells_the_disagreements(told: Record) -> None:
-    page = unescape(study_page(told))
-    assert finding(told) in page
+    page = unescape(STUDY.page(told).html)
+    assert "<td>-0.500</td><td>-0.333</td><td>0.500</td><td>0.333</td>" in page
     assert (
-        "From the spectrum alone, vanilla (1e-05 → 2) is predicted better and measured worse, in "
-        "every seed, than boot (2e-05 → 1) and consistency (0.1 → 1.2)."
+        '<th scope="row">95 % interval</th><td>–</td><td>0.12 … 0.99</td><td>–</td><td>–</td>'
     ) in page
-    assert "vanilla: the calibrated error 1 is too low by a factor 2.00; 2 is measured." in page
-    assert "Of 2 pairs reversed from the spectrum alone, the calibrated one puts 0 right." in page
-    assert "Best, best-calibrated and boot are the same plan, counted once." in page
-    assert "From the spectrum alone, 1 of 3 pairs of plans are in order" in page
-    agreeing = by_hand(
-        told, boot=(1e-5, 1.0, 1.0), vanilla=(2e-5, 2.0, 2.0), consistency=(0.1, 3.0, 3.0)
+    assert '<th scope="row">p</th><td>0.1</td><td>0.2</td><td>0.3</td><td>0.4</td>' in page
+    assert "<dt>Kendall's τ, the spectrum alone (95 % over plans 0.12 … 0.99)</dt>" in page
+    assert "<dd>0.62</dd>" in page
+    # the mean of the half intervals of both seeds is (0.1 + 0.3) / 2
+    assert "<td>1</td><td>0.9 … 1.1</td><td>0.2</td>" in page
+    assert (
+        "From the spectrum alone, vanilla (1e-05 → 2) is predicted better and measured worse than "
+        "consistency (0.1 → 1.2)."
+    ) in page
+    assert "best, best-calibrated, boot: one plan, counted once." in page
+
+
+def test_the_page_stands_alone(record: Record) -> None:
+    page = STUDY.page(record)
+    assert page.html == STUDY.page(record).html
+    assert len(page.html) < 400_000
+    assert "<script" not in page.html
+    assert "://" not in page.html.replace("http://www.w3.org", "")
+    assert page.html.count('src="data:image/png;base64,') == 1 + len(record["plans"])
+    assert page.html.count("<svg") == 5  # two scatters, directions, two costs
+    assert page.finding in unescape(page.html)
+
+
+def test_figures_hold_the_numbers() -> None:
+    plans = pd.DataFrame(
+        {
+            "label": ["boot", "vanilla", "consistency"],
+            "measured": [1.0, 2.0, 1.2],
+            "low": [0.9, 1.8, 1.1],
+            "high": [1.1, 2.2, 1.3],
+            "seconds": [3.0, 1.0, 4.0],
+        }
     )
-    agreeing["agreement"]["spectrum"]["reversed"] = [["consistency", "boot"]]
-    page = unescape(study_page(agreeing))
-    assert "Of 1 pair reversed from the spectrum alone, the calibrated one puts 1 right." in page
-    for kind in ("spectrum", "calibrated"):
-        agreeing["agreement"][kind]["reversed"] = []
-    page = unescape(study_page(agreeing))
-    assert "From the spectrum alone, no pair is reversed in every seed." in page
-    assert "All 3 calibrated errors are within a factor 1.5 of the measured ones." in page
-    assert "is too" not in page
-    assert "puts" not in page
+    axes = plans_figure(plans, "seconds", "seconds", "title", large=["boot"]).axes[0]
+    drawn = {each.get_label(): each for each in axes.containers}
+    for row in plans.itertuples():
+        points, _, (bar,) = drawn[row.label]
+        assert points.get_xydata().tolist() == [[row.seconds, row.measured]]
+        assert points.get_markersize() == (10 if row.label == "boot" else 6)
+        np.testing.assert_allclose(bar.get_segments()[0][:, 1], [row.low, row.high])
 
 
-def test_page_stands_alone(record: Record) -> None:
-    page = study_page(record)
-    assert page == study_page(record)
-    assert len(page) < 400_000
-    assert "<script" not in page
-    assert "://" not in page.replace("http://www.w3.org", "")
-    assert page.count('src="data:image/png;base64,') == 1 + len(record["plans"])
-    assert page.count("<svg") == 5  # two scatters, directions, two costs
-
-
-def test_figures_hold_the_numbers(told: Record) -> None:
-    plans = told["plans"]
-    plans[0]["aliases"] = ["boot"]
-    plans[1]["aliases"] = ["best-calibrated"]
-    for kind, x, planned in (("spectrum", (2e-5, 1e-5, 0.1), 0), ("calibrated", (1.1, 1, 1.4), 1)):
-        axes = agreement_figure(plans, kind, "title").axes[0]
-        drawn = [set(zip(*line.get_data(), strict=True)) for line in axes.lines]
-        points = list(zip(x, (1.0, 2.0, 1.2), strict=True))
-        assert drawn == [set(points) - {points[planned]}, {points[planned]}]
-        assert {text.get_text() for text in axes.texts} == {"boot", "vanilla", "consistency"}
-    axes = cost_figure(plans, [3.0, 1.0, 4.0], "seconds", "title").axes[0]
-    staircase, others, best = axes.lines
-    np.testing.assert_allclose(staircase.get_xydata(), [[1, 2], [3, 1]])
-    np.testing.assert_allclose(others.get_xydata(), [[4, 1.2]])
-    np.testing.assert_allclose(sorted(best.get_xydata().tolist()), [[1, 2], [3, 1]])
-
-
-def test_labels_do_not_overlap() -> None:
-    heights = np.array([0.5, 0.02, 0.51, 0.98, 0.5])
-    spread = _spread(heights, 0.1)
-    assert np.diff(np.sort(spread)).min() > 0.1 - 1e-12
-    assert spread.min() >= 0
-    assert spread.max() <= 1
-    np.testing.assert_array_equal(_spread(np.array([0.1, 0.9]), 0.1), [0.1, 0.9])
-
-
-# The registry
+def test_pareto_front() -> None:
+    front = pareto_front([1.0, 2.0, 2.0, 3.0, 1.0], [5.0, 3.0, 4.0, 3.0, 5.0])
+    assert np.flatnonzero(front).tolist() == [0, 1, 4]
 
 
 def python(code: str) -> str:
@@ -557,20 +452,21 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_registry_is_light_and_pages_need_no_torch(record: Record, tmp_path: Path) -> None:
+def test_the_room_is_light_and_pages_need_no_torch(record: Record, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record), encoding="utf-8")
-    listing = "import opmerge_studies.real_networks, sys; print('torch' in sys.modules)"
-    assert python(listing) == "False\n"
     drawing = (
-        "import json, sys; from opmerge_studies.shared.study import STUDIES; "
-        f"record = json.load(open({str(path)!r})); study = STUDIES[record['study']]; "
-        "page = study.page(record); print('torch' in sys.modules)"
+        "import json, sys; from opmerge_studies.real_networks import STUDY; "
+        "import opmerge_studies.celeba; listed = 'torch' in sys.modules; "
+        f"STUDY.page(json.load(open({str(path)!r}))); print(listed, 'torch' in sys.modules)"
     )
-    assert python(drawing).startswith("False")
+    assert python(drawing) == "False False\n"
 
 
-def test_study_runs_what_its_module_says() -> None:
-    assert STUDY.config() == Config()
-    assert STUDY.config(quick=True).steps == 16
-    assert Config().plans[0] == "best"
+def test_settings_of_a_demonstration_and_from_the_command_line() -> None:
+    assert STUDY.configured(quick=False) == RealNetworksSettings()
+    assert STUDY.configured(quick=True).steps == 16
+    assert RealNetworksSettings().plans[0] == "best"
+    changed = STUDY.configured(True, ["teacher.hidden_size=8", "seeds=[3,4]"])
+    assert (changed.teacher.hidden_size, changed.seeds) == (8, (3, 4))
+    assert changed.teacher.num_iterations == 6000
