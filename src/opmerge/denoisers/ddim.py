@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from torch import Tensor, nn
 
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import PredictionType
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 __all__ = ["DDIM", "Estimate", "Jump", "PredictionType", "compose"]
-
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-"""What a network predicts, by diffusers' names: ε, x_0, or v = alpha ε - sigma x_0."""
 
 Step = int | Tensor
 """A step of the schedule: one for the whole batch, or (B,) one a sample."""
