@@ -178,7 +178,7 @@ class Trainer:
                 "must keep the loss finite, and it is not from iteration "
                 f"{done - len(losses) + place + 1} on",
                 self.config.learning_rate,
-                "pass a lower --learning_rate; the last checkpoint is kept",
+                "pass a lower `learning_rate`; the last checkpoint is kept",
             )
 
     def finish(self) -> nn.Module:

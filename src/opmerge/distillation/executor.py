@@ -287,7 +287,7 @@ class Distillation:
             "must keep the loss and the weights finite, and they are not at iteration "
             f"{record.iteration - after} of the merge {self.stages[record.stage].name}",
             self.config.optimization.learning_rate,
-            "lower it or clip with --max_grad_norm, in another --output_dir; this one is kept",
+            "lower it or clip with `max_grad_norm`, in another `folder`; this one is kept",
         )
 
     def _save(self, trainer: Trainer, record: TrainingRecord) -> None:
