@@ -12,7 +12,7 @@ from opmerge.schedules import resolve_schedule
 from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, NonEmpty, Positive, TeacherSteps
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import strategy_errors
 
 __all__ = ["STUDY", "OwnSettings", "compare", "run"]
@@ -44,14 +44,8 @@ def run(settings: OwnSettings, runner: Runner) -> dict[str, Any]:
     Returns:
         ``tables``: ``errors``, a row for each schedule and λ.
     """
-    cells = [
-        {
-            "schedule": schedule,
-            "num_steps": settings.num_steps,
-            "eigenvalues": list(settings.eigenvalues),
-        }
-        for schedule in settings.schedules
-    ]
+    values = list(settings.eigenvalues)
+    cells = grid(schedule=settings.schedules, num_steps=settings.num_steps, eigenvalues=[values])
     rows = runner.sweep(compare, cells, "comparing")
     return {"tables": {"errors": [row for each in rows for row in each]}}
 

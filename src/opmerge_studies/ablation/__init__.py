@@ -17,7 +17,7 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, Positive, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import is_as_good, plan_row, scalar_problem, strategy_errors
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
@@ -68,18 +68,15 @@ def run(settings: AblationSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``transition`` (crossings and band by T and s), ``diagram`` (the best plan by λ
         and s) and ``sources`` (by source and s).
     """
-    marks = [
-        {"num_steps": num_steps, "merge_time": time}
-        for num_steps in settings.steps
-        for time in settings.merge_times
-    ]
+    times = list(settings.merge_times)
     sizes = {
         "num_steps": settings.steps[0],
-        "merge_times": list(settings.merge_times),
+        "merge_times": [times],
         "kept_time": settings.kept_time,
     }
-    points = [{"eigenvalue": value, **sizes} for value in settings.eigenvalues()]
-    sources = [{"source": source, **sizes} for source in settings.sources]
+    marks = grid(num_steps=settings.steps, merge_time=times)
+    points = grid(eigenvalue=settings.eigenvalues(), **sizes)
+    sources = grid(source=settings.sources, **sizes)
     diagram = runner.sweep(plan_eigenvalue, points, "planning")
     planned = runner.sweep(plan_source, sources, "planning for real spectra")
     return {

@@ -12,7 +12,7 @@ from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings
 from opmerge.settings.types import NonEmpty, Ordered, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import plan_row, scalar_problem
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
@@ -55,22 +55,16 @@ def run(settings: PhaseSettings, runner: Runner) -> dict[str, Any]:
     Returns:
         ``tables``: ``plans`` (best plan and strategies at each λ) and ``crossings`` (of each T).
     """
-    cells: list[Cell] = [
-        {
-            "num_steps": num_steps,
-            "merge_rule": rule,
-            "merge_time": settings.merge_time,
-            "eigenvalue": value,
-        }
+    values, time = settings.eigenvalues(), settings.merge_time
+    copied, denoised = (
+        grid(merge_rule=rule, num_steps=steps, merge_time=time, eigenvalue=values[::stride])
         for rule, steps, stride in (
             ("operator-copy", settings.steps, 1),
             ("denoiser-copy", settings.denoiser_steps, _DENOISER_STRIDE),
         )
-        for num_steps in steps
-        for value in settings.eigenvalues()[::stride]
-    ]
-    marks = [{"num_steps": steps, "merge_time": settings.merge_time} for steps in settings.steps]
-    plans = runner.sweep(plan_eigenvalue, cells, "planning")
+    )
+    marks = grid(num_steps=settings.steps, merge_time=time)
+    plans = runner.sweep(plan_eigenvalue, [*copied, *denoised], "planning")
     crossed = runner.sweep(transition, marks, "finding crossings")
     return {"tables": {"plans": plans, "crossings": [_with_band(row, plans) for row in crossed]}}
 

@@ -33,13 +33,20 @@ Cell = Mapping[str, Any]
 """Arguments of a function by name, JSON values."""
 
 
-def grid(**axes: Iterable[Any]) -> list[Cell]:
+def grid(**axes: Any) -> list[Cell]:
     """A cell for each combination of values, the last axis fastest.
 
-    >>> grid(num_steps=(8, 16), merge_time=[6.4])
-    [{'num_steps': 8, 'merge_time': 6.4}, {'num_steps': 16, 'merge_time': 6.4}]
+    >>> grid(rule="copy", steps=(4, 8))
+    [{'rule': 'copy', 'steps': 4}, {'rule': 'copy', 'steps': 8}]
+
+    Args:
+        axes: values by name, or one value (a string is one) that all cells have.
     """
-    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    several = [
+        axis if isinstance(axis, Iterable) and not isinstance(axis, str) else [axis]
+        for axis in axes.values()
+    ]
+    return [dict(zip(axes, values, strict=True)) for values in product(*several)]
 
 
 @contextmanager

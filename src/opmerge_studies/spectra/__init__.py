@@ -17,7 +17,7 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, NonEmpty, Positive
 from opmerge.spectra import Spectrum, resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, plan_row
 
 __all__ = ["STRATEGIES", "STUDY", "SpectraSettings", "describe_source", "plan_source", "run"]
@@ -52,10 +52,9 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``sources`` (shares of λ), ``plans`` (a row for each source, T and s) and
         ``eigenvalues`` (sorted, of both forms).
     """
-    sources = [{"source": source} for source in settings.sources]
-    sizes = {"steps": list(settings.steps), "merge_times": list(settings.merge_times)}
-    described = runner.sweep(describe_source, sources, "reading spectra")
-    planned = runner.sweep(plan_source, [{**each, **sizes} for each in sources], "planning")
+    sizes = {"steps": [list(settings.steps)], "merge_times": [list(settings.merge_times)]}
+    described = runner.sweep(describe_source, grid(source=settings.sources), "reading spectra")
+    planned = runner.sweep(plan_source, grid(source=settings.sources, **sizes), "planning")
     return {
         "tables": {
             "sources": [each["summary"] for each in described],

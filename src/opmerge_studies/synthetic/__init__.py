@@ -17,7 +17,7 @@ from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings
 from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import (
     CANONICAL,
     is_as_good,
@@ -77,11 +77,23 @@ def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
         ``errors`` (a row for each strategy there, with its ratio to the best and its rank), and
         ``scan`` (plans again, over the λ between the phases, under operator copy).
     """
-    cells = _cells(settings, settings.eigenvalues, "operator-copy", settings.steps)
-    cells += _cells(settings, settings.eigenvalues, "denoiser-copy", settings.denoiser_steps)
-    planned = runner.sweep(compare, cells, "planning")
-    points = _cells(settings, settings.scanned(), "operator-copy", settings.steps)
-    scanned = runner.sweep(compare, points, "scanning λ")
+
+    def cells(
+        rule: str, steps: Sequence[int], eigenvalues: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        return grid(
+            merge_rule=rule,
+            num_steps=steps,
+            eigenvalue=eigenvalues,
+            merge_time=settings.merge_time,
+            strategies=[list(settings.strategies)],
+        )
+
+    points = cells("operator-copy", settings.steps, settings.eigenvalues)
+    points += cells("denoiser-copy", settings.denoiser_steps, settings.eigenvalues)
+    between = cells("operator-copy", settings.steps, settings.scanned())
+    planned = runner.sweep(compare, points, "planning")
+    scanned = runner.sweep(compare, between, "scanning λ")
     return {
         "tables": {
             "plans": [result["plan"] for result in planned],
@@ -89,22 +101,6 @@ def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
             "scan": [result["plan"] for result in scanned],
         }
     }
-
-
-def _cells(
-    settings: SyntheticSettings, eigenvalues: Sequence[float], rule: str, steps: Sequence[int]
-) -> list[Cell]:
-    return [
-        {
-            "eigenvalue": eigenvalue,
-            "num_steps": num_steps,
-            "merge_time": settings.merge_time,
-            "merge_rule": rule,
-            "strategies": list(settings.strategies),
-        }
-        for num_steps in steps
-        for eigenvalue in eigenvalues
-    ]
 
 
 def compare(
