@@ -225,7 +225,7 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        kept = self.store.write(*part, cell)
+        kept: Cell = self.store.write(*part, cell)
         shutil.rmtree(folder, ignore_errors=True)
         return kept
 
