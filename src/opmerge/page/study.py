@@ -206,8 +206,8 @@ def table(
     """
     told = []
     for spec in columns.values():
-        names, _, form = spec.partition(":")
-        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
+        names, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
+        tell = _FORMATS.get(form) or f"{{:{form}}}".format
         ends = zip(*(rows[name] for name in names.split("…")), strict=True)
         told.append(
             ["–" if any(map(_is_missing, each)) else " … ".join(map(tell, each)) for each in ends]
@@ -217,7 +217,7 @@ def table(
 
 
 def heads(*specs: str) -> dict[str, str]:
-    """Columns of a table, each ``head=column:format``; without ``head=`` as the column is called."""
+    """Columns of a table, each ``head=column:format``; without ``head=`` the column's name."""
     pairs = (spec.rpartition("=") for spec in specs)
     return {head or column.partition(":")[0]: column for head, _, column in pairs}
 

@@ -74,7 +74,7 @@ def refusal(error: ValidationError) -> InputError:
     context = first.get("ctx", {})
     own = context.get("error")
     if isinstance(own, InputError):
-        return own
+        return _inside(own, first["loc"])
     place = ".".join(str(part) for part in first["loc"])
     kind = first["type"]
     if kind == "extra_forbidden":
@@ -89,3 +89,12 @@ def refusal(error: ValidationError) -> InputError:
         requirement = f"must be {_KINDS.get(kind, first['msg'].removeprefix('Input should be '))}"
     value = first["input"]
     return InputError(place, requirement, value if isinstance(value, str) else repr(value))
+
+
+def _inside(error: InputError, place: tuple[int | str, ...]) -> InputError:
+    """What a group inside a group refuses, with the names of both: ``part.rate``."""
+    if place and place[-1] != error.argument:
+        prefix = ".".join(map(str, place))
+        error.args = (str(error).replace(f"`{error.argument}`", f"`{prefix}.{error.argument}`", 1),)
+        error.argument = f"{prefix}.{error.argument}"
+    return error

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.networks import TeacherConfig, VAEConfig
 from pydantic import Field, model_validator
 
 from opmerge.data import BUILTIN_SOURCES
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.settings.types import Ascending, Count, NonNegative, Positive
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies.celeba.labels import unique_labels

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.networks import TeacherConfig
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from opmerge.checks import check_count
@@ -11,8 +13,6 @@ from opmerge.errors import InputError
 from opmerge.plans import build_strategy
 from opmerge.settings.base import Settings
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig
 
 __all__ = ["PLANNED", "Distinct", "RealNetworksSettings"]
 

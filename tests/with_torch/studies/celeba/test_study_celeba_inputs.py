@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.networks import VAEConfig
 from PIL import Image
 from study_records import rows
 
 from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.latents import ConvVAE, Images, fit_pca, load_encoder
-from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import OptimizationConfig
-from opmerge.settings.networks import VAEConfig
 from opmerge_studies.celeba import STUDY, CelebaSettings, encodings
 from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
 from opmerge_studies.celeba.labels import unique_labels
