@@ -322,8 +322,8 @@ def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
         f"Outputs, {place.called}, {place.source}, s = {place.merge_time:g}",
         "Each column is decoded from the same noise in the latents. Grey levels of a difference "
         "are its size times the factor beside it, so that the brightest are white; factors differ "
-        f"between plans. Of the four, {contest['least']} errs least in pixels, then {contest['behind']}. "
-        f"Error of a pixel over its standard deviation: {', '.join(errors)}. Students whose "
+        f"between plans. Of the four, {contest['least']} errs least in pixels, then "
+        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. Students whose "
         f"outputs differ from the teacher's by less than {percent(_VISIBLE)} of that look equal "
         f"and are left out: {', '.join(grid.plan[is_hidden]) or '–'}.",
         pictures=[*map(Picture, names[~is_hidden], grid.png[~is_hidden])],
