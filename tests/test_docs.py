@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from opmerge.cli.commands import COMMANDS, GROUPS
-from opmerge.cli.study_files import study_names
+from opmerge.cli import COMMANDS
+from opmerge.cli.studies import study_names
 from opmerge.planners import PLANNERS
 from opmerge.plans import STRATEGIES
 
@@ -36,7 +36,7 @@ def test_the_tables_name_every_strategy_and_every_planner() -> None:
 
 def test_commands_and_links_exist() -> None:
     for command in re.findall(r"^    opmerge ([a-z-]+)", README, re.MULTILINE):
-        assert command in {**COMMANDS, **GROUPS}
+        assert command in COMMANDS.commands
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opmerge.cli import main, study_files
-from opmerge.cli.study_files import load_study, study_names
+from opmerge.cli.studies import load_study, study_names
 from opmerge.page.study import StudyPage
 from opmerge_studies import phase
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import pytest
 from pydantic import Field, model_validator
 
-from opmerge.cli.study_files import load_study, study_names
+from opmerge.cli.studies import load_study, study_names
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings
 from opmerge_studies.shared.settings import configure, settings_named
