@@ -323,9 +323,10 @@ def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
         "Each column is decoded from the same noise in the latents. Grey levels of a difference "
         "are its size times the factor beside it, so that the brightest are white; factors differ "
         f"between plans. Of the four, {contest['least']} errs least in pixels, then "
-        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. Students whose "
-        f"outputs differ from the teacher's by less than {percent(_VISIBLE)} of that look equal "
-        f"and are left out: {', '.join(grid.plan[is_hidden]) or '–'}.",
+        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. "
+        "Students whose outputs differ from the teacher's by less than "
+        f"{percent(_VISIBLE)} of that look equal and are left out: "
+        f"{', '.join(grid.plan[is_hidden]) or '–'}.",
         pictures=[*map(Picture, names[~is_hidden], grid.png[~is_hidden])],
         is_wide=True,
     )

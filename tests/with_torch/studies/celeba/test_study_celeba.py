@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig, VAEConfig
 from oracles import DirectTheory, Setting, best_students
 from PIL import Image
 from study_records import rows
@@ -25,7 +23,9 @@ from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.latents import PCAEncoder, fit_pca, load_encoder
 from opmerge.page.study import Told
+from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.training import GradientFlow
 from opmerge_studies.celeba import STUDY, CelebaSettings
 from opmerge_studies.celeba.outputs import decoded_outputs
