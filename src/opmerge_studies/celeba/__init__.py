@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opmerge.problem import MergeRule
-from opmerge.store import Store
 from opmerge_studies import real_networks
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents
 from opmerge_studies.celeba.settings import CelebaSettings
 from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared.runner import grid
 
 if TYPE_CHECKING:
     from opmerge_studies.celeba.encodings import Encoding
@@ -76,9 +76,7 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
             {**each.place, "png": picture(reconstruct(each.load(), each.images.some(_NUM_SHOWN)))}
             for each in shown
         ],
-        "cost": Store(runner.folder, runner.warn).kept(
-            "cost", "published size, with reading", cost_at_full_size
-        ),
+        "cost": runner.store.kept("cost", "published size, with reading", cost_at_full_size),
         "neural": _neural(settings, encodings[0], runner) if settings.neural else None,
     }
 
@@ -90,9 +88,7 @@ def _theory(
     again = {"num_resamples": settings.num_resamples, "seed": 0}
     cells = [{"path": str(each.path), "digest": each.made["digest"], **again} for each in encodings]
     described = runner.sweep(describe_latents, cells, "covariances")
-    problems = [
-        {"merge_rule": rule, "merge_time": time} for rule in _RULES for time in settings.merge_times
-    ]
+    problems = grid(merge_rule=_RULES, merge_time=settings.merge_times)
     compared = runner.sweep(
         compare_plans,
         [{**cell, "num_steps": settings.steps, **each} for cell in cells for each in problems],

@@ -18,7 +18,6 @@ from opmerge.latents import (
     Encoder,
     Images,
     Opened,
-    VAEConfig,
     encode_source,
     fit_pca,
     load_encoder,
@@ -27,6 +26,7 @@ from opmerge.latents import (
 )
 from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents
+from opmerge.settings.networks import VAEConfig
 from opmerge.store import Store, digest, file_digest
 from opmerge_studies.celeba.labels import absolute
 from opmerge_studies.celeba.settings import BUILT_IN, TRAINED, CelebaSettings

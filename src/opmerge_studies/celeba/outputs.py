@@ -16,8 +16,10 @@ from opmerge.merging import evaluate
 from opmerge.metrics import sliced_w2
 from opmerge.problem import MergeRule
 from opmerge.spectra import estimate_spectrum
-from opmerge_studies.celeba.plans import by_direction, contending_plans, latent_problem
+from opmerge.training import GradientFlow
+from opmerge_studies.celeba.plans import by_direction, contending_plans
 from opmerge_studies.real_networks.execution import picture
+from opmerge_studies.shared.strategies import cosine_problem
 
 __all__ = ["decoded_outputs"]
 
@@ -58,7 +60,7 @@ def decoded_outputs(
     rows: list[dict[str, Any]] = []
     pictures: list[dict[str, Any]] = []
     for time in merge_times:
-        problem = latent_problem(spectrum.eigenvalues, num_steps, time, merge_rule)
+        problem = cosine_problem(spectrum.eigenvalues, num_steps, GradientFlow(time), merge_rule)
         log_output = by_direction(problem, problem.teacher.log_output, spectrum.eigenvalues)
         clean = noise * np.exp(log_output)
         teacher = clean @ spectrum.basis + spectrum.mean

@@ -195,9 +195,9 @@ def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
     caption = "W2 in latents by the linear theory; paired error and sliced W2 of a pixel, decoded."
     yield Section("All errors", caption, table=made, is_wide=True)
     pictures = rows["pictures"].merge(pixels[[*keys, "relative"]], on=keys, how="left")
-    contests = rows["contests"].set_index([*_PLACE, "merge_time"])
+    contests = rows["contests"].set_index([*_PLACE, "merge_time"]).to_dict("index")
     for place, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
-        yield _grid_section(grid, contests.loc[place])
+        yield _grid_section(grid, contests[place])
     if record["neural"]:
         networks = pd.DataFrame(record["neural"]["plans"]).sort_values("mean")
         caption = "Root mean squares of student minus teacher, from equal noise"
@@ -263,7 +263,9 @@ def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
     for (called, both), look in zip(drawn.groupby("called", sort=False), LOOKS, strict=False):
         line = {"color": look["color"]}
         full, diagonal = (both[both.form == form] for form in ("full", "diagonal"))
-        yield Series(called, full["rank"], full.eigenvalue, line, full.low, full.high, band=True)
+        yield Series(
+            str(called), full["rank"], full.eigenvalue, line, full.low, full.high, band=True
+        )
         dashed = {**line, "linestyle": DASHED}
         yield Series("", diagonal["rank"], diagonal.eigenvalue, dashed)
 
@@ -296,10 +298,10 @@ def error_figure(
     fills = {"diagonal": {"markerfacecolor": "none"}, "full": {}}
     series = [
         Series(
-            called if form == "full" else "",
+            str(called) if form == "full" else "",
             own[value],
             own.plan.map(plans.index),
-            {**look, **fills[form]},
+            {**look, **fills[str(form)]},
             own[low],
             own[high],
         )
@@ -309,7 +311,7 @@ def error_figure(
     return intervals(series, plans, Axis(words, margin=1.2), title, line=0.25 + 0.07 * len(series))
 
 
-def _grid_section(grid: pd.DataFrame, contest: pd.Series[Any]) -> Section:
+def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
     """Outputs of an encoding; students that look like their teacher are left out, by name."""
     place, is_map = grid.iloc[0], grid.factor.notna()
     is_student = ~is_map & grid.relative.notna()
@@ -320,10 +322,11 @@ def _grid_section(grid: pd.DataFrame, contest: pd.Series[Any]) -> Section:
         f"Outputs, {place.called}, {place.source}, s = {place.merge_time:g}",
         "Each column is decoded from the same noise in the latents. Grey levels of a difference "
         "are its size times the factor beside it, so that the brightest are white; factors differ "
-        f"between plans. Of the four, {contest.least} errs least in pixels, then {contest.behind}. "
-        f"Error of a pixel over its standard deviation: {', '.join(errors)}. Students whose "
-        f"outputs differ from the teacher's by less than {percent(_VISIBLE)} of that look equal "
-        f"and are left out: {', '.join(grid.plan[is_hidden]) or '–'}.",
+        f"between plans. Of the four, {contest['least']} errs least in pixels, then "
+        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. "
+        "Students whose outputs differ from the teacher's by less than "
+        f"{percent(_VISIBLE)} of that look equal and are left out: "
+        f"{', '.join(grid.plan[is_hidden]) or '–'}.",
         pictures=[*map(Picture, names[~is_hidden], grid.png[~is_hidden])],
         is_wide=True,
     )

@@ -14,12 +14,10 @@ from opmerge.linear_teacher import SMALLEST_EIGENVALUE
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import Plan, build_strategy
-from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule, Problem
-from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.shared.strategies import CANONICAL, plan_shape
+from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, plan_row
 
 __all__ = [
     "FORMS",
@@ -30,7 +28,6 @@ __all__ = [
     "contending_plans",
     "continuum_ratio",
     "describe_latents",
-    "latent_problem",
 ]
 
 FORMS = ("diagonal", "full")
@@ -43,18 +40,6 @@ PLANNED = "certified"
 _ENDS = (0.025, 0.975)
 
 Array = NDArray[np.float64]
-
-
-def latent_problem(
-    eigenvalues: Array, num_steps: int, merge_time: float, merge_rule: MergeRule
-) -> Problem:
-    """Merging T steps of plain cosine under gradient flow, towards the teacher."""
-    return Problem(
-        eigenvalue_spectrum(eigenvalues),
-        cosine_schedule(num_steps),
-        GradientFlow(merge_time),
-        merge_rule,
-    )
 
 
 def contending_plans(problem: Problem) -> dict[str, Plan]:
@@ -135,12 +120,13 @@ def compare_plans(
     """
     plans, winners = [], []
     for form, spectra in _resampled(path, num_resamples, seed).items():
-        problem = latent_problem(spectra[0], num_steps, merge_time, merge_rule)
+        problem = cosine_problem(spectra[0], num_steps, GradientFlow(merge_time), merge_rule)
         best = find_plan(problem)
+        row = plan_row(problem, STRATEGIES, best)
         every = {name: build_strategy(name, num_steps) for name in STRATEGIES}
         every[PLANNED] = best.plan
         errors = _errors(problem, every, spectra)
-        named = {name: float(errors[name][0]) for name in STRATEGIES}
+        best_named = min(STRATEGIES, key=lambda name: float(row[name]))
         plans += [
             {
                 "form": form,
@@ -156,12 +142,10 @@ def compare_plans(
                 "form": form,
                 **_contest({name: errors[name] for name in CANONICAL}),
                 "continuum": continuum_ratio(spectra[0]),
-                "best_named": min(named, key=lambda name: named[name]),
-                "gain": min(named.values()) / best.w2,
-                "lower_bound": best.lower_bound,
-                "best": best.w2,
-                "shape": plan_shape(best.plan, best.w2, named),
-                "best_plan": plan_phrase(best.plan),
+                "best_named": best_named,
+                "gain": row[best_named] / best.w2,
+                **{key: row[key] for key in ("lower_bound", "best", "shape")},
+                "best_plan": row["plan"],
             }
         )
     return {"plans": plans, "winners": winners}

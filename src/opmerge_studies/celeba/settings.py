@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig, VAEConfig
 from pydantic import Field, model_validator
 
 from opmerge.data import BUILTIN_SOURCES
 from opmerge.errors import InputError
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
+from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.settings.types import Ascending, Count, NonNegative, Positive
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies.celeba.labels import unique_labels
@@ -38,48 +38,40 @@ _SETTLED = {"loss": "encoders", "optimization.seed": "seeds"} | {
 class CelebaSettings(Settings):
     """Settings of the study."""
 
-    source: str | tuple[str, ...] = Field(
+    source: str | tuple[str, ...] = option(
         ("patches", "faces"),
-        description="patches, faces, a folder of CelebA or of other images; or a list of such",
+        "patches, faces, a folder of CelebA or of other images; or a list of such",
     )
-    source_options: SourceOptions = Field(
-        SourceOptions(patch_size=32, stride=11), description="how images are cut"
+    source_options: SourceOptions = option(
+        SourceOptions(patch_size=32, stride=11), "how images are cut"
     )
-    encoders: tuple[str, ...] = Field(
+    encoders: tuple[str, ...] = option(
         BUILT_IN,
-        description="ms-ssim-vae and mse-vae (a β-VAE), which are trained; pca, which is there "
+        "ms-ssim-vae and mse-vae (a β-VAE), which are trained; pca, which is there "
         "anyway; or folders of saved ones, diffusers' AutoencoderKL among them",
     )
-    num_latents: AtLeastTwo = Field(128, description="of what is made here; fewer of few images")
-    latents: Literal["means", "samples"] = Field(
-        "means", description="of the encoder, or draws from it where it has variances"
+    num_latents: AtLeastTwo = option(128, "of what is made here; fewer of few images")
+    latents: Literal["means", "samples"] = option(
+        "means", "of the encoder, or draws from it where it has variances"
     )
-    seeds: Annotated[tuple[int, ...], Distinct] = Field(
-        (0, 1), description="of the training and of the draws"
-    )
-    base_channels: Count | None = Field(
+    seeds: Annotated[tuple[int, ...], Distinct] = option((0, 1), "of the training and of the draws")
+    base_channels: Count | None = option(
         None,
-        description="of the autoencoders that are trained; by default 32, as published, for images "
+        "of the autoencoders that are trained; by default 32, as published, for images "
         "of 64 pixels a side and more, and 16 for smaller ones",
     )
-    vae: VAEConfig = Field(_VAE, description="how they are trained, for at most 200 epochs")
-    mse_kl_weight: NonNegative = Field(0.00025, description="of the KL divergence under loss mse")
-    steps: AtLeastTwo = Field(64, description="T")
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (0.5, DEFAULT_MERGE_TIME), description="s"
+    vae: VAEConfig = option(_VAE, "how they are trained, for at most 200 epochs")
+    mse_kl_weight: NonNegative = option(0.00025, "of the KL divergence under loss mse")
+    steps: AtLeastTwo = option(64, "T")
+    merge_times: Annotated[tuple[Positive, ...], Ascending] = option((0.5, DEFAULT_MERGE_TIME), "s")
+    num_resamples: AtLeastTwo = option(200, "of the images, for intervals")
+    num_samples: AtLeastTwo = option(512, "decoded, for errors in pixels")
+    neural: bool = option(
+        False, "also distill a teacher of the first encoder's latents by every plan"
     )
-    num_resamples: AtLeastTwo = Field(200, description="of the images, for intervals")
-    num_samples: AtLeastTwo = Field(512, description="decoded, for errors in pixels")
-    neural: bool = Field(
-        False, description="also distill a teacher of the first encoder's latents by every plan"
-    )
-    neural_steps: AtLeastTwo = Field(16, description="its T")
-    teacher: TeacherConfig = Field(
-        TeacherConfig(num_iterations=6000), description="what teacher is trained"
-    )
-    distillation: DistillationConfig = Field(
-        DistillationConfig(), description="how each plan is executed"
-    )
+    neural_steps: AtLeastTwo = option(16, "its T")
+    teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
+    distillation: DistillationConfig = option(DistillationConfig(), "how each plan is executed")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

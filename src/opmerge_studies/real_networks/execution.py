@@ -34,7 +34,7 @@ from opmerge.measure.evaluation import DirectionErrors, evaluate_student
 from opmerge.measure.linearity import linearity
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
-from opmerge.store import MISSING, Store, digest
+from opmerge.store import MISSING, digest
 from opmerge_studies.real_networks.settings import RealNetworksSettings
 from opmerge_studies.shared.runner import Report, Runner
 
@@ -72,7 +72,7 @@ def load_or_train_teacher(
             for record in records:
                 report(record.iteration)
 
-    Store(folder, runner.warn).kept("teacher", identity, train)
+    runner.store.kept("teacher", identity, train)
     return load_teacher(folder / "teacher", settings.steps)
 
 
@@ -125,7 +125,7 @@ class Execution:
         runner: Runner,
     ) -> None:
         self.settings, self.spectrum, self.runner = settings, spectrum, runner
-        self.store = Store(runner.folder, runner.warn)
+        self.store = runner.store
         self._accelerator = own_accelerator(settings.distillation.optimization, runner.folder)
         if teacher.num_classes is not None:
             raise InputError(
@@ -225,7 +225,7 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        kept = self.store.write(*part, cell)
+        kept: Cell = self.store.write(*part, cell)
         shutil.rmtree(folder, ignore_errors=True)
         return kept
 

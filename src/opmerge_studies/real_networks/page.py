@@ -300,8 +300,7 @@ def pareto_front(cost: ArrayLike, error: ArrayLike) -> NDArray[np.bool_]:
     """Which plans (n,) no other plan beats in cost and error at once."""
     both = np.column_stack([cost, error])
     no_worse, better = (both[:, None] <= both).all(axis=2), (both[:, None] < both).any(axis=2)
-    front: NDArray[np.bool_] = ~(no_worse & better).any(axis=0)
-    return front
+    return np.asarray(~(no_worse & better).any(axis=0))
 
 
 def plans_figure(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.plans import build_strategy
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
+from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.networks import TeacherConfig
 
 __all__ = ["PLANNED", "Distinct", "RealNetworksSettings"]
 
@@ -33,27 +33,27 @@ Distinct = AfterValidator(_distinct)
 class RealNetworksSettings(Settings):
     """Settings of the study."""
 
-    source: str = Field("digits", description="the data: digits, patches, a file or a folder")
-    source_options: SourceOptions = Field(SourceOptions(), description="how images are cut")
-    teacher: TeacherConfig = Field(TeacherConfig(), description="what teacher is trained")
-    teacher_folder: str | None = Field(None, description="a saved teacher, to be loaded instead")
-    steps: Annotated[int, Field(ge=2)] = Field(32, description="T")
-    plans: Annotated[tuple[str, ...], Distinct] = Field(
+    source: str = option("digits", "the data: digits, patches, a file or a folder")
+    source_options: SourceOptions = option(SourceOptions(), "how images are cut")
+    teacher: TeacherConfig = option(TeacherConfig(), "what teacher is trained")
+    teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
+    steps: Annotated[int, Field(ge=2)] = option(32, "T")
+    plans: Annotated[tuple[str, ...], Distinct] = option(
         (*PLANNED, "vanilla", "progressive", "consistency", "boot", "hybrid:16", "hybrid:8"),
-        description="strategies; best for the planner's plan, and best-calibrated for its plan "
+        "strategies; best for the planner's plan, and best-calibrated for its plan "
         "under the calibrated training model (left out without calibrate)",
     )
-    seeds: Annotated[tuple[int, ...], Distinct] = Field(
-        (0, 1, 2), description="of the distillation's batches; each plan is executed with each"
+    seeds: Annotated[tuple[int, ...], Distinct] = option(
+        (0, 1, 2), "of the distillation's batches; each plan is executed with each"
     )
-    distillation: DistillationConfig = Field(
-        DistillationConfig(), description="how each plan is executed; its own seed is not used"
+    distillation: DistillationConfig = option(
+        DistillationConfig(), "how each plan is executed; its own seed is not used"
     )
-    num_samples: Annotated[int, Field(ge=4)] = Field(
-        2000, description="samples from equal noise by which a student is measured"
+    num_samples: Annotated[int, Field(ge=4)] = option(
+        2000, "samples from equal noise by which a student is measured"
     )
-    calibrate: bool = Field(
-        True, description="also predict with a training model that is fitted to the network"
+    calibrate: bool = option(
+        True, "also predict with a training model that is fitted to the network"
     )
 
     @model_validator(mode="after")

@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import TeacherConfig, VAEConfig
 from oracles import DirectTheory, Setting, best_students
 from PIL import Image
 from study_records import rows
@@ -25,7 +23,10 @@ from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.latents import PCAEncoder, fit_pca, load_encoder
 from opmerge.page.study import Told
+from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.networks import TeacherConfig, VAEConfig
+from opmerge.training import GradientFlow
 from opmerge_studies.celeba import STUDY, CelebaSettings
 from opmerge_studies.celeba.outputs import decoded_outputs
 from opmerge_studies.celeba.page import error_figure
@@ -36,9 +37,9 @@ from opmerge_studies.celeba.plans import (
     compare_plans,
     continuum_ratio,
     describe_latents,
-    latent_problem,
 )
 from opmerge_studies.shared import Runner
+from opmerge_studies.shared.strategies import cosine_problem
 
 Record = dict[str, Any]
 
@@ -137,7 +138,7 @@ def test_all_resamples_at_once_are_each_by_itself(tmp_path: Path) -> None:
     for _ in range(5):
         drawn = np.repeat(latents, rng.multinomial(30, np.full(30, 1 / 30)), axis=0)
         spectrum = np.linalg.eigvalsh(np.cov(drawn.T, bias=True))
-        problem = latent_problem(spectrum, 8, 1.0, "operator-copy")
+        problem = cosine_problem(spectrum, 8, GradientFlow(1.0))
         again.append(evaluate(problem, build_strategy("boot", 8)).w2)
     expected = np.quantile(again, [0.025, 0.975])
     np.testing.assert_allclose([found["low"], found["high"]], expected, rtol=1e-9)
@@ -164,7 +165,7 @@ def test_the_winner_is_told_apart_only_where_resamples_agree(tmp_path: Path) -> 
 )
 def test_many_steps_err_as_the_sums_over_directions_say(eigenvalues: tuple[float, ...]) -> None:
     """THEORY 7.5 in the limit; at T = 512 it is off by less than a hundredth."""
-    problem = latent_problem(np.array(eigenvalues), 512, 6.4, "operator-copy")
+    problem = cosine_problem(np.array(eigenvalues), 512, GradientFlow(6.4))
     vanilla, boot = (evaluate(problem, build_strategy(n, 512)).w2 for n in ("vanilla", "boot"))
     assert continuum_ratio(np.array(eigenvalues)) == pytest.approx(vanilla / boot, rel=0.01)
 
@@ -196,7 +197,7 @@ def test_decoded_errors_of_a_linear_encoder_are_those_of_its_latents(linear: Any
         assert row["paired_low"] < row["paired_rms"] < row["paired_high"]
         if row["plan"] == PLANNED:
             continue
-        problem = latent_problem(spectrum, 8, row["merge_time"], "operator-copy")
+        problem = cosine_problem(spectrum, 8, GradientFlow(row["merge_time"]))
         outcome = evaluate(problem, build_strategy(row["plan"], 8))
         deviation = np.sqrt(2 * np.sum(outcome.errors**2) / count)  # of a mean of Σ error_k χ²
         assert abs(row["latent_rms"] ** 2 - outcome.w2**2) < 5 * deviation
@@ -220,7 +221,7 @@ def test_pictures_show_students_of_the_same_noise_and_where_they_differ(linear: 
 
 def test_values_of_columns_go_back_to_their_directions() -> None:
     eigenvalues = np.array([2.0, 0.5, 0.5, 0.0])
-    problem = latent_problem(eigenvalues, 4, 1.0, "operator-copy")
+    problem = cosine_problem(eigenvalues, 4, GradientFlow(1.0))
     found = by_direction(problem, problem.eigenvalues, eigenvalues)
     np.testing.assert_allclose(found, eigenvalues, atol=1e-99)
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from opmerge.settings.data import SourceOptions
-from opmerge.settings.networks import VAEConfig
 from PIL import Image
 from study_records import rows
 
 from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.latents import ConvVAE, Images, fit_pca, load_encoder
+from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import OptimizationConfig
+from opmerge.settings.networks import VAEConfig
 from opmerge_studies.celeba import STUDY, CelebaSettings, encodings
 from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
 from opmerge_studies.celeba.labels import unique_labels
@@ -95,7 +95,7 @@ def test_without_its_partition_the_setting_that_does_without_is_named(
         Image.new("RGB", (178, 218), (100 * number,) * 3).save(folder / f"{number:06d}.jpg")
     with pytest.raises(InputError) as own:
         open_source(str(tmp_path))
-    expected = str(own.value).replace("--split all", "--set source_options.split=all")
+    expected = str(own.value).replace('`split="all"`', "--set source_options.split=all")
     output = tmp_path / "run"
     status, _, err = run("study", study, "--set", f"source={tmp_path}", "--output_dir", output)
     assert (status, err) == (2, f"opmerge: {expected}\n")

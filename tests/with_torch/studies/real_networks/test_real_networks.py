@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
-from opmerge.settings.networks import TeacherConfig
 
 from opmerge import (
     InputError,
@@ -38,6 +37,7 @@ from opmerge.distillation.executor import Distillation
 from opmerge.loop import make_accelerator
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.networks import TeacherConfig
 from opmerge.training import GammaRates
 from opmerge_studies.real_networks import STUDY, RealNetworksSettings, contenders, prediction
 from opmerge_studies.real_networks.agreement import rank_agreement
