@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -12,6 +13,7 @@ from opmerge.errors import InputError
 __all__ = [
     "Ascending",
     "Count",
+    "File",
     "MergeRule",
     "NonEmpty",
     "NonNegative",
@@ -79,6 +81,9 @@ Ordered = AfterValidator(_ordered)
 
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
+
+File = Annotated[Path, Field(strict=False)]
+"""A file or folder, also as text."""
 
 MergeRule = Literal["operator-copy", "denoiser-copy"]
 """Where a student starts: from its first child's operator, or from that child's denoiser."""
