@@ -73,8 +73,7 @@ def _prediction(ends: list[Row], time: float) -> Row:
     for row in ends:
         place = (row["num_steps"], row["eigenvalue"])
         errors.setdefault(place, {})[row["strategy"]] = row["error"]
-    factors: list[float] = []
-    foretold: list[bool] = []
+    factors, foretold = [], []
     for (num_steps, eigenvalue), measured in errors.items():
         problem = scalar_problem(eigenvalue, num_steps, max(time, _SHORTEST))
         plans = {name: build_strategy(name, num_steps) for name in measured}

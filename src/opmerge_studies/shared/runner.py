@@ -12,12 +12,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 import opmerge
 from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
 from opmerge_studies.shared.engines import ENGINES, run_calls
 
-__all__ = ["Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress"]
+__all__ = ["Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress", "rows_of"]
 
 
 class Report(Protocol):
@@ -47,6 +50,16 @@ def grid(**axes: Any) -> list[Cell]:
         for axis in axes.values()
     ]
     return [dict(zip(axes, values, strict=True)) for values in product(*several)]
+
+
+def rows_of(columns: Mapping[str, ArrayLike], **alike: Any) -> list[dict[str, Any]]:
+    """A row of JSON values for each entry of equally long columns, after what is alike in all.
+
+    >>> rows_of({"t": np.arange(2), "w2": [0.5, 0.25]}, plan="boot")
+    [{'plan': 'boot', 't': 0, 'w2': 0.5}, {'plan': 'boot', 't': 1, 'w2': 0.25}]
+    """
+    lists = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+    return [{**alike, **dict(zip(columns, row, strict=True))} for row in lists]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.training import GradientDescent, GradientFlow, TrainingModel
-from opmerge_studies.dynamics.sgd_noise import operator_noise, retention_noise
+from opmerge_studies.shared.batches import operator_noise, retention_noise
 from opmerge_studies.shared.simulation import Descent, train_plan
 from opmerge_studies.shared.strategies import cosine_problem
 
