@@ -13,6 +13,7 @@ from opmerge.errors import InputError
 __all__ = [
     "Ascending",
     "Count",
+    "Distinct",
     "File",
     "MergeRule",
     "NonEmpty",
@@ -49,6 +50,12 @@ def _not_empty(values: _Values, info: ValidationInfo) -> _Values:
     return values
 
 
+def _distinct(values: _Values, info: ValidationInfo) -> _Values:
+    if not values or len(set(values)) < len(values):
+        raise InputError(str(info.field_name), "must be given, each of them once", values)
+    return values
+
+
 def _share(value: float, info: ValidationInfo) -> float:
     if not 0 <= value < 1:
         raise InputError(str(info.field_name), "must be in [0, 1)", value)
@@ -81,6 +88,9 @@ Ordered = AfterValidator(_ordered)
 
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
+
+Distinct = AfterValidator(_distinct)
+"""Of a tuple: at least one value, no two of them equal."""
 
 File = Annotated[Path, Field(strict=False)]
 """A file or folder, also as text."""

@@ -13,8 +13,7 @@ from opmerge.problem import MergeRule
 from opmerge_studies import real_networks
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents
 from opmerge_studies.celeba.settings import CelebaSettings
-from opmerge_studies.shared import Runner, Study
-from opmerge_studies.shared.runner import grid
+from opmerge_studies.shared import Runner, Study, grid
 
 if TYPE_CHECKING:
     from opmerge_studies.celeba.encodings import Encoding
@@ -40,8 +39,7 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
         ``winners`` and ``pixels``; ``pictures``; ``cost``; ``neural``, or None.
     """
     from opmerge.latents import reconstruct
-    from opmerge_studies.celeba.cost import cost_at_full_size
-    from opmerge_studies.celeba.encodings import make_encodings
+    from opmerge_studies.celeba.encodings import cost_at_full_size, make_encodings
     from opmerge_studies.real_networks.execution import picture
 
     encodings = make_encodings(settings, runner)

@@ -1,26 +1,33 @@
-"""Encodings: images split, encoders trained once or loaded, and their latents in files."""
+"""Encodings: images split, encoders trained once or loaded, their latents in files, the cost."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from opmerge import latents
 from opmerge.data import Source, SourceOptions, open_source
 from opmerge.denoisers.samples import load_samples, network_shape
 from opmerge.latents import (
+    ConvVAE,
     Encoder,
     Images,
     Opened,
     encode_source,
     fit_pca,
     load_encoder,
+    ms_ssim_loss,
     reconstruction_quality,
     train_vae,
 )
@@ -28,18 +35,21 @@ from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents
 from opmerge.settings.networks import VAEConfig
 from opmerge.store import Store, digest, file_digest
-from opmerge_studies.celeba.labels import absolute
-from opmerge_studies.celeba.settings import BUILT_IN, TRAINED, CelebaSettings
+from opmerge_studies.celeba.settings import BUILT_IN, TRAINED, CelebaSettings, absolute
 from opmerge_studies.real_networks.execution import own_accelerator
 from opmerge_studies.shared import Runner
 
-__all__ = ["Encoding", "load_images", "make_encodings", "open_images"]
+__all__ = ["Encoding", "cost_at_full_size", "load_images", "make_encodings", "open_images"]
 
 _HELD_OUT = 0.1
 _SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
 _MOST_EPOCHS = 200
 _PUBLISHED_CHANNELS, _FEWER_CHANNELS = 32, 16
-_PUBLISHED_SIDE = 64  # pixels; networks for less are narrower
+_PUBLISHED_SHAPE = (3, 64, 64)  # networks for smaller images are narrower
+_PUBLISHED_NUMBER = 200_000
+_FILE_SIZE = (178, 218)  # of CelebA's images
+_TIMED = 32  # images of a batch
+_TIMED_BATCHES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +168,7 @@ class Encoding:
         vae, loss = self.settings.vae, TRAINED[self.kind]
         batch = vae.optimization.global_batch_size(1)
         limit = max(_MOST_EPOCHS * len(self.images.rows) // batch, 1)
-        is_large = min(self.images.shape[1:]) >= _PUBLISHED_SIDE
+        is_large = min(self.images.shape[1:]) >= _PUBLISHED_SHAPE[-1]
         usual = _PUBLISHED_CHANNELS if is_large else _FEWER_CHANNELS
         return vae.replaced(
             num_iterations=min(vae.num_iterations, limit),
@@ -232,3 +242,46 @@ def _content_digest(kind: str) -> str:
     place, _ = find_encoder(kind)
     files = sorted(path for path in place.iterdir() if path.is_file())
     return digest([[path.name, file_digest(path)] for path in files])
+
+
+def cost_at_full_size() -> dict[str, Any]:
+    """What 200,000 colour images of 64 × 64 would take with the published network.
+
+    Seconds are of this computer's processor, over all cores, scaled from those of a few batches.
+    """
+    network = ConvVAE(_PUBLISHED_SHAPE)
+    images = torch.rand(_TIMED, *_PUBLISHED_SHAPE) * 2 - 1
+    noise = torch.zeros(_TIMED, network.config["num_latents"])
+
+    def train() -> None:
+        network.zero_grad()
+        torch.autograd.backward(ms_ssim_loss(network(images, noise)[0], images))
+
+    def encode() -> None:
+        with torch.no_grad():
+            network.encode(images)
+
+    photo = Image.fromarray(load_sample_image("china.jpg")).resize(_FILE_SIZE)
+    with TemporaryDirectory() as folder:
+        for number in range(_TIMED):
+            photo.save(Path(folder) / f"{number:06d}.jpg")
+        source = open_source(folder, SourceOptions(image_size=_PUBLISHED_SHAPE[-1], split="all"))
+        read_seconds = _seconds(lambda: list(source.batches()))
+    return {
+        "images": _PUBLISHED_NUMBER,
+        "num_parameters": network.num_parameters(),
+        "read_seconds": read_seconds,  # decode, crop and resize files like CelebA's
+        "encode_seconds": _seconds(encode),
+        "epoch_seconds": _seconds(train),
+        "latents_bytes": 4.0 * noise[0].numel() * _PUBLISHED_NUMBER,
+        "images_bytes": 4.0 * images[0].numel() * _PUBLISHED_NUMBER,
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """For all images, from a call that does a batch; the first call is left aside."""
+    call()
+    begin = time.process_time()
+    for _ in range(_TIMED_BATCHES):
+        call()
+    return (time.process_time() - begin) / (_TIMED_BATCHES * _TIMED) * _PUBLISHED_NUMBER

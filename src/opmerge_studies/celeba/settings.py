@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from opmerge.data import BUILTIN_SOURCES
 from opmerge.errors import InputError
+from opmerge.files import expand_home
 from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import Ascending, Count, NonNegative, Positive
+from opmerge.settings.types import Ascending, Count, Distinct, NonNegative, Positive
 from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies.celeba.labels import unique_labels
-from opmerge_studies.real_networks.settings import Distinct
 
-__all__ = ["BUILT_IN", "TRAINED", "CelebaSettings"]
+__all__ = ["BUILT_IN", "TRAINED", "CelebaSettings", "absolute", "unique_labels"]
 
 TRAINED: dict[str, Literal["ms-ssim", "mse"]] = {"ms-ssim-vae": "ms-ssim", "mse-vae": "mse"}
 """Autoencoders that the study trains, and their reconstruction losses."""
@@ -30,9 +32,10 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 _VAE = VAEConfig(
     num_iterations=1000, optimization=OptimizationConfig(train_batch_size=64, learning_rate=2e-3)
 )
-_SETTLED = {"loss": "encoders", "optimization.seed": "seeds"} | {
-    key: key for key in ("num_latents", "base_channels")
-}  # settings of autoencoders, by the settings of the study that settle them
+_SETTLED = {  # settings of autoencoders, by the settings of the study that settle them
+    **{"loss": "encoders", "optimization.seed": "seeds"},
+    **{"num_latents": "num_latents", "base_channels": "base_channels"},
+}
 
 
 class CelebaSettings(Settings):
@@ -75,8 +78,8 @@ class CelebaSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        assert self.source_labels, "they refuse what is given twice"
-        assert self.encoder_labels, "they refuse what is given twice"
+        for labels in (self.source_labels, self.encoder_labels):
+            assert labels, "they refuse what is given twice"
         given, usual = self.vae.model_dump(), VAEConfig().model_dump()
         for values in (given, usual):
             values["optimization.seed"] = values["optimization"]["seed"]
@@ -116,3 +119,36 @@ class CelebaSettings(Settings):
             teacher=TeacherConfig(num_iterations=3000),
             distillation=DistillationConfig(num_iterations=200),
         )
+
+
+def unique_labels(argument: str, names: Sequence[str], built_in: Collection[str]) -> dict[str, str]:
+    """A label for each name, no two of them equal.
+
+    A built-in's is its name. A path's is its shortest tail that neither another path nor a
+    built-in has: ``a/vae`` and ``b/vae``, or ``vae`` where there is one.
+
+    Args:
+        argument: what the names were given as.
+        names: of built-ins, or paths.
+        built_in: the names that are no paths.
+
+    Raises:
+        InputError: if there are none, or two of them are the same.
+    """
+    paths = {name: absolute(name).parts for name in names if name not in built_in}
+    if not names or len(set(names)) < len(names) or len(set(paths.values())) < len(paths):
+        raise InputError(argument, "must be given, each of them once", names)
+    taken = [*((name,) for name in built_in), *paths.values()]
+    return {name: _shortest_tail(paths[name], taken) if name in paths else name for name in names}
+
+
+def absolute(path: str) -> Path:
+    """The path from the root, without ``..``, its links not followed."""
+    return Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - pathlib keeps ".."
+
+
+def _shortest_tail(parts: tuple[str, ...], taken: Sequence[tuple[str, ...]]) -> str:
+    others = [other for other in taken if other != parts]
+    tails = (parts[start:] for start in reversed(range(len(parts))))
+    tail = next(tail for tail in tails if all(other[-len(tail) :] != tail for other in others))
+    return Path(*tail).as_posix()

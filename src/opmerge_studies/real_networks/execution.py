@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -35,11 +35,8 @@ from opmerge.measure.linearity import linearity
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, digest
-from opmerge_studies.real_networks.settings import RealNetworksSettings
+from opmerge_studies.real_networks import Contender, RealNetworksSettings
 from opmerge_studies.shared.runner import Report, Runner
-
-if TYPE_CHECKING:
-    from opmerge_studies.real_networks import Contender
 
 __all__ = ["Execution", "load_or_train_teacher", "own_accelerator", "picture"]
 

@@ -21,7 +21,7 @@ from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import VAEConfig
 from opmerge_studies.celeba import STUDY, CelebaSettings, encodings
 from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
-from opmerge_studies.celeba.labels import unique_labels
+from opmerge_studies.celeba.settings import unique_labels
 from opmerge_studies.shared import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
