@@ -19,23 +19,12 @@ from torch import Tensor
 from opmerge import latents
 from opmerge.data import Source, SourceOptions, open_source
 from opmerge.denoisers.samples import load_samples, network_shape
-from opmerge.latents import (
-    ConvVAE,
-    Encoder,
-    Images,
-    Opened,
-    encode_source,
-    fit_pca,
-    load_encoder,
-    ms_ssim_loss,
-    reconstruction_quality,
-    train_vae,
-)
+from opmerge.latents import ConvVAE, Encoder, Images, Opened, ms_ssim_loss
 from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents
 from opmerge.settings.networks import VAEConfig
 from opmerge.store import Store, digest, file_digest
-from opmerge_studies.celeba.settings import BUILT_IN, TRAINED, CelebaSettings, absolute
+from opmerge_studies.celeba import BUILT_IN, TRAINED, CelebaSettings, absolute
 from opmerge_studies.real_networks.execution import own_accelerator
 from opmerge_studies.shared import Runner
 
@@ -54,15 +43,9 @@ _TIMED_BATCHES = 2
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """An encoder of a source and seed, with the latents of its images in a file.
+    """An encoder (a built-in, or a folder) of a source, with the latents of its images in a file.
 
-    Args:
-        settings: of the study.
-        images: of the source, split.
-        kind: what encoder it is: a built-in, or a folder.
-        seed: of its training and draws.
-        folder: of its files.
-        runner: that it is made in.
+    ``seed`` is that of its training and draws, ``folder`` that of its files.
     """
 
     settings: CelebaSettings
@@ -90,7 +73,7 @@ class Encoding:
     def load(self) -> Encoder:
         """The encoder."""
         place = self.folder if self.kind in BUILT_IN else self.kind
-        return load_encoder(place, self.images.shape)
+        return latents.load_encoder(place, self.images.shape)
 
     @property
     def store(self) -> Store:
@@ -112,16 +95,12 @@ class Encoding:
 
     @cached_property
     def made(self) -> dict[str, Any]:
-        """What it is, once trained, fitted or loaded, measured, and its latents written.
+        """What it is: trained, fitted or loaded, measured, and its latents written; JSON values.
 
         What the folder holds of the same identity is kept.
-
-        Returns:
-            ``digest`` of the file of latents, ``quality`` and so on, JSON values.
         """
-        made: dict[str, Any] = self.store.kept_folder(
-            ".", self.identity(), self._make, [self.path.name]
-        )
+        files = [self.path.name]
+        made: dict[str, Any] = self.store.kept_folder(".", self.identity(), self._make, files)
         return made
 
     def _make(self, folder: Path) -> dict[str, Any]:
@@ -130,22 +109,22 @@ class Encoding:
         if self.kind in TRAINED:
             vae = self._vae()
             accelerator = own_accelerator(vae.optimization, folder)
-            split = (images.rows, images.held_out)
-            records = train_vae(vae, images.data, accelerator, folder, "latest", split=split)
+            data, split = images.data, (images.rows, images.held_out)
+            records = latents.train_vae(vae, data, accelerator, folder, "latest", split=split)
             title = f"training {self.kind}, {images.name}, seed {self.seed}"
             with progress(title, vae.num_iterations) as report:
                 for record in records:
                     report(record.iteration)
         elif self.kind == "pca":
             with progress(f"fitting pca, {images.name}", images.train.num_samples) as report:
-                fit_pca(images.train, self._num_latents(), report).save(folder / "vae")
+                latents.fit_pca(images.train, self._num_latents(), report).save(folder / "vae")
         encoder = self.load()
         seconds = time.process_time() - begin
         has_variances = encoder.encode(images.data[:1].float())[1] is not None
         draws = self.settings.latents == "samples" and has_variances
         title = f"encoding {images.name} by {self.label}"
         with progress(title, images.train.num_samples) as report:
-            encode_source(
+            latents.encode_source(
                 encoder, images.train, self.path, sample=draws, seed=self.seed, progress=report
             )
         network: Any = getattr(encoder, "network", None)
@@ -153,7 +132,7 @@ class Encoding:
             "num_parameters": network and int(network.num_parameters()),
             "num_latents": encoder.num_latents,
             "latents": "samples" if draws else "means",
-            "quality": asdict(reconstruction_quality(encoder, images.held_out)),
+            "quality": asdict(latents.reconstruction_quality(encoder, images.held_out)),
             "cpu_seconds": seconds,
             "digest": file_digest(self.path),
         }
@@ -190,7 +169,7 @@ def make_encodings(settings: CelebaSettings, runner: Runner) -> list[Encoding]:
     opened = [open_images(settings, name, runner) for name in settings.sources]
     for kind in settings.encoders:
         for each in opened if kind not in BUILT_IN else ():
-            load_encoder(kind, each.shape)
+            latents.load_encoder(kind, each.shape)
     sources = []
     for each in opened:
         folder = runner.folder / "encoders" / _slug(Path(each.name).name, digest(each.name)[:6])
@@ -227,10 +206,9 @@ def load_images(settings: CelebaSettings, opened: Opened, folder: Path, runner: 
 
 def _encoder_folder(kind: str, seed: int) -> str:
     """Name of the folder of an encoder; two paths that end alike have two."""
-    if kind in BUILT_IN:
-        return _slug(kind, seed)
     path = absolute(kind)
-    return _slug(path.name, digest(str(path))[:6], seed)
+    names = (kind,) if kind in BUILT_IN else (path.name, digest(str(path))[:6])
+    return _slug(*names, seed)
 
 
 def _slug(*names: object) -> str:

@@ -63,9 +63,6 @@ def continuum_ratio(eigenvalues: Array) -> float:
     Their errors in a direction are in proportion to ``|1 - x|`` and ``x |ln x|``, x = √λ (THEORY
     7.5): BOOT errs less where ``Σ (1 - x)² > Σ (x ln x)²``. A direction without variance counts
     fully for vanilla, which starts from a step that leaves noise in it, and nothing for BOOT.
-
-    Args:
-        eigenvalues: (d,) λ, not all of them 1 or 0.
     """
     roots = np.sqrt(eigenvalues)
     return float(np.linalg.norm(1 - roots) / np.linalg.norm(xlogy(roots, roots)))
@@ -77,10 +74,8 @@ def describe_latents(
     """Both forms of the covariance: share and variance of λ <= 1, with intervals over images.
 
     Args:
-        path: (N, d) latents, a ``.npy`` file.
-        digest: of the file, so that a cell of other latents is not taken for this one.
-        num_resamples: of the images, with replacement.
-        seed: of the resampling.
+        path, digest: of a ``.npy`` file of (N, d) latents.
+        num_resamples, seed: of the images, with replacement.
 
     Returns:
         ``spectra``, a row a form, and ``eigenvalues``, a row a form and rank.

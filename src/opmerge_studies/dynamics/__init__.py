@@ -17,19 +17,13 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Ascending, Count, NonEmpty, Whole
 from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.dynamics.effective_time import RESOLVED, fit_times
-from opmerge_studies.shared import Runner, Study, grid, rows_of
-from opmerge_studies.shared.batches import (
-    expected_square,
-    independent_cumulant,
-    operator_noise,
-    retention_noise,
-)
+from opmerge_studies.shared import Runner, Study, batches, grid, rows_of
 from opmerge_studies.shared.simulation import (
-    Adam,
-    Descent,
-    FlowSolver,
     Optimiser,
     TrainedPlan,
+    adam,
+    descent,
+    flow_solver,
     train_dense,
     train_plan,
 )
@@ -181,13 +175,12 @@ def _optimiser(
     optimiser: str, learning_rate: float, batch_size: int | None, num_iterations: int
 ) -> tuple[Optimiser, GradientFlow | GradientDescent]:
     """What trains a merge, and theory's model of it; Adam has none, and flow stands in."""
-    time = learning_rate * num_iterations
+    time, way = learning_rate * num_iterations, (learning_rate, num_iterations, batch_size)
     if optimiser == "flow":
-        return FlowSolver(time), GradientFlow(time)
+        return flow_solver(time), GradientFlow(time)
     if optimiser == "adam":
-        return Adam(learning_rate, num_iterations, batch_size), GradientFlow(time)
-    descent = Descent(learning_rate, num_iterations, batch_size)
-    return descent, GradientDescent(learning_rate, num_iterations)
+        return adam(*way), GradientFlow(time)
+    return descent(*way), GradientDescent(learning_rate, num_iterations)
 
 
 def _whole_students(
@@ -208,7 +201,7 @@ def _whole_students(
     columns["closed_form"] = np.abs(np.expm1(excess))
     columns["difference"] = np.abs(ratio.mean(axis=0) * np.exp(-excess) - 1.0)
     if way["optimiser"] == "sgd":
-        spread = np.exp(excess) * np.sqrt(operator_noise(problem, plan, way["batch_size"]))
+        spread = np.exp(excess) * np.sqrt(batches.operator_noise(problem, plan, way["batch_size"]))
         mean_error = spread / np.sqrt(len(ratio))
         columns["deviation"] = (ratio.mean(axis=0) - np.exp(excess)) / mean_error
         columns["noise"] = ratio.std(axis=0, ddof=1) / spread
@@ -237,7 +230,7 @@ def _each_merge(
         columns["closed_form"] = predicted
         columns["difference"] = np.abs(trained.result - closed).mean(axis=1) / scale
     if isinstance(problem.training, GradientDescent) and way["optimiser"] == "sgd":
-        noise = retention_noise(problem.training, variances, way["batch_size"])
+        noise = batches.retention_noise(problem.training, variances, way["batch_size"])
         error = predicted * np.sqrt(noise / trained.result.shape[1])
         columns["deviation"] = (retention - predicted) / error
     return {name: values[clear] for name, values in columns.items()}
@@ -248,11 +241,11 @@ def step_size_cell(
 ) -> list[dict[str, Any]]:
     """Descent with steps of this size for time s = 1, against the closed form of flow."""
     problem = cosine_problem(eigenvalues, num_steps, GradientFlow(1.0))
-    descent = Descent(learning_rate, round(1.0 / learning_rate))
+    steps = descent(learning_rate, round(1.0 / learning_rate))
     rows = []
     for strategy in CANONICAL:
         plan = build_strategy(strategy, num_steps)
-        error = train_plan(problem, plan, descent).ratio(problem)[0] - 1.0
+        error = train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
         flow = np.expm1(evaluate(problem, plan).excess)
         columns = {
             "eigenvalue": problem.eigenvalues,
@@ -290,10 +283,10 @@ def dense_cell(
     errors = basis.T @ weights @ basis - np.diag(target)
     squares = np.sum(errors**2, axis=1) @ variances
     retained = (initial - target) * training.retention(variances)
-    noise = retention_noise(training, variances, batch_size)
+    noise = batches.retention_noise(training, variances, batch_size)
     closed = float(retained**2 @ variances)
-    gaussian = independent_cumulant(np.eye(len(variances)), variances, 0.0)
-    square = expected_square(np.diag(variances), gaussian, *descent)
+    gaussian = batches.independent_cumulant(np.eye(len(variances)), variances, 0.0)
+    square = batches.expected_square(np.diag(variances), gaussian, *descent)
     theory = float((initial - target) ** 2 @ np.diag(square))
     return {
         "batch_size": batch_size,

@@ -125,8 +125,7 @@ def contenders(names: Sequence[str], problems: Mapping[str, Problem]) -> list[Co
     """The plans to be compared; names that stand for the same plan are joined.
 
     Args:
-        names: strategies, and keys of ``PLANNED``; those of a prediction that was not made are
-            left out.
+        names: strategies, and keys of ``PLANNED``, which count if their prediction was made.
         problems: by prediction, ``spectrum`` among them.
 
     Raises:

@@ -49,17 +49,14 @@ def expected_square(
     Args:
         covariance: (d, d) C of the student's input z.
         cumulant: fourth cumulant of z.
-        learning_rate: η.
-        num_iterations: N.
-        batch: b >= 1 independent samples in each iteration.
+        learning_rate, num_iterations, batch: η, N, and b independent samples in each iteration.
 
     Raises:
         InputError: if N or b is not a whole number >= 1.
     """
-    check_count("num_iterations", num_iterations)
     check_count("batch", batch)
     square = covariance
-    for _ in range(num_iterations):
+    for _ in range(check_count("num_iterations", num_iterations)):
         left = covariance @ square
         both = left @ covariance
         noise = both + np.trace(left) * covariance + cumulant(square)
@@ -72,8 +69,7 @@ def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float)
     """Of coordinates that are independent in a basis: ``Σ_i κ λ_i² (u_iᵀ Q u_i) u_i u_iᵀ``.
 
     Args:
-        basis: (d, d) columns u_i.
-        variances: (d,) λ_i.
+        basis, variances: (d, d) columns u_i and (d,) λ_i.
         excess_kurtosis: κ of each coordinate, 0 for Gaussian, 3 for Laplace, -1.2 for uniform.
     """
 
@@ -104,13 +100,8 @@ def retention_noise(training: GradientDescent, variances: Array, batch_size: int
 
     ``(1 + 8 η² n² / (b (1 - 2 η n)²))^N - 1``; it is small while ``8 η² n² N ≪ b``.
 
-    Args:
-        training: η and N; η n < 1/2.
-        variances: n_t.
-        batch_size: b >= 1.
-
     Raises:
-        InputError: if η n >= 1/2 for some n_t.
+        InputError: if η n >= 1/2 for some n_t, or b is not a whole number >= 1.
     """
     step = 2.0 * training.learning_rate * variances
     if not (step < 1.0).all():
@@ -130,13 +121,8 @@ def operator_noise(problem: Problem, plan: Plan, batch_size: int) -> Array:
 
     V = Var ρ. The mean E B is the closed form's, as B is linear in every ρ.
 
-    Args:
-        problem: operator copy, trained by gradient descent.
-        plan: any plan of T steps.
-        batch_size: b >= 1.
-
     Raises:
-        InputError: for another training model or merge rule.
+        InputError: for a merge rule other than operator copy, or another training model.
     """
     training = problem.training
     if not isinstance(training, GradientDescent) or problem.merge_rule != "operator-copy":

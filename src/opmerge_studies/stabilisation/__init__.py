@@ -18,7 +18,7 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Ascending, Count, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
 from opmerge_studies.shared import Runner, Study, grid, rows_of
-from opmerge_studies.shared.simulation import Descent, train_plan
+from opmerge_studies.shared.simulation import descent, train_plan
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
 from opmerge_studies.shared.transition import crossings
 from opmerge_studies.stabilisation.mixing import (
@@ -169,11 +169,11 @@ def ema_simulation(
     """
     problem = cosine_problem((0.05, 0.5, 1.5, 5.0), num_steps, _training(merge_time, turnovers))
     decay = float(np.exp(-turnovers / num_iterations))
-    descent = Descent(merge_time / num_iterations, num_iterations, decay=decay)
+    averaged = descent(merge_time / num_iterations, num_iterations, decay=decay)
 
     def difference(strategy: str) -> float:
         plan = build_strategy(strategy, num_steps)
-        ratio = train_plan(problem, plan, descent).ratio(problem)[0]
+        ratio = train_plan(problem, plan, averaged).ratio(problem)[0]
         predicted = np.expm1(evaluate(problem, plan).excess)
         return float(np.abs((ratio - 1.0) / predicted - 1.0).max())
 

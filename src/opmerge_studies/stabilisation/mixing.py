@@ -63,12 +63,12 @@ def mixed_excess(problem: Problem, plan: Plan, target_rate: float | None = None)
     denoiser (the merge rule).
 
     Args:
-        problem: with gradient flow as its training model.
+        problem: of gradient flow.
         plan: whose merges have at most one merged child each (progressive plans have two: their
             targets multiply students, and the equation is not linear).
-        target_rate: β > 0 if targets read moving averages at that rate of the students (EMA
-            target networks), which are further filters of the chain; None if they read them as
-            they are. What is kept at the end is the student itself.
+        target_rate: β > 0 of moving averages of the students that targets read (EMA target
+            networks), further filters of the chain; None if they read the students themselves,
+            which are kept at the end either way.
 
     Raises:
         InputError: for another training model, another kind of plan, another T or a rate <= 0.
@@ -96,12 +96,7 @@ def chain_response(rates: Array, initial: Array, time: float) -> Array:
 
     The exponential of the bidiagonal matrix M by uniformisation (Jensen 1953):
     ``e^{Ms} = Σ_k Poisson(k; q s) (1 + M/q)^k``, q the largest rate. Every weight is >= 0, so each
-    is exact to relative precision, however small.
-
-    Args:
-        rates: (K, d) r_k > 0.
-        initial: (K, d) x_k(0).
-        time: s >= 0.
+    is exact to relative precision, however small. ``rates`` r_k > 0 and ``initial`` are (K, d).
     """
     fastest = rates.max(axis=0)
     passed, kept = rates / fastest, (fastest - rates) / fastest
