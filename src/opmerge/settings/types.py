@@ -23,12 +23,15 @@ __all__ = [
     "Positive",
     "PredictionType",
     "ReconstructionLoss",
+    "Rising",
     "Share",
+    "Some",
     "Split",
     "TeacherSteps",
     "Whole",
 ]
 
+_Value = TypeVar("_Value")
 _Values = TypeVar("_Values", bound=Sequence[Any])
 
 
@@ -89,8 +92,14 @@ Ordered = AfterValidator(_ordered)
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
 
-Distinct = AfterValidator(_distinct)
-"""Of a tuple: at least one value, no two of them equal."""
+Distinct = Annotated[tuple[_Value, ...], AfterValidator(_distinct)]
+"""At least one value, no two of them equal: ``Distinct[int]``."""
+
+Rising = Annotated[tuple[_Value, ...], Ascending]
+"""At least one value, each larger than the one before: ``Rising[Count]``."""
+
+Some = Annotated[tuple[_Value, ...], NonEmpty]
+"""At least one value: ``Some[str]``."""
 
 File = Annotated[Path, Field(strict=False)]
 """A file or folder, also as text."""

@@ -21,7 +21,7 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import Ascending, Count, Distinct, NonNegative, Positive
+from opmerge.settings.types import Count, Distinct, NonNegative, Positive, Rising
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies import real_networks
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents
@@ -77,7 +77,7 @@ class CelebaSettings(Settings):
     latents: Literal["means", "samples"] = option(
         "means", "of the encoder, or draws from it where it has variances"
     )
-    seeds: Annotated[tuple[int, ...], Distinct] = option((0, 1), "of the training and of the draws")
+    seeds: Distinct[int] = option((0, 1), "of the training and of the draws")
     base_channels: Count | None = option(
         None,
         "of the autoencoders that are trained; by default 32, as published, for images "
@@ -86,7 +86,7 @@ class CelebaSettings(Settings):
     vae: VAEConfig = option(_VAE, "how they are trained, for at most 200 epochs")
     mse_kl_weight: NonNegative = option(0.00025, "of the KL divergence under loss mse")
     steps: AtLeastTwo = option(64, "T")
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = option((0.5, DEFAULT_MERGE_TIME), "s")
+    merge_times: Rising[Positive] = option((0.5, DEFAULT_MERGE_TIME), "s")
     num_resamples: AtLeastTwo = option(200, "of the images, for intervals")
     num_samples: AtLeastTwo = option(512, "decoded, for errors in pixels")
     neural: bool = option(

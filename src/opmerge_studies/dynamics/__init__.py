@@ -14,7 +14,7 @@ from opmerge.merging import evaluate
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Ascending, Count, NonEmpty, Whole
+from opmerge.settings.types import Count, Rising, Some, Whole
 from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.dynamics.effective_time import RESOLVED, fit_times
 from opmerge_studies.shared import Runner, Study, batches, grid, rows_of
@@ -47,22 +47,22 @@ Eigenvalue = Annotated[float, Field(ge=1e-3, le=100)]
 class DynamicsSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[Steps, ...], Ascending] = option((8, 16), "T")
-    eigenvalues: Annotated[tuple[Eigenvalue, ...], Ascending] = option(
+    steps: Rising[Steps] = option((8, 16), "T")
+    eigenvalues: Rising[Eigenvalue] = option(
         (0.05, 0.2, 0.5, 1.02, 2.0, 5.0), "λ, one coordinate each"
     )
     learning_rate: float = option(0.01, "η of descent and SGD")
-    num_iterations: Annotated[tuple[Count, ...], Ascending] = option(
+    num_iterations: Rising[Count] = option(
         (100, 640), "N of each merge; the closed form has s = η N"
     )
-    batch_sizes: Annotated[tuple[Count, ...], Ascending] = option((16, 64, 256), "B of SGD")
+    batch_sizes: Rising[Count] = option((16, 64, 256), "B of SGD")
     num_runs: Runs = option(400, "independent runs of SGD")
-    adam_rates: Annotated[tuple[Rate, ...], Ascending] = option(
+    adam_rates: Rising[Rate] = option(
         (0.001, 0.003, 0.01), "η of Adam, each full-batch and on minibatches"
     )
     adam_batch_size: Count = option(64, "B of Adam")
     adam_runs: Runs = option(20, "independent runs of Adam on minibatches")
-    step_sizes: Annotated[tuple[float, ...], NonEmpty] = option(
+    step_sizes: Some[float] = option(
         (0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
         "η of descent for time s = 1, where flow is an approximation; 1/η is whole",
     )

@@ -58,12 +58,12 @@ class RealNetworksSettings(Settings):
     teacher: TeacherConfig = option(TeacherConfig(), "what teacher is trained")
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
     steps: Annotated[int, Field(ge=2)] = option(32, "T")
-    plans: Annotated[tuple[str, ...], Distinct] = option(
+    plans: Distinct[str] = option(
         (*PLANNED, "vanilla", "progressive", "consistency", "boot", "hybrid:16", "hybrid:8"),
         "strategies; best for the planner's plan, and best-calibrated for its plan "
         "under the calibrated training model (left out without calibrate)",
     )
-    seeds: Annotated[tuple[int, ...], Distinct] = option(
+    seeds: Distinct[int] = option(
         (0, 1, 2), "of the distillation's batches; each plan is executed with each"
     )
     distillation: DistillationConfig = option(

@@ -89,13 +89,9 @@ def page(record: Record) -> Page:
         "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
         "probes": probes,
     }
+    right = {kind: Count(pairs - len(each["reversed"]), pairs) for kind, each in agreement.items()}
     claims = {
-        **{
-            f"order-from-{kind}": Count(pairs - len(agreement[kind]["reversed"]), pairs)
-            if kind in agreement
-            else Count(0, 0)
-            for kind in _KINDS
-        },
+        **{f"order-from-{kind}": right.get(kind, Count(0, 0)) for kind in _KINDS},
         "beyond-chance": count(each["p_value"] <= _CHANCE for each in agreement.values()),
         "planner-best": count(planned.place == 1),
         "planner-unbeaten": count(planned.low <= plans.high[0]),

@@ -111,8 +111,8 @@ class MatrixProblem:
     @cached_property
     def input_root(self) -> Array:
         """(d, d) R with ``V R Rᵀ Vᵀ = C_T``."""
-        inverse = self.inverse_frame
-        return np.linalg.cholesky(inverse @ self.covariance(self.schedule.num_steps) @ inverse.T)
+        inverse, last = self.inverse_frame, self.covariance(self.schedule.num_steps)
+        return np.asarray(np.linalg.cholesky(inverse @ last @ inverse.T), np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Ascending, Count, Positive, TeacherSteps
+from opmerge.settings.types import Count, Positive, Rising, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
 from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.simulation import descent, train_plan
@@ -46,17 +46,17 @@ _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 class StabilisationSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[TeacherSteps, ...], Ascending] = option((16, 64, 128), "T")
-    turnovers: Annotated[tuple[Positive, ...], Ascending] = option(
+    steps: Rising[TeacherSteps] = option((16, 64, 128), "T")
+    turnovers: Rising[Positive] = option(
         (2.0, 4.0, 8.0, 16.0, 32.0, 64.0), "time constants β s of the moving average in one merge"
     )
-    iterations: Annotated[tuple[Count, ...], Ascending] = option(
+    iterations: Rising[Count] = option(
         (64, 256, 1024, 4096), "N of descent in a merge, whose average is simulated"
     )
     num_eigenvalues: Annotated[int, Field(ge=10)] = option(
         120, "points in λ from 0.05 to 20 at which mixing is computed"
     )
-    catch_up_eigenvalues: Annotated[tuple[Positive, ...], Ascending] = option(
+    catch_up_eigenvalues: Rising[Positive] = option(
         (0.2, 0.5, 0.9, 1.0, 2.0, 5.0), "λ at which the time is sought that mixing needs to make up"
     )
     comb_steps: Annotated[int, Field(ge=3, le=14)] = option(
