@@ -13,8 +13,8 @@ from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Positive, TeacherSteps
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -30,22 +30,16 @@ _PRECISION = 1e-6  # of the edges of the band
 class AblationSettings(Settings):
     """Settings of the study."""
 
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
+    merge_times: Rising[Positive] = option(
         (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 8.0, 10.0, 14.0, 20.0, 30.0),
-        description="s; the paper's are 1, 3, 6.4 and 10",
+        "s; the paper's are 1, 3, 6.4 and 10",
     )
-    steps: Annotated[tuple[TeacherSteps, ...], Ascending] = Field(
-        (64, 128), description="T; the first is that of the diagram"
+    steps: Rising[TeacherSteps] = option((64, 128), "T; the first is that of the diagram")
+    num_eigenvalues: Annotated[int, Field(ge=4)] = option(
+        40, "points in λ of the diagram, half of them from 1.01 to 1.3"
     )
-    num_eigenvalues: int = Field(
-        40, ge=4, description="points in λ of the diagram, half of them from 1.01 to 1.3"
-    )
-    sources: tuple[str, ...] = Field(
-        ("digits", "patches"), description="real data whose plans are compared"
-    )
-    kept_time: Positive = Field(
-        DEFAULT_MERGE_TIME, description="s at which the plan that is kept is made"
-    )
+    sources: tuple[str, ...] = option(("digits", "patches"), "real data whose plans are compared")
+    kept_time: Positive = option(DEFAULT_MERGE_TIME, "s at which the plan that is kept is made")
 
     @classmethod
     def quick(cls) -> Self:

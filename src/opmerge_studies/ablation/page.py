@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +66,16 @@ def page(record: Mapping[str, Any]) -> Page:
         "shifts": {words: shifts[column].max() for column, (words, _) in _MARKS.items()},
         "shift": shifts.max(),
     }
-    sections = [
-        _transition_section(transition, FILTERS["percent"](shifts.first_crossing.max())),
-        _diagram_section(diagram, FILTERS["percent"](shifts.max().max()), settings["kept_time"]),
-        _gain_section(diagram, settings["merge_times"]),
-        *(
-            _source_section(str(source), rows, settings["kept_time"])
-            for source, rows in sources.groupby("source", sort=False)
-        ),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        kept_time, percent = settings["kept_time"], FILTERS["percent"]
+        yield _transition_section(transition, percent(shifts.first_crossing.max()))
+        yield _diagram_section(diagram, percent(shifts.max().max()), kept_time)
+        yield _gain_section(diagram, settings["merge_times"])
+        for source, rows in sources.groupby("source", sort=False):
+            yield _source_section(str(source), rows, kept_time)
+
+    return Page(values, claims, sections())
 
 
 def _shift(places: pd.Series[float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +69,9 @@ def page(record: Mapping[str, Any]) -> Page:
         "gain": rows.gain.max(),
     }
     steps = list(rows.num_steps.unique())
-    sections = [
-        draw_section(
+
+    def sections() -> Iterator[Section]:
+        yield draw_section(
             "Which plan is best",
             "BOOT, combs (only the student at T is trained, block after block), trees (students "
             "inside blocks are trained too) and vanilla, under operator copy. Dashed: where BOOT "
@@ -84,12 +85,13 @@ def page(record: Mapping[str, Any]) -> Page:
                 limits=(0.5, 4.0),
             ),
             table("Transition by T", crossings, _TRANSITION_COLUMNS),
-        ),
-        _error_section(rows[rows.num_steps == steps[len(steps) // 2]]),
-        _merges_section(rows[rows.eigenvalue.between(0.9, 2.5, inclusive="neither")]),
-        *(_crossing_section(known, *law) for law in decay),
-    ]
-    return Page(values, claims, sections)
+        )
+        yield _error_section(rows[rows.num_steps == steps[len(steps) // 2]])
+        yield _merges_section(rows[rows.eigenvalue.between(0.9, 2.5, inclusive="neither")])
+        for law in decay:
+            yield _crossing_section(known, *law)
+
+    return Page(values, claims, sections())
 
 
 def _decay(crossings: pd.DataFrame) -> list[tuple[float, float]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page.charts import DOTTED, Axis, Series, curves, series_by
 from opmerge.page.claims import count
-from opmerge.page.layout import draw_section
+from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE
 
@@ -63,21 +63,22 @@ def page(record: Mapping[str, Any]) -> Page:
         ** (1 / (last["num_steps"] - before["num_steps"])),
         **{"gaps": {"interval": interval.gap, "certified": certified.gap}, "largest": largest},
     }
-    sections = [
-        draw_section(
+
+    def sections() -> Iterator[Section]:
+        yield draw_section(
             "Time by number of steps",
             f"Processor time on one thread. Interval DP and certified: d = "
             f"{settings['base_dimensions']}; scalar: one eigenvalue; Pareto and brute force: four.",
             _time_figure(times, fit, "T", Axis("teacher steps T", margin=1.3)),
             table("Times, memory and gaps", times, _TIME_COLUMNS),
-        ),
-        draw_section(
+        )
+        yield draw_section(
             "Time by number of eigenvalues",
             f"Processor time on one thread at T = {settings['base_steps']}.",
             _time_figure(times, fit, "d", Axis("distinct eigenvalues d", margin=1.3)),
             table("Exponents, cost = c size^p", fits[fits.is_power], _FIT_COLUMNS),
-        ),
-        draw_section(
+        )
+        yield draw_section(
             "Memory",
             "Peak of what Python and NumPy allocate, by T; the dotted line is what interval DP's "
             "tables take by its own account.",
@@ -86,9 +87,9 @@ def page(record: Mapping[str, Any]) -> Page:
                 f"Interval DP takes {largest.megabytes:.3g} MB at T = {largest.num_steps}, growing "
                 f"as T^{cubic['memory_exponent']:.1f}",
             ),
-        ),
-    ]
-    return Page(values, claims, sections)
+        )
+
+    return Page(values, claims, sections())
 
 
 def _times(record: Mapping[str, Any]) -> pd.DataFrame:

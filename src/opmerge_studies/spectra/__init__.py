@@ -13,8 +13,8 @@ from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, NonEmpty, Positive
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Positive, Rising, Some
 from opmerge.spectra import Spectrum, resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -29,15 +29,11 @@ STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
 class SpectraSettings(Settings):
     """Settings of the study."""
 
-    sources: Annotated[tuple[str, ...], NonEmpty] = Field(
-        ("digits", "patches", "faces"), description="samples, a file or a folder of images"
+    sources: Some[str] = option(
+        ("digits", "patches", "faces"), "samples, a file or a folder of images"
     )
-    steps: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ascending] = Field(
-        (16, 32, 64, 128, 256), description="T"
-    )
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (1.0, 3.0, DEFAULT_MERGE_TIME), description="s"
-    )
+    steps: Rising[Annotated[int, Field(ge=2)]] = option((16, 32, 64, 128, 256), "T")
+    merge_times: Rising[Positive] = option((1.0, 3.0, DEFAULT_MERGE_TIME), "s")
 
     @classmethod
     def quick(cls) -> Self:

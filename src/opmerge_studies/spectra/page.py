@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +62,13 @@ def page(record: Mapping[str, Any]) -> Page:
     shown = plans[plans.merge_time == time]
     steps = shown.num_steps.unique()
     axis = Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps})
-    sections = [
-        _spectrum_section(sources, frame(record, "eigenvalues"), sighted),
-        _gain_section(plans, shown, axis, time),
-        _promise_section(plans, shown, axis, time),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        yield _spectrum_section(sources, frame(record, "eigenvalues"), sighted)
+        yield _gain_section(plans, shown, axis, time)
+        yield _promise_section(plans, shown, axis, time)
+
+    return Page(values, claims, sections())
 
 
 def _plans(record: Mapping[str, Any]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from opmerge.errors import InputError
 from opmerge.planners import find_plan, interval_plan
@@ -14,10 +14,10 @@ from opmerge.planners.result import best_outcome
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies.shared import Runner, Study, grid
+from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import (
     CANONICAL,
     is_as_good,
@@ -34,20 +34,20 @@ _STEPS = (64, 128, 256, 512)
 class SyntheticSettings(Settings):
     """Settings of the study; the values of λ and T are those of arXiv 2505.16024."""
 
-    eigenvalues: Annotated[tuple[Positive, ...], NonEmpty, Ordered] = Field(
-        (0.2, 0.5, 1.0, 1.02, 2.0, 5.0), description="λ of the data"
+    eigenvalues: Annotated[tuple[Positive, ...], NonEmpty, Ordered] = option(
+        (0.2, 0.5, 1.0, 1.02, 2.0, 5.0), "λ of the data"
     )
-    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = Field(_STEPS, description="T")
-    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = Field(
-        _STEPS, description="T for which denoiser copy is computed too"
+    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = option(_STEPS, "T")
+    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = option(
+        _STEPS, "T for which denoiser copy is computed too"
     )
-    strategies: tuple[str, ...] = Field(
+    strategies: tuple[str, ...] = option(
         (*CANONICAL, "uniform:4", "temporal:8"),
-        description="names as `build_strategy` has them, boot and vanilla among them",
+        "names as `build_strategy` has them, boot and vanilla among them",
     )
-    merge_time: Positive = Field(DEFAULT_MERGE_TIME, description="s")
-    num_scanned: Count = Field(
-        40, description="λ from 1.001 to 2.1 at which interval DP is held against the best plan"
+    merge_time: Positive = option(DEFAULT_MERGE_TIME, "s")
+    num_scanned: Count = option(
+        40, "λ from 1.001 to 2.1 at which interval DP is held against the best plan"
     )
 
     @model_validator(mode="after")
@@ -78,9 +78,7 @@ def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
         ``scan`` (plans again, over the λ between the phases, under operator copy).
     """
 
-    def cells(
-        rule: str, steps: Sequence[int], eigenvalues: Sequence[float]
-    ) -> list[dict[str, Any]]:
+    def cells(rule: str, steps: Sequence[int], eigenvalues: Sequence[float]) -> list[Cell]:
         return grid(
             merge_rule=rule,
             num_steps=steps,

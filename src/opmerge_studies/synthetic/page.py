@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page.charts import Axis, curves, series_by, series_of
@@ -58,13 +58,14 @@ def page(record: Mapping[str, Any]) -> Page:
         **{"boot": boot, "vanilla": vanilla, "worst": scan.nlargest(1, "interval_ratio").iloc[0]},
         "beaten": errors[errors.over_interval < 1 - _EQUAL].nsmallest(1, "over_interval"),
     }
-    by_rule = errors.groupby("merge_rule", sort=False)
-    sections = [
-        *(_strategy_section(str(rule), rows) for rule, rows in by_rule),
-        _interval_section(scan),
-        *_steps_section(copied[copied.eigenvalue == copied.eigenvalue.min()]),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        for rule, rows in errors.groupby("merge_rule", sort=False):
+            yield _strategy_section(str(rule), rows)
+        yield _interval_section(scan)
+        yield from _steps_section(copied[copied.eigenvalue == copied.eigenvalue.min()])
+
+    return Page(values, claims, sections())
 
 
 def _scan(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -138,11 +139,11 @@ def _interval_section(scan: pd.DataFrame) -> Section:
     )
 
 
-def _steps_section(errors: pd.DataFrame) -> list[Section]:
+def _steps_section(errors: pd.DataFrame) -> Iterator[Section]:
     """Errors over T; none if there is but one T."""
     rows = errors.pivot(index="num_steps", columns="strategy", values="w2")
     if len(rows) < 2:
-        return []
+        return
     names, steps = list(errors.strategy.unique()), list(rows.index)
     growth = rows.iloc[-1] / rows.iloc[0]
     figure = curves(
@@ -153,4 +154,4 @@ def _steps_section(errors: pd.DataFrame) -> list[Section]:
         f"{times(growth.max())}; BOOT's changes by {percent(abs(growth.boot - 1))}",
     )
     caption = f"W2 to the teacher at λ = {errors.eigenvalue.iloc[0]:g}, under operator copy."
-    return [draw_section("More teacher steps", caption, figure)]
+    yield draw_section("More teacher steps", caption, figure)
