@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PALE",
-    "WIDTH",
-    "figure_png",
-    "figure_style",
-    "figure_svg",
-    "log_axis",
-    "new_figure",
-    "power_of_ten",
-    "set_title",
-]
-
 # Okabe & Ito 2008: distinguishable with every common colour blindness; those in use also
 # differ in lightness.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

@@ -12,7 +12,8 @@ import numpy as np
 from opmerge.page.layout import Picture, Section, Table, draw_section, make_table
 from opmerge.page.sentences import number, percent
 from opmerge.page.study import Answer
-from opmerge.plans.drawing import plan_from_merges, plan_phrase
+from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.outline import plan_phrase
 from opmerge_studies.real_networks.agreement_figures import (
     agreement_figure,
     cost_figure,
