@@ -1,6 +1,7 @@
-"""Numba kernels of the interval planners.
+"""Numba kernels of the planners.
 
-All of them work on relative excesses δ = b/P - 1 = expm1(e), in which a merge is polynomial:
+Those of the interval planners work on relative excesses δ = b/P - 1 = expm1(e), in which a merge
+is polynomial:
 
     δ = (1 - ρ_j) t + ρ_j (offset + gain δ_1),    t = δ_1 + u + δ_1 u,
 
@@ -13,8 +14,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
-
-__all__ = ["interval_tables", "jump_deficits", "scalar_ranges", "scalar_tables"]
 
 Array = NDArray[np.float64]
 
@@ -61,8 +60,7 @@ def scalar_tables(
         the smallest first.
     """
     size = len(log_products)
-    trees = np.zeros((2, size, size))
-    forests = np.zeros((2, size, size))
+    trees, forests = np.zeros((2, size, size)), np.zeros((2, size, size))
     growth = np.empty((size, size))  # 1/P(stop, split) - 1 at [stop, split]
     for stop in range(size):
         for split in range(stop, size):
@@ -73,8 +71,7 @@ def scalar_tables(
             least_tree, least_forest = np.inf, np.inf
             most_tree, most_forest = -np.inf, -np.inf
             for split in range(stop + 1, start):
-                gain = 1.0 + growth[stop, split]
-                offset = growth[stop, split]
+                gain, offset = 1.0 + growth[stop, split], growth[stop, split]
                 if denoiser:
                     gain *= weights[start, stop] / weights[start, split]
                     offset = gain * deficits[start, split] - deficits[start, stop]
@@ -115,15 +112,14 @@ def scalar_ranges(
             log_products[:, d].copy(), retentions[:, d].copy(), deficits, weights, denoiser
         )
         for side in range(2):
-            reached = trees[side, size - 1].copy()
+            sign, reached = 1.0 - 2.0 * side, trees[side, size - 1].copy()
             for students in range(1, student_steps):
                 for stop in range(size - students):
-                    best = np.inf if side == 0 else -np.inf
+                    least = np.inf
                     for above in range(stop + 1, size - students):
                         first, rest = reached[above], trees[side, above, stop]
-                        value = first + rest + first * rest
-                        best = min(best, value) if side == 0 else max(best, value)
-                    reached[stop] = best  # what is read lies above, so it is still the old round
+                        least = min(least, sign * (first + rest + first * rest))
+                    reached[stop] = sign * least  # read are those above, still of the old round
             ranges[side, d] = reached[0]
     return ranges
 
@@ -215,3 +211,38 @@ def interval_tables(
                     first, rest = trees[start, split, d], forests[stop, split, d]
                     forests[stop, start, d] = first + rest + first * rest
     return trees, forests, tree_splits, forest_splits
+
+
+@njit(cache=True, parallel=True)
+def add_logarithms(log_products: Array, retention: Array, weights: Array, total: Array) -> None:
+    """Add Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)) to ``total`` at [k, i], k > i."""
+    size, dimensions = log_products.shape
+    for above in prange(size):
+        for below in range(above):
+            value = 0.0
+            for d in range(dimensions):
+                value += weights[d] * np.log1p(
+                    retention[d] * np.expm1(log_products[above, d] - log_products[below, d])
+                )
+            total[above, below] += value
+
+
+@njit(cache=True)
+def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Cheapest ways down from each step to an end, over blocks k → i that cost [k, i].
+
+    Args:
+        block_costs: (n, n); entries with k <= i are not read.
+        end_costs: (n,) cost of ending at a step, infinite where none may end.
+
+    Returns:
+        (n,) costs, and (n,) where the first block of each path ends; -1 where there is none.
+    """
+    costs = end_costs.copy()
+    ends = np.full(len(costs), -1, dtype=np.int64)
+    for above in range(1, len(costs)):
+        for below in range(above):
+            cost = block_costs[above, below] + costs[below]
+            if cost < costs[above]:
+                costs[above], ends[above] = cost, below
+    return costs, ends
