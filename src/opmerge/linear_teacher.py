@@ -38,12 +38,8 @@ class LinearTeacher:
     over intervals are then differences of two rows. All arrays are float64; row t belongs to
     step t, column i to eigenvalue i.
 
-    Args:
-        schedule: noise schedule with T steps.
-        eigenvalues: (d,) variances λ of the data, >= 0.
-
     Raises:
-        InputError: if the eigenvalues are not a finite non-negative vector.
+        InputError: if the eigenvalues λ are not a finite non-negative vector (d,).
     """
 
     schedule: NoiseSchedule

@@ -64,9 +64,9 @@ class Outcome:
         approximation: errors of different merges are taken as independent, the composite below
         is the teacher's own, and later merges learn the error whole. 0 for models without one.
         """
-        problem, merges = self.problem, self.plan.merges
-        starts = np.array([merge.start for merge in merges], dtype=int)
-        stops = np.array([merge.stop for merge in merges], dtype=int)
+        problem = self.problem
+        ends = np.array([(merge.start, merge.stop) for merge in self.plan.merges], dtype=int)
+        starts, stops = ends.reshape(-1, 2).T
         alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
         reached = alphas[stops] - alphas[starts] * sigmas[stops] / sigmas[starts]
         products = problem.teacher.log_products
@@ -128,8 +128,7 @@ def evaluate(
     """Excess, error and per-merge trace of a plan, by the closed form (THEORY 4, 6).
 
     Args:
-        problem: the merge problem with T steps.
-        plan: any plan for the same T.
+        problem, plan: of the same number of steps.
         training_times: (number of merges,) how long each merge of ``plan.merges`` is trained, in
             multiples x >= 0 of the problem's training: its retention is ρ^x, as error decays
             exponentially, mode by mode, with the length of training. 1 each unless given.

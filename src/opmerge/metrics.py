@@ -27,13 +27,10 @@ def gaussian_w2(
     trace as the nuclear norm of ``C1^½ C2^½``, whose singular values keep half the digits that
     an eigenvalue decomposition of the product would lose.
 
-    Args:
-        mean1, mean2: (d,).
-        covariance1, covariance2: (d, d), symmetric positive semi-definite; singular ones allowed.
+    Takes means (d,) and covariances (d, d), symmetric positive semi-definite, singular or not.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or a covariance that
-            is not symmetric positive semi-definite.
+        InputError: for other shapes, values that are not finite, or other covariances.
     """
     means = [np.atleast_1d(np.asarray(mean, dtype=np.float64)) for mean in (mean1, mean2)]
     roots = [_square_root(c, f"covariance{n}") for n, c in ((1, covariance1), (2, covariance2))]
@@ -57,11 +54,8 @@ def gaussian_fit_w2(samples1: ArrayLike, samples2: ArrayLike) -> float:
     above 0 for equal laws: compare it with that of two halves of one set. It costs
     n d² + d³, or with fewer samples than dimensions n² d.
 
-    Args:
-        samples1, samples2: (n, d) and (m, d), n, m >= 2.
-
     Raises:
-        InputError: for other shapes, or values that are not finite.
+        InputError: for samples that are not finite (n, d) and (m, d), n, m >= 2.
     """
     first, second = _samples("samples1", samples1), _samples("samples2", samples2)
     if first.shape[1] != second.shape[1]:
@@ -81,15 +75,11 @@ def sliced_w2(
 
     ``SW2² = E_θ W2²(θᵀx, θᵀy)`` over directions θ, uniform on the sphere (Bonneel et al. 2015);
     in one dimension the optimal plan pairs sorted values. For laws that differ by a shift alone,
-    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws.
-
-    Args:
-        samples1, samples2: (n, d), n >= 2.
-        num_projections: number of directions that the mean is taken over.
-        seed: of the directions.
+    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws. The mean is
+    taken over ``num_projections`` directions.
 
     Raises:
-        InputError: for other shapes, or values that are not finite.
+        InputError: for samples that are not both finite (n, d), n >= 2.
     """
     first, second = _samples("samples1", samples1), _samples("samples2", samples2)
     if first.shape != second.shape:

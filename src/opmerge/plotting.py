@@ -132,14 +132,9 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
 def figure_svg(figure: Figure, name: str, title: str) -> str:
     """A figure as an ``<svg>`` element to put into a page.
 
-    Args:
-        figure: the figure.
-        name: what every id is derived from, so that several figures can stand in one page.
-        title: what a screen reader says.
-
-    Returns:
-        The element: no fixed size, no style sheet, no metadata, text as text; the same bytes
-        each time.
+    It has no fixed size, style sheet or metadata, its text is text, and it is the same bytes each
+    time. Every id derives from ``name``, so that several can stand in one page; a screen reader
+    says ``title``.
     """
     from matplotlib import rc_context
 

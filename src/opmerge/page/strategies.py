@@ -13,6 +13,8 @@ from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE, PALE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["SHAPES", "STYLES", "draw_shapes", "label_shapes"]
+
 STYLES: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {"color": ORANGE, "linestyle": "-", "marker": "s"},
     "boot": {"color": BLUE, "linestyle": "-", "marker": "o"},

@@ -1,7 +1,9 @@
 """Planners: from a problem to the best plan, with a proof of how good it is.
 
-A new planner is a function with the decorator ``planner`` in a file of its own in this package.
-Importing the package does not import numba.
+Each takes a problem and K >= 1, the number of student steps, chooses where they begin too, and
+raises ``InputError`` for a problem that it does not cover or a K out of range. A new planner is a
+function with the decorator ``planner`` in a file of its own in this package, whose import does not
+import numba.
 """
 
 import os

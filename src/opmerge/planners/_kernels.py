@@ -6,7 +6,8 @@ is polynomial:
     δ = (1 - ρ_j) t + ρ_j (offset + gain δ_1),    t = δ_1 + u + δ_1 u,
 
 with δ_1 the first child, u the product of the rest and t their composite (THEORY 4). Trees are
-indexed [start, stop] and forests [stop, start], so that both are contiguous in the split.
+indexed [start, stop] and forests [stop, start], so that both are contiguous in the split. Jump
+deficits and weights of x_0 in a jump, at [start, stop], are read under denoiser copy only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Array = NDArray[np.float64]
 _FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: Array) -> Array:
     """1 - J(start→stop) / P(stop, start), (T+1, T+1) at [start, stop], for one eigenvalue."""
     size = len(alphas)
@@ -32,11 +33,8 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
             steps += log_cosines[stop + 1]
             inner = alphas[stop] * alphas[start] * eigenvalue + sigmas[stop] * sigmas[start]
             cross = alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop]
-            if inner == 0.0:
-                deficits[start, stop] = 1.0
-            else:
-                jump = -0.5 * np.log1p(eigenvalue * (cross / inner) ** 2)
-                deficits[start, stop] = -np.expm1(jump - steps)
+            jump = -0.5 * np.log1p(eigenvalue * (cross / inner) ** 2)  # -inf at a right angle
+            deficits[start, stop] = -np.expm1(jump - steps)
     return deficits
 
 
@@ -44,20 +42,10 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
 def scalar_tables(
     log_products: Array, retentions: Array, deficits: Array, weights: Array, denoiser: bool
 ) -> tuple[Array, Array]:
-    """Smallest and largest δ of every tree and forest, for one eigenvalue.
+    """Smallest and largest δ of every tree and forest, (2, T+1, T+1) each, for one eigenvalue.
 
-    Exact, because a composite and a merge both increase with each child.
-
-    Args:
-        log_products: (T+1,) log P(t, T).
-        retentions: (T+1,) ρ_t.
-        deficits: (T+1, T+1) jump deficits [start, stop]; read under denoiser copy only.
-        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
-        denoiser: whether the merge rule is denoiser copy.
-
-    Returns:
-        trees (2, T+1, T+1) at [:, start, stop] and forests (2, T+1, T+1) at [:, stop, start],
-        the smallest first.
+    Exact, because a composite and a merge both increase with each child. Takes (T+1,) log P(t, T)
+    and retentions.
     """
     size = len(log_products)
     trees, forests = np.zeros((2, size, size)), np.zeros((2, size, size))
@@ -144,31 +132,23 @@ def interval_tables(
     Args:
         log_products, retentions, log_variances, log_targets: (T+1, d); ``log_targets`` holds
             target excesses cumulated from the data side, so that an interval's is a difference.
-        multiplicities: (d,).
-        deficits: (T+1, T+1, d) jump deficits; read under denoiser copy only.
-        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
-        denoiser: whether the merge rule is denoiser copy.
+        deficits: (T+1, T+1, d).
 
     Returns:
-        trees (T+1, T+1, d) at [start, stop], forests (T+1, T+1, d) at [stop, start], and the
-        splits (T+1, T+1) of each at [start, stop]; a forest's split 0 stands for a single tree.
+        trees and forests (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop]; a
+        forest's split 0 stands for a single tree.
     """
     size, dimensions = log_products.shape
-    trees = np.zeros((size, size, dimensions))
-    forests = np.zeros((size, size, dimensions))
+    trees, forests = np.zeros((size, size, dimensions)), np.zeros((size, size, dimensions))
     tree_splits = np.zeros((size, size), dtype=np.int64)
     forest_splits = np.zeros((size, size), dtype=np.int64)
-    inverse = np.exp(-log_products)
-    products = np.exp(log_products)
+    products, inverse = np.exp(log_products), np.exp(-log_products)
     for length in range(2, size):
         for stop in prange(size - length):
             start = stop + length
-            scale = np.empty(dimensions)
-            target = np.empty(dimensions)
-            for d in range(dimensions):
-                log_product = log_products[stop, d] - log_products[start, d]
-                scale[d] = multiplicities[d] * np.exp(log_variances[start, d] + 2 * log_product)
-                target[d] = np.expm1(log_targets[start, d] - log_targets[stop, d])
+            log_product = log_products[stop] - log_products[start]
+            scale = multiplicities * np.exp(log_variances[start] + 2 * log_product)
+            target = np.expm1(log_targets[start] - log_targets[stop])
             best_tree, best_forest = np.inf, np.inf
             for split in range(stop + 1, start):
                 ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
@@ -190,26 +170,22 @@ def interval_tables(
                     best_tree, tree_splits[start, stop] = tree_error, split
                 if forest_error < best_forest:
                     best_forest, forest_splits[start, stop] = forest_error, split
-            split = tree_splits[start, stop]
-            ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
-            for d in range(dimensions):
-                first, rest = trees[start, split, d], forests[stop, split, d]
-                composite = first + rest + first * rest
-                growth = np.expm1(log_products[split, d] - log_products[stop, d])
-                gain, offset = 1.0 + growth, growth
-                if denoiser:
-                    gain *= ratio
-                    offset = gain * deficits[start, split, d] - deficits[start, stop, d]
-                rho = retentions[start, d]
-                trees[start, stop, d] = (1 - rho) * composite + rho * (offset + gain * first)
+            split, kept = tree_splits[start, stop], retentions[start]
+            child, others = trees[start, split], forests[stop, split]
+            growth = np.expm1(log_products[split] - log_products[stop])
+            initial = growth + (1.0 + growth) * child
+            if denoiser:
+                gains = (1.0 + growth) * weights[start, stop] / weights[start, split]
+                offset = gains * deficits[start, split] - deficits[start, stop]
+                initial = offset + gains * child
+            trees[start, stop] = (1 - kept) * (child + others + child * others) + kept * initial
             if best_tree <= best_forest:
                 forest_splits[start, stop] = 0
                 forests[stop, start] = trees[start, stop]
             else:
                 split = forest_splits[start, stop]
-                for d in range(dimensions):
-                    first, rest = trees[start, split, d], forests[stop, split, d]
-                    forests[stop, start, d] = first + rest + first * rest
+                child, others = trees[start, split], forests[stop, split]
+                forests[stop, start] = child + others + child * others
     return trees, forests, tree_splits, forest_splits
 
 

@@ -24,13 +24,6 @@ def auto_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     One eigenvalue: scalar. Operator copy towards the teacher: certified. Anything else of a few
     steps: brute force. The rest: interval DP and the named strategies, whichever is better,
     under the separable bound.
-
-    Args:
-        problem: any problem.
-        student_steps: K >= 1 trees.
-
-    Raises:
-        InputError: if K is out of range.
     """
     is_covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
     is_short = problem.num_steps <= MAX_STEPS

@@ -33,11 +33,7 @@ def all_plans(num_steps: int, student_steps: int = 1) -> Iterator[Plan]:
 
 @planner("brute-force", 5)
 def brute_force_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
-    """The best of all plans, T <= 9; either rule, either objective.
-
-    Raises:
-        InputError: if T or K is out of range.
-    """
+    """The best of all plans, T <= 9; either rule, either objective."""
     steps = problem.num_steps
     require(steps <= MAX_STEPS, f"brute-force needs num_steps <= {MAX_STEPS}", steps)
     plans = all_plans(steps, student_steps)

@@ -45,13 +45,6 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     It may stay open where eigenvalues in (λ_0, λ*) carry much of the error, and for long samplers
     trained very briefly, where more combs lie within the bound than can be tried; the notes say
     which. The certificate is in float64: bound and value are exact to about 1e-10.
-
-    Args:
-        problem: an operator-copy problem whose objective is the teacher.
-        student_steps: K >= 1 trees; the boundaries are chosen too.
-
-    Raises:
-        InputError: if the planner does not cover the problem, or K is out of range.
     """
     rule, objective = problem.merge_rule, problem.objective
     require(rule == "operator-copy", "certified covers the merge rule operator-copy only", rule)
@@ -186,10 +179,7 @@ class _Relaxation:
 
         Where every eigenvalue has steps of one sign, a comb is the best plan with its spine.
         Otherwise its loss still bounds them all, the loss being convex, if no training inside
-        blocks pays under the loss's gradient there.
-
-        Returns:
-            What stopped it, or nothing where the gap is closed.
+        blocks pays under the loss's gradient there. Returns what stopped it, if anything did.
         """
         if self.student_steps > 1 and self.problem.num_steps > _MAX_STEPS_ENUMERATED:
             return "the convex relaxation is not tight, and there are too many steps to enumerate"

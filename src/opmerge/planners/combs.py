@@ -57,11 +57,7 @@ class BlockSums:
         self._below = np.exp(log_odds[self._series] - relative)
 
     def weighted(self, weights: Array) -> Array:
-        """(n, n) sums for the block k → i at [k, i]; entries with k <= i have no meaning.
-
-        Args:
-            weights: (d,) any signs.
-        """
+        """(n, n) sums for the block k → i at [k, i], k > i, with (d,) weights of any sign."""
         from opmerge.planners._kernels import add_logarithms
 
         total = np.zeros((self._size, self._size))
@@ -91,12 +87,7 @@ class BlockSums:
 
 
 class CombSearch:
-    """Shortest combs of K students under linear weights on the excess of each eigenvalue.
-
-    Args:
-        problem: an operator-copy problem.
-        student_steps: K.
-    """
+    """Shortest combs of K students under (d,) weights on the excess of each eigenvalue."""
 
     def __init__(self, problem: Problem, student_steps: int) -> None:
         self.problem, self.student_steps = problem, student_steps
@@ -121,9 +112,7 @@ class CombSearch:
     def cheapest(self, weights: Array, credit: Array | None = None) -> tuple[float, Plan]:
         """The comb plan with the least Σ_d weights_d e_d + Σ_blocks credit, and that cost.
 
-        Args:
-            weights: (d,) weight of each eigenvalue's excess.
-            credit: (T, T) what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
+        The (T, T) credit is what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
         """
         from opmerge.planners._kernels import cheapest_paths
 

@@ -44,12 +44,8 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     Under the data objective an interval's target is the map that takes N(0, n_j) to N(0, n_i)
     exactly. K students: prefixes of k trees are built in the same way, closest first.
 
-    Args:
-        problem: any problem.
-        student_steps: K >= 1 trees; the boundaries are chosen too.
-
     Raises:
-        InputError: if K is out of range, or the tables would take more than 2 GiB.
+        InputError: if the tables would take more than 2 GiB.
     """
     from opmerge.planners._kernels import interval_tables
 

@@ -32,15 +32,10 @@ _TEACHER = 2  # index of the blocks of teacher steps, after those of the two ext
 
 
 class Extremes:
-    """Smallest (side 0) or largest (side 1) δ = b/P - 1, and the trees that have it.
+    """Smallest (side 0) or largest (side 1) δ = b/P - 1 of one eigenvalue, under either rule.
 
-    Args:
-        problem: one eigenvalue; either rule.
-        side: which extreme.
-
-    Attributes:
-        trees: (T+1, T+1) δ of the extreme tree, at [start, stop].
-        forests: (T+1, T+1) δ of the extreme row of trees, at [stop, start].
+    ``trees`` (T+1, T+1) holds δ of the extreme tree at [start, stop], ``forests`` (T+1, T+1) that
+    of the extreme row of trees at [stop, start].
     """
 
     def __init__(self, problem: Problem, side: int) -> None:
@@ -84,10 +79,9 @@ class Extremes:
 
 
 def nearest_plan(problem: Problem) -> Plan:
-    """A plan whose excess is near the target; O(T² k) for k = 64 sums a node, after O(T³).
+    """A plan whose excess is near the target, for one eigenvalue, operator copy and T >= 2.
 
-    Args:
-        problem: one eigenvalue, operator copy, T >= 2.
+    O(T² k) for k = 64 sums a node, after O(T³).
     """
     extremes = [Extremes(problem, side) for side in (0, 1)]
     head = problem.num_steps

@@ -69,13 +69,12 @@ def pareto_plan(
 ) -> PlannerResult:
     """The optimal plan (ε = 0), or one within a stated gap.
 
-    Covers either rule and either objective. Fronts grow quickly with T and with the number of
-    distinct eigenvalues; where one would exceed ``max_front``, ε is raised for it, and the gap
-    says what that cost.
+    Fronts grow quickly with T and with the number of distinct eigenvalues; where one would exceed
+    ``max_front``, ε is raised for it, and the gap says what that cost.
 
     Args:
-        problem: any problem.
-        student_steps: K >= 1 trees; the boundaries are chosen too.
+        problem: either rule, either objective.
+        student_steps: K >= 1.
         epsilon: ε >= 0, relative to the range of excesses that each eigenvalue can reach.
         max_front: largest number of candidates kept for an interval. By default there is no
             limit up to 9 steps, and beyond, one that keeps the search to a minute or so.

@@ -26,14 +26,8 @@ def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     the nearer one is optimal. Where it lies between, the nearest reachable value is searched
     for among sets of values, and the gap that is left is reported.
 
-    Args:
-        problem: a problem with one distinct eigenvalue and a training model of one mode; either
-            rule, either objective.
-        student_steps: K >= 1 trees.
-
     Raises:
-        InputError: if there are several eigenvalues, the training model has several modes, or K
-            is out of range.
+        InputError: if there are several eigenvalues, or the training model has several modes.
     """
     distinct, modes = len(problem.distinct_eigenvalues), len(problem.training.mode_weights)
     require(distinct == 1, "scalar covers a single distinct eigenvalue only", distinct)

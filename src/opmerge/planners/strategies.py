@@ -14,14 +14,7 @@ def best_strategy_plan(problem: Problem, student_steps: int = 1) -> PlannerResul
     """The named strategy with the smallest W2, sizes by powers of two; O(T³ d) for the bound.
 
     Under denoiser copy towards the teacher the best one-step plan is sequential BOOT, which
-    reaches the bound (THEORY 7.9).
-
-    Args:
-        problem: any problem.
-        student_steps: K >= 1 trees, on uniform windows.
-
-    Raises:
-        InputError: if K is out of range.
+    reaches the bound (THEORY 7.9). K students stand on uniform windows.
     """
     outcomes = {
         name: evaluate(problem, build_strategy(name, problem.num_steps, student_steps))

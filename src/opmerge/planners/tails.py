@@ -61,12 +61,8 @@ class TailBound:
     """Lower bounds on what training inside blocks adds to a weighted sum of excesses.
 
     What does not depend on the weights is computed on first use and kept, as far as it fits into
-    memory: per mixed eigenvalue an interval DP in O(T³), and the factors of the block sums.
-
-    Args:
-        problem: an operator-copy problem.
-        signs: its step signs.
-        student_steps: K; with one student the only head is T, which makes slopes tighter.
+    memory: per mixed eigenvalue an interval DP in O(T³), and the factors of the block sums. With
+    one student the only head is T, which makes slopes tighter.
     """
 
     def __init__(self, problem: Problem, signs: StepSigns, student_steps: int) -> None:
@@ -88,11 +84,8 @@ class TailBound:
         """(T, T) lower bound, <= 0, of what training inside a block k → i may save, at [k, i].
 
         None where it can save nothing: then, under these weights, no plan is cheaper than the
-        comb with the same spine.
-
-        Args:
-            weights: (d,) weights g of the excesses; >= 0 where the steps shrink, <= 0 where they
-                grow (the gradient of any loss with its minimum at excess 0).
+        comb with the same spine. The (d,) weights g are >= 0 where the steps shrink and <= 0 where
+        they grow, as the gradient of any loss with its minimum at excess 0.
         """
         if not self._mixed.size:
             return None
@@ -102,7 +95,7 @@ class TailBound:
             lowest, highest = self._spine_range(int(d))
             worst = weights[d] * (lowest if weights[d] >= 0 else highest)
             costs += np.minimum(worst, self._slopes[d] * worst)
-        costs[np.triu_indices(len(costs))] = 0.0
+        costs = np.tril(costs, -1)
         return _cheapest_inside(costs) if (costs < 0).any() else None
 
     def _compute_spine_range(self, d: int) -> tuple[Array, Array]:

@@ -47,10 +47,7 @@ class PlanFile:
 
     Args:
         plan: the plan.
-        schedule: noise schedule with the plan's number of steps.
-        training: training model that was assumed.
-        merge_rule: where a student starts.
-        objective: what the result is measured against.
+        schedule, training, merge_rule, objective: of the problem that it was made for.
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
             square of student minus teacher, where that is not ``w2``.
         spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``. Both are
@@ -99,12 +96,7 @@ class PlanFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PlanFile:
-        """Read a plan file.
-
-        Raises:
-            InputError: if it cannot be read or anything in it is malformed, with the place and
-                the rule broken.
-        """
+        """Read a plan file, or raise ``InputError`` with the place and the rule broken."""
         try:
             file = expand_home(path)
             size = file.stat().st_size

@@ -21,15 +21,7 @@ _COLOURS, _PALEST = "YlGnBu", 40  # lightness falls all the way, so it reads in 
 
 
 def plan_from_merges(merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int]) -> Plan:
-    """The plan that a record tells as plain data.
-
-    Args:
-        merges: each with its ``boundaries``.
-        boundaries: (T, …, 0), where one student hands over to the next.
-
-    Raises:
-        InputError: if they do not form a plan.
-    """
+    """The plan of a record's merges and (T, …, 0), or ``InputError`` if they do not form one."""
     every = [Merge(tuple(merge["boundaries"])) for merge in merges]
     return Plan(
         tuple(

@@ -45,15 +45,10 @@ def fastgen_t_list(
     Source: github.com/NVlabs/FastGen, ``fastgen/networks/noise_schedule.py`` and
     ``fastgen/methods/model.py`` (2026).
 
-    Args:
-        schedule: noise schedule with T steps.
-        boundaries: (T, …, 0), such as ``plan.boundaries``.
-        time: which noise schedule of FastGen's.
-
     Raises:
-        InputError: for an unknown time, boundaries that do not fall from T to 0, ``alphas``
-            without network timesteps or from timestep 0, or two steps that both lie beyond the
-            limit.
+        InputError: for an unknown time, boundaries such as ``plan.boundaries`` that do not fall
+            from T to 0, ``alphas`` without network timesteps or from timestep 0, or two steps
+            that both lie beyond the limit.
     """
     if time not in get_args(FastGenTime):
         raise InputError("time", f"must be one of {', '.join(get_args(FastGenTime))}", time)
@@ -71,10 +66,6 @@ def comfyui_sigmas(schedule: NoiseSchedule, boundaries: Sequence[int]) -> list[f
 
     Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
     (``rescale_zero_terminal_snr_sigmas``).
-
-    Args:
-        schedule: noise schedule with T steps.
-        boundaries: (T, …, 0), such as ``plan.boundaries``.
 
     Raises:
         InputError: for boundaries that do not fall from T to 0, or two steps that both lie beyond

@@ -96,7 +96,7 @@ def _outline(plan: Plan, max_depth: int) -> list[_Line]:
             lines.append(_Line(f"{_path(nodes)}: {kept}"))
             continue
         each = " each" if count > 1 else ""
-        text = f"{_path(nodes)}{_repeated(nodes)} ({_counted(first.merges)}{each})"
+        text = f"{_repeated(_path(nodes), nodes)} ({_counted(first.merges)}{each})"
         if max_depth == 0 and first.merges > 1:
             lines.append(_Line(f"{text}, not drawn"))
         else:
@@ -110,16 +110,13 @@ def plan_phrase(plan: Plan) -> str:
     merged = [node for node in roots if node.merges]
     if not merged:
         return "Keep the teacher's steps as they are"
-    phrases = [_tree_phrase(node) for node in merged]
-    phrase = phrases[0] if len(phrases) == 1 else ""
-    count = _counted(len(plan.merges))
+    phrase = _tree_phrase(merged[0]) if len(merged) == 1 else ""
+    what = f"merge {phrase}" if phrase else f"use the plan of {_counted(len(plan.merges))}"
     if len(roots) == 1:
-        return f"Merge {phrase}" if phrase else f"Use the plan of {count}"
-    few = len(roots) <= _MOST_HANDOVERS
-    handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if few else ""
-    return f"For a student of {len(roots)} steps{handovers} " + (
-        f"merge {phrase}" if phrase else f"use the plan of {count}"
-    )
+        return what[0].upper() + what[1:]
+    is_short = len(roots) <= _MOST_HANDOVERS
+    handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if is_short else ""
+    return f"For a student of {len(roots)} steps{handovers} {what}"
 
 
 def _roots(plan: Plan) -> list[_Node]:
@@ -157,8 +154,8 @@ def _base_line(base: _Node, depth: int) -> _Line:
         return _Line(f"{_steps(base.children)} merged at once")
     if len(_runs(base.children)) == 1:
         return _attached(f"{_path(base.children)} merged at once", base.children, depth)
-    items = list(_items(base.children, depth))
-    return _Line(f"{len(base.children)} parts merged at once:", tuple(_shortened(items)))
+    items = _shortened(_items(base.children, depth))
+    return _Line(f"{len(base.children)} parts merged at once:", tuple(items))
 
 
 def _stage_line(run: Sequence[_Stage], depth: int) -> _Line:
@@ -175,34 +172,30 @@ def _stage_line(run: Sequence[_Stage], depth: int) -> _Line:
         text = "then, at once:" if count == 1 else f"then {count} times this, each at once, first:"
         return _Line(text, tuple(_shortened(parts)))
     blocks = [s.front or s.behind for s in run]
-    merges = f"({count} merges)"
     if joined[0].shape:
         nodes = [block[0] for block in blocks]
         nodes = nodes[::-1] if stage.front else nodes
         order = " one by one from the data side" if stage.front else " one by one"
         return _attached(f"then {_path(nodes)}{side}{order if count > 1 else ''}", nodes, depth)
-    if len(joined) > 1:
-        if count == 1:
-            return _Line(f"then {_steps(joined)}{side} at once")
-        spans = _abridged([_listed(block) for block in blocks])
-        return _Line(f"then {spans}{side}, each {len(joined)} steps at once {merges}")
+    size = len(joined)
     if count == 1:
-        return _Line(f"then step {joined[0].start}{side}")
-    steps = _abridged([str(block[0].start) for block in blocks])
-    return _Line(f"then {steps}{side and f'{side},'} one at a time {merges}")
+        return _Line(f"then {_steps(joined)}{side}{' at once' if size > 1 else ''}")
+    steps = [_listed(block) for block in blocks]
+    spans = ", ".join(steps if count < _LONGEST_PATH else [*steps[:2], "…", steps[-1]])
+    how = f", each {size} steps at once" if size > 1 else f"{side and ','} one at a time"
+    return _Line(f"then {spans}{side}{how} ({count} merges)")
 
 
-def _items(children: Sequence[_Node], depth: int) -> Iterator[_Line]:
-    for nodes in _runs(children):
-        if nodes[0].shape == 0:
-            yield _Line(_steps(nodes))
-        else:
-            yield _attached(_path(nodes), nodes, depth)
+def _items(children: Sequence[_Node], depth: int) -> list[_Line]:
+    return [
+        _attached(_path(nodes), nodes, depth) if nodes[0].shape else _Line(_steps(nodes))
+        for nodes in _runs(children)
+    ]
 
 
 def _attached(text: str, nodes: Sequence[_Node], depth: int) -> _Line:
     """A line about equal subtrees, with the first of them under it."""
-    text, first = text + _repeated(nodes), nodes[0]
+    text, first = _repeated(text, nodes), nodes[0]
     if first.merges > 1 and depth <= 0:
         return _Line(f"{text}: {_counted(first.merges)}, not drawn")
     if first.merges == 1 and len(nodes) == 1:
@@ -228,17 +221,12 @@ def _path(nodes: Sequence[_Node]) -> str:
     return f"{_NBSP}→{_NBSP}".join(shown)
 
 
-def _repeated(nodes: Sequence[_Node]) -> str:
-    return f", {len(nodes)} times like this" if len(nodes) > 1 else ""
+def _repeated(text: str, nodes: Sequence[_Node]) -> str:
+    return f"{text}, {len(nodes)} times like this" if len(nodes) > 1 else text
 
 
 def _counted(merges: int) -> str:
     return f"{merges} merge{'s' if merges > 1 else ''}"
-
-
-def _abridged(texts: Sequence[str]) -> str:
-    shown = texts if len(texts) < _LONGEST_PATH else [texts[0], texts[1], "…", texts[-1]]
-    return ", ".join(shown)
 
 
 def _listed(steps: Sequence[_Node]) -> str:
@@ -268,17 +256,10 @@ def _tree_phrase(root: _Node) -> str:
     phrases = [f"steps {_listed(base.children)} at once"]
     for _, group in groupby(stages, key=lambda stage: stage.shape):
         run = list(group)
-        size, last = len(run[0].behind), run[-1] is stages[-1]
-        phrases.append(_run_phrase(run, size, last))
-    if len(phrases) > _MOST_RUNS:
-        return ""
-    return ", then ".join(phrases).replace(_NBSP, " ")
-
-
-def _run_phrase(run: Sequence[_Stage], size: int, last: bool) -> str:
-    if len(run) == 1:
-        return (
-            f"step {_listed(run[0].behind)}" if size == 1 else f"{_listed(run[0].behind)} at once"
-        )
-    words = "one step at a time" if size == 1 else f"{size} steps at a time"
-    return words if last else f"{words} to {run[-1].behind[-1].start}"
+        size, steps = len(run[0].behind), _listed(run[0].behind)
+        if len(run) == 1:
+            phrases.append(f"step {steps}" if size == 1 else f"{steps} at once")
+        else:
+            end = "" if run[-1] is stages[-1] else f" to {run[-1].behind[-1].start}"
+            phrases.append(f"{'one step' if size == 1 else f'{size} steps'} at a time{end}")
+    return ", then ".join(phrases).replace(_NBSP, " ") if len(phrases) <= _MOST_RUNS else ""

@@ -65,11 +65,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Tree:
-    """A one-step student start → stop, as merges of the teacher steps start, …, stop + 1.
+    """A one-step student start → stop < start, as merges of the teacher steps start, …, stop + 1.
 
     Args:
-        start: step j on the noise side.
-        stop: step i < j on the data side.
         merges: every merge of the tree, in any order that can be executed; kept in post-order,
             noise side first, so that equal trees compare equal. Empty for a teacher step.
 
@@ -112,11 +110,7 @@ class Tree:
 
     @classmethod
     def from_nested(cls, nested: Nested, place: str = "plan") -> Tree:
-        """Read a tree from nested lists, e.g. ``[[3, 2], 1]``.
-
-        Raises:
-            InputError: naming the place (by child indices) and the rule broken.
-        """
+        """Read ``[[3, 2], 1]``, or raise ``InputError`` with the place (child indices) and rule."""
         lists, waiting = [], [(place, nested)]
         while waiting:
             where, node = waiting.pop()
@@ -145,12 +139,9 @@ class Tree:
 
     @classmethod
     def chain(cls, start: int, boundaries: Sequence[int]) -> Tree:
-        """The left comb in which only the student at ``start`` is trained, block after block.
+        """The left comb in which only the student at ``start`` is trained (THEORY 7.6).
 
-        Args:
-            start: step of the student.
-            boundaries: (start-1, k_1, …, stop): each block k → k' of teacher steps is merged
-                into the student at once (THEORY 7.6).
+        Each block k → k' of teacher steps in (start-1, k_1, …, stop) is merged into it at once.
         """
         merges = tuple(
             Merge((start, *range(above, below - 1, -1))) for above, below in pairwise(boundaries)
@@ -221,11 +212,7 @@ class Plan:
 
     @classmethod
     def from_nested(cls, students: Sequence[Nested]) -> Plan:
-        """Read a plan from the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student.
-
-        Raises:
-            InputError: naming the place and the rule broken.
-        """
+        """Read the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student: as ``Tree`` does."""
         if not isinstance(students, list | tuple):
             raise InputError("students", "must be a list of trees", students)
         trees = (Tree.from_nested(tree, f"students[{k}]") for k, tree in enumerate(students))
