@@ -1,6 +1,7 @@
 # Two commands on a bare machine with Python >= 3.11: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+CORE := .venv-core
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_DIR ?= runs/demo
@@ -8,7 +9,7 @@ DEMO_DIR ?= runs/demo
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-full lint benchmarks constraints clean
+.PHONY: demo test test-core test-full lint findings benchmarks constraints clean
 
 # The whole story: a certified plan, and what it and two strategies do to a real network.
 demo: $(VENV)/demo.stamp
@@ -18,6 +19,12 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/dev.stamp lint
 	$(PYTEST)
+
+# Without torch: what a planner's user installs, in an environment of its own.
+test-core: $(CORE)/core.stamp
+	OMP_NUM_THREADS=1 $(CORE)/bin/pytest -n $(WORKERS) --dist worksteal
+	$(CORE)/bin/opmerge plan digits --steps 64 --output_dir $(CORE)/runs/plan
+	$(CORE)/bin/opmerge study all --quick --num_workers $(WORKERS) --output_dir $(CORE)/runs/studies
 
 test-full: $(VENV)/dev.stamp
 	$(PYTEST) -m "full or not full"
@@ -31,10 +38,10 @@ lint: $(VENV)/dev.stamp
 benchmarks: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks
 
-$(VENV)/bin/python:
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "opmerge needs Python >= 3.11; say which with: make PYTHON=python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing opmerge and torch into $(VENV) (one to three minutes, once)"
@@ -44,6 +51,12 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing opmerge and its development tools into $(VENV) (one to three minutes, once)"
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(CORE)/core.stamp: pyproject.toml constraints.txt | $(CORE)/bin/python
+	@echo "installing opmerge without torch into $(CORE) (a minute, once)"
+	$(CORE)/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --constraint constraints.txt --editable '.[studies,test]'
 	@touch $@
 
 # Pins every package; the CUDA packages that torch names on Linux are left to torch itself.
@@ -56,4 +69,4 @@ constraints: $(VENV)/bin/python
 	  cat constraints.new; } > constraints.txt && rm constraints.new
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(CORE) runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

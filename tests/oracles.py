@@ -355,6 +355,44 @@ class DenseTheory:
         return product
 
 
+class DenseNoise(DenseTheory):
+    """The dense oracle with a noise covariance, and a teacher that takes the data's for another."""
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        data: NDArray[np.float64],
+        noise: NDArray[np.float64],
+        time: float,
+        learned: NDArray[np.float64] | None = None,
+    ) -> None:
+        super().__init__(schedule, data, time)
+        self.noise, self.learned = noise, data if learned is None else learned
+
+    def variance(self, t: int) -> NDArray[np.float64]:
+        return self._mixed(self.covariance, t, t)
+
+    def step(self, t: int) -> NDArray[np.float64]:
+        inner = self._mixed(self.learned, t - 1, t)
+        return np.linalg.solve(self._mixed(self.learned, t, t).T, inner.T).T
+
+    def _mixed(self, data: NDArray[np.float64], s: int, t: int) -> NDArray[np.float64]:
+        signal, noise = self.alphas[s] * self.alphas[t], self.sigmas[s] * self.sigmas[t]
+        mixed: NDArray[np.float64] = signal * data + noise * self.noise
+        return mixed
+
+
+def random_covariance(
+    seed: int, size: int, low: float = 0.2, high: float = 4.0
+) -> NDArray[np.float64]:
+    """Random eigenvectors; eigenvalues between the two."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values = np.exp(rng.uniform(np.log(low), np.log(high), size))
+    covariance: NDArray[np.float64] = basis * values @ basis.T
+    return (covariance + covariance.T) / 2
+
+
 def _numbers(values: Sequence[Any]) -> Numbers:
     return np.array(values, dtype=object)
 

@@ -1,8 +1,9 @@
-"""Samples that ship inside ordinary packages, so that they are there without a download."""
+"""Samples that are there without a download: digits of our own, photos of ordinary packages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -11,16 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.data.source import Source, SourceOptions, source_from_rows
 from opmerge.errors import InputError
 
-__all__ = ["digits", "faces", "patches"]
+__all__ = ["digits", "digits_labels", "faces", "patches"]
 
 _NUM_FACES = 100
 
 
 def digits(options: SourceOptions) -> Source:
-    """The 1797 handwritten digits of scikit-learn, 8 × 8, in [−1, 1]."""
-    from sklearn.datasets import load_digits
+    """The 1797 handwritten digits that scikit-learn ships too, 8 × 8, in [−1, 1].
 
-    images = load_digits().images / 8.0 - 1.0
+    Test set of "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, UCI Machine
+    Learning Repository, CC BY 4.0).
+    """
+    images = _read_digits("images") / 8.0 - 1.0
     return source_from_rows(
         "digits",
         images.shape[1:],
@@ -30,6 +33,17 @@ def digits(options: SourceOptions) -> Source:
     )
 
 
+def digits_labels() -> NDArray[np.int64]:
+    """(1797,) the digit that each of ``digits`` shows."""
+    return _read_digits("labels").astype(np.int64)
+
+
+def _read_digits(key: str) -> NDArray[np.uint8]:
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as stored:
+        values: NDArray[np.uint8] = stored[key]
+        return values
+
+
 def patches(options: SourceOptions) -> Source:
     """Square grey patches of scikit-learn's photos ``china`` and ``flower``, in [−1, 1].
 
@@ -37,10 +51,14 @@ def patches(options: SourceOptions) -> Source:
     Patches start at every ``options.stride``-th pixel of both axes, row by row.
 
     Raises:
-        InputError: if a patch does not fit into the photos.
+        InputError: if a patch does not fit into the photos, or scikit-learn is not installed.
     """
     from PIL import Image
-    from sklearn.datasets import load_sample_image
+
+    try:
+        from sklearn.datasets import load_sample_image
+    except ImportError as error:
+        raise _missing("patches", "scikit-learn") from error
 
     size, stride = options.patch_size, options.stride
     photos = [
@@ -80,11 +98,7 @@ def faces(options: SourceOptions) -> Source:
     try:
         from skimage import data
     except ImportError as error:
-        raise InputError(
-            "faces",
-            "needs scikit-image, which is not installed",
-            remedy="pip install 'opmerge[images]'",
-        ) from error
+        raise _missing("faces", "scikit-image") from error
 
     load: Callable[[], ArrayLike] = data.lfw_subset  # it carries no types itself
     # The other hundred images of the set are backgrounds.
@@ -96,3 +110,8 @@ def faces(options: SourceOptions) -> Source:
         lambda start, stop: images[start:stop],
         scaling="pixel values from [0, 1] to [-1, 1]",
     )
+
+
+def _missing(source: str, package: str) -> InputError:
+    remedy = "pip install 'opmerge[images]'"
+    return InputError(source, f"needs {package}, which is not installed", remedy=remedy)

@@ -14,7 +14,7 @@ from opmerge.data import Progress, Source
 from opmerge.data.arrays import read_array, write_rows
 from opmerge.errors import InputError
 
-__all__ = ["digits_labels", "load_labels", "load_samples", "network_shape", "stand_in"]
+__all__ = ["load_labels", "load_samples", "network_shape", "stand_in"]
 
 MEMORY_LIMIT = 2**31
 """Bytes of samples that are kept in memory; more are kept in a file."""
@@ -101,13 +101,6 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     for row in np.flatnonzero(values < 0)[:1]:
         raise InputError(str(path), "must hold labels >= 0", f"{values[row]} for sample {row}")
     return torch.from_numpy(values.astype(np.int64))
-
-
-def digits_labels() -> Tensor:
-    """(1797,) int64 labels 0 … 9 of the built-in source ``digits``."""
-    from sklearn.datasets import load_digits
-
-    return torch.from_numpy(load_digits().target.astype(np.int64))
 
 
 def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:

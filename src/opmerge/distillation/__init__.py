@@ -22,10 +22,10 @@ except ImportError as error:
 from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher, initial_noise
-from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.executor import Distillation, TrainingRecord
+from opmerge.distillation.networks import MLPDenoiser
 from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +27,37 @@ from opmerge.page.sentences import number, percent, short_name, times
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FILTERS", "Page", "StudyPage", "frame", "label", "study_page", "table"]
+__all__ = [
+    "FILTERS",
+    "Page",
+    "StudyPage",
+    "Told",
+    "frame",
+    "heads",
+    "label",
+    "span",
+    "study_page",
+    "table",
+    "tell",
+]
 
-FILTERS: Mapping[str, Callable[[Any], str]] = {
-    "number": number,
-    "percent": percent,
-    "times": times,
-    "g": lambda value: f"{value:g}",
+
+def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: "–" if _is_missing(value) else tell(value)
+
+
+FILTERS: Mapping[str, Callable[..., str]] = {
+    "number": _or_dash(number),
+    "percent": _or_dash(percent),
+    "times": _or_dash(times),
+    "g": _or_dash(lambda value: f"{value:g}"),
     "short": short_name,
+    "span": lambda values, form=".3g": span(values, form),
 }
-"""How templates tell numbers."""
+"""How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
-    "n": number,
+    "n": lambda value: number(value) if isinstance(value, float) else str(value),
     "%": percent,
     "x": times,
     "s": str,
@@ -55,22 +73,72 @@ class Page:
     Args:
         values: what the template reads.
         claims: for each claim of the template, in how many cases it holds.
-        sections: figures and tables, in the order of the page.
+        sections: figures and tables, in the order of the page; from a generator they are drawn
+            only where they are shown.
     """
 
     values: Mapping[str, Any]
     claims: Mapping[str, Count]
-    sections: Sequence[Section]
+    sections: Iterable[Section]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a page says in words: by people read on the page, by ``docs/findings.md`` as claims.
+
+    Args:
+        finding: the answer in one sentence.
+        subject: what it was found on, where the question does not say.
+        facts: names and values of the numbers that matter most.
+        claims: statements with the cases in which they hold.
+        grounds: sentences by heading: evidence, limits, what would overturn it.
+    """
+
+    finding: str
+    subject: str
+    facts: Sequence[tuple[str, str]]
+    claims: Sequence[Claim]
+    grounds: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A page as it is read: by people as ``html``, by ``docs/findings.md`` as claims."""
+    """A page as it is written: its words, its HTML and its figures as PNG, by name."""
 
-    finding: str
-    claims: Sequence[Claim]
+    told: Told
     html: str
     figures: Mapping[str, bytes]
+
+    @property
+    def finding(self) -> str:
+        """The answer in one sentence."""
+        return self.told.finding
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        """Statements with the cases in which they hold."""
+        return self.told.claims
+
+
+def tell(page: Page, template: Path) -> Told:
+    """The words of a page; no figure is drawn.
+
+    Args:
+        page: its numbers and counts.
+        template: path of ``page.md.j2``.
+    """
+    parts = _parts(_render(template, page.values))
+    return Told(
+        _paragraph(parts, "Finding"),
+        _paragraph(parts, "Subject"),
+        [_pair(item) for item in _items(parts, "Facts")],
+        _claims(_items(parts, "Claims"), page.claims),
+        {
+            "Evidence": _items(parts, "Evidence"),
+            "Limits": _items(parts, "Limits"),
+            "What would overturn it": _items(parts, "Overturned by"),
+        },
+    )
 
 
 def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPage:
@@ -81,35 +149,26 @@ def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPa
         page: its numbers, counts and sections.
         template: path of ``page.md.j2``.
     """
-    parts = _parts(_render(template, page.values))
-    claims = _claims(_items(parts, "Claims"), page.claims)
-    subject = _paragraph(parts, "Subject")
-    grounds = (
-        ("Evidence", _items(parts, "Evidence")),
-        ("Limits", _items(parts, "Limits")),
-        ("What would overturn it", _items(parts, "Overturned by")),
-    )
-    finding = _paragraph(parts, "Finding")
+    told, sections = tell(page, template), list(page.sections)
     html = render_page(
-        title=f"{record['question']}" + (f" ({subject})" if subject else ""),
-        answer=finding,
-        facts=[_pair(item) for item in _items(parts, "Facts")],
-        claims=claims,
+        title=f"{record['question']}" + (f" ({told.subject})" if told.subject else ""),
+        answer=told.finding,
+        facts=told.facts,
+        claims=told.claims,
         sections=[
-            *page.sections,
-            *(Section(name, "", items=items) for name, items in grounds if items),
+            *sections,
+            *(Section(name, "", items=items) for name, items in told.grounds.items() if items),
         ],
         settings={key.capitalize(): record[key] for key in _GROUPS if key in record},
     )
-    figures = {section.slug: section.png for section in page.sections if section.png}
-    return StudyPage(finding, claims, html, figures)
+    return StudyPage(told, html, {section.slug: section.png for section in sections if section.png})
 
 
 def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:
-    """A table of a record as a frame."""
+    """A table of a record as a frame; what is null in it is NaN."""
     import pandas as pd
 
-    return pd.DataFrame(record["tables"][name])
+    return pd.DataFrame(record["tables"][name]).fillna(math.nan).infer_objects()
 
 
 def label(source: str) -> str:
@@ -118,23 +177,49 @@ def label(source: str) -> str:
     return f"λ = {value}" if value else short_name(head)
 
 
-def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: str = "") -> Table:
+def span(values: Collection[float], form: str = ".3g") -> str:
+    """``0.83 … 0.88``: the least and the largest, one where they read the same, – of none."""
+    if not len(values):
+        return "–"
+    low, high = (format(end(values), form) for end in (min, max))
+    return low if low == high else f"{low} … {high}"
+
+
+def table(
+    caption: str,
+    rows: pd.DataFrame,
+    columns: Mapping[str, str],
+    note: str = "",
+    is_open: bool = False,
+) -> Table:
     """A table of the page from a frame.
 
     Args:
         caption: what it holds.
         rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
-            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``.
+        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
+            or a format specification such as ``.2f``. What is missing is ``–``;
+            ``low…high:format`` tells two columns as the ends of an interval.
         note: below it.
+        is_open: whether it is seen at once.
     """
     told = []
     for spec in columns.values():
-        column, _, form = spec.partition(":")
-        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
-        told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
-    return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+        names, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
+        tell = _FORMATS.get(form) or f"{{:{form}}}".format
+        ends = zip(*(rows[name] for name in names.split("…")), strict=True)
+        told.append(
+            ["–" if any(map(_is_missing, each)) else " … ".join(map(tell, each)) for each in ends]
+        )
+    made = make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+    return replace(made, is_open=is_open)
+
+
+def heads(*specs: str) -> dict[str, str]:
+    """Columns of a table, each ``head=column:format``; without ``head=`` the column's name."""
+    pairs = (spec.rpartition("=") for spec in specs)
+    return {head or column.partition(":")[0]: column for head, _, column in pairs}
 
 
 def _is_missing(value: Any) -> bool:

@@ -127,15 +127,8 @@ class CombSearch:
                 upside_down = np.ascontiguousarray(costs_under(head)[::-1, ::-1].T)
                 trees[head, :head] = cheapest_paths(upside_down, only_at(0, head))[0][::-1]
             edges = best_edges(trees, self.student_steps, np.add, lambda costs, _: costs)
-        total, students = 0.0, []
-        for head, stop in pairwise(edges):
-            costs, ends = cheapest_paths(costs_under(head), only_at(stop, head))
-            total += float(costs[-1])
-            boundaries = [head - 1]
-            while boundaries[-1] > stop:
-                boundaries.append(int(ends[boundaries[-1]]))
-            students.append(Tree.chain(head, boundaries))
-        return total, Plan(tuple(students))
+        combs = [cheapest_comb(costs_under(head), stop) for head, stop in pairwise(edges)]
+        return sum(cost for cost, _ in combs), Plan(tuple(tree for _, tree in combs))
 
     def in_order(self, weights: Array, limit: float) -> Iterator[tuple[float, Plan | None]]:
         """Comb plans in the order of Σ_d weights_d e_d, up to ``limit``: best-first search.
@@ -187,6 +180,23 @@ def _costs_ahead(blocks: Mapping[int, Array], count: int) -> list[dict[int, Arra
             layer[head] = cheapest_paths(costs, ends)[0]
         ahead.append(layer)
     return ahead
+
+
+def cheapest_comb(block_costs: Array, stop: int = 0) -> tuple[float, Tree]:
+    """The comb under the head n with the least sum of costs of its blocks, and that sum.
+
+    Args:
+        block_costs: (n, n) cost of each block k → i at [k, i]; those with k <= i are not read.
+        stop: step at which the tree ends.
+    """
+    from opmerge.planners._kernels import cheapest_paths
+
+    size = len(block_costs)
+    costs, ends = cheapest_paths(block_costs, only_at(stop, size))
+    boundaries = [size - 1]
+    while boundaries[-1] > stop:
+        boundaries.append(int(ends[boundaries[-1]]))
+    return float(costs[-1]), Tree.chain(size, boundaries)
 
 
 def only_at(stop: int, size: int) -> Array:

@@ -55,7 +55,7 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "planner",
             "interval needs tables of at most 2 GiB",
             f"{interval_memory(problem) / 1024**3:.1f} GiB",
-            "use --planner auto or fewer steps",
+            'use `planner="auto"` or fewer steps',
         )
     teacher, is_denoiser = problem.teacher, problem.merge_rule == "denoiser-copy"
     columns = range(len(problem.eigenvalues)) if is_denoiser else ()

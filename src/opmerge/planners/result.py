@@ -92,7 +92,7 @@ def planner(
 def require(is_covered: bool, requirement: str, value: object) -> None:
     """Refuse a problem that a planner does not cover."""
     if not is_covered:
-        raise InputError("planner", requirement, value, "use --planner auto")
+        raise InputError("planner", requirement, value, 'use `planner="auto"`')
 
 
 def best_outcome(outcomes: list[Outcome]) -> Outcome:

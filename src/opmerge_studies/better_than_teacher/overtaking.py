@@ -12,14 +12,15 @@ where its plan overshoots, and from the optimisation time on at which the oversh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from opmerge.merging import evaluate
-from opmerge.plans.tree import Plan
+from opmerge.plans import Plan
 from opmerge.problem import Problem
 from opmerge.spectra import eigenvalue_spectrum
 
@@ -30,8 +31,7 @@ _SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class OvertakingTimes:
+class OvertakingTimes(NamedTuple):
     """Optimisation times, in multiples of the problem's training.
 
     Args:
@@ -72,8 +72,7 @@ def vanilla_overtaking_time(problem: Problem) -> Array:
     start = np.expm1(-problem.teacher.log_composite(0, problem.num_steps - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.log(start / (2.0 * np.expm1(problem.teacher.log_data_ratio))) / rates
-    found: Array = np.where(start > 0, np.maximum(times, 0.0), np.inf)
-    return found
+    return np.where(start > 0, np.maximum(times, 0.0), np.inf)
 
 
 def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
@@ -99,25 +98,29 @@ def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
 def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes:
     """Of one eigenvalue, from its excess at the scanned times."""
     ratio = problem.teacher.log_data_ratio
-    low, high = (float(end[0]) for end in nearer_excesses(ratio))
+    low, high = nearer_excesses(ratio)
 
-    def excess(time: float) -> float:
-        return float(_excess(problem, plan, time)[0])
+    def changes(margin: Callable[[Array], Array]) -> list[float]:
+        """Times at which a function of the excess changes sign."""
+        values = margin(scanned)
+        return [
+            float(
+                brentq(
+                    lambda time: float(margin(_excess(problem, plan, time))[0]),
+                    *_SCAN[left : left + 2],
+                    rtol=1e-12,
+                )
+            )
+            for left in np.flatnonzero(values[1:] * values[:-1] < 0)
+        ]
 
-    inside = np.minimum(scanned - low, high - scanned)
-    changes = _zeros(lambda time: min(excess(time) - low, high - excess(time)), inside)
-    if inside[0] > 0:
-        changes = [float(_SCAN[0]), *changes]
-    perfect = _zeros(lambda time: excess(time) - float(ratio[0]), scanned - ratio[0])
-    first, until, *_ = [*changes, None, None]
+    inside = changes(lambda excess: np.minimum(excess - low, high - excess))
+    if low < scanned[0] < high:
+        inside = [float(_SCAN[0]), *inside]
+    perfect = changes(lambda excess: excess - ratio)
+    first, until, *_ = [*inside, None, None]
     return OvertakingTimes(first, until, perfect[0] if perfect else None)
 
 
 def _excess(problem: Problem, plan: Plan, time: float) -> Array:
     return evaluate(problem, plan, np.full(len(plan.merges), time)).excess
-
-
-def _zeros(function: Callable[[float], float], values: Array) -> list[float]:
-    """Where a function of time changes sign, from its values at the scanned times."""
-    brackets = np.flatnonzero(values[1:] * values[:-1] < 0)
-    return [float(brentq(function, _SCAN[left], _SCAN[left + 1], rtol=1e-12)) for left in brackets]

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.page.study import StudyPage, study_page
+from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
-from opmerge_studies.shared.engines import BACKENDS, Backend
 from opmerge_studies.shared.runner import ProgressBar, Runner, no_progress
 from opmerge_studies.shared.settings import configure, settings_named
 
@@ -70,16 +69,8 @@ class Study:
         num_workers: int = -1,
         backend: str = "loky",
     ) -> Runner:
-        """Where and on what it is computed.
-
-        Raises:
-            InputError: if there is no such backend, or the number of workers is out of range.
-        """
-        if backend not in BACKENDS:
-            raise InputError("backend", f"must be one of {', '.join(BACKENDS)}", backend)
-        if num_workers < 1 and num_workers != -1:
-            raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
-        return Runner(folder, progress, warn, num_workers, cast(Backend, backend))
+        """Where and on what it is computed: see ``Runner``."""
+        return Runner(folder, progress, warn, num_workers, backend)
 
     def record(self, settings: Settings, runner: Runner) -> dict[str, Any]:
         """The record, JSON values; what the folder holds of an interrupted run is kept."""
@@ -97,8 +88,17 @@ class Study:
         read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
         return read_again
 
+    def told(self, record: Mapping[str, Any]) -> Told:
+        """What the page of a record says in words: its finding and claims; nothing is drawn."""
+        page, template = self._page(record)
+        return tell(page, template)
+
     def page(self, record: Mapping[str, Any]) -> StudyPage:
         """The page of a record."""
+        page, template = self._page(record)
+        return study_page(record, page, template)
+
+    def _page(self, record: Mapping[str, Any]) -> tuple[Page, Path]:
         if find_spec("pandas") is None:
             raise InputError(
                 "pandas",
@@ -106,10 +106,7 @@ class Study:
                 remedy='pip install "opmerge[studies]"',
             )
         module = import_module(f"{self.package}.page")
-        assert module.__file__ is not None
-        return study_page(
-            record, module.page(record), Path(module.__file__).with_name("page.md.j2")
-        )
+        return module.page(record), Path(str(module.__file__)).with_name("page.md.j2")
 
     def write(self, folder: Path, record: Mapping[str, Any]) -> StudyPage:
         """Write record.json, tables/NAME.csv, figures/NAME.png and report.html."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch_helpers import files_up_to
 
 from opmerge.data import open_source
-from opmerge.denoisers.samples import digits_labels
+from opmerge.data.builtin import digits_labels
 from opmerge.plans import PlanFile
 from opmerge.schedules import diffusers_schedule
 from opmerge.training import GammaRates

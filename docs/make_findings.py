@@ -1,0 +1,114 @@
+"""Write docs/findings.md, docs/paper_map.md and the README's table from what was measured.
+
+    python docs/make_findings.py            # writes (`make findings`)
+    python docs/make_findings.py --check    # says which of them is not as the records say
+
+``docs/records`` holds the record of every study, ``certificates.json`` what
+``examples/certify_sources.py`` found; speed is in ``benchmarks/results.json``. Prose is in
+``docs/templates``. No figure is drawn: a study's finding and claims are told without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from opmerge.cli.studies import load_study, study_names
+from opmerge.page.study import FILTERS, Told
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.__main__ import table as speed_table  # noqa: E402 - it lies beside, not installed
+
+BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A study with what its record tells."""
+
+    name: str
+    question: str
+    settings: Mapping[str, Any]
+    told: Told
+
+    @property
+    def held(self) -> int:
+        """Claims that hold."""
+        return sum(claim.holds for claim in self.told.claims)
+
+
+def answered(root: Path) -> dict[str, Answered]:
+    """Every study whose record is kept, by name."""
+    found = {}
+    for name in study_names():
+        path = root / "docs" / "records" / f"{name}.json.gz"
+        if path.exists():
+            study, record = load_study(name), json.loads(gzip.decompress(path.read_bytes()))
+            found[name] = Answered(name, study.question, record["settings"], study.told(record))
+    return found
+
+
+def documents(root: Path) -> dict[Path, str]:
+    """The text of every generated document, by path."""
+    studies = answered(root)
+    claims = {
+        f"{study.name}/{claim.key}": claim
+        for study in studies.values()
+        for claim in study.told.claims
+    }
+    environment = Environment(
+        loader=FileSystemLoader(root / "docs" / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    values = {
+        "studies": studies,
+        "verdict": lambda key: claims[key].verdict,
+        "certificates": json.loads((root / "docs" / "records" / "certificates.json").read_text()),
+        "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
+    }
+
+    def render(name: str) -> str:
+        return environment.get_template(name).render(values)
+
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {
+        root / "docs" / "findings.md": render("findings.md.j2"),
+        root / "docs" / "paper_map.md": render("paper_map.md.j2"),
+        root / "README.md": f"{before}{BEGIN}\n{render('readme.md.j2')}{END}{after}",
+    }
+
+
+def main() -> int:
+    """Write or check the documents; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if one is stale")
+    check = parser.parse_args().check
+    stale = []
+    for path, text in documents(ROOT).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"{'stale' if check else 'written'}: {', '.join(stale)}", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

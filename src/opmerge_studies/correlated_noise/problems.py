@@ -1,0 +1,147 @@
+"""Problems in which the noise's eigenbasis is turned against the data's, and scalar theories of
+them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import expm
+
+from opmerge.data.resolve import open_source
+from opmerge.problem import MergeRule
+from opmerge.schedules import cosine_schedule
+from opmerge.training import GradientFlow
+from opmerge_studies.shared.matrices import MatrixProblem
+
+__all__ = [
+    "NOISE_RATIO",
+    "PLANE",
+    "digits_problem",
+    "digits_samples",
+    "drawn_problem",
+    "geodesic_rotation",
+    "plane_problem",
+    "rotated_problem",
+    "scalar_theories",
+]
+
+PLANE = {"below": (0.8, 0.1), "across": (2.0, 0.5), "above": (8.0, 3.0)}
+"""Data variances in the plane, relative to λ = 1 and λ* ≈ 2."""
+
+NOISE_RATIO = 2.0
+"""Noise variances in the plane are this and its inverse."""
+
+_SPREAD = 4.0  # noise variances in more dimensions: from 1/4 to 4, in random order
+_ABOVE = 1.01  # λ* times this is where draws above it begin
+
+Array = NDArray[np.float64]
+
+
+def scalar_theories(problem: MatrixProblem) -> dict[str, MatrixProblem]:
+    """The theories of one scalar per direction, from the one that knows most.
+
+    Returns:
+        ``generalised``: the same μ, and of ``VᵀV`` of the frame V the diagonal alone;
+        ``data_basis``: in the eigenbasis of Λ, of Σ the diagonal there alone; ``isotropic``: Σ
+        replaced by a multiple of I of the same trace. The first two are exact where Λ and Σ
+        commute.
+    """
+    data, noise = problem.data_covariance, problem.noise_covariance
+    weights = np.sum(problem.frame**2, axis=0)
+    variances, basis = np.linalg.eigh(data)
+    along = np.sum(basis * (noise @ basis), axis=0)
+    size = len(noise)
+    covariances = {
+        "generalised": (np.diag(problem.eigenvalues * weights), np.diag(weights)),
+        "data_basis": (np.diag(np.maximum(variances, 0.0)), np.diag(along)),
+        "isotropic": (data, np.trace(noise) / size * np.eye(size)),
+    }
+    return {
+        name: replace(problem, data_covariance=data, noise_covariance=noise)
+        for name, (data, noise) in covariances.items()
+    }
+
+
+def plane_problem(
+    variances: tuple[float, float], angle: float, num_steps: int, merge_time: float
+) -> MatrixProblem:
+    """Two dimensions; the noise's axes are turned by an angle in degrees."""
+    turn = _plane_rotation(np.radians(angle))
+    noise = turn * (NOISE_RATIO, 1 / NOISE_RATIO) @ turn.T
+    return _problem(np.diag(variances), noise, num_steps, merge_time)
+
+
+def drawn_problem(
+    case: str, num_steps: int, merge_time: float, merge_rule: MergeRule, seed: int
+) -> MatrixProblem:
+    """Two dimensions at random: noise variances e^±u, u up to 2, its axes at any angle.
+
+    The generalised eigenvalues lie in (e⁻⁴, 1) for the case ``below`` and in (λ*, e⁴) for
+    ``above``, on axes of any angle too.
+    """
+    rng = np.random.default_rng(seed)
+    turn, inner = (_plane_rotation(angle) for angle in rng.uniform(0.0, np.pi, 2))
+    root = turn * np.exp(rng.uniform(0.0, 1.0) * np.array([1.0, -1.0])) @ turn.T
+    threshold = 1 + 1 / np.cos(np.pi / 2 / num_steps)
+    low, high = (-4.0, 0.0) if case == "below" else (np.log(_ABOVE * threshold), 4.0)
+    data = root @ (inner * np.exp(rng.uniform(low, high, 2))) @ inner.T @ root
+    return _problem(data, root @ root, num_steps, merge_time, merge_rule)
+
+
+def rotated_problem(
+    num_dimensions: int, angle: float, num_steps: int, merge_time: float, seed: int
+) -> MatrixProblem:
+    """Data variances from 0.05 to 20, noise variances of mean 1 turned along a random geodesic."""
+    rng = np.random.default_rng(seed)
+    turn = geodesic_rotation(num_dimensions, angle, rng)
+    noise = rng.permutation(np.geomspace(1 / _SPREAD, _SPREAD, num_dimensions))
+    data = np.diag(np.geomspace(20.0, 0.05, num_dimensions))
+    return _problem(data, turn * (noise / noise.mean()) @ turn.T, num_steps, merge_time)
+
+
+def digits_problem(correlation: float, num_steps: int, merge_time: float) -> MatrixProblem:
+    """Digits under noise of variance 1 whose pixels k rows and columns apart correlate by ρᵏ."""
+    side = range(round(digits_samples().shape[1] ** 0.5))
+    along: Array = np.float64(correlation) ** np.abs(np.subtract.outer(side, side))
+    data = np.cov(digits_samples().T, bias=True)
+    return _problem(data, np.asarray(np.kron(along, along)), num_steps, merge_time)
+
+
+@cache
+def digits_samples() -> Array:
+    """(1797, 64) digits, centred."""
+    samples = np.concatenate(list(open_source("digits").batches()))
+    centred: Array = samples - samples.mean(axis=0)
+    return centred
+
+
+def geodesic_rotation(num_dimensions: int, angle: float, rng: np.random.Generator) -> Array:
+    """(d, d) ``exp(θ K)``, K skew and random of spectral norm 1: no vector turns further than θ.
+
+    Args:
+        num_dimensions: d >= 2.
+        angle: θ in degrees.
+        rng: draws K.
+    """
+    matrix = rng.standard_normal((num_dimensions, num_dimensions))
+    skew = matrix - matrix.T
+    rotation: Array = expm(np.radians(angle) * skew / np.linalg.norm(skew, 2))
+    return rotation
+
+
+def _plane_rotation(angle: float) -> Array:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _problem(
+    data: Array,
+    noise: Array,
+    num_steps: int,
+    merge_time: float,
+    merge_rule: MergeRule = "operator-copy",
+) -> MatrixProblem:
+    schedule, training = cosine_schedule(num_steps), GradientFlow(merge_time)
+    return MatrixProblem(data, noise, schedule, training, merge_rule)
