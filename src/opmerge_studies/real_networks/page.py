@@ -14,7 +14,8 @@ from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Picture, Section, draw_section
 from opmerge.page.study import Page, heads, span, table
-from opmerge.plans.drawing import plan_from_merges, plan_phrase
+from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.outline import plan_phrase
 from opmerge.plotting import GREEN, GREY
 from opmerge_studies.real_networks import PLANNED
 
