@@ -63,21 +63,15 @@ def run(settings: AblationSettings, runner: Runner) -> dict[str, Any]:
         and s) and ``sources`` (by source and s).
     """
     times = list(settings.merge_times)
-    sizes = {
-        "num_steps": settings.steps[0],
-        "merge_times": [times],
-        "kept_time": settings.kept_time,
-    }
+    sizes = {"num_steps": settings.steps[0], "merge_times": [times]}
     marks = grid(num_steps=settings.steps, merge_time=times)
-    points = grid(eigenvalue=settings.eigenvalues(), **sizes)
-    sources = grid(source=settings.sources, **sizes)
-    diagram = runner.sweep(plan_eigenvalue, points, "planning")
-    planned = runner.sweep(plan_source, sources, "planning for real spectra")
+    points = grid(eigenvalue=settings.eigenvalues(), **sizes, kept_time=settings.kept_time)
+    sources = grid(source=settings.sources, **sizes, kept_time=settings.kept_time)
     return {
         "tables": {
             "transition": runner.sweep(transition, marks, "finding the transition"),
-            "diagram": [row for rows in diagram for row in rows],
-            "sources": [row for rows in planned for row in rows],
+            "diagram": runner.rows(plan_eigenvalue, points, "planning"),
+            "sources": runner.rows(plan_source, sources, "planning for real spectra"),
         }
     }
 
@@ -142,9 +136,5 @@ def _last(holds: Callable[[float], bool], low: float, high: float) -> float | No
     return low
 
 
-STUDY = Study(
-    __name__,
-    "Does the time that each merge is trained move the transition?",
-    AblationSettings,
-    run,
-)
+_QUESTION = "Does the time that each merge is trained move the transition?"
+STUDY = Study(__name__, _QUESTION, AblationSettings, run)

@@ -104,9 +104,5 @@ def _with_band(crossing: dict[str, Any], plans: Sequence[dict[str, Any]]) -> dic
     return {**crossing, **{name: values[n] for name, n in zip(names, ends, strict=True)}}
 
 
-STUDY = Study(
-    __name__,
-    "Which plan is best at which data variance λ, and where does it change?",
-    PhaseSettings,
-    run,
-)
+_QUESTION = "Which plan is best at which data variance λ, and where does it change?"
+STUDY = Study(__name__, _QUESTION, PhaseSettings, run)

@@ -161,12 +161,10 @@ def fit_exponent(
     Least squares in logarithms over n >= 3 sizes, Student's t with n - 2 degrees of freedom. It
     knows of scatter about a power law only, not of one that bends.
     """
-    x, y = (np.log(values) - np.log(values).mean() for values in (sizes, costs))
-    slope = float(x @ y / (x @ x))
-    freedom = len(sizes) - 2
-    error = float(np.linalg.norm(y - slope * x) / np.sqrt(freedom * (x @ x)))
-    reach = float(stdtrit(freedom, 0.975) * error)
-    return slope, error, (slope - reach, slope + reach)
+    (slope, _), covariance = np.polyfit(np.log(sizes), np.log(costs), 1, cov=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    reach = float(stdtrit(len(sizes) - 2, 0.975)) * error
+    return float(slope), error, (float(slope) - reach, float(slope) + reach)
 
 
 def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,9 +189,5 @@ def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-STUDY = Study(
-    __name__,
-    "What does each planner cost in steps T and dimensions d?",
-    ScalingSettings,
-    run,
-)
+_QUESTION = "What does each planner cost in steps T and dimensions d?"
+STUDY = Study(__name__, _QUESTION, ScalingSettings, run)

@@ -50,11 +50,11 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
     """
     sizes = {"steps": [list(settings.steps)], "merge_times": [list(settings.merge_times)]}
     described = runner.sweep(describe_source, grid(source=settings.sources), "reading spectra")
-    planned = runner.sweep(plan_source, grid(source=settings.sources, **sizes), "planning")
+    planned = runner.rows(plan_source, grid(source=settings.sources, **sizes), "planning")
     return {
         "tables": {
             "sources": [each["summary"] for each in described],
-            "plans": [row for rows in planned for row in rows],
+            "plans": planned,
             "eigenvalues": [row for each in described for row in each["eigenvalues"]],
         }
     }
@@ -63,16 +63,13 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
 def describe_source(source: str) -> dict[str, Any]:
     """Shares of λ <= 1 in both forms, and all eigenvalues."""
     forms = _forms(source)
+    shares = {form: _shares(spectrum) for form, spectrum in forms.items()}
     return {
         "summary": {
             "source": source,
             "samples": forms["eigenbasis"].num_samples,
             "dimensions": forms["eigenbasis"].num_dimensions,
-            **{
-                f"{form}_{key}": value
-                for form, spectrum in forms.items()
-                for key, value in _shares(spectrum).items()
-            },
+            **{f"{form}_{key}": value for form in shares for key, value in shares[form].items()},
         },
         "eigenvalues": [
             {"source": source, "form": form, "rank": rank, "eigenvalue": float(value)}
@@ -118,28 +115,21 @@ def _compare(true: Problem, diagonal: Problem) -> dict[str, Any]:
 
 def _forms(source: str) -> dict[str, Spectrum]:
     """The spectrum in the eigenbasis of the covariance, and its diagonal in pixels."""
-    return {
-        "eigenbasis": resolve_spectrum(source),
-        "diagonal": resolve_spectrum(source, diagonal=True),
-    }
+    diagonal = resolve_spectrum(source, diagonal=True)
+    return {"eigenbasis": resolve_spectrum(source), "diagonal": diagonal}
 
 
 def _shares(spectrum: Spectrum) -> dict[str, float]:
     """The largest λ, and how many directions and how much variance have λ <= 1."""
-    small = spectrum.eigenvalues <= 1
-    counts = spectrum.multiplicities
-    variance = float(counts[small] @ spectrum.eigenvalues[small])
+    small, counts = spectrum.eigenvalues <= 1, spectrum.multiplicities
+    variance = float(counts[small] @ spectrum.eigenvalues[small]) + spectrum.remaining_trace
+    directions = float(counts[small].sum() + spectrum.remaining_dimensions)
     return {
         "largest": float(spectrum.eigenvalues[0]),
-        "share_small": float(counts[small].sum() + spectrum.remaining_dimensions)
-        / spectrum.num_dimensions,
-        "variance_small": (variance + spectrum.remaining_trace) / spectrum.trace,
+        "share_small": directions / spectrum.num_dimensions,
+        "variance_small": variance / spectrum.trace,
     }
 
 
-STUDY = Study(
-    __name__,
-    "Which plan is best for real data, and what does a diagonal model cost?",
-    SpectraSettings,
-    run,
-)
+_QUESTION = "Which plan is best for real data, and what does a diagonal model cost?"
+STUDY = Study(__name__, _QUESTION, SpectraSettings, run)
