@@ -196,10 +196,11 @@ def _signature(scheduler_class: Any) -> Mapping[str, Any]:
 def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
     """The scheduler of a config and the name that the config gives its class."""
     name = config.get("_class_name", _DDIM[0])
-    if not isinstance(name, str) or not name.endswith("Scheduler"):
+    has_betas = "beta_schedule" in config or config.get("trained_betas") is not None
+    if not isinstance(name, str) or not (has_betas or name.endswith("Scheduler")):
         raise InputError("_class_name", "must be a scheduler of diffusers", name, _ARRAYS)
     found = _find_class(name)
-    if found is None and ("beta_schedule" in config or config.get("trained_betas") is not None):
+    if found is None and has_betas:
         found = _find_class(_DDIM[0])
     if found is None:
         requirement = "must be a scheduler that the diffusers installed here has"
@@ -219,22 +220,20 @@ def _refusal(name: str, requirement: str, error: Exception) -> InputError:
     return InputError("scheduler config", f"{requirement} ({name} says: {text})", remedy=_ARRAYS)
 
 
-def _shift(scheduler: Any, config: Mapping[str, Any]) -> tuple[int, float] | None:
-    """Tokens of a sample and mu, linear in them, where the shift depends on them."""
-    own = scheduler.config
-    if not own.get("use_dynamic_shifting"):
-        return None
-    first, last = own.get("base_image_seq_len", 256), own.get("max_image_seq_len", 4096)
-    low, high = own.get("base_shift", 0.5), own.get("max_shift", 1.15)
-    tokens = check_count("image_seq_len", config.get("image_seq_len", first))
-    return tokens, low + (high - low) * (tokens - first) / (last - first)
+def _shift(scheduler: Any, config: Mapping[str, Any]) -> tuple[int, float]:
+    """Tokens of a sample, and mu, which is linear in them."""
+    own = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5}
+    own |= {"max_shift": 1.15, **scheduler.config}  # FLUX's, for classes that have no such keys
+    few, many = own["base_image_seq_len"], own["max_image_seq_len"]
+    tokens = check_count("image_seq_len", config.get("image_seq_len", few))
+    slope = (own["max_shift"] - own["base_shift"]) / (many - few)
+    return tokens, own["base_shift"] + slope * (tokens - few)
 
 
 def _set_timesteps(scheduler: Any, num_steps: int, config: Mapping[str, Any]) -> None:
     arguments: dict[str, Any] = {}
-    shift = _shift(scheduler, config)
-    if shift is not None:
-        arguments["mu"] = shift[1]
+    if scheduler.config.get("use_dynamic_shifting"):
+        arguments["mu"] = _shift(scheduler, config)[1]
     if type(scheduler).__name__ == "SCMScheduler" and num_steps != 2:
         arguments["intermediate_timesteps"] = None
     scheduler.set_timesteps(num_steps, **arguments)
@@ -321,7 +320,7 @@ def _cumulative(scheduler: Any) -> Array:
     is_rescaled = scheduler.config.get("rescale_betas_zero_snr")
     if is_rescaled:
         scheduler = scheduler.from_config(scheduler.config, rescale_betas_zero_snr=False)
-    exact: Array = np.cumprod(1 - _array(scheduler.betas if betas is None else betas))
+    exact = _array(np.cumprod(1 - _array(scheduler.betas if betas is None else betas)))
     if is_rescaled:
         root = np.sqrt(exact)
         exact = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
@@ -329,7 +328,13 @@ def _cumulative(scheduler: Any) -> Array:
 
 
 def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[str]:
-    notes, own, shift = [], type(scheduler).__name__, _shift(scheduler, config)
+    notes, own = [], type(scheduler).__name__
+    if scheduler.config.get("use_dynamic_shifting"):
+        tokens, mu = _shift(scheduler, config)
+        notes.append(
+            f"the noise levels depend on the size of a sample: here image_seq_len = {tokens}, "
+            f"mu = {mu:.3g}; pipelines that pass sigmas of their own, as Flux', visit others"
+        )
     config = scheduler.config
     is_noisy = _NOISY.search(own) or "sde" in str(config.get("algorithm_type"))
     if name != own:
@@ -354,11 +359,6 @@ def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[
         notes.append(
             f"clip_sample is on: each estimate of x_0 is clipped to [-{limit:g}, {limit:g}], "
             "which is not linear"
-        )
-    if shift is not None:
-        notes.append(
-            f"the noise levels depend on the size of a sample: here image_seq_len = {shift[0]}, "
-            f"mu = {shift[1]:.3g}; pipelines that pass sigmas of their own, as Flux', visit others"
         )
     return notes
 
