@@ -97,9 +97,9 @@ def check_timesteps(timesteps: Sequence[float] | None, num_steps: int) -> tuple[
     """One timestep a step, whole or not, rising or falling from the data side, or None."""
     if timesteps is None:
         return None
-    values = tuple(
-        value if type(value) is int else check_number("timesteps", value) for value in timesteps
-    )
+    is_whole = all(isinstance(value, (int, np.integer)) for value in timesteps)
+    check = check_whole if is_whole else check_number
+    values = tuple(check("timesteps", value) for value in timesteps)
     if len(values) != num_steps:
         raise InputError("timesteps", f"must have {num_steps} entries, one a step", len(values))
     if list(values) not in (sorted(values), sorted(values, reverse=True)):

@@ -32,8 +32,8 @@ _KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_beta
 _KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
 _KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_DDIM = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
-_FIRST_ORDER = re.compile("EulerDiscrete|EDMEuler|MiniMaxH3")
+_DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+_FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
 _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
 _SIGNAL_LEFT = 0.01
@@ -132,7 +132,7 @@ def diffusers_schedule(
     is_whole = all(float(time).is_integer() for time in times)
     timesteps = tuple((int if is_whole else float)(time) for time in times)
     parameters = _parameters(name, scheduler, config)
-    if name not in _DDIM[:2]:
+    if name not in _DDIM:
         notes += _distill_notes(config, alphas, timesteps)
     return NoiseSchedule(alphas, sigmas, "diffusers", parameters, timesteps, tuple(notes))
 
@@ -335,23 +335,19 @@ def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[
             f"the noise levels depend on the size of a sample: here image_seq_len = {tokens}, "
             f"mu = {mu:.3g}; pipelines that pass sigmas of their own, as Flux', visit others"
         )
-    config = scheduler.config
-    is_noisy = _NOISY.search(own) or "sde" in str(config.get("algorithm_type"))
+    config, left_out = scheduler.config, ""
+    is_sde = config.get("stochastic_sampling") or "sde" in str(config.get("algorithm_type"))
+    if is_sde or _NOISY.search(own):
+        left_out = "the noise that it draws in each step is"
+    elif not _FIRST_ORDER.search(own) and config.get("solver_order") != 1:
+        left_out = "its steps of higher order are"
     if name != own:
         notes.append(
             f"{name} is read as the DDIM teacher of the same betas and timestep spacing; "
             "its own solver and noise are left out"
         )
-    elif is_noisy or config.get("stochastic_sampling"):
-        notes.append(
-            f"{name} is read as first order on its own noise levels; the noise that it draws in "
-            "each step is left out"
-        )
-    elif own not in _DDIM and not _FIRST_ORDER.search(own) and config.get("solver_order") != 1:
-        notes.append(
-            f"{name} is read as first order on its own noise levels; its steps of higher order "
-            "are left out"
-        )
+    elif left_out:
+        notes.append(f"{name} is read as first order on its own noise levels; {left_out} left out")
     if config.get("thresholding"):
         notes.append("thresholding is on: each estimate of x_0 is thresholded, which is not linear")
     elif config.get("clip_sample") or config.get("clip_denoised"):
