@@ -79,8 +79,15 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         Args:
             student: the student.
             networks: the name of each jump's network among the pipeline's components.
+
+        Raises:
+            InputError: if the student's timesteps are not whole.
         """
         ddim = student.ddim
+        if ddim.timesteps.is_floating_point():
+            raise InputError(
+                "timesteps", "must be whole numbers in a student's scheduler", ddim.timesteps[1:]
+            )
         alphas, sigmas, timesteps = (
             table.tolist() for table in (ddim.alphas, ddim.sigmas, ddim.timesteps)
         )

@@ -18,7 +18,7 @@ from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies.shared import Cell, Runner, Study, grid
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import (
     CANONICAL,
     is_as_good,
