@@ -32,7 +32,16 @@ from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import is_as_good
 
-__all__ = ["COMPARED", "PILOT", "SPREAD_CASE", "STUDY", "CurriculumSettings", "case_problem", "run"]
+__all__ = [
+    "COMPARED",
+    "PILOT",
+    "SCHEDULES",
+    "SPREAD_CASE",
+    "STUDY",
+    "CurriculumSettings",
+    "case_problem",
+    "run",
+]
 
 COMPARED = ("vanilla", "boot", "progressive")
 CHEAPEST, PLANNED, SPREAD_CASE = "cheapest", "planned", "digits, spread rates"

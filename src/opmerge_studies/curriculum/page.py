@@ -10,9 +10,8 @@ from opmerge.page.claims import count
 from opmerge.page.layout import Section
 from opmerge.page.sentences import number, times
 from opmerge.page.study import Page, frame, heads, table
-from opmerge.planners.allocation import SCHEDULES
 from opmerge.plotting import INK
-from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SPREAD_CASE
+from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SCHEDULES, SPREAD_CASE
 
 if TYPE_CHECKING:
     import pandas as pd
