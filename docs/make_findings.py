@@ -21,7 +21,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from opmerge.cli.study_files import load_study, study_names
+from opmerge.cli.studies import load_study, study_names
 from opmerge.page.study import FILTERS, Told
 
 ROOT = Path(__file__).parents[1]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from opmerge.cli import main
+from opmerge.page.study import StudyPage
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +66,13 @@ def record(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     study, settings = request.module.STUDY, request.module.TINY
     found: dict[str, Any] = study.record(settings, study.runner(folder, num_workers=1))
     return found
+
+
+@pytest.fixture(scope="module")
+def page(request: pytest.FixtureRequest, record: dict[str, Any]) -> StudyPage:
+    """The page of that record, drawn once."""
+    drawn: StudyPage = request.module.STUDY.page(record)
+    return drawn
 
 
 @pytest.fixture

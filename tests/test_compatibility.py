@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from opmerge import GammaRates, PlanFile, parse_plan
-from opmerge.cli.study_files import study_names
+from opmerge.cli.studies import study_names
 from opmerge_studies.shared import Runner
 
 Run = Callable[..., tuple[int, str, str]]

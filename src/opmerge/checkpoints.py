@@ -161,7 +161,7 @@ class Checkpoints:
                 "resume_from_checkpoint",
                 "must find a whole checkpoint of this run",
                 "; ".join(refused),
-                "start anew in another --output_dir",
+                "start anew in another `folder`",
             )
         return None
 

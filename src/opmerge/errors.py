@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 __all__ = ["InputError"]
 
 _MAX_VALUE_LENGTH = 80
+_NAMED = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 class InputError(ValueError):
@@ -13,28 +18,45 @@ class InputError(ValueError):
     The message is one line, "`argument` requirement, got value; remedy", so that a
     program can show it as it is:
 
-    >>> raise InputError("num_steps", "must be >= 1", 0, "pass --steps 64")
+    >>> raise InputError("num_steps", "must be >= 1", 0, "pass `num_steps=64`")
     Traceback (most recent call last):
         ...
-    opmerge.errors.InputError: `num_steps` must be >= 1, got 0; pass --steps 64
+    opmerge.errors.InputError: `num_steps` must be >= 1, got 0; pass `num_steps=64`
 
     Args:
         argument: name of the argument (or file) at fault.
         requirement: what it must satisfy, beginning with a verb ("must be >= 1").
         value: what was given; shortened in the message when long. ``None`` leaves it out.
-        remedy: what to do about it, where that is not obvious.
+        remedy: what to do about it, where that is not obvious. Arguments stand in backquotes as
+            in Python, and ``in_words`` names them to those who type something else.
     """
 
     def __init__(
         self, argument: str, requirement: str, value: object = None, remedy: str = ""
     ) -> None:
         self.argument = argument
-        text = f"`{argument}` {requirement}"
-        if value is not None:
-            text += f", got {_shorten(value)}"
-        if remedy:
-            text += f"; {remedy}"
+        self._parts = (argument, requirement, value, remedy)
+        got = "" if value is None else f", got {_shorten(value)}"
+        text = f"`{argument}` {requirement}{got}{remedy and f'; {remedy}'}"
         super().__init__(" ".join(text.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._parts  # so that it comes back from another process
+
+    def in_words(self, words: Callable[[str, str | None], str | None]) -> InputError:
+        """The error with the arguments of its remedy in other words.
+
+        >>> error = InputError("n", "must be >= 1", 0, "pass `n=2`")
+        >>> str(error.in_words(lambda name, value: f"--{name} {value}"))
+        '`n` must be >= 1, got 0; pass --n 2'
+
+        Args:
+            words: what to call an argument, from its name and the value that Python would be
+                given, if one is told; ``None`` leaves it as it is.
+        """
+        *others, remedy = self._parts
+        told = _NAMED.sub(lambda found: words(found[1], found[2]) or found[0], remedy)
+        return type(self)(*others, told)
 
 
 def _shorten(value: object) -> str:

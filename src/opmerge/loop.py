@@ -320,7 +320,7 @@ class Trainer:
             "must keep the loss and the weights finite, and they are not at iteration "
             f"{first}{place}",
             self.config.learning_rate,
-            "lower it or clip with --max_grad_norm, in another --output_dir; this one is kept",
+            "lower it or clip with `max_grad_norm`, in another `folder`; this one is kept",
         )
 
     def finish(self) -> nn.Module:

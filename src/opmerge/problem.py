@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import MergeRule, Objective
 from opmerge.spectra import Spectrum
 from opmerge.training import GradientFlow, TrainingModel
 
 __all__ = ["MergeRule", "Objective", "Problem"]
-
-MergeRule = Literal["operator-copy", "denoiser-copy"]
-"""Where a student starts: from its first child's operator, or from that child's denoiser."""
-
-Objective = Literal["teacher", "data"]
-"""What the student's output law is compared with: the teacher's, or the data's N(0, Λ)."""
 
 Array = NDArray[np.float64]
 

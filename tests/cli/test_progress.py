@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from opmerge.cli import progress
-from opmerge.cli.networks import resumable, say
+from opmerge.cli.progress import resumable, say
 
 
 class Clock:

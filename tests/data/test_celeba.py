@@ -390,7 +390,7 @@ def test_a_missing_partition_is_refused_and_can_be_done_without(tmp_path: Path) 
     assert refusal(root) == (
         f"`{root}` must come with list_eval_partition.txt or list_eval_partition.csv, below it or "
         "in one of the 3 folders above it or their Eval; copy it there, or do without by "
-        "--split all"
+        '`split="all"`'
     )
     source = opened(root, "all")
     assert source.notes == ("6 of the 202,599 images of CelebA",)
@@ -436,7 +436,7 @@ def test_files_that_are_no_partition_are_refused(tmp_path: Path, content: str, g
     file = write(tmp_path / "list_eval_partition.txt", content)
     assert refusal(tmp_path) == (
         f"`{file}` must have lines such as 000001.jpg 0 (0 train, 1 validation, 2 test), "
-        f"got {got}; copy it anew, or do without by --split all"
+        f'got {got}; copy it anew, or do without by `split="all"`'
     )
 
 

@@ -34,6 +34,7 @@ from opmerge.page.sentences import (
     location_title,
     percent,
     plan_title,
+    short_name,
     spectrum_title,
     strategies_title,
     teacher_title,
@@ -502,3 +503,10 @@ def test_page_reads_well_on_phones_and_screens(
     assert requests == [pages[name].as_uri()]
     assert messages == []
     page.close()
+
+
+def test_the_path_of_a_source_does_not_fill_the_legend() -> None:
+    assert short_name("/a/long/path/to/the/samples.npy") == "samples.npy"
+    assert short_name("images/") == "images"
+    assert short_name("digits") == "digits"
+    assert short_name("/data/" + "x" * 40) == "x" * 15 + "…"

@@ -387,28 +387,34 @@ def test_more_students_than_steps_are_refused(planner: str) -> None:
         ),
         (
             lambda: scalar_plan(problem_of([1.0, 2.0], 4)),
-            "`planner` scalar covers a single distinct eigenvalue only, got 2; use --planner auto",
+            (
+                "`planner` scalar covers a single distinct eigenvalue only, got 2; "
+                'use `planner="auto"`'
+            ),
         ),
         (
             lambda: certified_plan(problem_of([1.0], 4, merge_rule="denoiser-copy")),
             (
                 "`planner` certified covers the merge rule operator-copy only, got denoiser-copy; "
-                "use --planner auto"
+                'use `planner="auto"`'
             ),
         ),
         (
             lambda: certified_plan(problem_of([1.0], 4, objective="data")),
-            ("`planner` certified covers the objective teacher only, got data; use --planner auto"),
+            (
+                "`planner` certified covers the objective teacher only, got data; "
+                'use `planner="auto"`'
+            ),
         ),
         (
             lambda: brute_force_plan(problem_of([1.0], MAX_STEPS + 1)),
-            "`planner` brute-force needs num_steps <= 9, got 10; use --planner auto",
+            '`planner` brute-force needs num_steps <= 9, got 10; use `planner="auto"`',
         ),
         (
             lambda: interval_plan(problem_of(np.geomspace(1e-3, 1e3, 500), 600)),
             (
                 "`planner` interval needs tables of at most 2 GiB, got 2.7 GiB; "
-                "use --planner auto or fewer steps"
+                'use `planner="auto"` or fewer steps'
             ),
         ),
         (

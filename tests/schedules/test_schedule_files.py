@@ -120,7 +120,7 @@ def npy(array: Any) -> Any:
         (
             "a.npz",
             npz(alphas=ALPHAS, sigmas=SIGMAS),
-            "must hold num_steps + 1 = 5 alphas and sigmas, got 3; pass --steps 2",
+            "must hold num_steps + 1 = 5 alphas and sigmas, got 3; pass `num_steps=2`",
         ),
         ("a.npz", npz(alphas=ALPHAS), "must hold the array sigmas, got ['alphas']"),
         (

@@ -180,7 +180,7 @@ ARRAYS_REMEDY = "pass the alphas and sigmas of its steps as an .npz file"
             {"num_train_timesteps": 9},
             (
                 "`num_steps` must be <= num_train_timesteps = 9 of the scheduler config, got 10; "
-                "pass --steps 9 or fewer"
+                "pass `num_steps=9` or fewer"
             ),
         ),
         (

@@ -352,7 +352,7 @@ def test_stored_schedules_refused(data: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cosine_schedule(0), "`num_steps` must be >= 1, got 0; pass --steps 64"),
+        (lambda: cosine_schedule(0), "`num_steps` must be >= 1, got 0; pass `num_steps=64`"),
         (lambda: cosine_schedule(2.0), "`num_steps` must be a whole number, got 2.0"),  # type: ignore[arg-type]
         (lambda: cosine_schedule(True), "`num_steps` must be a whole number, got True"),
         (lambda: nichol_dhariwal_schedule(4, -0.1), "`offset` must be >= 0, got -0.1"),

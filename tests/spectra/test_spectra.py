@@ -355,7 +355,7 @@ def test_samples_are_not_eigenvalues_and_the_reverse(tmp_path: Path) -> None:
         f"`{path}` must hold one list of eigenvalues, got shape (4, 2)"
     )
     np.save(path, np.ones(4))
-    assert refusal(path).endswith("pass --as eigenvalues if these are eigenvalues")
+    assert refusal(path).endswith("pass `as_eigenvalues=True` if these are eigenvalues")
     assert refusal("digits", as_eigenvalues=True) == (
         "`data` must be a file to be read as eigenvalues, got digits"
     )

@@ -218,7 +218,7 @@ def test_scalar_says_that_modes_are_what_it_does_not_cover() -> None:
         find_plan(spread, "scalar")
     assert str(error.value) == (
         "`planner` scalar covers training models of a single mode only, got gamma-rates with 16 "
-        "modes; use --planner auto"
+        'modes; use `planner="auto"`'
     )
     assert find_plan(spread).gap < 1e-9
     with pytest.raises(InputError, match="a single distinct eigenvalue only, got 5"):

@@ -6,73 +6,61 @@ Exit status: 0 done, 2 bad input (one line on standard error), 130 interrupted.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
+import click
 
-from opmerge.cli.commands import COMMANDS, GROUPS
+from opmerge.cli import calibration, planning, students, studies, training, vae
+from opmerge.cli.options import Commands, as_option
 from opmerge.errors import InputError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "main"]
 
-# Its own UsageError and ClickException, without naming the private module they live in.
-_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
-
-_INTERRUPTED = 130
-
-app = typer.Typer(
-    name="opmerge",
-    help="Certified merge plans for diffusion trajectory distillation.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda token: token.replace("-", "_"),
+COMMANDS = Commands(
+    "opmerge",
+    "Certified merge plans for diffusion trajectory distillation.",
+    {
+        "plan": planning.plan,
+        "compare": planning.compare,
+        "evaluate": planning.evaluate,
+        "spectrum": planning.spectrum,
+        "report": studies.report,
+        "train-teacher": training.train_teacher,
+        "distill": training.distill,
+        "sample": students.sample,
+        "evaluate-student": students.evaluate_student,
+        "calibrate": calibration.calibrate,
+        "export": students.export,
+        "study": studies.study,
+        "vae": Commands(
+            "vae",
+            "Images as latents: train an autoencoder, encode, decode.",
+            {"train": vae.train, "encode": vae.encode, "decode": vae.decode},
+        ),
     },
 )
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
-        print(f"opmerge {importlib.metadata.version('opmerge')}")
-        raise typer.Exit
-
-
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-
-for _name, (_help, _commands) in GROUPS.items():
-    _group = typer.Typer(no_args_is_help=True)
-    for _verb, _command in _commands.items():
-        _group.command(_verb)(_command)
-    app.add_typer(_group, name=_name, help=_help)
+click.version_option(
+    package_name="opmerge", message="%(prog)s %(version)s", help="Print the version and exit."
+)(COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    command = typer.main.get_command(app)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = command.main(
-            args=list(arguments) if arguments is not None else None,
-            prog_name="opmerge",
-            standalone_mode=False,
-        )
+        with (
+            contextlib.suppress(click.exceptions.Exit),
+            COMMANDS.make_context("opmerge", words) as context,
+        ):
+            COMMANDS.invoke(context)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of standard output has gone, as in `opmerge … | head`
         _discard_output()
-        return 0
-    except (KeyboardInterrupt, typer.Abort):
-        status = _INTERRUPTED
+    except KeyboardInterrupt:
+        print("opmerge: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         reason = _reason(error)
         if reason is None:
@@ -81,18 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _discard_output()
         print(f"opmerge: {' '.join(reason.split())}", file=sys.stderr)
         return 2
-    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status, silently
-        print("opmerge: interrupted", file=sys.stderr)
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _reason(error: Exception) -> str | None:
     """What to tell of an error; None of one that is a fault of this program."""
     if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, _CommandLineError):
-        reason = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return f"{reason or 'a command is missing'}; see opmerge --help"
+        return str(error.in_words(as_option))
+    if isinstance(error, click.ClickException):
+        return f"{error.format_message().rstrip('.')}; see opmerge --help"
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)"
     if isinstance(error, RuntimeError) and _is_out_of_memory(error):

@@ -4,57 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from opmerge.cli.options import option, takes_options
-from opmerge.cli.output import show_rows
-from opmerge.cli.progress import bars_in_turn
-from opmerge.cli.training_options import OptimizationOptions, SampleOptions
+from opmerge.cli import runs
+from opmerge.cli.output import show_notes, show_rows, show_table
+from opmerge.cli.progress import bars_in_turn, resumable
 
 if TYPE_CHECKING:
     from opmerge.measure.calibration import Calibration
     from opmerge.measure.linearity import Linearity
-    from opmerge.settings.distillation import DistillationConfig
+    from opmerge.settings.commands import CalibrationOptions
+    from opmerge.settings.data import SampleOptions
+    from opmerge.settings.distillation import OptimizationConfig
 
 __all__ = ["calibrate"]
 
 
-@dataclass(frozen=True)
-class ProbeOptions:
-    """How the merges of a calibration are trained: as those of the run to come."""
-
-    num_iterations: Annotated[
-        int, option("num_iterations", "Iterations of a merge to predict for.", "Training")
-    ] = 400
-    merge_rule: Annotated[
-        str, option("merge_rule", "denoiser-copy or operator-copy.", "Training")
-    ] = "denoiser-copy"
-    loss_weighting: Annotated[
-        str, option("loss_weighting", "As of the run to come.", "Training")
-    ] = "snr-truncated"
-    half_rate: Annotated[
-        bool,
-        option(
-            "half_rate",
-            "Also train probes at half the learning rate, to predict for other rates.",
-            "Training",
-        ),
-    ] = False
-
-
-@takes_options
 def calibrate(
-    samples: SampleOptions,
-    teacher: Annotated[Path, option("teacher", "A diffusers pipeline folder.", "Teacher")],
-    steps: Annotated[int, option("steps", "T, the teacher's steps.", "Teacher")],
-    output_dir: Annotated[
-        Path,
-        option("output_dir", "Folder for calibration.json; finished probes are kept.", "Run"),
-    ],
-    probing: ProbeOptions,
-    optimization: OptimizationOptions,
+    samples: SampleOptions, asked: CalibrationOptions, optimization: OptimizationConfig
 ) -> None:
     """Fit the training model to short probe merges on the real network.
 
@@ -63,84 +31,59 @@ def calibrate(
     settings, a network for each merge (--sharing merge) and no curriculum. An interrupted
     calibration goes on when it is started again.
     """
-    from opmerge.cli import networks, runs
+    from opmerge.cli import networks
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.measure.calibration import calibrate as fit
     from opmerge.measure.probes import default_probes
+    from opmerge.settings.distillation import DistillationConfig
 
-    config = _calibrated_config(probing, optimization)
-    rate = config.optimization.learning_rate
-    probes = default_probes(steps, probing.num_iterations, rate, slower=probing.half_rate)
-    loaded = load_teacher(teacher, steps)
-    runs.prepare_folder(output_dir)
-    accelerator = networks.start(config.optimization, output_dir)
-    inputs = networks.training_inputs(accelerator, samples, loaded, False, output_dir)
+    shared = asked.model_dump(include={"num_iterations", "merge_rule", "loss_weighting"})
+    config = DistillationConfig(**shared, optimization=optimization)
+    folder, rate = asked.output_dir, optimization.learning_rate
+    probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
+    teacher = load_teacher(asked.teacher, asked.steps)
+    runs.prepare_folder(folder)
+    accelerator = networks.start(optimization, folder)
+    inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples, accelerator.is_main_process)
-    with (
-        networks.resumable("the same command"),
-        bars_in_turn(accelerator.is_main_process) as report,
-    ):
+    main = accelerator.is_main_process
+    with resumable("the same command"), bars_in_turn(main) as report:
         found = fit(
-            loaded,
+            teacher,
             inputs,
             spectrum,
             config,
             accelerator,
             probes,
-            output_dir,
+            folder,
             lambda done, total: report("training probes", done, total),
-            _show_linearity if accelerator.is_main_process else lambda linear: None,
+            _show_linearity if main else lambda linear: None,
         )
-    if accelerator.is_main_process:
-        path = found.write(output_dir / "calibration.json")
-        options = {"teacher": str(teacher), "steps": steps, "half_rate": probing.half_rate}
-        options |= {**asdict(samples), **asdict(config)}
-        runs.write_config(output_dir, "calibrate", options)
+    if main:
+        path = found.write(folder / "calibration.json")
+        options = asked.model_dump(include={"teacher", "steps", "half_rate"})
+        runs.write_config(folder, "calibrate", options, samples, config)
         _show_calibration(found, path)
-
-
-def _calibrated_config(
-    probing: ProbeOptions, optimization: OptimizationOptions
-) -> DistillationConfig:
-    from opmerge.cli.networks import build_optimization
-    from opmerge.settings.distillation import DistillationConfig
-
-    given: dict[str, Any] = {
-        "merge_rule": probing.merge_rule.replace("_", "-"),
-        "loss_weighting": probing.loss_weighting,
-        "num_iterations": probing.num_iterations,
-    }
-    defaults = DistillationConfig().optimization
-    return DistillationConfig(**given, optimization=build_optimization(optimization, defaults))
 
 
 def _show_linearity(linear: Linearity) -> None:
     """How far the premise of the theory holds, by step, and where a plan is not to be trusted."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="R² of the teacher's denoiser x̂ against linear ones", title_justify="left")
-    for name in ("t", "best affine map", "the spectrum's denoiser", "var x̂ / var data"):
-        table.add_column(name, justify="right")
-    rows = zip(linear.steps, linear.affine, linear.spectral, linear.signal, strict=True)
-    for step, affine, spectral, signal in rows:
-        table.add_row(f"{step}", f"{affine:.3f}", f"{spectral:.3f}", f"{signal:.1%}")
-    Console().print(table)
-    for note in linear.notes:
-        print(f"note: {note}")
+    columns = (linear.steps, linear.affine, linear.spectral, linear.signal)
+    show_table(
+        "R² of the teacher's denoiser x̂ against linear ones",
+        ("t", "best affine map", "the spectrum's denoiser", "var x̂ / var data"),
+        [(f"{t}", f"{a:.3f}", f"{s:.3f}", f"{v:.1%}") for t, a, s, v in zip(*columns, strict=True)],
+    )
+    show_notes(linear.notes)
     sys.stdout.flush()  # to a file as well before the probes, which may take hours
 
 
 def _show_calibration(found: Calibration, path: Path) -> None:
     """The model and the notes that were not told before its probes."""
-    rows = {
-        key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else f"{value}"
-        for key, value in found.training.to_dict().items()
-    }
-    rows["residual"] = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
-    show_rows(rows)
-    for note in found.notes[len(found.linearity.notes) :]:
-        print(f"note: {note}")
+    residual = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
+    model = {key.replace("_", " "): value for key, value in found.training.to_dict().items()}
+    show_rows({**model, "residual": residual})
+    show_notes(found.notes[len(found.linearity.notes) :])
     print(f"written: {path}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opmerge.cli.progress import progress_bar
-from opmerge.cli.training_options import OptimizationOptions, SampleOptions
+from opmerge.cli.progress import progress_bar, resumable
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,55 +19,32 @@ if TYPE_CHECKING:
     from opmerge.data import Source, SourceOptions
     from opmerge.denoisers.inputs import TrainingInputs
     from opmerge.denoisers.models import Teacher
+    from opmerge.settings.base import Settings
+    from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
+    from opmerge.settings.networks import TeacherConfig, VAEConfig
     from opmerge.spectra import Spectrum
 
 __all__ = [
-    "build_optimization",
+    "followed",
     "load_training_data",
     "log_to",
     "open_samples",
     "prepare_libraries",
     "read_samples",
     "read_spectrum",
-    "resumable",
-    "say",
     "start",
     "training_inputs",
-    "whole_numbers",
 ]
 
 NO_SOURCE = "none"
+_LOG_EVERY = 10
 
 
 class Log(Protocol):
     """Logs the values of an iteration to metrics.jsonl and to the tracker."""
 
     def __call__(self, step: int, **values: float) -> None: ...
-
-
-def say(line: str) -> None:
-    """One line on standard error, from the first of several processes alone."""
-    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate number them
-        print(f"opmerge: {line}", file=sys.stderr, flush=True)
-
-
-def whole_numbers(key: str, text: str | None) -> tuple[int, ...] | None:
-    """``32,64`` as whole numbers."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(key, "must be whole numbers, separated by commas", text) from error
-
-
-def build_optimization(
-    options: OptimizationOptions, defaults: OptimizationConfig
-) -> OptimizationConfig:
-    """The settings of the optimizer; what is not given is the command's default."""
-    given = {key: value for key, value in asdict(options).items() if value is not None}
-    return replace(defaults, **given)
 
 
 def start(config: OptimizationConfig, folder: Path) -> Accelerator:
@@ -121,7 +95,7 @@ def read_spectrum(samples: SampleOptions, enabled: bool = True) -> Spectrum:
     from opmerge.spectra import resolve_spectrum
 
     with progress_bar(f"reading {samples.source}", enabled=enabled) as report:
-        return resolve_spectrum(samples.source, options=samples.source_options(), progress=report)
+        return resolve_spectrum(samples.source, options=samples, progress=report)
 
 
 def load_training_data(
@@ -139,17 +113,17 @@ def load_training_data(
     from opmerge.data.builtin import digits_labels
     from opmerge.denoisers.samples import load_labels, stand_in
 
-    source = open_samples(samples.source, samples.source_options(), accelerator.is_main_process)
-    shape = shape_of(source)
+    source = open_samples(samples.source, samples, accelerator.is_main_process)
+    shape, labels = shape_of(source), samples.labels
     if folder is None:
         data = stand_in(source, shape)
     else:
         data = read_samples(accelerator, source, shape, folder)
-    if samples.labels is None:
+    if labels is None:
         return data, None
-    if samples.labels == "digits":
+    if labels == "digits":
         return data, torch.from_numpy(digits_labels())
-    return data, load_labels(Path(samples.labels), len(data))
+    return data, load_labels(Path(labels), len(data))
 
 
 def training_inputs(
@@ -185,24 +159,13 @@ def training_inputs(
 
 
 @contextmanager
-def resumable(how: str, checkpoints: Path | None = None) -> Iterator[None]:
-    """Says how the work goes on if Ctrl-C stops it; if by checkpoints, once one is there."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if checkpoints is None or any(checkpoints.glob("checkpoint-*")):
-            say(f"what is finished is kept; {how} goes on from there")
-        raise
-
-
-@contextmanager
 def log_to(
-    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int = 0
+    accelerator: Accelerator, folder: Path, settings: Settings, done: int = 0
 ) -> Iterator[Log]:
     """metrics.jsonl, and the tracker of --report_to."""
     from opmerge.distillation.metrics_log import MetricsLog
 
-    flat = {key: value for key, value in settings.items() if isinstance(value, int | float | str)}
+    flat = {key: value for key, value in settings if isinstance(value, int | float | str)}
     accelerator.init_trackers("opmerge", config=flat)
     log = MetricsLog(folder / "metrics.jsonl", done) if accelerator.is_main_process else None
 
@@ -218,3 +181,24 @@ def log_to(
         if log is not None:
             log.close()
         accelerator.end_training()
+
+
+def followed(
+    records: Iterator[Any],
+    title: str,
+    accelerator: Accelerator,
+    folder: Path,
+    config: TeacherConfig | VAEConfig,
+) -> Iterator[tuple[Any, Log]]:
+    """The records of a training as they come, behind a bar; loss and rate are logged."""
+    first, total = next(records, None), config.num_iterations
+    done = total if first is None else first.iteration - 1  # none where a finished run is resumed
+    with (
+        log_to(accelerator, folder, config, done) as log,
+        progress_bar(title, total, accelerator.is_main_process, done) as report,
+    ):
+        for record in chain(() if first is None else (first,), records):
+            report(record.iteration)
+            if record.iteration % _LOG_EVERY == 0 or record.iteration == total:
+                log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
+            yield record, log

@@ -1,191 +1,212 @@
-"""The options that commands share, as dataclasses: a command takes one as a single argument."""
+"""Commands from functions: every field of the settings that a function takes is an option.
+
+The settings are looked up by the names in a function's annotations, and only when its command is
+run or explained, because ``opmerge --help`` must not wait for them.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import typer
+import click
+from click.core import ParameterSource
 
+from opmerge.errors import InputError
 from opmerge.files import expand_home
 
 if TYPE_CHECKING:
-    from opmerge.data import SourceOptions
+    from opmerge.settings.base import Settings
 
-__all__ = [
-    "DataOptions",
-    "ImageOptions",
-    "ProblemOptions",
-    "SearchOptions",
-    "option",
-    "takes_options",
-]
+__all__ = ["Argument", "Command", "Commands", "Option", "as_option"]
 
-
-def option(name: str, text: str, panel: str, **settings: Any) -> Any:
-    """A long option with underscores; hyphens are accepted too."""
-    return typer.Option(f"--{name}", help=text, rich_help_panel=panel, **settings)
+_CONTEXT: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda token: token.replace("-", "_"),
+}
+# what Python calls otherwise
+_OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """``SourceOptions``: which images are read, and how they are cut and resized."""
+class Commands(click.Group):
+    """Functions as commands, by name, and what all of them are for."""
 
-    patch_size: Annotated[
-        int, option("patch_size", "Side of the patches of `patches`.", "Data")
-    ] = 16
-    stride: Annotated[int, option("stride", "Distance between those patches.", "Data")] = 4
-    image_size: Annotated[
-        int, option("image_size", "Side to which a folder's images are resized.", "Data")
-    ] = 64
-    grey: Annotated[bool, option("grey", "Read a folder's images as grey.", "Data")] = False
-    split: Annotated[
-        str | None,
-        option(
-            "split",
-            "Of CelebA: train, validation, test or all.",
-            "Data",
-            show_default="train for CelebA",
-        ),
-    ] = None
+    def __init__(self, name: str, description: str, commands: Mapping[str, Any]) -> None:
+        super().__init__(name, help=description, context_settings=_CONTEXT)
+        for verb, command in commands.items():
+            is_group = isinstance(command, click.Command)
+            self.add_command(command if is_group else Command(verb, command))
 
-    def source_options(self) -> SourceOptions:
-        """As the package takes them."""
-        from opmerge.data import SourceOptions
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            click.echo(self.get_help(ctx))
+            raise click.UsageError("a command is missing")
+        return super().parse_args(ctx, args)
 
-        return SourceOptions(self.patch_size, self.stride, self.image_size, self.grey, self.split)
+    def get_help(self, ctx: click.Context) -> str:
+        from opmerge.cli.help import help_text
+
+        return help_text(self.get_usage(ctx), self.help, self.get_params(ctx), self.commands)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOptions(ImageOptions):
-    """Where the eigenvalues come from."""
+class Command(click.Command):
+    """The command of a function, which takes settings alone."""
 
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz "
-            ".csv .pt .safetensors), a saved spectrum (.npz), or a folder of images or of CelebA.",
-        ),
-    ]
-    kind: Annotated[
-        str, option("as", "What a file holds: samples or eigenvalues.", "Data", metavar="KIND")
-    ] = "samples"
-    diagonal: Annotated[
-        bool, option("diagonal", "Variances of the features instead of eigenvalues.", "Data")
-    ] = False
-    top_k: Annotated[
-        int | None,
-        option(
-            "top_k", "Only the k largest eigenvalues (over 8192 features: by a sketch).", "Data"
-        ),
-    ] = None
-    seed: Annotated[int, option("seed", "Seed of the sketch.", "Data")] = 0
+    def __init__(self, name: str, function: Callable[..., None]) -> None:
+        super().__init__(name, help=inspect.getdoc(function), context_settings=_CONTEXT)
+        self._function = function
 
+    @cached_property
+    def groups(self) -> dict[str, type[Settings]]:
+        """The settings that the function takes, by the names of its arguments."""
+        hints = get_type_hints(self._function, _all())
+        return {name: hint for name, hint in hints.items() if name != "return"}
 
-@dataclass(frozen=True)
-class ProblemOptions:
-    """The merge problem; None where nothing was given."""
+    @cached_property
+    def options(self) -> list[Option | Argument]:
+        """A parameter for each field, required ones first."""
+        found = [each for group in self.groups.values() for each in _parameters(group)]
+        return sorted(found, key=lambda each: not each.required)
 
-    steps: Annotated[
-        int | None, option("steps", "T, the teacher's steps.", "Problem", show_default="64")
-    ] = None
-    merge_time: Annotated[
-        float | None,
-        option("merge_time", "Optimisation time s of a merge.", "Problem", show_default="6.4"),
-    ] = None
-    schedule: Annotated[
-        str | None,
-        option(
-            "schedule",
-            "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
-            "scheduler_config.json or model folder, or a file of arrays.",
-            "Problem",
-            show_default="cosine",
-        ),
-    ] = None
-    training: Annotated[
-        Path | None,
-        option("training", "A training model (JSON), instead of --merge_time.", "Problem"),
-    ] = None
-    merge_rule: Annotated[
-        str | None,
-        option(
-            "merge_rule",
-            "operator-copy or denoiser-copy.",
-            "Problem",
-            show_default="operator-copy",
-        ),
-    ] = None
-    objective: Annotated[
-        str | None, option("objective", "teacher or data.", "Problem", show_default="teacher")
-    ] = None
-    student_steps: Annotated[
-        int | None,
-        option("student_steps", "K, the student's steps.", "Problem", show_default="1"),
-    ] = None
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        own = self.get_help_option(ctx)
+        return [*self.options, *([own] if own else [])]
+
+    def get_help(self, ctx: click.Context) -> str:
+        from opmerge.cli.help import help_text
+
+        return help_text(self.get_usage(ctx), self.help, self.get_params(ctx))
+
+    def invoke(self, ctx: click.Context) -> None:
+        asked = ParameterSource.COMMANDLINE
+        given = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k) is asked}
+        self._function(**{name: _built(group, given) for name, group in self.groups.items()})
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """How the plan is found, and what is set beside it."""
+class _Field:
+    """What help shows of a field: its ``kind`` of value, and its default in ``words``."""
 
-    planner: Annotated[
-        str,
-        option("planner", "auto, interval, scalar, certified, pareto or brute-force.", "Search"),
-    ] = "auto"
-    epsilon: Annotated[
-        float, option("epsilon", "ε of the planner pareto, relative to each range.", "Search")
-    ] = 0.0
-    strategy: Annotated[
-        list[str] | None,
-        option(
-            "strategy",
-            "A strategy to set beside the plan; may be repeated: vanilla, progressive, "
-            "consistency, boot, uniform:4, temporal:8, phased:32,4, hybrid:8.",
-            "Search",
-        ),
-    ] = None
+    description: str
+    panel: str
+    kind: str
+    words: str
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with dataclass parameters one command-line parameter a field instead."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            parameters.extend(_field_parameters(groups[name]))
+class Option(_Field, click.Option):
+    """A field under its name; hyphens stand for underscores."""
+
+
+class Argument(_Field, click.Argument):
+    """A field that is told by its place."""
+
+
+def as_option(name: str, value: str | None) -> str | None:
+    """What the command line calls an argument of Python: ``num_steps=64`` is ``--steps 64``.
+
+    ``None`` for a name that is no option.
+    """
+    name = _OTHERWISE.get(name, name)
+    groups = [group for group in _all().values() if _fields(group)]
+    if name.split()[0] not in {p.opts[0][2:] for group in groups for p in _parameters(group)}:
+        return None
+    text = "" if value in (None, "True") else str(value).strip("()'\"").replace(", ", ",")
+    return f"--{name} {text}".rstrip()
+
+
+@cache
+def _all() -> dict[str, Any]:
+    """All settings by name."""
+    from opmerge.settings import commands, data, distillation, networks, planning
+
+    modules = (commands, data, distillation, networks, planning)
+    return {name: value for module in modules for name, value in vars(module).items()}
+
+
+def _fields(group: Any) -> Mapping[str, Any]:
+    return getattr(group, "model_fields", {})
+
+
+def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | Argument]:
+    """One for each field, and for each field of settings inside; defaults from ``values``."""
+    for name, field in _fields(group).items():
+        default = field.default if values is None else getattr(values, name)
+        if _fields(field.annotation):
+            yield from _parameters(field.annotation, default)
+            continue
+        owner: Any = next(each for each in reversed(group.__mro__) if name in _fields(each))
+        shown = {"name": name, "panel": owner.panel, **field.json_schema_extra}
+        value, required = _Value(field.annotation), field.is_required()
+        parameter: Option | Argument
+        if shown["panel"] == "Arguments":
+            metavar = shown.pop("metavar") if required else f"[{shown.pop('metavar')}]"
+            parameter = Argument([name], type=value, metavar=metavar, required=required)
+        elif value.kind is bool:
+            parameter = Option([f"--{shown['name']}", name], is_flag=True)
         else:
-            parameters.append(parameter.replace(annotation=hints[name]))
-    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
-
-    @wraps(command)
-    def flat(**given: Any) -> None:
-        for name, value in given.items():
-            if isinstance(value, Path):
-                given[name] = expand_home(value)  # a shell leaves --output_dir=~/run as it is
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        command(**given)
-
-    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return flat
+            names = [f"--{shown['name']}", name]
+            parameter = Option(names, type=value, required=required, multiple=value.repeated)
+        is_told = not required and default != () and default is not None and default is not False
+        parameter.description, parameter.panel = field.description, shown["panel"]
+        parameter.kind = shown.get("metavar", f"<{value.name}>")
+        parameter.words = shown.get("shown", str(default) if is_told else "")
+        yield parameter
 
 
-def _field_parameters(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(group)
-    ]
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the latest click only
+    """A field's value from its text; of what is out of range the settings tell."""
+
+    def __init__(self, annotation: Any) -> None:
+        leaves = list(_leaves(annotation))
+        self._choices = [leaf for leaf in leaves if isinstance(leaf, str)]
+        self.kind: type = next(leaf for leaf in leaves if leaf not in (tuple, *self._choices))
+        several = tuple in leaves
+        self.repeated = several and self.kind is str
+        self._numbers, self._or_one = several and not self.repeated, leaves[0] is not tuple
+        name = "str" if self._numbers else self.kind.__name__.lower()
+        self.name = f"list[{name}]" if self.repeated else name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.kind is Path:
+            return expand_home(value)  # a shell leaves --output_dir=~/run as it is
+        if self._numbers:
+            return self._read_numbers(value, str(param and param.name))
+        if self.kind is str:
+            hyphens = value.replace("_", "-")
+            return hyphens if hyphens in self._choices else value
+        return click.types.convert_type(self.kind)(value, param, ctx)
+
+    def _read_numbers(self, text: str, name: str) -> int | tuple[int, ...]:
+        try:
+            numbers = tuple(map(int, text.split(",")))
+        except ValueError as error:
+            raise InputError(name, "must be whole numbers, separated by commas", text) from error
+        return numbers[0] if self._or_one and len(numbers) == 1 else numbers
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types that a type is made of, and the choices of those that are literal."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from (str, *parts)
+    elif origin is Annotated:
+        yield from _leaves(parts[0])
+    elif parts:
+        if origin is tuple:
+            yield tuple
+        for part in parts:
+            yield from _leaves(part)
+    elif annotation not in (NoneType, Ellipsis):
+        yield annotation
+
+
+def _built(group: type[Settings], given: Mapping[str, Any], default: Any = None) -> Settings:
+    """Settings of what was given; of settings inside, what was not is their default's."""
+    values = {name: given[name] for name in group.model_fields if name in given}
+    for name, field in _fields(group).items():
+        if given.keys() & _fields(field.annotation).keys():
+            values[name] = _built(field.annotation, given, field.default)
+    return group(**values) if default is None else default.replaced(**values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ __all__ = [
     "evaluation_text",
     "show_comparison",
     "show_evaluation",
+    "show_notes",
     "show_plan",
     "show_rows",
     "show_spectrum",
+    "show_table",
 ]
 
 
@@ -30,12 +32,11 @@ def show_plan(record: Mapping[str, Any], plan: Plan, folder: Path | None, as_jso
     if as_json:
         _print_json(record, plan)
         return
-    print(summary_sentence(record), end="\n\n")
-    print(draw_text(plan), end="\n\n")
+    print(summary_sentence(record), draw_text(plan), sep="\n\n", end="\n\n")
     if "timesteps" in record["best"]:
         print(f"the student reads the network timesteps {record['best']['timesteps']}", end="\n\n")
     _print_strategies(record)
-    _print_notes(*record["best"]["notes"], *record["problem"]["notes"])
+    show_notes([*record["best"]["notes"], *record["problem"]["notes"]])
     if folder is not None:
         print(f"written: {folder / 'plan.json'}, {folder / 'report.html'}")
 
@@ -48,7 +49,7 @@ def show_comparison(record: Mapping[str, Any], plan: Plan, as_json: bool) -> Non
     _print_strategies(record)
     best = record["best"]
     print(f"no plan is below {best['lower_bound']:.4g} (gap {best['gap']:.1g})")
-    _print_notes(*best["notes"], *record["problem"]["notes"])
+    show_notes([*best["notes"], *record["problem"]["notes"]])
 
 
 def evaluation_text(outcome: Outcome, made_for: PlanFile | None) -> str:
@@ -92,12 +93,12 @@ def show_evaluation(outcome: Outcome, made_for: PlanFile | None) -> None:
         merge = plan.merges[row]
         jump = f"{merge.start} → {merge.stop} at {merge.split}"
         print(f"{shares[row]:6.1%} of the error from merging {jump}")
-    _print_notes(*_evaluation_notes(outcome, made_for))
+    show_notes(_evaluation_notes(outcome, made_for))
 
 
 def show_spectrum(spectrum: Spectrum, folder: Path | None, as_json: bool) -> None:
     """Number, extremes and sides of the eigenvalues."""
-    above = float(spectrum.multiplicities[spectrum.eigenvalues > 1].sum())
+    values, counts = spectrum.eigenvalues, spectrum.multiplicities
     content = {
         "source": spectrum.source,
         "scaling": spectrum.scaling,
@@ -105,41 +106,50 @@ def show_spectrum(spectrum: Spectrum, folder: Path | None, as_json: bool) -> Non
         "num_samples": spectrum.num_samples,
         "kind": spectrum.kind,
         "dimensions": spectrum.num_dimensions,
-        "above_one": round(above),
-        "largest": float(spectrum.eigenvalues[0]),
-        "smallest": float(spectrum.eigenvalues[-1]),
+        "above_one": round(float(counts[values > 1].sum())),
+        "largest": float(values[0]),
+        "smallest": float(values[-1]),
         "trace": spectrum.trace,
         "remaining_trace": spectrum.remaining_trace,
         "sha256": spectrum.sha256,
         "notes": list(spectrum.notes),
     }
     if as_json:
-        print(
-            json.dumps(
-                {
-                    **content,
-                    "eigenvalues": spectrum.eigenvalues.tolist(),
-                    "multiplicities": spectrum.multiplicities.tolist(),
-                }
-            )
-        )
+        every = {"eigenvalues": values.tolist(), "multiplicities": counts.tolist()}
+        print(json.dumps({**content, **every}))
         return
-    for key, value in content.items():
-        if key != "notes" and value not in (None, [], ""):
-            print(
-                f"{key.replace('_', ' '):>15}: {value:.6g}"
-                if isinstance(value, float)
-                else f"{key.replace('_', ' '):>15}: {value}"
-            )
-    _print_notes(*spectrum.notes)
+    del content["notes"]
+    told = {key: value for key, value in content.items() if value not in (None, [], "")}
+    show_rows({key.replace("_", " "): value for key, value in told.items()}, 15, ".6g")
+    show_notes(spectrum.notes)
     if folder is not None:
         print(f"written: {folder / 'spectrum.npz'}, {folder / 'spectrum.png'}")
 
 
-def show_rows(rows: Mapping[str, str]) -> None:
+def show_rows(rows: Mapping[str, object], width: int = 22, number: str = ".4g") -> None:
     """Names to the left of a colon, right-aligned, what they stand for to its right."""
     for name, value in rows.items():
-        print(f"{name:>22}: {value}")
+        print(f"{name:>{width}}: {format(value, number if isinstance(value, float) else '')}")
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """What a reader must know besides, a line each."""
+    for note in notes:
+        print(f"note: {note}")
+
+
+def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table of numbers, the first column to the left where it holds names."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(head):
+        is_name = number == 0 and any(row[0][:1].isalpha() for row in rows)
+        table.add_column(name, justify="left" if is_name else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _print_json(record: Mapping[str, Any], plan: Plan) -> None:
@@ -152,32 +162,20 @@ def _print_json(record: Mapping[str, Any], plan: Plan) -> None:
 
 
 def _print_strategies(record: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
     rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
-    paired = any("paired_rms" in row for row in rows)
-    table = Table(title=f"W2 to the {record['problem']['objective']}", title_justify="left")
-    more = ("paired error",) if paired else ()
-    for name in ("plan", "W2", *more, "ratio to best", "merges", "network evaluations"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
-    for row in rows:
-        ratio = row["ratio_to_best"]
-        table.add_row(
-            row["name"],
-            f"{row['w2']:.4g}",
-            *((f"{row.get('paired_rms', row['w2']):.4g}",) if paired else ()),
-            "–" if ratio is None else f"{ratio:.4g}",
-            str(row["merges"]),
-            f"{row['network_evaluations']:.0f}",
-        )
-    Console().print(table)
-
-
-def _print_notes(*notes: str) -> None:
-    for note in notes:
-        print(f"note: {note}")
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "plan": lambda row: row["name"],
+        "W2": lambda row: f"{row['w2']:.4g}",
+        "paired error": lambda row: f"{row.get('paired_rms', row['w2']):.4g}",
+        "ratio to best": lambda row: "–" if (r := row["ratio_to_best"]) is None else f"{r:.4g}",
+        "merges": lambda row: str(row["merges"]),
+        "network evaluations": lambda row: f"{row['network_evaluations']:.0f}",
+    }
+    if not any("paired_rms" in row for row in rows):
+        del columns["paired error"]
+    cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
+    show_table(f"W2 to the {record['problem']['objective']}", tuple(columns), cells)
 
 
 def _evaluation_notes(outcome: Outcome, made_for: PlanFile | None) -> list[str]:

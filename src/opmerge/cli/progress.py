@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Report", "bars_in_turn", "duration", "progress_bar"]
+__all__ = ["Report", "bars_in_turn", "duration", "progress_bar", "resumable", "say"]
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -17,6 +19,23 @@ class Report(Protocol):
     """Says how much of the work is done so far, and what is being done."""
 
     def __call__(self, done: float, doing: str = "") -> None: ...
+
+
+def say(line: str) -> None:
+    """One line on standard error, from the first of several processes alone."""
+    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate number them
+        print(f"opmerge: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def resumable(how: str, checkpoints: Path | None = None) -> Iterator[None]:
+    """Says how the work goes on if Ctrl-C stops it; if by checkpoints, once one is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoints is None or any(checkpoints.glob("checkpoint-*")):
+            say(f"what is finished is kept; {how} goes on from there")
+        raise
 
 
 @contextmanager

@@ -18,15 +18,10 @@ from opmerge.versions import TRAINING_LIBRARIES, versions
 if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
     from opmerge.problem import Problem
+    from opmerge.settings.base import Settings
     from opmerge.spectra import Spectrum
 
-__all__ = [
-    "prepare_folder",
-    "write_config",
-    "write_evaluation",
-    "write_run",
-    "write_spectrum",
-]
+__all__ = ["prepare_folder", "write_config", "write_run", "write_spectrum"]
 
 
 def prepare_folder(folder: Path | None) -> None:
@@ -49,7 +44,7 @@ def write_run(
     result: PlannerResult,
     record: Mapping[str, Any],
     command: str,
-    options: Mapping[str, Any],
+    *options: Settings,
 ) -> None:
     """Write config.json, record.json, report.html and, last, plan.json.
 
@@ -59,28 +54,29 @@ def write_run(
     from opmerge.planners.record import prediction
     from opmerge.plans import PlanFile
 
+    predicted = prediction(result.outcome)
+    predicted |= {"lower_bound": result.lower_bound, "gap": result.gap}
     file = PlanFile(
         result.plan,
         problem.schedule,
         problem.training,
         problem.merge_rule,
         problem.objective,
-        {**prediction(result.outcome), "lower_bound": result.lower_bound, "gap": result.gap},
+        predicted,
         problem.spectrum.identity(),
     )
+    used = {
+        "merge_time": record["problem"]["training"].get("time"),
+        "strategy": [strategy["name"] for strategy in record["strategies"]],
+    }
     contents = {
-        "config.json": _planning_config(record, command, options),
+        "config.json": _config(command, (*options, used), ()),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
         "plan.json": file.dumps(),
     }
     for name, text in contents.items():
         write_atomic(folder / name, text)
-
-
-def write_evaluation(folder: Path, text: str) -> None:
-    """Write evaluation.json."""
-    write_atomic(folder / "evaluation.json", text + "\n")
 
 
 def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
@@ -96,38 +92,25 @@ def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
 def write_config(
     folder: Path,
     command: str,
-    options: Mapping[str, Any],
+    *options: Settings | Mapping[str, Any],
     libraries: Sequence[str] = TRAINING_LIBRARIES,
 ) -> None:
     """Write config.json of a command: every option as used, and the versions of libraries."""
-    used = versions(*libraries)
-    write_atomic(folder / "config.json", _config(command, options, used))
+    write_atomic(folder / "config.json", _config(command, options, libraries))
 
 
-def _planning_config(record: Mapping[str, Any], command: str, options: Mapping[str, Any]) -> str:
-    """Every option as used: as given, or else as the problem took it."""
-    problem = record["problem"]
-    used = {
-        "steps": problem["steps"],
-        "student_steps": problem["student_steps"],
-        "schedule": problem["schedule"]["name"],
-        "merge_time": problem["training"].get("time"),
-        "merge_rule": problem["merge_rule"],
-        "objective": problem["objective"],
-        "strategy": [strategy["name"] for strategy in record["strategies"]],
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    return _config(command, {**options, **used, **given}, record["versions"])
-
-
-def _config(command: str, options: Mapping[str, Any], used: Mapping[str, str]) -> str:
+def _config(command: str, options: Sequence[Any], libraries: Sequence[str]) -> str:
     config = {
         "command": command,
-        "options": options,
-        "versions": used,
+        "options": {key: value for each in options for key, value in dict(each).items()},
+        "versions": versions(*libraries),
         "git_commit": _git_commit(),
     }
-    return json.dumps(config, indent=2, default=os.fspath) + "\n"
+    return json.dumps(config, indent=2, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value.model_dump()
 
 
 def _git_commit() -> str | None:

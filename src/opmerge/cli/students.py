@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from opmerge.cli.networks import prepare_libraries
-from opmerge.cli.options import ImageOptions, option, takes_options
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn
 from opmerge.errors import InputError
@@ -25,108 +21,35 @@ if TYPE_CHECKING:
         StudentEvaluation,
     )
     from opmerge.plans import PlanFile
+    from opmerge.settings.commands import ExportOptions, MeasuringOptions, SamplingOptions
 
 __all__ = ["evaluate_student", "export", "sample"]
 
 _NUM_DIRECTIONS = 5  # in text; all are in the JSON
-_MEASURING_SEED = 1  # not 0: what is measured is not what pictures show
-
-StudentDir = Annotated[
-    Path, typer.Argument(metavar="STUDENT", help="The folder `student` that `distill` wrote.")
-]
-TeacherDir = Annotated[Path, option("teacher", "A diffusers pipeline folder.", "Teacher")]
-BatchSize = Annotated[int, option("batch_size", "Samples at a time.", "Samples")]
-Json = Annotated[bool, option("json", "One JSON object on standard output.", "Output")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuringOptions(ImageOptions):
-    """What a student is measured on, and against."""
-
-    source: Annotated[
-        str | None,
-        option(
-            "source",
-            "Samples of the data (digits, a file, a folder …): distances to them, and the paired "
-            "error along their covariance's eigenvectors.",
-            "Samples",
-        ),
-    ] = None
-    num_samples: Annotated[int, option("num_samples", "Of each of the two.", "Samples")] = 5000
-    num_resamples: Annotated[
-        int,
-        option(
-            "num_resamples",
-            "Of the bootstrap; 0: no intervals of the distances. One of 5000 samples with 2048 "
-            "features takes 3 s or more on one core, for each Fréchet distance.",
-            "Samples",
-        ),
-    ] = 200
-    seed: Annotated[int, option("seed", "Of the initial noise.", "Samples")] = _MEASURING_SEED
-    batch_size: BatchSize = 256
-    features: Annotated[
-        str | None,
-        option(
-            "features",
-            "A function from samples to features, package.module:name, for Fréchet distances.",
-            "Samples",
-        ),
-    ] = None
-
-
-@takes_options
-def sample(
-    model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="The folder of a student, or of a teacher."),
-    ],
-    output: Annotated[
-        Path, option("output", "A .png (grid) or .npy (array) file.", "Output", metavar="FILE")
-    ],
-    num_samples: Annotated[int, option("num_samples", "How many.", "Samples")] = 64,
-    steps: Annotated[
-        int | None, option("steps", "T, for a teacher.", "Samples", show_default="none")
-    ] = None,
-    seed: Annotated[int, option("seed", "Of the initial noise.", "Samples")] = 0,
-    batch_size: BatchSize = 256,
-    class_label: Annotated[
-        int | None,
-        option("class_label", "Of all samples.", "Samples", show_default="each in turn"),
-    ] = None,
-) -> None:
+def sample(asked: SamplingOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
-    from opmerge.checks import check_count
     from opmerge.distillation.sampling import draw_samples, write_image_grid, write_samples
 
     prepare_libraries()
-    check_count("num_samples", num_samples)
     writers = {".png": write_image_grid, ".npy": write_samples}
-    if output.suffix not in writers:
-        raise InputError("output", "must end in .png or .npy", str(output))
-    sampler = _load_sampler(model, steps)
+    if asked.output.suffix not in writers:
+        raise InputError("output", "must end in .png or .npy", str(asked.output))
+    sampler = _load_sampler(asked.model, asked.steps)
     with bars_in_turn() as report:
         samples = draw_samples(
             sampler,
-            num_samples,
-            seed,
-            batch_size,
-            class_label,
-            lambda done: report("sampling", done, num_samples),
+            asked.num_samples,
+            asked.seed,
+            asked.batch_size,
+            asked.class_label,
+            lambda done: report("sampling", done, asked.num_samples),
         )
-    print(f"written: {writers[output.suffix](output, samples)}")
+    print(f"written: {writers[asked.output.suffix](asked.output, samples)}")
 
 
-@takes_options
-def evaluate_student(
-    student: StudentDir,
-    teacher: TeacherDir,
-    measuring: MeasuringOptions,
-    plan: Annotated[
-        Path | None,
-        option("plan", "The plan file: the error that it predicts beside the measured.", "Samples"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def evaluate_student(asked: MeasuringOptions) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
@@ -134,26 +57,19 @@ def evaluate_student(
     from opmerge.plans import PlanFile
 
     prepare_libraries()
-    made_for = None if plan is None else PlanFile.read(plan)
-    loaded = load_student(student).to(best_device())
-    original = load_teacher(teacher, loaded.num_steps).to(best_device())
+    made_for = None if asked.plan is None else PlanFile.read(asked.plan)
+    student = load_student(asked.student).to(best_device())
+    teacher = load_teacher(asked.teacher, student.num_steps).to(best_device())
     if made_for is not None:
-        _check_executed(made_for, loaded)
-    result = _measure(original, loaded, measuring)
-    if as_json:
+        _check_executed(made_for, student)
+    result = _measure(teacher, student, asked)
+    if asked.as_json:
         print(json.dumps({**result.to_dict(), **_predicted(made_for)}))
     else:
         _show_evaluation(result, made_for)
 
 
-@takes_options
-def export(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.")],
-    to: Annotated[str, option("to", "fastgen or comfyui.", "Output")],
-    time: Annotated[
-        str, option("time", "FastGen's noise schedule: edm, rf, trig or alphas.", "Output")
-    ] = "edm",
-) -> None:
+def export(asked: ExportOptions) -> None:
     """Print a plan's step list for another program: FastGen's t_list or ComfyUI's sigmas."""
     from opmerge.plans import PlanFile
     from opmerge.plans.export import (
@@ -162,15 +78,15 @@ def export(
         fastgen_t_list,
     )
 
-    file = PlanFile.read(plan)
+    file = PlanFile.read(asked.plan)
     boundaries: Any = file.plan.boundaries
-    if to == "fastgen":
-        name: Any = time
-        print(json.dumps(fastgen_t_list(file.schedule, boundaries, name)))
-    elif to == "comfyui":
+    if asked.to == "fastgen":
+        time: Any = asked.time
+        print(json.dumps(fastgen_t_list(file.schedule, boundaries, time)))
+    elif asked.to == "comfyui":
         print(comfyui_manual_sigmas(comfyui_sigmas(file.schedule, boundaries)))
     else:
-        raise InputError("to", "must be fastgen or comfyui", to)
+        raise InputError("to", "must be fastgen or comfyui", asked.to)
 
 
 def _check_executed(file: PlanFile, student: Student) -> None:
@@ -205,31 +121,30 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     return load_teacher(folder, steps).to(best_device())
 
 
-def _measure(teacher: Teacher, student: Student, measuring: MeasuringOptions) -> StudentEvaluation:
+def _measure(teacher: Teacher, student: Student, asked: MeasuringOptions) -> StudentEvaluation:
     from opmerge.data import open_source
     from opmerge.denoisers.samples import load_samples
     from opmerge.measure.evaluation import evaluate_student as measure
     from opmerge.measure.features import load_feature_extractor
     from opmerge.spectra import resolve_spectrum
 
-    name, source = measuring.features, measuring.source
+    name, source = asked.features, asked.source
     features = None if name is None else load_feature_extractor(name)
     spectrum = reference = None
     if source is not None:
-        options = measuring.source_options()
-        spectrum = resolve_spectrum(source, options=options)
-        reference = load_samples(open_source(source, options), student.sample_shape)
+        spectrum = resolve_spectrum(source, options=asked)
+        reference = load_samples(open_source(source, asked), student.sample_shape)
     with bars_in_turn() as report:
         return measure(
             teacher,
             student,
-            measuring.num_samples,
-            measuring.seed,
+            asked.num_samples,
+            asked.seed,
             spectrum,
             reference,
             features,
-            measuring.batch_size,
-            num_resamples=measuring.num_resamples,
+            asked.batch_size,
+            num_resamples=asked.num_resamples,
             progress=report,
         )
 

@@ -1,126 +1,198 @@
-"""The command `study`: settings from `--set`, a record, its tables, figures and page."""
+"""The commands `study` and `report`: experiments that are installed, and pages drawn again."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any, Protocol
 
-import typer
-
-from opmerge.cli.options import option, takes_options
-from opmerge.cli.study_files import load_study, study_names
+from opmerge.cli import runs
+from opmerge.cli.progress import progress_bar, resumable, say
 from opmerge.errors import InputError
+from opmerge.files import write_atomic
 from opmerge.versions import TRAINING_LIBRARIES
 
 if TYPE_CHECKING:
-    from opmerge.cli.study_files import Study
+    from importlib.metadata import EntryPoint
 
-__all__ = ["study"]
+    from opmerge.settings.commands import ReportOptions, StudyOptions
+
+__all__ = ["Study", "load_study", "report", "study", "study_names"]
 
 _ALL = "all"
+_GROUP = "opmerge.studies"
+_FORMAT, _VERSION = "opmerge.study", 1
+_INCOMPLETE = (LookupError, TypeError, ValueError, AttributeError)  # of records of another making
 
 
-@takes_options
-def study(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which study, or all; --list tells.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        option(
-            "output_dir", "Folder for the record and the page.", "Run", show_default="runs/NAME"
-        ),
-    ] = None,
-    quick: Annotated[bool, option("quick", "A demonstration of a few minutes.", "Study")] = False,
-    settings: Annotated[
-        list[str] | None,
-        option(
-            "set",
-            "A setting of the study, such as steps=16, seeds=[0,1] or teacher.network=unet; may "
-            "be repeated.",
-            "Study",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-    neural: Annotated[
-        bool, option("neural", "celeba: also distil networks by the same plans.", "Study")
-    ] = False,
-    num_workers: Annotated[
-        int, option("num_workers", "Processes of a sweep; -1 for one a core.", "Run")
-    ] = -1,
-    backend: Annotated[
-        str, option("backend", "What a sweep runs on: loky, dask or ray.", "Run")
-    ] = "loky",
-    show_list: Annotated[bool, option("list", "Describe the studies and stop.", "Study")] = False,
-) -> None:
+class Study(Protocol):
+    """What a package registers under the entry point group ``opmerge.studies``.
+
+    From settings (``configured``, with ``KEY=VALUE`` replaced) and what it runs in (``runner``) it
+    makes a ``record``, writes it with tables, figures and page, and draws these again.
+    """
+
+    name: str
+    question: str
+    trains_networks: bool
+    configured: Callable[[bool, Sequence[str]], Any]
+    runner: Callable[[Path, Callable[..., Any], Callable[[str], None], int, str], Any]
+    record: Callable[[Any, Any], dict[str, Any]]
+    told: Callable[[Mapping[str, Any]], Any]
+    write: Callable[[Path, Mapping[str, Any]], Any]
+    draw: Callable[[Path, Mapping[str, Any]], Any]
+
+
+def study(asked: StudyOptions) -> None:
     """Answer a question by experiment: a record and a page; an interrupted study goes on."""
-    names = study_names()
-    if show_list:
-        for key in names:
+    studies, name = study_names(), asked.name
+    if asked.show_list:
+        for key in studies:
             print(f"{key}: {load_study(key).question}")
         return
-    if name is None or name not in (_ALL, *names):
-        raise InputError("study", f"must be {_ALL} or one of {', '.join(names)}", name or "none")
-    folder = output_dir or Path("runs") / name
-    changes = [*(settings or []), *(["neural=true"] if neural else [])]
-    execution = Execution(quick, changes, num_workers, backend)
+    if name is None or name not in (_ALL, *studies):
+        raise InputError("study", f"must be {_ALL} or one of {', '.join(studies)}", name or "none")
+    folder = asked.output_dir or Path("runs") / name
+    changes = [*asked.settings, *(["neural=true"] if asked.neural else [])]
     if name == _ALL:
-        _run_all(names, folder, execution)
+        _run_all(folder, asked, changes)
     else:
-        print(_run(load_study(name), folder, execution))
+        print(_run(load_study(name), folder, asked, changes))
         print(f"written: {folder / 'record.json'}, {folder / 'report.html'}")
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How studies are run: as a demonstration or in full, with which settings, on what."""
-
-    quick: bool
-    changes: Sequence[str]
-    num_workers: int
-    backend: str
+def report(asked: ReportOptions) -> None:
+    """Draw the report of a run again, from its record; nothing is computed."""
+    print(f"written: {_redraw(asked.run)}")
 
 
-def _run(study: Study, folder: Path, execution: Execution) -> str:
+def study_names() -> list[str]:
+    """The names of all studies that are installed."""
+    return sorted(_entries())
+
+
+def load_study(name: str) -> Study:
+    """The study of a name that ``study_names`` gave."""
+    study: Study = _entries()[name].load()
+    return study
+
+
+def _entries() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
+def _run(study: Study, folder: Path, asked: StudyOptions, changes: Sequence[str]) -> str:
     """Run a study into a folder; its finding."""
-    from opmerge.cli import runs
-    from opmerge.cli.networks import prepare_libraries, resumable, say
-    from opmerge.cli.progress import progress_bar
+    from opmerge.cli.networks import prepare_libraries
 
     if study.trains_networks:
         prepare_libraries()
-    settings = study.configured(execution.quick, execution.changes)
+    settings = study.configured(asked.quick, changes)
     runs.prepare_folder(folder)
-    runner = study.runner(folder, progress_bar, say, execution.num_workers, execution.backend)
-    with resumable("the same command"):
-        record = study.record(settings, runner)
+    runner = study.runner(folder, progress_bar, say, asked.num_workers, asked.backend)
+    try:
+        with resumable("the same command"):
+            record = study.record(settings, runner)
+    except InputError as error:
+        raise error.in_words(_as_setting(settings.model_dump())) from error
     page = study.write(folder, record)
+    options = {"quick": asked.quick, "set": changes}
     libraries = TRAINING_LIBRARIES if study.trains_networks else ()
-    options = {"quick": execution.quick, "set": execution.changes}
-    runs.write_config(folder, f"study {study.name}", options, libraries)
-    return page.finding
+    runs.write_config(folder, f"study {study.name}", options, libraries=libraries)
+    return str(page.finding)
 
 
-def _run_all(names: Sequence[str], folder: Path, execution: Execution) -> None:
+def _run_all(folder: Path, asked: StudyOptions, changes: Sequence[str]) -> None:
     """Run every study that trains no network; one that fails does not stop the others."""
-    from opmerge.cli import runs
-    from opmerge.cli.study_files import write_index
-
-    if execution.changes:
+    if changes:
         raise InputError("set", "must be left out with all, for studies differ in settings")
     runs.prepare_folder(folder)
     failed = []
-    for study in map(load_study, names):
+    for study in map(load_study, study_names()):
         if study.trains_networks:
             continue
         try:
-            print(f"{study.name}: {_run(study, folder / study.name, execution)}")
+            print(f"{study.name}: {_run(study, folder / study.name, asked, changes)}")
         except InputError as error:
             failed.append(study.name)
             print(f"opmerge: {study.name}: {error}", file=sys.stderr)
-    print(f"written: {write_index(folder)}")
+    print(f"written: {_write_index(folder)}")
     if failed:
         raise InputError("study", f"must run, and {', '.join(failed)} did not; the rest is written")
+
+
+def _as_setting(settings: Mapping[str, Any]) -> Callable[[str, str | None], str | None]:
+    """What this command calls an argument: ``--set source_options.split=all``."""
+    places = dict(reversed([*_places(settings)]))
+
+    def words(name: str, value: str | None) -> str | None:
+        text = "" if value is None else f"={value.strip(chr(34)).replace('True', 'true')}"
+        return f"--set {places[name]}{text}" if name in places else None
+
+    return words
+
+
+def _places(settings: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        yield name, f"{outer}{name}"
+        if isinstance(value, Mapping):
+            yield from _places(value, f"{outer}{name}.")
+
+
+def _redraw(run: Path) -> Path:
+    """Write report.html again from record.json, or an index of the studies below; its path."""
+    from opmerge.page import report_page
+    from opmerge.planners import record as planning
+
+    record = _find(run)
+    if record is None:
+        return _write_index(run)
+    path = run / "record.json"
+    kind, name = record.get("format"), str(record.get("study"))
+    is_study = kind == _FORMAT and name in study_names()
+    if kind != planning.FORMAT and not is_study:
+        raise InputError(str(path), "must be a record that `opmerge plan` or a study wrote")
+    known = _VERSION if is_study else planning.VERSION
+    if record.get("version") != known:
+        raise InputError(f"{path}: version", f"must be {known}", repr(record.get("version")))
+    try:
+        if is_study:
+            load_study(name).draw(run, record)
+            return run / "report.html"
+        return write_atomic(run / "report.html", report_page(record))
+    except InputError:
+        raise
+    except _INCOMPLETE as error:
+        raise InputError(str(path), f"must be a complete record ({error!r})") from error
+
+
+def _write_index(folder: Path) -> Path:
+    """Write report.html with a link to every study whose record is in the folder; its path."""
+    from opmerge.page.layout import IndexEntry, render_index
+
+    entries = []
+    for name in study_names():
+        study = load_study(name)
+        try:
+            record = _find(folder / name)
+            if record is None:
+                continue
+            finding = study.told(record).finding
+        except (InputError, *_INCOMPLETE) as error:
+            finding = f"The record cannot be read: {error!r}"
+        entries.append(IndexEntry(name, study.question, finding, f"{name}/report.html"))
+    if not entries:
+        raise InputError("run", "must be the folder of a plan or of studies", str(folder))
+    title = "Merge plans for diffusion trajectory distillation: every study and its answer"
+    return write_atomic(folder / "report.html", render_index(title, entries))
+
+
+def _find(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, if there is one."""
+    from opmerge.schedules.files import read_json_object
+
+    path = folder / "record.json"
+    return read_json_object(path) if path.is_file() else None

@@ -2,178 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from itertools import chain
+from dataclasses import replace
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from opmerge.cli.options import option, takes_options
+from opmerge.cli import runs
 from opmerge.cli.output import show_rows
-from opmerge.cli.training_options import (
-    ExecutionOptions,
-    OptimizationOptions,
-    ResumeFrom,
-    SampleOptions,
-    TeacherOptions,
-)
+from opmerge.cli.planning import read_plan
+from opmerge.cli.progress import duration, progress_bar, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.cli.networks import Log
     from opmerge.distillation.executor import Distillation
     from opmerge.plans import PlanFile
+    from opmerge.settings.commands import DistillOptions, RunOptions
+    from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import DistillationConfig
+    from opmerge.settings.networks import TeacherConfig
 
 __all__ = ["distill", "train_teacher"]
 
 _LOG_EVERY = 10
 
-OutputDir = Annotated[Path, option("output_dir", "Folder of the run.", "Run")]
-TeacherDir = Annotated[Path, option("teacher", "The teacher: a diffusers pipeline folder.", "Data")]
 
-PlanOrName = Annotated[
-    str,
-    option(
-        "plan",
-        "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then with "
-        "--steps).",
-        "Execution",
-        metavar="FILE|LISTS|NAME",
-    ),
-]
-
-
-@takes_options
-def train_teacher(
-    samples: SampleOptions,
-    output_dir: OutputDir,
-    teacher: TeacherOptions,
-    optimization: OptimizationOptions,
-    resume_from_checkpoint: ResumeFrom = None,
-) -> None:
+def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
     """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
-    from opmerge.cli import networks, runs
-    from opmerge.cli.progress import progress_bar
+    from opmerge.cli import networks
     from opmerge.denoisers.samples import network_shape
-    from opmerge.denoisers.teacher_training import TeacherConfig
     from opmerge.denoisers.teacher_training import train_teacher as train
 
-    settings: dict[str, Any] = asdict(teacher)
-    channels = networks.whole_numbers("block_out_channels", teacher.block_out_channels)
-    settings["block_out_channels"] = channels
-    defaults = TeacherConfig().optimization
-    config = TeacherConfig(
-        **settings, optimization=networks.build_optimization(optimization, defaults)
-    )
-    runs.prepare_folder(output_dir)
-    accelerator = networks.start(config.optimization, output_dir)
-    data, labels = networks.load_training_data(accelerator, samples, network_shape, output_dir)
-    wanted = None if resume_from_checkpoint is None else str(resume_from_checkpoint)
-    records = train(config, data, labels, accelerator, output_dir, wanted, warn=networks.say)
-    main = accelerator.is_main_process
-    if main:
-        runs.write_config(output_dir, "train-teacher", {**asdict(samples), **asdict(config)})
-    first = next(records, None)  # none where a finished run is resumed
-    done = config.num_iterations if first is None else first.iteration - 1
+    folder = files.output_dir
+    runs.prepare_folder(folder)
+    accelerator = networks.start(config.optimization, folder)
+    data, labels = networks.load_training_data(accelerator, samples, network_shape, folder)
+    records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
+    if accelerator.is_main_process:
+        runs.write_config(folder, "train-teacher", samples, config)
     kept = ""
-    with (
-        networks.log_to(accelerator, output_dir, settings, done) as log,
-        progress_bar("training the teacher", config.num_iterations, main, done) as report,
+    for record, log in networks.followed(
+        records, "training the teacher", accelerator, folder, config
     ):
-        for record in records if first is None else chain([first], records):
-            report(record.iteration)
-            if record.iteration % _LOG_EVERY == 0 or record.iteration == config.num_iterations:
-                log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
-            if record.validation_loss is not None:
-                log(record.iteration, validation_loss=record.validation_loss)
-                kept = f" (least held-out loss: iteration {record.best})"
-    if main:
-        print(f"written: {output_dir / 'teacher'}{kept}")
+        if record.validation_loss is not None:
+            log(record.iteration, validation_loss=record.validation_loss)
+            kept = f" (least held-out loss: iteration {record.best})"
+    if accelerator.is_main_process:
+        print(f"written: {folder / 'teacher'}{kept}")
 
 
-@takes_options
 def distill(
-    samples: SampleOptions,
-    teacher: TeacherDir,
-    plan: PlanOrName,
-    output_dir: OutputDir,
-    execution: ExecutionOptions,
-    optimization: OptimizationOptions,
-    steps: Annotated[
-        int | None,
-        option("steps", "T, the teacher's steps.", "Execution", show_default="the plan's"),
-    ] = None,
-    student_steps: Annotated[
-        int | None,
-        option("student_steps", "K, for lists or a strategy.", "Execution", show_default="1"),
-    ] = None,
-    resume_from_checkpoint: ResumeFrom = None,
-    dry_run: Annotated[
-        bool,
-        option("dry_run", "Say what it will cost in time, memory and disk, and stop.", "Run"),
-    ] = False,
+    samples: SampleOptions, config: DistillationConfig, asked: DistillOptions, files: RunOptions
 ) -> None:
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
-    from opmerge.cli import networks, runs
-    from opmerge.cli.inputs import read_plan
+    from opmerge.cli import networks
     from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
     from opmerge.distillation.executor import Distillation
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
     from opmerge.schedules import diffusers_schedule
 
-    parsed, made_for = read_plan(plan, student_steps, steps)
-    config = _configuration(execution, optimization, made_for)
-    loaded = load_teacher(teacher, parsed.num_steps)
+    parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps)
+    config = _configuration(config, made_for)
+    teacher = load_teacher(asked.teacher, parsed.num_steps)
     if made_for is not None:
-        check_plan_fits(loaded, made_for.schedule)
-    folder = None if dry_run else output_dir
+        check_plan_fits(teacher, made_for.schedule)
+    folder = None if asked.dry_run else files.output_dir
     runs.prepare_folder(folder)
-    accelerator = networks.start(config.optimization, output_dir)
-    inputs = networks.training_inputs(accelerator, samples, loaded, config.data_free, folder)
-    check_can_be_saved(loaded, parsed, plan_stages(parsed, config.sharing), output_dir / "student")
-    run = Distillation(loaded, parsed, inputs, config, accelerator, folder, warn=networks.say)
-    if accelerator.is_main_process:
-        for note in diffusers_schedule(teacher, parsed.num_steps).notes:
-            networks.say(note)
-    if dry_run:
+    accelerator = networks.start(config.optimization, files.output_dir)
+    main = accelerator.is_main_process
+    inputs = networks.training_inputs(accelerator, samples, teacher, config.data_free, folder)
+    student = files.output_dir / "student"
+    check_can_be_saved(teacher, parsed, plan_stages(parsed, config.sharing), student)
+    run = Distillation(teacher, parsed, inputs, config, accelerator, folder, warn=say)
+    for note in diffusers_schedule(asked.teacher, parsed.num_steps).notes if main else ():
+        say(note)
+    if asked.dry_run:
         _show_cost(run)
         return
-    done = 0 if resume_from_checkpoint is None else run.resume(str(resume_from_checkpoint))
-    if accelerator.is_main_process:
-        options = {
-            "teacher": str(teacher),
-            "plan": plan,
-            "steps": parsed.num_steps,
-            "student_steps": parsed.student_steps,
-            **asdict(samples),
-            **asdict(config),
-        }
+    done = 0 if files.checkpoint is None else run.resume(files.checkpoint)
+    if main:
         if not done:
             file = made_for or _plan_file(run, samples)
-            replace(file, iterations=_of_merges(run)).write(output_dir / "plan.json")
-        runs.write_config(output_dir, "distill", options)
-    with networks.log_to(accelerator, output_dir, asdict(config), done) as log:
+            replace(file, iterations=_of_merges(run)).write(files.output_dir / "plan.json")
+        plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
+        plan["student_steps"] = parsed.student_steps
+        runs.write_config(files.output_dir, "distill", plan, samples, config)
+    with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
-    if accelerator.is_main_process:
-        _save(run, output_dir)
+    if main:
+        _save(run, files.output_dir)
 
 
-def _configuration(
-    execution: ExecutionOptions, optimization: OptimizationOptions, made_for: PlanFile | None
-) -> DistillationConfig:
+def _configuration(config: DistillationConfig, made_for: PlanFile | None) -> DistillationConfig:
     """As given, or else as the plan says, or the defaults."""
-    from opmerge.cli.networks import build_optimization
-    from opmerge.settings.distillation import DistillationConfig
-
-    if execution.merge_seconds is not None and execution.num_iterations is not None:
+    if {"merge_seconds", "num_iterations"} <= config.model_fields_set:
         raise InputError("merge_seconds", "must not be given together with --num_iterations")
-    settings: dict[str, Any] = asdict(execution)
-    settings["num_iterations"] = _iterations(execution, made_for)
-    settings["merge_rule"] = _merge_rule(execution.merge_rule, made_for)
-    defaults = DistillationConfig().optimization
-    config = DistillationConfig(**settings, optimization=build_optimization(optimization, defaults))
+    if made_for is None:
+        return config
+    rule = config.given("merge_rule", made_for.merge_rule)
+    if rule != made_for.merge_rule:
+        say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
+    config = config.replaced(merge_rule=rule)
+    if not {"merge_seconds", "num_iterations"} & config.model_fields_set:
+        planned = _planned_iterations(made_for, config.sharing)
+        config = config if planned is None else config.replaced(num_iterations=planned)
     _compare_training(config, made_for)
     return config
 
@@ -195,11 +128,7 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
     rule = run.config.merge_rule
     if run.config.data_free:
         return PlanFile(run.plan, schedule, GradientFlow(), rule, "teacher")
-    problem = Problem(
-        read_spectrum(samples),
-        schedule,
-        merge_rule=rule,
-    )
+    problem = Problem(read_spectrum(samples), schedule, merge_rule=rule)
     w2 = evaluate(problem, run.plan).w2
     return PlanFile(
         run.plan,
@@ -212,32 +141,14 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
     )
 
 
-def _merge_rule(given: str | None, made_for: PlanFile | None) -> str:
-    """As given, or else as the plan says, or denoiser-copy."""
-    from opmerge.cli.networks import say
-
-    rule = None if given is None else given.replace("_", "-")
-    if made_for is None:
-        return rule or "denoiser-copy"
-    if rule not in (None, made_for.merge_rule):
-        say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
-    return rule or made_for.merge_rule
-
-
-def _iterations(execution: ExecutionOptions, made_for: PlanFile | None) -> int | tuple[int, ...]:
-    """Of every stage: as given, or else as the plan says or was calibrated for, or 400."""
-    from opmerge.cli.networks import whole_numbers
+def _planned_iterations(file: PlanFile, sharing: Any) -> int | tuple[int, ...] | None:
+    """Of every stage, as the plan says or was calibrated for."""
     from opmerge.training import GammaRates
 
-    numbers = whole_numbers("num_iterations", execution.num_iterations)
-    if numbers is not None:
-        return numbers if len(numbers) > 1 else numbers[0]
-    if made_for is None or execution.merge_seconds is not None:
-        return 400
-    if made_for.iterations is not None:
-        return _of_stages(made_for, made_for.iterations, execution.sharing)
-    training = made_for.training
-    return training.num_iterations if isinstance(training, GammaRates) else 400
+    if file.iterations is not None:
+        return _of_stages(file, file.iterations, sharing)
+    training = file.training
+    return training.num_iterations if isinstance(training, GammaRates) else None
 
 
 def _of_stages(file: PlanFile, iterations: tuple[int, ...], sharing: Any) -> int | tuple[int, ...]:
@@ -271,12 +182,11 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
     return tuple(of_merge[merge] for merge in run.plan.merges)
 
 
-def _compare_training(config: DistillationConfig, made_for: PlanFile | None) -> None:
+def _compare_training(config: DistillationConfig, made_for: PlanFile) -> None:
     """Say where the run trains otherwise than the plan was calibrated for."""
-    from opmerge.cli.networks import say
     from opmerge.training import GammaRates
 
-    if made_for is None or not isinstance(made_for.training, GammaRates):
+    if not isinstance(made_for.training, GammaRates):
         return
     model, given, rate = made_for.training, config.num_iterations, config.optimization.learning_rate
     counts = set(given) if isinstance(given, tuple) else {given}
@@ -295,8 +205,6 @@ def _range(counts: set[int]) -> str:
 
 
 def _train(run: Distillation, done: int, log: Log) -> None:
-    from opmerge.cli.progress import progress_bar
-
     main = run.accelerator.is_main_process
     work = [stage.network_evaluations for stage in run.stages]
     counts = list(run.iterations)
@@ -332,7 +240,6 @@ def _save(run: Distillation, output_dir: Path) -> None:
 
 
 def _show_cost(run: Distillation) -> None:
-    from opmerge.cli.progress import duration
     from opmerge.distillation.costs import estimate_cost
 
     cost = estimate_cost(run)

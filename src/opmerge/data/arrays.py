@@ -49,7 +49,7 @@ def array_source(path: Path) -> Source:
             str(path),
             "must hold samples along the first of at least 2 axes",
             f"shape {values.shape}",
-            "pass --as eigenvalues if these are eigenvalues",
+            "pass `as_eigenvalues=True` if these are eigenvalues",
         )
     return source_from_rows(
         path.name,

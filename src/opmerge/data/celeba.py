@@ -282,7 +282,7 @@ def _partition_file(found: CelebaFolder) -> Path:
             str(found.root),
             f"must come with {' or '.join(_PARTITIONS)}, below it or in one of the "
             f"{_LEVELS_UP} folders above it or their Eval",
-            remedy="copy it there, or do without by --split all",
+            remedy='copy it there, or do without by `split="all"`',
         )
     return found.partitions[0]
 
@@ -315,7 +315,7 @@ def _no_partition(file: Path, value: str) -> InputError:
         str(file),
         "must have lines such as 000001.jpg 0 (0 train, 1 validation, 2 test)",
         value,
-        "copy it anew, or do without by --split all",
+        'copy it anew, or do without by `split="all"`',
     )
 
 

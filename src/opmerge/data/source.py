@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.checks import check_count
 from opmerge.errors import InputError
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.types import Split
 
 __all__ = ["AS_GIVEN", "SPLITS", "Progress", "Source", "SourceOptions", "source_from_rows"]
 
 Progress = Callable[[int], None]
 """Called with the number of samples (or files) done so far."""
 
-SPLITS = ("train", "validation", "test", "all")
+SPLITS = get_args(Split)
 """Of CelebA: the official partition, numbered 0, 1, 2 in its file, and all images."""
 
 AS_GIVEN = "as given"
@@ -28,35 +29,6 @@ AS_GIVEN = "as given"
 _BATCH_VALUES = 2**21
 _MIN_BATCH_ROWS = 64
 _MAX_BATCH_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How images are cut and resized.
-
-    Attributes:
-        patch_size: side of the square patches of ``patches``, in pixels.
-        stride: distance between neighbouring patches of ``patches``, in pixels.
-        image_size: side to which the images of a folder are resized and cropped.
-        grey: whether the images of a folder are read as grey instead of RGB.
-        split: the part of CelebA that is read, one of ``SPLITS``; "train" for CelebA unless
-            given. Other sources have no official partition and must leave it out.
-
-    Raises:
-        InputError: if a size is not a whole number >= 1, or if there is no such split.
-    """
-
-    patch_size: int = 16
-    stride: int = 4
-    image_size: int = 64
-    grey: bool = False
-    split: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "image_size"):
-            check_count(name, getattr(self, name))
-        if self.split is not None and self.split not in SPLITS:
-            raise InputError("split", f"must be one of {', '.join(SPLITS)}", self.split)
 
 
 @dataclass(frozen=True)

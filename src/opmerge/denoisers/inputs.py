@@ -126,7 +126,7 @@ class NoiseInputs:
                 "data_free",
                 f"must come with a plan that trains at step T = {ddim.num_steps} only",
                 f"a merge at step {below[0]}",
-                "leave out --data_free, or take the plan boot, vanilla or hybrid",
+                "leave out `data_free`, or take the plan boot, vanilla or hybrid",
             )
         z = draws.normal(*self.shape)
         choice = _choose(starts, draws)

@@ -14,11 +14,9 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from opmerge.errors import InputError
+from opmerge.settings.networks import UNET_GROUPS
 
 __all__ = ["UNET_GROUPS", "MLPDenoiser", "make_unet", "own_memory"]
-
-UNET_GROUPS = 8
-"""Groups of the UNet's normalisation; they must divide its channels."""
 
 _TIME_CHANNELS = 128
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
@@ -131,7 +129,7 @@ def make_unet(
             f"unet must come with square images of {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a "
             "side, channels first",
             f"samples of shape {sample_shape}",
-            "pass --network mlp",
+            'pass `network="mlp"`',
         )
     widths = block_out_channels or _usual_widths(height)
     halvings = len(widths) - 1
@@ -140,7 +138,7 @@ def make_unet(
             "network",
             f"unet with {len(widths)} resolutions must come with a side divisible by {2**halvings}",
             height,
-            "pass --network mlp, fewer --block_out_channels or another --image_size",
+            'pass `network="mlp"`, fewer `block_out_channels` or another `image_size`',
         )
     # Attention at the lowest resolution only: its cost grows with the fourth power of the side.
     return UNet2DModel(

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["PREDICTIONS", "Estimate", "Prediction", "PredictionType"]
-
-PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
-"""What a network predicts, by diffusers' names: ε, x_0, v = alpha ε - sigma x_0, or ε - x_0."""
+__all__ = ["PREDICTIONS", "Estimate", "Prediction"]
 
 
 @dataclass(frozen=True)

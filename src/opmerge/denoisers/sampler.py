@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition, Step
-from opmerge.denoisers.predictions import PREDICTIONS, Estimate, PredictionType
+from opmerge.denoisers.predictions import PREDICTIONS, Estimate
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import PredictionType
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler

@@ -124,13 +124,13 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
         InputError: naming the first step that differs.
     """
     ddim = teacher.ddim.to(torch.device("cpu"))
-    remedy = "make the plan with --schedule set to the folder of the teacher"
+    remedy = "make the plan with `schedule` set to the folder of the teacher"
     if schedule.num_steps != ddim.num_steps:
         raise InputError(
             "plan",
             f"must have T = {ddim.num_steps} steps, as the teacher",
             schedule.num_steps,
-            f"pass --steps {schedule.num_steps}, or make a plan for this teacher",
+            f"pass `num_steps={schedule.num_steps}`, or make a plan for this teacher",
         )
     timesteps = ddim.timesteps[1:].tolist()
     if schedule.timesteps is not None and schedule.timesteps != tuple(timesteps):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +14,6 @@ from diffusers import DDIMScheduler, ModelMixin
 from torch import Tensor
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.checks import check_count, check_number
 from opmerge.denoisers.denoiser import as_condition
 from opmerge.denoisers.denoising import (
     Best,
@@ -26,11 +24,9 @@ from opmerge.denoisers.denoising import (
     split_rows,
 )
 from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.networks import UNET_GROUPS, MLPDenoiser, make_unet
-from opmerge.denoisers.predictions import PredictionType
+from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import write_teacher_folder
-from opmerge.errors import InputError
 from opmerge.loop import Draws, Trainer, iterations
 from opmerge.schedules import (
     NoiseSchedule,
@@ -39,7 +35,7 @@ from opmerge.schedules import (
     nichol_dhariwal_schedule,
     scaled_linear_schedule,
 )
-from opmerge.settings.distillation import OptimizationConfig
+from opmerge.settings.networks import TeacherConfig, TeacherSchedule
 
 __all__ = [
     "TeacherConfig",
@@ -49,80 +45,12 @@ __all__ = [
     "train_teacher",
 ]
 
-TeacherNetwork = Literal["mlp", "unet"]
-TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
-
-_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
+_SCHEDULES: dict[TeacherSchedule, Callable[[int], NoiseSchedule]] = {
     "cosine": cosine_schedule,
     "nichol-dhariwal": nichol_dhariwal_schedule,
     "linear": lambda count: linear_schedule(count, num_train_timesteps=count),
     "scaled-linear": lambda count: scaled_linear_schedule(count, num_train_timesteps=count),
 }
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """What a teacher is and how it is trained.
-
-    Args:
-        network: a multilayer perceptron for data of any shape, or a UNet for square images.
-        hidden_size: width of the perceptron.
-        num_layers: residual blocks of the perceptron.
-        block_out_channels: channels of the UNet's resolutions; by default as the side needs.
-        prediction_type: what the network predicts.
-        schedule: noise schedule of the training timesteps.
-        num_train_timesteps: N; teachers whose T divides it take their steps evenly from it.
-        num_iterations: optimizer steps.
-        validation_fraction: share of the samples that are held out. The weights that are kept are
-            those of the least held-out loss, so that a few samples are not learned by heart; with
-            0 the last are kept. Overlapping patches or frames tell of each other: a random share
-            of them shows too little.
-        validation_steps: iterations between two looks at the held-out loss.
-        optimization: how the network is trained.
-
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    network: TeacherNetwork = "mlp"
-    hidden_size: int = 256
-    num_layers: int = 3
-    block_out_channels: tuple[int, ...] | None = None
-    prediction_type: PredictionType = "v_prediction"
-    schedule: TeacherSchedule = "cosine"
-    num_train_timesteps: int = 1024
-    num_iterations: int = 20_000
-    validation_fraction: float = 0.1
-    validation_steps: int = 500
-    optimization: OptimizationConfig = field(
-        default_factory=lambda: OptimizationConfig(learning_rate=1e-3, ema_decay=0.999)
-    )
-
-    def __post_init__(self) -> None:
-        for key, choices in (
-            ("network", TeacherNetwork),
-            ("schedule", TeacherSchedule),
-            ("prediction_type", PredictionType),
-        ):
-            if getattr(self, key) not in get_args(choices):
-                names = ", ".join(get_args(choices))
-                raise InputError(key, f"must be one of {names}", repr(getattr(self, key)))
-        for key in (
-            "hidden_size",
-            "num_layers",
-            "num_train_timesteps",
-            "num_iterations",
-            "validation_steps",
-        ):
-            check_count(key, getattr(self, key))
-        fraction = check_number("validation_fraction", self.validation_fraction)
-        if not 0 <= fraction < 1:
-            raise InputError("validation_fraction", "must be in [0, 1)", fraction)
-        for channels in self.block_out_channels or ():
-            if check_count("block_out_channels", channels) % UNET_GROUPS:
-                raise InputError(
-                    "block_out_channels", f"must be multiples of {UNET_GROUPS}", channels
-                )
 
 
 @dataclass(frozen=True)
@@ -319,7 +247,7 @@ class _Run:
         condition = self.inputs.condition
         labels = None if condition is None else condition.labels
         content = {
-            **asdict(self.config),
+            **self.config.model_dump(),
             "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
             "inputs": self.inputs.identity(),
             "labels": None if labels is None else labels.tolist(),

@@ -311,7 +311,7 @@ def _check_number(number: int) -> None:
             "student",
             f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline",
             number,
-            "share networks (--sharing round) or take fewer student steps",
+            'share networks (`sharing="round"`) or take fewer student steps',
         )
 
 

@@ -16,9 +16,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from opmerge.denoisers.models import Student
-from opmerge.denoisers.predictions import PredictionType
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
+from opmerge.settings.types import PredictionType
 
 __all__ = ["JumpScheduler"]
 

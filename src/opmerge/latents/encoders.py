@@ -138,14 +138,14 @@ class AutoencoderKLEncoder:
                 f"must have shape (channels, height, width), channels {counts}, for this "
                 "AutoencoderKL",
                 shape,
-                "read a folder with --grey, or make them grey beforehand",
+                "read a folder with `grey=True`, or make them grey beforehand",
             )
         if any(side < 1 or side % factor for side in shape[1:]):
             raise InputError(
                 "images",
                 f"must have sides that are multiples of {factor} for this AutoencoderKL",
                 shape,
-                "choose another --image_size (--patch_size for patches), or resize them beforehand",
+                "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
             )
         self._check_moments()
 
@@ -285,16 +285,16 @@ def load_encoder(
 
 
 def _how_to_read(shape: tuple[int, ...]) -> str:
-    """The options with which images have a shape."""
+    """The settings with which images have a shape."""
     channels, height, width = shape
     if height != width:
         return "resize them beforehand"
     if channels == 1:
         return (
-            f"a folder is read so with --image_size {height} --grey, patches with "
-            f"--patch_size {height}"
+            f"a folder is read so with `image_size={height}` `grey=True`, patches with "
+            f"`patch_size={height}`"
         )
-    return f"a folder is read so with --image_size {height} and without --grey"
+    return f"a folder is read so with `image_size={height}` and without `grey`"
 
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
@@ -334,7 +334,7 @@ def _load_kl(place: Path, image_shape: tuple[int, ...] | None, device: torch.dev
             "image_shape",
             f"must be given, for the config.json in {place} has no whole number sample_size",
             side,
-            f"such as --image_shape {channels},64,64",
+            f"such as `image_shape=({channels}, 64, 64)`",
         )
     return AutoencoderKLEncoder(network, image_shape or (channels, side, side))
 

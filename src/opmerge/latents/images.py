@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -122,7 +122,7 @@ def open_images(
         return Opened(name, source, *split_rows(count, 0, seed), "none")
     if source.split == "train":
         try:
-            validation = open_as(name, replace(options, split="validation"))
+            validation = open_as(name, options.replaced(split="validation"))
         except InputError as error:
             warn(f"a random share of the training split is held out: {error}")
         else:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
 from opmerge.latents.ms_ssim import ms_ssim_loss
 from opmerge.loop import Columns
+from opmerge.settings.types import ReconstructionLoss
 
 __all__ = ["ReconstructionLoss", "VAEBatch", "kl_divergence", "reconstruction_loss", "vae_loss"]
-
-ReconstructionLoss = Literal["ms-ssim", "mse"]
 
 
 @dataclass(frozen=True, eq=False)

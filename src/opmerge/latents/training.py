@@ -5,77 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.checks import check_count, check_number
 from opmerge.denoisers.denoising import split_rows
 from opmerge.denoisers.inputs import DataInputs
-from opmerge.errors import InputError
 from opmerge.files import folder_beside
 from opmerge.latents.encoders import VAEEncoder, check_range
 from opmerge.latents.images import held_out_images
-from opmerge.latents.losses import ReconstructionLoss, VAEBatch, vae_loss
+from opmerge.latents.losses import VAEBatch, vae_loss
 from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality, write_pairs
 from opmerge.latents.vae import ConvVAE, check_image_shape
 from opmerge.loop import Draws, Trainer, iterations
-from opmerge.settings.distillation import OptimizationConfig
+from opmerge.settings.networks import VAEConfig
 
 __all__ = ["VAEConfig", "VAERecord", "train_vae"]
 
 _NUM_PAIRS = 32
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """What a variational autoencoder is and how it is trained.
-
-    Args:
-        num_latents: d.
-        base_channels: channels of the first level; see ``ConvVAE``.
-        loss: reconstruction loss; "mse" makes a β-VAE (``losses.vae_loss``).
-        kl_weight: of the KL divergence, summed over latents.
-        random_flip: mirror half of the images that are trained on.
-        num_iterations: optimizer steps.
-        validation_fraction: share of the images that are held out. Overlapping patches or frames
-            tell of each other: a random share of them shows too little.
-        validation_steps: iterations between two looks at held-out images.
-        optimization: how the network is trained.
-
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    num_latents: int = 128
-    base_channels: int = 32
-    loss: ReconstructionLoss = "ms-ssim"
-    kl_weight: float = 0.00025
-    random_flip: bool = False
-    num_iterations: int = 2000
-    validation_fraction: float = 0.1
-    validation_steps: int = 250
-    optimization: OptimizationConfig = field(
-        default_factory=lambda: OptimizationConfig(train_batch_size=64, learning_rate=2e-3)
-    )
-
-    def __post_init__(self) -> None:
-        if self.loss not in get_args(ReconstructionLoss):
-            names = ", ".join(get_args(ReconstructionLoss))
-            raise InputError("loss", f"must be one of {names}", repr(self.loss))
-        for key in ("num_latents", "base_channels", "num_iterations", "validation_steps"):
-            check_count(key, getattr(self, key))
-        if check_number("kl_weight", self.kl_weight) < 0:
-            raise InputError("kl_weight", "must be >= 0", self.kl_weight)
-        fraction = check_number("validation_fraction", self.validation_fraction)
-        if not 0 <= fraction < 1:
-            raise InputError("validation_fraction", "must be in [0, 1)", fraction)
 
 
 @dataclass(frozen=True)
@@ -217,7 +170,7 @@ class _Run:
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
         content = {
-            **asdict(self.config),
+            **self.config.model_dump(),
             "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
             "images": [DataInputs(each).identity() for each in (self.images, self.rows)],
         }

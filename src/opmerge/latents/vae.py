@@ -122,7 +122,7 @@ def check_num_latents(num_latents: int, num_values: int) -> None:
             "num_latents",
             f"must be <= {num_values}, the values of an image",
             num_latents,
-            f"pass --num_latents {max(num_values // 2, 1)}",
+            f"pass `num_latents={max(num_values // 2, 1)}`",
         )
 
 

@@ -182,7 +182,7 @@ def calibrate(
         teacher.to(accelerator.device), inputs, spectrum, seed=config.optimization.seed
     )
     tell(linear)
-    alone = replace(config, sharing="merge")
+    alone = config.replaced(sharing="merge")
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
     measured = _run(runner, settings, progress or (lambda done, total: None))
     fit = fit_rates(measured, count, config.optimization.learning_rate)

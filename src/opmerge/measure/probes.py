@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -204,11 +204,11 @@ class ProbeRunner:
         yield found
 
     def _config(self, settings: ProbeSettings) -> DistillationConfig:
-        optimization = replace(
-            self.config.optimization, learning_rate=settings.learning_rate, checkpointing_steps=0
+        optimization = self.config.optimization.replaced(
+            learning_rate=settings.learning_rate, checkpointing_steps=0
         )
-        return replace(
-            self.config, num_iterations=settings.num_iterations, optimization=optimization
+        return self.config.replaced(
+            num_iterations=settings.num_iterations, optimization=optimization
         )
 
     def _kept(self, settings: ProbeSettings) -> Probe | None:

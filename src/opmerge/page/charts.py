@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DASHED",
+    "DASHES",
     "DOTTED",
     "LOOKS",
     "Axis",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 DASHED, DOTTED = (0, (3, 1.5)), (0, (1, 1))
+DASHES: Sequence[Any] = ("-", DASHED, DOTTED, (0, (6, 1.5, 1, 1.5)))
+"""Of the first, second, … line of a chart without markers."""
 LOOKS: Sequence[Mapping[str, Any]] = [
     {"color": colour, "marker": marker, "markersize": 4}
     for colour, marker in zip((BLUE, ORANGE, GREEN, GREY, INK, PALE, INK), "os^vxDP", strict=True)
@@ -102,12 +105,30 @@ class Level:
 
 
 def series_by(
-    rows: pd.DataFrame, by: str, x: str, y: str, looks: Mapping[str, Any] | None = None, **more: Any
+    rows: pd.DataFrame,
+    by: str,
+    x: str,
+    y: str,
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    dashes: bool = False,
+    **more: Any,
 ) -> list[Series]:
-    """A series for each value of a column, in the order of the rows, with looks of their own."""
+    """A series for each value of a column, in the order of the rows, with looks of their own.
+
+    Args:
+        rows: a long table.
+        by: column of the names.
+        x, y: columns of the places.
+        looks: properties of a line by name.
+        dashes: tell lines apart by dashes instead of markers.
+        more: properties of every line.
+    """
+    dashed = [{"linestyle": dash, "marker": ""} for dash in DASHES] if dashes else [{}]
     return [
-        Series(str(name), own[x], own[y], {**look, **(looks or {}).get(name, {}), **more})
-        for look, (name, own) in zip(cycle(LOOKS), rows.groupby(by, sort=False), strict=False)
+        Series(str(name), own[x], own[y], {**look, **dash, **(looks or {}).get(name, {}), **more})
+        for look, dash, (name, own) in zip(
+            cycle(LOOKS), cycle(dashed), rows.groupby(by, sort=False), strict=False
+        )
     ]
 
 
@@ -175,6 +196,7 @@ def intervals(
     *,
     levels: Sequence[Level] = (),
     columns: int = 3,
+    line: float = 0.25,
 ) -> Figure:
     """A line a name, from the top down, with a point (and its interval) of each series on it.
 
@@ -185,8 +207,9 @@ def intervals(
         title: what is seen.
         levels: upright reference lines.
         columns: of the legend.
+        line: height of a line in inches; more for many series.
     """
-    figure, axes = new_figure(height=1.2 + 0.25 * len(names))
+    figure, axes = new_figure(height=1.2 + line * len(names))
     set_title(figure, title)
     count = len(series)
     for place, each in enumerate(series):
@@ -225,7 +248,7 @@ def spans(edges: Mapping[str, Sequence[int]], title: str, words: str) -> Figure:
                 middle = (start + stop) / 2
                 axes.text(middle, line, str(start - stop), ha="center", va="center", color=ink)
     axes.set_xlim(most, 0)
-    axes.set_yticks(range(len(edges)), list(reversed(edges)))
+    axes.set_yticks(range(len(edges)), list(edges)[::-1])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(words)
     return figure
@@ -278,6 +301,8 @@ def _limits(
     values = np.concatenate([np.ravel(np.asarray(each, dtype=float)) for each in drawn])
     values = np.append(values, [level for level in levels if level is not None])
     values = values[np.isfinite(values) & ((values > 0) | (not spec.log))]
+    if not values.size:
+        return 0.1, 1.0
     low, high = float(values.min()), float(values.max())
     if spec.log:
         return low / spec.margin, high * spec.margin

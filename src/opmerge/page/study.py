@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +27,37 @@ from opmerge.page.sentences import number, percent, short_name, times
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FILTERS", "Page", "StudyPage", "Told", "frame", "label", "study_page", "table", "tell"]
+__all__ = [
+    "FILTERS",
+    "Page",
+    "StudyPage",
+    "Told",
+    "frame",
+    "heads",
+    "label",
+    "span",
+    "study_page",
+    "table",
+    "tell",
+]
 
 
 def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "–" if _is_missing(value) else tell(value)
 
 
-FILTERS: Mapping[str, Callable[[Any], str]] = {
+FILTERS: Mapping[str, Callable[..., str]] = {
     "number": _or_dash(number),
     "percent": _or_dash(percent),
     "times": _or_dash(times),
     "g": _or_dash(lambda value: f"{value:g}"),
     "short": short_name,
+    "span": lambda values, form=".3g": span(values, form),
 }
 """How templates tell numbers; what is missing is ``–``."""
 
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
-    "n": number,
+    "n": lambda value: number(value) if isinstance(value, float) else str(value),
     "%": percent,
     "x": times,
     "s": str,
@@ -164,23 +177,49 @@ def label(source: str) -> str:
     return f"λ = {value}" if value else short_name(head)
 
 
-def table(caption: str, rows: pd.DataFrame, columns: Mapping[str, str], note: str = "") -> Table:
+def span(values: Collection[float], form: str = ".3g") -> str:
+    """``0.83 … 0.88``: the least and the largest, one where they read the same, – of none."""
+    if not len(values):
+        return "–"
+    low, high = (format(end(values), form) for end in (min, max))
+    return low if low == high else f"{low} … {high}"
+
+
+def table(
+    caption: str,
+    rows: pd.DataFrame,
+    columns: Mapping[str, str],
+    note: str = "",
+    is_open: bool = False,
+) -> Table:
     """A table of the page from a frame.
 
     Args:
         caption: what it holds.
         rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits (the default),
-            ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a format
-            specification such as ``.2f``. What is missing is ``–``.
+        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
+            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
+            or a format specification such as ``.2f``. What is missing is ``–``;
+            ``low…high:format`` tells two columns as the ends of an interval.
         note: below it.
+        is_open: whether it is seen at once.
     """
     told = []
     for spec in columns.values():
-        column, _, form = spec.partition(":")
-        tell = _FORMATS.get(form or "n") or (lambda value, form=form: format(value, form))
-        told.append(["–" if _is_missing(value) else tell(value) for value in rows[column]])
-    return make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+        names, form = spec.rsplit(":", 1) if ":" in spec else (spec, "n")
+        tell = _FORMATS.get(form) or f"{{:{form}}}".format
+        ends = zip(*(rows[name] for name in names.split("…")), strict=True)
+        told.append(
+            ["–" if any(map(_is_missing, each)) else " … ".join(map(tell, each)) for each in ends]
+        )
+    made = make_table(caption, list(columns), list(zip(*told, strict=True)), note)
+    return replace(made, is_open=is_open)
+
+
+def heads(*specs: str) -> dict[str, str]:
+    """Columns of a table, each ``head=column:format``; without ``head=`` the column's name."""
+    pairs = (spec.rpartition("=") for spec in specs)
+    return {head or column.partition(":")[0]: column for head, _, column in pairs}
 
 
 def _is_missing(value: Any) -> bool:

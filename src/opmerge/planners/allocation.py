@@ -15,7 +15,7 @@ again and again, and proves its result where the distance is convex in the times
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -97,18 +97,14 @@ def largest_gain(errors: Array, costs: Array) -> float:
     return float(np.exp(np.sum(spent * np.log(spent / shares))))
 
 
-def _rounds(plan: Plan) -> Array:
-    return np.array(plan.rounds(), dtype=np.float64)
-
-
-SCHEDULES: Mapping[str, Callable[[Plan], Array]] = {
-    "constant": lambda plan: np.ones(len(plan.merges)),
-    "growing": _rounds,
-    "falling": lambda plan: _rounds(plan).max() + 1 - _rounds(plan),
-    "doubled last rounds": lambda plan: np.where(_rounds(plan) > _rounds(plan).max() - 2, 2.0, 1.0),
+SCHEDULES: Mapping[str, Callable[[Array], Array]] = {
+    "constant": np.ones_like,
+    "growing": lambda rounds: rounds,
+    "falling": lambda rounds: rounds.max() + 1 - rounds,
+    "doubled last rounds": lambda rounds: np.where(rounds > rounds.max() - 2, 2.0, 1.0),
 }
-"""Relative times of a plan's merges: alike, in proportion to the round, to the rounds left, or
-twice as long in the last two rounds (progressive distillation as OpenAI trained it)."""
+"""Relative times of merges by their rounds: alike, in proportion to the round, to the rounds left,
+or twice as long in the last two rounds (progressive distillation as OpenAI trained it)."""
 
 
 def scheduled_times(name: str, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Array:
@@ -120,7 +116,7 @@ def scheduled_times(name: str, plan: Plan, budget: float, overhead: float = OVER
     if name not in SCHEDULES:
         raise InputError("schedule", f"must be one of {', '.join(SCHEDULES)}", name)
     _check(plan, budget)
-    times = SCHEDULES[name](plan)
+    times = SCHEDULES[name](np.array(plan.rounds(), dtype=np.float64))
     return times * (budget / float(times @ merge_costs(plan, overhead)))
 
 
@@ -184,16 +180,14 @@ def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVER
         InputError: for a plan that does not fit or merges nothing, or a budget that is not > 0.
     """
     _check(plan, budget)
-    task = _Task(problem, plan, merge_costs(plan, overhead), budget)
-    here = _Split(task, np.full(len(task.costs), budget / task.costs.sum()))
+    costs = merge_costs(plan, overhead)
+    here = _Split(problem, plan, costs, np.full(len(costs), budget / costs.sum()))
     for _ in range(_MAX_ITERATIONS):
-        following = _descend(here) if here.residual > _STATIONARY else None
+        following = here.nearer() if here.residual > _STATIONARY else None
         if following is None:
             break
         here = following
-    return Allocation(
-        here.outcome, here.times, task.costs, here.residual, _lies_above_its_model(here)
-    )
+    return Allocation(here.outcome, here.times, costs, here.residual, _lies_above_its_model(here))
 
 
 def excess_slopes(problem: Problem, plan: Plan, times: Array) -> Array:
@@ -208,134 +202,105 @@ def excess_slopes(problem: Problem, plan: Plan, times: Array) -> Array:
         plan: any plan.
         times: (number of merges,) multiples of the problem's training.
     """
-    return _Split(_Task(problem, plan, merge_costs(plan), 1.0), times).slopes
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What stays the same over a search."""
-
-    problem: Problem
-    plan: Plan
-    costs: Array
-    budget: float
-
-    @cached_property
-    def rates(self) -> Array:
-        """(M, d) r of the retention exp(-r x) of each merge."""
-        starts = [merge.start for merge in self.plan.merges]
-        rates: Array = -np.log(np.maximum(self.problem.retentions[starts], _LEAST))
-        return rates
-
-    @cached_property
-    def gains(self) -> list[Array]:
-        """(d,) of each merge, how its start grows with its first child's excess."""
-        return [
-            initial_coefficients(self.problem, merge.start, merge.split, merge.stop)[1]
-            for merge in self.plan.merges
-        ]
+    return _Split(problem, plan, merge_costs(plan), times).slopes
 
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """A point of the search: times, the distance there and its derivatives."""
+    """A point of the search: times of a plan's merges, the distance there and its derivatives."""
 
-    task: _Task
+    problem: Problem
+    plan: Plan
+    costs: Array
     times: Array
 
     @cached_property
+    def rates(self) -> Array:
+        """(M, d) r of the retention exp(-r x) of each merge."""
+        retentions = self.problem.retentions[[merge.start for merge in self.plan.merges]]
+        rates: Array = -np.log(np.maximum(retentions, _LEAST))
+        return rates
+
+    @cached_property
     def outcome(self) -> Outcome:
-        return evaluate(self.task.problem, self.task.plan, self.times)
+        return evaluate(self.problem, self.plan, self.times)
 
     @cached_property
     def slopes(self) -> Array:
         """(M, d) derivative of the excess by each time: see ``excess_slopes``."""
-        task, local = self.task, self.outcome.local_excess
-        merges, steps = task.plan.merges, range(task.problem.num_steps, 0, -1)
-        kept, shrunk = np.exp(-task.rates * self.times[:, None]), np.exp(-local)
+        local, merges = self.outcome.local_excess, self.plan.merges
+        steps = range(self.plan.num_steps, 0, -1)
+        kept, shrunk = np.exp(-self.rates * self.times[:, None]), np.exp(-local)
         by_first = np.empty_like(local)
         excess = dict.fromkeys(steps, np.zeros_like(local[0]))
         for row, merge in enumerate(merges):
             first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
             rest = np.sum(others, axis=0)
-            by_first[row] = 1.0 - kept[row] + kept[row] * task.gains[row] * np.exp(-rest)
+            _, gain = initial_coefficients(self.problem, merge.start, merge.split, merge.stop)
+            by_first[row] = 1.0 - kept[row] + kept[row] * gain * np.exp(-rest)
             excess[merge.start] = first + rest + local[row]
         weight = dict.fromkeys(steps, np.ones_like(local[0]))
-        slopes = task.rates * np.expm1(-local)
+        slopes: Array = self.rates * np.expm1(-local)
         for row in range(len(merges) - 1, -1, -1):
-            above = weight[merges[row].start] * shrunk[row]
             slopes[row] *= weight[merges[row].start]
+            above = weight[merges[row].start] * shrunk[row]
             weight.update(dict.fromkeys(merges[row].boundaries[1:-1], above * (1.0 - kept[row])))
             weight[merges[row].start] = above * by_first[row]
         return slopes
 
     @cached_property
     def parts(self) -> Array:
-        """(M, d) derivative of W2 by each time, column by column."""
-        problem, excess = self.task.problem, self.outcome.excess
-        scale = np.exp(problem.log_scale)
-        off_target = scale * (np.expm1(excess) - np.expm1(problem.target_excess))
-        by_excess = off_target * scale * np.exp(excess) / max(self.outcome.w2, _LEAST)
-        parts: Array = self.slopes * by_excess
-        return parts
-
-    @cached_property
-    def gradient(self) -> Array:
-        """(M,) derivative of W2 by each time."""
-        gradient: Array = self.parts.sum(axis=1)
-        return gradient
+        """(M, d) derivative of W2 by each time, column by column; their sum is the gradient."""
+        excess, scale = self.outcome.excess, np.exp(self.problem.log_scale)
+        off_target = scale * (np.expm1(excess) - np.expm1(self.problem.target_excess))
+        parts: Array = self.slopes * off_target * scale * np.exp(excess)
+        return parts / max(self.outcome.w2, _LEAST)
 
     @cached_property
     def residual(self) -> float:
         """Relative decrease of W2 that the gradient promises anywhere in the budget."""
         if self.outcome.w2 <= _LEAST:
             return 0.0
-        steepest = min(float((self.gradient / self.task.costs).min()), 0.0)
-        promised = float(self.gradient @ self.times) - self.task.budget * steepest
-        return max(promised, 0.0) / self.outcome.w2
+        gradient, budget = self.parts.sum(axis=1), float(self.costs @ self.times)
+        steepest = min(float((gradient / self.costs).min()), 0.0)
+        return max(float(gradient @ self.times) - budget * steepest, 0.0) / self.outcome.w2
 
-    def refilled(self) -> Array:
-        """Where the sum of exponentials with the same derivatives has its minimum.
+    def nearer(self) -> _Split | None:
+        """A point nearer to the refilled times that lowers W2 enough; None if rounding forbids it.
 
-        The rate of a merge is that of the columns which its training changes, on average.
+        Refilled: where the sum of exponentials with the same derivatives has its minimum. The rate
+        of a merge is that of the columns which its training changes, on average.
         """
-        sizes = np.abs(self.parts)
+        gradient, sizes = self.parts.sum(axis=1), np.abs(self.parts)
         totals = np.maximum(sizes.sum(axis=1), _LEAST)
-        mean = np.maximum((sizes * self.task.rates).sum(axis=1) / totals, _LEAST)
+        rates = np.maximum((sizes * self.rates).sum(axis=1) / totals, _LEAST)
         with np.errstate(over="ignore"):
-            errors = -self.gradient / mean * np.exp(mean * self.times)
-        finite = np.minimum(errors, 1.0 / _LEAST)
-        return water_filling(finite, mean, self.task.costs, self.task.budget)
+            errors = np.minimum(-gradient / rates * np.exp(rates * self.times), 1.0 / _LEAST)
+        refilled = water_filling(errors, rates, self.costs, float(self.costs @ self.times))
+        direction = refilled - self.times
+        promised = float(gradient @ direction)
+        for step in 0.5 ** np.arange(_MAX_HALVINGS):
+            there = replace(self, times=self.times + step * direction)
+            if there.outcome.w2 < self.outcome.w2 + _SUFFICIENT * step * promised:
+                return there
+        return None
 
 
-def _descend(here: _Split) -> _Split | None:
-    """A point nearer to the refilled times that lowers W2 enough; None if rounding forbids it."""
-    direction = here.refilled() - here.times
-    promised = float(here.gradient @ direction)
-    step = 1.0
-    for _ in range(_MAX_HALVINGS):
-        there = _Split(here.task, here.times + step * direction)
-        if there.outcome.w2 < here.outcome.w2 + _SUFFICIENT * step * promised:
-            return there
-        step /= 2.0
-    return None
-
-
-def _lies_above_its_model(here: _Split) -> bool:
+def _lies_above_its_model(split: _Split) -> bool:
     """Whether W2² lies above its linear model at these times, for all times.
 
     Each |e| of a comb whose blocks all grow or all shrink is convex in the times. expm1(e)² is
     convex for e >= 0; for e < 0 it is so up to |e| = ln 2 only, and lies above its tangent as
     far as the untrained student if it does so there.
     """
-    problem, plan = here.task.problem, here.task.plan
-    heads = {tree.start for tree in plan.students}
+    problem, merges = split.problem, split.plan.merges
+    heads = {tree.start for tree in split.plan.students}
     covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
-    if not covered or any(merge.start not in heads for merge in plan.merges):
+    if not covered or any(merge.start not in heads for merge in merges):
         return False
-    blocks = [problem.teacher.log_composite(m.stop, m.split) for m in plan.merges]
-    shrinks, grows = (np.array(blocks) <= 0).all(axis=0), (np.array(blocks) >= 0).all(axis=0)
-    untrained, trained = np.sum(blocks, axis=0), -here.outcome.excess
+    blocks = np.array([problem.teacher.log_composite(m.stop, m.split) for m in merges])
+    shrinks, grows = (blocks <= 0).all(axis=0), (blocks >= 0).all(axis=0)
+    untrained, trained = blocks.sum(axis=0), -split.outcome.excess
     slope = -2.0 * np.expm1(-trained) * np.exp(-trained)
     tangent = np.expm1(-trained) ** 2 + slope * (untrained - trained)
     is_above = (trained <= np.log(2.0)) & (np.expm1(-untrained) ** 2 >= tangent)

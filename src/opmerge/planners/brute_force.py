@@ -46,7 +46,7 @@ def brute_force_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "planner",
             f"brute-force needs num_steps <= {MAX_STEPS}",
             problem.num_steps,
-            "use --planner auto",
+            'use `planner="auto"`',
         )
     began = time.perf_counter()
     outcome = min(

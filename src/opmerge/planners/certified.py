@@ -62,14 +62,14 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "planner",
             "certified covers the merge rule operator-copy only",
             problem.merge_rule,
-            "use --planner auto",
+            'use `planner="auto"`',
         )
     if problem.objective != "teacher":
         raise InputError(
             "planner",
             "certified covers the objective teacher only",
             problem.objective,
-            "use --planner auto",
+            'use `planner="auto"`',
         )
     began = time.perf_counter()
     relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))

@@ -20,7 +20,7 @@ from opmerge.planners.backtrack import partition_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Problem
 
-__all__ = ["BlockSums", "CombSearch"]
+__all__ = ["BlockSums", "CombSearch", "cheapest_comb"]
 
 Array = NDArray[np.float64]
 
@@ -186,17 +186,14 @@ class CombSearch:
 
         num_steps, count = self.problem.num_steps, self.student_steps
         if count == 1:
-            costs, ends = _shortest_to(costs_under(num_steps), 0)
-            return float(costs[-1]), Plan((_comb(num_steps, 0, ends),))
+            cost, tree = cheapest_comb(costs_under(num_steps))
+            return cost, Plan((tree,))
         trees = np.full((num_steps + 1, num_steps + 1), np.inf)
         for head in range(1, num_steps + 1):
             trees[head, :head] = _shortest_from(costs_under(head))
         value, edges = _cheapest_partition(trees, count)
-        students = []
-        for head, stop in pairwise(edges):
-            _, ends = _shortest_to(costs_under(head), stop)
-            students.append(_comb(head, stop, ends))
-        return value, Plan(tuple(students))
+        heads = pairwise(edges)
+        return value, Plan(tuple(cheapest_comb(costs_under(head), stop)[1] for head, stop in heads))
 
     def in_order(self, weights: Array, limit: float) -> Iterator[tuple[float, Plan | None]]:
         """Comb plans in the order of Σ_d weights_d e_d, up to ``limit``: best-first search.
@@ -260,11 +257,18 @@ def _costs_ahead(blocks: Mapping[int, Array], count: int) -> list[dict[int, Arra
     return ahead
 
 
-def _comb(head: int, stop: int, ends: NDArray[np.int64]) -> Tree:
-    boundaries = [head - 1]
+def cheapest_comb(block_costs: Array, stop: int = 0) -> tuple[float, Tree]:
+    """The comb under the head n with the least sum of costs of its blocks, and that sum.
+
+    Args:
+        block_costs: (n, n) cost of each block k → i at [k, i]; those with k <= i are not read.
+        stop: step at which the tree ends.
+    """
+    costs, ends = _shortest_to(block_costs, stop)
+    boundaries = [len(block_costs) - 1]
     while boundaries[-1] > stop:
         boundaries.append(int(ends[boundaries[-1]]))
-    return Tree.chain(head, boundaries)
+    return float(costs[-1]), Tree.chain(len(block_costs), boundaries)
 
 
 @njit(cache=True)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.planners.allocation import OVERHEAD, merge_costs
+from opmerge.planners.combs import cheapest_comb
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
 
@@ -67,13 +69,13 @@ def comb_frontier(
     Raises:
         InputError: if the problem is of another kind.
     """
-    log_products = _checked_products(problem)
-    rate = _decays(problem)[-1]
-    size = len(log_products)
+    _check(problem)
+    log_products = problem.teacher.log_products[:-1, 0]
     errors = np.expm1(log_products[:, None] - log_products[None, :])
-    index = np.arange(size)
-    costs: Array = np.asarray(index[:, None] - index[None, :] + 1.0 + overhead, dtype=np.float64)
-    return [_best_comb(problem, errors, costs, rate, float(price)) for price in prices]
+    steps = np.arange(problem.num_steps, dtype=np.float64)
+    costs = steps[:, None] - steps[None, :] + 1.0 + overhead
+    rate = _decays(problem)[-1]
+    return [_best_comb(errors, costs, rate, float(price)) for price in prices]
 
 
 def comb_bound(points: Iterable[FrontierPoint], budget: float) -> float:
@@ -87,9 +89,8 @@ def evaluations_per_fold(problem: Problem, plan: Plan, overhead: float = OVERHEA
     Args:
         problem: of one eigenvalue; of several, the slowest to learn decides.
     """
-    decays = _decays(problem)
-    costs = merge_costs(plan, overhead)
-    return float(sum(c / decays[m.start] for m, c in zip(plan.merges, costs, strict=True)))
+    decays = _decays(problem)[[merge.start for merge in plan.merges]]
+    return float((merge_costs(plan, overhead) / decays).sum())
 
 
 def cheapest_plan(problem: Problem, overhead: float = OVERHEAD) -> Plan:
@@ -97,29 +98,33 @@ def cheapest_plan(problem: Problem, overhead: float = OVERHEAD) -> Plan:
 
     Where no step learns faster than the noisiest one (λ <= 1) it is vanilla: every plan of M
     merges has Σ c_m = T - 1 + M (1 + κ), and one merge is the fewest. Where n_t > n_T steps of
-    less noise learn faster, and it is worth paying for students there first. O(T⁴).
+    less noise learn faster, and it is worth paying for students there first. Never at the head of
+    a merge: to train a student there once more costs (1 + κ) / r and saves nothing, so the first
+    child is a teacher step, and a merge is a shortest path of the others. O(T³).
     """
-    size = problem.num_steps + 1
-    decays = _decays(problem)
-    least, merges = np.zeros((size, size)), {}
-    for start in range(2, size):
+    num_steps, decays = problem.num_steps, _decays(problem)
+    least = np.zeros((num_steps + 1, num_steps + 1))
+    above = np.zeros(least.shape, dtype=int)  # where the last child of the merge starts
+    for start in range(2, num_steps + 1):
         toll = 1.0 / decays[start]
-        rest, following = _shortest_paths(least[:start, :start] + toll)
+        paths = np.zeros(start)
         for stop in range(start - 2, -1, -1):
-            splits = np.arange(stop + 1, start)
-            totals = least[start, splits] + rest[splits, stop]
-            split = int(splits[totals.argmin()])
-            least[start, stop] = totals.min() + (1.0 + overhead) * toll
-            path = [start, split]
-            while path[-1] != stop:
-                path.append(int(following[path[-1], stop]))
-            merges[start, stop] = Merge(tuple(path))
-    return Plan((_tree(merges, size - 1),))
+            totals = paths[stop + 1 :] + least[stop + 1 : start, stop] + toll
+            above[start, stop] = stop + 1 + totals.argmin()
+            paths[stop] = totals.min()
+        least[start, : start - 1] = paths[:-1] + (1.0 + overhead) * toll
+    merges, waiting = [], [(num_steps, 0)]
+    for start, stop in waiting:
+        if start - stop > 1:
+            path = [stop]
+            while path[-1] < start - 1:
+                path.append(int(above[start, path[-1]]))
+            merges.append(Merge((start, *reversed(path))))
+            waiting += pairwise(merges[-1].boundaries)
+    return Plan((Tree(num_steps, 0, tuple(merges)),))
 
 
-def _best_comb(
-    problem: Problem, errors: Array, costs: Array, rate: float, price: float
-) -> FrontierPoint:
+def _best_comb(errors: Array, costs: Array, rate: float, price: float) -> FrontierPoint:
     """Blocks k → i stand at [k, i]; those with k <= i have no meaning."""
     charge = price * costs
     sizes, sign = np.abs(errors), np.where(errors > 0, 1.0, -1.0)
@@ -127,25 +132,14 @@ def _best_comb(
         left = np.where(charge < rate, charge / np.maximum(rate - sign * charge, 0.0), np.inf)
         left = np.where(sign < 0, charge / (rate + charge), left)
         times = np.maximum(np.log(sizes / left), 0.0) / rate
-        values = np.abs(np.log1p(sign * np.minimum(sizes, left))) + charge * times
-    totals, ends = np.zeros(len(values)), np.zeros(len(values), dtype=int)
-    for above in range(1, len(values)):
-        candidates = values[above, :above] + totals[:above]
-        ends[above] = candidates.argmin()
-        totals[above] = candidates.min()
-    path = [len(values) - 1]
-    while path[-1]:
-        path.append(int(ends[path[-1]]))
-    blocks = path[:-1], path[1:]
-    chosen = times[blocks]
-    kept = np.minimum(sizes, left)[blocks] * sign[blocks]
-    plan = Plan((Tree.chain(problem.num_steps, path),))
-    budget = float(costs[blocks] @ chosen)
-    return FrontierPoint(price, budget, float(np.log1p(kept).sum()), chosen, plan)
+        excess = np.log1p(sign * np.minimum(sizes, left))
+        _, tree = cheapest_comb(np.abs(excess) + charge * times)
+    blocks = [merge.split for merge in tree.merges], [merge.stop for merge in tree.merges]
+    budget = float(costs[blocks] @ times[blocks])
+    return FrontierPoint(price, budget, float(excess[blocks].sum()), times[blocks], Plan((tree,)))
 
 
-def _checked_products(problem: Problem) -> Array:
-    """(T,) log P(t, T) for the steps below T, all rising or all falling."""
+def _check(problem: Problem) -> None:
     if problem.merge_rule != "operator-copy":
         raise InputError("merge_rule", "must be operator-copy", problem.merge_rule)
     if len(problem.eigenvalues) != 1:
@@ -155,8 +149,6 @@ def _checked_products(problem: Problem) -> Array:
         raise InputError(
             "eigenvalue", "must make every step t < T shrink or grow", problem.eigenvalues[0]
         )
-    products: Array = problem.teacher.log_products[:-1, 0]
-    return products
 
 
 def _decays(problem: Problem) -> Array:
@@ -164,27 +156,3 @@ def _decays(problem: Problem) -> Array:
     with np.errstate(divide="ignore"):
         decays: Array = -np.log(problem.retentions).max(axis=1)
     return decays
-
-
-def _shortest_paths(weights: Array) -> tuple[Array, NDArray[np.intp]]:
-    """Lengths of the shortest paths k → … → i (k > i) over weights [k, i], and the next node."""
-    size = len(weights)
-    lengths = np.full((size, size), np.inf)
-    following = np.zeros((size, size), dtype=np.intp)
-    np.fill_diagonal(lengths, 0.0)
-    for above in range(1, size):
-        via = weights[above, :above, None] + lengths[:above, :above]
-        lengths[above, :above] = via.min(axis=0)
-        following[above, :above] = via.argmin(axis=0)
-    return lengths, following
-
-
-def _tree(merges: dict[tuple[int, int], Merge], start: int) -> Tree:
-    """The tree start → 0 from the best merge of every interval."""
-    chosen, waiting = [], [(start, 0)]
-    while waiting:
-        merge = merges.get(waiting.pop())
-        if merge is not None:
-            chosen.append(merge)
-            waiting += list(zip(merge.boundaries, merge.boundaries[1:], strict=False))
-    return Tree(start, 0, tuple(chosen))

@@ -54,7 +54,7 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "planner",
             "interval needs tables of at most 2 GiB",
             f"{interval_memory(problem) / 1024**3:.1f} GiB",
-            "use --planner auto or fewer steps",
+            'use `planner="auto"` or fewer steps',
         )
     began = time.perf_counter()
     log_targets = _cumulated_targets(problem)

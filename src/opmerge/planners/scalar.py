@@ -50,14 +50,14 @@ def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             "planner",
             "scalar covers a single distinct eigenvalue only",
             distinct,
-            "use --planner auto",
+            'use `planner="auto"`',
         )
     if modes != 1:
         raise InputError(
             "planner",
             "scalar covers training models of a single mode only",
             f"{problem.training.name} with {modes} modes",
-            "use --planner auto",
+            'use `planner="auto"`',
         )
     uniform_boundaries(problem.num_steps, student_steps)
     began = time.perf_counter()

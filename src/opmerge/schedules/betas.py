@@ -129,7 +129,7 @@ def trailing_signal(
     Raises:
         InputError: if T is not between 1 and ``num_train_timesteps`` or a beta not in (0, 1).
     """
-    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
     num_train_timesteps = check_num_train(num_train_timesteps)
     if num_steps > num_train_timesteps:
         raise InputError(

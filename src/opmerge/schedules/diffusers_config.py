@@ -197,7 +197,7 @@ def ddim_states(config: Mapping[str, Any], num_steps: int) -> DDIMStates:
         InputError: if the config is malformed, is not built on betas, or its steps cannot be
             taken (too many, out of range, of zero length).
     """
-    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
     parameters = _complete(config)
     num_train = parameters["num_train_timesteps"]
     if num_steps > num_train:
@@ -205,7 +205,7 @@ def ddim_states(config: Mapping[str, Any], num_steps: int) -> DDIMStates:
             "num_steps",
             f"must be <= num_train_timesteps = {num_train} of the scheduler config",
             num_steps,
-            f"pass --steps {num_train} or fewer",
+            f"pass `num_steps={num_train}` or fewer",
         )
     cumulative = np.cumprod(1.0 - _betas_of(parameters))
     timesteps = make_timesteps(

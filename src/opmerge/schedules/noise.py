@@ -137,7 +137,7 @@ class NoiseSchedule:
         Raises:
             InputError: if anything is missing, unknown or malformed.
         """
-        num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+        num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
         check_stored(data, num_steps)
         name, parameters = data["name"], data.get("parameters", {})
         if "alphas" not in data:
@@ -291,7 +291,7 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
     Raises:
         InputError: if the text is neither a known name nor such a file.
     """
-    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
     name, _, value = text.strip().partition(":")
     name = name.lower().replace("_", "-")
     if name in _CONSTRUCTORS:
@@ -312,7 +312,7 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
             str(path),
             f"must hold num_steps + 1 = {num_steps + 1} alphas and sigmas",
             schedule.num_steps + 1,
-            f"pass --steps {schedule.num_steps}",
+            f"pass `num_steps={schedule.num_steps}`",
         )
     return schedule
 
@@ -374,7 +374,7 @@ def _beta_schedule(
 
 def _fractions(num_steps: int) -> NDArray[np.float64]:
     """``t / T`` for ``t = 0 … T``."""
-    num_steps = check_count("num_steps", num_steps, "pass --steps 64")
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
     return np.arange(num_steps + 1) / num_steps
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from opmerge.errors import InputError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "argument", "option", "refusal"]
 
 _BOUNDS = {
     "greater_than": ">",
@@ -30,6 +30,24 @@ _KINDS = {
 }
 
 
+def option(default: Any, description: str, **shown: str) -> Any:
+    """A setting: one line that Python, the command line, files and the reference read.
+
+    Args:
+        default: its default; ``...`` where it must be given.
+        description: its help.
+        shown: how the command line shows it, where that is not as usual: its ``name``, ``panel``
+            and ``metavar``, and what is ``shown`` for its default.
+    """
+    extra: dict[str, Any] = {**shown}
+    return Field(default, description=description, json_schema_extra=extra)
+
+
+def argument(metavar: str, description: str, default: Any = ...) -> Any:
+    """A setting that the command line takes by its place, without a name."""
+    return option(default, description, metavar=metavar, panel="Arguments")
+
+
 class Settings(BaseModel):
     """A group of settings: each field has its type, range, default and help, and no other place.
 
@@ -42,16 +60,30 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
+    panel: ClassVar[str] = "Options"
+    """Heading under which the command line shows the fields that this class adds."""
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**{key: _plain(value) for key, value in values.items()})
         except ValidationError as error:
             raise refusal(error) from None
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _as_given(cls, value: Any, check: Any) -> Any:
+        """A whole number stays one where any number may stand, so that JSON and digests do too."""
+        checked = check(value)
+        return value if type(value) is int and type(checked) is float else checked
+
+    def given(self, name: str, otherwise: Any = None) -> Any:
+        """The value of a field if it was given, and not left to its default."""
+        return getattr(self, name) if name in self.model_fields_set else otherwise
+
     def replaced(self, **values: Any) -> Self:
         """The same settings but for these, checked again."""
-        fields = type(self).model_fields
-        return type(self)(**{**{key: getattr(self, key) for key in fields}, **values})
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        return type(self)(**{**given, **values})
 
     def with_json(self, values: dict[str, Any]) -> Self:
         """Settings of this type from JSON values: lists stand for tuples."""
@@ -70,17 +102,19 @@ def _plain(value: Any) -> Any:
 
 def refusal(error: ValidationError) -> InputError:
     """The first thing that is wrong, in our words."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    alike = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(alike, key=lambda one: len(one["loc"]))  # of several types, the nearest
     context = first.get("ctx", {})
     own = context.get("error")
     if isinstance(own, InputError):
-        return own
-    place = ".".join(str(part) for part in first["loc"])
+        return _inside(own, first["loc"])
+    place = ".".join(str(part) for part in first["loc"] if not _is_type(part))
     kind = first["type"]
     if kind == "extra_forbidden":
         return InputError(place, "must be left out: there is no such setting")
     if kind in _BOUNDS:
-        requirement = f"must be {_BOUNDS[kind]} {next(iter(context.values()))}"
+        requirement = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}"
     elif kind == "literal_error":
         requirement = f"must be one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
     elif kind == "missing":
@@ -89,3 +123,17 @@ def refusal(error: ValidationError) -> InputError:
         requirement = f"must be {_KINDS.get(kind, first['msg'].removeprefix('Input should be '))}"
     value = first["input"]
     return InputError(place, requirement, value if isinstance(value, str) else repr(value))
+
+
+def _inside(error: InputError, place: tuple[int | str, ...]) -> InputError:
+    """What a group inside a group refuses, with the names of both: ``part.rate``."""
+    if place and place[-1] != error.argument:
+        prefix = ".".join(map(str, place))
+        error.args = (str(error).replace(f"`{error.argument}`", f"`{prefix}.{error.argument}`", 1),)
+        error.argument = f"{prefix}.{error.argument}"
+    return error
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of a place is one of a setting's types, such as ``tuple[int, ...]``."""
+    return isinstance(part, str) and (part in ("int", "float", "str") or not part.isidentifier())

@@ -1,9 +1,9 @@
-"""Types of settings that several groups share: numbers in a range, lists in an order."""
+"""Types of settings that several groups share: numbers in a range, lists in an order, choices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -12,12 +12,18 @@ from opmerge.errors import InputError
 __all__ = [
     "Ascending",
     "Count",
+    "MergeRule",
     "NonEmpty",
     "NonNegative",
+    "Objective",
     "Ordered",
     "Positive",
+    "PredictionType",
+    "ReconstructionLoss",
     "Share",
+    "Split",
     "TeacherSteps",
+    "Whole",
 ]
 
 _Values = TypeVar("_Values", bound=Sequence[Any])
@@ -41,11 +47,20 @@ def _not_empty(values: _Values, info: ValidationInfo) -> _Values:
     return values
 
 
+def _share(value: float, info: ValidationInfo) -> float:
+    if not 0 <= value < 1:
+        raise InputError(str(info.field_name), "must be in [0, 1)", value)
+    return value
+
+
 Count = Annotated[int, Field(ge=1)]
 """A whole number >= 1."""
 
 TeacherSteps = Annotated[int, Field(ge=4)]
 """T of which named strategies differ: a whole number >= 4."""
+
+Whole = Annotated[int, Field(ge=0)]
+"""A whole number >= 0."""
 
 Positive = Annotated[float, Field(gt=0)]
 """A finite number > 0."""
@@ -53,7 +68,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 """A finite number >= 0."""
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, AfterValidator(_share)]
 """A share in [0, 1)."""
 
 Ascending = AfterValidator(_ascending)
@@ -64,3 +79,18 @@ Ordered = AfterValidator(_ordered)
 
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
+
+MergeRule = Literal["operator-copy", "denoiser-copy"]
+"""Where a student starts: from its first child's operator, or from that child's denoiser."""
+
+Objective = Literal["teacher", "data"]
+"""What the student's output law is compared with: the teacher's, or the data's N(0, Λ)."""
+
+Split = Literal["train", "validation", "test", "all"]
+"""Of CelebA: the official partition, numbered 0, 1, 2 in its file, and all images."""
+
+PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+"""What a network predicts, by diffusers' names: ε, x_0, v = alpha ε - sigma x_0, or ε - x_0."""
+
+ReconstructionLoss = Literal["ms-ssim", "mse"]
+"""By what an autoencoder's images are compared with the originals."""

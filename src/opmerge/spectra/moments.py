@@ -95,7 +95,7 @@ def sketch_rank(source: Source, top_k: int | None) -> int:
             "top_k",
             f"must be <= {largest} for {size} features, to fit into memory",
             top_k,
-            "pass --diagonal or smaller samples",
+            "pass `diagonal=True` or smaller samples",
         )
     return top_k
 

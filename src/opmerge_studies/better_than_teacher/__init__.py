@@ -94,17 +94,18 @@ def run(settings: BetterThanTeacherSettings, runner: Runner) -> dict[str, Any]:
     times, rules = list(settings.times), get_args(MergeRule)
     values = np.append(np.geomspace(_LOWEST, _HIGHEST, settings.num_eigenvalues - 1), _NEAR_ONE)
     values = np.unique(values.round(6))
+    limits: dict[str, Sequence[float]] = {
+        "exact": (1.0,),
+        "rank, rest 0": settings.ranks,
+        "rank, rest mean": settings.ranks,
+        "biased": settings.factors,
+        "samples": settings.sample_sizes,
+    }
     teachers = [
         {"limit": limit, "size": size, "seed": seed}
-        for limit, sizes, count in (
-            ("exact", (1.0,), 1),
-            ("rank, rest 0", settings.ranks, 1),
-            ("rank, rest mean", settings.ranks, 1),
-            ("biased", settings.factors, 1),
-            ("samples", settings.sample_sizes, settings.num_seeds),
-        )
+        for limit, sizes in limits.items()
         for size in sizes
-        for seed in range(count)
+        for seed in range(settings.num_seeds if limit == "samples" else 1)
     ]
     chunks = [
         {"eigenvalues": part, "num_steps": steps, "merge_rule": rule, "times": times}
@@ -117,11 +118,8 @@ def run(settings: BetterThanTeacherSettings, runner: Runner) -> dict[str, Any]:
         for source in settings.sources
         for steps in settings.steps
     ]
-    taught = {
-        "source": settings.misfit_source,
-        "num_steps": settings.misfit_steps,
-        "times": times,
-    }
+    source, steps = settings.misfit_source, settings.misfit_steps
+    taught = {"source": source, "num_steps": steps, "times": times}
     misfits = [{**taught, "merge_rule": rule, **each} for rule in rules for each in teachers]
     mapped = runner.sweep(overtake, chunks, "mapping λ, s and T")
     rows = {
@@ -139,28 +137,17 @@ def overtake(
     """When each strategy overtakes the teacher, and W2 to the data at some s."""
     schedule, spectrum = cosine_schedule(num_steps), eigenvalue_spectrum(eigenvalues)
     problem = Problem(spectrum, schedule, GradientFlow(1.0), merge_rule, "data")
-    heads = [
+    heads: list[Row] = [
         {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": value}
         for value in problem.eigenvalues.tolist()
     ]
     when = {name: overtaking_times(problem, build_strategy(name, num_steps)) for name in CANONICAL}
-    points = [
-        {
-            **head,
-            "time": time,
-            **_compare(scalar_problem(head["eigenvalue"], num_steps, time, merge_rule, "data")),
-        }
-        for head in heads
-        for time in times
+    rows = [
+        {**head, "strategy": name, **when[name][column]._asdict()}
+        for column, head in enumerate(heads)
+        for name in CANONICAL
     ]
-    return {
-        "times": [
-            {**head, "strategy": name, **when[name][column]._asdict()}
-            for column, head in enumerate(heads)
-            for name in CANONICAL
-        ],
-        "points": points,
-    }
+    return {"times": rows, "points": [_point(head, time) for head in heads for time in times]}
 
 
 def grow(num_steps: int) -> Row:
@@ -170,25 +157,23 @@ def grow(num_steps: int) -> Row:
     return {"num_steps": num_steps, "eigenvalue": _GROWTH_EIGENVALUE, "first": first}
 
 
-def _compare(problem: Problem) -> Row:
+def _point(head: Row, time: float) -> Row:
     """W2 to the data of teacher, strategies and best plan; how often the condition is wrong."""
+    rule, steps = head["merge_rule"], head["num_steps"]
+    problem = scalar_problem(head["eigenvalue"], steps, time, rule, "data")
     low, high = nearer_excesses(problem.teacher.log_data_ratio)
-    teacher, errors, disagree = problem.teacher_to_data, {}, 0
-    for name in CANONICAL:
-        outcome = evaluate(problem, build_strategy(name, problem.num_steps))
-        errors[name] = outcome.w2
-        is_nearer = bool(low < outcome.excess < high)
-        if abs(outcome.w2 / teacher - 1) > _ROUNDING:
-            disagree += is_nearer != (outcome.w2 < teacher)
+    teacher = problem.teacher_to_data
+    outcomes = {name: evaluate(problem, build_strategy(name, steps)) for name in CANONICAL}
+    errors = {name: outcome.w2 for name, outcome in outcomes.items()}
+    disagree = sum(
+        bool(low < outcome.excess < high) != (outcome.w2 < teacher)
+        for outcome in outcomes.values()
+        if abs(outcome.w2 / teacher - 1) > _ROUNDING
+    )
     bound, nearest = _best(problem)
     best = min(nearest, *errors.values())
-    return {
-        "teacher": teacher,
-        **errors,
-        "best": best,
-        "lower_bound": min(bound, best),
-        "disagree": disagree,
-    }
+    bounds = {"best": best, "lower_bound": min(bound, best), "disagree": disagree}
+    return {**head, "time": time, "teacher": teacher, **errors, **bounds}
 
 
 def _best(problem: Problem) -> tuple[float, float]:
@@ -214,7 +199,7 @@ def compare_spectrum(source: str, num_steps: int, times: Sequence[float]) -> lis
         planned, errors = find_plan(problem), strategy_errors(problem)
         hybrid = min(strategy_errors(problem, hybrids).values())
         best = min(planned.w2, hybrid, *errors.values())
-        head = {"source": source, "num_steps": num_steps, "time": time}
+        head: Row = {"source": source, "num_steps": num_steps, "time": time}
         bound = min(planned.lower_bound, best)
         distances = {"teacher": problem.teacher_to_data, **errors, "hybrid": hybrid}
         rows.append({**head, **distances, "best": best, "lower_bound": bound})
@@ -234,7 +219,8 @@ def teach_misfit(
     spectrum = resolve_spectrum(source)
     data = np.diag(np.repeat(spectrum.eigenvalues, spectrum.multiplicities.astype(int)))
     learned, noise = limited_covariance(data, limit, size, seed), np.eye(len(data))
-    head, rows = {"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed}, []
+    rows: list[Row] = []
+    head: Row = {"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed}
     for time in times:
         problem = MatrixProblem(
             data, noise, cosine_schedule(num_steps), GradientFlow(time), merge_rule, learned

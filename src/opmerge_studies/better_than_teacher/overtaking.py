@@ -118,7 +118,8 @@ def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes
     if low < scanned[0] < high:
         inside = [float(_SCAN[0]), *inside]
     perfect = changes(lambda excess: excess - ratio)
-    return OvertakingTimes(*[*inside, None, None][:2], perfect[0] if perfect else None)
+    first, until, *_ = [*inside, None, None]
+    return OvertakingTimes(first, until, perfect[0] if perfect else None)
 
 
 def _excess(problem: Problem, plan: Plan, time: float) -> Array:

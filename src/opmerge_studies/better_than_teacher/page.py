@@ -10,7 +10,7 @@ import numpy as np
 from opmerge.page.charts import DOTTED, Axis, Level, Series, curves, intervals, series_by, series_of
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Section, draw_section
-from opmerge.page.sentences import percent
+from opmerge.page.sentences import number
 from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import GREY
@@ -41,36 +41,54 @@ def page(record: Mapping[str, Any]) -> Page:
     when, points, growth = (frame(record, name) for name in ("times", "points", "growth"))
     when = when.assign(overtakes=when["first"].notna())
     copies, when = (when[when.merge_rule == f"{rule}-copy"] for rule in ("denoiser", "operator"))
-    spectra, misfits = frame(record, "spectra"), _misfits(record)
-    ratios = spectra[[*_STRATEGIES, "hybrid", "best"]].div(spectra.teacher, axis=0)
-    best = spectra.loc[ratios.best.idxmin()]
-    is_beside = (spectra.source == best.source) & (spectra.num_steps == best.num_steps)
-    beside = ratios[is_beside][_STRATEGIES].min()
+    below, above = when.eigenvalue <= 1, when.eigenvalue > when.num_steps.map(growth_threshold)
     steps = sorted(when.num_steps.unique())[when.num_steps.nunique() // 2]
     shown = when[when.num_steps == steps]
     nearest = shown.eigenvalue[(shown.eigenvalue - _SHOWN_EIGENVALUE).abs().idxmin()]
+    first = when[when.eigenvalue < 1].pivot(
+        index=["num_steps", "eigenvalue"], columns="strategy", values="first"
+    )
     planned = points[points.merge_rule == "operator-copy"]
-    gained = planned[planned.best < planned.teacher * (1 - _NOTICED)]
-    gains = {rule.replace("-", " "): rows for rule, rows in misfits.groupby("merge_rule")}
+    spectra, misfits = frame(record, "spectra"), _misfits(record)
+    ratios = spectra[[*_STRATEGIES, "hybrid", "best"]].div(spectra.teacher, axis=0)
+    least = ratios.groupby([spectra.source, spectra.num_steps]).min()
+    best = spectra.iloc[int(ratios.best.argmin())]
+    beside = least.loc[best.source, best.num_steps][_STRATEGIES]
+    gains = {str(rule).replace("-", " "): rows for rule, rows in misfits.groupby("merge_rule")}
     values = dict(
-        below=when[when.eigenvalue <= 1].overtakes,
+        record["settings"],
+        below=when[below].overtakes,
         highest=_highest(when),
         copies=copies.overtakes,
         best=best,
         gain=1 - ratios.best.min(),
         strategy=beside.idxmin(),
         strategy_gain=1 - beside.min(),
-        gains={rule: (rows, rows[rows.gain > _NOTICED]) for rule, rows in gains.items()},
+        gains={rule: (rows, rows[rows.is_overtaken]) for rule, rows in gains.items()},
         tops={
             rule: rows[rows.limit != "exact"].nlargest(1, "gain") for rule, rows in gains.items()
         },
-        steps=steps,
-        marks=shown[shown.eigenvalue == nearest],
+        middle=steps,
+        marks=shown[shown.overtakes & (shown.eigenvalue == nearest)],
         growth=growth,
         expected=np.log(growth.num_steps.iloc[-1] / growth.num_steps.iloc[-2]) / 2,
         planned=planned,
-        gained=gained,
+        gained=planned[planned.best < planned.teacher * (1 - _NOTICED)],
     )
+    looked = len(points) * len(_STRATEGIES)
+    copied, ranked = misfits.merge_rule == "denoiser-copy", misfits.limit == "rank, rest 0"
+    factors = misfits["size"].where(misfits.limit == "biased", 1.0)
+    scaled = copied & (ranked | misfits.limit.isin(("exact", "biased")))
+    claims = {
+        "condition-exact": Count(looked - int(points.disagree.sum()), looked),
+        "overtakes-below-one": count(when[below].overtakes),
+        "never-above-threshold": count(~when[above].overtakes),
+        "boot-first": count(first.boot <= first.min(axis=1)),
+        "copied-denoisers-never": count(~copies.overtakes),
+        "plans-gain-more": count(least.best < least.drop(columns="best").min(axis=1)),
+        "overshoot-helps-narrow": count(misfits[~copied & (ranked | (factors < 1))].is_overtaken),
+        "shrinking-helps-wide": count(misfits[scaled].is_overtaken == (factors[scaled] > 1)),
+    }
     sections = [
         _map_section(shown, when, steps),
         *(
@@ -79,37 +97,7 @@ def page(record: Mapping[str, Any]) -> Page:
         ),
         *(_misfit_section(rule, rows, record) for rule, rows in reversed(gains.items())),
     ]
-    return Page(values, _claims(when, copies, points, misfits, spectra, ratios), sections)
-
-
-def _claims(
-    when: pd.DataFrame,
-    copies: pd.DataFrame,
-    points: pd.DataFrame,
-    misfits: pd.DataFrame,
-    spectra: pd.DataFrame,
-    ratios: pd.DataFrame,
-) -> dict[str, Count]:
-    first = when[when.eigenvalue < 1].pivot(
-        index=["num_steps", "eigenvalue"], columns="strategy", values="first"
-    )
-    above = when[when.eigenvalue > when.num_steps.map(growth_threshold)]
-    looked = len(points) * len(_STRATEGIES)
-    least = ratios.groupby([spectra.source, spectra.num_steps]).min()
-    factors = misfits["size"].where(misfits.limit == "biased", 1.0)
-    overtaken, ranked = misfits.gain > _NOTICED, misfits.limit == "rank, rest 0"
-    copied = misfits.merge_rule == "denoiser-copy"
-    scaled = copied & (ranked | misfits.limit.isin(("exact", "biased")))
-    return {
-        "condition-exact": Count(looked - int(points.disagree.sum()), looked),
-        "overtakes-below-one": count(when[when.eigenvalue <= 1].overtakes),
-        "never-above-threshold": count(~above.overtakes),
-        "boot-first": count(first.boot <= first.min(axis=1)),
-        "copied-denoisers-never": count(~copies.overtakes),
-        "plans-gain-more": count(least.best < least.drop(columns="best").min(axis=1)),
-        "overshoot-helps-narrow": count(overtaken[~copied & (ranked | (factors < 1))]),
-        "shrinking-helps-wide": count(overtaken[scaled] == (factors > 1)[scaled]),
-    }
+    return Page(values, claims, sections)
 
 
 def _highest(rows: pd.DataFrame) -> float:
@@ -124,7 +112,10 @@ def _misfits(record: Mapping[str, Any]) -> pd.DataFrame:
     rows[_STRATEGIES] = rows[_STRATEGIES].div(rows.teacher, axis=0)
     means = rows.groupby([*keys, "time"], sort=False)[_STRATEGIES].mean()
     least = means.groupby(keys, sort=False).min()
-    least = least.assign(gain=1 - least.min(axis=1), strategy=least.idxmin(axis=1)).reset_index()
+    best = least.min(axis=1)
+    least = least.assign(
+        gain=1 - best, is_overtaken=best < 1 - _NOTICED, strategy=least.idxmin(axis=1)
+    ).reset_index()
     return least.assign(label=_labels(least))
 
 
@@ -183,8 +174,8 @@ def _spectrum_section(source: str, rows: pd.DataFrame, steps: int) -> Section:
             series_of(shown, "time", [*_STRATEGIES, "best found", "bound"], over="teacher"),
             Axis(_TIME, margin=1.1),
             Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
-            f"{source}: at best, at s = {shown.time[ratio.idxmin()]:g}, the best plan found has "
-            f"{percent(ratio.min())} of the teacher's W2",
+            f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
+            f"s = {shown.time.iloc[int(ratio.argmin())]:g}",
             levels=[Level(y=1.0)],
             height=3.2,
         ),
@@ -211,9 +202,9 @@ def _misfit_section(rule: str, rows: pd.DataFrame, record: Mapping[str, Any]) ->
                 Series(name, rows[name], range(len(rows)), {**STYLES[name], "linestyle": ""})
                 for name in _STRATEGIES
             ],
-            rows.label,
+            rows.label.tolist(),
             Axis("W2 at the best s, teacher = 1", (rows[_STRATEGIES].min().min() / 1.2, 3.0)),
-            f"Under {rule} {(rows.gain > _NOTICED).sum()} of {len(rows)} teachers are overtaken",
+            f"Under {rule} {rows.is_overtaken.sum()} of {len(rows)} teachers are overtaken",
             levels=[Level(x=1.0)],
             columns=2,
         ),

@@ -24,10 +24,10 @@ def unique_labels(argument: str, names: Sequence[str], built_in: Collection[str]
         built_in: the names that are no paths.
 
     Raises:
-        InputError: if two of them are the same.
+        InputError: if there are none, or two of them are the same.
     """
     paths = {name: absolute(name).parts for name in names if name not in built_in}
-    if len(set(names)) < len(names) or len(set(paths.values())) < len(paths):
+    if not names or len(set(names)) < len(names) or len(set(paths.values())) < len(paths):
         raise InputError(argument, "must be given, each of them once", names)
     taken = [*((name,) for name in built_in), *paths.values()]
     return {name: _shortest_tail(paths[name], taken) if name in paths else name for name in names}
@@ -41,5 +41,5 @@ def absolute(path: str) -> Path:
 def _shortest_tail(parts: tuple[str, ...], taken: Sequence[tuple[str, ...]]) -> str:
     others = [other for other in taken if other != parts]
     tails = (parts[start:] for start in reversed(range(len(parts))))
-    found = next(tail for tail in tails if all(other[-len(tail) :] != tail for other in others))
-    return Path(*found).as_posix()
+    tail = next(tail for tail in tails if all(other[-len(tail) :] != tail for other in others))
+    return Path(*tail).as_posix()

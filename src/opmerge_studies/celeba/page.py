@@ -2,392 +2,331 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from opmerge.page.layout import Picture, Section, draw_section, make_table
-from opmerge.page.sentences import number, percent
-from opmerge.page.study import Answer
-from opmerge_studies.celeba.figures import latent_figure, pixel_figure, spectrum_figure
-from opmerge_studies.celeba.numbers import (
-    FORMS,
-    PAPERS_RULE,
-    at,
-    encoder_label,
-    encoding_label,
-    encodings,
-    largest_time,
-    pixel_contest,
-    pixel_sentence,
-    place_of,
-    quality_sentence,
-    same,
-    sources,
-    win_counts,
-    winner_rows,
-    winner_sentence,
-)
-from opmerge_studies.celeba.tables import encoder_table, error_table, winner_table
+import numpy as np
 
-__all__ = ["answer", "facts", "sections"]
+from opmerge.page.charts import DASHED, LOOKS, Axis, Level, Series, curves, intervals
+from opmerge.page.claims import count
+from opmerge.page.layout import Picture, Section, draw_section
+from opmerge.page.sentences import percent
+from opmerge.page.study import Page, frame, heads, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["error_figure", "page"]
 
 Record = Mapping[str, Any]
-Row = Mapping[str, Any]
+Frames = Mapping[str, "pd.DataFrame"]
 
-_TEACHER = "teacher"
-_GIB, _MIB = 2**30, 2**20
-_ROUNDING = 1e-9  # of a gain
-_TIMES = 1.1  # a gain from which it is told as a factor
+_PLACE = ["source", "encoder", "seed"]
+_LABELS = {"ms-ssim-vae": "MS-SSIM VAE", "mse-vae": "β-VAE", "pca": "PCA"}
+_PAPERS = ("vanilla", "progressive", "consistency", "boot")
+_PLANNED = "certified"
+_PLANS = (_PLANNED, "boot", "vanilla", "temporal:8", "uniform:4", "progressive", "consistency")
+_OFF = 10.0  # times the certified plan: left to the table
+_SMALLEST = 1e-4  # eigenvalue that is drawn
+_VISIBLE = 0.002  # of a pixel's deviation; half a grey level of 8 bits
+_FEW = 1000  # images, which an autoencoder learns by heart
+
+_ENCODER_COLUMNS = heads(
+    *("encoder=called", "source", "seed", "latents=dimensions", "parameters=num_parameters:,.0f"),
+    *("images=images:,", "held out=num_images:,", "MS-SSIM=ms_ssim:.4f", "PCA's=pca_ms_ssim:.4f"),
+    *("ahead by=ahead:+.4f", "squared error=mse", "PCA's squared error=pca_mse"),
+    "CPU seconds=cpu_seconds:.0f",
+)
+_ENCODER_NOTE = (
+    "PCA has as many latents; it gives images back with the least squared error of all linear "
+    "maps, on the images that it was fitted to."
+)
+_WINNER_COLUMNS = heads(
+    *("encoding", "form", "rule=merge_rule", "s=merge_time:g", "λ ≤ 1=share_small:%"),
+    *("largest λ=largest", "least=winner", "second", "second / least=ratio:.3f"),
+    *("95 %=ratio_low…ratio_high:.3f", "wins=wins:%", "sums=continuum:.3f", "gain=gain:.3f"),
+)
+_WINNER_NOTE = (
+    "Second / least: with its 95 % interval over images; wins: share of resamples with the same "
+    "winner. Sums: √(Σ(1 − √λ)² / Σ(√λ ln √λ)²), above 1 where BOOT should err less than vanilla "
+    "under operator copy. Gain: best named strategy over certified plan, which tables/winners.csv "
+    "tells in words."
+)
+_ERROR_COLUMNS = heads(
+    *("encoding", "s=merge_time:g", "plan", "W2, diagonal=w2_diagonal", "W2, full=w2"),
+    *("its 95 %=low…high", "paired, pixels=paired_rms", "95 %=paired_low…paired_high"),
+    "sliced W2, pixels=sliced_w2",
+)
+_ERROR_NOTE = (
+    f"The {_PLANNED} plan of each form is its own. W2 is of a whole latent, other errors of a "
+    "pixel. Sliced W2 is over 128 random directions, and can exceed the paired error by that."
+)
+_NETWORK_COLUMNS = heads("plan", "merges", "predicted", "measured=mean", "95 %=low…high")
+_NETWORK_NOTE = (
+    "Predictions presume linear students at s = 6.4: their order is meant, not their size."
+)
 
 
-def answer(record: Record) -> Answer:
-    """Whether BOOT errs least of the paper's four, and where it does not."""
-    return Answer(
-        finding=_finding(record),
-        subject=_subject(record),
-        evidence=(
-            *(winner_sentence(record, row) for form in FORMS for row in winner_rows(record, form)),
-            *pixel_sentence(record),
-            _sum_sentence(record),
-            _rule_sentence(record),
-            *(quality_sentence(row) for row in record["tables"]["encoders"]),
-            *_neural_sentence(record),
+def page(record: Record) -> Page:
+    """Numbers, claims and sections of a record."""
+    import pandas as pd
+
+    rows = _frames(record)
+    time = record["settings"]["merge_times"][-1]
+    winners = rows["winners"]
+    winners = winners[winners.merge_time == time].sort_values("form", kind="stable")
+    paper = winners[winners.merge_rule == "operator-copy"]
+    diagonal, full = (paper[paper.form == form] for form in ("diagonal", "full"))
+    decoded = rows["contests"]
+    decoded = full.merge(decoded[decoded.merge_time == time], on=_PLACE)
+    plans = rows["plans"]
+    plans = plans[(plans.merge_rule == "operator-copy") & (plans.merge_time == time)]
+    errors = plans.pivot(index=[*_PLACE, "form"], columns="plan", values="w2")
+    sums = paper.set_index([*_PLACE, "form"]).continuum
+    encoders = rows["encoders"]
+    claims = {
+        "most-small": count(full.share_small > 0.5),
+        "boot-least-diagonal": count(diagonal.winner == "boot"),
+        "boot-least-full": count(full.winner == "boot"),
+        "boot-least-decoded": count(decoded.least == "boot"),
+        "sums-tell": count(paper.winner == np.where(paper.continuum > 1, "boot", "vanilla")),
+        "latents-tell-pixels": count(decoded.least == decoded.winner),
+        "boot-least-denoiser-copy": count(
+            winners.winner[winners.merge_rule == "denoiser-copy"] == "boot"
         ),
-        limits=_limits(record),
-        overturned_by=(
-            "Latents of CelebA itself in which another of the four errs least although nearly all "
-            "of the variance has λ ≤ 1;",
-            "students that are networks, trained for long, in another order (neural=true).",
-        ),
-    )
-
-
-def facts(record: Record) -> list[tuple[str, str]]:
-    """Wins of BOOT, the gain of the certified plan, and the quality of encoders."""
-    count, wins = len(encodings(record)), win_counts(record)
-    found = [
-        ("BOOT least of four in latents, diagonal", f"{wins['diagonal']} of {count}"),
-        ("in latents, full covariance", f"{wins['full']} of {count}"),
-        ("in decoded pixels", f"{wins['pixels']} of {count}"),
-        (
-            "least told apart from second by its interval, full covariance",
-            f"{sum(row['is_separated'] for row in winner_rows(record, 'full'))} of {count}",
-        ),
-        (
-            "best named over certified plan, full covariance",
-            _range([row["gain"] for row in winner_rows(record, "full")]),
-        ),
-    ]
-    for source in sources(record):
-        rows = same(record["tables"]["encoders"], source=source)
-        for encoder in dict.fromkeys(row["encoder"] for row in rows):
-            values = [row["ms_ssim"] for row in same(rows, encoder=encoder)]
-            name = f"held-out MS-SSIM, {encoder_label(encoder)}, {source}"
-            found.append((name, _range(values)))
-    return found
-
-
-def sections(record: Record) -> Iterator[Section]:
-    """Figures, pictures and tables of the page."""
-    for source in sources(record):
-        yield _reconstruction_section(record, source)
-    yield Section(
-        "Encoders",
-        "Means over held-out images, of what decoding the mean latents gives back.",
-        table=encoder_table(record),
-        is_wide=True,
-    )
-    time = largest_time(record)
-    for source in sources(record):
-        yield draw_section(
-            f"Latents of {source}",
-            "Solid: eigenvalues of the covariance, with 95 % intervals over images; dashed: "
-            "variances of single latents, which the paper takes for eigenvalues. Line: λ = 1.",
-            lambda source=source: spectrum_figure(record, source),  # type: ignore[misc]
-        )
-        yield draw_section(
-            f"Error in latents of {source}",
-            f"By the linear theory, operator copy, s = {time:g}. Filled: full covariance; hollow: "
-            "diagonal. Bars: 95 % intervals over images. Student and teacher are positive "
-            "multiples of the same noise in every direction, so this is their paired error too. "
-            "Plans that err ten times as much and more are in the table.",
-            lambda source=source: latent_figure(record, source),  # type: ignore[misc]
-        )
-        yield draw_section(
-            f"Error in pixels of {source}",
-            f"Root mean square of student minus teacher, decoded from equal noise, full "
-            f"covariance, s = {time:g}. Bars: 95 % intervals over samples. Plans that err ten "
-            "times as much and more are in the table.",
-            lambda source=source: pixel_figure(record, source),  # type: ignore[misc]
-        )
-    yield Section(
-        "Who errs least",
-        "Of the paper's four strategies, by the linear theory.",
-        table=winner_table(record),
-        is_wide=True,
-    )
-    yield Section(
-        "All errors",
-        "W2 in latents by the linear theory; paired error and sliced W2 of a pixel, decoded.",
-        table=error_table(record),
-        is_wide=True,
-    )
-    for place in _pictured(record):
-        yield from _output_sections(record, place)
-    yield _cost_section(record)
-    if record["neural"] is not None:
-        yield _neural_section(record["neural"])
-
-
-def _finding(record: Record) -> str:
-    count, wins, time = len(encodings(record)), win_counts(record), largest_time(record)
-    full = winner_rows(record, "full")
-    most = sum(_spectrum(record, row)["share_small"] > 0.5 for row in full)
-    others = [encoding_label(place_of(row), record) for row in full if row["winner"] != "boot"]
-    told = f"; not {'; '.join(others)}" if others else ""
-    return (
-        f"Most λ are ≤ 1 in {most} of {count} encodings, and of the paper's four strategies BOOT "
-        f"errs least in latents in {wins['diagonal']} of {count} by the diagonal, as the paper has "
-        f"it, in {wins['full']} by the full covariance (s = {time:g}{told}), and once decoded in "
-        f"{wins['pixels']}. {_condition(record)} "
-        f"{_gain_sentence(max(row['gain'] for row in full))}"
-    )
-
-
-def _gain_sentence(gain: float) -> str:
-    """How much better than the best named strategy the certified plan is at most."""
-    if gain < 1 + _ROUNDING:
-        return "The best named strategy is the certified plan (to rounding)."
-    if gain < _TIMES:
-        return (
-            f"The certified plan errs up to {percent(1 - 1 / gain)} less than the best named one."
-        )
-    return f"The certified plan errs up to {gain:.3g} times less than the best named one."
-
-
-def _condition(record: Record) -> str:
-    """How often the sums over all λ foretell who errs least."""
-    rows = [row for form in FORMS for row in winner_rows(record, form)]
-    right = sum(row["winner"] == ("boot" if row["continuum"] > 1 else "vanilla") for row in rows)
-    return (
-        "Not how many λ exceed 1 but whether Σ(1 − √λ)² exceeds Σ(√λ ln √λ)² should tell BOOT from "
-        f"vanilla in latents: it does in {right} of {len(rows)}."
-    )
-
-
-def _spectrum(record: Record, row: Row) -> Row:
-    return at(record["tables"]["spectra"], place_of(row), form=row["form"])[0]
-
-
-def _subject(record: Record) -> str:
-    seeds = len(record["settings"]["seeds"])
-    told = [
-        f"{row['source']}, {row['images']:,} images of {' × '.join(map(str, _shape(record, row)))}"
-        for row in record["splits"]
-    ]
-    return f"{'; '.join(told)}; {seeds} seed{'s' if seeds > 1 else ''}"
-
-
-def _shape(record: Record, split: Row) -> Sequence[int]:
-    rows = same(record["tables"]["encoders"], source=split["source"])
-    channels, *sides = rows[0]["shape"]
-    return sides if channels == 1 else (channels, *sides)
-
-
-def _sum_sentence(record: Record) -> str:
-    """How near the sums come to the ratio of the two errors."""
-    errors = {
-        (place_of(row), row["form"], row["plan"]): row["w2"]
-        for row in same(
-            record["tables"]["plans"], merge_rule=PAPERS_RULE, merge_time=largest_time(record)
-        )
+        "ahead-of-pca": count(encoders.ahead.dropna() > 0),
     }
-    off = [
-        errors[place_of(row), form, "vanilla"]
-        / errors[place_of(row), form, "boot"]
-        / row["continuum"]
-        for form in FORMS
-        for row in winner_rows(record, form)
-    ]
-    return (
-        "In a direction vanilla errs as |1 − √λ| and BOOT as √λ |ln √λ| when T is large: one "
-        "without variance counts fully for vanilla and nothing for BOOT, but decodes to little. "
-        "The ratio of the two errors in latents is "
-        f"{_range(off)} times what the sums over all directions say."
+    shapes = encoders.groupby("source").shape.first()
+    splits = pd.DataFrame(record["splits"])
+    splits["shape"] = splits.source.map(shapes).map(lambda shape: shape[shape[0] == 1 :])
+    values = {
+        "claims": claims,
+        "time": time,
+        "seeds": record["settings"]["seeds"],
+        "splits": splits,
+        "few": splits[splits.images < _FEW],
+        "paper": paper,
+        "full": full,
+        "decoded": decoded,
+        "quality": encoders.groupby(["source", "called"], sort=False).ms_ssim,
+        "off": errors.vanilla / errors.boot / sums,
+        "cost": record["cost"],
+        "neural": [record["neural"]] if record["neural"] else [],
+    }
+    return Page(values, claims, _sections(record, rows, time))
+
+
+def _frames(record: Record) -> dict[str, pd.DataFrame]:
+    """The tables, each row with the names of its encoder and encoding; and who wins decoded."""
+    import pandas as pd
+
+    names = frame(record, "encoders")[_PLACE]
+    called = names.encoder.replace(_LABELS)
+    several = names.groupby(["source", "encoder"]).seed.transform("size") > 1
+    names = names.assign(
+        called=called,
+        encoding=called
+        + (", " + names.source if names.source.nunique() > 1 else "")
+        + (", seed " + names.seed.astype(str)).where(several, ""),
     )
-
-
-def _rule_sentence(record: Record) -> str:
-    rows = [row for form in FORMS for row in winner_rows(record, form, "denoiser-copy")]
-    wins = sum(row["winner"] == "boot" for row in rows)
-    return (
-        f"Under denoiser copy BOOT errs least of the four in {wins} of {len(rows)} (encodings in "
-        "both forms)."
+    tables = {**record["tables"], **{key: record[key] for key in ("pictures", "reconstructions")}}
+    rows = {
+        key: pd.DataFrame(table).merge(names, on=_PLACE, how="left")
+        for key, table in tables.items()
+    }
+    encoders, pixels = rows["encoders"], rows["pixels"]
+    ahead = (encoders.ms_ssim - encoders.pca_ms_ssim.astype(float)).where(encoders.encoder != "pca")
+    dimensions = encoders.num_latents.astype(str) + " " + encoders.latents
+    spectra = rows["spectra"][[*_PLACE, "form", "largest", "share_small", "variance_small"]]
+    spreads = pd.DataFrame(record["spreads"])
+    pixels = pixels.merge(spreads, on=_PLACE).assign(
+        relative=lambda each: each.paired_rms / each.pixel_rms
     )
+    ranked = pixels[pixels.plan.isin(_PAPERS)].sort_values("paired_rms", kind="stable")
+    contests = ranked.groupby([*_PLACE, "merge_time"], sort=False)
+    return {
+        **rows,
+        "encoders": encoders.assign(ahead=ahead, dimensions=dimensions),
+        "winners": rows["winners"].merge(spectra, on=[*_PLACE, "form"], how="left"),
+        "pixels": pixels,
+        "contests": contests.agg(
+            least=("plan", "first"),
+            behind=("plan", lambda plans: plans.iloc[1]),
+            times=("paired_rms", lambda errors: errors.iloc[1] / errors.iloc[0]),
+        ).reset_index(),
+    }
 
 
-def _neural_sentence(record: Record) -> Iterator[str]:
-    found = record["neural"]
-    if found is not None:
-        yield (
-            f"Networks on the latents of {encoder_label(found['encoder'])}, {found['source']}, "
-            f"T = {found['steps']}: Spearman's ρ of predicted and measured errors over "
-            f"{len(found['plans'])} plans is {found['spearman']:.2f} (p = "
-            f"{number(found['p_value'])})."
-        )
+def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
+    import pandas as pd
 
-
-def _limits(record: Record) -> tuple[str, ...]:
-    few = [row for row in record["splits"] if row["images"] < 1000]
-    return (
-        "Latents are taken to be Gaussian, and students linear; plain cosine schedule, gradient "
-        "flow.",
-        f"At s = {largest_time(record):g} the better plans err by a millionth of the teacher's "
-        "spread, which no eye sees: their error maps are magnified, each by its own factor.",
-        "Intervals are those of independent images. Patches overlap, and so do frames: there they "
-        "are too narrow. Of few images a resample has smaller small eigenvalues, and its interval "
-        "may miss the value itself. The encoder is held fixed; seeds show what training it again "
-        "changes.",
-        "The published autoencoder has 128 latents for 64 × 64 colour images and was trained on "
-        "162,770 faces. Whatever is smaller here says what the method finds, not what CelebA's "
-        "latents are like.",
-        *(
-            f"{row['source']} has {row['images']} images to train on: an autoencoder learns them "
-            "by heart, and small eigenvalues are biased towards 0."
-            for row in few
-        ),
-    )
-
-
-def _reconstruction_section(record: Record, source: str) -> Section:
-    split = same(record["splits"], source=source)[0]
-    rows = same(record["reconstructions"], source=source)
-    quality = same(record["tables"]["encoders"], source=source)
-    return Section(
-        f"Reconstructions of {source}",
-        f"Of {split['held_out']} images held out ({split['split']}); first seed.",
-        pictures=[
-            Picture("held out", split["png"]),
-            *(
-                Picture(
-                    f"{encoder_label(row['encoder'])}, "
-                    f"{at(quality, place_of(row))[0]['ms_ssim']:.3f}",
-                    row["png"],
-                )
-                for row in rows
-            ),
-        ],
-        is_wide=True,
-    )
-
-
-def _pictured(record: Record) -> list[tuple[str, str, int]]:
-    return list(dict.fromkeys(place_of(row) for row in record["pictures"]))
-
-
-def _output_sections(record: Record, place: tuple[str, str, int]) -> Iterator[Section]:
-    """A grid an optimisation time; students that look like their teacher are left out, by name."""
-    for time in record["settings"]["merge_times"]:
-        rows = at(record["pictures"], place, merge_time=time)
-        spread = _pixel_spread(record, place)
-        errors = {
-            row["plan"]: row["paired_rms"] / spread
-            for row in at(record["tables"]["pixels"], place, merge_time=time)
-        }
-        best, second = (row["plan"] for row in pixel_contest(record, place, time))
+    encoders, pixels, seed = rows["encoders"], rows["pixels"], record["settings"]["seeds"][0]
+    backs = rows["reconstructions"].merge(encoders[[*_PLACE, "ms_ssim"]], on=_PLACE)
+    for split in record["splits"]:
+        own = backs[backs.source == split["source"]]
         yield Section(
-            f"Outputs, {encoder_label(place[1])}, {place[0]}, s = {time:g}",
-            "Each column is decoded from the same noise in the latents. Grey levels of a "
-            "difference are its size times the factor beside it, so that the brightest are white; "
-            "factors differ between plans. "
-            f"Of the four, {best} errs least in pixels, then {second}. Error of a pixel over its "
-            "standard deviation: "
-            + ", ".join(f"{plan} {number(value)}" for plan, value in errors.items())
-            + ".",
+            f"Reconstructions of {split['source']}",
+            f"Of {split['held_out']} images held out ({split['split']}); first seed.",
             pictures=[
-                Picture(_picture_name(row), row["png"]) for row in rows if _is_shown(row, errors)
+                Picture("held out", split["png"]),
+                *map(Picture, own.called + own.ms_ssim.map(", {:.3f}".format), own.png),
             ],
-            items=[_left_out(rows, errors)],
             is_wide=True,
         )
-
-
-_VISIBLE = 0.002  # of a pixel's deviation; half a grey level of 8 bits
-
-
-def _is_shown(row: Row, errors: Mapping[str, float]) -> bool:
-    """Whether a picture shows anything that others do not."""
-    is_student = row["factor"] is None and row["plan"] != _TEACHER
-    return not is_student or errors[row["plan"]] > _VISIBLE
-
-
-def _left_out(rows: Sequence[Row], errors: Mapping[str, float]) -> str:
-    """Which students are not shown, and what they look like."""
-    plans = [row["plan"] for row in rows if not _is_shown(row, errors)]
-    if not plans:
-        return "Every student is shown."
-    return (
-        f"Left out: {', '.join(plans)}. Their outputs differ from the teacher's, which are shown, "
-        f"by less than {percent(_VISIBLE)} of a pixel's standard deviation, and look equal."
+    made = table(
+        "Held-out reconstructions", encoders, _ENCODER_COLUMNS, _ENCODER_NOTE, is_open=True
     )
-
-
-def _picture_name(row: Row) -> str:
-    return (
-        row["plan"] if row["factor"] is None else f"{row['plan']}: error × {number(row['factor'])}"
+    caption = "Means over held-out images, of what decoding the mean latents gives back."
+    yield Section("Encoders", caption, table=made, is_wide=True)
+    for source in encoders.source.unique():
+        yield from _source_sections(rows, source, seed, time)
+    made = table(
+        "Strategies in latents", rows["winners"], _WINNER_COLUMNS, _WINNER_NOTE, is_open=True
     )
+    caption = "Of the paper's four strategies, by the linear theory."
+    yield Section("Who errs least", caption, table=made, is_wide=True)
+    keys = [*_PLACE, "merge_time", "plan"]
+    latents = rows["plans"].query("merge_rule == 'operator-copy'").set_index("form")
+    errors = pixels.merge(latents.loc[["full"], [*keys, "w2", "low", "high"]], on=keys).merge(
+        latents.loc[["diagonal"], [*keys, "w2"]], on=keys, suffixes=("", "_diagonal")
+    )
+    made = table("Errors under operator copy", errors, _ERROR_COLUMNS, _ERROR_NOTE)
+    caption = "W2 in latents by the linear theory; paired error and sliced W2 of a pixel, decoded."
+    yield Section("All errors", caption, table=made, is_wide=True)
+    pictures = rows["pictures"].merge(pixels[[*keys, "relative"]], on=keys, how="left")
+    contests = rows["contests"].set_index([*_PLACE, "merge_time"]).to_dict("index")
+    for place, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
+        yield _grid_section(grid, contests[place])
+    if record["neural"]:
+        networks = pd.DataFrame(record["neural"]["plans"]).sort_values("mean")
+        caption = "Root mean squares of student minus teacher, from equal noise"
+        made = table(caption, networks, _NETWORK_COLUMNS, _NETWORK_NOTE)
+        caption = "A teacher trained on latents, distilled by every plan under denoiser copy."
+        yield Section("Networks on latents", caption, table=made, is_wide=True)
 
 
-def _pixel_spread(record: Record, place: tuple[str, str, int]) -> float:
-    return float(at(record["spreads"], place)[0]["pixel_rms"])
-
-
-def _cost_section(record: Record) -> Section:
-    cost = record["cost"]
-    return Section(
-        f"{cost['images']:,.0f} images at 64 × 64",
-        f"Estimated from the rate of the published network, {cost['num_parameters']:,} parameters, "
-        "on a few batches, on the processor of the computer that ran the study. Encoding and "
-        "training read images from disk, so that memory does not grow with their number; only the "
-        "covariance needs all latents at once.",
-        items=(
-            f"reading image files, whenever the study is started: {cost['read_seconds'] / 60:.0f} "
-            "CPU minutes",
-            f"encoding: {cost['encode_seconds'] / 60:.0f} CPU minutes",
-            f"an epoch of training: {cost['epoch_seconds'] / 60:.0f} CPU minutes",
-            f"images on disk, as they are read in training: {cost['images_bytes'] / _GIB:.1f} GiB",
-            f"latents on disk: {cost['latents_bytes'] / _MIB:.0f} MiB, and about six times that in "
-            "memory for their covariance and its resamples",
+def _source_sections(rows: Frames, source: str, seed: int, time: float) -> Iterator[Section]:
+    """The spectrum of a source's latents, and the errors of plans there and decoded."""
+    here = "source == @source and seed == @seed"
+    eigenvalues = rows["eigenvalues"].query(here)
+    latents = rows["plans"].query(
+        f"{here} and merge_time == @time and merge_rule == 'operator-copy'"
+    )
+    pixels = rows["pixels"].query(f"{here} and merge_time == @time").assign(form="full")
+    largest = eigenvalues.groupby("form").eigenvalue.max()
+    yield draw_section(
+        f"Latents of {source}",
+        "Solid: eigenvalues of the covariance, with 95 % intervals over images; dashed: "
+        "variances of single latents, which the paper takes for eigenvalues. Line: λ = 1.",
+        curves(
+            [*_spectrum_series(eigenvalues)],
+            Axis("direction or latent, by size", (1, eigenvalues["rank"].max() * 1.1)),
+            Axis("variance λ", (_SMALLEST, 2 * largest.max())),
+            f"The largest variance of a latent is {largest.diagonal:.3g}, the largest eigenvalue "
+            f"{largest.full:.3g}",
+            levels=[Level(y=1.0)],
+            height=3.2,
+        ),
+    )
+    least = _least_named(latents, "w2")
+    yield draw_section(
+        f"Error in latents of {source}",
+        f"By the linear theory, operator copy, s = {time:g}. Filled: full covariance; hollow: "
+        "diagonal. Bars: 95 % intervals over images. Student and teacher are positive multiples of "
+        "the same noise in every direction, so this is their paired error too. Plans that err ten "
+        "times as much and more are in the table.",
+        error_figure(
+            latents,
+            ("w2", "low", "high"),
+            f"Least errs, of the named: {least.diagonal} by the diagonal, {least.full} by the full "
+            "covariance",
+            "W2 in latents, certified plan = 1",
+        ),
+    )
+    yield draw_section(
+        f"Error in pixels of {source}",
+        "Root mean square of student minus teacher, decoded from equal noise, full covariance, "
+        f"s = {time:g}. Bars: 95 % intervals over samples. Plans that err ten times as much and "
+        "more are in the table.",
+        error_figure(
+            pixels,
+            ("paired_rms", "paired_low", "paired_high"),
+            f"Least errs, of the named and decoded: {_least_named(pixels, 'paired_rms').full}",
+            "error in pixels, certified plan = 1",
         ),
     )
 
 
-def _neural_section(found: Row) -> Section:
+def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
+    drawn = rows.assign(**rows[["eigenvalue", "low", "high"]].clip(lower=_SMALLEST / 10))
+    for (called, both), look in zip(drawn.groupby("called", sort=False), LOOKS, strict=False):
+        line = {"color": look["color"]}
+        full, diagonal = (both[both.form == form] for form in ("full", "diagonal"))
+        yield Series(
+            str(called), full["rank"], full.eigenvalue, line, full.low, full.high, band=True
+        )
+        dashed = {**line, "linestyle": DASHED}
+        yield Series("", diagonal["rank"], diagonal.eigenvalue, dashed)
+
+
+def _least_named(rows: pd.DataFrame, value: str) -> pd.Series[str]:
+    """By form, the named strategies that err least, of any encoder."""
+    named = rows[rows.plan != _PLANNED]
+    least = named.loc[named.groupby(["form", "encoder"], sort=False)[value].idxmin()]
+    return least.groupby("form").plan.agg(lambda plans: " or ".join(plans.unique()))
+
+
+def error_figure(
+    rows: pd.DataFrame, columns: tuple[str, str, str], title: str, words: str
+) -> Figure:
+    """Errors of plans as multiples of the certified one's, by encoder and form.
+
+    Args:
+        rows: a row a plan, encoder and form.
+        columns: the error, and the ends of its interval.
+        title: what is seen.
+        words: what the error is.
+    """
+    value, low, high = columns
+    units = rows[rows.plan == _PLANNED].set_index(["called", "form"])[value].rename("unit")
+    ratios = rows.join(units, on=["called", "form"])
+    ratios[[*columns]] = ratios[[*columns]].div(ratios.unit, axis=0)
+    smallest = ratios.groupby("plan")[value].min()
+    plans = [plan for plan in _PLANS if smallest[plan] < _OFF]
+    shown = ratios[ratios.plan.isin(plans)]
+    fills = {"diagonal": {"markerfacecolor": "none"}, "full": {}}
+    series = [
+        Series(
+            str(called) if form == "full" else "",
+            own[value],
+            own.plan.map(plans.index),
+            {**look, **fills[str(form)]},
+            own[low],
+            own[high],
+        )
+        for (called, both), look in zip(shown.groupby("called", sort=False), LOOKS, strict=False)
+        for form, own in both.groupby("form")
+    ]
+    return intervals(series, plans, Axis(words, margin=1.2), title, line=0.25 + 0.07 * len(series))
+
+
+def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
+    """Outputs of an encoding; students that look like their teacher are left out, by name."""
+    place, is_map = grid.iloc[0], grid.factor.notna()
+    is_student = ~is_map & grid.relative.notna()
+    is_hidden = is_student & (grid.relative <= _VISIBLE)
+    names = grid.plan + grid.factor.map(": error × {:.3g}".format).where(is_map, "")
+    errors = grid.plan[is_student] + grid.relative[is_student].map(" {:.3g}".format)
     return Section(
-        "Networks on latents",
-        f"A teacher trained on the latents of {encoder_label(found['encoder'])}, "
-        f"{found['source']}, T = {found['steps']}, distilled by every plan with "
-        f"{found['iterations']} iterations a merge, under denoiser copy. Spearman's ρ "
-        f"{found['spearman']:.2f}.",
-        table=make_table(
-            "Root mean squares of student minus teacher, from equal noise",
-            ("plan", "merges", "predicted", "measured", "interval"),
-            [
-                (
-                    row["plan"],
-                    str(row["merges"]),
-                    number(row["predicted"]),
-                    number(row["mean"]),
-                    f"{number(row['low'])} to {number(row['high'])}",
-                )
-                for row in sorted(found["plans"], key=lambda row: float(row["mean"]))
-            ],
-            "Predictions presume linear students at s = 6.4: their order is meant, not their size.",
-        ),
+        f"Outputs, {place.called}, {place.source}, s = {place.merge_time:g}",
+        "Each column is decoded from the same noise in the latents. Grey levels of a difference "
+        "are its size times the factor beside it, so that the brightest are white; factors differ "
+        f"between plans. Of the four, {contest['least']} errs least in pixels, then "
+        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. "
+        "Students whose outputs differ from the teacher's by less than "
+        f"{percent(_VISIBLE)} of that look equal and are left out: "
+        f"{', '.join(grid.plan[is_hidden]) or '–'}.",
+        pictures=[*map(Picture, names[~is_hidden], grid.png[~is_hidden])],
         is_wide=True,
     )
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return low if low == high else f"{low} to {high}"

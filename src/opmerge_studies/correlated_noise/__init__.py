@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import brentq
 
@@ -43,6 +45,7 @@ _DRAWN_TIMES = (0.3, 1.0, 6.4)
 _DRAWN_STEPS = 4
 _LARGEST_ROTATION = 45.0
 
+Array = NDArray[np.float64]
 Row = dict[str, Any]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
@@ -145,21 +148,17 @@ def plane_oracle(case: str, angle: float, num_steps: int, merge_time: float) -> 
     """Every plan in the plane: the best, and how much worse those are that theories choose."""
     problem = plane_problem(PLANE[case], angle, num_steps, merge_time)
     plans = list(all_plans(num_steps))
-    errors = np.array([evaluate_matrices(problem, plan).w2 for plan in plans])
+    errors = _distances(problem, plans)
     best = int(np.argmin(errors))
     chosen = {
-        name: errors[np.argmin([evaluate_matrices(theory, plan).w2 for plan in plans])]
+        name: errors[np.argmin(_distances(theory, plans))]
         for name, theory in scalar_theories(problem).items()
     }
     chosen["comb"] = evaluate_matrices(problem, matrix_comb(problem).plan).w2
-    chosen["named"] = min(
-        evaluate_matrices(problem, plan).w2 for plan in _strategies(num_steps).values()
-    )
+    chosen["named"] = min(_distances(problem, _strategies(num_steps).values()))
+    head = {"case": case, "angle": angle, "num_steps": num_steps, "num_plans": len(plans)}
     return {
-        "case": case,
-        "angle": angle,
-        "num_steps": num_steps,
-        "num_plans": len(plans),
+        **head,
         "best": float(errors[best]),
         "plan": str(plans[best].to_nested()[0]),
         **{name: float(error / errors[best] - 1) for name, error in chosen.items()},
@@ -170,20 +169,17 @@ def plane_crossing(angle: float, num_steps: int, merge_time: float) -> Row:
     """The λ at which BOOT and vanilla err equally, for data λ Diag(√2, 1/√2)."""
     plans = [build_strategy(name, num_steps) for name in ("boot", "vanilla")]
 
-    def log_ratio(scale: float, name: str) -> float:
+    def log_ratio(theory: str, scale: float) -> float:
         variances = (scale * 2**0.5, scale * 0.5**0.5)
         problem = plane_problem(variances, angle, num_steps, merge_time)
-        judge = {"exact": problem, **scalar_theories(problem)}[name]
-        boot, vanilla = (evaluate_matrices(judge, plan).w2 for plan in plans)
+        boot, vanilla = _distances({"exact": problem, **scalar_theories(problem)}[theory], plans)
         return float(np.log(boot / vanilla))
 
-    row: Row = {"angle": angle}
-    for name in ("exact", "generalised", "data_basis", "isotropic"):
-        zeros = sign_changes(
-            lambda at, name=name: np.array([log_ratio(s, name) for s in at]), _SCANNED
-        )
-        row[name] = zeros[0] if zeros else None
-    return row
+    zeros = {
+        theory: sign_changes(np.vectorize(partial(log_ratio, theory)), _SCANNED)
+        for theory in ("exact", "generalised", "data_basis", "isotropic")
+    }
+    return {"angle": angle, **{name: min(values, default=None) for name, values in zeros.items()}}
 
 
 def half_angle(case: str, num_steps: int, merge_time: float) -> Row:
@@ -201,13 +197,9 @@ def half_angle(case: str, num_steps: int, merge_time: float) -> Row:
 
     difference = NOISE_RATIO - 1 / NOISE_RATIO
     rule = np.sqrt(np.log(2.0) / (2.0 * merge_time * difference))
-    crosses = excess(45.0) < 0
-    return {
-        "case": case,
-        "merge_time": merge_time,
-        "angle": float(brentq(excess, 0.0, 45.0, xtol=1e-6)) if crosses else None,
-        "rule": float(np.degrees(np.arcsin(min(rule, 1.0)))),
-    }
+    angle = float(brentq(excess, 0.0, 45.0, xtol=1e-6)) if excess(45.0) < 0 else None
+    head = {"case": case, "merge_time": merge_time, "angle": angle}
+    return {**head, "rule": float(np.degrees(np.arcsin(min(rule, 1.0))))}
 
 
 def rotated_noise(
@@ -241,17 +233,14 @@ def draw_optima(case: str, merge_rule: MergeRule, merge_time: float, num_draws: 
         ratios[seed] = errors[place] / errors.min(axis=0)
     beaten = (ratios > 1 + _ROUNDING).sum(axis=0).tolist()
     largest = ratios.max(axis=0).tolist()
-    return {
-        "merge_rule": merge_rule,
-        "case": case,
-        "merge_time": merge_time,
-        "optimum": optimum,
-        "draws": num_draws,
-        "beaten": beaten[0],
-        "largest_ratio": largest[0],
-        "beaten_paired": beaten[1],
-        "largest_ratio_paired": largest[1],
-    }
+    head = {"merge_rule": merge_rule, "case": case, "merge_time": merge_time, "optimum": optimum}
+    by_w2 = {"draws": num_draws, "beaten": beaten[0], "largest_ratio": largest[0]}
+    return {**head, **by_w2, "beaten_paired": beaten[1], "largest_ratio_paired": largest[1]}
+
+
+def _distances(problem: MatrixProblem, plans: Iterable[Plan]) -> Array:
+    """W2 that each plan leaves."""
+    return np.array([evaluate_matrices(problem, plan).w2 for plan in plans])
 
 
 def _strategies(num_steps: int) -> dict[str, Plan]:
@@ -262,18 +251,18 @@ def _strategies(num_steps: int) -> dict[str, Plan]:
 def _with_chosen(problem: MatrixProblem, merge_time: float) -> dict[str, Plan]:
     """The strategies, and the plans that planners choose: for λ, for μ, and for the matrices."""
     variance = np.trace(problem.noise_covariance) / len(problem.noise_covariance)
-    spectra = {
-        "planned_isotropic": np.linalg.eigvalsh(problem.data_covariance) / variance,
-        "planned_generalised": problem.eigenvalues,
+    training, num_steps = GradientFlow(merge_time * variance), problem.schedule.num_steps
+
+    def planned(eigenvalues: Array) -> Plan:
+        spectrum = eigenvalue_spectrum(np.maximum(eigenvalues, 0.0))
+        return find_plan(Problem(spectrum, problem.schedule, training)).plan
+
+    return {
+        **_strategies(num_steps),
+        "planned_isotropic": planned(np.linalg.eigvalsh(problem.data_covariance) / variance),
+        "planned_generalised": planned(problem.eigenvalues),
+        "planned_comb": matrix_comb(problem).plan,
     }
-    training = GradientFlow(merge_time * variance)
-    chosen = {
-        name: find_plan(
-            Problem(eigenvalue_spectrum(np.maximum(values, 0.0)), problem.schedule, training)
-        ).plan
-        for name, values in spectra.items()
-    }
-    return {**_strategies(problem.num_steps), **chosen, "planned_comb": matrix_comb(problem).plan}
 
 
 def _compared(head: Row, problem: MatrixProblem, plans: Mapping[str, Plan]) -> list[Row]:

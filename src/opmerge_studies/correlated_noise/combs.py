@@ -68,7 +68,7 @@ def matrix_comb(problem: MatrixProblem) -> MatrixComb:
         position: Array = np.sum([blocks[above, below] for above, below in pairwise(path)], axis=0)
         return position
 
-    top = problem.num_steps - 1
+    top = problem.schedule.num_steps - 1
     best = min(([*range(top, -1, -1)], [top, 0]), key=lambda path: error(reached(path)))
     point, lower = reached(best), 0.0
     for _ in range(_MAX_ITERATIONS):
@@ -82,7 +82,7 @@ def matrix_comb(problem: MatrixProblem) -> MatrixComb:
         if least - lower <= _CLOSED * least or curvature == 0.0:
             break
         point = point + min(1.0, max(0.0, -slope / (2.0 * curvature))) * step
-    plan = Plan((Tree.chain(problem.num_steps, best),))
+    plan = Plan((Tree.chain(problem.schedule.num_steps, best),))
     return MatrixComb(plan, float(np.sqrt(least)), float(np.sqrt(lower)))
 
 

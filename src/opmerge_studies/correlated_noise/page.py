@@ -10,7 +10,7 @@ import numpy as np
 
 from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves, series_by, series_of
 from opmerge.page.claims import Count, count
-from opmerge.page.layout import Section, draw_section
+from opmerge.page.layout import Section, Table, draw_section
 from opmerge.page.sentences import number, percent, times
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import GREY
@@ -27,10 +27,10 @@ _PLANNED = ["planned combs", "best named strategy", *_THEORIES]
 _NAMES = {"data_basis": "data basis", "comb": "planned combs", "named": "best named strategy"}
 _CASES = {case: ", ".join(f"{value:g}" for value in pair) for case, pair in PLANE.items()}
 _SHOWN_CASE = "across"
-_SIDES = {"below": "< 1", "above": "> λ*"}  # of all μ
 _NEAR = 0.01
-_FAR = 3.0  # standard errors from which the closed form would be in doubt
+_FAR = 4.0  # standard errors, which one page in a thousand exceeds by chance
 _ROUNDING = 1e-9
+_DIGITS = 9  # of a relative difference; less is rounding
 _LEAST_EXCESS = 1e-4  # drawn at the foot of the figure
 
 _ANGLE = Axis(
@@ -44,62 +44,79 @@ _DRAWS = (
     | {"draws": "draws:s", "by W2": "beaten:s", "gain": "gain:%"}
     | {"by paired error": "beaten_paired:s", "paired gain": "gain_paired:%"}
 )
-_MERGES = (
-    {"law": "law:s", "step j": "step:s", "exact": "expected:.4g", "simulated": "measured:.4g"}
-    | {"s.e.": "standard_error:.2g", "flow on 50 samples": "data_set"}
-)  # fmt: skip
-_PLANS = (
-    {"law": "law:s", "plan": "plan:s", "closed form": "predicted:.4g"}
-    | {"mean student": "mean_student:.4g", "off by, s.e.": "off_in_standard_errors:.2f"}
-    | {"root mean square": "root_mean_square:.4g"}
-)
+_MERGES = {"law": "law:s", "step j": "step:s", "exact": "expected:.4g"} | {
+    "simulated": "measured:.4g",
+    "s.e.": "standard_error:.2g",
+    "flow on 50 samples": "data_set",
+}
+_PLANS = {"law": "law:s", "plan": "plan:s", "closed form": "predicted:.4g"} | {
+    "mean student": "mean_student:.4g",
+    "off by, s.e.": "off_in_standard_errors:.2f",
+    "root mean square": "root_mean_square:.4g",
+}
 
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    plane, oracle, draws = _plane(record), _oracle(record), _draws(record)
-    merges, plans = frame(record, "merges"), frame(record, "plans")
-    halves, crossings = frame(record, "half_angles"), _named(record, "crossings")
-    rotations, digits = _named(record, "rotations"), _named(record, "digits")
+    tables = {name: frame(record, name).rename(columns=_NAMES) for name in record["tables"]}
+    strategies, crossings, halves = (tables[k] for k in ("plane", "crossings", "half_angles"))
+    rotations, digits, plans = (tables[key] for key in ("rotations", "digits", "plans"))
+    plane = strategies.assign(
+        data=strategies.case.map(_CASES),
+        **strategies[["paired", *_THEORIES]].div(strategies.w2, axis=0),
+    )
+    oracle, draws = _oracle(tables["oracle"]), tables["draws"]
+    draws = draws.assign(
+        side=draws.case.map({"below": "< 1", "above": "> λ*"}),
+        gain=(draws.largest_ratio - 1).round(_DIGITS),
+        gain_paired=(draws.largest_ratio_paired - 1).round(_DIGITS),
+    )
+    optima = (
+        draws.groupby(["merge_rule", "case", "optimum", "side"], sort=False)
+        .agg(
+            {"draws": "sum", "beaten": "sum", "beaten_paired": "sum"}
+            | {"gain": "max", "gain_paired": "max"}
+        )
+        .reset_index()
+    )
+    below, above = (
+        optima[(optima.merge_rule == "operator-copy") & (optima.case == case)].iloc[0]
+        for case in ("below", "above")
+    )
     choices = {
         "rotations": _choices(rotations, ["seed", "angle"]),
         "digits": _choices(digits, ["correlation"]),
     }
+    merges = tables["merges"]
+    merges = merges.assign(off=(merges.measured - merges.expected).abs() / merges.standard_error)
     batches = merges.groupby("step").expected
     spread = batches.max() / batches.min() - 1
-    off = (merges.measured - merges.expected).abs() / merges.standard_error
+    at_last = merges[merges.step == merges.step.max()].expected
     seen = halves.dropna()
     turned = rotations[(rotations.plan == "boot") & (rotations.angle == rotations.angle.max())]
-    optima = draws.groupby(["merge_rule", "case", "optimum", "side"], sort=False).agg(
-        {"draws": "sum", "beaten": "sum", "beaten_paired": "sum"}
-        | {"gain": "max", "gain_paired": "max"}
-    )
-    below, above = (optima.loc["operator-copy", case].iloc[0] for case in ("below", "above"))
     values = dict(
+        record["settings"],
         theories=_THEORIES,
-        off=np.exp(np.log(plane[_THEORIES]).abs().max()),
+        off=plane[_THEORIES].apply(lambda ratios: np.exp(np.log(ratios).abs().max())),
         near=(oracle[_PLANNED] <= _NEAR).sum(),
         pairs=len(oracle),
-        far=plans.off_in_standard_errors.max(),
-        **_winners(_named(record, "plane")),
-        worst=oracle.loc[oracle["planned combs"].idxmax()],
+        plans=plans,
+        **_winners(strategies),
+        worst=oracle.nlargest(1, "planned combs").iloc[0],
         off_rule=(seen.angle / seen.rule - 1).abs().max(),
         soonest=seen[seen.merge_time == seen.merge_time.max()].nsmallest(1, "angle"),
-        optima=optima.reset_index(),
+        optima=optima,
         below=below,
         crossings=crossings[["exact", *_THEORIES]].agg(["count", "min", "max"]).T,
-        angles=len(crossings),
         widest=rotations.angle.max(),
         levels=turned[_THEORIES].div(turned.w2, axis=0).agg(["min", "max"]).T,
         costs={name: rows.filter(like="planned").max() for name, rows in choices.items()},
-        digits=digits[digits.plan == "boot"].iloc[-1],
+        last=digits[digits.plan == "boot"].iloc[-1],
         spread=spread,
-        simulated=len(merges),
-        most_off=off.max(),
+        merges=merges,
         paired=plane.paired.max(),
     )
     aligned = plane[plane.angle.isin((0, 90))][["generalised", "data basis"]]
-    last = merges[merges.step == merges.step.max()].expected
     claims = {
         "exact-where-axes-agree": count(((aligned - 1).abs() < 1e-6).to_numpy().flat),
         "scalar-plans-near-best": count((oracle[_THEORIES] <= _NEAR).to_numpy().flat),
@@ -108,56 +125,26 @@ def page(record: Mapping[str, Any]) -> Page:
         "boot-optimal-paired": _unbeaten(below, "beaten_paired"),
         "vanilla-optimal": _unbeaten(above, "beaten"),
         "mean-student-is-closed-form": count(plans.off_in_standard_errors < _FAR),
-        "batches-by-fourth-moments": count(off < _FAR),
-        "law-unseen-at-T": count(last / last.min() - 1 < _ROUNDING),
+        "batches-by-fourth-moments": count(merges.off < _FAR),
+        "law-unseen-at-T": count(at_last / at_last.min() - 1 < _ROUNDING),
     }
     sections = [
-        *_plane_sections(plane, oracle),
-        _half_section(halves),
-        _crossing_section(crossings),
-        _digits_section(digits, choices["digits"]),
+        *_plane_sections(plane, oracle, halves, crossings),
+        _digits_section(digits[digits.plan == "boot"], choices["digits"]),
         _law_section(merges, spread),
         *_table_sections(draws, choices["rotations"], plans),
     ]
     return Page(values, claims, sections)
 
 
-def _named(record: Mapping[str, Any], name: str) -> pd.DataFrame:
-    """A table whose columns are called as they are in the page."""
-    return frame(record, name).rename(columns=_NAMES)
-
-
-def _plane(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Strategies in the plane; paired errors and what theories say as multiples of W2."""
-    rows = _named(record, "plane")
-    ratios = {name: rows[name] / rows.w2 for name in ("paired", *_THEORIES)}
-    return rows.assign(data=rows.case.map(_CASES), **ratios)
-
-
-def _oracle(record: Mapping[str, Any]) -> pd.DataFrame:
+def _oracle(rows: pd.DataFrame) -> pd.DataFrame:
     """Excess of W2 over the best of all plans, and whether some μ lies between 1 and λ*."""
-    rows = _named(record, "oracle")
     cells = zip(rows.case, rows.angle, rows.num_steps, strict=True)
-    values = np.array([plane_problem(PLANE[case], *cell, 1.0).eigenvalues for case, *cell in cells])
+    values = np.array([plane_problem(PLANE[c], angle, t, 1.0).eigenvalues for c, angle, t in cells])
     thresholds = rows.num_steps.map(growth_threshold).to_numpy()[:, None]
-    between = ((values > 1 + _ROUNDING) & (values < thresholds)).any(axis=1)
-    excess = {name: _rounded(rows[name]) for name in _PLANNED}
+    between = np.any((values > 1 + _ROUNDING) & (values < thresholds), axis=1)
+    excess = rows[_PLANNED].round(_DIGITS)
     return rows.assign(data=rows.case.map(_CASES), between=between, **excess)
-
-
-def _draws(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Draws with the largest gain of another plan, by W2 and by paired error."""
-    rows = frame(record, "draws")
-    return rows.assign(
-        side=rows.case.map(_SIDES),
-        gain=_rounded(rows.largest_ratio - 1),
-        gain_paired=_rounded(rows.largest_ratio_paired - 1),
-    )
-
-
-def _rounded(differences: pd.Series) -> pd.Series:
-    """Relative differences, 0 where they are rounding."""
-    return differences.where(differences > _ROUNDING, 0.0)
 
 
 def _unbeaten(draws: pd.Series, key: str) -> Count:
@@ -176,17 +163,23 @@ def _winners(plane: pd.DataFrame) -> dict[str, Any]:
 
 def _choices(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """By the last key and by plan, the largest excess of W2 over the best plan tried."""
-    excess = _rounded(rows.w2 / rows.groupby(keys).w2.transform("min") - 1)
+    excess = (rows.w2 / rows.groupby(keys).w2.transform("min") - 1).round(_DIGITS)
     rows = rows.assign(excess=excess, plan=rows.plan.str.replace("_", " "))
     return rows.pivot_table("excess", keys[-1], "plan", "max", sort=False)
 
 
-def _choice_columns(choices: pd.DataFrame) -> dict[str, str]:
+def _choice_table(name: str, choices: pd.DataFrame) -> Table:
     key = str(choices.index.name)
-    return {key: f"{key}:g"} | {plan: f"{plan}:%" for plan in choices}
+    return table(
+        f"Largest excess of W2 over the best plan tried, {name}",
+        choices.reset_index(),
+        {key: f"{key}:g"} | {str(plan): f"{plan}:%" for plan in choices},
+    )
 
 
-def _plane_sections(plane: pd.DataFrame, oracle: pd.DataFrame) -> Iterator[Section]:
+def _plane_sections(
+    plane: pd.DataFrame, oracle: pd.DataFrame, halves: pd.DataFrame, crossings: pd.DataFrame
+) -> Iterator[Section]:
     boot = plane[plane.plan == "boot"]
     shown = boot[boot.case == _SHOWN_CASE]
     lowest = shown[_THEORIES].min().min()
@@ -208,16 +201,16 @@ def _plane_sections(plane: pd.DataFrame, oracle: pd.DataFrame) -> Iterator[Secti
             _PAIR | {"W2": "w2", "paired / W2": "paired"} | {name: name for name in _THEORIES},
         ),
     )
-    shown = [*_THEORIES, "planned combs"]
+    names = [*_THEORIES, "planned combs"]
     yield draw_section(
         "What the plan costs that it picks",
         "Excess of W2 over the best of all plans, the worst over three pairs of data variances "
         "and all T tried; what is less than 0.01 % is drawn at the foot.",
         curves(
             series_of(
-                oracle.groupby("angle")[shown].max().clip(lower=_LEAST_EXCESS).reset_index(),
+                oracle.groupby("angle")[names].max().clip(lower=_LEAST_EXCESS).reset_index(),
                 "angle",
-                shown,
+                names,
             ),
             _ANGLE,
             Axis("excess of W2 over the best plan", (_LEAST_EXCESS / 1.3, 3.0)),
@@ -235,63 +228,56 @@ def _plane_sections(plane: pd.DataFrame, oracle: pd.DataFrame) -> Iterator[Secti
         ),
     )
 
-
-def _half_section(rows: pd.DataFrame) -> Section:
-    rule = rows[["merge_time", "rule"]].drop_duplicates()
-    rows = rows.assign(data="data " + rows.case.map(_CASES))
-    return draw_section(
+    rule = halves[["merge_time", "rule"]].drop_duplicates()
+    yield draw_section(
         "From which angle on",
         "The angle at which theory in the data's basis sees half of BOOT's error. Rule: "
         "sin²θ = ln 2 / (2 s Δς), for it takes the variance of the least noisy direction to be "
         "larger by Δς sin²θ, Δς = 1.5.",
         curves(
             [
-                *series_by(rows, "data", "merge_time", "angle", linestyle=""),
+                *series_by(
+                    halves.assign(data="data " + halves.case.map(_CASES)),
+                    *("data", "merge_time", "angle"),
+                    linestyle="",
+                ),
                 Series("rule", rule.merge_time, rule.rule, {"color": GREY, "linestyle": DASHED}),
             ],
             Axis("optimisation time s of a merge", (0.8, 12.5)),
             Axis("angle of half the error, degrees", (5.0, 50.0)),
-            "Theory in the data's basis sees less than half of the error before 45° at "
-            f"{rows.angle.count()} of {len(rows)} pairs and s",
+            "Theory in the data's basis sees less than half of the error before 45° in "
+            f"{halves.angle.count()} of {len(halves)} cases",
             columns=2,
         ),
     )
-
-
-def _crossing_section(rows: pd.DataFrame) -> Section:
-    return draw_section(
+    yield draw_section(
         "Where BOOT and vanilla cross",
         "Data variances √2 λ and λ/√2, noise variances 2 and 0.5: the scale λ at which both err "
         "equally. Where a line ends there is no crossing from 0.2 to 3.",
         curves(
-            series_of(rows, "angle", [*_THEORIES, "exact"]),
+            series_of(crossings, "angle", [*_THEORIES, "exact"]),
             _ANGLE,
             Axis("crossing, data scale λ", (0.2, 3.0)),
-            f"BOOT and vanilla cross at {rows.exact.count()} of {len(rows)} angles",
+            f"BOOT and vanilla cross at {crossings.exact.count()} of {len(crossings)} angles",
             columns=2,
         ),
     )
 
 
-def _digits_section(rows: pd.DataFrame, choices: pd.DataFrame) -> Section:
-    boot = rows[rows.plan == "boot"].rename(columns={"w2": "exact"})
+def _digits_section(boot: pd.DataFrame, choices: pd.DataFrame) -> Section:
     last = boot.iloc[-1]
     return draw_section(
         "Digits under noise that pixels share",
         "W2 of sequential BOOT; pixels k rows and columns apart have noise that correlates by ρᵏ.",
         curves(
-            series_of(boot, "correlation", [*_THEORIES, "exact"]),
+            series_of(boot.rename(columns={"w2": "exact"}), "correlation", [*_THEORIES, "exact"]),
             Axis("correlation ρ of neighbouring pixels' noise", log=False),
             Axis("W2 to the teacher, BOOT", (0.3 * boot.isotropic.min(), 3.0)),
-            f"At ρ = {last.correlation:g} BOOT errs by {number(last.exact)}; theory that ignores "
+            f"At ρ = {last.correlation:g} BOOT errs by {number(last.w2)}; theory that ignores "
             f"the correlation says {number(last.isotropic)}",
             columns=2,
         ),
-        table(
-            "Largest excess of W2 over the best plan tried, digits",
-            choices.reset_index(),
-            _choice_columns(choices),
-        ),
+        _choice_table("digits", choices),
     )
 
 
@@ -334,6 +320,7 @@ def _table_sections(
     draws: pd.DataFrame, rotations: pd.DataFrame, plans: pd.DataFrame
 ) -> Iterator[Section]:
     """Sections whose table is all there is to see."""
+    drawn = "Draws in which another plan beats the optimum of the scalar theory"
     for heading, caption, numbers in (
         (
             "What becomes of the optima",
@@ -341,19 +328,13 @@ def _table_sections(
             "the named plan is best: BOOT if all μ are below 1, vanilla if all are above λ*, and "
             "under denoiser copy BOOT. Here: in how many draws another plan is better, and its "
             "gain at most.",
-            table(
-                "Draws in which another plan beats the optimum of the scalar theory", draws, _DRAWS
-            ),
+            table(drawn, draws, _DRAWS),
         ),
         (
             "Random rotations",
             "Data variances from 0.05 to 20; noise variances from 1/4 to 4 in random order, "
             "rescaled to mean 1 and turned along a random geodesic, no direction by more than θ.",
-            table(
-                "Largest excess of W2 over the best plan tried, rotations",
-                rotations.reset_index(),
-                _choice_columns(rotations),
-            ),
+            _choice_table("rotations", rotations),
         ),
         (
             "Whole plans trained on samples",

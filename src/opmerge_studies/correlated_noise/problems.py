@@ -105,9 +105,9 @@ def rotated_problem(
 def digits_problem(correlation: float, num_steps: int, merge_time: float) -> MatrixProblem:
     """Digits under noise of variance 1 whose pixels k rows and columns apart correlate by ρᵏ."""
     side = range(round(digits_samples().shape[1] ** 0.5))
-    along = np.float64(correlation) ** np.abs(np.subtract.outer(side, side))
+    along: Array = np.float64(correlation) ** np.abs(np.subtract.outer(side, side))
     data = np.cov(digits_samples().T, bias=True)
-    return _problem(data, np.kron(along, along), num_steps, merge_time)
+    return _problem(data, np.asarray(np.kron(along, along)), num_steps, merge_time)
 
 
 @cache

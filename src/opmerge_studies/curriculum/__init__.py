@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.allocation import (
-    OVERHEAD,
     SCHEDULES,
     allocate,
     largest_gain,
@@ -26,15 +25,27 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, Positive
+from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
-from opmerge_studies.shared.runner import Cell, Runner
+from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared.strategies import is_as_good
 
-__all__ = ["Config", "allocate_plan", "bound_combs", "check_pilot", "run", "try_all_plans"]
+__all__ = ["COMPARED", "PILOT", "SPREAD_CASE", "STUDY", "CurriculumSettings", "case_problem", "run"]
 
-FLOW_CASES = ("λ = 0.2", "λ = 1.5", "λ = 5", "digits")
-SPREAD_CASE = "digits, spread rates"
-CHEAPEST, PLANNED = "cheapest", "planned"
+COMPARED = ("vanilla", "boot", "progressive")
+CHEAPEST, PLANNED, SPREAD_CASE = "cheapest", "planned", "digits, spread rates"
+
+_CASES: Mapping[str, Sequence[str]] = {  # and plans that are none of the named strategies there
+    "λ = 0.2": (),
+    "λ = 1.5": (PLANNED, CHEAPEST),
+    "λ = 5": (CHEAPEST,),
+    "digits": (PLANNED,),
+    SPREAD_CASE: (),
+}
+_BOUNDED = ("λ = 0.2", "λ = 5")
+_PRICES = np.geomspace(1.0, 1e-30, 400)
 
 PILOT_STEPS = 32
 PILOT: Mapping[tuple[str, int], float] = {
@@ -53,73 +64,55 @@ first four took the same time in all."""
 SPREAD = GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4)
 """The spread of rates that probes of a digits network gave, rounded; its unit is 400 iterations."""
 
-_MORE_PLANS: Mapping[str, Sequence[str]] = {  # where they are none of the named strategies
-    "λ = 0.2": (),
-    "λ = 1.5": (PLANNED, CHEAPEST),
-    "λ = 5": (CHEAPEST,),
-    "digits": (PLANNED,),
-    SPREAD_CASE: (),
-}
-_PRICES = np.geomspace(1.0, 1e-30, 400)
-_EQUAL = 1e-9  # relative difference of two distances that is rounding
 
+class CurriculumSettings(Settings):
+    """Settings of the study."""
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
-
-    Args:
-        steps: T.
-        budgets: total network evaluations of a sample, in units of optimisation time, ascending.
-        spread_budgets: the same where rates are spread, in units of 400 iterations.
-        strategies: plans by name.
-        small_steps: T at which every plan is tried.
-        small_budgets: the budgets there.
-
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    steps: int = 64
-    budgets: tuple[float, ...] = (10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 2000)
-    spread_budgets: tuple[float, ...] = (10, 30, 100, 300, 1000, 3000, 10000, 30000)
-    strategies: tuple[str, ...] = (
-        *("vanilla", "boot", "progressive", "consistency"),
-        *("hybrid:1", "hybrid:2", "hybrid:4", "hybrid:8", "hybrid:16", "hybrid:32"),
-        *("uniform:4", "temporal:8", "phased:8"),
+    steps: int = Field(64, ge=4, description="T")
+    budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 2000),
+        description="network evaluations of a sample, in units of optimisation time",
     )
-    small_steps: int = 6
-    small_budgets: tuple[float, ...] = (3, 10, 30, 100)
+    spread_budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (10, 30, 100, 300, 1000, 3000, 10000, 30000),
+        description="the same where rates are spread, in units of 400 iterations",
+    )
+    strategies: tuple[str, ...] = Field(
+        (
+            *("vanilla", "boot", "progressive", "consistency"),
+            *("hybrid:1", "hybrid:2", "hybrid:4", "hybrid:8", "hybrid:16", "hybrid:32"),
+            *("uniform:4", "temporal:8", "phased:8"),
+        ),
+        description="plans by name",
+    )
+    small_steps: int = Field(6, ge=3, le=MAX_STEPS, description="T at which every plan is tried")
+    small_budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (3, 10, 30, 100), description="the budgets there"
+    )
 
-    def __post_init__(self) -> None:
-        for key in ("budgets", "spread_budgets", "small_budgets"):
-            values = getattr(self, key)
-            if not values or list(values) != sorted(set(values)) or values[0] <= 0:
-                raise InputError(key, "must be > 0, ascend and not be empty", values)
-        if check_count("steps", self.steps) < 4:
-            raise InputError("steps", "must be >= 4", self.steps)
-        if not 3 <= check_count("small_steps", self.small_steps) <= MAX_STEPS:
-            raise InputError("small_steps", f"must be from 3 to {MAX_STEPS}", self.small_steps)
-        for name in ("vanilla", "boot", "progressive"):
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in COMPARED:
             if name not in self.strategies:
                 raise InputError("strategies", f"must include {name}", self.strategies)
         for name in self.strategies:
             build_strategy(name, self.steps)
+        return self
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """T = 32, fewer budgets and plans: seconds."""
         return cls(
             steps=32,
             budgets=(10, 30, 100, 300, 1000),
             spread_budgets=(10, 100, 1000, 10000),
-            strategies=("vanilla", "boot", "progressive", "hybrid:2", "hybrid:8"),
+            strategies=(*COMPARED, "hybrid:2", "hybrid:8"),
             small_steps=4,
             small_budgets=(10, 30),
         )
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
     """Split every budget over every plan, and find which plan each budget should buy.
 
     Returns:
@@ -128,22 +121,22 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
         costs, and the most that a split can gain), ``small`` (the best of all plans) and
         ``pilot`` (networks beside theory).
     """
-    cells: list[Cell] = []
-    for case in (*FLOW_CASES, SPREAD_CASE):
-        budgets = config.spread_budgets if case == SPREAD_CASE else config.budgets
-        shared = {"case": case, "num_steps": config.steps, "budgets": list(budgets)}
-        cells += [{**shared, "name": name} for name in (*config.strategies, *_MORE_PLANS[case])]
-    tried = runner.sweep(allocate_plan, cells, "splitting budgets")
-    combs = [
-        {"case": case, "num_steps": config.steps, "budgets": list(config.budgets)}
-        for case in (FLOW_CASES[0], FLOW_CASES[2])
+    spent = {case: list(settings.budgets) for case in _CASES}
+    spent[SPREAD_CASE] = list(settings.spread_budgets)
+    steps = {"num_steps": settings.steps}
+    cells = [
+        {"case": case, "budgets": spent[case], "name": name, **steps}
+        for case, plans in _CASES.items()
+        for name in (*settings.strategies, *plans)
     ]
-    bounds = runner.sweep(bound_combs, combs, "bounding combs")
+    combs = [{"case": case, "budgets": spent[case], **steps} for case in _BOUNDED]
     small = [
-        {"eigenvalue": value, "num_steps": config.small_steps, "budget": budget}
+        {"eigenvalue": value, "num_steps": settings.small_steps, "budget": budget}
         for value in (0.2, 0.8, 5.0, 50.0)
-        for budget in config.small_budgets
+        for budget in settings.small_budgets
     ]
+    tried = runner.sweep(allocate_plan, cells, "splitting budgets")
+    bounds = runner.sweep(bound_combs, combs, "bounding combs")
     splits = [row for cell in tried for row in cell["splits"]]
     return {
         "tables": {
@@ -158,16 +151,11 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
 
 def case_problem(case: str, num_steps: int) -> Problem:
     """The problem of a case; its training is the unit of time."""
+    schedule = cosine_schedule(num_steps)
     if case == SPREAD_CASE:
-        spectrum = resolve_spectrum("digits")
-        schedule = cosine_schedule(num_steps)
-        return Problem(spectrum, schedule, SPREAD, merge_rule="denoiser-copy")
-    spectrum = (
-        eigenvalue_spectrum([float(case.removeprefix("λ = "))])
-        if case.startswith("λ")
-        else resolve_spectrum(case)
-    )
-    return Problem(spectrum, cosine_schedule(num_steps), GradientFlow(1.0))
+        return Problem(resolve_spectrum("digits"), schedule, SPREAD, merge_rule="denoiser-copy")
+    source = case.replace("λ = ", "eigenvalues:")
+    return Problem(resolve_spectrum(source), schedule, GradientFlow(1.0))
 
 
 def case_plan(problem: Problem, name: str) -> Plan:
@@ -181,152 +169,108 @@ def case_plan(problem: Problem, name: str) -> Plan:
 
 def allocate_plan(case: str, num_steps: int, name: str, budgets: Sequence[float]) -> dict[str, Any]:
     """Every budget, split over one plan by each schedule and in the best way."""
-    problem = case_problem(case, num_steps)
-    plan = case_plan(problem, name)
-    costs = merge_costs(plan)
-    splits = []
+    problem, key = case_problem(case, num_steps), {"case": case, "plan": name}
+    plan, splits = case_plan(problem, name), []
     for budget in budgets:
         best = allocate(problem, plan, budget)
-        schedules = {
-            schedule: evaluate(problem, plan, scheduled_times(schedule, plan, budget)).w2
-            for schedule in SCHEDULES
-        }
-        splits.append(
-            {
-                "case": case,
-                "plan": name,
-                "budget": budget,
-                **schedules,
-                "best": best.w2,
-                "lower_bound": best.lower_bound,
-                "residual": best.residual,
-                "trained": int((best.times > 0).sum()),
-                "shortest": float(best.times.min()),
-                "longest": float(best.times.max()),
-            }
-        )
-    return {
-        "plan": {
-            "case": case,
-            "plan": name,
-            "merges": len(plan.merges),
-            "evaluations": float(costs.sum()),
-            "per_fold": evaluations_per_fold(problem, plan),
-            "comb_gain": _comb_gain(problem, plan),
-            "what": plan_phrase(plan),
-        },
-        "splits": splits,
+        times = {schedule: scheduled_times(schedule, plan, budget) for schedule in SCHEDULES}
+        schedules = {schedule: evaluate(problem, plan, times[schedule]).w2 for schedule in times}
+        proof = {"best": best.w2, "lower_bound": best.lower_bound, "residual": best.residual}
+        ends = {"shortest": float(best.times.min()), "longest": float(best.times.max())}
+        trained = {"trained": int((best.times > 0).sum()), **ends}
+        splits.append({**key, "budget": budget, **schedules, **proof, **trained})
+    costs = {
+        "merges": len(plan.merges),
+        "evaluations": plan.network_evaluations(),
+        "per_fold": evaluations_per_fold(problem, plan),
+        "comb_gain": _comb_gain(problem, plan),
+        "what": plan_phrase(plan),
     }
+    return {"plan": {**key, **costs}, "splits": splits}
 
 
 def _comb_gain(problem: Problem, plan: Plan) -> float | None:
     """The most that any split of a comb gains over equal times, where it is known."""
-    blocks = np.array([problem.teacher.log_composite(m.stop, m.split) for m in plan.merges])
-    is_comb = all(merge.start == plan.num_steps for merge in plan.merges)
-    if problem.merge_rule != "operator-copy" or not is_comb or blocks.shape[1] > 1:
+    blocks = [problem.teacher.log_composite(merge.stop, merge.split) for merge in plan.merges]
+    errors = np.expm1(-np.array(blocks))
+    if problem.merge_rule != "operator-copy" or not _is_comb(plan) or errors.shape[1] > 1:
         return None
-    errors = np.expm1(-blocks[:, 0])
-    if not ((errors > 0).all() or (errors < 0).all()):
-        return None
-    return largest_gain(np.abs(errors), merge_costs(plan))
+    one_sign = (errors > 0).all() or (errors < 0).all()
+    return largest_gain(np.abs(errors[:, 0]), merge_costs(plan)) if one_sign else None
+
+
+def _is_comb(plan: Plan) -> bool:
+    return all(merge.start == plan.num_steps for merge in plan.merges)
 
 
 def bound_combs(case: str, num_steps: int, budgets: Sequence[float]) -> list[dict[str, Any]]:
     """The best comb at each budget, and the W2 that none goes below however it is split."""
-    problem = case_problem(case, num_steps)
+    problem, rows = case_problem(case, num_steps), []
     points = comb_frontier(problem, _PRICES)
-    rows = []
+    sign = float(np.sign(points[-1].excess)) or 1.0
     for budget in budgets:
-        within = [point for point in points if point.budget <= budget]
-        plans = {point.plan: None for point in within[-3:]} or {points[0].plan: None}
+        within = [point.plan for point in points if point.budget <= budget][-3:]
+        plans = dict.fromkeys(within or [points[0].plan])
         reached = [allocate(problem, plan, budget) for plan in plans if plan.merges]
-        best = min(reached, key=lambda allocation: allocation.w2)
-        sign = float(np.sign(points[-1].excess)) or 1.0
+        best = min(reached, key=lambda split: split.w2)
         bound = problem.distance(np.array([sign * comb_bound(points, budget)]))
-        rows.append(
-            {
-                "case": case,
-                "budget": budget,
-                "best_comb": best.w2,
-                "comb_bound": min(bound, best.w2),
-                "comb": plan_phrase(best.outcome.plan),
-                "comb_merges": len(best.outcome.plan.merges),
-            }
-        )
+        plan = best.outcome.plan
+        comb = {"comb": plan_phrase(plan), "comb_merges": len(plan.merges)}
+        w2 = {"best_comb": best.w2, "comb_bound": min(bound, best.w2)}
+        rows.append({"case": case, "budget": budget, **w2, **comb})
     return rows
 
 
 def try_all_plans(eigenvalue: float, num_steps: int, budget: float) -> dict[str, Any]:
     """The best plan of all with the best split of a budget, and the best comb."""
-    spectrum = eigenvalue_spectrum([eigenvalue])
-    problem = Problem(spectrum, cosine_schedule(num_steps), GradientFlow(1.0))
+    problem = case_problem(f"λ = {eigenvalue}", num_steps)
     tried = [allocate(problem, plan, budget) for plan in all_plans(num_steps, 1)]
-    best = min(tried, key=lambda allocation: allocation.w2)
-    combs = [
-        allocation
-        for allocation in tried
-        if all(merge.start == num_steps for merge in allocation.outcome.plan.merges)
-    ]
+    best = min(tried, key=lambda split: split.w2)
+    best_comb = min(split.w2 for split in tried if _is_comb(split.outcome.plan))
     return {
         "eigenvalue": eigenvalue,
         "steps": num_steps,
         "budget": budget,
         "plans": len(tried),
         "best": best.w2,
-        "best_comb": min(allocation.w2 for allocation in combs),
-        "residual": max(allocation.residual for allocation in tried),
+        "best_comb": best_comb,
+        "residual": max(split.residual for split in tried),
         "plan": str(best.outcome.plan.to_nested()[0]),
-        "is_comb": min(a.w2 for a in combs) <= best.w2 * (1 + _EQUAL),
+        "is_comb": is_as_good(best_comb, best.w2),
     }
 
 
 def check_pilot(num_steps: int) -> list[dict[str, Any]]:
     """What spread rates and gradient flow predict for the networks of the pilot."""
-    spread = case_problem(SPREAD_CASE, num_steps)
-    flow = case_problem("digits", num_steps)
+    problems = {"spread_rates": SPREAD_CASE, "gradient_flow": "digits"}
     rows = []
     for (name, iterations), measured in PILOT.items():
-        plan = build_strategy(name, num_steps)
-        times = np.full(len(plan.merges), iterations / SPREAD.fitted_iterations)
-        rows.append(
-            {
-                "plan": name,
-                "iterations": iterations,
-                "evaluations": float(times @ merge_costs(plan, OVERHEAD)),
-                "measured": measured,
-                "spread_rates": evaluate(spread, plan, times).w2 ** 2,
-                "gradient_flow": evaluate(flow, plan, times).w2 ** 2,
-            }
-        )
+        plan, time = build_strategy(name, num_steps), iterations / SPREAD.fitted_iterations
+        key = {"plan": name, "iterations": iterations, "measured": measured}
+        predicted = {
+            rates: evaluate(case_problem(case, num_steps), plan, [time] * len(plan.merges)).w2 ** 2
+            for rates, case in problems.items()
+        }
+        rows.append({**key, "evaluations": time * plan.network_evaluations(), **predicted})
     return rows
 
 
-def _frontier(
-    splits: Sequence[Mapping[str, Any]], bounds: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _frontier(splits: Sequence[Cell], bounds: Sequence[Cell]) -> list[dict[str, Any]]:
     """Of each case and budget: the best plan with equal times and with the best split."""
-    known = {(row["case"], row["budget"]): row for row in bounds}
-    keys = dict.fromkeys((row["case"], row["budget"]) for row in splits)
+    combs = {(row["case"], row["budget"]): row for row in bounds}
     rows = []
-    for case, budget in keys:
+    for case, budget in dict.fromkeys((row["case"], row["budget"]) for row in splits):
         here = [row for row in splits if (row["case"], row["budget"]) == (case, budget)]
-        equal = min(here, key=lambda row: row["constant"])
-        split = min(here, key=lambda row: row["best"])
-        comb = known.get((case, budget), {})
-        rows.append(
-            {
-                "case": case,
-                "budget": budget,
-                "equal_plan": equal["plan"],
-                "equal": equal["constant"],
-                "best_plan": split["plan"],
-                "best": split["best"],
-                "vanilla": next(r["constant"] for r in here if r["plan"] == "vanilla"),
-                "boot": next(r["constant"] for r in here if r["plan"] == "boot"),
-                "progressive": next(r["constant"] for r in here if r["plan"] == "progressive"),
-                "best_comb": comb.get("best_comb"),
-                "comb_bound": comb.get("comb_bound"),
-                "comb": comb.get("comb"),
-            }
-        )
+        equal = min(here, key=lambda row: float(row["constant"]))
+        split = min(here, key=lambda row: float(row["best"]))
+        comb = combs.get((case, budget), {})
+        best = {"best_plan": split["plan"], "best": split["best"]}
+        best |= {"equal_plan": equal["plan"], "equal": equal["constant"]}
+        best |= {row["plan"]: row["constant"] for row in here if row["plan"] in COMPARED}
+        best |= {key: comb.get(key) for key in ("best_comb", "comb_bound", "comb")}
+        rows.append({"case": case, "budget": budget, **best})
     return rows
+
+
+_QUESTION = "How should a training budget be spread over the merges of a plan?"
+STUDY = Study(__name__, _QUESTION, CurriculumSettings, run)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.plans import build_strategy
+from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
-from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, Count, NonEmpty
 from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.dynamics.effective_time import RESOLVED, fit_times
 from opmerge_studies.dynamics.sgd_noise import operator_noise, retention_noise
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.batches import expected_square, independent_cumulant
-from opmerge_studies.shared.runner import Cell, Runner
 from opmerge_studies.shared.simulation import (
     Adam,
     Descent,
@@ -30,94 +29,71 @@ from opmerge_studies.shared.simulation import (
     train_dense,
     train_plan,
 )
+from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
 
-__all__ = ["STRATEGIES", "Config", "run"]
-
-STRATEGIES = ("vanilla", "progressive", "consistency", "boot")
+__all__ = ["STUDY", "DynamicsSettings", "dense_cell", "run", "step_size_cell", "train_cell"]
 
 # columns that are empty where theory predicts nothing, or nothing happens by chance
 _END = ("closed_form", "difference", "deviation", "noise", "closed_form_sgd")
 _MERGE = ("closed_form", "difference", "deviation")
 
+_LOWEST_RATE = 1e-9
+
 Array = NDArray[np.float64]
+Runs = Annotated[int, Field(ge=2)]
+Steps = Annotated[int, Field(ge=3)]
+Rate = Annotated[float, Field(ge=_LOWEST_RATE, le=1)]
+Eigenvalue = Annotated[float, Field(ge=1e-3, le=100)]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
+class DynamicsSettings(Settings):
+    """Settings of the study."""
 
-    Args:
-        steps: numbers of steps T, ascending.
-        eigenvalues: λ, ascending, one coordinate each.
-        learning_rate: η of descent and SGD.
-        num_iterations: N of each merge; the closed form has s = η N.
-        batch_sizes: of SGD.
-        num_runs: independent runs of SGD.
-        adam_rates: learning rates of Adam, each full-batch and on minibatches.
-        adam_batch_size: of the latter.
-        adam_runs: of the latter.
-        step_sizes: η of descent for time s = 1, where flow is an approximation; 1/η is whole.
-        dense_batch_sizes: of SGD on a full matrix.
-        dense_rate: its η, for time s = 1; 1/η is whole.
-        seed: of all samples.
+    steps: Annotated[tuple[Steps, ...], Ascending] = Field((8, 16), description="T")
+    eigenvalues: Annotated[tuple[Eigenvalue, ...], Ascending] = Field(
+        (0.05, 0.2, 0.5, 1.02, 2.0, 5.0), description="λ, one coordinate each"
+    )
+    learning_rate: float = Field(0.01, description="η of descent and SGD")
+    num_iterations: Annotated[tuple[Count, ...], Ascending] = Field(
+        (100, 640), description="N of each merge; the closed form has s = η N"
+    )
+    batch_sizes: Annotated[tuple[Count, ...], Ascending] = Field(
+        (16, 64, 256), description="B of SGD"
+    )
+    num_runs: Runs = Field(400, description="independent runs of SGD")
+    adam_rates: Annotated[tuple[Rate, ...], Ascending] = Field(
+        (0.001, 0.003, 0.01), description="η of Adam, each full-batch and on minibatches"
+    )
+    adam_batch_size: Count = Field(64, description="B of Adam")
+    adam_runs: Runs = Field(20, description="independent runs of Adam on minibatches")
+    step_sizes: Annotated[tuple[float, ...], NonEmpty] = Field(
+        (0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+        description="η of descent for time s = 1, where flow is an approximation; 1/η is whole",
+    )
+    dense_batch_sizes: tuple[Count, ...] = Field(
+        (2, 4, 8, 16, 32, 64, 128, 256), description="B of SGD on a full matrix"
+    )
+    dense_rate: float = Field(0.05, description="its η, for time s = 1; 1/η is whole")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of all samples")
 
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    steps: tuple[int, ...] = (8, 16)
-    eigenvalues: tuple[float, ...] = (0.05, 0.2, 0.5, 1.02, 2.0, 5.0)
-    learning_rate: float = 0.01
-    num_iterations: tuple[int, ...] = (100, 640)
-    batch_sizes: tuple[int, ...] = (16, 64, 256)
-    num_runs: int = 400
-    adam_rates: tuple[float, ...] = (0.001, 0.003, 0.01)
-    adam_batch_size: int = 64
-    adam_runs: int = 20
-    step_sizes: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-    dense_batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
-    dense_rate: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "eigenvalues", "num_iterations", "batch_sizes", "adam_rates"):
-            values = getattr(self, key)
-            if not values or list(values) != sorted(set(values)):
-                raise InputError(key, "must ascend and not be empty", values)
-        self._check_counts("steps", self.steps, 3)
-        self._check_counts("num_runs", (self.num_runs,), 2)
-        self._check_counts("adam_runs", (self.adam_runs,), 2)
-        self._check_counts("adam_batch_size", (self.adam_batch_size,), 1)
-        for key in ("num_iterations", "batch_sizes", "dense_batch_sizes"):
-            self._check_counts(key, getattr(self, key), 1)
-        self._check_numbers("eigenvalues", self.eigenvalues, 1e-3, 100.0)
-        self._check_numbers("adam_rates", self.adam_rates, 1e-9, 1.0)
-        stable = 0.499 / max(1.0, *self.eigenvalues)  # below 1 / (2 max n_t)
-        self._check_numbers("learning_rate", (self.learning_rate,), 1e-9, stable)
-        for key, rates in (("step_sizes", self.step_sizes), ("dense_rate", (self.dense_rate,))):
-            self._check_numbers(key, rates, 1e-9, stable)
-            for rate in rates:
-                if abs(1.0 / rate - round(1.0 / rate)) > 1e-9:
-                    raise InputError(key, "must be 1 over a whole number", rate)
-
-    @staticmethod
-    def _check_counts(key: str, values: Sequence[int], least: int) -> None:
-        for value in values:
-            if check_count(key, value) < least:
-                raise InputError(key, f"must be >= {least}", value)
-
-    @staticmethod
-    def _check_numbers(key: str, values: Sequence[float], low: float, high: float) -> None:
-        for value in values:
-            if not low <= check_number(key, value) <= high:
-                raise InputError(key, f"must be from {low:g} to {high:g}", value)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        stable = 0.499 / max(1.0, self.eigenvalues[-1])  # below 1 / (2 max n_t)
+        whole = [("step_sizes", rate) for rate in self.step_sizes]
+        whole.append(("dense_rate", self.dense_rate))
+        for key, rate in (("learning_rate", self.learning_rate), *whole):
+            if not _LOWEST_RATE <= rate <= stable:
+                raise InputError(key, f"must be from {_LOWEST_RATE:g} to {stable:g}", rate)
+        for key, rate in whole:
+            if abs(1.0 / rate - round(1.0 / rate)) > 1e-9:
+                raise InputError(key, "must be 1 over a whole number", rate)
+        return self
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """T = 8, one batch size, few runs: seconds."""
         return cls(
             steps=(8,),
-            num_iterations=(100, 640),
             batch_sizes=(64,),
             num_runs=200,
             adam_rates=(0.001, 0.01),
@@ -125,37 +101,33 @@ class Config:
         )
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
     """Train every plan with every optimiser, and set the results beside the closed form.
 
     Returns:
         ``tables``: ``ends`` (whole students), ``merges`` (each merge), ``fits`` (the s that suits
         an optimiser best), ``step_sizes`` (flow against descent), ``dense`` (full matrices).
     """
-    trained = runner.sweep(train_cell, _training_cells(config), "training plans")
-    stepped = runner.sweep(
-        step_size_cell,
-        [
-            {"num_steps": max(config.steps), "learning_rate": rate, "eigenvalues": _values(config)}
-            for rate in config.step_sizes
-        ],
-        "enlarging steps",
+    largest, values, seeds = settings.steps[-1:], [list(settings.eigenvalues)], [settings.seed]
+    plans = grid(
+        num_steps=settings.steps,
+        strategy=CANONICAL,
+        num_iterations=settings.num_iterations,
+        way=_ways(settings),
+        eigenvalues=values,
+        seed=seeds,
     )
-    dense = runner.sweep(
-        dense_cell,
-        [
-            {
-                "num_steps": max(config.steps),
-                "learning_rate": config.dense_rate,
-                "batch_size": batch_size,
-                "num_runs": config.num_runs,
-                "eigenvalues": _values(config),
-                "seed": config.seed,
-            }
-            for batch_size in config.dense_batch_sizes
-        ],
-        "training matrices",
+    rate = settings.dense_rate
+    descents = [(rate, round(1.0 / rate), batch) for batch in settings.dense_batch_sizes]
+    matrices = grid(
+        num_steps=largest,
+        descent=descents,
+        num_runs=[settings.num_runs],
+        eigenvalues=values,
+        seed=seeds,
     )
+    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, eigenvalues=values)
+    trained = runner.sweep(train_cell, plans, "training plans")
     ends = [row for cell in trained for row in cell["ends"]]
     merges = [row for cell in trained for row in cell["merges"]]
     return {
@@ -163,196 +135,144 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
             "fits": fit_times(ends, merges),
             "ends": ends,
             "merges": merges,
-            "step_sizes": [row for rows in stepped for row in rows],
-            "dense": dense,
+            "step_sizes": runner.rows(step_size_cell, steps, "enlarging steps"),
+            "dense": runner.sweep(dense_cell, matrices, "training matrices"),
         }
     }
 
 
-def _training_cells(config: Config) -> list[Cell]:
-    sgd = [(batch, config.num_runs) for batch in config.batch_sizes]
-    adam = [(None, 1), (config.adam_batch_size, config.adam_runs)]
-    ways = [
-        ("flow", config.learning_rate, None, 1),
-        ("descent", config.learning_rate, None, 1),
-        *(("sgd", config.learning_rate, batch, runs) for batch, runs in sgd),
-        *(("adam", rate, batch, runs) for rate in config.adam_rates for batch, runs in adam),
+def _ways(settings: DynamicsSettings) -> list[dict[str, Any]]:
+    """All ways of training a merge, each with its number of runs."""
+    rate, small = settings.learning_rate, settings.adam_batch_size
+    ways: list[tuple[str, float, int | None, int]] = [
+        ("flow", rate, None, 1),
+        ("descent", rate, None, 1),
+        *(("sgd", rate, batch, settings.num_runs) for batch in settings.batch_sizes),
     ]
-    return [
-        {
-            "num_steps": num_steps,
-            "strategy": strategy,
-            "optimiser": optimiser,
-            "learning_rate": rate,
-            "num_iterations": iterations,
-            "batch_size": batch,
-            "num_runs": runs,
-            "eigenvalues": _values(config),
-            "seed": config.seed,
-        }
-        for num_steps in config.steps
-        for strategy in STRATEGIES
-        for iterations in config.num_iterations
-        for optimiser, rate, batch, runs in ways
-    ]
-
-
-def _values(config: Config) -> list[float]:
-    return list(config.eigenvalues)
+    for rate in settings.adam_rates:
+        ways += [("adam", rate, None, 1), ("adam", rate, small, settings.adam_runs)]
+    keys = ("optimiser", "learning_rate", "batch_size", "num_runs")
+    return [dict(zip(keys, way, strict=True)) for way in ways]
 
 
 def train_cell(
     num_steps: int,
     strategy: str,
-    optimiser: str,
-    learning_rate: float,
     num_iterations: int,
-    batch_size: int | None,
-    num_runs: int,
+    way: Mapping[str, Any],
     eigenvalues: Sequence[float],
     seed: int,
 ) -> dict[str, Any]:
     """One plan trained by one optimiser: the whole student and each merge, by λ."""
-    training = _closed_form(optimiser, learning_rate, num_iterations)
-    problem = _problem(num_steps, eigenvalues, training)
+    batch, setting = way["batch_size"], {**way, "num_iterations": num_iterations}
+    runs = setting.pop("num_runs")
+    optimiser, training = _optimiser(**setting)
+    problem = cosine_problem(eigenvalues, num_steps, training)
     plan = build_strategy(strategy, num_steps)
-    way = _optimiser(optimiser, learning_rate, num_iterations, batch_size)
     # different cells, different samples
-    entropy = [seed, num_steps, STRATEGIES.index(strategy), num_iterations, batch_size or 0]
-    trained = train_plan(problem, plan, way, num_runs, entropy)
-    setting = {
-        "optimiser": optimiser,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "num_iterations": num_iterations,
-        "num_steps": num_steps,
-        "strategy": strategy,
-    }
-    noise = batch_size if optimiser == "sgd" else None
-    ends = _end_columns(problem, strategy, trained, noise, optimiser != "adam")
-    merges = _merge_columns(problem, strategy, trained, noise, optimiser != "adam")
+    entropy = (seed, num_steps, CANONICAL.index(strategy), num_iterations, batch or 0)
+    trained = train_plan(problem, plan, optimiser, runs, entropy)
+    ends = _whole_students(problem, plan, trained, way)
+    merges = _each_merge(problem, plan, trained, way)
+    setting |= {"num_steps": num_steps, "strategy": strategy}
     return {
-        "ends": [{**setting, **dict.fromkeys(_END), **row} for row in _rows(ends)],
-        "merges": [{**setting, **dict.fromkeys(_MERGE), **row} for row in _rows(merges)],
+        "ends": _rows({**setting, **dict.fromkeys(_END)}, ends),
+        "merges": _rows({**setting, **dict.fromkeys(_MERGE)}, merges),
     }
-
-
-def _closed_form(
-    optimiser: str, learning_rate: float, num_iterations: int
-) -> GradientFlow | GradientDescent:
-    """What theory has for the optimiser; for Adam it has nothing, and this stands in."""
-    if optimiser in ("descent", "sgd"):
-        return GradientDescent(learning_rate, num_iterations)
-    return GradientFlow(learning_rate * num_iterations)
 
 
 def _optimiser(
-    name: str, learning_rate: float, num_iterations: int, batch_size: int | None
-) -> Optimiser:
-    if name == "flow":
-        return FlowSolver(learning_rate * num_iterations)
-    kind = Adam if name == "adam" else Descent
-    return kind(learning_rate, num_iterations, batch_size)
+    optimiser: str, learning_rate: float, batch_size: int | None, num_iterations: int
+) -> tuple[Optimiser, GradientFlow | GradientDescent]:
+    """What trains a merge, and theory's model of it; Adam has none, and flow stands in."""
+    time = learning_rate * num_iterations
+    if optimiser == "flow":
+        return FlowSolver(time), GradientFlow(time)
+    if optimiser == "adam":
+        return Adam(learning_rate, num_iterations, batch_size), GradientFlow(time)
+    descent = Descent(learning_rate, num_iterations, batch_size)
+    return descent, GradientDescent(learning_rate, num_iterations)
 
 
-def _problem(
-    num_steps: int, eigenvalues: Sequence[float], training: GradientFlow | GradientDescent
-) -> Problem:
-    return Problem(eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps), training)
-
-
-def _end_columns(
-    problem: Problem, strategy: str, trained: TrainedPlan, batch_size: int | None, known: bool
+def _whole_students(
+    problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Of the whole student, relative to the teacher's composite; (d,) each.
+    """Columns of the whole student, relative to the teacher's composite; (d,) each.
 
     ``error`` is the root mean square over runs of b/P - 1, ``closed_form`` its prediction,
     ``difference`` how far b is off its prediction, ``deviation`` the same of the runs' mean in
     its standard errors, ``noise`` the standard deviation over runs as a fraction of theory's.
     """
-    plan = build_strategy(strategy, problem.num_steps)
-    ratio = trained.operators * np.exp(-problem.teacher.log_products[0])
-    columns: dict[str, Any] = {
-        "eigenvalue": problem.eigenvalues,
-        "error": np.sqrt(np.mean((ratio - 1.0) ** 2, axis=0)),
-    }
-    if not known:
+    ratio = trained.ratio(problem)
+    error = np.sqrt(np.mean((ratio - 1.0) ** 2, axis=0))
+    columns: dict[str, Any] = {"eigenvalue": problem.eigenvalues, "error": error}
+    if way["optimiser"] == "adam":
         return columns
     excess = evaluate(problem, plan).excess
     columns["closed_form"] = np.abs(np.expm1(excess))
     columns["difference"] = np.abs(ratio.mean(axis=0) * np.exp(-excess) - 1.0)
-    if batch_size is None:
-        return columns
-    spread = np.exp(excess) * np.sqrt(operator_noise(problem, plan, batch_size))
-    mean_error = spread / np.sqrt(len(ratio))
-    columns["deviation"] = (ratio.mean(axis=0) - np.exp(excess)) / mean_error
-    columns["noise"] = ratio.std(axis=0, ddof=1) / spread
-    columns["closed_form_sgd"] = np.hypot(np.expm1(excess), spread)
+    if way["optimiser"] == "sgd":
+        spread = np.exp(excess) * np.sqrt(operator_noise(problem, plan, way["batch_size"]))
+        mean_error = spread / np.sqrt(len(ratio))
+        columns["deviation"] = (ratio.mean(axis=0) - np.exp(excess)) / mean_error
+        columns["noise"] = ratio.std(axis=0, ddof=1) / spread
+        columns["closed_form_sgd"] = np.hypot(np.expm1(excess), spread)
     return columns
 
 
-def _merge_columns(
-    problem: Problem, strategy: str, trained: TrainedPlan, batch_size: int | None, known: bool
+def _each_merge(
+    problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Of each merge and λ whose remaining error stands clear of rounding, one after another."""
-    starts = [merge.start for merge in build_strategy(strategy, problem.num_steps).merges]
+    """Columns of each merge and λ whose remaining error stands clear of rounding."""
+    starts = np.array([merge.start for merge in plan.merges])
     variances = problem.teacher.variances[starts]
-    left = np.abs(trained.result - trained.target).max(axis=1)
     scale = np.abs(trained.target).max(axis=1)
-    clear = left > RESOLVED * scale
+    clear = np.abs(trained.result - trained.target).max(axis=1) > RESOLVED * scale
     retention = trained.retentions.mean(axis=1)
     columns = {
-        "start": np.broadcast_to(np.array(starts)[:, None], clear.shape)[clear],
-        "eigenvalue": np.broadcast_to(problem.eigenvalues, clear.shape)[clear],
-        "variance": variances[clear],
-        "retention": retention[clear],
+        "start": np.broadcast_to(starts[:, None], clear.shape),
+        "eigenvalue": np.broadcast_to(problem.eigenvalues, clear.shape),
+        "variance": variances,
+        "retention": retention,
     }
-    if known:
+    if way["optimiser"] != "adam":
         predicted = problem.training.retention(variances)
         closed = trained.target + predicted[:, None] * (trained.initial - trained.target)
-        difference = np.abs(trained.result - closed).mean(axis=1) / scale
-        columns["closed_form"] = predicted[clear]
-        columns["difference"] = difference[clear]
-        if batch_size is not None:
-            assert isinstance(problem.training, GradientDescent)
-            noise = retention_noise(problem.training, variances, batch_size)
-            error = predicted * np.sqrt(noise / trained.result.shape[1])
-            columns["deviation"] = ((retention - predicted) / error)[clear]
-    return columns
+        columns["closed_form"] = predicted
+        columns["difference"] = np.abs(trained.result - closed).mean(axis=1) / scale
+    if isinstance(problem.training, GradientDescent) and way["optimiser"] == "sgd":
+        noise = retention_noise(problem.training, variances, way["batch_size"])
+        error = predicted * np.sqrt(noise / trained.result.shape[1])
+        columns["deviation"] = (retention - predicted) / error
+    return {name: values[clear] for name, values in columns.items()}
 
 
-def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    lists = [np.asarray(values).tolist() for values in columns.values()]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+def _rows(setting: Mapping[str, Any], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each entry of the columns, with what all have in common."""
+    lists = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+    return [{**setting, **dict(zip(columns, row, strict=True))} for row in lists]
 
 
 def step_size_cell(
     num_steps: int, learning_rate: float, eigenvalues: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Descent with steps of this size for time s = 1, against the closed form of flow."""
-    problem = _problem(num_steps, eigenvalues, GradientFlow(1.0))
-    way = Descent(learning_rate, round(1.0 / learning_rate))
+    problem = cosine_problem(eigenvalues, num_steps, GradientFlow(1.0))
+    descent = Descent(learning_rate, round(1.0 / learning_rate))
     rows = []
-    for strategy in STRATEGIES:
+    for strategy in CANONICAL:
         plan = build_strategy(strategy, num_steps)
-        ratio = train_plan(problem, plan, way).operators[0]
-        ratio = ratio * np.exp(-problem.teacher.log_products[0])
+        error = train_plan(problem, plan, descent).ratio(problem)[0] - 1.0
         flow = np.expm1(evaluate(problem, plan).excess)
-        columns = {
-            "eigenvalue": problem.eigenvalues,
-            "error": np.abs(ratio - 1.0),
-            "flow": np.abs(flow),
-            "difference": np.abs((ratio - 1.0) / flow - 1.0),
-        }
         setting = {"learning_rate": learning_rate, "num_steps": num_steps, "strategy": strategy}
-        rows += [{**setting, **row} for row in _rows(columns)]
+        columns = {"eigenvalue": problem.eigenvalues, "error": np.abs(error), "flow": np.abs(flow)}
+        rows += _rows(setting, {**columns, "difference": np.abs(error / flow - 1.0)})
     return rows
 
 
 def dense_cell(
     num_steps: int,
-    learning_rate: float,
-    batch_size: int,
+    descent: tuple[float, int, int],
     num_runs: int,
     eigenvalues: Sequence[float],
     seed: int,
@@ -360,33 +280,25 @@ def dense_cell(
     """One merge, T/2 → 0, as a full matrix in a random basis: root mean square error of output.
 
     Relative to what the closed form leaves: ``measured``, ``theory`` (its exact second moment)
-    and ``diagonal`` (the same of one weight a coordinate).
+    and ``diagonal`` (the same of one weight a coordinate). ``descent`` is η, N and B.
     """
-    training = GradientDescent(learning_rate, round(1.0 / learning_rate))
-    problem = _problem(num_steps, eigenvalues, training)
+    learning_rate, num_iterations, batch_size = descent
+    training = GradientDescent(learning_rate, num_iterations)
+    teacher = cosine_problem(eigenvalues, num_steps, training).teacher
     start = num_steps // 2
-    variances = problem.teacher.variances[start]
-    begun = np.exp(problem.teacher.log_steps[start])
-    target = np.exp(problem.teacher.log_composite(0, start))
-    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal(2 * begun.shape))[0]
-    weights = train_dense(
-        basis * begun @ basis.T,
-        basis * target @ basis.T,
-        basis * variances @ basis.T,
-        Descent(learning_rate, training.num_iterations, batch_size),
-        num_runs,
-        seed + 1,
-    )
+    variances = teacher.variances[start]
+    initial, target = np.exp(teacher.log_steps[start]), np.exp(teacher.log_composite(0, start))
+    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal(2 * initial.shape))[0]
+    begin, end, covariance = (basis * each @ basis.T for each in (initial, target, variances))
+    weights = train_dense(begin, end, covariance, descent, num_runs, seed + 1)
     errors = basis.T @ weights @ basis - np.diag(target)
     squares = np.sum(errors**2, axis=1) @ variances
-    retained = (begun - target) * training.retention(variances)
+    retained = (initial - target) * training.retention(variances)
     noise = retention_noise(training, variances, batch_size)
     closed = float(retained**2 @ variances)
     gaussian = independent_cumulant(np.eye(len(variances)), variances, 0.0)
-    square = expected_square(
-        np.diag(variances), gaussian, learning_rate, training.num_iterations, batch_size
-    )
-    theory = float((begun - target) ** 2 @ np.diag(square))
+    square = expected_square(np.diag(variances), gaussian, *descent)
+    theory = float((initial - target) ** 2 @ np.diag(square))
     return {
         "batch_size": batch_size,
         "measured": float(np.sqrt(squares.mean() / closed)),
@@ -394,3 +306,11 @@ def dense_cell(
         "diagonal": float(np.sqrt((retained**2 * (1.0 + noise)) @ variances / closed)),
         "deviation": float((squares.mean() - theory) / (squares.std(ddof=1) / np.sqrt(num_runs))),
     }
+
+
+STUDY = Study(
+    __name__,
+    "Do students that are really trained end where the closed form says?",
+    DynamicsSettings,
+    run,
+)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
-from opmerge.problem import Problem
-from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
-from opmerge.training import GradientFlow
+from opmerge_studies.shared.strategies import scalar_problem
 
 __all__ = ["RESOLVED", "fit_times"]
 
@@ -19,42 +17,35 @@ RESOLVED = 1e-9
 """Error of a weight, relative to the weight, above which rounding plays no part."""
 
 _SHORTEST = 1e-6  # of a fitted time
-
+_WAY = ("optimiser", "learning_rate", "batch_size", "num_iterations")
 _FIT = (
-    "fitted_time",
-    "r_squared",
-    "exponent",
-    "least_time",
-    "greatest_time",
-    "sign_changes",
-    "merges",
-    "median_factor",
-    "worst_factor",
-    "best_foretold",
-    "contests",
+    *("fitted_time", "r_squared", "exponent", "least_time", "greatest_time", "sign_changes"),
+    *("merges", "median_factor", "worst_factor", "best_foretold", "contests"),
 )
 
-
-def fit_times(ends: list[dict[str, Any]], merges: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each way of training, the s that suits it best, and how well."""
-    keys = ("optimiser", "learning_rate", "batch_size", "num_iterations")
-    ways = list(dict.fromkeys(tuple(row[key] for key in keys) for row in ends))
-    fits = []
-    for way in ways:
-        setting = dict(zip(keys, way, strict=True))
-        chosen = [
-            [row for row in rows if all(row[key] == setting[key] for key in keys)]
-            for rows in (ends, merges)
-        ]
-        fits.append({**setting, **_fit(*chosen)})
-    return fits
+Row = dict[str, Any]
 
 
-def _fit(ends: list[dict[str, Any]], merges: list[dict[str, Any]]) -> dict[str, Any]:
-    """Least squares of -ln|ρ| = 2 s n over all merges and λ, and what it predicts of the ends.
+def fit_times(ends: Sequence[Row], merges: Sequence[Row]) -> list[Row]:
+    """For each way of training, the s that suits it best, and how well.
 
-    ``exponent`` is p of -ln|ρ| ∝ n^p, 1 in theory. Empty where all merges ended at rounding.
+    Args:
+        ends: whole students; each row with its way, T, λ, plan and error.
+        merges: their merges; each row with its way, the variance n and the retention ρ.
+
+    Returns:
+        A row for each way: ``fitted_time`` s of -ln|ρ| = 2 s n by least squares over all merges
+        and λ, its ``r_squared``, ``exponent`` p of -ln|ρ| ∝ n^p (1 in theory), and how well the
+        closed form with this s foretells the ends. Empty where all merges ended at rounding.
     """
+    ways: dict[tuple[Any, ...], tuple[list[Row], list[Row]]] = {}
+    for place, rows in enumerate((ends, merges)):
+        for row in rows:
+            ways.setdefault(tuple(row[key] for key in _WAY), ([], []))[place].append(row)
+    return [{**dict(zip(_WAY, way, strict=True)), **_fit(*rows)} for way, rows in ways.items()]
+
+
+def _fit(ends: list[Row], merges: list[Row]) -> Row:
     if not merges:
         return dict.fromkeys(_FIT) | {"merges": 0}
     retention = np.array([row["retention"] for row in merges])
@@ -62,52 +53,43 @@ def _fit(ends: list[dict[str, Any]], merges: list[dict[str, Any]]) -> dict[str, 
     learned = -np.log(np.abs(retention))
     time = float(doubled @ learned / (doubled @ doubled))
     residual = np.sum((learned - time * doubled) ** 2)
-    total = np.sum((learned - learned.mean()) ** 2)
     positive = learned > 0
     exponent = np.polyfit(np.log(doubled[positive]), np.log(learned[positive]), 1)[0]
-    each = learned / doubled
     return {
         "fitted_time": time,
-        "r_squared": float(1.0 - residual / total),
+        "r_squared": float(1.0 - residual / np.sum((learned - learned.mean()) ** 2)),
         "exponent": float(exponent),
-        "least_time": float(each.min()),
-        "greatest_time": float(each.max()),
+        "least_time": float((learned / doubled).min()),
+        "greatest_time": float((learned / doubled).max()),
         "sign_changes": float(np.mean(retention < 0)),
         "merges": len(merges),
         **_prediction(ends, time),
     }
 
 
-def _prediction(ends: list[dict[str, Any]], time: float) -> dict[str, Any]:
+def _prediction(ends: list[Row], time: float) -> Row:
     """How well the closed form with this s foretells the errors, and which strategy is best."""
-    settings = dict.fromkeys((row["num_steps"], row["eigenvalue"]) for row in ends)
+    errors: dict[tuple[int, float], dict[str, float]] = {}
+    for row in ends:
+        place = (row["num_steps"], row["eigenvalue"])
+        errors.setdefault(place, {})[row["strategy"]] = row["error"]
     factors: list[float] = []
-    right = 0
-    contests = 0
-    for num_steps, eigenvalue in settings:
-        problem = Problem(
-            eigenvalue_spectrum([eigenvalue]),
-            cosine_schedule(num_steps),
-            GradientFlow(max(time, _SHORTEST)),
-        )
-        rows = [r for r in ends if (r["num_steps"], r["eigenvalue"]) == (num_steps, eigenvalue)]
-        measured = {row["strategy"]: row["error"] for row in rows}
+    foretold: list[bool] = []
+    for (num_steps, eigenvalue), measured in errors.items():
+        problem = scalar_problem(eigenvalue, num_steps, max(time, _SHORTEST))
+        plans = {name: build_strategy(name, num_steps) for name in measured}
         predicted = {
-            name: float(
-                np.abs(np.expm1(evaluate(problem, build_strategy(name, num_steps)).excess[0]))
-            )
-            for name in measured
+            name: float(np.abs(np.expm1(evaluate(problem, plan).excess[0])))
+            for name, plan in plans.items()
         }
-        clear = [name for name in measured if measured[name] > RESOLVED]
+        clear = [name for name, error in measured.items() if error > RESOLVED]
         factors += [abs(np.log(measured[name] / predicted[name])) for name in clear]
         if len(clear) == len(measured):
-            contests += 1
-            right += min(measured, key=measured.__getitem__) == min(
-                predicted, key=predicted.__getitem__
-            )
+            best = min(measured, key=measured.__getitem__)
+            foretold.append(best == min(predicted, key=predicted.__getitem__))
     return {
         "median_factor": float(np.exp(np.median(factors))) if factors else None,
         "worst_factor": float(np.exp(max(factors))) if factors else None,
-        "best_foretold": right,
-        "contests": contests,
+        "best_foretold": sum(foretold),
+        "contests": len(foretold),
     }

@@ -2,101 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Self, get_args
 
-from opmerge.checks import check_count, check_number
+import numpy as np
+from pydantic import Field, model_validator
+from scipy.stats import sem
+from scipy.stats import t as student_t
+
 from opmerge.errors import InputError
-from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies.mixture.cells import (
-    DIMENSIONS,
-    REGIMES,
-    best_plans,
-    compare_dimensions,
-    compare_distances,
-    compare_signals,
-    compare_strategies,
-    measure_composites,
-)
-from opmerge_studies.shared.runner import Cell, Runner
+from opmerge.planners import find_plan
+from opmerge.plans import Plan, build_strategy
+from opmerge.plans.outline import plan_phrase
+from opmerge.problem import MergeRule, Problem
+from opmerge.schedules import arrays_schedule, cosine_schedule
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, Count, NonEmpty, NonNegative, Positive, Share
+from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+from opmerge_studies.mixture import growth
+from opmerge_studies.mixture.laws import GaussianMixture, quadrature_nodes, sampled_nodes
+from opmerge_studies.mixture.merging import MixtureProblem, nearest_floor
+from opmerge_studies.mixture.planning import closest_plans, every_outcome
+from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared.strategies import CANONICAL
 
-__all__ = ["Config", "run"]
+__all__ = ["MOST_GATES", "REGIMES", "STUDY", "MixtureSettings", "dimension_mixture", "run"]
 
-RULES = ("operator-copy", "denoiser-copy")
+REGIMES = {"narrow": (0.1, 0.3), "straddling": (0.2, 5.0), "wide": (3.0, 8.0)}
+"""Variances of two components of equal weight: below 1, on both sides, above λ* ≈ 2."""
 
-_MOST_STEPS = 8  # 4,279 trees
-_FINER = 4  # nodes for the largest gain, which lies between two of them
+MOST_GATES = 40
+"""More gates of a student than these are not tried."""
+
 _WIDTHS = (0.2, 5.0)  # common variance of both components where they move apart
+_APART = (1e-4, 3.0)
+_DIMENSIONS = ("ring of 8", "two spectra")
+_ENOUGH = 0.01  # floor of a student whose gates are enough, over the target's spread
+_MOST_TRACED = 2  # student steps whose merges are told one by one
+
+Rows = list[dict[str, Any]]
+Tables = dict[str, Rows]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
+class MixtureSettings(Settings):
+    """Settings of the study."""
 
-    Args:
-        num_steps: T where plans are compared by name and planned over intervals.
-        exhaustive_steps: T where all plans are tried, at most 8.
-        separations: the two components' means are ± these.
-        student_steps: K of the strategies, ascending.
-        exhaustive_students: all plans of 1 … this many trees are tried; at least 2.
-        num_distances: separations at which BOOT and vanilla are compared.
-        signals: alpha_T of one-step students' first state, ascending from 0.
-        num_nodes: of the quadrature.
-        num_samples: of the common random numbers in more dimensions.
-        num_seeds: independent repetitions there.
-        merge_time: s.
+    num_steps: int = Field(16, ge=4, description="T of named strategies and of interval DP")
+    exhaustive_steps: int = Field(8, ge=3, le=8, description="T where all plans are tried")
+    separations: Annotated[tuple[NonNegative, ...], NonEmpty] = Field(
+        (0.0, 0.75, 1.5), description="the two components' means are ± these"
+    )
+    student_steps: Annotated[tuple[Count, ...], Ascending] = Field(
+        (1, 2, 4, 8), description="K of the strategies, from 1"
+    )
+    exhaustive_students: int = Field(3, ge=2, description="all plans of K = 1 … this are tried")
+    num_distances: int = Field(40, ge=4, description="separations where BOOT meets vanilla")
+    signals: Annotated[tuple[Share, ...], Ascending] = Field(
+        default=(0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
+        min_length=2,
+        description="alpha_T of one-step students' first state, from 0",
+    )
+    num_nodes: int = Field(513, ge=65, description="nodes of the quadrature")
+    num_samples: int = Field(4096, ge=64, description="common samples in more dimensions")
+    num_seeds: int = Field(12, ge=2, description="independent repetitions there")
+    merge_time: Positive = Field(default=DEFAULT_MERGE_TIME, description="s")
 
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    num_steps: int = 16
-    exhaustive_steps: int = 8
-    separations: tuple[float, ...] = (0.0, 0.75, 1.5)
-    student_steps: tuple[int, ...] = (1, 2, 4, 8)
-    exhaustive_students: int = 3
-    num_distances: int = 40
-    signals: tuple[float, ...] = (0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
-    num_nodes: int = 513
-    num_samples: int = 4096
-    num_seeds: int = 12
-    merge_time: float = DEFAULT_MERGE_TIME
-
-    def __post_init__(self) -> None:
-        for key, least in (
-            ("num_steps", 4),
-            ("exhaustive_steps", 3),
-            ("exhaustive_students", 2),
-            ("num_distances", 4),
-            ("num_nodes", 65),
-            ("num_samples", 64),
-            ("num_seeds", 2),
-        ):
-            if check_count(key, getattr(self, key)) < least:
-                raise InputError(key, f"must be >= {least}", getattr(self, key))
-        if self.exhaustive_steps > _MOST_STEPS:
-            raise InputError("exhaustive_steps", f"must be <= {_MOST_STEPS}", self.exhaustive_steps)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, first in (("signals", 0.0), ("student_steps", 1)):
+            if getattr(self, key)[0] != first:
+                raise InputError(key, f"must ascend from {first:g}", getattr(self, key))
         if self.exhaustive_students > self.exhaustive_steps:
             raise InputError(
                 "exhaustive_students", "must be <= exhaustive_steps", self.exhaustive_students
             )
-        if not self.separations or min(self.separations) < 0:
-            raise InputError("separations", "must be one or more, all >= 0", self.separations)
-        if list(self.signals) != sorted(set(self.signals)) or self.signals[:1] != (0.0,):
-            raise InputError("signals", "must ascend from 0", self.signals)
-        if self.signals[-1] >= 1:
-            raise InputError("signals", "must be < 1", self.signals)
-        counts = self.student_steps
-        if list(counts) != sorted(set(counts)) or not counts or counts[0] != 1:
-            raise InputError("student_steps", "must ascend from 1", counts)
-        if counts[-1] >= self.num_steps:
-            raise InputError("student_steps", "must be < num_steps", counts)
-        if check_number("merge_time", self.merge_time) <= 0:
-            raise InputError("merge_time", "must be > 0", self.merge_time)
+        if self.student_steps[-1] >= self.num_steps:
+            raise InputError("student_steps", "must be < num_steps", self.student_steps)
+        return self
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """Eight steps, all plans of six, two separations, 512 samples: seconds."""
         return cls(
             num_steps=8,
@@ -111,82 +98,250 @@ class Config:
         )
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
     """Compare plans of mixtures.
 
     Returns:
         ``tables``: ``best`` (best of all plans, planners and strategies), ``handovers`` (best
         error of two-step students by where they hand over), ``strategies`` (by student steps,
         with the approximation error alone), ``merges`` (floor and optimisation of each, for one
-        and two student steps), ``distances`` (components moving apart), ``signals`` (last
-        states that keep some), ``composites`` (growth and gain) and ``dimensions`` (with
+        and two student steps), ``composites`` (growth and gain), ``distances`` (components
+        moving apart), ``signals`` (last states that keep some) and ``dimensions`` (with
         confidence intervals).
     """
-    shared = {"merge_time": config.merge_time, "num_nodes": config.num_nodes}
-    few = {**shared, "num_steps": config.exhaustive_steps}
-    full = {**shared, "num_steps": config.num_steps}
-    pairs = [
-        {"regime": regime, "separation": separation}
-        for separation in config.separations
-        for regime in REGIMES
+    line = settings.model_dump(include={"num_steps", "merge_time", "num_nodes"})
+    few = {**line, "num_steps": settings.exhaustive_steps}
+    fine = {**line, "num_nodes": 4 * settings.num_nodes}  # the largest gain lies between nodes
+    counts, trees = list(settings.student_steps), list(range(1, settings.exhaustive_students + 1))
+    samples = settings.model_dump(include={"num_samples", "num_seeds"})
+    signals = list(settings.signals)
+    pairs = [{"regime": name, "separation": s} for s in settings.separations for name in REGIMES]
+    cases = [{**pair, "merge_rule": rule} for pair in pairs for rule in get_args(MergeRule)]
+    plans = [{"case": case, "line": few, "student_steps": trees} for case in cases]
+    named = [{"case": case, "line": line, "student_steps": counts} for case in cases]
+    composites = [{"case": case, "line": fine} for case in pairs]
+    distances = [{"variance": v, "line": line, "count": settings.num_distances} for v in _WIDTHS]
+    kept = [{"case": case, "line": line, "signals": signals} for case in pairs]
+    sampled = [{"name": n, "student_steps": k, **samples} for n in _DIMENSIONS for k in counts]
+    sweeps: list[tuple[Callable[..., Tables], Sequence[Cell], str]] = [
+        (best_plans, plans, "trying all plans"),
+        (compare_strategies, named, "comparing strategies"),
+        (measure_composites, composites, "measuring composites"),
+        (compare_distances, distances, "moving components apart"),
+        (compare_signals, kept, "keeping some signal"),
+        (compare_dimensions, [{**cell, "line": line} for cell in sampled], "sampling"),
     ]
-    by_rule = [{**pair, "merge_rule": rule} for pair in pairs for rule in RULES]
-    counts = list(range(1, config.exhaustive_students + 1))
-    planned = runner.sweep(
-        best_plans,
-        [{**few, **case, "student_steps": counts} for case in by_rule],
-        "trying all plans",
-    )
-    named = runner.sweep(
-        compare_strategies,
-        [{**full, **case, "student_steps": list(config.student_steps)} for case in by_rule],
-        "comparing strategies",
-    )
-    composites = runner.sweep(
-        measure_composites,
-        [{**full, **pair, "num_nodes": _FINER * config.num_nodes} for pair in pairs],
-        "measuring composites",
-    )
-    apart = runner.sweep(
-        compare_distances,
-        [{**full, "variance": variance, "count": config.num_distances} for variance in _WIDTHS],
-        "moving components apart",
-    )
-    signals = runner.sweep(
-        compare_signals,
-        [{**full, **pair, "signals": list(config.signals)} for pair in pairs],
-        "keeping some signal",
-    )
-    sampled = runner.sweep(compare_dimensions, _samples(config), "sampling")
-    return {
-        "tables": {
-            "best": [row for cell in planned for row in cell["best"]],
-            "handovers": [row for cell in planned for row in cell["handovers"]],
-            "strategies": [row for cell in named for row in cell["strategies"]],
-            "merges": [row for cell in named for row in cell["merges"]],
-            "composites": _joined(composites),
-            "distances": _joined(apart),
-            "signals": _joined(signals),
-            "dimensions": _joined(sampled),
+    found: dict[str, Rows] = {}
+    for function, cells, title in sweeps:
+        for tables in runner.sweep(function, cells, title):
+            for name, rows in tables.items():
+                found.setdefault(name, []).extend(rows)
+    return {"tables": found}
+
+
+def best_plans(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
+    """The best of all plans of K trees, and how near strategies and planners come.
+
+    Args:
+        case, line: as ``_problem`` has them.
+        student_steps: numbers of trees K.
+    """
+    problem = _problem(line, case)
+    tried: dict[int, list[tuple[Plan, float]]] = {count: [] for count in student_steps}
+    for plan, error in every_outcome(problem, student_steps):
+        tried[plan.student_steps].append((plan, error))
+    rows = []
+    for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
+        best, least = min(tried[count], key=lambda pair: pair[1])
+        gaussian = find_plan(_gaussian(problem), student_steps=count).plan
+        named = {name: build_strategy(name, problem.num_steps, count) for name in CANONICAL}
+        others = {"interval": closest, "gaussian": gaussian, **named}
+        windows = named["vanilla"].boundaries
+        rows.append(
+            {
+                **case,
+                "num_steps": problem.num_steps,
+                "student_steps": count,
+                "plans": len(tried[count]),
+                "best": least,
+                "worst": max(error for _, error in tried[count]),
+                "bound": _affine_floor(problem) if count == 1 else 0.0,
+                "approximation": replace(problem, training=None).outcome(best).error,
+                **{name: problem.outcome(plan).error for name, plan in others.items()},
+                "equal_windows": min(e for plan, e in tried[count] if plan.boundaries == windows),
+                "handovers": _path(best),
+                "plan": plan_phrase(best),
+            }
+        )
+    handovers: dict[int, float] = {}
+    for plan, error in tried[2]:
+        step = plan.boundaries[1]
+        handovers[step] = min(error, handovers.get(step, error))
+    places = [{**case, "handover": step, "error": error} for step, error in handovers.items()]
+    return {"best": rows, "handovers": places}
+
+
+def compare_strategies(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
+    """The strategies by number of student steps, and the plan found over intervals."""
+    problem = _problem(line, case)
+    fine = _problem({**line, "num_nodes": 2 * line["num_nodes"] - 1}, case)
+    rows, merges = [], []
+    for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
+        plans = {name: build_strategy(name, problem.num_steps, count) for name in CANONICAL}
+        for name, plan in {**plans, "interval DP": closest}.items():
+            outcome = problem.outcome(plan)
+            key = {**case, "student_steps": count, "plan": name}
+            row = {
+                "error": outcome.error,
+                "w2": outcome.w2,
+                "approximation": replace(problem, training=None).outcome(plan).error,
+                "local": outcome.local_error,
+                "merges": len(plan.merges),
+                "quadrature": abs(fine.outcome(plan).error - outcome.error),
+                "handovers": _path(plan),
+            }
+            rows.append({**key, **row})
+            if count <= _MOST_TRACED:
+                traces = enumerate(outcome.traces, 1)
+                merges += [{**key, "number": number, **asdict(trace)} for number, trace in traces]
+    return {"strategies": rows, "merges": merges}
+
+
+def measure_composites(case: Cell, line: Cell) -> Tables:
+    """Growth of the teacher's composites T → t and t → 0, and their gain."""
+    problem, rows = _problem(line, case), []
+    gaussian, size = _gaussian(problem).teacher, problem.num_steps
+    intervals = [(size, t) for t in range(size - 1, -1, -1)]
+    for start, stop in intervals + [(t, 0) for t in range(size - 1, 0, -1)]:
+        typical, largest = growth.composite_gain(problem, start, stop)
+        row = {
+            "start": start,
+            "stop": stop,
+            "paths": float(problem.mixture.num_components) ** (start - stop),
+            "effective_paths": growth.effective_paths(problem, start, stop),
+            "floor": growth.relative_floor(problem, start, stop),
+            "gates": growth.gates_needed(problem, start, stop, _ENOUGH, MOST_GATES),
+            "gain": typical,
+            "largest_gain": largest,
+            "gaussian_gain": float(np.exp(gaussian.log_composite(stop, start)[0])),
         }
-    }
+        rows.append({**case, **row})
+    return {"composites": rows}
 
 
-def _samples(config: Config) -> list[Cell]:
-    """One cell a mixture and a number of student steps, so that all cells are of like size."""
-    return [
+def compare_distances(variance: float, line: Cell, count: int) -> Tables:
+    """BOOT and vanilla of one-step students while two equal components move apart."""
+    rows = []
+    for separation in np.geomspace(*_APART, count).tolist():
+        case = {"variance": variance, "separation": separation}
+        problem = _problem(line, case)
+        errors = _errors(problem, ("vanilla", "boot"))
+        rows.append({**case, **errors, "bound": _affine_floor(problem)})
+    return {"distances": rows}
+
+
+def compare_signals(case: Cell, line: Cell, signals: Sequence[float]) -> Tables:
+    """One-step students where the last state keeps some signal, alpha_T > 0."""
+    rows = []
+    for signal in signals:
+        problem = _problem(line, case, signal)
+        vanilla = build_strategy("vanilla", problem.num_steps)
+        floor = replace(problem, training=None).outcome(vanilla).error
+        bounds = {"signal": signal, "affine": _affine_floor(problem), "floor": floor}
+        rows.append({**case, **bounds, **_errors(problem, CANONICAL)})
+    return {"signals": rows}
+
+
+def compare_dimensions(
+    name: str, line: Cell, student_steps: int, num_samples: int, num_seeds: int
+) -> Tables:
+    """The strategies in more dimensions: the same samples for all of them, many times over."""
+    mixture, schedule = dimension_mixture(name), cosine_schedule(line["num_steps"])
+    trained, ended = [], []
+    for seed in range(0, 2 * num_seeds, 2):
+        nodes = sampled_nodes(mixture, schedule, num_samples, seed)
+        inputs = sampled_nodes(mixture, schedule, num_samples, seed + 1)[-1]
+        flow = GradientFlow(line["merge_time"])
+        problem = MixtureProblem(mixture, schedule, nodes, flow, inputs)
+        trained.append(_errors(problem, CANONICAL, student_steps))
+        ended.append(_errors(replace(problem, training=None), CANONICAL, student_steps))
+    rows = [
         {
-            "name": name,
-            "num_steps": config.num_steps,
-            "student_steps": [count],
-            "merge_time": config.merge_time,
-            "num_samples": config.num_samples,
-            "seeds": list(range(config.num_seeds)),
+            "mixture": name,
+            "dimension": mixture.dimension,
+            "student_steps": student_steps,
+            "plan": plan,
+            **_interval("error", [errors[plan] for errors in trained]),
+            **_interval("approximation", [errors[plan] for errors in ended]),
+            **_interval("ratio", [errors[plan] / errors["vanilla"] for errors in trained]),
         }
-        for name in DIMENSIONS
-        for count in config.student_steps
+        for plan in CANONICAL
     ]
+    return {"dimensions": rows}
 
 
-def _joined(cells: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [row for cell in cells for row in cell]
+def dimension_mixture(name: str) -> GaussianMixture:
+    """Eight narrow components on a ring, or two whose spectra cross λ = 1 in opposite order."""
+    if name == "ring of 8":
+        angles = np.arange(8) * np.pi / 4
+        means = 1.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return GaussianMixture(means, np.full((8, 2), 0.1))
+    spectrum = np.geomspace(0.1, 10.0, 8)
+    means = np.full((2, 8), 0.5) * np.array([[-1.0], [1.0]])
+    return GaussianMixture(means, np.stack([spectrum, spectrum[::-1]]))
+
+
+def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
+    """Two components of equal weight on the line, their means at ± the separation.
+
+    Args:
+        line: ``num_steps``, ``merge_time`` and ``num_nodes``.
+        case: ``separation``, ``regime`` or ``variance``, and ``merge_rule`` if it is not the first.
+        signal: alpha_T.
+    """
+    variances = REGIMES[case["regime"]] if "regime" in case else [case["variance"]] * 2
+    mixture = GaussianMixture([-case["separation"], case["separation"]], variances)
+    angles = np.linspace(0.0, np.arccos(signal), line["num_steps"] + 1)
+    cosine = cosine_schedule(line["num_steps"])
+    schedule = arrays_schedule(np.cos(angles), np.sin(angles)) if signal else cosine
+    nodes = quadrature_nodes(mixture, schedule, line["num_nodes"])
+    flow = GradientFlow(line["merge_time"])
+    rule: MergeRule = case.get("merge_rule", "operator-copy")
+    return MixtureProblem(mixture, schedule, nodes, flow, nodes[-1], rule)
+
+
+def _errors(problem: MixtureProblem, names: Sequence[str], count: int = 1) -> dict[str, float]:
+    """Errors of named strategies on equal windows."""
+    plans = {name: build_strategy(name, problem.num_steps, count) for name in names}
+    return {name: problem.outcome(plan).error for name, plan in plans.items()}
+
+
+def _gaussian(problem: MixtureProblem) -> Problem:
+    """The problem of one Gaussian with the mixture's covariance."""
+    spectrum = eigenvalue_spectrum(np.linalg.eigvalsh(problem.mixture.covariance))
+    training = problem.training or GradientFlow()
+    return Problem(spectrum, problem.schedule, training, problem.merge_rule)
+
+
+def _affine_floor(problem: MixtureProblem) -> float:
+    """Distance of the teacher's output from the nearest affine map of z_T.
+
+    No one-step student is below where alpha_T = 0: there responsibilities are constant.
+    """
+    origin = np.zeros((1, problem.mixture.dimension))
+    one_gate = GaussianMixture(origin, origin + 1.0)
+    return nearest_floor(one_gate, problem.inputs, problem.teacher_output)
+
+
+def _path(plan: Plan) -> str:
+    return " → ".join(map(str, plan.boundaries))
+
+
+def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds and half the width of its 95 % confidence interval (Student's t)."""
+    half = student_t.ppf(0.975, len(values) - 1) * sem(values)
+    return {name: float(np.mean(values)), f"{name}_half_width": float(half)}
+
+
+_QUESTION = "What changes when the data are a mixture of Gaussians?"
+STUDY = Study(__name__, _QUESTION, MixtureSettings, run)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
-from opmerge_studies.mixture.expectation import Nodes
-from opmerge_studies.mixture.gaussian_mixture import GaussianMixture
-from opmerge_studies.mixture.lifted import Training
-from opmerge_studies.mixture.merging import MixtureProblem
+from opmerge_studies.mixture.laws import GaussianMixture, Nodes
+from opmerge_studies.mixture.merging import MixtureProblem, nearest_floor
 
-__all__ = ["Gain", "composite_gain", "effective_paths", "gates_needed", "relative_floor"]
+__all__ = ["composite_gain", "effective_paths", "gates_needed", "relative_floor"]
 
 _STEP = 1e-5  # of a central difference of a smooth map
 _TAILS = 5e-4  # mass on either side where the largest gain is not looked for
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much a map on the line stretches small differences: root mean square, and at most."""
-
-    typical: float
-    largest: float
 
 
 def effective_paths(problem: MixtureProblem, start: int, stop: int) -> float:
@@ -37,21 +25,20 @@ def effective_paths(problem: MixtureProblem, start: int, stop: int) -> float:
     effective number is the exponential of the mean entropy of these weights over z_start, which
     is the sum of the entropies of the steps: 1 where every point has one component throughout.
     """
-    nodes = problem.nodes[start]
-    points, entropy = nodes.points, 0.0
+    points, entropy = problem.nodes[start].points, 0.0
     for step in problem.steps[stop:start][::-1]:
-        entropy += float(nodes.weights @ entr(step.gate.responsibilities(points)).sum(axis=1))
+        entropies = entr(step.gate.responsibilities(points)).sum(axis=1)
+        entropy += float(problem.nodes[start].weights @ entropies)
         points = step(points)
     return float(np.exp(entropy))
 
 
 def relative_floor(problem: MixtureProblem, start: int, stop: int) -> float:
     """Floor of one student for the teacher's composite, over the standard deviation of z_stop."""
-    training = problem.trainings[start - 1]
-    target = problem.composite(start, stop, problem.nodes[start].points)
-    initial = problem.steps[start - 1].weights
-    floor = training.train(initial, target).floor
-    return floor / _deviation(target, problem.nodes[start].weights)
+    nodes, first = problem.nodes[start], problem.steps[start - 1]
+    target = problem.composite(start, stop, nodes.points)
+    _, floor, _ = problem.trainings[start - 1].train(first.weights, target)
+    return floor / _deviation(target, nodes)
 
 
 def gates_needed(
@@ -70,36 +57,34 @@ def gates_needed(
     """
     nodes = problem.nodes[start]
     target = problem.composite(start, stop, nodes.points)
-    enough = tolerance * _deviation(target, nodes.weights)
-    for count in range(1, most + 1):
-        training = Training(_even_gates(nodes, count), nodes, None)
-        initial = np.zeros((training.features.shape[1], 1))
-        if training.train(initial, target).floor <= enough:
-            return count
-    return None
+    enough = tolerance * _deviation(target, nodes)
+    counts = range(1, most + 1)
+    return next(
+        (c for c in counts if nearest_floor(_gates(nodes, c), nodes, target) <= enough), None
+    )
 
 
-def composite_gain(problem: MixtureProblem, start: int, stop: int) -> Gain:
-    """Gain of the teacher's composite over z_start, in one dimension.
+def composite_gain(problem: MixtureProblem, start: int, stop: int) -> tuple[float, float]:
+    """How much the teacher's composite stretches small differences over z_start, on the line.
 
-    The largest is over the central 99.9 % of z_start.
+    Returns:
+        The root mean square of its slope, and the largest slope over the central 99.9 %.
     """
     nodes = problem.nodes[start]
     ends = [problem.composite(start, stop, nodes.points + step) for step in (_STEP, -_STEP)]
     slopes = np.abs(ends[0] - ends[1])[:, 0] / (2 * _STEP)
     mass = np.cumsum(nodes.weights)
     central = (mass > _TAILS) & (mass < 1 - _TAILS)
-    typical = np.sqrt(nodes.weights @ slopes**2)
-    return Gain(float(typical), float(slopes[central].max()))
+    return float(np.sqrt(nodes.weights @ slopes**2)), float(slopes[central].max())
 
 
-def _even_gates(nodes: Nodes, count: int) -> GaussianMixture:
+def _gates(nodes: Nodes, count: int) -> GaussianMixture:
     mass = np.cumsum(nodes.weights)
     places = np.interp((np.arange(count) + 0.5) / count, mass, nodes.points[:, 0])
     spacing = np.gradient(places) if count > 1 else np.ones(1)
-    return GaussianMixture.of(places, spacing**2)
+    return GaussianMixture(places, spacing**2)
 
 
-def _deviation(values: Array, weights: Array) -> float:
-    centred = values - weights @ values
-    return float(np.sqrt(weights @ (centred**2).sum(axis=1)))
+def _deviation(values: Array, nodes: Nodes) -> float:
+    """Standard deviation of values (n, d) at the nodes."""
+    return nodes.distance(values, nodes.weights @ values)

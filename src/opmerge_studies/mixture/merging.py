@@ -1,5 +1,15 @@
 """Merge plans of a mixture's DDIM teacher, executed: floor and optimisation error of each merge.
 
+With ``Φ_t(z) = (r_k(z, t) · [z, 1])_k``, r_k the components' responsibilities at step t, a lifted
+map ``z ↦ Wᵀ Φ_t(z)`` is linear in its weights, and every DDIM step with the exact denoiser is one.
+Gradient flow on ``E|Wᵀ Φ - f|²`` from W_0 ends at (THEORY 9)
+
+    W(s) = W* + exp(-2 s G) (W_0 - W*),    G = E[Φ Φᵀ],
+
+so in the eigenbasis of G every coefficient is a Gaussian student of its own, with the retention
+that the training model gives for the eigenvalue instead of n_t. What is orthogonal to Φ is the
+approximation floor: ``E|student - f|² = floor² + optimisation²`` exactly.
+
 A student starts from its first child, which reads z_j as it does and so has the same features:
 operator copy takes that child's weights, denoiser copy its estimate of x_0, used for the longer
 jump (THEORY 4). Its target is the composite of the operators in place, on z_j of the forward
@@ -8,7 +18,7 @@ process. With one component this is the Gaussian theory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,13 +30,113 @@ from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import MergeRule
 from opmerge.schedules import NoiseSchedule
 from opmerge.training import TrainingModel
-from opmerge_studies.mixture.expectation import Nodes, weighted_distance, weighted_w2
-from opmerge_studies.mixture.gaussian_mixture import GaussianMixture
-from opmerge_studies.mixture.lifted import LiftedMap, Trained, Training, ddim_map, identity_weights
+from opmerge_studies.mixture.laws import GaussianMixture, Nodes, weighted_w2
 
-__all__ = ["MergeTrace", "MixtureOutcome", "MixtureProblem", "merge_students"]
+__all__ = ["LiftedMap", "MixtureProblem", "Training", "ddim_map", "nearest_floor", "run_maps"]
+
+_RANK = 1e-10  # singular values below this part of the largest are rounding
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedMap:
+    """``z ↦ Wᵀ Φ(z)`` from step ``start`` to ``stop``.
+
+    Args:
+        start: j, the step whose responsibilities it uses.
+        stop: i < j.
+        gate: the law of z_j, which gives the responsibilities.
+        weights: (K (d+1), d): of each component the slopes, then the intercept.
+        merges: those that made it, in the order of execution; none for a teacher step.
+    """
+
+    start: int
+    stop: int
+    gate: GaussianMixture
+    weights: Array
+    merges: tuple[Merge, ...] = ()
+
+    def __call__(self, points: Array) -> Array:
+        """The map at points (n, d)."""
+        return features(self.gate, points) @ self.weights
+
+
+class Training:
+    """Training of the students at one step: the law of their inputs, factorised once.
+
+    Args:
+        gate: the law of z_j.
+        nodes: of that law.
+        model: the training model, or None for training to the end.
+    """
+
+    def __init__(self, gate: GaussianMixture, nodes: Nodes, model: TrainingModel | None) -> None:
+        self.features = features(gate, nodes.points)
+        self._roots = np.sqrt(nodes.weights)[:, None]
+        left, values, right = np.linalg.svd(self._roots * self.features, full_matrices=False)
+        rank = int((values > _RANK * values[0]).sum())
+        self._left, self._values, self._right = left[:, :rank], values[:rank], right[:rank]
+        self._retentions = np.zeros(rank) if model is None else model.retention(values[:rank] ** 2)
+
+    def train(self, initial: Array, target: Array) -> tuple[Array, float, float]:
+        """Train from weights ``initial`` towards the values ``target`` (n, d) at the nodes.
+
+        Works on the error of the start, which may be small, not on the weights of the optimum,
+        which are large where responsibilities hardly differ.
+
+        Returns:
+            The weights, and root mean squares: the floor, of what no weights can fit, and
+            optimisation, of what training left of the rest.
+        """
+        error = self._roots * (target - self.features @ initial)
+        modes = self._left.T @ error
+        learned = ((1.0 - self._retentions) / self._values)[:, None] * modes
+        floor = float(np.linalg.norm(error - self._left @ modes))
+        optimisation = float(np.linalg.norm(self._retentions[:, None] * modes))
+        return initial + self._right.T @ learned, floor, optimisation
+
+
+def nearest_floor(gate: GaussianMixture, nodes: Nodes, target: Array) -> float:
+    """Root mean square of a target (n, d) at the nodes minus its nearest map with these gates."""
+    training = Training(gate, nodes, None)
+    _, floor, _ = training.train(np.zeros((training.features.shape[1], target.shape[1])), target)
+    return floor
+
+
+def run_maps(maps: Iterable[LiftedMap], points: Array) -> Array:
+    """Points (n, d) taken through maps, noise side first."""
+    for step in maps:
+        points = step(points)
+    return points
+
+
+def features(gate: GaussianMixture, points: Array) -> Array:
+    """(n, K (d+1)) features ``r_k(z) · [z, 1]``, component by component."""
+    lifted = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+    gated: Array = gate.responsibilities(points)[:, :, None] * lifted[:, None, :]
+    return gated.reshape(len(points), -1)
+
+
+def identity_weights(num_components: int, dimension: int) -> Array:
+    """(K (d+1), d) weights of the map z ↦ z, since responsibilities sum to 1."""
+    return np.tile(np.eye(dimension + 1, dimension), (num_components, 1))
+
+
+def ddim_map(mixture: GaussianMixture, schedule: NoiseSchedule, start: int, stop: int) -> LiftedMap:
+    """The DDIM step j → i with the exact denoiser: ``α_i x̂ + σ_i / σ_j (z - α_j x̂)``.
+
+    Component k contributes the slopes ``(α_i α_j λ_k + σ_i σ_j) / n_k`` and the intercepts
+    ``(α_i - α_j σ_i / σ_j) μ_k σ_j² / n_k``.
+    """
+    alphas, sigmas = schedule.alphas, schedule.sigmas
+    gate = mixture.noised(float(alphas[start]), float(sigmas[start]))
+    inner = alphas[stop] * alphas[start] * mixture.variances + sigmas[stop] * sigmas[start]
+    kept = sigmas[start] * (alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop])
+    slopes, intercepts = inner / gate.variances, kept * mixture.means / gate.variances
+    diagonal = slopes[:, None] * np.eye(mixture.dimension)
+    weights = np.concatenate([diagonal, intercepts[:, None]], axis=1)
+    return LiftedMap(start, stop, gate, weights.reshape(-1, mixture.dimension))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +149,16 @@ class MixtureProblem:
         nodes: of the laws of z_0 … z_T: what students are trained on.
         training: the training model; None trains every student to its optimum, which leaves
             the approximation error alone.
+        inputs: nodes of z_T, on which the result is judged.
         merge_rule: where a student starts.
-        inputs: of the law of z_T, on which the result is judged; ``nodes[T]`` unless told.
     """
 
     mixture: GaussianMixture
     schedule: NoiseSchedule
     nodes: Sequence[Nodes]
     training: TrainingModel | None
+    inputs: Nodes
     merge_rule: MergeRule = "operator-copy"
-    inputs: Nodes | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.nodes) != self.num_steps + 1:
-            raise InputError("nodes", f"must be of {self.num_steps + 1} laws", len(self.nodes))
 
     @property
     def num_steps(self) -> int:
@@ -74,27 +180,27 @@ class MixtureProblem:
             for step, nodes in zip(self.steps, self.nodes[1:], strict=True)
         )
 
-    @property
-    def judged_on(self) -> Nodes:
-        """Nodes of z_T on which the result is judged."""
-        return self.nodes[-1] if self.inputs is None else self.inputs
-
     @cached_property
     def teacher_output(self) -> Array:
         """(n, d) where the teacher takes the nodes of z_T."""
-        return self.composite(self.num_steps, 0, self.judged_on.points)
+        return self.composite(self.num_steps, 0, self.inputs.points)
 
     def composite(self, start: int, stop: int, points: Array) -> Array:
         """The teacher's own steps start → stop at points (n, d)."""
         return run_maps(self.steps[stop:start][::-1], points)
 
-    def initial_weights(self, first: LiftedMap, stop: int) -> Array:
-        """(K (d+1), d) weights at which a student begins, by the merge rule.
+    def merged(self, children: Sequence[LiftedMap]) -> tuple[LiftedMap, float, float]:
+        """The student of operators in a row, noise side first; its floor and optimisation error."""
+        first, stop = children[0], children[-1].stop
+        training = self.trainings[first.start - 1]
+        target = run_maps(children[1:], training.features @ first.weights)
+        weights, floor, rest = training.train(self._initial_weights(first, stop), target)
+        merge = Merge((first.start, *(child.stop for child in children)))
+        merges = (*(merge for child in children for merge in child.merges), merge)
+        return LiftedMap(first.start, stop, first.gate, weights, merges), floor, rest
 
-        Args:
-            first: its first child.
-            stop: step that it jumps to.
-        """
+    def _initial_weights(self, first: LiftedMap, stop: int) -> Array:
+        """(K (d+1), d) weights at which a student with this first child begins."""
         if self.merge_rule == "operator-copy":
             return first.weights
         alphas, sigmas = self.schedule.alphas, self.schedule.sigmas
@@ -106,8 +212,8 @@ class MixtureProblem:
 
     def error(self, students: Sequence[LiftedMap]) -> float:
         """Root mean square of students minus teacher from equal noise."""
-        output = run_maps(students, self.judged_on.points)
-        return weighted_distance(output, self.teacher_output, self.judged_on.weights)
+        nodes = self.inputs
+        return nodes.distance(run_maps(students, nodes.points), self.teacher_output)
 
     def outcome(self, plan: Plan) -> MixtureOutcome:
         """Execute a plan.
@@ -120,15 +226,15 @@ class MixtureProblem:
         maps = {step.start: step for step in self.steps}
         traces = []
         for merge in plan.merges:
-            children = [maps.pop(t) for t in merge.boundaries[:-1]]
-            student, trained = merge_students(self, children)
+            student, floor, rest = self.merged([maps.pop(t) for t in merge.boundaries[:-1]])
             nodes = self.nodes[merge.start]
-            own = self.composite(merge.start, merge.stop, nodes.points)
-            to_teacher = weighted_distance(student(nodes.points), own, nodes.weights)
-            traces.append(MergeTrace(merge, trained.floor, trained.optimisation, to_teacher))
+            teacher = self.composite(merge.start, merge.stop, nodes.points)
+            to_teacher = nodes.distance(student(nodes.points), teacher)
+            traces.append(MergeTrace(merge.start, merge.stop, floor, rest, to_teacher))
             maps[merge.start] = student
-        students = tuple(maps[start] for start in plan.boundaries[:-1])
-        return MixtureOutcome(self, plan, students, tuple(traces))
+        students = [maps[start] for start in plan.boundaries[:-1]]
+        output = run_maps(students, self.inputs.points)
+        return MixtureOutcome(self, output, tuple(students), tuple(traces))
 
 
 @dataclass(frozen=True)
@@ -136,13 +242,14 @@ class MergeTrace:
     """The errors of one merge, each a root mean square over z_j.
 
     Args:
-        merge: which.
+        start, stop: of the merge.
         floor: distance of the best student of this form from the merge's target.
         optimisation: distance of the student from that best one.
         to_teacher: distance of the student from the teacher's own composite.
     """
 
-    merge: Merge
+    start: int
+    stop: int
     floor: float
     optimisation: float
     to_teacher: float
@@ -150,46 +257,32 @@ class MergeTrace:
 
 @dataclass(frozen=True, eq=False)
 class MixtureOutcome:
-    """What a plan costs in quality, and where: ``traces`` in the order of ``plan.merges``."""
+    """What a plan costs in quality, and where.
+
+    Args:
+        problem: what was planned.
+        output: (n, d) where the students take ``problem.inputs``.
+        students: the K students.
+        traces: in the order of ``plan.merges``.
+    """
 
     problem: MixtureProblem
-    plan: Plan
+    output: Array
     students: tuple[LiftedMap, ...]
     traces: tuple[MergeTrace, ...]
 
-    @cached_property
+    @property
     def error(self) -> float:
         """Root mean square of student minus teacher from equal noise: at least W2."""
-        return self.problem.error(self.students)
+        return self.problem.inputs.distance(self.output, self.problem.teacher_output)
 
-    @cached_property
+    @property
     def w2(self) -> float:
         """Exact Wasserstein-2 distance to the teacher's output, in one dimension."""
-        nodes, teacher = self.problem.judged_on, self.problem.teacher_output
-        if teacher.shape[1] != 1:
-            raise InputError("w2", "is computed in one dimension only", teacher.shape[1])
-        output = run_maps(self.students, nodes.points)
-        return weighted_w2(output[:, 0], teacher[:, 0], nodes.weights)
+        teacher, weights = self.problem.teacher_output, self.problem.inputs.weights
+        return weighted_w2(self.output.squeeze(1), teacher.squeeze(1), weights)
 
     @property
     def local_error(self) -> float:
         """Root of the sum over merges of what each adds in squares, floor² + optimisation²."""
         return float(np.sqrt(sum(t.floor**2 + t.optimisation**2 for t in self.traces)))
-
-
-def merge_students(
-    problem: MixtureProblem, children: Sequence[LiftedMap]
-) -> tuple[LiftedMap, Trained]:
-    """The student that replaces consecutive operators, noise side first."""
-    first, last = children[0], children[-1]
-    training = problem.trainings[first.start - 1]
-    target = run_maps(children[1:], training.features @ first.weights)
-    trained = training.train(problem.initial_weights(first, last.stop), target)
-    return LiftedMap(first.start, last.stop, first.gate, trained.weights), trained
-
-
-def run_maps(maps: Sequence[LiftedMap], points: Array) -> Array:
-    """Points (n, d) taken through maps, noise side first."""
-    for step in maps:
-        points = step(points)
-    return points

@@ -2,186 +2,369 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from opmerge.page import mixture_figures as figures
-from opmerge.page import mixture_sentences as sentences
+from opmerge.page import charts
+from opmerge.page.charts import Axis, Level, Series, curves, intervals, series_by
+from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
-from opmerge.page.sentences import percent, times
-from opmerge.page.study import Answer
-from opmerge_studies.mixture.tables import (
-    above,
-    best_table,
-    composite_table,
-    dimension_table,
-    merge_table,
-    more_steps,
-    one_step,
-    order,
-    place,
-    regret,
-    signal_table,
-    strategy_table,
-    traced,
+from opmerge.page.sentences import number, percent
+from opmerge.page.strategies import STYLES
+from opmerge.page.study import Page, frame, heads, table
+from opmerge.plotting import BLUE, GREY, INK, ORANGE
+from opmerge_studies.mixture import MOST_GATES, REGIMES
+from opmerge_studies.shared.strategies import CANONICAL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["page"]
+
+_NAMED = list(CANONICAL)
+_TRIED = [*_NAMED, "equal_windows", "interval", "gaussian", "worst"]
+_CASE = ["regime", "separation", "merge_rule", "student_steps"]
+_LOOKS = {
+    regime: {"color": colour, "marker": "o", "markersize": 3.5}
+    for regime, colour in zip(REGIMES, (BLUE, INK, ORANGE), strict=True)
+}
+_DASHES = ("-", charts.DASHED, charts.DOTTED)
+_SMALL = 0.05  # an error that a plan may lie above the bound before order matters
+_SAME = 1e-6  # relative difference of errors that is none
+_HEADS = ("components:s", "rule:s", "K=student_steps:s")
+_MULTIPLES = (
+    "best",
+    *(f"{name}=over_{name}:.4g" for name in _NAMED),
+    *("equal windows=over_equal_windows:.4g", "interval DP=over_interval:.4g"),
+    *("Gaussian=over_gaussian:.4g", "worst=over_worst:.4g", "handovers:s"),
+)
+_NOTE = (
+    "Error of the best plan; the others as multiples of it. Equal windows: the best order inside "
+    "them. Gaussian: the plan of the theory of one Gaussian of equal covariance."
 )
 
-__all__ = ["answer", "facts", "sections"]
 
-Record = Mapping[str, Any]
+def page(record: Mapping[str, Any]) -> Page:
+    """Numbers, claims and sections of a record."""
+    settings, rows = record["settings"], _frames(record)
+    best, one, named, places = (rows[key] for key in ("best", "one", "named", "places"))
+    two, signals = best[best.student_steps == 2], rows["signals"]
+    apart = rows["distances"].groupby("variance")
+    most = named[named.student_steps == named.student_steps.max()]
+    weak = signals[signals.signal == settings["signals"][1]]
+    rises = (places.narrow <= places.straddling) & (places.straddling <= places.wide)
+    claims = {
+        "one-step-is-affine": count(one.above_best.between(-_SAME, _SMALL)),
+        "vanilla-leads-at-one-step": count(one.vanilla <= one[_NAMED].min(axis=1)),
+        "training-limits-many-steps": count(most.share < 0.5, needed=0.5),
+        "end-of-training-helps": count(named.share <= (1 + _SAME) ** 2),
+        "place-outweighs-order": count(two.place > two.order, needed=0.5),
+        "handover-follows-width": count(rises),
+        "interval-dp-is-best": count(best.over_interval <= 1 + _SAME),
+        "lead-survives-distance": count(~apart.changed.any()),
+        "weak-signal-is-not-learned": count(weak.vanilla >= 0.5 * (1 + weak.floor)),
+    }
+    plans, composites = rows["plans"], rows["composites"]
+    values = {
+        **{**settings, **rows, "two": two, "tried": MOST_GATES},
+        **{"named": _NAMED, "above": _columns("above"), "over": _columns("over")},
+        "strategy": named,
+        "single": plans[plans.student_steps == 1],
+        "several": plans[plans.student_steps > 1],
+        "gaussian": best[best.student_steps > 1].over_gaussian,
+        "whole": composites[composites.start == settings["num_steps"]],
+        "gain": composites.nlargest(1, "largest_gain").iloc[0],
+        "grown": named[named.merges > 1].grown,
+    }
+    return Page(values, claims, list(_sections(settings, rows)))
 
-_SMALL = 0.05  # an error that a plan may lie above the bound before order matters
 
-
-def answer(record: Record) -> Answer:
-    """What is left of the theory of one Gaussian."""
-    return Answer(
-        finding=_finding(record),
-        evidence=(
-            sentences.one_step_sentence(one_step(record)),
-            sentences.share_sentence(record),
-            *sentences.straddling_sentences(record),
-            sentences.larger_sentence(record),
-            sentences.few_step_sentence(record),
-            sentences.planner_sentence(record),
-            *sentences.crossing_sentences(record),
-            sentences.signal_sentence(record),
-            sentences.growth_sentence(record),
-            sentences.gain_sentence(record),
-            sentences.dimension_sentence(record),
-        ),
-        limits=(
-            "Students are linear in the data's own responsibilities at the step they read; a "
-            "network, or free gates, can bend where these cannot. What gradient flow learns "
-            "quickly depends on these features: equal components, which change nothing, slow "
-            "it by the sum of their squared weights.",
-            "Plain cosine schedule, whose last state is pure noise; two components in one "
-            "dimension, diagonal covariances; the same time for every merge.",
-            "All plans are tried for a few steps only; for more, interval DP is a heuristic. "
-            "Singular values of features below 1e-10 of the largest count as absent.",
-            f"Quadrature changes no error by more than {percent(_quadrature(record))} when its "
-            "nodes are doubled. In more dimensions the error is of paired samples, which W2 "
-            "cannot exceed.",
-        ),
-        overturned_by=(
-            "A one-step student of this form below the affine bound, from pure noise.",
-            "A mixture whose two-step students gain more by the order inside equal windows than "
-            "by moving the handover.",
-            "Trained networks on bimodal data whose order of plans at one step spreads as "
-            "widely as theory has it for one Gaussian.",
-        ),
+def _frames(record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables of the record, with what the page says of their rows."""
+    rows = {name: _called(frame(record, name)) for name in record["tables"]}
+    best, strategies, handovers = rows["best"], rows["strategies"], rows["handovers"]
+    distances, signals, dimensions = rows["distances"], rows["signals"], rows["dimensions"]
+    best = best.join(best[_TRIED].div(best.best, axis=0).add_prefix("over_")).assign(
+        order=best[_NAMED].max(axis=1) / best.equal_windows, place=best.equal_windows / best.best
     )
+    one = best[best.student_steps == 1]
+    above = one[["best", *_NAMED]].div(one.bound, axis=0) - 1
+    share, grown = strategies.approximation / strategies.error, strategies.error / strategies.local
+    refined = strategies.quadrature / strategies.error
+    strategies = strategies.assign(share=share**2, grown=grown, refined=refined)
+    plans = strategies[strategies["plan"] == "boot"]
+    plans = plans.join(strategies.pivot(index=_CASE, columns="plan", values="error"), on=_CASE)
+    least, found = plans[_NAMED].min(axis=1), plans[[*_NAMED, "interval DP"]].min(axis=1)
+    first = found.groupby([plans[key] for key in _CASE[:3]]).transform("first")
+    spread, moved = plans[_NAMED].max(axis=1) / least, least / plans["interval DP"]
+    handovers = handovers[handovers.rule == "operator"]
+    errors = handovers.groupby("components").error
+    nearest = handovers.loc[errors.idxmin()]
+    ratio = distances.boot / distances.vanilla
+    by_variance = distances.assign(leads=ratio < 1).groupby("variance")
+    by_affine = signals[["floor", *_NAMED]].div(signals.affine, axis=0)
+    half = dimensions.ratio_half_width
+    return {
+        **rows,
+        "best": best,
+        "one": one.join(above.add_prefix("above_")),
+        "strategies": strategies,
+        "named": strategies[strategies["plan"] != "interval DP"],
+        "plans": plans.assign(spread=spread, moved=moved, fall=first / found),
+        "handovers": handovers.assign(multiple=handovers.error / errors.transform("min")),
+        "places": nearest.pivot(index="separation", columns="regime", values="handover"),
+        "distances": distances.assign(
+            name=[f"λ = {variance:g}" for variance in distances.variance],
+            ratio=ratio,
+            off=(ratio - 1).abs(),
+            changed=(ratio < 1) != by_variance.leads.transform("first"),
+            before=by_variance.separation.shift(),
+        ),
+        "signals": signals.assign(**by_affine).join(signals[[*by_affine]].add_suffix("_error")),
+        "paths": rows["composites"].query("start == start.max()"),
+        "composites": rows["composites"].query("stop == 0"),
+        "dimensions": dimensions.assign(low=dimensions.ratio - half, high=dimensions.ratio + half),
+    }
 
 
-def facts(record: Record) -> list[tuple[str, str]]:
-    """The spread of plans at one step, and what the handover decides at two."""
-    one, two = one_step(record), _two_steps(record)
+def _called(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with names of what they are about: components, rule, steps, mean ± half a width."""
+    if "regime" in rows:
+        means = [f" ±{separation:g}" for separation in rows.separation]
+        rows = rows.assign(components=rows.regime + means)
+    if "merge_rule" in rows:
+        rows = rows.assign(rule=rows.merge_rule.str.removesuffix("-copy"))
+    if "stop" in rows:
+        rows = rows.assign(steps=rows.start.astype(str) + " → " + rows.stop.astype(str))
+    if "mixture" in rows:
+        rows = rows.assign(case=rows.mixture + ", K = " + rows.student_steps.astype(str))
+    for half in (column for column in rows if str(column).endswith("_half_width")):
+        mean = str(half).removesuffix("_half_width")
+        told = rows[mean].map("{:.4f} ± ".format) + rows[half].map("{:.4f}".format)
+        rows = rows.assign(**{f"{mean}_told": told})
+    return rows
+
+
+def _columns(prefix: str) -> list[str]:
+    return [f"{prefix}_{name}" for name in _NAMED]
+
+
+def _furthest(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.query("separation == separation.max()")
+
+
+def _by_mixture(rows: pd.DataFrame, x: str, y: str, **more: Any) -> list[Series]:
+    """A line for each mixture: its colour by regime, its dash by separation."""
+    far_first = sorted(rows.separation.unique(), reverse=True)
+    dashes = {place: _DASHES[rank % len(_DASHES)] for rank, place in enumerate(far_first)}
+    mixtures = zip(rows.components, rows.regime, rows.separation, strict=True)
+    looks = {
+        name: {**_LOOKS[regime], "linestyle": dashes[place]} for name, regime, place in mixtures
+    }
+    return series_by(rows, "components", x, y, looks, **more)
+
+
+def _by_regime(rows: pd.DataFrame, x: str, *columns: str, **more: Any) -> list[Series]:
+    """A line for each regime and column: the first column solid and named, the next dashed."""
     return [
-        ("best one-step plan above the floor", percent(max(above(r, "best") for r in one))),
-        ("vanilla above the floor, at most", percent(max(above(r, "vanilla") for r in one))),
-        ("worst over best one-step plan", times(max(r["worst"] / r["best"] for r in one))),
-        ("place of the handover, at most", times(max(place(r) for r in two))),
-        ("order in equal windows, at most", times(max(order(r) for r in two))),
-        ("Gaussian theory's plan, at most", times(max(regret(r, "gaussian") for r in two))),
+        replace(each, label=each.label if column == columns[0] else "")
+        for column, dash in zip(columns, _DASHES, strict=False)
+        for each in series_by(rows, "regime", x, column, _LOOKS, linestyle=dash, **more)
     ]
 
 
-def sections(record: Record) -> Iterator[Section]:
-    """Figures and tables of the page."""
+def _dots(strategy: str, fill: str = "full") -> dict[str, Any]:
+    return {**STYLES[strategy], "linestyle": "", "fillstyle": fill}
+
+
+def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+    one = rows["one"]
+    above, first = one[_columns("above")].set_axis(_NAMED, axis=1), one.rule == "operator"
+    lines, mixtures = one.components.factorize()
     yield draw_section(
         "One step",
         "How far each strategy's error lies above the nearest affine map of pure noise, which no "
         "one-step student of this form goes below. ● operator copy, ○ denoiser copy.",
-        lambda: figures.one_step(one_step(record)),
-        best_table("All plans of one-step students", one_step(record)),
+        intervals(
+            [
+                Series(label, above[name][own].clip(lower=1e-7), lines[own], _dots(name, fill))
+                for name in _NAMED
+                for label, fill, own in ((name, "full", first), ("", "none", ~first))
+            ],
+            list(mixtures),
+            Axis("error above the floor, as a part of it", margin=2),
+            f"At one step vanilla is within {percent(above.vanilla.max())} of the nearest affine "
+            f"map, every strategy within {percent(above.to_numpy().max())}",
+            columns=2,
+        ),
+        table("Plans of one step", one, heads(*_HEADS, "floor=bound", *_MULTIPLES), _NOTE),
     )
+    handovers, several = rows["handovers"], rows["best"].query("student_steps > 1")
     yield draw_section(
         "Where to hand over",
         "Best error of all plans of two-step students, by the step at which the first student "
         "hands over to the second, as a multiple of the least. Operator copy.",
-        lambda: figures.handovers(record["tables"]["handovers"]),
-        best_table("All plans of students of more steps", more_steps(record)),
+        curves(
+            _by_mixture(handovers, "handover", "multiple"),
+            Axis("step t of the handover (data on the left)", log=False),
+            Axis("error, best handover = 1", margin=1.1),
+            f"Handing over at a wrong step costs up to {number(handovers.multiple.max())} times "
+            "the error",
+            height=3.3,
+            columns=2,
+        ),
+        table("Plans of more steps", several, heads(*_HEADS, *_MULTIPLES), _NOTE),
     )
+    boot = _furthest(rows["plans"].query("rule == 'operator'"))
+    ratio = boot[boot.student_steps == boot.student_steps.max()].share ** -0.5
+    ends = ("BOOT to the end=approximation", "amplified=grown")
     yield draw_section(
         "Floor and optimisation by student steps",
-        "Error of BOOT in equal windows, and what of it is left when every merge is trained to the "
-        "end: the approximation error. Operator copy.",
-        lambda: figures.student_steps(record["tables"]["strategies"]),
-        strategy_table(record),
+        "Error of BOOT in equal windows and, dashed, what of it is left when every merge is "
+        "trained to the end: the approximation error. Operator copy.",
+        curves(
+            _by_regime(boot, "student_steps", "error", "approximation"),
+            Axis("student steps K", ticks={k: str(k) for k in settings["student_steps"]}),
+            Axis("error (root mean square)"),
+            f"The floor falls with student steps; at {boot.student_steps.max()} what training "
+            f"leaves is {number(ratio.min())} to {number(ratio.max())} times as large",
+        ),
+        table(
+            f"Students of K steps, T = {settings['num_steps']}",
+            rows["plans"],
+            heads(*_HEADS, *_NAMED, "interval DP", *ends),
+            "Equal windows but for interval DP. BOOT to the end: every merge trained to the end. "
+            "Amplified: BOOT's error over its merges' own errors, added in squares. W2 is equal to "
+            "the error wherever all maps are increasing; the record has both.",
+        ),
     )
+    merges = _furthest(rows["merges"].query("regime == 'straddling' and rule == 'operator'"))
+    merges = merges.query("student_steps == 1 and plan != 'interval DP'")
+    merges = merges.rename(columns={"to_teacher": "to teacher"})
+    own = merges[merges["plan"] == "boot"]
+    left = (own.optimisation**2).sum() / (own.optimisation**2 + own.floor**2).sum()
     yield draw_section(
         "Every merge",
         "One-step students, merge by merge: what no student of this form can fit (floor), what "
         "training leaves (optimisation), and how far the student is from the teacher's composite "
         "so far. Operator copy, components on both sides of λ = 1, furthest apart.",
-        lambda: figures.merges(traced(record)),
-        merge_table(traced(record)),
+        curves(
+            charts.series_of(own, "stop", ["to teacher", "floor", "optimisation"]),
+            Axis("step t that BOOT has reached", (own.stop.max() + 0.5, -0.5), log=False),
+            Axis("error of a merge", margin=2),
+            f"Optimisation makes {percent(left)} of the squared errors of BOOT's merges",
+        ),
+        table(
+            "Merges of one-step students",
+            merges,
+            heads("plan:s", "merge=steps:s", "floor", "optimisation", "to teacher"),
+        ),
     )
+    distances = rows["distances"]
+    off = distances[distances.separation == distances.separation.max()].off.max()
     yield draw_section(
         "Components move apart",
         "Error of BOOT over vanilla's, one-step students, two components of equal variance λ at "
         "± the separation. Left the theory of one Gaussian, right the floor.",
-        lambda: figures.distances(record["tables"]["distances"]),
+        curves(
+            series_by(distances, "name", "separation", "ratio", marker=""),
+            Axis("means of the components, ±", margin=1),
+            Axis("error of BOOT, vanilla = 1", log=False),
+            f"Once components are apart the two strategies differ by {percent(off)} at most",
+            levels=[Level(y=1.0)],
+        ),
     )
+    signals = _furthest(rows["signals"].query("signal > 0"))
+    weak = signals[signals.signal == signals.signal.min()][["signal", "floor", "vanilla"]].median()
     yield draw_section(
         "A little signal",
-        "One-step students whose first state keeps a signal alpha_T: vanilla's error, and what "
-        "is left of it when its one merge is trained to the end (dashed), as parts of the error of "
-        "the nearest affine map. Components furthest apart, operator copy.",
-        lambda: figures.signals(record["tables"]["signals"]),
-        signal_table(record["tables"]["signals"]),
+        "One-step students whose first state keeps a signal alpha_T: vanilla's error and, dashed, "
+        "what is left of it when its one merge is trained to the end, as parts of the error of the "
+        "nearest affine map. Components furthest apart, operator copy.",
+        curves(
+            _by_regime(signals, "signal", "vanilla", "floor"),
+            Axis("signal alpha_T of the first state", margin=1.1),
+            Axis("error, nearest affine map = 1", (0, 1.08), log=False),
+            f"With alpha_T = {weak.signal:g} the floor is {percent(weak.floor)} of the nearest "
+            f"affine map, the error {percent(weak.vanilla)}",
+        ),
+        table(
+            "One-step students that read some signal",
+            rows["signals"],
+            heads(
+                *("components:s", "alpha_T=signal:g", "affine", "trained to the end=floor_error"),
+                *(f"{name}={name}_error" for name in _NAMED),
+            ),
+            "Affine: the nearest affine map of z_T. Trained to the end: vanilla's one merge.",
+        ),
     )
+    paths, composites = rows["paths"], rows["composites"]
+    whole, written = paths[paths.stop == 0].effective_paths, paths.drop_duplicates("stop")
     yield draw_section(
         "Growth of composites",
         "Affine maps that the teacher's composite from noise to z_t mixes: 2 to the number of "
-        "steps when written out (dotted), and effectively, by the entropy of their weights.",
-        lambda: figures.growth(record["tables"]["composites"]),
-        composite_table(record),
+        "steps when written out (grey), and effectively, by the entropy of their weights.",
+        curves(
+            [
+                *_by_mixture(paths, "stop", "effective_paths", marker=""),
+                Series("written out", written.stop, written.paths, {"color": GREY}),
+            ],
+            Axis("step t reached from noise", (paths.stop.max() + 0.5, -0.5), log=False),
+            Axis("affine maps mixed"),
+            f"Composites of {paths.start.max()} steps mix {whole.min():,.0f} to {whole.max():,.0f} "
+            "affine maps",
+            height=3.3,
+            columns=2,
+        ),
+        table(
+            "Composites of the teacher's steps",
+            composites,
+            heads(
+                *("components:s", "interval=steps:s", "paths", "effective=effective_paths"),
+                *("floor", "gates for 1 %=gates:g", "gain", "max=largest_gain"),
+            ),
+            "Floor: of one student with the data's own gates, over the spread reached.",
+        ),
     )
+    gains = _furthest(composites)
     yield draw_section(
         "Gain of errors",
-        "How much the teacher's steps from z_t to the data stretch an error made at z_t: root mean "
-        "square, and largest over the central 99.9 %. Dotted: the Gaussian of equal variance.",
-        lambda: figures.gains(record["tables"]["composites"]),
+        "How much the teacher's steps from z_t to the data stretch an error made at z_t: largest "
+        "over the central 99.9 % (solid), root mean square (dashed), and that of the Gaussian of "
+        "equal variance (dotted). Components furthest apart.",
+        curves(
+            _by_regime(gains, "start", "largest_gain", "gain", "gaussian_gain", marker=""),
+            Axis("step t at which the error is made", log=False),
+            Axis("gain from z_t to the data"),
+            f"Between components an error grows up to {number(gains.largest_gain.max())} times",
+        ),
     )
+    dimensions = rows["dimensions"]
+    places, cases = dimensions.case.factorize()
+    others = dimensions.assign(place=places).query("plan != 'vanilla'").groupby("plan", sort=False)
     yield draw_section(
         "More dimensions",
         "Error over vanilla's on the same samples, mean and 95 % interval over independent seeds.",
-        lambda: figures.dimensions(record["tables"]["dimensions"]),
-        dimension_table(record),
+        intervals(
+            [
+                Series(str(name), own.ratio, own.place, _dots(str(name)), own.low, own.high)
+                for name, own in others
+            ],
+            list(cases),
+            Axis("error, vanilla = 1", log=False),
+            f"On samples the strategies lie between {percent(dimensions.ratio.min() - 1)} and "
+            f"+{percent(dimensions.ratio.max() - 1)} of vanilla",
+            levels=[Level(x=1.0)],
+            columns=2,
+        ),
+        table(
+            "Strategies in more dimensions",
+            dimensions,
+            heads(
+                *("mixture:s", "d=dimension:s", "K=student_steps:s", "plan:s"),
+                *("error=error_told:s", "trained to the end=approximation_told:s"),
+                "over vanilla=ratio_told:s",
+            ),
+        ),
     )
-
-
-def _finding(record: Record) -> str:
-    one = one_step(record)
-    gap = max(above(row, "best") for row in one)
-    if gap > _SMALL:
-        return (
-            f"A one-step student of a mixture errs by up to {percent(gap)} more than the nearest "
-            "affine map even by the best plan: optimisation, not the floor, decides."
-        )
-    two = _two_steps(record)
-    orders, places = [order(row) for row in two], [place(row) for row in two]
-    return (
-        "From pure noise every one-step student of a mixture is affine, on whichever side of "
-        f"λ = 1 its components lie, and the best plan errs within {percent(gap)} of the nearest "
-        f"affine map, vanilla within {percent(max(above(row, 'vanilla') for row in one))}; with "
-        "two steps, where they hand over matters by a factor of "
-        f"{_median_and_most(places)}, the order inside equal windows by "
-        f"{_median_and_most(orders)}."
-    )
-
-
-def _two_steps(record: Record) -> list[Mapping[str, Any]]:
-    return [row for row in more_steps(record) if row["student_steps"] == 2]
-
-
-def _median_and_most(values: Sequence[float]) -> str:
-    return f"{np.median(values):.2f} (median; at most {max(values):.3g})"
-
-
-def _quadrature(record: Record) -> float:
-    rows = record["tables"]["strategies"]
-    return max(float(row["quadrature"] / row["error"]) for row in rows)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, product
 
 from opmerge.plans.strategies import uniform_boundaries
-from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge_studies.mixture.expectation import weighted_distance
-from opmerge_studies.mixture.lifted import LiftedMap
-from opmerge_studies.mixture.merging import MixtureProblem, merge_students, run_maps
+from opmerge.plans.tree import Plan, Tree
+from opmerge_studies.mixture.merging import LiftedMap, MixtureProblem, run_maps
 
 __all__ = ["closest_plans", "every_outcome"]
 
-Interval = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class _Student:
-    """A student, and the merges that made it."""
-
-    merges: tuple[Merge, ...]
-    map: LiftedMap
+_Interval = tuple[int, int]
 
 
 def every_outcome(
@@ -33,15 +22,17 @@ def every_outcome(
     Raises:
         InputError: if a K is out of range.
     """
-    num_steps = problem.num_steps
+    _check(problem, student_steps)
+    trees: dict[_Interval, list[LiftedMap]] = {}
+    for start, stop in _intervals(problem.num_steps):
+        trees[start, stop] = [
+            problem.merged(children)[0]
+            for count in range(2, start - stop + 1)
+            for children in _forests(trees, start, stop, count)
+        ] or [problem.steps[start - 1]]
     for count in student_steps:
-        uniform_boundaries(num_steps, count)
-    trees = _every_student(problem)
-    for count in student_steps:
-        for inner in combinations(range(num_steps - 1, 0, -1), count - 1):
-            edges = pairwise((num_steps, *inner, 0))
-            for students in product(*(trees[edge] for edge in edges)):
-                yield _plan(students), problem.error([student.map for student in students])
+        for students in _forests(trees, problem.num_steps, 0, count):
+            yield _plan(students), problem.error(students)
 
 
 def closest_plans(problem: MixtureProblem, student_steps: Sequence[int]) -> list[Plan]:
@@ -59,105 +50,59 @@ def closest_plans(problem: MixtureProblem, student_steps: Sequence[int]) -> list
     Raises:
         InputError: if a K is out of range.
     """
+    _check(problem, student_steps)
     num_steps = problem.num_steps
-    for count in student_steps:
-        uniform_boundaries(num_steps, count)
-    trees: dict[Interval, _Student] = {}
-    sequences: dict[Interval, list[_Student]] = {}
-    for length in range(1, num_steps + 1):
-        for start in range(length, num_steps + 1):
-            interval = start, start - length
-            trees[interval] = _closest_tree(problem, trees, sequences, interval)
-            splits = [
-                [trees[start, k], *sequences[k, interval[1]]]
-                for k in range(start - 1, interval[1], -1)
-            ]
-            sequences[interval] = _closest(problem, interval, [[trees[interval]], *splits])
-    forests = _closest_forests(problem, trees, max(student_steps))
-    return [forests[count - 1] for count in student_steps]
-
-
-def _every_student(problem: MixtureProblem) -> dict[Interval, list[_Student]]:
-    """All students of every interval, shorter intervals first."""
-    found: dict[Interval, list[_Student]] = {}
-    for length in range(1, problem.num_steps + 1):
-        for start in range(length, problem.num_steps + 1):
-            stop = start - length
-            if length == 1:
-                found[start, stop] = [_teacher_step(problem, start)]
-                continue
-            inner = range(start - 1, stop, -1)
-            cuts = [c for size in range(1, length) for c in combinations(inner, size)]
-            found[start, stop] = [
-                _merged(problem, children)
-                for cut in cuts
-                for children in product(*(found[edge] for edge in pairwise((start, *cut, stop))))
-            ]
-    return found
-
-
-def _closest_tree(
-    problem: MixtureProblem,
-    trees: dict[Interval, _Student],
-    sequences: dict[Interval, list[_Student]],
-    interval: Interval,
-) -> _Student:
-    start, stop = interval
-    if start - stop == 1:
-        return _teacher_step(problem, start)
-    candidates = [
-        [_merged(problem, [trees[start, k], *sequences[k, stop]])]
-        for k in range(start - 1, stop, -1)
-    ]
-    return _closest(problem, interval, candidates)[0]
-
-
-def _closest_forests(
-    problem: MixtureProblem, trees: dict[Interval, _Student], most: int
-) -> list[Plan]:
-    """The best 1, 2, … trees: prefixes T → i of one tree more at a time."""
-    num_steps = problem.num_steps
+    trees: dict[_Interval, LiftedMap] = {}
+    sequences: dict[_Interval, list[LiftedMap]] = {}
+    for start, stop in _intervals(num_steps):
+        splits = [[trees[start, k], *sequences[k, stop]] for k in range(start - 1, stop, -1)]
+        students = [[problem.merged(split)[0]] for split in splits]
+        alone = _closest(problem, students or [[problem.steps[start - 1]]])
+        trees[start, stop] = alone[0]
+        sequences[start, stop] = _closest(problem, [alone, *splits])
     prefixes = {stop: [trees[num_steps, stop]] for stop in range(num_steps)}
     plans = [_plan(prefixes[0])]
-    for _ in range(1, most):
+    for count in range(2, max(student_steps) + 1):
         prefixes = {
-            stop: _closest(
-                problem,
-                (num_steps, stop),
-                [[*prefixes[k], trees[k, stop]] for k in prefixes if k > stop],
-            )
-            for stop in range(num_steps)
-            if any(k > stop for k in prefixes)
+            stop: _closest(problem, [[*prefixes[k], trees[k, stop]] for k in prefixes if k > stop])
+            for stop in range(num_steps - count + 1)
         }
         plans.append(_plan(prefixes[0]))
-    return plans
+    return [plans[count - 1] for count in student_steps]
 
 
-def _plan(students: Sequence[_Student]) -> Plan:
-    return Plan(tuple(Tree(s.map.start, s.map.stop, s.merges) for s in students))
+def _check(problem: MixtureProblem, student_steps: Sequence[int]) -> None:
+    for count in student_steps:
+        uniform_boundaries(problem.num_steps, count)
 
 
-def _closest(
-    problem: MixtureProblem, interval: Interval, candidates: Sequence[list[_Student]]
-) -> list[_Student]:
-    """The sequence of students closest to the teacher's composite over the law of z_start."""
-    nodes, training = problem.nodes[interval[0]], problem.trainings[interval[0] - 1]
-    teacher = problem.composite(*interval, nodes.points)
+def _intervals(num_steps: int) -> Iterator[_Interval]:
+    """Every j → i, shorter ones first."""
+    for length in range(1, num_steps + 1):
+        for start in range(length, num_steps + 1):
+            yield start, start - length
 
-    def error(students: list[_Student]) -> float:
-        reached = training.features @ students[0].map.weights
-        output = run_maps([student.map for student in students[1:]], reached)
-        return weighted_distance(output, teacher, nodes.weights)
+
+def _forests(
+    trees: Mapping[_Interval, Sequence[LiftedMap]], start: int, stop: int, count: int
+) -> Iterator[tuple[LiftedMap, ...]]:
+    """All sequences of so many students from ``start`` to ``stop``."""
+    for inner in combinations(range(start - 1, stop, -1), count - 1):
+        yield from product(*(trees[edge] for edge in pairwise((start, *inner, stop))))
+
+
+def _closest(problem: MixtureProblem, candidates: Sequence[list[LiftedMap]]) -> list[LiftedMap]:
+    """The sequence of students, all of one interval, closest to the teacher over z_start."""
+    start, stop = candidates[0][0].start, candidates[0][-1].stop
+    nodes, training = problem.nodes[start], problem.trainings[start - 1]
+    teacher = problem.composite(start, stop, nodes.points)
+
+    def error(students: list[LiftedMap]) -> float:
+        reached = training.features @ students[0].weights
+        return nodes.distance(run_maps(students[1:], reached), teacher)
 
     return min(candidates, key=error)
 
 
-def _teacher_step(problem: MixtureProblem, start: int) -> _Student:
-    return _Student((), problem.steps[start - 1])
-
-
-def _merged(problem: MixtureProblem, children: Sequence[_Student]) -> _Student:
-    student, _ = merge_students(problem, [child.map for child in children])
-    boundaries = (student.start, *(child.map.stop for child in children))
-    merges = tuple(merge for child in children for merge in child.merges)
-    return _Student((*merges, Merge(boundaries)), student)
+def _plan(students: Sequence[LiftedMap]) -> Plan:
+    return Plan(tuple(Tree(student.start, student.stop, student.merges) for student in students))

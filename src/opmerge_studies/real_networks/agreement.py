@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-__all__ = ["kendall_interval", "rank_agreement", "reversed_pairs", "spearman_interval"]
+__all__ = ["agreement_of", "rank_agreement", "rank_interval", "reversed_pairs"]
 
 Array = NDArray[np.float64]
-Interval = tuple[float, float]
+Coefficient = Literal["spearman", "kendall"]
 
+_STATISTICS: Mapping[Coefficient, Any] = {"spearman": spearmanr, "kendall": kendalltau}
 _PERMUTATIONS = 50_000  # covers all orders of up to 8 plans
 _ROUNDING = 1e-9  # of a coefficient that is ±1
 _QUANTILE = float(ndtri(0.975))
+_FEWEST = 3  # plans whose order can be more than right or wrong
+
+
+def agreement_of(kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a prediction agrees with what was measured: over all plans and the canonical ones.
+
+    Args:
+        kind: of the prediction.
+        entries: plans of a record, with ``label``, ``is_canonical``, ``predicted``, ``per_seed``.
+
+    Returns:
+        ``rank_agreement`` with the labels of the ``plans``; the same over the ``canonical``
+        plans, or None if they are fewer than 3; and the ``reversed`` pairs of labels: of several
+        seeds, those that every seed reverses, and of one, those that its intervals tell apart.
+    """
+    labels = np.array([entry["label"] for entry in entries])
+    predicted = np.array([entry["predicted"][kind]["error"] for entry in entries])
+    cells = [[seed["measured"]["paired_rms"] for seed in entry["per_seed"]] for entry in entries]
+    value, low, high = (
+        np.array([[cell[key] for cell in row] for row in cells], float).T
+        for key in ("value", "low", "high")
+    )
+    if len(value) > 1:  # seeds tell more than the samples of each
+        low = high = value
+
+    def ranks(plans: NDArray[np.int_]) -> dict[str, Any]:
+        agreement = rank_agreement(predicted[plans], value[:, plans])
+        return {"plans": labels[plans].tolist(), **agreement}
+
+    canonical = np.flatnonzero([entry["is_canonical"] for entry in entries])
+    return {
+        **ranks(np.arange(len(entries))),
+        "canonical": ranks(canonical) if len(canonical) >= _FEWEST else None,
+        "reversed": [labels[[*pair]].tolist() for pair in reversed_pairs(predicted, low, high)],
+    }
 
 
 def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
@@ -37,95 +73,64 @@ def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
 
     Returns:
         ``spearman`` and ``kendall``, each with ``per_seed`` (r values), their ``mean``,
-        ``of_means`` (of the mean errors) and its 95 % ``interval``, or None (see
-        ``spearman_interval`` and ``kendall_interval``). Also one-sided p-values of ``of_means``:
-        ``p_value`` of ρ, by permutation, exact for n <= 8, and ``kendall_p_value``, exact for
-        n <= 33 without ties and normal otherwise.
+        ``of_means`` (of the mean errors) and its 95 % ``interval`` (``rank_interval``). Also
+        one-sided p-values of ``of_means``: ``p_value`` of ρ, by permutation, exact for n <= 8,
+        and ``kendall_p_value``, exact for n <= 33 without ties and normal otherwise.
     """
     values, rows = np.asarray(predicted, float), np.atleast_2d(np.asarray(measured, float))
     means = rows.mean(axis=0)
-    kendall = kendalltau(values, means, alternative="greater")
-    return {
-        "spearman": _coefficients(spearmanr, spearman_interval, values, rows),
-        "kendall": _coefficients(kendalltau, kendall_interval, values, rows),
-        "p_value": _permutation_p_value(values, means),
-        "kendall_p_value": float(kendall.pvalue),
-    }
-
-
-def spearman_interval(coefficient: float, count: int) -> Interval | None:
-    """95 % interval of Spearman's ρ: ``tanh(artanh ρ ± 1.96 sqrt((1 + ρ²/2) / (n - 3)))``.
-
-    Bonett & Wright 2000 (Psychometrika 65, 23-28), who find it accurate for |ρ| < 0.95.
-
-    Args:
-        coefficient: ρ of n pairs.
-        count: n.
-
-    Returns:
-        Both ends; None for n <= 3 and for ρ = ±1, of which the formula says nothing.
-    """
-    return _fisher_interval(coefficient, 1.0 + coefficient**2 / 2.0, count - 3)
-
-
-def kendall_interval(coefficient: float, count: int) -> Interval | None:
-    """95 % interval of Kendall's τ: ``tanh(artanh τ ± 1.96 sqrt(0.437 / (n - 4)))``.
-
-    Bonett & Wright 2000, after Fieller, Hartley & Pearson 1957; accurate for |τ| < 0.8.
-
-    Args:
-        coefficient: τ of n pairs.
-        count: n.
-
-    Returns:
-        Both ends; None for n <= 4 and for τ = ±1, of which the formula says nothing.
-    """
-    return _fisher_interval(coefficient, 0.437, count - 4)
-
-
-def _fisher_interval(coefficient: float, spread: float, freedom: int) -> Interval | None:
-    if freedom < 1 or abs(coefficient) > 1.0 - _ROUNDING:
-        return None
-    centre, reach = np.arctanh(coefficient), _QUANTILE * np.sqrt(spread / freedom)
-    return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
-
-
-def _coefficients(
-    statistic: Callable[[Array, Array], Any],
-    interval: Callable[[float, int], Interval | None],
-    predicted: Array,
-    rows: Array,
-) -> dict[str, Any]:
-    *per_seed, of_means = (
-        float(statistic(predicted, row).statistic) for row in (*rows, rows.mean(axis=0))
-    )
-    ends = interval(of_means, len(predicted))
-    return {
-        "per_seed": per_seed,
-        "mean": float(np.mean(per_seed)),
-        "of_means": of_means,
-        "interval": ends and list(ends),
-    }
-
-
-def _permutation_p_value(predicted: Array, measured: Array) -> float:
-    """ρ grows with the inner product of the ranks, so that is what is permuted."""
-    ranks = rankdata(measured)
-    result = permutation_test(
-        (rankdata(predicted),),
-        lambda order, axis: np.sum(order * ranks, axis=axis),
+    ranks = rankdata(means)
+    chance = permutation_test(
+        (rankdata(values),),
+        lambda order, axis: np.sum(order * ranks, axis=axis),  # ρ grows with it
         permutation_type="pairings",
         n_resamples=_PERMUTATIONS,
         alternative="greater",
         vectorized=True,
         rng=np.random.default_rng(0),
     )
-    return float(result.pvalue)
+    return {
+        **{name: _coefficients(name, values, [*rows, means]) for name in _STATISTICS},
+        "p_value": float(chance.pvalue),
+        "kendall_p_value": float(kendalltau(values, means, alternative="greater").pvalue),
+    }
 
 
-def reversed_pairs(
-    predicted: Sequence[float], low: ArrayLike, high: ArrayLike
-) -> list[tuple[int, int]]:
+def _coefficients(name: Coefficient, values: Array, rows: Sequence[Array]) -> dict[str, Any]:
+    statistic = _STATISTICS[name]
+    *per_seed, of_means = (float(statistic(values, row).statistic) for row in rows)
+    interval = rank_interval(name, of_means, len(values))
+    return {
+        "per_seed": per_seed,
+        "mean": float(np.mean(per_seed)),
+        "of_means": of_means,
+        "interval": interval and list(interval),
+    }
+
+
+def rank_interval(name: Coefficient, coefficient: float, count: int) -> tuple[float, float] | None:
+    """95 % interval of a rank coefficient: ``tanh(artanh r ± 1.96 sqrt(v / (n - m)))``.
+
+    For Spearman's ρ, v = 1 + ρ²/2 and m = 3, accurate for |ρ| < 0.95; for Kendall's τ, v = 0.437
+    and m = 4, accurate for |τ| < 0.8 (Bonett & Wright 2000, Psychometrika 65, 23-28, the latter
+    after Fieller, Hartley & Pearson 1957).
+
+    Args:
+        name: which coefficient it is.
+        coefficient: r of n pairs.
+        count: n.
+
+    Returns:
+        Both ends; None for n <= m and for r = ±1, of which the formula says nothing.
+    """
+    spread, lost = {"spearman": (1.0 + coefficient**2 / 2.0, 3), "kendall": (0.437, 4)}[name]
+    if count <= lost or abs(coefficient) > 1.0 - _ROUNDING:
+        return None
+    centre, reach = np.arctanh(coefficient), _QUANTILE * np.sqrt(spread / (count - lost))
+    return float(np.tanh(centre - reach)), float(np.tanh(centre + reach))
+
+
+def reversed_pairs(predicted: ArrayLike, low: ArrayLike, high: ArrayLike) -> list[tuple[int, int]]:
     """Pairs (a, b) with a predicted better than b, and measured worse in every repetition.
 
     Args:
@@ -133,10 +138,9 @@ def reversed_pairs(
         low, high: (r, n) ends of what was measured in r repetitions; ends that overlap in one of
             them decide nothing.
     """
-    lowest, highest = np.atleast_2d(np.asarray(low, float)), np.atleast_2d(np.asarray(high, float))
-    pairs = combinations(np.argsort(np.asarray(predicted), kind="stable").tolist(), 2)
+    values, lowest, highest = np.asarray(predicted), np.atleast_2d(low), np.atleast_2d(high)
     return [
         (a, b)
-        for a, b in pairs
-        if predicted[a] < predicted[b] and bool((lowest[:, a] > highest[:, b]).all())
+        for a, b in combinations(np.argsort(values, kind="stable").tolist(), 2)
+        if values[a] < values[b] and (lowest[:, a] > highest[:, b]).all()
     ]

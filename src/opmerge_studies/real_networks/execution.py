@@ -1,23 +1,21 @@
-"""The networks of a study: its teacher, and every plan executed and measured, each once."""
+"""The networks of the study: its teacher, and every plan executed and measured, each once."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
 import re
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from opmerge.data import Source
 from opmerge.denoisers.inputs import DataInputs
@@ -26,59 +24,64 @@ from opmerge.denoisers.samples import load_samples, network_shape
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
+from opmerge.distillation.pipeline import is_image
 from opmerge.distillation.sampling import draw_samples, image_grid
 from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
 from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
 from opmerge.measure.evaluation import DirectionErrors, evaluate_student
 from opmerge.measure.linearity import linearity
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
-from opmerge_studies.shared.runner import ProgressBar, Report
+from opmerge.store import MISSING, digest
+from opmerge_studies.real_networks.settings import RealNetworksSettings
+from opmerge_studies.shared.runner import Report, Runner
 
 if TYPE_CHECKING:
-    from opmerge_studies.real_networks import Config, Contender
+    from opmerge_studies.real_networks import Contender
 
-__all__ = ["Execution", "load_or_train_teacher"]
+__all__ = ["Execution", "load_or_train_teacher", "own_accelerator", "picture"]
 
 _NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
 _NUM_PICTURES = 8
 _BATCH_SIZE = 256
 
+Cell = dict[str, Any]
+
 
 def load_or_train_teacher(
-    config: Config, source: Source, folder: Path, progress: ProgressBar
+    settings: RealNetworksSettings, source: Source, runner: Runner
 ) -> Teacher:
     """The teacher of the study; one that the folder holds finished is not trained again."""
-    if config.teacher_folder is not None:
-        return load_teacher(config.teacher_folder, config.steps)
-    with progress("reading", source.num_samples) as report:
+    if settings.teacher_folder is not None:
+        return load_teacher(settings.teacher_folder, settings.steps)
+    config, folder = settings.teacher, runner.folder
+    with runner.progress("reading", source.num_samples) as report:
         data = load_samples(source, network_shape(source), folder, report)
-    settings = config.teacher
-    identity = _digest(
-        {
-            "teacher": {
-                key: value for key, value in vars(settings).items() if key != "optimization"
-            },
-            "optimization": settings.optimization.what_decides(1),
-            "data": DataInputs(data).identity(),
-        }
-    )
-    note = folder / "teacher.json"
-    if _read_json(note).get("identity") != identity:
-        accelerator = _new_accelerator(settings.optimization, folder)
-        records = train_teacher(settings, data, None, accelerator, folder, "latest")
-        with progress("training the teacher", settings.num_iterations) as report:
+    identity = {
+        "teacher": config.model_dump(mode="json", exclude={"optimization"}),
+        "optimization": config.optimization.what_decides(1),
+        "data": DataInputs(data).identity(),
+    }
+
+    def train() -> None:
+        accelerator = own_accelerator(config.optimization, folder)
+        records = train_teacher(config, data, None, accelerator, folder, "latest")
+        with runner.progress("training the teacher", config.num_iterations) as report:
             for record in records:
                 report(record.iteration)
-        write_atomic(note, json.dumps({"identity": identity}) + "\n")
-    return load_teacher(folder / "teacher", config.steps)
+
+    runner.store.kept("teacher", identity, train)
+    return load_teacher(folder / "teacher", settings.steps)
 
 
-def _new_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
-    """The accelerator of one training, in one process."""
+def own_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
+    """The accelerator of one training, in one process.
+
+    Raises:
+        InputError: if there are several processes.
+    """
     # accelerate keeps one precision a process; teacher and students may have their own
     AcceleratorState._reset_state()
     accelerator = make_accelerator(optimization, folder)
@@ -92,22 +95,38 @@ def _new_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelera
     return accelerator
 
 
+def picture(images: Tensor) -> str:
+    """Images in a row, as a PNG in base64."""
+    stream = io.BytesIO()
+    image_grid(images.float(), len(images)).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
 class Execution:
     """Executes the plans of a study.
 
     Args:
-        config: the study's settings.
+        settings: of the study.
         teacher: the teacher, with T steps.
         source: the data.
         spectrum: of the data, with eigenvectors.
-        folder: the run directory.
+        runner: of the run directory.
+
+    Raises:
+        InputError: if the teacher has classes, or there are several processes.
     """
 
     def __init__(
-        self, config: Config, teacher: Teacher, source: Source, spectrum: Spectrum, folder: Path
+        self,
+        settings: RealNetworksSettings,
+        teacher: Teacher,
+        source: Source,
+        spectrum: Spectrum,
+        runner: Runner,
     ) -> None:
-        self.config, self.spectrum, self.folder = config, spectrum, folder
-        self._accelerator = _new_accelerator(config.distillation.optimization, folder)
+        self.settings, self.spectrum, self.runner = settings, spectrum, runner
+        self.store = runner.store
+        self._accelerator = own_accelerator(settings.distillation.optimization, runner.folder)
         if teacher.num_classes is not None:
             raise InputError(
                 "teacher_folder",
@@ -116,67 +135,62 @@ class Execution:
                 "train it without labels, or leave it out for the study to train one",
             )
         self.teacher = teacher.to(self._accelerator.device)
-        self._data = load_samples(source, teacher.sample_shape, folder)
-        self._inputs = DataInputs(self._data)
+        self._inputs = DataInputs(load_samples(source, teacher.sample_shape, runner.folder))
 
-    def run(
-        self, plans: Sequence[Contender], progress: ProgressBar
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Every plan with every seed: the finished cells by name, in the order of the seeds."""
-        wanted = [(plan, seed) for seed in self.config.seeds for plan in plans]
-        missing = [each for each in wanted if self._finished(*each) is None]
-        total = sum(self._work(plan) for plan, _ in missing)
-        with progress("distilling", total) as report:
+    def run(self, plans: Sequence[Contender]) -> list[list[Cell]]:
+        """Every plan with every seed: for each plan its finished cells, in the order of seeds."""
+        seeds = self.settings.seeds
+        wanted = [(plan, seed) for seed in seeds for plan in plans]
+        cells = {each: self.store.read(*self._part(*each)) for each in wanted}
+        missing = [each for each, cell in cells.items() if cell is MISSING]
+        work = sum(self._work(plan) for plan, _ in missing)
+        with self.runner.progress("distilling", work) as report:
             done = 0.0
             for plan, seed in missing:
-                self._execute(plan, seed, report, done)
+                cells[plan, seed] = self._execute(plan, seed, report, done)
                 done += self._work(plan)
-        cells: dict[str, list[dict[str, Any]]] = {plan.name: [] for plan in plans}
-        for plan, seed in wanted:
-            cell = self._finished(plan, seed)
-            assert cell is not None, "what was executed is on disk"
-            cells[plan.name].append(cell)
-        return cells
+        return [[cells[plan, seed] for seed in seeds] for plan in plans]
 
     def linearity(self) -> dict[str, Any]:
         """How linear the teacher is, at several steps."""
         return asdict(linearity(self.teacher, self._inputs, self.spectrum))
 
-    def calibration(self, progress: ProgressBar) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """The contents of ``calibration.json``; the seed of its probes is none of the study's."""
-        settings = self._settings(max(self.config.seeds) + 1)
-        identity = _digest(self._foundation(settings))
-        path = self.folder / "calibration.json"
-        found = _read_json(path)
-        if found.get("identity") == identity:
-            return found
-        with progress("calibrating", 1.0) as report:
-            calibration = calibrate(
-                self.teacher,
-                self._inputs,
-                self.spectrum,
-                settings,
-                self._accelerator,
-                folder=self.folder,
-                progress=lambda done, total: report(done / total),
-            )
-        content = {**calibration.to_dict(), "identity": identity}
-        write_atomic(path, json.dumps(content, allow_nan=False) + "\n")
-        return content
+        config = self._distillation(max(self.settings.seeds) + 1)
+
+        def compute() -> dict[str, Any]:
+            with self.runner.progress("calibrating", 1.0) as report:
+                calibration = calibrate(
+                    self.teacher,
+                    self._inputs,
+                    self.spectrum,
+                    config,
+                    self._accelerator,
+                    folder=self.store.folder,
+                    progress=lambda done, total: report(done / total),
+                )
+            calibration.write(self.store.folder / "calibration.json")
+            return calibration.to_dict()
+
+        identity = self._identity(config)
+        content = self.store.kept("probes/calibration", identity, compute)
+        return {**content, "identity": digest(identity)}
 
     def pictures(self) -> dict[str, Any]:
         """The teacher's samples, beside which those of the students can be set."""
         return {"count": _NUM_PICTURES, "teacher": self._picture(self.teacher)}
 
-    def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> None:
+    def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
         doing = f"{contender.label}, seed {seed}"
-        folder = self._cell(contender, seed).with_suffix("")  # of its checkpoints
+        part = self._part(contender, seed)
+        folder = self.store.folder / part[0]  # of its checkpoints
         run = Distillation(
             self.teacher,
             contender.plan,
             self._inputs,
-            self._settings(seed),
+            self._distillation(seed),
             self._accelerator,
             folder,
         )
@@ -193,7 +207,7 @@ class Execution:
         measured = evaluate_student(
             self.teacher,
             student,
-            self.config.num_samples,
+            self.settings.num_samples,
             _NOISE_SEED,
             self.spectrum,
             batch_size=_BATCH_SIZE,
@@ -201,8 +215,7 @@ class Execution:
             num_resamples=0,
         )
         cell = {
-            "identity": self._identity(contender, seed),
-            "plan": contender.name,
+            "plan": contender.names[0],
             "seed": seed,
             "network_evaluations": self._work(contender),
             "seconds": None if resumed_at else seconds,  # of the whole training only
@@ -212,57 +225,45 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        write_atomic(self._cell(contender, seed), json.dumps(cell, allow_nan=False) + "\n")
+        kept: Cell = self.store.write(*part, cell)
         shutil.rmtree(folder, ignore_errors=True)
+        return kept
 
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, Σ iterations · batch · (children + 3)."""
-        stages = plan_stages(contender.plan, self.config.distillation.sharing)
-        batch = self.config.distillation.optimization.global_batch_size(1)
-        counts = self.config.distillation.iterations_of(len(stages))
-        pairs = zip(stages, counts, strict=True)
-        return batch * sum(count * stage.network_evaluations for stage, count in pairs)
+        config = self.settings.distillation
+        stages = plan_stages(contender.plan, config.sharing)
+        pairs = zip(stages, config.iterations_of(len(stages)), strict=True)
+        work = sum(iterations * stage.network_evaluations for stage, iterations in pairs)
+        return config.optimization.global_batch_size(1) * work
 
-    def _settings(self, seed: int) -> DistillationConfig:
-        settings = self.config.distillation
-        return replace(settings, optimization=replace(settings.optimization, seed=seed))
+    def _distillation(self, seed: int) -> DistillationConfig:
+        config = self.settings.distillation
+        return config.replaced(optimization=config.optimization.replaced(seed=seed))
 
-    def _cell(self, contender: Contender, seed: int) -> Path:
+    def _part(self, contender: Contender, seed: int) -> tuple[str, Any]:
+        """The name of a cell and all that it depends on."""
         name = re.sub(r"\W", "-", contender.short_name)
-        return self.folder / "cells" / f"{seed}-{name}.json"
+        identity = {
+            **self._identity(self._distillation(seed)),
+            "plan": [list(merge.boundaries) for merge in contender.plan.merges],
+            "num_samples": self.settings.num_samples,
+            "noise": _NOISE_SEED,
+        }
+        return f"cells/{seed}-{name}", identity
 
-    def _finished(self, contender: Contender, seed: int) -> dict[str, Any] | None:
-        cell = _read_json(self._cell(contender, seed))
-        return cell if cell.get("identity") == self._identity(contender, seed) else None
-
-    def _identity(self, contender: Contender, seed: int) -> str:
-        """Digest of all that a cell depends on."""
-        return _digest(
-            {
-                **self._foundation(self._settings(seed)),
-                "plan": [list(merge.boundaries) for merge in contender.plan.merges],
-                "num_samples": self.config.num_samples,
-                "noise": _NOISE_SEED,
-            }
-        )
-
-    def _foundation(self, settings: DistillationConfig) -> dict[str, Any]:
+    def _identity(self, config: DistillationConfig) -> dict[str, Any]:
         """What all training depends on."""
         return {
             "teacher": self.teacher.digest,
             "data": self._inputs.identity(),
-            "distillation": settings.what_decides(1),
+            "distillation": config.what_decides(1),
         }
 
     def _picture(self, sampler: Teacher | Student) -> str | None:
-        """A row of samples as a PNG in base64, of data that are images."""
+        """A row of samples, of data that are images."""
         samples = draw_samples(sampler, _NUM_PICTURES, _NOISE_SEED, _NUM_PICTURES)
-        stream = io.BytesIO()
-        try:
-            image_grid(samples, _NUM_PICTURES).save(stream, format="PNG")
-        except InputError:  # no images
-            return None
-        return base64.b64encode(stream.getvalue()).decode("ascii")
+        return picture(samples) if is_image(sampler.sample_shape) else None
 
 
 def _by_eigenvalue(directions: DirectionErrors | None) -> list[float]:
@@ -271,16 +272,3 @@ def _by_eigenvalue(directions: DirectionErrors | None) -> list[float]:
     first = np.flatnonzero(np.diff(directions.eigenvalues, prepend=np.inf))
     sums: list[float] = np.add.reduceat(directions.errors, first).tolist()
     return sums
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What the file holds, or nothing if it holds no JSON object."""
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-    return {}
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

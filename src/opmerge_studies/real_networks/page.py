@@ -2,371 +2,331 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import cycle
+from math import comb
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from opmerge.page.layout import Picture, Section, Table, draw_section, make_table
-from opmerge.page.sentences import number, percent
-from opmerge.page.study import Answer
+from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves
+from opmerge.page.claims import Count, count
+from opmerge.page.layout import Picture, Section, draw_section
+from opmerge.page.study import Page, heads, span, table
 from opmerge.plans.drawing import plan_from_merges, plan_phrase
-from opmerge_studies.real_networks.agreement_figures import (
-    agreement_figure,
-    cost_figure,
-    pareto_set,
-    plan_directions_figure,
-)
-from opmerge_studies.real_networks.agreement_sentences import (
-    FACTOR,
-    KINDS,
-    calibrated_factor,
-    canonical_agreement,
-    disagreements,
-    factor_sentence,
-    finding,
-    is_planned,
-    listed,
-    pairs_in_order,
-    planned_kinds,
-    start_ratio,
-    strategy,
-)
+from opmerge.plotting import GREEN, GREY
+from opmerge_studies.real_networks.settings import PLANNED
 
-__all__ = ["answer", "facts", "sections"]
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["page", "pareto_front", "plans_figure"]
 
 Record = Mapping[str, Any]
-Entry = Mapping[str, Any]
 
-EVALUATIONS = "million network evaluations"
-
-_LEFT = ("left", "predicted")  # of a probe's deviation: measured, and by the fitted model
+_FACTOR = 1.5  # how far a calibrated prediction may be from the measured error
+_CHANCE = 0.05
+_SIGNAL = 0.1  # of the data's variance; a denoiser that says less than this is hardly tested
+_KINDS = {"spectrum": "the spectrum alone", "calibrated": "the calibrated training model"}
 _COEFFICIENTS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
-_PLANNERS = {"spectrum": "planner's", "calibrated": "calibrated planner's"}
-_NETWORKS = {"mlp": "a perceptron", "unet": "a UNet"}
+_P_VALUES = {"spearman": "p_value", "kendall": "kendall_p_value"}
+_COSTS = {"evaluations": "million network evaluations", "seconds": "seconds"}
+_CAPTIONS = {
+    "spectrum": "Predicted with the default training model; its absolute size presumes linear "
+    "students, so only the order is meant.",
+    "calibrated": "Predicted with a training model fitted to short probe merges of the same "
+    f"teacher, with seeds of their own. Dashed: equal; grey: within a factor {_FACTOR}.",
+}
+_BARS = "Bars: the range over seeds, or the 95 % interval of a single one. Large: the planner's."
+_AGREEMENT_NOTE = (
+    "Seeds tell how far training moves the coefficients of these plans. Intervals are those of "
+    "plans drawn at random (Bonett & Wright 2000), which these are not; there is none (–) for 3 "
+    "plans (τ: 4) or fewer, and for ±1. p: one-sided, of a random order of these plans. Canonical: "
+    "over the strategies of arXiv 2505.16024 alone."
+)
+_PLAN_COLUMNS = heads(
+    *("plan=label", "the planner's, from=planner", "measured=measured:.4g", "range=low…high:.4g"),
+    *("± of samples=sampling:.2g", "from spectrum=spectrum", "calibrated", "ratio=factor:.2f"),
+    *("merges", "evaluations", "seconds"),
+)
+_PLAN_NOTE = (
+    "Range: over seeds, or the 95 % interval of a single one. ± of samples: half the 95 % interval "
+    "of one measurement. Ratio: calibrated over measured. Training: million network evaluations, "
+    "and seconds of the fastest seed."
+)
+_LINEAR_COLUMNS = heads(
+    "step=steps", "R², theory=spectral:.3f", "R², affine=affine:.3f", "var x̂ / var data=signal:%"
+)
+_PROBE_COLUMNS = heads(
+    *("merge", "iterations", "at the start=begun", "theory / measured=theory:.2f"),
+    *("left=remains:%", "left, fitted=fitted:%"),
+)
 
 
-def answer(record: Record) -> Answer:
-    """The finding, and what was trained."""
-    return Answer(finding(record), _setting(record))
+def page(record: Record) -> Page:
+    """Numbers, claims and sections of a record."""
+    import pandas as pd
+
+    plans, linearity = _plans(record), pd.DataFrame(record["linearity"])
+    probes = _probes(record["calibration"]) if record["calibration"] else pd.DataFrame()
+    agreement, pairs = record["agreement"], comb(len(plans), 2)
+    planned = plans.explode("kinds").dropna(subset="kinds")
+    factors = plans.factor.dropna()
+    calibrated = plans.set_index("label").calibrated
+    mended = [calibrated[a] > calibrated[b] for a, b in agreement["spectrum"]["reversed"]]
+    values = {
+        **record,
+        "plans": plans,
+        "rows": plans.set_index("label").to_dict("index"),
+        "planned": planned,
+        "kinds": _KINDS,
+        "coefficients": _COEFFICIENTS,
+        "pairs": pairs,
+        "factors": factors,
+        "sizes": plans.measured / plans.spectrum,
+        "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
+        "probes": probes,
+    }
+    claims = {
+        **{
+            f"order-from-{kind}": Count(pairs - len(agreement[kind]["reversed"]), pairs)
+            if kind in agreement
+            else Count(0, 0)
+            for kind in _KINDS
+        },
+        "beyond-chance": count(each["p_value"] <= _CHANCE for each in agreement.values()),
+        "planner-best": count(planned.place == 1),
+        "planner-unbeaten": count(planned.low <= plans.high[0]),
+        "calibrated-size": count(factors.between(1 / _FACTOR, _FACTOR)),
+        "calibration-mends": count(mended if len(factors) else []),
+    }
+    return Page(values, claims, _sections(record, plans, linearity, probes))
 
 
-def _setting(record: Record) -> str:
-    """What was trained, in a line."""
-    settings, problem = record["settings"], record["problem"]
-    network = _NETWORKS.get(settings["teacher"].get("network"), "a loaded network")
-    iterations = settings["distillation"]["num_iterations"]
-    return (
-        f"{problem['source']}, {network}, T = {problem['steps']}, {iterations} iterations a merge, "
-        f"{len(record['plans'])} plans, {_counted_seeds(record)}"
+def _plans(record: Record) -> pd.DataFrame:
+    """The plans by measured error, each with all that is told of it."""
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            **{key: entry[key] for key in ("label", "merges", "picture")},
+            "names": [entry["name"], *entry["aliases"]],
+            "words": plan_phrase(plan_from_merges(entry["merge_list"], entry["boundaries"])),
+            **entry["measured"],
+            **{kind: each["error"] for kind, each in entry["predicted"].items()},
+        }
+        for entry in record["plans"]
+    ).rename(columns={"mean": "measured"})
+    cells = pd.json_normalize(record["plans"], "per_seed", "label").astype({"seconds": float})
+    own = cells.rename(columns=lambda name: name.split(".")[-1]).groupby("label", sort=False)
+    costs = {
+        "sampling": (own.high.mean() - own.low.mean()) / 2,
+        "evaluations": own.network_evaluations.first() / 1e6,
+        "seconds": own.seconds.min(),
+    }
+    rows = rows.join(pd.DataFrame(costs), on="label")
+    rows = rows.sort_values("measured", kind="stable", ignore_index=True)
+    kinds = rows.names.map(lambda names: [PLANNED[name] for name in names if name in PLANNED])
+    calibrated = rows.get("calibrated", np.nan)
+    return rows.assign(
+        calibrated=calibrated,
+        factor=calibrated / rows.measured,
+        place=rows.index + 1,
+        behind=rows.measured / rows.measured[0] - 1,
+        kinds=kinds,
+        planner=kinds.map(", ".join),
     )
 
 
-def _counted_seeds(record: Record) -> str:
-    count = len(record["seeds"])
-    return f"{count} seed{'s' if count > 1 else ''}"
+def _probes(calibration: Mapping[str, Any]) -> pd.DataFrame:
+    """The single merges by which the training model was fitted."""
+    import pandas as pd
+
+    rows = pd.json_normalize(calibration["probes"])
+    before = rows.before.map(sum)
+    return rows.assign(
+        merge=rows["settings.start"].astype(str) + " → " + rows["settings.stop"].astype(str),
+        iterations=rows["settings.num_iterations"],
+        begun=before**0.5,
+        theory=(rows.expected / before) ** 0.5,
+        remains=(rows.left / before) ** 0.5,
+        fitted=(rows.predicted / before) ** 0.5,
+    )
 
 
-def facts(record: Record) -> list[tuple[str, str]]:
-    """The coefficients of agreement, and what they rest on."""
-    found = [
-        (
-            f"{name}, {KINDS[kind]}; 95 % over plans: {_told_interval(agreement[key])}",
-            f"{agreement[key]['of_means']:.2f}",
-        )
-        for kind, agreement in record["agreement"].items()
-        for key, name in _COEFFICIENTS.items()
-    ]
-    p_value = record["agreement"]["spectrum"]["p_value"]
-    found.append(("that a random order agrees as well", f"p = {number(p_value)}"))
-    found.append(("plans, each with", f"{len(record['plans'])} × {_counted_seeds(record)}"))
-    return found
-
-
-def sections(record: Record) -> Iterator[Section]:
-    """Figures and tables of the page."""
-    plans = record["plans"]
+def _sections(
+    record: Record, plans: pd.DataFrame, linearity: pd.DataFrame, probes: pd.DataFrame
+) -> Iterator[Section]:
     for kind in record["agreement"]:
-        yield _agreement_section(record, kind)
+        yield _agreement_section(record, plans, kind)
     yield Section(
         "Every plan",
-        "Errors are root mean squares of student minus teacher, from equal noise."
-        + _notes_on_plans(plans),
-        table=_plan_table(record),
+        "Errors are root mean squares of student minus teacher, from equal noise.",
+        table=table(
+            "Measured and predicted errors, and cost of training",
+            *(plans, _PLAN_COLUMNS, _PLAN_NOTE),
+            is_open=True,
+        ),
         is_wide=True,
     )
-    yield _disagreements(record)
-    yield from _cause_sections(record)
-    yield _directions_section(record)
-    yield from _cost_sections(plans)
+    yield Section(
+        "How linear the teacher is",
+        "The theory takes the teacher's denoiser for the best linear one. R²: what that explains "
+        "of it, and what the best affine map of the same samples does, on samples held out.",
+        table=table(
+            "How much of the teacher's denoiser is linear", linearity, _LINEAR_COLUMNS, is_open=True
+        ),
+    )
+    if len(probes):
+        yield Section(
+            "Single merges",
+            "Probes by which the training model was fitted, before any plan was trained.",
+            table=table(
+                "Probe merges: root mean square deviation of x̂ from its target",
+                probes,
+                _PROBE_COLUMNS,
+                "Residual of the fit, in the logarithm of squared errors: "
+                f"{record['calibration']['residual']:.3g}.",
+            ),
+        )
+    yield _direction_section(record, plans)
+    for cost, words in _COSTS.items():
+        if plans[cost].notna().any():
+            yield _cost_section(plans.dropna(subset=cost), cost, words)
     if record["pictures"]["teacher"] is not None:
         yield Section(
             "Samples",
             f"Each column starts from the same noise; students of seed {record['seeds'][0]}.",
             pictures=[
                 Picture("teacher", record["pictures"]["teacher"]),
-                *(Picture(entry["label"], entry["picture"]) for entry in _by_error(plans)),
+                *map(Picture, plans.label, plans.picture),
             ],
         )
 
 
-def _by_error(plans: Sequence[Entry]) -> list[Entry]:
-    return sorted(plans, key=lambda entry: float(entry["measured"]["mean"]))
+def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Section:
+    """Measured against predicted error, with both coefficients, and those of canonical plans."""
+    import pandas as pd
 
-
-def _agreement_section(record: Record, kind: str) -> Section:
-    plans = record["plans"]
-    in_order, pairs = pairs_in_order(plans, kind)
-    bars = "Bars: the range over seeds." if len(record["seeds"]) > 1 else "Bars: 95 % intervals."
-    if any(is_planned(entry, kind) for entry in plans):
-        bars += " Orange: the plan that the planner finds from this prediction."
-    if kind == "spectrum":
-        within = None
-        title = f"From the spectrum alone, {in_order} of {pairs} pairs of plans are in order"
-        caption = (
-            "Predicted with the default training model; its absolute size presumes linear "
-            f"students, so only the order is meant. {bars}"
-        )
-    else:
-        within = FACTOR
-        title = factor_sentence(plans)[:-1]
-        caption = (
-            "Predicted with a training model fitted to short probe merges of the same teacher, "
-            f"with seeds of their own. Dashed: equal; grey: within a factor {FACTOR}. {bars}"
-        )
-    return draw_section(
-        f"Predicted from {KINDS[kind]}",
-        caption,
-        lambda: agreement_figure(plans, kind, title, within),
-        _agreement_table(record, kind),
-    )
-
-
-def _agreement_table(record: Record, kind: str) -> Table:
-    """Both coefficients over all plans, and beside them over the canonical ones."""
-    groups, columns = [record["agreement"][kind]], list(_COEFFICIENTS.values())
-    note = (
-        "Seeds tell how far training moves the coefficients of these plans. Intervals are those "
-        "of plans drawn at random (Bonett & Wright 2000), which these are not; there is none (–) "
-        "for 3 plans (τ: 4) or fewer, and for ±1. p: one-sided, of a random order of these plans."
-    )
-    canonical = canonical_agreement(record, kind)
-    if canonical is not None:
-        groups.append(canonical)
-        columns += [f"{name}, canonical" for name in ("ρ", "τ")]
-        note += f" Canonical: {listed(canonical['plans'])}."
-    found = [group[key] for group in groups for key in _COEFFICIENTS]
-    p_values = [group.get(key) for group in groups for key in ("p_value", "kendall_p_value")]
-    rows = [
-        *(
-            [f"{seed}", *(f"{each['per_seed'][place]:.3f}" for each in found)]
-            for place, seed in enumerate(record["seeds"])
-        ),
-        ["mean errors", *(f"{each['of_means']:.3f}" for each in found)],
-        ["95 % interval", *(_told_interval(each) for each in found)],
-        ["p", *("–" if value is None else number(value) for value in p_values)],
-    ]
-    return make_table("Agreement of the orders", ["seed", *columns], rows, note)
-
-
-def _told_interval(coefficient: Mapping[str, Any]) -> str:
-    """``0.23 … 0.97``, or a dash where there is none."""
-    ends = coefficient.get("interval")
-    return "–" if ends is None else " … ".join(f"{end:.2f}" for end in ends)
-
-
-def _notes_on_plans(plans: Sequence[Entry]) -> str:
-    notes = [
-        f"{listed([entry['name'], *entry['aliases']])} are the same plan, counted once"
-        for entry in plans
-        if entry["aliases"]
-    ]
-    notes += [
-        f"the {_planner(e)} plan: {plan_phrase(plan_from_merges(e['merge_list'], e['boundaries']))}"
-        for e in plans
-        if planned_kinds(e)
-    ]
-    return "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
-
-
-def _planner(entry: Entry) -> str:
-    """``planner's``, ``calibrated planner's`` or both, by what its plan was found from."""
-    return " and ".join(_PLANNERS[kind] for kind in planned_kinds(entry))
-
-
-def _plan_table(record: Record) -> Table:
-    kinds = list(record["predictions"])
-    rows = []
-    for entry in _by_error(record["plans"]):
-        measured = entry["measured"]
-        rows.append(
-            [
-                _row_head(entry),
-                f"{measured['mean']:.4g}",
-                f"{measured['low']:.4g} … {measured['high']:.4g}",
-                f"{_sampling_error(entry):.2g}",
-                *(number(entry["predicted"][kind]["error"]) for kind in kinds),
-                *([f"{calibrated_factor(entry):.2f}"] if "calibrated" in kinds else []),
-                f"{entry['merges']}",
-                number(_evaluations(entry)),
-                _told_seconds(_seconds(entry)),
+    agreement = record["agreement"][kind]
+    columns = {"seed": [*record["seeds"], "mean errors", "95 % interval", "p"]}
+    for suffix, group in (("", agreement), (", canonical", agreement["canonical"])):
+        for key in _COEFFICIENTS if group else ():
+            columns[_COEFFICIENTS[key] + suffix] = [
+                *(f"{value:.3f}" for value in (*group[key]["per_seed"], group[key]["of_means"])),
+                span(group[key]["interval"] or (), ".2f"),
+                f"{group[_P_VALUES[key]]:.3g}",
             ]
-        )
-    columns = [
-        "plan",
-        "measured",
-        "range",
-        "± of samples",
-        *(f"from {kind}" if kind == "spectrum" else kind for kind in kinds),
-        *(["ratio"] if "calibrated" in kinds else []),
-        "merges",
-        "evaluations",
-        "seconds",
+    rho, tau = (agreement[key]["of_means"] for key in _COEFFICIENTS)
+    title = f"From the spectrum alone, ρ = {rho:.2f} and τ = {tau:.2f} over {len(plans)} plans"
+    behind = []
+    if kind == "calibrated":
+        inside = plans.factor.between(1 / _FACTOR, _FACTOR).sum()
+        title = f"{inside} of {len(plans)} calibrated errors are within a factor {_FACTOR}"
+        ends = np.array([plans[kind].min() / 1.3, plans[kind].max() * 1.3])
+        look = {"color": GREY, "linestyle": DASHED, "linewidth": 0.9, "zorder": 0}
+        behind = [Series("", ends, ends, look, ends / _FACTOR, ends * _FACTOR, band=True)]
+    planned = [
+        label for label, kinds in zip(plans.label, plans.kinds, strict=True) if kind in kinds
     ]
-    note = (
-        "Range: over seeds, or the 95 % interval of a single one. ± of samples: half the 95 % "
-        f"interval of one measurement. Training: {EVALUATIONS}, and seconds of the fastest seed."
-    )
-    table = make_table("Measured and predicted errors, and cost of training", columns, rows, note)
-    return replace(table, is_open=True)
-
-
-def _row_head(entry: Entry) -> str:
-    kinds = planned_kinds(entry) if strategy(entry) else []
-    return ", ".join([entry["label"], *(_PLANNERS[kind] for kind in kinds[:1])])
-
-
-def _sampling_error(entry: Entry) -> float:
-    """Half the 95 % interval over evaluation samples, the mean of all seeds'."""
-    measured = [seed["measured"]["paired_rms"] for seed in entry["per_seed"]]
-    return float(np.mean([(each["high"] - each["low"]) / 2 for each in measured]))
-
-
-def _evaluations(entry: Entry) -> float:
-    return float(entry["per_seed"][0]["network_evaluations"]) / 1e6
-
-
-def _seconds(entry: Entry) -> float | None:
-    """Of the seed that was fastest: the one that other work on the machine disturbed least."""
-    whole = [seed["seconds"] for seed in entry["per_seed"] if seed["seconds"] is not None]
-    return min(whole, default=None)
-
-
-def _told_seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds:.3g}"
-
-
-def _cost_sections(plans: Sequence[Entry]) -> Iterator[Section]:
-    yield _cost_section(EVALUATIONS, [(entry, _evaluations(entry)) for entry in plans])
-    timed = [(entry, seconds) for entry in plans if (seconds := _seconds(entry)) is not None]
-    if timed:
-        yield _cost_section("seconds", timed)
-
-
-def _cost_section(name: str, pairs: Sequence[tuple[Entry, float]]) -> Section:
-    entries, cost = [entry for entry, _ in pairs], [value for _, value in pairs]
-    means = np.array([entry["measured"]["mean"] for entry in entries])
-    front = pareto_set(np.array(cost), means)
-    labels = [entry["label"] for place, entry in enumerate(entries) if place in front]
-    title = (
-        f"{len(labels)} of {len(entries)} plans are beaten by none in both cost and error: "
-        f"{', '.join(labels)}"
-    )
     return draw_section(
-        f"Cost in {name}",
-        "Orange, dashed: plans that no other beats in both.",
-        lambda: cost_figure(entries, cost, f"{name} of training", title),
+        f"Predicted from {_KINDS[kind]}",
+        f"{_CAPTIONS[kind]} {_BARS}",
+        plans_figure(plans, kind, "predicted error", title, behind, planned),
+        table(
+            "Agreement of the orders",
+            *(pd.DataFrame(columns), heads(*columns), _AGREEMENT_NOTE),
+        ),
     )
 
 
-def _directions_section(record: Record) -> Section:
-    spectrum = record["spectrum"]
-    eigenvalues, counts = (np.array(spectrum[key]) for key in ("eigenvalues", "multiplicities"))
-    shown = eigenvalues > 1e-12 * eigenvalues[0]
-    kind = "calibrated" if "calibrated" in record["predictions"] else "spectrum"
-    ordered = _by_error(record["plans"])
-    curves = {}
-    for entry in (ordered[0], ordered[-1]):
-        measured = np.mean([seed["measured"]["errors"] for seed in entry["per_seed"]], axis=0)
-        predicted = np.array(entry["predicted"][kind]["errors"])
-        curves[entry["label"]] = tuple(
-            np.sqrt(values / counts)[shown] for values in (predicted, measured)
-        )
-    best, worst = curves
-    largest = {name: eigenvalues[shown][np.argmax(curves[name][1])] for name in curves}
-    title = (
-        f"{best} errs most at λ = {number(largest[best])}, {worst} at λ = {number(largest[worst])}"
-    )
+def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
+    """Predicted and measured errors by eigenvalue, of the best and of the worst plan."""
+    import pandas as pd
+
+    kind = [*record["predictions"]][-1]
+    spectrum = pd.DataFrame(record["spectrum"])
+    entries = {entry["label"]: entry for entry in record["plans"]}
+    series, largest = [], []
+    for label, look, dash in zip(plans.label.iloc[[0, -1]], LOOKS, ("-", DASHED), strict=False):
+        seeds = [seed["measured"]["errors"] for seed in entries[label]["per_seed"]]
+        squares = {
+            "predicted": entries[label]["predicted"][kind]["errors"],
+            "measured": np.mean(seeds, axis=0),
+        }
+        rows = pd.DataFrame(squares).div(spectrum.multiplicities, axis=0) ** 0.5
+        rows = rows.assign(value=spectrum.eigenvalues)
+        rows = rows[rows.value > 1e-12 * rows.value[0]]
+        line, dots = {"linestyle": dash, "marker": ""}, {"linestyle": "", "fillstyle": "none"}
+        series += [
+            Series(f"{label}, {name}", rows.value, rows[name], {**look, **drawn})
+            for name, drawn in (("predicted", line), ("measured", dots))
+        ]
+        largest.append(f"{label} errs most at λ = {rows.value[rows.measured.idxmax()]:.3g}")
     return draw_section(
         "Error per eigen-direction",
-        f"The plans with the smallest and the largest measured error. Lines: predicted from "
-        f"{KINDS[kind]}, without the error that training adds; markers: measured.",
-        lambda: plan_directions_figure(eigenvalues[shown], curves, title),
+        "The plans with the smallest and the largest measured error. Lines: predicted from "
+        f"{_KINDS[kind]}, without the error that training adds; markers: measured.",
+        curves(
+            *(series, Axis("eigenvalue λ"), Axis("error in one eigen-direction", margin=2)),
+            ", ".join(largest),
+            height=3.6,
+            columns=1,
+        ),
     )
 
 
-def _disagreements(record: Record) -> Section:
-    return Section(
-        "What does not agree",
-        "Pairs of plans that every seed measures in the opposite order (in brackets: error "
-        f"predicted → measured), calibrated errors off by more than a factor {FACTOR}, and tests "
-        "of causes.",
-        items=disagreements(record),
+def _cost_section(plans: pd.DataFrame, cost: str, words: str) -> Section:
+    """Error against cost, with the plans that no other beats in both."""
+    front = plans[pareto_front(plans[cost], plans.measured)].sort_values(cost)
+    look = {"drawstyle": "steps-post", "color": GREEN, "linewidth": 1.1, "linestyle": DASHED}
+    title = f"{len(front)} of {len(plans)} plans are beaten by none in both cost and error: "
+    return draw_section(
+        f"Cost in {words}",
+        "Dashed: plans that no other beats in both.",
+        plans_figure(
+            plans,
+            cost,
+            f"{words} of training",
+            title + ", ".join(front.label),
+            [Series("", front[cost], front.measured, look)],
+        ),
     )
 
 
-def _linearity_table(record: Record) -> Table:
-    linearity = record["linearity"]
-    keys = ("steps", "spectral", "affine", "signal")
-    rows = [
-        [f"{step}", f"{spectral:.3f}", f"{affine:.3f}", percent(signal)]
-        for step, spectral, affine, signal in zip(*(linearity[key] for key in keys), strict=True)
-    ]
-    table = make_table(
-        "How much of the teacher's denoiser is linear",
-        ["step", "R², theory", "R², affine", "var x̂ / var data"],
-        rows,
-    )
-    return replace(table, is_open=True)
+def pareto_front(cost: ArrayLike, error: ArrayLike) -> NDArray[np.bool_]:
+    """Which plans (n,) no other plan beats in cost and error at once."""
+    both = np.column_stack([cost, error])
+    no_worse, better = (both[:, None] <= both).all(axis=2), (both[:, None] < both).any(axis=2)
+    return np.asarray(~(no_worse & better).any(axis=0))
 
 
-def _probe_table(calibration: Mapping[str, Any]) -> Table:
-    rows = []
-    for probe in calibration["probes"]:
-        settings, before = probe["settings"], math.sqrt(sum(probe["before"]))
-        measured, fitted = (math.sqrt(probe[key]) / before for key in _LEFT)
-        rows.append(
-            [
-                f"{settings['start']} → {settings['stop']}",
-                f"{settings['num_iterations']}",
-                number(before),
-                f"{1 / start_ratio(probe):.2f}",
-                percent(measured),
-                percent(fitted),
-            ]
-        )
-    columns = ["merge", "iterations", "at the start", "theory / measured", "left", "left, fitted"]
-    return make_table(
-        "Probe merges: root mean square deviation of x̂ from its target",
-        columns,
-        rows,
-        f"Residual of the fit, in the logarithm of squared errors: "
-        f"{number(calibration['residual'])}.",
-    )
+def plans_figure(
+    plans: pd.DataFrame,
+    x: str,
+    words: str,
+    title: str,
+    behind: Sequence[Series] = (),
+    large: Collection[str] = (),
+) -> Figure:
+    """Measured error of every plan against something else, both on log scales, all named.
 
-
-def _cause_sections(record: Record) -> Iterator[Section]:
-    yield Section(
-        "How linear the teacher is",
-        "The theory takes the teacher's denoiser for the best linear one. R²: what that explains "
-        "of it, and what the best affine map of the same samples does, on samples held out.",
-        table=_linearity_table(record),
-    )
-    if record["calibration"] is not None:
-        yield Section(
-            "Single merges",
-            "Probes by which the training model was fitted, before any plan was trained.",
-            table=_probe_table(record["calibration"]),
-        )
+    Args:
+        plans: with the columns ``label``, ``measured``, ``low``, ``high`` and ``x``.
+        x: the column that they are drawn against.
+        words: what that is.
+        title: what is seen.
+        behind: what is drawn behind them.
+        large: labels of those that are drawn larger.
+    """
+    hollow = [{**look, "fillstyle": "none"} for look in LOOKS]
+    series = []
+    for look, row in zip(cycle([*LOOKS, *hollow]), plans.to_dict("records"), strict=False):
+        size = 10 if row["label"] in large else 6
+        dot = {**look, "linestyle": "", "capsize": 0, "markersize": size}
+        place = [row[x]], [row["measured"]]
+        series.append(Series(row["label"], *place, dot, [row["low"]], [row["high"]]))
+    y = Axis("measured error", margin=1.1)
+    return curves([*behind, *series], Axis(words), y, title, height=3.8, columns=2)

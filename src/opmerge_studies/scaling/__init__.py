@@ -5,78 +5,61 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from numba import get_num_threads, set_num_threads
+from pydantic import AfterValidator, Field, ValidationInfo
 from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
-from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.planners import PLANNERS
 from opmerge.planners.interval import interval_memory
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Count, Ordered
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge_studies.shared.runner import Cell, Runner
+from opmerge_studies.shared import Cell, Runner, Study
 
-__all__ = ["Config", "fit_exponent", "measure", "natural_problem", "run"]
+__all__ = ["STUDY", "ScalingSettings", "fit_exponent", "measure", "natural_problem", "run"]
 
 _WARM_UP = 5  # steps of the problem on which kernels are compiled
 _FEW_DIMENSIONS = 4  # for planners whose cost explodes
 _FEWEST_SIZES = 3  # that a fit with a standard error needs
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
+def _enough(values: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    if len(values) < _FEWEST_SIZES:
+        requirement = f"must hold at least {_FEWEST_SIZES} sizes"
+        raise InputError(str(info.field_name), requirement, repr(values))
+    return values
 
-    Args:
-        steps: numbers of steps T of interval DP and the scalar planner, ascending.
-        certified_steps: T of the certified planner.
-        dimensions: numbers of distinct eigenvalues d of interval DP and certified planner.
-        pareto_steps: T of the Pareto planner, with four eigenvalues.
-        brute_force_steps: T of brute force, with four eigenvalues.
-        base_steps: T while d changes.
-        base_dimensions: d while T changes.
-        repeats: runs of each, of which the median is told.
 
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ordered, AfterValidator(_enough)]
 
-    steps: tuple[int, ...] = (64, 128, 256, 512)
-    certified_steps: tuple[int, ...] = (128, 256, 512, 1024, 2048)
-    dimensions: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    pareto_steps: tuple[int, ...] = (8, 12, 16, 24)
-    brute_force_steps: tuple[int, ...] = (4, 5, 6, 7, 8)
-    base_steps: int = 128
-    base_dimensions: int = 32
-    repeats: int = 5
 
-    def __post_init__(self) -> None:
-        for key in (
-            "steps",
-            "certified_steps",
-            "dimensions",
-            "pareto_steps",
-            "brute_force_steps",
-        ):
-            values = getattr(self, key)
-            if list(values) != sorted(set(values)):
-                raise InputError(key, "must ascend", values)
-            if len(values) < _FEWEST_SIZES:
-                raise InputError(key, f"must hold at least {_FEWEST_SIZES} sizes", values)
-            if check_count(key, values[0]) < 2:
-                raise InputError(key, "must be >= 2", values[0])
-        for key in ("base_steps", "base_dimensions", "repeats"):
-            check_count(key, getattr(self, key))
+class ScalingSettings(Settings):
+    """Settings of the study."""
+
+    steps: _Sizes = Field((64, 128, 256, 512), description="T of interval DP and scalar planner")
+    certified_steps: _Sizes = Field(
+        (128, 256, 512, 1024, 2048), description="T of the certified planner"
+    )
+    dimensions: _Sizes = Field(
+        (64, 128, 256, 512, 1024),
+        description="distinct eigenvalues d of interval DP and certified planner",
+    )
+    pareto_steps: _Sizes = Field((8, 12, 16, 24), description="T of the Pareto planner, d = 4")
+    brute_force_steps: _Sizes = Field((4, 5, 6, 7, 8), description="T of brute force, d = 4")
+    base_steps: Count = Field(128, description="T while d changes")
+    base_dimensions: Count = Field(32, description="d while T changes")
+    repeats: Count = Field(5, description="runs of each, of which the median is told")
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """Smaller sizes, three runs each: seconds."""
         return cls(
             steps=(48, 96, 192),
@@ -90,37 +73,31 @@ class Config:
         )
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: ScalingSettings, runner: Runner) -> dict[str, Any]:
     """Measure one after the other, for neighbours on other cores would be measured too.
 
     Returns:
         ``tables``: ``times`` (a row for each planner and size) and ``fits`` (exponents).
     """
     alone = replace(runner, num_workers=1, backend="loky")
-    rows = alone.sweep(measure, _cells(config), "measuring planners")
+    rows = alone.sweep(measure, _cells(settings), "measuring planners")
     groups = groupby(rows, key=lambda row: (row["planner"], row["varied"]))
     return {"tables": {"times": rows, "fits": [_fit(list(group)) for _, group in groups]}}
 
 
-def _cells(config: Config) -> list[Cell]:
-    over_steps = {
-        "interval": (config.steps, config.base_dimensions),
-        "certified": (config.certified_steps, config.base_dimensions),
-        "scalar": (config.steps, 1),
-        "pareto": (config.pareto_steps, _FEW_DIMENSIONS),
-        "brute-force": (config.brute_force_steps, _FEW_DIMENSIONS),
-    }
-    cells: list[Cell] = [
-        {"planner": planner, "varied": "T", "num_steps": steps, "dimensions": dimensions}
-        for planner, (sizes, dimensions) in over_steps.items()
-        for steps in sizes
+def _cells(settings: ScalingSettings) -> list[Cell]:
+    few, base_steps, base = _FEW_DIMENSIONS, settings.base_steps, settings.base_dimensions
+    sizes = [
+        *(("interval", "T", steps, base) for steps in settings.steps),
+        *(("certified", "T", steps, base) for steps in settings.certified_steps),
+        *(("scalar", "T", steps, 1) for steps in settings.steps),
+        *(("pareto", "T", steps, few) for steps in settings.pareto_steps),
+        *(("brute-force", "T", steps, few) for steps in settings.brute_force_steps),
+        *(("interval", "d", base_steps, size) for size in settings.dimensions),
+        *(("certified", "d", base_steps, size) for size in settings.dimensions),
     ]
-    cells += [
-        {"planner": planner, "varied": "d", "num_steps": config.base_steps, "dimensions": size}
-        for planner in ("interval", "certified")
-        for size in config.dimensions
-    ]
-    return [{**cell, "repeats": config.repeats} for cell in cells]
+    keys = ("planner", "varied", "num_steps", "dimensions", "repeats")
+    return [dict(zip(keys, (*size, settings.repeats), strict=True)) for size in sizes]
 
 
 def measure(
@@ -132,6 +109,9 @@ def measure(
     compiles the kernels. ``traced_bytes`` is the peak of what Python and NumPy allocate in one
     more run (tracemalloc); ``table_bytes`` is what interval DP says its tables take.
     """
+    # not before the planners are imported, which say on how many threads it starts
+    from numba import get_num_threads, set_num_threads
+
     plan, problem = PLANNERS[planner], natural_problem(num_steps, dimensions)
     threads = get_num_threads()
     set_num_threads(1)
@@ -212,3 +192,11 @@ def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "memory_exponent": memory_exponent,
         "memory_error": memory_error,
     }
+
+
+STUDY = Study(
+    __name__,
+    "What does each planner cost in steps T and dimensions d?",
+    ScalingSettings,
+    run,
+)

@@ -5,39 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from opmerge.errors import InputError
 
-__all__ = ["BACKENDS", "Backend", "run_calls"]
-
-Backend = Literal["loky", "dask", "ray"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+__all__ = ["ENGINES", "run_calls"]
 
 Call = Callable[[Any], Any]
 
 
 def run_calls(
-    function: Call, arguments: Sequence[Any], backend: Backend, num_workers: int
+    function: Call, arguments: Sequence[Any], backend: str, num_workers: int
 ) -> Iterator[Any]:
     """``function(argument)`` of each argument, in the order in which they are done.
 
     Args:
         function: of a module, for workers import it.
         arguments: pickled for the workers.
-        backend: loky starts processes here; dask and ray do too, unless
+        backend: of ``ENGINES``; loky starts processes here; dask and ray do too, unless
             ``DASK_SCHEDULER_ADDRESS`` or ``RAY_ADDRESS`` names a cluster.
         num_workers: processes; -1 for one a core. With 1, loky computes in this process.
 
     Raises:
         InputError: if the backend is not installed, or a worker is killed.
     """
-    run = {"loky": _loky, "dask": _dask, "ray": _ray}[backend]
+    run, module = ENGINES[backend]
+    if find_spec(module) is None:
+        install = f'pip install "opmerge[{backend}]"'
+        raise InputError("backend", "must be installed", backend, install)
     count = cpu_count() if num_workers < 0 else min(num_workers, len(arguments))
-    _require(backend)
     try:
         yield from run(function, arguments, count)
     except _WorkerKilledError as error:
@@ -47,14 +46,6 @@ def run_calls(
             count,
             "run the same command again, with fewer; what is finished is kept",
         ) from error
-
-
-def _require(backend: Backend) -> None:
-    module = {"loky": "joblib", "dask": "distributed", "ray": "ray"}[backend]
-    if find_spec(module) is None:
-        raise InputError(
-            "backend", "must be installed", backend, f'pip install "opmerge[{backend}]"'
-        )
 
 
 class _WorkerKilledError(Exception):
@@ -74,9 +65,9 @@ def _dask(function: Call, arguments: Sequence[Any], count: int) -> Iterator[Any]
     # By dask's own client: joblib's backend waits for ever for what a killed worker had (1.6.0).
     from distributed import Client, KilledWorker, as_completed
 
-    given = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    cluster = os.environ.get("DASK_SCHEDULER_ADDRESS")
     local: dict[str, Any] = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": None}
-    with Client(given) if given else Client(**local) as client:
+    with Client(cluster) if cluster else Client(**local) as client:
         futures = client.map(function, arguments, pure=False, batch_size=None)
         try:
             for future in as_completed(futures):
@@ -87,20 +78,25 @@ def _dask(function: Call, arguments: Sequence[Any], count: int) -> Iterator[Any]
 
 def _ray(function: Call, arguments: Sequence[Any], count: int) -> Iterator[Any]:
     import ray
-    from ray.exceptions import ActorDiedError, WorkerCrashedError
-    from ray.util.joblib import register_ray
+    from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-    options: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": count}
-    ray.init(include_dashboard=False, log_to_driver=False, **options)
-    register_ray()
+    local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": count}
+    ray.init(include_dashboard=False, log_to_driver=False, **local)
+
+    @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+    def task(argument: Any) -> Any:
+        return function(argument)
+
     try:
-        # Its backend gives no results before all are done: a few calls a worker at a time.
-        for first in range(0, len(arguments), 4 * count):
-            calls = [delayed(function)(each) for each in arguments[first : first + 4 * count]]
-            with parallel_config("ray"):
-                results = Parallel(count)(calls)
-            yield from results
-    except (ActorDiedError, WorkerCrashedError) as error:
+        waiting = [task.remote(argument) for argument in arguments]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield from ray.get(done)
+    except (OutOfMemoryError, WorkerCrashedError) as error:
         raise _WorkerKilledError from error
     finally:
         ray.shutdown()
+
+
+ENGINES = {"loky": (_loky, "joblib"), "dask": (_dask, "distributed"), "ray": (_ray, "ray")}
+"""What computes, and the module that it needs, by name."""

@@ -65,11 +65,6 @@ class MatrixProblem:
         if len(self.training.mode_weights) != 1:
             raise InputError("training", "must have a single mode", self.training.name)
 
-    @property
-    def num_steps(self) -> int:
-        """T, the number of teacher steps."""
-        return self.schedule.num_steps
-
     @cached_property
     def _generalised(self) -> tuple[Array, Array]:
         """(d,) μ, descending, and (d, d) V⁻ᵀ."""
@@ -110,7 +105,7 @@ class MatrixProblem:
     def retentions(self) -> tuple[Array, ...]:
         """T + 1 matrices (d, d), ``V⁻¹ ρ(C_t) V``; row 0 is never trained and is 0."""
         rows = [np.zeros_like(self.frame)]
-        for step in range(1, self.num_steps + 1):
+        for step in range(1, self.schedule.num_steps + 1):
             values, vectors = np.linalg.eigh(self.covariance(step))
             left = (vectors * self.training.retention(values)) @ vectors.T
             rows.append(self.inverse_frame @ left @ self.frame)
@@ -120,7 +115,7 @@ class MatrixProblem:
     def input_root(self) -> Array:
         """(d, d) R with ``V R Rᵀ Vᵀ = C_T``."""
         inverse = self.inverse_frame
-        return np.linalg.cholesky(inverse @ self.covariance(self.num_steps) @ inverse.T)
+        return np.linalg.cholesky(inverse @ self.covariance(self.schedule.num_steps) @ inverse.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +182,9 @@ def evaluate_matrices(problem: MatrixProblem, plan: Plan) -> MatrixOutcome:
     Raises:
         InputError: if the plan is for another number of steps.
     """
-    if plan.num_steps != problem.num_steps:
+    if plan.num_steps != problem.schedule.num_steps:
         raise InputError(
-            "plan", f"must have {problem.num_steps} steps, as the problem", plan.num_steps
+            "plan", f"must have {problem.schedule.num_steps} steps, as the problem", plan.num_steps
         )
     deviations: dict[int, Array] = {}  # of students by the step that they read; teachers have none
     for merge in plan.merges:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-from opmerge.files import write_atomic
-from opmerge_studies.shared.engines import Backend, run_calls
+import opmerge
+from opmerge.errors import InputError
+from opmerge.store import MISSING, Store, digest
+from opmerge_studies.shared.engines import ENGINES, run_calls
 
-__all__ = ["Cell", "ProgressBar", "Report", "Runner", "no_progress"]
+__all__ = ["Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress"]
 
 
 class Report(Protocol):
@@ -30,7 +32,21 @@ ProgressBar = Callable[[str, float | None], AbstractContextManager[Report]]
 Cell = Mapping[str, Any]
 """Arguments of a function by name, JSON values."""
 
-_MISSING = object()
+
+def grid(**axes: Any) -> list[Cell]:
+    """A cell for each combination of values, the last axis fastest.
+
+    >>> grid(rule="copy", steps=(4, 8))
+    [{'rule': 'copy', 'steps': 4}, {'rule': 'copy', 'steps': 8}]
+
+    Args:
+        axes: values by name, or one value (a string is one) that all cells have.
+    """
+    several = [
+        axis if isinstance(axis, Iterable) and not isinstance(axis, str) else [axis]
+        for axis in axes.values()
+    ]
+    return [dict(zip(axes, values, strict=True)) for values in product(*several)]
 
 
 @contextmanager
@@ -49,20 +65,34 @@ class Runner:
         warn: told, in a line, what was found damaged.
         num_workers: processes of a sweep; -1 for one a core.
         backend: what they run on (``engines``).
+
+    Raises:
+        InputError: if there is no such backend, or the number of workers is out of range.
     """
 
     folder: Path
     progress: ProgressBar = no_progress
     warn: Callable[[str], None] = warnings.warn
     num_workers: int = -1
-    backend: Backend = "loky"
+    backend: str = "loky"
+
+    def __post_init__(self) -> None:
+        if self.backend not in ENGINES:
+            raise InputError("backend", f"must be one of {', '.join(ENGINES)}", self.backend)
+        if self.num_workers < 1 and self.num_workers != -1:
+            raise InputError("num_workers", "must be >= 1, or -1 for one a core", self.num_workers)
+
+    @property
+    def store(self) -> Store:
+        """The finished parts in the run directory."""
+        return Store(self.folder, self.warn)
 
     def sweep(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
         """``[function(**cell) for cell in cells]``, of which finished ones are kept on disk.
 
-        The file of a cell is named by the digest of the function's name, the cell, the size and
-        time of files that the cell names, and the package's source; it carries the digest of its
-        result: one that is torn or altered is computed again, with a line that says so.
+        A cell is known by the function's name, its arguments, the size and time of files that
+        these name, and the packages' source; one that is damaged is computed again, with a line
+        that says so (``opmerge.store``).
 
         Args:
             function: of a module, for workers import it; returns JSON values.
@@ -73,77 +103,53 @@ class Runner:
             InputError: if the backend is not installed, a worker is killed (what is finished is
                 kept), or a result cannot be written.
         """
-        paths = [self.folder / "cells" / f"{_key(function, cell)}.json" for cell in cells]
-        results = [self._read(path) for path in paths]
-        missing = [number for number, result in enumerate(results) if result is _MISSING]
-        if not missing:
-            return results
-        calls = [(number, dict(cells[number])) for number in missing]
-        found = run_calls(_Call(function), calls, self.backend, self.num_workers)
-        with self.progress(title, len(calls)) as report:
-            for done, (number, result) in enumerate(found, start=1):
-                results[number] = _write(paths[number], cells[number], result)
-                report(done)
+        identities = [_identity(function, cell) for cell in cells]
+        names = [f"cells/{digest(identity)[:24]}" for identity in identities]
+        results = list(map(self.store.read, names, identities))
+        calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
+        if calls:
+            call = partial(_numbered, function)
+            computed = run_calls(call, calls, self.backend, self.num_workers)
+            with self.progress(title, len(calls)) as report:
+                for done, (i, result) in enumerate(computed, start=1):
+                    results[i] = self.store.write(names[i], identities[i], result)
+                    report(done)
         return results
 
-    def _read(self, path: Path) -> Any:
-        """The result that a file holds, or ``_MISSING``."""
-        if not path.exists():
-            return _MISSING
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["digest"] == _digest(content["result"]):
-                return content["result"]
-        self.warn(f"{path} is damaged; its cell is computed again")
-        return _MISSING
+    def rows(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
+        """The rows of all cells, of a function that returns a list of them: see ``sweep``."""
+        return [row for rows in self.sweep(function, cells, title) for row in rows]
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The function on a numbered cell."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, call: tuple[int, dict[str, Any]]) -> tuple[int, Any]:
-        number, cell = call
-        return number, self.function(**cell)
+def _numbered(function: Callable[..., Any], call: tuple[int, dict[str, Any]]) -> tuple[int, Any]:
+    """The number of a cell and its result, as results come in any order."""
+    number, cell = call
+    return number, function(**cell)
 
 
-def _write(path: Path, cell: Cell, result: Any) -> Any:
-    """The result as it will be read again."""
-    content = {"cell": dict(cell), "result": result, "digest": _digest(result)}
-    text = json.dumps(content, allow_nan=False)
-    write_atomic(path, text + "\n")
-    return json.loads(text)["result"]
-
-
-def _key(function: Callable[..., Any], cell: Cell) -> str:
-    content = {
+def _identity(function: Callable[..., Any], cell: Cell) -> dict[str, Any]:
+    return {
         "function": f"{function.__module__}.{function.__qualname__}",
         "cell": dict(cell),
         "files": [_stamp(value) for value in cell.values() if isinstance(value, str)],
         "code": _code_digest(),
     }
-    return _digest(content)[:24]
 
 
 def _stamp(text: str) -> list[int]:
     """Size and time of a file that a cell names, whose content may change under its name."""
     with suppress(OSError, ValueError):
-        found = Path(text).stat()
-        return [found.st_size, found.st_mtime_ns]
+        status = Path(text).stat()
+        return [status.st_size, status.st_mtime_ns]
     return []
 
 
 @cache
 def _code_digest() -> str:
-    """Of the package's own source: other code is another result, whatever its version says."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Of the source of library and studies: other code is another result, whatever its version."""
+    digests = hashlib.sha256()
+    for package in (Path(opmerge.__file__).parent, Path(__file__).parents[1]):
+        for path in sorted(package.rglob("*.py")):
+            name = path.relative_to(package.parent).as_posix()
+            digests.update(name.encode() + path.read_bytes())
+    return digests.hexdigest()

@@ -1,4 +1,4 @@
-"""Settings of a study from ``KEY=VALUE``, checked checked by its settings."""
+"""Settings of a study from ``KEY=VALUE``, checked by their type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["configure", "settings_named"]
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
-_OPTION = re.compile(r"--(split|image_size|patch_size|stride|grey)( (?:all|\d+))?")
+_OPTION = re.compile(r"--(split|image_size|patch_size|stride|grey)( (?:all|true|\d+))?")
 
 
 def configure(settings: SomeSettings, changes: Sequence[str]) -> SomeSettings:
@@ -29,12 +29,10 @@ def configure(settings: SomeSettings, changes: Sequence[str]) -> SomeSettings:
     Raises:
         InputError: if a key names no field, or a value does not suit it.
     """
-    if not changes:
-        return settings
     values = settings.model_dump(mode="json")
     for change in changes:
-        _set(values, change)
-    return settings.with_json(values)
+        _change(values, change)
+    return settings.with_json(values) if changes else settings
 
 
 @contextmanager
@@ -46,33 +44,29 @@ def settings_named() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        error.args = (_OPTION.sub(_setting, str(error)),)
+        text = str(error).replace("--grey", "--grey true")
+        error.args = (_OPTION.sub(_setting, text),)
         raise
 
 
 def _setting(option: re.Match[str]) -> str:
-    value = option[2] or (" true" if option[1] == "grey" else "")
-    return f"--set source_options.{option[1]}{value.replace(' ', '=')}"
+    return f"--set source_options.{option[1]}{(option[2] or '').replace(' ', '=')}"
 
 
-def _set(values: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
+def _change(values: Any, change: str) -> None:
+    key, equals, text = change.partition("=")
     if not equals:
-        raise InputError("set", "must have the form KEY=VALUE", setting)
-    *parts, name = key.split(".")
-    for part in parts:
-        values = _field(values, part)
-        if not isinstance(values, dict):
-            raise InputError("set", f"must not name a part of {part}", key)
-    if isinstance(_field(values, name), dict):
+        raise InputError("set", "must have the form KEY=VALUE", change)
+    name, group = "", {"": values}
+    for part in key.split("."):
+        if not isinstance(group[name], dict):
+            raise InputError("set", f"must not name a part of {name}", key)
+        name, group = part, group[name]
+        if name not in group:
+            raise InputError("set", f"must name one of {', '.join(group)}", name)
+    if isinstance(group[name], dict):
         raise InputError("set", "must name a setting inside", key, f"such as {key}.NAME")
     try:
-        values[name] = json.loads(text)
+        group[name] = json.loads(text)
     except ValueError:
-        values[name] = text
-
-
-def _field(values: dict[str, Any], name: str) -> Any:
-    if name not in values:
-        raise InputError("set", f"must name one of {', '.join(values)}", name)
-    return values[name]
+        group[name] = text

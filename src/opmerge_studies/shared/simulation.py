@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
@@ -25,16 +25,6 @@ _TOLERANCE = 1e-12
 Array = NDArray[np.float64]
 
 
-class Optimiser(Protocol):
-    """Takes weights from where they start towards their target."""
-
-    def train(
-        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
-    ) -> Array:
-        """(runs, d) weights after one merge, from (runs, d) initial weights at (d,) n_t."""
-        ...
-
-
 @dataclass(frozen=True)
 class FlowSolver:
     """Gradient flow ``da/ds = -2 n_t (a - target)`` by a Runge-Kutta method of order 8.
@@ -45,10 +35,8 @@ class FlowSolver:
 
     time: float
 
-    def train(
-        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
-    ) -> Array:
-        """Weights at time s, to 12 digits."""
+    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
+        """(runs, d) weights at time s, to 12 digits, from (runs, d) initial weights at (d,) n_t."""
 
         def slope(_: float, weights: Array) -> Array:
             slopes: Array = -2.0 * variances * (weights.reshape(initial.shape) - target)
@@ -62,30 +50,48 @@ class FlowSolver:
 
 
 @dataclass(frozen=True)
-class Descent:
-    """Gradient descent, full-batch or on fresh minibatches, with momentum or averaged weights.
+class _Iterated:
+    """An optimiser that takes steps along gradients.
 
     Args:
         learning_rate: η.
         num_iterations: N.
         batch_size: B fresh samples an iteration; None for the population's gradient.
-        momentum: μ of the heavy ball, which starts at rest.
-        decay: D, if the moving average ``m ← D m + (1 - D) a`` is what is kept; 0 keeps a itself.
     """
 
     learning_rate: float
     num_iterations: int
     batch_size: int | None = None
+
+    def _gradient(self, gap: Array, variances: Array, rng: Generator) -> Array:
+        """Of the mean of (a z - target z)², z ~ N(0, n_t), at the gap a - target.
+
+        The samples enter by their mean square alone, whose law is n_t χ²_B / B.
+        """
+        squares = variances
+        if self.batch_size is not None:
+            squares = variances / self.batch_size * rng.chisquare(self.batch_size, gap.shape)
+        gradient: Array = 2.0 * squares * gap
+        return gradient
+
+
+@dataclass(frozen=True)
+class Descent(_Iterated):
+    """Gradient descent, full-batch or on fresh minibatches, with momentum or averaged weights.
+
+    Args:
+        momentum: μ of the heavy ball, which starts at rest.
+        decay: D, if the moving average ``m ← D m + (1 - D) a`` is what is kept; 0 keeps a itself.
+    """
+
     momentum: float = 0.0
     decay: float = 0.0
 
-    def train(
-        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
-    ) -> Array:
-        """Weights after N iterations."""
+    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
+        """(runs, d) weights after N iterations; see ``FlowSolver.train``."""
         weights, velocity, average = initial, np.zeros_like(initial), initial
         for _ in range(self.num_iterations):
-            gradient = _gradient(weights, target, variances, self.batch_size, rng)
+            gradient = self._gradient(weights - target, variances, rng)
             velocity = self.momentum * velocity - self.learning_rate * gradient
             weights = weights + velocity
             average = self.decay * average + (1.0 - self.decay) * weights
@@ -93,36 +99,28 @@ class Descent:
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma & Ba 2015), begun afresh in each merge; a coordinate is a parameter.
-
-    Args:
-        learning_rate: η.
-        num_iterations: N.
-        batch_size: B fresh samples an iteration; None for the population's gradient.
-    """
-
-    learning_rate: float
-    num_iterations: int
-    batch_size: int | None = None
+class Adam(_Iterated):
+    """Adam (Kingma & Ba 2015), begun afresh in each merge; a coordinate is a parameter."""
 
     beta1 = 0.9
     beta2 = 0.999
     epsilon = 1e-8
 
-    def train(
-        self, initial: Array, target: Array, variances: Array, rng: np.random.Generator
-    ) -> Array:
-        """Weights after N iterations."""
+    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
+        """(runs, d) weights after N iterations; see ``FlowSolver.train``."""
         weights, first, second = initial, np.zeros_like(initial), np.zeros_like(initial)
         for iteration in range(1, self.num_iterations + 1):
-            gradient = _gradient(weights, target, variances, self.batch_size, rng)
+            gradient = self._gradient(weights - target, variances, rng)
             first = self.beta1 * first + (1.0 - self.beta1) * gradient
             second = self.beta2 * second + (1.0 - self.beta2) * gradient**2
             direction = first / (1.0 - self.beta1**iteration)
             size = np.sqrt(second / (1.0 - self.beta2**iteration)) + self.epsilon
             weights = weights - self.learning_rate * direction / size
         return weights
+
+
+Optimiser = FlowSolver | Descent | Adam
+"""Takes weights from where they start towards their target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +145,11 @@ class TrainedPlan:
         begun = self.initial - self.target
         blank = np.full_like(begun, np.nan)
         return np.divide(self.result - self.target, begun, out=blank, where=begun != 0)
+
+    def ratio(self, problem: Problem) -> Array:
+        """(runs, d) the whole student's operator over the teacher's composite."""
+        ratio: Array = self.operators * np.exp(-problem.teacher.log_products[0])
+        return ratio
 
 
 def train_plan(
@@ -177,25 +180,23 @@ def train_plan(
     shape = (num_runs, len(problem.eigenvalues))
     steps = np.exp(problem.teacher.log_steps)
     operators = {t: np.broadcast_to(steps[t], shape) for t in range(1, problem.num_steps + 1)}
-    begun, aimed, ended = [], [], []
+    trained = []
     for merge in plan.merges:
         children = [operators.pop(t) for t in merge.boundaries[:-1]]
         target = np.prod(children, axis=0)
         variances = problem.teacher.variances[merge.start]
         result = optimiser.train(children[0], target, variances, rng)
         operators[merge.start] = result
-        begun.append(children[0])
-        aimed.append(target)
-        ended.append(result)
-    whole = np.prod(list(operators.values()), axis=0)
-    return TrainedPlan(np.array(begun), np.array(aimed), np.array(ended), whole)
+        trained.append((children[0], target, result))
+    initial, target, result = np.reshape(trained, (-1, 3, *shape)).swapaxes(0, 1)
+    return TrainedPlan(initial, target, result, np.prod(list(operators.values()), axis=0))
 
 
 def train_dense(
     initial: Array,
     target: Array,
     covariance: Array,
-    descent: Descent,
+    descent: tuple[float, int, int],
     num_runs: int,
     seed: int,
 ) -> Array:
@@ -205,43 +206,18 @@ def train_dense(
     shows by chance.
 
     Args:
-        initial: (d, d) W at the start.
-        target: (d, d).
+        initial, target: (d, d) W at the start, and what it tends to.
         covariance: (d, d) of z ~ N(0, C).
-        descent: with a batch size, without momentum and average.
+        descent: learning rate η, iterations N and samples B of each.
         num_runs: independent repetitions.
         seed: of the samples.
-
-    Raises:
-        InputError: if the descent is not plain SGD.
     """
-    if descent.batch_size is None or descent.momentum or descent.decay:
-        raise InputError("descent", "must have a batch size, no momentum and no decay", descent)
-    rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(covariance)
-    shape = (num_runs, descent.batch_size, len(covariance))
+    learning_rate, num_iterations, batch_size = descent
+    rng, root = np.random.default_rng(seed), np.linalg.cholesky(covariance)
     weights = np.broadcast_to(initial, (num_runs, *initial.shape))
-    for _ in range(descent.num_iterations):
-        samples = rng.standard_normal(shape) @ root.T
+    for _ in range(num_iterations):
+        samples = rng.standard_normal((num_runs, batch_size, len(covariance))) @ root.T
         residuals = samples @ (weights - target).swapaxes(1, 2)
-        gradients = 2.0 / descent.batch_size * residuals.swapaxes(1, 2) @ samples
-        weights = weights - descent.learning_rate * gradients
+        gradients = 2.0 / batch_size * residuals.swapaxes(1, 2) @ samples
+        weights = weights - learning_rate * gradients
     return weights
-
-
-def _gradient(
-    weights: Array,
-    target: Array,
-    variances: Array,
-    batch_size: int | None,
-    rng: np.random.Generator,
-) -> Array:
-    """Of the mean of (a z - target z)² over a batch, z ~ N(0, n_t), or over the population.
-
-    The samples enter by their mean square alone, whose law is n_t χ²_B / B.
-    """
-    squares = variances
-    if batch_size is not None:
-        squares = variances / batch_size * rng.chisquare(batch_size, weights.shape)
-    gradient: Array = 2.0 * squares * (weights - target)
-    return gradient

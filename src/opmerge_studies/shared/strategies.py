@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from opmerge.merging import evaluate
 from opmerge.planners import PlannerResult, find_plan
 from opmerge.plans import Plan, build_strategy
@@ -12,14 +14,34 @@ from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule, Objective, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow, TrainingModel
 
-__all__ = ["CANONICAL", "is_as_good", "plan_row", "plan_shape", "scalar_problem", "strategy_errors"]
+__all__ = [
+    "CANONICAL",
+    "cosine_problem",
+    "is_as_good",
+    "plan_row",
+    "plan_shape",
+    "scalar_problem",
+    "strategy_errors",
+]
 
 CANONICAL = ("vanilla", "progressive", "consistency", "boot")
 """The strategies that arXiv 2505.16024 sets beside its optimum."""
 
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
+
+
+def cosine_problem(
+    eigenvalues: ArrayLike,
+    num_steps: int,
+    training: TrainingModel,
+    merge_rule: MergeRule = "operator-copy",
+    objective: Objective = "teacher",
+) -> Problem:
+    """The problem of these eigenvalues on the plain cosine schedule."""
+    spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
+    return Problem(spectrum, schedule, training, merge_rule, objective)
 
 
 def scalar_problem(
@@ -30,13 +52,8 @@ def scalar_problem(
     objective: Objective = "teacher",
 ) -> Problem:
     """The problem of one eigenvalue, on the plain cosine schedule, under gradient flow."""
-    return Problem(
-        eigenvalue_spectrum([eigenvalue]),
-        cosine_schedule(num_steps),
-        GradientFlow(merge_time),
-        merge_rule,
-        objective,
-    )
+    training = GradientFlow(merge_time)
+    return cosine_problem([eigenvalue], num_steps, training, merge_rule, objective)
 
 
 def strategy_errors(

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
-from opmerge_studies.shared.engines import BACKENDS, Backend
 from opmerge_studies.shared.runner import ProgressBar, Runner, no_progress
 from opmerge_studies.shared.settings import configure, settings_named
 
@@ -70,16 +69,8 @@ class Study:
         num_workers: int = -1,
         backend: str = "loky",
     ) -> Runner:
-        """Where and on what it is computed.
-
-        Raises:
-            InputError: if there is no such backend, or the number of workers is out of range.
-        """
-        if backend not in BACKENDS:
-            raise InputError("backend", f"must be one of {', '.join(BACKENDS)}", backend)
-        if num_workers < 1 and num_workers != -1:
-            raise InputError("num_workers", "must be >= 1, or -1 for one a core", num_workers)
-        return Runner(folder, progress, warn, num_workers, cast(Backend, backend))
+        """Where and on what it is computed: see ``Runner``."""
+        return Runner(folder, progress, warn, num_workers, backend)
 
     def record(self, settings: Settings, runner: Runner) -> dict[str, Any]:
         """The record, JSON values; what the folder holds of an interrupted run is kept."""

@@ -14,8 +14,8 @@ from opmerge.merging import evaluate
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import TrainingModel
+from opmerge_studies.shared.strategies import cosine_problem
 
 __all__ = ["crossings", "growth_threshold", "scan_points", "sign_changes"]
 
@@ -37,8 +37,7 @@ def crossings(num_steps: int, training: TrainingModel) -> list[float]:
     boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
 
     def log_ratio(eigenvalues: Array) -> Array:
-        spectrum = eigenvalue_spectrum(eigenvalues)
-        problem = Problem(spectrum, cosine_schedule(num_steps), training)
+        problem = cosine_problem(eigenvalues, num_steps, training)
         return _log_errors(problem, boot) - _log_errors(problem, vanilla)
 
     return sign_changes(log_ratio, scan_points(num_steps))

@@ -3,76 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Annotated, Any, Self
 
-from opmerge.checks import check_count
-from opmerge.errors import InputError
+from pydantic import Field
+
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, NonEmpty, Positive
 from opmerge.spectra import Spectrum, resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared.runner import Runner
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, plan_row
 
-__all__ = ["Config", "describe_source", "plan_source", "run"]
+__all__ = ["STRATEGIES", "STUDY", "SpectraSettings", "describe_source", "plan_source", "run"]
 
-_STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
+STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
+"""The named strategies that are compared."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
+class SpectraSettings(Settings):
+    """Settings of the study."""
 
-    Args:
-        sources: samples: ``digits``, ``patches``, ``faces``, a file or a folder of images.
-        steps: numbers of teacher steps T, ascending.
-        merge_times: s, ascending.
-
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    sources: tuple[str, ...] = ("digits", "patches", "faces")
-    steps: tuple[int, ...] = (16, 32, 64, 128, 256)
-    merge_times: tuple[float, ...] = (1.0, 3.0, DEFAULT_MERGE_TIME)
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise InputError("sources", "must not be empty")
-        for key in ("steps", "merge_times"):
-            values = getattr(self, key)
-            if not values or list(values) != sorted(set(values)):
-                raise InputError(key, "must ascend and not be empty", values)
-        for num_steps in self.steps:
-            if check_count("steps", num_steps) < 2:
-                raise InputError("steps", "must be >= 2", num_steps)
-        for time in self.merge_times:
-            GradientFlow(time)
+    sources: Annotated[tuple[str, ...], NonEmpty] = Field(
+        ("digits", "patches", "faces"), description="samples, a file or a folder of images"
+    )
+    steps: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ascending] = Field(
+        (16, 32, 64, 128, 256), description="T"
+    )
+    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (1.0, 3.0, DEFAULT_MERGE_TIME), description="s"
+    )
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """Digits and patches at T = 64: seconds."""
         return cls(sources=("digits", "patches"), steps=(64,), merge_times=(DEFAULT_MERGE_TIME,))
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
     """Describe the spectra, and plan for both forms of each.
 
     Returns:
         ``tables``: ``sources`` (shares of λ), ``plans`` (a row for each source, T and s) and
         ``eigenvalues`` (sorted, of both forms).
     """
-    described = runner.sweep(
-        describe_source, [{"source": source} for source in config.sources], "reading spectra"
-    )
-    sizes = {"steps": list(config.steps), "merge_times": list(config.merge_times)}
-    planned = runner.sweep(
-        plan_source, [{"source": source, **sizes} for source in config.sources], "planning"
-    )
+    sizes = {"steps": [list(settings.steps)], "merge_times": [list(settings.merge_times)]}
+    described = runner.sweep(describe_source, grid(source=settings.sources), "reading spectra")
+    planned = runner.sweep(plan_source, grid(source=settings.sources, **sizes), "planning")
     return {
         "tables": {
             "sources": [each["summary"] for each in described],
@@ -113,32 +95,29 @@ def plan_source(
     the W2 of that plan in the eigenbasis; ``diagonal_choice`` is the named strategy that the
     diagonal would choose, and ``choice_w2`` its W2 in the eigenbasis.
     """
-    forms = _forms(source)
+    forms = _forms(source).values()
     rows = []
-    for num_steps in steps:
-        for time in merge_times:
-            true, diagonal = (
-                Problem(forms[form], cosine_schedule(num_steps), GradientFlow(time))
-                for form in ("eigenbasis", "diagonal")
-            )
-            best, own = plan_row(true, _STRATEGIES), find_plan(diagonal)
-            named = plan_row(diagonal, _STRATEGIES, own)
-            choice = min(_STRATEGIES, key=named.__getitem__)
-            rows.append(
-                {
-                    "source": source,
-                    "num_steps": num_steps,
-                    "merge_time": time,
-                    **best,
-                    "predicted": own.w2,
-                    "predicted_bound": own.lower_bound,
-                    "transferred": evaluate(true, own.plan).w2,
-                    "diagonal_plan": named["plan"],
-                    "diagonal_choice": choice,
-                    "choice_w2": evaluate(true, build_strategy(choice, num_steps)).w2,
-                }
-            )
+    for num_steps, time in product(steps, merge_times):
+        schedule, training = cosine_schedule(num_steps), GradientFlow(time)
+        problems = (Problem(spectrum, schedule, training) for spectrum in forms)
+        place = {"source": source, "num_steps": num_steps, "merge_time": time}
+        rows.append({**place, **_compare(*problems)})
     return rows
+
+
+def _compare(true: Problem, diagonal: Problem) -> dict[str, Any]:
+    best, own = plan_row(true, STRATEGIES), find_plan(diagonal)
+    named = plan_row(diagonal, STRATEGIES, own)
+    choice = min(STRATEGIES, key=named.__getitem__)
+    return {
+        **best,
+        "predicted": own.w2,
+        "predicted_bound": own.lower_bound,
+        "transferred": evaluate(true, own.plan).w2,
+        "diagonal_plan": named["plan"],
+        "diagonal_choice": choice,
+        "choice_w2": evaluate(true, build_strategy(choice, true.num_steps)).w2,
+    }
 
 
 def _forms(source: str) -> dict[str, Spectrum]:
@@ -160,3 +139,11 @@ def _shares(spectrum: Spectrum) -> dict[str, float]:
         / spectrum.num_dimensions,
         "variance_small": (variance + spectrum.remaining_trace) / spectrum.trace,
     }
+
+
+STUDY = Study(
+    __name__,
+    "Which plan is best for real data, and what does a diagonal model cost?",
+    SpectraSettings,
+    run,
+)

@@ -2,330 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.layout import Section, Table, draw_section, make_table
-from opmerge.page.sentences import number, percent, short_name
-from opmerge.page.study import Answer
-from opmerge.plotting import BLUE, GREEN, INK, ORANGE, figure_style, log_axis, new_figure, set_title
+from opmerge.page.charts import DASHED, Axis, Level, Series, curves, series_by
+from opmerge.page.claims import count
+from opmerge.page.layout import Section, draw_section
+from opmerge.page.sentences import short_name
+from opmerge.page.study import Page, frame, table
+from opmerge_studies.spectra import STRATEGIES
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import pandas as pd
 
-__all__ = ["answer", "facts", "sections"]
+__all__ = ["page"]
 
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
+_EQUAL = 1e-9  # relative difference of two distances, or gap, that is rounding
+_SHARE_COLUMNS = {
+    **{"data": "source", "samples": "samples", "pixels": "dimensions"},
+    **{"largest λ": "eigenbasis_largest", "λ ≤ 1": "eigenbasis_share_small:%"},
+    **{"their variance": "eigenbasis_variance_small:%", "largest pixel": "diagonal_largest"},
+}
+_PLACE = {"data": "source", "T": "num_steps", "s": "merge_time:g"}
+_PLAN_COLUMNS = {
+    **_PLACE,
+    **{"best": "best", "bound": "lower_bound", "best named": "named", "ratio": "gain:.4f"},
+    **{"merges": "merges", "best plan": "plan"},
+}
+_PROMISE_COLUMNS = {
+    **_PLACE,
+    **{"predicted": "predicted", "true W2": "transferred", "best": "best"},
+    **{"true / best": "loss:.4f", "its plan": "diagonal_plan"},
+}
 
-_STRATEGIES = ("vanilla", "progressive", "consistency", "boot", "uniform:4", "temporal:8")
-_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (INK, "x"))
-_PROVED = 1e-9  # relative gap that is rounding
+
+def page(record: Mapping[str, Any]) -> Page:
+    """Numbers, claims and sections of a record."""
+    sources, plans = frame(record, "sources"), _plans(record)
+    sighted = sources[sources.eigenbasis_largest > 1]
+    claims = {
+        "diagonal-sees-no-variance-above-one": count(sighted.diagonal_share_small == 1),
+        "diagonal-chooses-boot": count(plans.diagonal_choice == "boot"),
+        "boot-errs-least-of-the-named": count(plans.boot <= plans.least_named * (1 + _EQUAL)),
+        "hybrids-gain-half": count(plans.gain.between(1.5, 2.5)),
+        "best-plans-are-proved": count(plans.gap <= _EQUAL),
+    }
+    by_source = plans.groupby("source", sort=False)
+    values = {
+        "sources": sources,
+        "few": sources[sources.samples <= sources.dimensions],
+        "strategies": STRATEGIES,
+        "gain": plans.nlargest(1, "gain").iloc[0],
+        "loss": plans.nlargest(1, "loss").iloc[0],
+        "gap": plans.gap.max(),
+        "by_source": by_source,
+    }
+    time = record["settings"]["merge_times"][-1]
+    shown = plans[plans.merge_time == time]
+    steps = shown.num_steps.unique()
+    axis = Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps})
+    sections = [
+        _spectrum_section(sources, frame(record, "eigenvalues"), sighted),
+        _gain_section(plans, shown, axis, time),
+        _promise_section(plans, shown, axis, time),
+    ]
+    return Page(values, claims, sections)
 
 
-def answer(record: Record) -> Answer:
-    """Which plans are best for real data, and what the diagonal costs."""
-    plans = record["tables"]["plans"]
-    worst = max(plans, key=_loss)
-    return Answer(
-        finding=f"{_gain_sentence(record)} {_diagonal_sentence(record, worst)}",
-        evidence=(
-            *(_share_sentence(row) for row in record["tables"]["sources"]),
-            *(_plan_sentence(_of(plans, source)) for source in _sources(record)),
-            *(_cost_sentence(_of(plans, source)) for source in _sources(record)),
-            f"{sum(_is_proved(row) for row in plans)} of {len(plans)} plans in the eigenbasis are "
-            f"proved best; the largest relative gap is "
-            f"{max(1 - row['lower_bound'] / row['best'] for row in plans):.0e}.",
-            _claim_sentence(plans),
-        ),
-        limits=(
-            "The data are taken to be Gaussian with the covariance of the samples; plain cosine "
-            "schedule, gradient flow, operator copy.",
-            *(
-                f"{row['source']} has {row['samples']} samples for {row['dimensions']} dimensions, "
-                "so most of its eigenvalues are 0 in the eigenbasis and not in pixels."
-                for row in record["tables"]["sources"]
-                if row["samples"] <= row["dimensions"]
-            ),
-            "The diagonal serves to choose the plan; the student is measured on the full "
-            "covariance. A student that is itself diagonal is another matter.",
-            f"Named strategies are {', '.join(_STRATEGIES)}; the best plans are hybrids, whose "
-            "handover has to be found.",
-        ),
-        overturned_by=(
-            "Data whose pixels, or latent coordinates, are nearly uncorrelated: there the diagonal "
-            "is the spectrum;",
-            "a plan below the proved bounds.",
-        ),
+def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Each plan with the best named strategy, what it and the diagonal's plan lose, and its gap."""
+    plans = frame(record, "plans")
+    named = plans[list(STRATEGIES)]
+    return plans.assign(
+        called=plans.source.map(short_name),
+        named=named.idxmin(axis=1),
+        least_named=named.min(axis=1),
+        gain=named.min(axis=1) / plans.best,
+        loss=plans.transferred / plans.best,
+        promise=plans.transferred / plans.predicted,
+        gap=1 - plans.lower_bound / plans.best,
     )
 
 
-def facts(record: Record) -> list[tuple[str, str]]:
-    """The gain of the best plan and the loss by the diagonal, by source."""
-    plans = record["tables"]["plans"]
-    return [
-        (f"{source}: {label}", f"{max(value(row) for row in _of(plans, source)):.2f}")
-        for label, value in (
-            ("best named strategy over best plan", _gain),
-            ("plan of the diagonal over best plan", _loss),
+def _spectrum_section(
+    sources: pd.DataFrame, eigenvalues: pd.DataFrame, sighted: pd.DataFrame
+) -> Section:
+    rows = eigenvalues[eigenvalues.eigenvalue > 0]
+    rows = rows.assign(called=rows.source.map(short_name))
+    solid, dashed = (
+        series_by(
+            rows[rows.form == form], "called", "rank", "eigenvalue", linestyle=dash, marker=""
         )
-        for source in _sources(record)
-    ]
-
-
-def sections(record: Record) -> Iterator[Section]:
-    """Figures and tables of the page."""
-    time = record["settings"]["merge_times"][-1]
-    yield draw_section(
+        for form, dash in (("eigenbasis", "-"), ("diagonal", DASHED))
+    )
+    return draw_section(
         "Spectra",
         "Solid: eigenvalues of the covariance; dashed: variances of the pixels. Both add up to the "
         "same total. Zeros are left out.",
-        lambda: _spectrum_figure(record),
-        _share_table(record),
+        curves(
+            [*solid, *_unnamed(dashed)],
+            Axis("direction or pixel, by size", (1, 1.1 * rows["rank"].max())),
+            Axis("variance λ", (1e-4, 2 * max(1.0, rows.eigenvalue.max()))),
+            f"{len(sighted)} of {len(sources)} sources have variances above 1; in "
+            f"{(sighted.diagonal_largest <= 1).sum()} of these no pixel has",
+            levels=[Level(y=1.0)],
+            height=3.2,
+        ),
+        table("Variances above and below 1", sources, _SHARE_COLUMNS),
     )
-    yield draw_section(
+
+
+def _gain_section(plans: pd.DataFrame, shown: pd.DataFrame, axis: Axis, time: float) -> Section:
+    dashed = series_by(shown, "called", "num_steps", "loss", linestyle=DASHED)
+    return draw_section(
         "Gain of the best plan",
-        f"W2 of the best named strategy (solid) and of the plan of the diagonal (dashed) as a "
+        "W2 of the best named strategy (solid) and of the plan of the diagonal (dashed) as a "
         f"multiple of the best plan's, in the eigenbasis, s = {time:g}.",
-        lambda: _gain_figure(record, time),
-        _plan_table(record),
+        curves(
+            [*series_by(shown, "called", "num_steps", "gain"), *_unnamed(dashed)],
+            axis,
+            Axis("W2 to the teacher, best plan = 1", (0.95, 1.05 * shown.loss.max()), log=False),
+            f"The plan of the diagonal errs up to {shown.loss.max():.2f} times the best plan, the "
+            f"best named strategy up to {shown.gain.max():.2f} times",
+            height=3.2,
+        ),
+        table("Best plans and named strategies in the eigenbasis", plans, _PLAN_COLUMNS),
     )
-    yield draw_section(
+
+
+def _promise_section(plans: pd.DataFrame, shown: pd.DataFrame, axis: Axis, time: float) -> Section:
+    return draw_section(
         "What the diagonal promises",
-        f"True W2 of the plan made for the diagonal, as a multiple of what the diagonal predicts "
+        "True W2 of the plan made for the diagonal, as a multiple of what the diagonal predicts "
         f"for it, s = {time:g}.",
-        lambda: _promise_figure(record, time),
-        _promise_table(record),
+        curves(
+            series_by(shown, "called", "num_steps", "promise"),
+            axis,
+            Axis("true W2, predicted = 1", (0, 1.1 * shown.promise.max()), log=False),
+            f"The true error is {shown.promise.min():.2g} to {shown.promise.max():.2g} times what "
+            "the diagonal predicts",
+            levels=[Level(y=1.0)],
+        ),
+        table("The plan of the diagonal", plans, _PROMISE_COLUMNS),
     )
 
 
-def _gain_sentence(record: Record) -> str:
-    """The range of the gain, by source."""
-    told = []
-    for source in _sources(record):
-        gains = [_gain(row) for row in _of(record["tables"]["plans"], source)]
-        low, high = f"{min(gains):.2f}", f"{max(gains):.2f}"
-        told.append(f"{low if low == high else f'{low} to {high}'} times on {source}")
-    return f"The best named strategy errs {', '.join(told)} as much as the best plan."
-
-
-def _diagonal_sentence(record: Record, worst: Row) -> str:
-    sources = record["tables"]["sources"]
-    blind = [row for row in sources if row["diagonal_share_small"] == 1]
-    chosen = {row["diagonal_choice"] for row in record["tables"]["plans"]}
-    choice = "BOOT" if chosen == {"boot"} else ", ".join(sorted(chosen))
-    return (
-        f"The diagonal sees no variance above 1 in {len(blind)} of {len(sources)} sources and "
-        f"chooses {choice}; its plan errs up to {_loss(worst):.2f} times as much as the best plan "
-        f"({worst['source']}, T = {worst['num_steps']})."
-    )
-
-
-def _share_sentence(row: Row) -> str:
-    return (
-        f"{row['source']}: λ ≤ 1 for {percent(row['eigenbasis_share_small'])} of the "
-        f"eigendirections, with {percent(row['eigenbasis_variance_small'])} of the variance, and "
-        f"for {percent(row['diagonal_share_small'])} of the pixels; the largest λ is "
-        f"{number(row['eigenbasis_largest'])}, the largest pixel variance "
-        f"{number(row['diagonal_largest'])}."
-    )
-
-
-def _plan_sentence(rows: Sequence[Row]) -> str:
-    row = rows[-1]
-    plan = row["plan"][0].lower() + row["plan"][1:]
-    return f"{row['source']}, T = {row['num_steps']}, s = {row['merge_time']:g}: {plan}."
-
-
-def _cost_sentence(rows: Sequence[Row]) -> str:
-    ratios = [row["transferred"] / row["predicted"] for row in rows]
-    return (
-        f"{rows[0]['source']}: the diagonal's plan errs {min(ratios):.2f} to {max(ratios):.2f} "
-        "times what the diagonal predicts."
-    )
-
-
-def _claim_sentence(plans: Sequence[Row]) -> str:
-    """THEORY 7.8: hybrids beat the best canonical strategy by 1.5-2.5 times."""
-    gains = [_gain(row) for row in plans]
-    inside = sum(1.5 <= gain <= 2.5 for gain in gains)
-    return (
-        f"Gains of 1.5 to 2.5 times over the named strategies appear at {inside} of {len(gains)} "
-        f"points; the largest is {max(gains):.2f}."
-    )
-
-
-@figure_style()
-def _spectrum_figure(record: Record) -> Figure:
-    figure, axes = new_figure(height=3.2)
-    above = [row for row in record["tables"]["sources"] if row["eigenbasis_largest"] > 1]
-    blind = [row for row in above if row["diagonal_largest"] <= 1]
-    set_title(
-        figure,
-        f"{len(above)} of {len(record['tables']['sources'])} sources have variances above 1; in "
-        f"{len(blind)} of these no pixel has",
-    )
-    highest, longest = 1.0, 1
-    for source, (colour, _) in _styled(record):
-        for form, dash in (("eigenbasis", "-"), ("diagonal", (0, (3, 1.5)))):
-            values = [
-                row["eigenvalue"]
-                for row in record["tables"]["eigenvalues"]
-                if row["source"] == source and row["form"] == form and row["eigenvalue"] > 0
-            ]
-            label = short_name(source) if form == "eigenbasis" else None
-            ranks = range(1, len(values) + 1)
-            axes.plot(ranks, values, color=colour, linestyle=dash, label=label)
-            highest, longest = max(highest, values[0]), max(longest, len(values))
-    axes.axhline(1.0, color=INK, linewidth=0.7)
-    log_axis(axes.xaxis, 1, longest * 1.1)
-    log_axis(axes.yaxis, 1e-4, 2 * highest)
-    axes.set_xlabel("direction or pixel, by size")
-    axes.set_ylabel("variance λ")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, columnspacing=1.0)
-    return figure
-
-
-@figure_style()
-def _gain_figure(record: Record, time: float) -> Figure:
-    figure, axes = new_figure(height=3.2)
-    rows = [row for row in record["tables"]["plans"] if row["merge_time"] == time]
-    set_title(
-        figure,
-        f"The plan of the diagonal errs up to {max(map(_loss, rows)):.2f} times the best plan, the "
-        f"best named strategy up to {max(map(_gain, rows)):.2f} times",
-    )
-    for source, (colour, marker) in _styled(record):
-        own = _of(rows, source)
-        steps = [row["num_steps"] for row in own]
-        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
-        axes.plot(steps, [_gain(row) for row in own], label=short_name(source), **style)
-        axes.plot(steps, [_loss(row) for row in own], linestyle=(0, (3, 1.5)), **style)
-    _finish_steps(axes, rows)
-    axes.set_ylim(0.95, 1.05 * max(map(_loss, rows)))
-    axes.set_ylabel("W2 to the teacher, best plan = 1")
-    return figure
-
-
-@figure_style()
-def _promise_figure(record: Record, time: float) -> Figure:
-    figure, axes = new_figure(height=3.0)
-    rows = [row for row in record["tables"]["plans"] if row["merge_time"] == time]
-    ratios = [row["transferred"] / row["predicted"] for row in rows]
-    set_title(
-        figure,
-        f"The true error is {min(ratios):.2g} to {max(ratios):.2g} times what the diagonal "
-        "predicts",
-    )
-    for source, (colour, marker) in _styled(record):
-        own = _of(rows, source)
-        axes.plot(
-            [row["num_steps"] for row in own],
-            [row["transferred"] / row["predicted"] for row in own],
-            color=colour,
-            marker=marker,
-            markersize=4,
-            label=short_name(source),
-        )
-    axes.axhline(1.0, color=INK, linewidth=0.7)
-    _finish_steps(axes, rows)
-    axes.set_ylim(0, 1.1 * max(ratios))
-    axes.set_ylabel("true W2, predicted = 1")
-    return figure
-
-
-def _finish_steps(axes: Any, rows: Sequence[Row]) -> None:
-    steps = sorted({row["num_steps"] for row in rows})
-    log_axis(axes.xaxis, steps[0] / 1.2, steps[-1] * 1.2)
-    axes.set_xticks(steps, [str(value) for value in steps])
-    axes.set_xlabel("number of teacher steps T")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, columnspacing=1.0)
-
-
-def _share_table(record: Record) -> Table:
-    return make_table(
-        "Variances above and below 1",
-        ("data", "samples", "pixels", "largest λ", "λ ≤ 1", "their variance", "largest pixel"),
-        [
-            (
-                row["source"],
-                str(row["samples"]),
-                str(row["dimensions"]),
-                number(row["eigenbasis_largest"]),
-                percent(row["eigenbasis_share_small"]),
-                percent(row["eigenbasis_variance_small"]),
-                number(row["diagonal_largest"]),
-            )
-            for row in record["tables"]["sources"]
-        ],
-    )
-
-
-def _plan_table(record: Record) -> Table:
-    return make_table(
-        "Best plans and named strategies in the eigenbasis",
-        ("data", "T", "s", "best", "bound", "best named", "ratio", "merges", "best plan"),
-        [
-            (
-                row["source"],
-                str(row["num_steps"]),
-                f"{row['merge_time']:g}",
-                number(row["best"]),
-                number(row["lower_bound"]),
-                _best_named(row),
-                f"{_gain(row):.4f}",
-                str(row["merges"]),
-                row["plan"],
-            )
-            for row in record["tables"]["plans"]
-        ],
-    )
-
-
-def _promise_table(record: Record) -> Table:
-    return make_table(
-        "The plan of the diagonal",
-        ("data", "T", "s", "predicted", "true W2", "best", "true / best", "its plan"),
-        [
-            (
-                row["source"],
-                str(row["num_steps"]),
-                f"{row['merge_time']:g}",
-                *(number(row[key]) for key in ("predicted", "transferred", "best")),
-                f"{_loss(row):.4f}",
-                row["diagonal_plan"],
-            )
-            for row in record["tables"]["plans"]
-        ],
-    )
-
-
-def _sources(record: Record) -> list[str]:
-    return [row["source"] for row in record["tables"]["sources"]]
-
-
-def _styled(record: Record) -> Iterator[tuple[str, tuple[str, str]]]:
-    sources = _sources(record)
-    return zip(sources, _STYLES * len(sources), strict=False)
-
-
-def _of(rows: Sequence[Row], source: str) -> list[Row]:
-    return [row for row in rows if row["source"] == source]
-
-
-def _best_named(row: Row) -> str:
-    return min(_STRATEGIES, key=row.__getitem__)
-
-
-def _gain(row: Row) -> float:
-    """Error of the best named strategy over that of the best plan."""
-    return float(row[_best_named(row)] / row["best"])
-
-
-def _loss(row: Row) -> float:
-    """Error of the plan made for the diagonal over that of the best plan."""
-    return float(row["transferred"] / row["best"])
-
-
-def _is_proved(row: Row) -> bool:
-    return bool(row["lower_bound"] >= row["best"] * (1 - _PROVED))
+def _unnamed(series: list[Series]) -> list[Series]:
+    """The same lines, which the legend does not name again."""
+    return [replace(each, label="") for each in series]

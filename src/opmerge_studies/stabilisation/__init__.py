@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field
 
-from opmerge.checks import check_count, check_number
-from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Ascending, Count, Positive
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
-from opmerge_studies.shared.runner import Cell, Runner
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.simulation import Descent, train_plan
+from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
 from opmerge_studies.shared.transition import crossings
 from opmerge_studies.stabilisation.timestep_mixing import (
     CHAINS,
-    linear_problem,
     mixing_combs,
     mixing_crossings,
     mixing_errors,
     mixing_time,
 )
 
-__all__ = ["SPECTRA", "Config", "run"]
+__all__ = ["SPECTRA", "STUDY", "StabilisationSettings", "run"]
 
 SPECTRA: Mapping[str, tuple[float, ...]] = {
     "0.01 to 0.9": tuple(np.geomspace(0.01, 0.9, 12).tolist()),
@@ -39,58 +40,36 @@ SPECTRA: Mapping[str, tuple[float, ...]] = {
 }
 """Eigenvalues by name: below the transition, across it, above it, and inside its band."""
 
-_STRATEGIES = ("vanilla", "progressive", "consistency", "boot")
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study.
+class StabilisationSettings(Settings):
+    """Settings of the study."""
 
-    Args:
-        steps: numbers of steps T, ascending.
-        turnovers: time constants β s of the moving average in one merge, ascending.
-        iterations: of descent in a merge, whose average is simulated, ascending.
-        num_eigenvalues: points in λ from 0.05 to 20 at which mixing is computed.
-        catch_up_eigenvalues: λ at which the time is sought that mixing needs to make up.
-        comb_steps: T for which all combs are tried, mixed.
-        merge_time: s.
-
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    steps: tuple[int, ...] = (16, 64, 128)
-    turnovers: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    iterations: tuple[int, ...] = (64, 256, 1024, 4096)
-    num_eigenvalues: int = 120
-    catch_up_eigenvalues: tuple[float, ...] = (0.2, 0.5, 0.9, 1.0, 2.0, 5.0)
-    comb_steps: int = 11
-    merge_time: float = DEFAULT_MERGE_TIME
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "turnovers", "iterations", "catch_up_eigenvalues"):
-            values = getattr(self, key)
-            if not values or list(values) != sorted(set(values)):
-                raise InputError(key, "must ascend and not be empty", values)
-        for value in self.steps:
-            if check_count("steps", value) < 4:
-                raise InputError("steps", "must be >= 4", value)
-        for value in self.iterations:
-            check_count("iterations", value)
-        if check_count("num_eigenvalues", self.num_eigenvalues) < 10:
-            raise InputError("num_eigenvalues", "must be >= 10", self.num_eigenvalues)
-        if not 3 <= check_count("comb_steps", self.comb_steps) <= 14:
-            raise InputError("comb_steps", "must be from 3 to 14", self.comb_steps)
-        for key in ("turnovers", "catch_up_eigenvalues"):
-            for number in getattr(self, key):
-                if check_number(key, number) <= 0:
-                    raise InputError(key, "must be > 0", number)
-        if not 0 < check_number("merge_time", self.merge_time) <= 40:
-            raise InputError("merge_time", "must be > 0 and <= 40", self.merge_time)
+    steps: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Ascending] = Field(
+        (16, 64, 128), description="T"
+    )
+    turnovers: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+        description="time constants β s of the moving average in one merge",
+    )
+    iterations: Annotated[tuple[Count, ...], Ascending] = Field(
+        (64, 256, 1024, 4096), description="N of descent in a merge, whose average is simulated"
+    )
+    num_eigenvalues: Annotated[int, Field(ge=10)] = Field(
+        120, description="points in λ from 0.05 to 20 at which mixing is computed"
+    )
+    catch_up_eigenvalues: Annotated[tuple[Positive, ...], Ascending] = Field(
+        (0.2, 0.5, 0.9, 1.0, 2.0, 5.0),
+        description="λ at which the time is sought that mixing needs to make up",
+    )
+    comb_steps: Annotated[int, Field(ge=3, le=14)] = Field(
+        11, description="T for which all combs are tried, mixed"
+    )
+    merge_time: Annotated[float, Field(gt=0, le=40)] = Field(DEFAULT_MERGE_TIME, description="s")
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """T = 16 and 64 at fewer points: seconds."""
         return cls(
             steps=(16, 64),
@@ -102,84 +81,45 @@ class Config:
         )
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
     """Repeat the search for crossings and plans with averages, and with all steps trained at once.
 
     Returns:
         ``tables``: ``ema_crossings``, ``ema_plans``, ``ema_simulation``; ``mixing`` (errors over
         λ), ``mixing_crossings``, ``mixing_time`` (how much longer mixing takes), ``mixing_combs``.
     """
-    return {"tables": {**_ema_tables(config, runner), **_mixing_tables(config, runner)}}
-
-
-def _ema_tables(config: Config, runner: Runner) -> dict[str, Any]:
-    time = config.merge_time
-    averages = [
-        {"num_steps": steps, "merge_time": time, "turnovers": turnovers}
-        for steps in config.steps
-        for turnovers in (None, *config.turnovers)
-    ]
-    planned: list[Cell] = [
-        {**cell, "spectrum": name} for cell in averages if cell["turnovers"] for name in SPECTRA
-    ]
-    simulated: list[Cell] = [
-        {
-            "num_steps": config.steps[0],
-            "merge_time": time,
-            "turnovers": config.turnovers[len(config.turnovers) // 2],
-            "num_iterations": iterations,
-        }
-        for iterations in config.iterations
-    ]
-    rows = runner.sweep(ema_simulation, simulated, "simulating averages")
-    return {
-        "ema_crossings": runner.sweep(ema_crossings, averages, "finding crossings"),
-        "ema_plans": runner.sweep(ema_plan, planned, "planning with averages"),
-        "ema_simulation": [row for chunk in rows for row in chunk],
-    }
-
-
-def _mixing_tables(config: Config, runner: Runner) -> dict[str, Any]:
-    time = config.merge_time
-    eigenvalues = np.geomspace(0.05, 20.0, config.num_eigenvalues).round(9).tolist()
-    settings = [
-        {"num_steps": steps, "merge_time": time, "merge_rule": rule}
-        for steps in config.steps
-        for rule in _RULES
-    ]
-    errors = runner.sweep(
-        mixing_errors,
-        [{**setting, "eigenvalues": eigenvalues} for setting in settings],
-        "mixing timesteps",
+    steps, times, rates = settings.steps, [settings.merge_time], settings.turnovers
+    eigenvalues = [np.geomspace(0.05, 20.0, settings.num_eigenvalues).round(9).tolist()]
+    by_rule = {"merge_time": times, "merge_rule": _RULES, "eigenvalues": eigenvalues}
+    crossed = grid(num_steps=steps, merge_time=times, turnovers=(None, *rates))
+    planned = grid(num_steps=steps, merge_time=times, turnovers=rates, spectrum=SPECTRA)
+    simulated = grid(
+        num_steps=steps[:1],
+        merge_time=times,
+        turnovers=rates[len(rates) // 2 :][:1],
+        num_iterations=settings.iterations,
     )
-    marks: list[Cell] = [{"num_steps": steps, "merge_time": time} for steps in config.steps]
-    late: list[Cell] = [
-        {
-            **setting,
-            "strategy": strategy,
-            "turnovers": turnovers,
-            "eigenvalues": list(config.catch_up_eigenvalues),
-        }
-        for setting in settings
-        for strategy in CHAINS
-        for turnovers in (None, max(config.turnovers))
-    ]
-    factors = runner.sweep(mixing_time, late, "catching up")
-    combs: list[Cell] = [
-        {
-            "num_steps": config.comb_steps,
-            "merge_time": time,
-            "merge_rule": rule,
-            "eigenvalues": eigenvalues,
-        }
-        for rule in _RULES
-    ]
-    best = runner.sweep(mixing_combs, combs, "trying all combs")
+    made_up = grid(
+        num_steps=steps,
+        merge_time=times,
+        merge_rule=_RULES,
+        strategy=CHAINS,
+        turnovers=(None, rates[-1]),
+        eigenvalues=[list(settings.catch_up_eigenvalues)],
+    )
+    mixed, plain = grid(num_steps=steps, **by_rule), grid(num_steps=steps, merge_time=times)
+    combs = grid(num_steps=[settings.comb_steps], **by_rule)
+    sweep, rows = runner.sweep, runner.rows
     return {
-        "mixing": [row for chunk in errors for row in chunk],
-        "mixing_crossings": runner.sweep(mixing_crossings, marks, "finding crossings of mixing"),
-        "mixing_time": [row for chunk in factors for row in chunk],
-        "mixing_combs": [row for chunk in best for row in chunk],
+        "tables": {
+            "ema_crossings": sweep(ema_crossings, crossed, "finding crossings"),
+            "ema_plans": sweep(ema_plan, planned, "planning with averages"),
+            "ema_simulation": rows(ema_simulation, simulated, "simulating averages"),
+            "mixing": rows(mixing_errors, mixed, "mixing timesteps"),
+            "mixing_crossings": sweep(mixing_crossings, plain, "finding crossings of mixing"),
+            "mixing_time": rows(mixing_time, made_up, "catching up"),
+            "mixing_combs": rows(mixing_combs, combs, "trying all combs"),
+        }
     }
 
 
@@ -191,16 +131,16 @@ def ema_crossings(num_steps: int, merge_time: float, turnovers: float | None) ->
     training = _training(merge_time, turnovers)
     retention = float(training.retention(np.ones(1))[0])
     effective = -0.5 * float(np.log(retention))
-    found = crossings(num_steps, training)
+    places = crossings(num_steps, training)
     shorter = crossings(num_steps, GradientFlow(effective))
     return {
         "num_steps": num_steps,
         "turnovers": turnovers,
         "retention": retention,
         "effective_time": effective,
-        "num_crossings": len(found),
-        "first_crossing": found[0] if found else None,
-        "last_crossing": found[-1] if found else None,
+        "num_crossings": len(places),
+        "first_crossing": places[0] if places else None,
+        "last_crossing": places[-1] if places else None,
         "crossing_of_shorter_flow": shorter[0] if shorter else None,
     }
 
@@ -211,7 +151,7 @@ def ema_plan(num_steps: int, merge_time: float, turnovers: float, spectrum: str)
     ``regret`` is the error, with averages, of the plan that is best without, relative to the best;
     ``gap`` bounds what any plan could be better than the best found.
     """
-    flow = linear_problem(SPECTRA[spectrum], num_steps, GradientFlow(merge_time))
+    flow = cosine_problem(SPECTRA[spectrum], num_steps, GradientFlow(merge_time))
     averaged = replace(flow, training=_training(merge_time, turnovers))
     without, with_average = find_plan(flow), find_plan(averaged)
     mistaken = evaluate(averaged, without.plan).w2
@@ -237,14 +177,13 @@ def ema_simulation(
 
     ``difference`` is the largest over λ, relative to the error of the whole student.
     """
-    problem = linear_problem((0.05, 0.5, 1.5, 5.0), num_steps, _training(merge_time, turnovers))
-    rate = merge_time / num_iterations
+    problem = cosine_problem((0.05, 0.5, 1.5, 5.0), num_steps, _training(merge_time, turnovers))
     decay = float(np.exp(-turnovers / num_iterations))
+    descent = Descent(merge_time / num_iterations, num_iterations, decay=decay)
     rows = []
-    for strategy in _STRATEGIES:
+    for strategy in CANONICAL:
         plan = build_strategy(strategy, num_steps)
-        trained = train_plan(problem, plan, Descent(rate, num_iterations, decay=decay))
-        error = trained.operators[0] * np.exp(-problem.teacher.log_products[0]) - 1.0
+        ratio = train_plan(problem, plan, descent).ratio(problem)[0]
         predicted = np.expm1(evaluate(problem, plan).excess)
         rows.append(
             {
@@ -252,7 +191,7 @@ def ema_simulation(
                 "turnovers": turnovers,
                 "num_iterations": num_iterations,
                 "strategy": strategy,
-                "difference": float(np.abs(error / predicted - 1.0).max()),
+                "difference": float(np.abs((ratio - 1.0) / predicted - 1.0).max()),
             }
         )
     return rows
@@ -262,3 +201,11 @@ def _training(merge_time: float, turnovers: float | None) -> TrainingModel:
     if turnovers is None:
         return GradientFlow(merge_time)
     return EMAFlow(merge_time, turnovers / merge_time)
+
+
+STUDY = Study(
+    __name__,
+    "Do weight averaging or timestep mixing shift the best plan?",
+    StabilisationSettings,
+    run,
+)

@@ -18,12 +18,12 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
+from scipy.special import gammaln, xlogy
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.merging import initial_coefficients
-from opmerge.plans.tree import Merge, Plan, Tree
+from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Problem
 from opmerge.training import GradientFlow
 
@@ -90,42 +90,30 @@ def chain_response(rates: Array, initial: Array, time: float) -> Array:
     most = float(jumps.max()) + len(rates)
     state, response = initial.astype(np.float64), np.zeros(rates.shape[1])
     for count in range(int(most + _DEVIATIONS * np.sqrt(most)) + _MARGIN):
-        response = response + _poisson(count, jumps) * state[-1]
+        probability = np.exp(xlogy(count, jumps) - jumps - gammaln(count + 1.0))  # Poisson's
+        response = response + probability * state[-1]
         following = kept * state
         following[1:] += passed[1:] * state[:-1]
         state = following
     return response
 
 
-def _poisson(count: int, mean: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        log_power = count * np.log(mean) if count else np.zeros_like(mean)
-    probability: Array = np.exp(log_power - mean - gammaln(count + 1.0))
-    return probability
-
-
 def _chain(problem: Problem, tree: Tree) -> tuple[Array, Array]:
     """(K, d) rates and (K, d) initial u - 1 of the students of a tree, innermost first."""
-    merges = tree.merges
-    for number, merge in enumerate(merges):
-        _check_children(merge, merges[number - 1] if number else None)
-    rates = np.array([2.0 * problem.teacher.variances[merge.start] for merge in merges])
-    starts = [
-        initial_coefficients(problem, merge.start, merge.start - 1, merge.stop)[0]
-        for merge in merges
-    ]
-    return rates, np.array(starts)
-
-
-def _check_children(merge: Merge, earlier: Merge | None) -> None:
-    merged = [(above, below) for above, below in pairwise(merge.boundaries) if above - below > 1]
-    expected = [] if earlier is None else [(earlier.start, earlier.stop)]
-    if merged != expected:
-        raise InputError(
-            "plan",
-            "must have at most one merged child in each merge to be trained all at once",
-            list(merge.boundaries),
-        )
+    rates, starts = [], []
+    expected: list[tuple[int, int]] = []
+    for merge in tree.merges:
+        children = pairwise(merge.boundaries)
+        if [child for child in children if child[0] - child[1] > 1] != expected:
+            raise InputError(
+                "plan",
+                "must have at most one merged child in each merge to be trained all at once",
+                list(merge.boundaries),
+            )
+        expected = [(merge.start, merge.stop)]
+        rates.append(2.0 * problem.teacher.variances[merge.start])
+        starts.append(initial_coefficients(problem, merge.start, merge.start - 1, merge.stop)[0])
+    return np.array(rates), np.array(starts)
 
 
 def _averaged(rates: Array, initial: Array, target_rate: float) -> tuple[Array, Array]:

@@ -2,379 +2,249 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from opmerge.page.layout import Section, Table, draw_section, make_table
-from opmerge.page.sentences import number, percent, times
-from opmerge.page.study import Answer
-from opmerge_studies.stabilisation.figures import (
-    comb_figure,
-    error_figure,
-    retention_figure,
-    shift_figure,
-    simulation_figure,
-    time_figure,
-)
-from opmerge_studies.stabilisation.numbers import (
-    SEQUENTIAL,
-    crossing_shifts,
-    in_phase,
-    kept_plans,
-    operator_copy_losses,
-    regrets,
-    time_factors,
-)
+import numpy as np
 
-__all__ = ["answer", "facts", "sections"]
+from opmerge.page.charts import DASHED, DOTTED, Axis, Level, Series, curves, series_by, series_of
+from opmerge.page.claims import count
+from opmerge.page.layout import Section, draw_section
+from opmerge.page.sentences import number
+from opmerge.page.strategies import STYLES
+from opmerge.page.study import Page, frame, table
+from opmerge.plotting import BLUE, INK, ORANGE
+from opmerge_studies.stabilisation.timestep_mixing import CHAINS
 
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
 
-_STILL = 1e-3  # relative shift of a λ, or loss by a wrong plan, that nobody would notice
+__all__ = ["page"]
+
+_STILL = 1e-3  # shift of a λ, or loss by a wrong plan, that nobody would notice
+_SAME = 1e-10  # difference of two λ that is rounding
+_SLOW = 8.0  # β s up to which an average lags so much that plans may suffer
+_BAND = (1.0, 2.1)  # holds λ*(T) and all crossings, for every T >= 8
+_RATES = Axis("time constants of the average in a merge, β s", margin=1.3)
+_EIGENVALUES = Axis("data variance λ", margin=1.0)
+_RATE = {"T": "num_steps:g", "β s": "turnovers:g"}
+_CROSSINGS = {"first crossing": "first_crossing:.8f", "last": "last_crossing:.8f"}
+_CROSSINGS |= {"as flow for s": "effective_time:.3f", "of that": "crossing_of_shorter_flow:.8f"}
+_PLANS = {"λ": "spectrum:s", "W2 without": "w2_without", "W2": "w2", "gap": "gap:%"}
+_PLANS |= {"old plan loses": "regret:%", "merges": "merges:g", "plan": "plan:s"}
+_RULE = {"T": "num_steps:g", "rule": "merge_rule:s", "λ": "eigenvalue:.4g"}
+_TIMES = {"plan": "strategy:s", "β s of targets": "turnovers:g", "times as long": "factor:.3f"}
+_COMBS = {"in turn": "best_in_turn:s", "merges in turn": "merges_in_turn:g"}
+_COMBS |= {"at once": "best_at_once:s", "merges at once": "merges_at_once:g"}
 
 
-def answer(record: Record) -> Answer:
-    """Whether averaging and mixing move the transition and the best plan."""
-    return Answer(
-        finding=f"{_ema_sentence(record)} {_mixing_sentence(record)}",
-        evidence=(
-            _why_sentence(record),
-            _plan_sentence(record),
-            _cost_sentence(record),
-            _simulation_sentence(record),
-            _comb_sentence(record),
-            "Why mixing favours vanilla: as u = b/P, students trained at once are a chain of "
-            "filters, du_k/ds = r_k (u_{k-1} - u_k). What remains of u_K - 1 is the sum of all "
-            "initial errors with weights ≥ 0, vanilla's term the same whatever stands before it; "
-            "where all initial errors have one sign, every further student only adds.",
-            *_time_sentences(record),
+def page(record: Mapping[str, Any]) -> Page:
+    """Numbers, claims and sections of a record."""
+    names = ("ema_plans", "ema_simulation", "mixing", "mixing_time", "mixing_combs")
+    plans, simulated, mixing, times, combs = (frame(record, name) for name in names)
+    crossings = frame(record, "ema_crossings")
+    crossings = crossings.astype(dict.fromkeys(crossings.filter(like="crossing"), float))
+    averaged = _averaged(crossings)
+    crossed = averaged.dropna(subset=["shift", "apart"])
+    worst = simulated.groupby("num_iterations").difference.max()
+    copied = mixing[mixing.merge_rule == "operator-copy"]
+    lost = copied.mixed_boot > copied.vanilla
+    plain = times[times.turnovers.isna()].astype({"factor": float})
+    late = plain.groupby("num_steps").agg(
+        low=("factor", "min"), high=("factor", "max"), ratio=("error_ratio", "max")
+    )
+    slower = times[times.turnovers.notna()].groupby("num_steps").factor.agg(["min", "max"])
+    outside = combs[~combs.eigenvalue.between(*_BAND, inclusive="neither")]
+    values = {
+        "settings": record["settings"],
+        "crossed": crossed,
+        "plans": plans,
+        "moved": plans[~plans.same_plan],
+        "cost": averaged.drop_duplicates("turnovers"),
+        "worst": worst,
+        "lost": lost,
+        "late": late.join(slower),
+        "windows": frame(record, "mixing_crossings").dropna(subset=["window_from"]),
+        "combs": combs.combs.iloc[0],
+        "outside": outside,
+    }
+    claims = {
+        "averaging-keeps-crossing": count(crossed["shift"] < _STILL),
+        "average-is-shorter-flow": count(crossed.apart < _SAME),
+        "averaging-keeps-plans": count(plans[plans.turnovers > _SLOW].regret <= _STILL),
+        "averages-tend-to-theory": count(
+            simulated.groupby("strategy").difference.diff().dropna() < 0
         ),
-        limits=(
-            "The averaged student is what is kept, built on and copied. Within a sequential merge "
-            "targets are fixed, so averaging the target network too changes nothing there.",
-            "Mixed students share no parameters: each gets the same time s as in turn, a share "
-            "1/K of the total. A network that learns one step from the samples of another needs "
-            "less; how much less decides, and is not modelled.",
-            "All mixed students start from the teacher's step at their own t. Progressive plans "
-            "multiply students when mixed, and are left out.",
-            "One eigenvalue at a time for crossings, plain cosine schedule, gradient flow.",
-        ),
-        overturned_by=(
-            "For averaging: a spectrum on which the plan of plain flow loses more than "
-            f"{percent(_STILL)} while β s is above 8.",
-            "For mixing: a network trained on all t at once that reaches the error of sequential "
-            "merges in the same total time.",
-        ),
+        "mixed-boot-loses": count(lost),
+        "mixing-takes-longer": count(~(plain.factor <= 1)),
+        "sharing-could-pay": count(plain.factor < plain.num_steps - 1),
+        "vanilla-is-best-mixed": count(outside.best_at_once == "vanilla"),
+    }
+    sections = [
+        *([_shift_section(crossings, averaged)] if len(crossed) else []),
+        _price_section(plans, averaged.drop_duplicates("turnovers")),
+        *([_simulation_section(simulated, worst)] if len(worst) > 1 else []),
+        _error_section(mixing, copied, lost),
+        _time_section(times, plain, late),
+        _comb_section(combs, record["settings"]["comb_steps"]),
+    ]
+    return Page(values, claims, sections)
+
+
+def _averaged(crossings: pd.DataFrame) -> pd.DataFrame:
+    """Crossings with averages, beside those without: their shift, their price."""
+    plain = crossings[crossings.turnovers.isna()].set_index("num_steps")
+    rows = crossings[crossings.turnovers.notna()]
+    retention = rows.num_steps.map(plain.retention)
+    return rows.assign(
+        shift=(rows.first_crossing - rows.num_steps.map(plain.first_crossing)).abs(),
+        apart=(rows.first_crossing - rows.crossing_of_shorter_flow).abs(),
+        plain=retention,
+        price=rows.retention / retention,
+        label="T = " + rows.num_steps.astype(str),
     )
 
 
-def facts(record: Record) -> list[tuple[str, str]]:
-    """The shifts, and the price of either technique."""
-    shifts, losses = crossing_shifts(record), regrets(record)
-    factors = time_factors(record)
-    most = max((row["num_steps"] for row in factors), default=0)
-    largest = [row["factor"] for row in factors if row["num_steps"] == most]
-    return [
-        ("averaging: crossing moves by at most", number(max(shifts)) if shifts else "–"),
-        ("averaging: wrong plan loses at most", percent(max(losses))),
-        ("averaging: same plan", f"{kept_plans(record)} of {len(losses)}"),
-        (
-            f"mixing, T = {most}: time to make up",
-            f"{min(largest):.2g} to {max(largest):.2g} times" if largest else "–",
-        ),
-        (
-            "λ where mixed BOOT loses to vanilla",
-            "{} of {}".format(*operator_copy_losses(record)),
-        ),
-    ]
-
-
-def sections(record: Record) -> Iterator[Section]:
-    """Figures and tables of the page."""
-    yield draw_section(
+def _shift_section(crossings: pd.DataFrame, averaged: pd.DataFrame) -> Section:
+    drawn = averaged.assign(shift=averaged["shift"].clip(lower=1e-14))
+    return draw_section(
         "Averaging: the transition",
         "How far the first crossing of BOOT and vanilla moves when weights are averaged. β s is "
         "the number of the average's time constants in a merge.",
-        lambda: shift_figure(record),
-        _crossing_table(record),
+        curves(
+            series_by(drawn, "label", "turnovers", "shift"),
+            _RATES,
+            Axis("shift of the crossing in λ", margin=3),
+            f"Averaging moves the crossing by {number(averaged['shift'].max())} in λ at most",
+        ),
+        table(
+            "Crossings of BOOT and vanilla with averaged weights",
+            crossings,
+            {**_RATE, "retention": "retention", **_CROSSINGS},
+            "β s –: without averaging. Of that: the crossing of plain flow for that s.",
+        ),
     )
-    yield draw_section(
+
+
+def _price_section(plans: pd.DataFrame, rates: pd.DataFrame) -> Section:
+    slowest = rates.iloc[0]
+    plain, look = slowest.plain, {"color": BLUE, "marker": "o", "markersize": 4}
+    return draw_section(
         "Averaging: the price",
         "What is left of a student's initial error at T; dashed: without averaging.",
-        lambda: retention_figure(record),
-        _plan_table(record),
+        curves(
+            [Series("", rates.turnovers, rates.retention, look)],
+            _RATES,
+            Axis("retention at T", (plain / 3, 1.0)),
+            f"An average with β s = {slowest.turnovers:g} leaves {number(slowest.retention)} of "
+            f"the error, plain flow {number(plain)}",
+            levels=[Level(y=plain, look={"color": INK, "linestyle": DASHED})],
+        ),
+        table(
+            "Best plans with averaged weights",
+            plans,
+            {**_RATE, **_PLANS},
+            "Gap: by how much any plan could be better than the best found, at most.",
+        ),
     )
-    if len({row["num_iterations"] for row in record["tables"]["ema_simulation"]}) > 1:
-        yield draw_section(
-            "Averaging: simulated",
-            "Descent in N steps with its average kept, merge by merge, against the closed form.",
-            lambda: simulation_figure(record),
-            _simulation_table(record),
-        )
-    yield draw_section(
+
+
+def _simulation_section(rows: pd.DataFrame, worst: pd.Series[float]) -> Section:
+    order = np.diff(np.log(worst))[-1] / np.diff(np.log(worst.index))[-1]
+    return draw_section(
+        "Averaging: simulated",
+        "Descent in N steps with its average kept, merge by merge, against the closed form.",
+        curves(
+            series_by(rows, "strategy", "num_iterations", "difference", STYLES),
+            Axis("iterations N of a merge", margin=1.3),
+            Axis("relative difference of errors", margin=2),
+            f"Averaged descent nears the closed form, at last as N to the power {order:.2f}",
+            columns=2,
+        ),
+        table(
+            "Averaged descent against the closed form",
+            rows,
+            {"N": "num_iterations:g", "plan": "strategy:s", **_RATE, "difference": "difference"},
+        ),
+    )
+
+
+def _error_section(rows: pd.DataFrame, copied: pd.DataFrame, lost: pd.Series[bool]) -> Section:
+    steps = copied.num_steps.unique()
+    drawn = copied[copied.num_steps == steps[len(steps) // 2]]
+    mixed = {f"mixed_{name}": f"{name}, mixed" for name in CHAINS}
+    names = ["vanilla", *CHAINS]
+    series = series_of(drawn, "eigenvalue", names, marker="", linestyle="-")
+    for name, (column, label) in zip(CHAINS, mixed.items(), strict=True):
+        look = {**STYLES[name], "marker": "", "linestyle": DASHED}
+        series.append(Series(label, drawn.eigenvalue, drawn[column], look))
+    return draw_section(
         "Mixing: errors",
         "Relative error of the whole student under operator copy; dashed: all merges trained at "
         "once, for the same total time.",
-        lambda: error_figure(record),
-        _error_table(record),
+        curves(
+            series,
+            _EIGENVALUES,
+            Axis("relative error of the student", (1e-8, 10.0)),
+            f"Mixed, BOOT errs more than vanilla at {lost.sum()} of {len(lost)} (λ, T); shown: "
+            f"T = {drawn.num_steps.iloc[0]}",
+            height=3.5,
+            columns=2,
+        ),
+        table(
+            "Relative errors, merged in turn and mixed",
+            rows,
+            {**_RULE, **dict(zip(names, names, strict=True)), **{v: k for k, v in mixed.items()}},
+        ),
     )
-    yield draw_section(
+
+
+def _time_section(rows: pd.DataFrame, plain: pd.DataFrame, late: pd.DataFrame) -> Section:
+    bars = []
+    for name, place in zip(CHAINS, (0.94, 1.06), strict=True):
+        ends = plain[plain.strategy == name].groupby("num_steps").factor.agg(["min", "max"])
+        ends = ends.assign(gap=np.nan)  # between the bars
+        look = {"color": STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
+        bars.append(Series(name, np.repeat(ends.index * place, 3), np.ravel(ends), look))
+    perfect = Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED})
+    return draw_section(
         "Mixing: how much longer",
         "Time that students trained at once need to err as little as those trained in turn, by "
         "strategy; the bars span λ and both merge rules. Dotted: T - 1, what perfect sharing of "
         "parameters between steps could at most return.",
-        lambda: time_figure(record),
-        _time_table(record),
+        curves(
+            [*bars, perfect],
+            Axis("number of teacher steps T", margin=1.4),
+            Axis("times as long as in turn", (0.8, 2.0 * late.index[-1])),
+            f"Mixing must train up to {late.high.max():.2g} times as long to err as little",
+        ),
+        table(
+            "How much longer mixing takes",
+            rows,
+            {**_RULE, **_TIMES, "error at equal time": "error_ratio:x"},
+            "β s of targets –: targets read the students as they are.",
+        ),
     )
-    yield draw_section(
+
+
+def _comb_section(rows: pd.DataFrame, total: int) -> Section:
+    copied = rows[rows.merge_rule == "operator-copy"]
+    values = copied.eigenvalue
+    steps = {"drawstyle": "steps-mid"}
+    at_once = {**steps, "color": ORANGE, "linestyle": DASHED}
+    best = (copied.best_at_once == "vanilla").sum()
+    return draw_section(
         "Mixing: the best comb",
         "Merges of the best of all combs (only the student at T is trained, block after block), "
         "in turn and at once.",
-        lambda: comb_figure(record),
-        _comb_table(record),
+        curves(
+            [
+                Series("trained in turn", values, copied.merges_in_turn, {**steps, "color": BLUE}),
+                Series("trained at once", values, copied.merges_at_once, at_once),
+            ],
+            _EIGENVALUES,
+            Axis("merges of the best comb", (0, total), log=False),
+            f"Trained at once, vanilla is the best comb at {best} of {len(copied)} λ (T = {total})",
+        ),
+        table("The best comb, in turn and at once", rows, {**_RULE, **_COMBS}),
     )
-
-
-def _ema_sentence(record: Record) -> str:
-    shifts, losses = crossing_shifts(record), regrets(record)
-    if not shifts:
-        return "With averaged weights BOOT and vanilla do not cross."
-    stays = max(shifts) < _STILL
-    moves = "leave the transition where it is" if stays else "move the transition"
-    return (
-        f"Averaged weights {moves}: the crossing shifts by at most {number(max(shifts))} in λ, and "
-        f"the plan made without them stays the best in {kept_plans(record)} of {len(losses)} cases "
-        f"and loses at most {percent(max(losses))}."
-    )
-
-
-def _mixing_sentence(record: Record) -> str:
-    lost, points = operator_copy_losses(record)
-    if lost < points:
-        return (
-            f"With all steps trained at once BOOT beats vanilla at {points - lost} of {points} λ."
-        )
-    factors = [row["factor"] for row in time_factors(record)]
-    needs = (
-        f"mixing needs {min(factors):.2g} to {max(factors):.2g} times as long as merging in turn"
-        if factors
-        else "mixing never errs as little as merging in turn"
-    )
-    return (
-        "Training all steps at once, without shared parameters, abolishes the transition: vanilla "
-        f"beats BOOT at all {points} (λ, T), and {needs}."
-    )
-
-
-def _why_sentence(record: Record) -> str:
-    rows = [row for row in record["tables"]["ema_crossings"] if row["turnovers"] is not None]
-    apart = [
-        abs(row["first_crossing"] - row["crossing_of_shorter_flow"])
-        for row in rows
-        if row["first_crossing"] is not None and row["crossing_of_shorter_flow"] is not None
-    ]
-    if not apart:
-        return "No crossing was found to compare with that of a shorter flow."
-    return (
-        "BOOT and vanilla are trained at T alone, where n_T = 1 for every λ, so an average is "
-        "there a shorter time: the crossing agrees with that of flow for the time that leaves the "
-        f"same retention within {max(apart):.0e}."
-    )
-
-
-def _plan_sentence(record: Record) -> str:
-    moved = [row for row in record["tables"]["ema_plans"] if not row["same_plan"]]
-    if not moved:
-        return "Averaging changed no best plan."
-    parts = [
-        f"T = {row['num_steps']}, λ {row['spectrum']}, β s = {row['turnovers']:g} "
-        f"({row['merges_without']} → {row['merges']} merges, {percent(row['regret'])})"
-        for row in moved
-    ]
-    return (
-        f"Best plans that averaging changed, with the loss by keeping the old: {'; '.join(parts)}."
-    )
-
-
-def _cost_sentence(record: Record) -> str:
-    rows = [row for row in record["tables"]["ema_crossings"] if row["turnovers"] is not None]
-    plain = next(row for row in record["tables"]["ema_crossings"] if row["turnovers"] is None)
-    parts = {
-        row["turnovers"]: f"{times(row['retention'] / plain['retention'])} at β s = "
-        f"{row['turnovers']:g}"
-        for row in rows
-    }
-    return (
-        "What averaging costs, as every merge lags: the retention at T is "
-        f"{', '.join(parts.values())} what flow leaves. Nothing is gained here, for without noise "
-        "there is nothing to average out."
-    )
-
-
-def _simulation_sentence(record: Record) -> str:
-    rows = record["tables"]["ema_simulation"]
-    finest = max(row["num_iterations"] for row in rows)
-    coarsest = min(row["num_iterations"] for row in rows)
-
-    def worst(count: int) -> float:
-        return max(float(row["difference"]) for row in rows if row["num_iterations"] == count)
-
-    return (
-        f"Descent with its average kept, through whole plans, tends to the closed form: errors "
-        f"differ by {percent(worst(coarsest))} with {coarsest} iterations a merge and by "
-        f"{percent(worst(finest))} with {finest}."
-    )
-
-
-def _comb_sentence(record: Record) -> str:
-    rows = record["tables"]["mixing_combs"]
-    outside = [row for row in rows if not in_phase(row, "band")]
-    vanilla = sum(row["best_at_once"] == "vanilla" for row in outside)
-    boot = sum(row["best_in_turn"] == "boot" for row in outside)
-    return (
-        f"Of all {rows[0]['combs']} combs of T = {rows[0]['num_steps']}, outside 1 < λ < 2.1 and "
-        f"under both merge rules, the best at once is vanilla at {vanilla} of {len(outside)} λ; in "
-        f"turn it is BOOT at {boot} of them."
-    )
-
-
-def _time_sentences(record: Record) -> Iterator[str]:
-    for row in record["tables"]["mixing_crossings"]:
-        if row["window_from"] is not None:
-            yield (
-                f"T = {row['num_steps']}: mixed BOOT beats vanilla only where its error passes "
-                f"through 0, from λ = {row['window_from']:.6f} on for "
-                f"{row['window_to'] - row['window_from']:.1e}."
-            )
-    every = record["tables"]["mixing_time"]
-    for num_steps in sorted({row["num_steps"] for row in every}):
-        rows = [row for row in every if row["num_steps"] == num_steps]
-        plain = [row["factor"] for row in time_factors(record) if row["num_steps"] == num_steps]
-        averaged = [row["factor"] for row in rows if row["turnovers"] and row["factor"]]
-        ratio = max(row["error_ratio"] for row in rows if row["turnovers"] is None)
-        yield (
-            f"T = {num_steps}: at equal total time mixing errs up to {times(ratio)} as much; it "
-            f"needs {_range(plain)} times the time ({_range(averaged)} if targets are averages "
-            f"too), where sharing parameters could save at most {num_steps - 1} times."
-        )
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.2g} to {max(values):.2g}" if values else "countless"
-
-
-def _crossing_table(record: Record) -> Table:
-    return make_table(
-        "Crossings of BOOT and vanilla with averaged weights",
-        ("T", "β s", "retention", "as flow for s", "first crossing", "last", "of that flow"),
-        [
-            (
-                str(row["num_steps"]),
-                _turnovers(row),
-                number(row["retention"]),
-                f"{row['effective_time']:.3f}",
-                *(
-                    "–" if row[key] is None else f"{row[key]:.8f}"
-                    for key in ("first_crossing", "last_crossing", "crossing_of_shorter_flow")
-                ),
-            )
-            for row in record["tables"]["ema_crossings"]
-        ],
-    )
-
-
-def _plan_table(record: Record) -> Table:
-    return make_table(
-        "Best plans with averaged weights",
-        ("T", "λ", "β s", "W2 without", "W2", "gap", "old plan loses", "merges", "plan"),
-        [
-            (
-                str(row["num_steps"]),
-                row["spectrum"],
-                _turnovers(row),
-                *(number(row[key]) for key in ("w2_without", "w2")),
-                percent(row["gap"]),
-                percent(row["regret"]),
-                str(row["merges"]),
-                row["plan"],
-            )
-            for row in record["tables"]["ema_plans"]
-        ],
-        note="Gap: by how much any plan could be better than the best found, at most.",
-    )
-
-
-def _simulation_table(record: Record) -> Table:
-    return make_table(
-        "Averaged descent against the closed form",
-        ("N", "plan", "T", "β s", "difference"),
-        [
-            (
-                str(row["num_iterations"]),
-                row["strategy"],
-                str(row["num_steps"]),
-                _turnovers(row),
-                number(row["difference"]),
-            )
-            for row in record["tables"]["ema_simulation"]
-        ],
-    )
-
-
-def _error_table(record: Record) -> Table:
-    keys = ("vanilla", *SEQUENTIAL, "mixed_boot", "mixed_consistency")
-    return make_table(
-        "Relative errors, merged in turn and mixed",
-        ("T", "rule", "λ", *(key.replace("_", " ") for key in keys)),
-        [
-            (
-                str(row["num_steps"]),
-                row["merge_rule"],
-                f"{row['eigenvalue']:.4g}",
-                *(number(row[key]) for key in keys),
-            )
-            for row in record["tables"]["mixing"]
-        ],
-    )
-
-
-def _time_table(record: Record) -> Table:
-    return make_table(
-        "How much longer mixing takes",
-        ("T", "rule", "plan", "targets", "λ", "times as long", "error at equal time"),
-        [
-            (
-                str(row["num_steps"]),
-                row["merge_rule"],
-                row["strategy"],
-                "as they are" if row["turnovers"] is None else f"averages, β s = {_turnovers(row)}",
-                f"{row['eigenvalue']:g}",
-                "–" if row["factor"] is None else f"{row['factor']:.3f}",
-                f"{number(row['error_ratio'])} times",
-            )
-            for row in record["tables"]["mixing_time"]
-        ],
-    )
-
-
-def _comb_table(record: Record) -> Table:
-    return make_table(
-        "The best comb, in turn and at once",
-        ("rule", "λ", "in turn", "merges", "at once", "merges"),
-        [
-            (
-                row["merge_rule"],
-                f"{row['eigenvalue']:.4g}",
-                row["best_in_turn"],
-                str(row["merges_in_turn"]),
-                row["best_at_once"],
-                str(row["merges_at_once"]),
-            )
-            for row in record["tables"]["mixing_combs"]
-        ],
-    )
-
-
-def _turnovers(row: Row) -> str:
-    return "∞" if row["turnovers"] is None else f"{row['turnovers']:g}"

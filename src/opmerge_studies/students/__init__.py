@@ -20,7 +20,7 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, Count, NonEmpty, Positive
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, strategy_errors
 
 __all__ = ["STUDY", "StudentsSettings", "plan_students", "run"]
@@ -63,19 +63,13 @@ def run(settings: StudentsSettings, runner: Runner) -> dict[str, Any]:
     Returns:
         ``tables``: ``students``, a row for each source, s, objective and K.
     """
-    cells = [
-        {
-            "source": source,
-            "merge_time": time,
-            "objective": objective,
-            "num_steps": settings.num_steps,
-            "student_steps": count,
-        }
-        for source in settings.sources
-        for time in settings.merge_times
-        for objective in _OBJECTIVES
-        for count in settings.student_steps
-    ]
+    cells = grid(
+        source=settings.sources,
+        merge_time=settings.merge_times,
+        objective=_OBJECTIVES,
+        num_steps=[settings.num_steps],
+        student_steps=settings.student_steps,
+    )
     return {"tables": {"students": runner.sweep(plan_students, cells, "planning")}}
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import DASHED, Axis, Level, Series, curves, series_by, spans
+from opmerge.page.charts import DASHED, Axis, Level, curves, series_by, spans
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, frame, label, table
+from opmerge_studies.shared.strategies import CANONICAL
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["page"]
 
-_UNIFORM = ["vanilla", "progressive", "consistency", "boot"]
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _MOVED = 1.05
 _COLUMNS = {
@@ -50,8 +51,7 @@ def page(record: Mapping[str, Any]) -> Page:
         hurt=several.hurts.sum(),
         most=whole.loc[whole.gain.idxmax()],
         least=whole.loc[whole.gain.idxmin()],
-        worst=several.loc[several.over.idxmax()],
-        moved=moved.max() - 1,
+        worst=several.nlargest(1, "over").assign(moved=moved.max() - 1),
         nearest=nearest,
         unproved=(rows.lower_bound < rows.best * (1 - 1e-6)).sum(),
         count=len(rows),
@@ -62,16 +62,19 @@ def page(record: Mapping[str, Any]) -> Page:
         "boundaries-carry-the-gain": count(moved <= _MOVED),
         "nearer-than-teacher": count(nearest.ratio < 1 - _EQUAL),
     }
-    return Page(values, claims, _sections(groups, settings))
+    steps = settings["student_steps"]
+    ticks = {count: str(count) for count in steps}
+    axis = Axis("steps of the student, K", (steps[0] / 1.15, steps[-1] * 1.15), ticks=ticks)
 
+    def sections() -> Iterator[Section]:
+        for time in reversed(times):
+            yield _error_section(groups["teacher", time], axis, time)
+        if len(several):
+            yield _window_section(several, settings, times[-1])
+        for time in times:
+            yield _data_section(groups["data", time], axis, time)
 
-def _sections(groups: Mapping[Any, pd.DataFrame], settings: Mapping[str, Any]) -> Iterator[Section]:
-    axis, times = _step_axis(settings["student_steps"]), settings["merge_times"]
-    for time in reversed(times):
-        yield _error_section(groups["teacher", time], axis, time)
-    yield from _window_section(groups["teacher", times[-1]], settings, times[-1])
-    for time in times:
-        yield _data_section(groups["data", time], axis, time)
+    return Page(values, claims, sections())
 
 
 def _numbers(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -79,7 +82,7 @@ def _numbers(record: Mapping[str, Any]) -> pd.DataFrame:
     rows = frame(record, "students")
     one = rows.groupby(["objective", "merge_time", "source"]).best.transform("first")
     edges = rows.boundaries.str.split().map(lambda cuts: [int(cut) for cut in cuts])
-    uniform = rows[_UNIFORM].min(axis=1)
+    uniform = rows[list(CANONICAL)].min(axis=1)
     return rows.assign(
         called=rows.source.map(label),
         uniform=uniform,
@@ -95,23 +98,17 @@ def _numbers(record: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def _step_axis(counts: list[int]) -> Axis:
-    limits = (counts[0] / 1.15, counts[-1] * 1.15)
-    return Axis("steps of the student, K", limits, ticks={count: str(count) for count in counts})
-
-
 def _error_section(rows: pd.DataFrame, x: Axis, time: float) -> Section:
     several = rows[rows.student_steps > 1]
     planned = series_by(rows, "called", "student_steps", "planned")
-    uniform = series_by(
-        rows, "called", "student_steps", "on_uniform", linestyle=DASHED, linewidth=0.9
-    )
+    thin: dict[str, Any] = {"linestyle": DASHED, "linewidth": 0.9}
+    uniform = series_by(rows, "called", "student_steps", "on_uniform", **thin)
     return draw_section(
         f"Error by number of steps, s = {time:g}",
         "W2 to the teacher as a multiple of that of the best one-step student. Solid: the "
         "planner's windows; dashed: the best named strategy on uniform windows.",
         curves(
-            [*planned, *(Series("", each.x, each.y, each.look) for each in uniform)],
+            planned + [replace(each, label="") for each in uniform],
             x,
             Axis("W2 to the teacher, one step = 1", margin=2),
             f"On uniform windows {several.hurts.sum()} of {len(several)} students err more than "
@@ -122,26 +119,24 @@ def _error_section(rows: pd.DataFrame, x: Axis, time: float) -> Section:
     )
 
 
-def _window_section(rows: pd.DataFrame, settings: Mapping[str, Any], time: float) -> list[Section]:
-    """Where the steps of the best student of a middle K stand; none if all have one step."""
-    shown = [steps for steps in settings["student_steps"] if steps > 1]
-    if not shown:
-        return []
-    steps, total = shown[len(shown) // 2], settings["num_steps"]
+def _window_section(rows: pd.DataFrame, settings: Mapping[str, Any], time: float) -> Section:
+    """Where the steps of the best student of a middle K > 1 stand."""
+    counts, total = rows.student_steps.unique(), settings["num_steps"]
+    steps = int(counts[len(counts) // 2])
     own = rows[rows.student_steps == steps]
-    alike = (own.over <= 1 + _EQUAL).sum()
     uniform = [total - round(total * k / steps) for k in range(steps + 1)]
-    figure = spans(
-        {**dict(zip(own.called, own.edges, strict=True)), "uniform": uniform},
-        f"Uniform windows are as good as any for {alike} of {len(own)} data sets",
-        "teacher step t, noise to data",
-    )
-    caption = (
+    alike = (own.over <= 1 + _EQUAL).sum()
+    return draw_section(
+        "Where the steps are",
         f"The {steps} windows of the best student, from noise (left) to data (right), each with "
         f"its number of teacher steps; s = {time:g}. At the bottom: uniform windows. Where these "
-        "are as good, those drawn are one choice of many."
+        "are as good, those drawn are one choice of many.",
+        spans(
+            {**dict(zip(own.called, own.edges, strict=True)), "uniform": uniform},
+            f"Uniform windows are as good as any for {alike} of {len(own)} data sets",
+            "teacher step t, noise to data",
+        ),
     )
-    return [draw_section("Where the steps are", caption, figure)]
 
 
 def _data_section(rows: pd.DataFrame, x: Axis, time: float) -> Section:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.planners import find_plan, interval_plan
 from opmerge.planners.result import best_outcome
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
-from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared.runner import Cell, Runner
+from opmerge.settings.base import Settings
+from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
+from opmerge.training import DEFAULT_MERGE_TIME
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import (
     CANONICAL,
     is_as_good,
@@ -25,57 +26,40 @@ from opmerge_studies.shared.strategies import (
     strategy_errors,
 )
 
-__all__ = ["Config", "compare", "run"]
+__all__ = ["STUDY", "SyntheticSettings", "compare", "run"]
+
+_STEPS = (64, 128, 256, 512)
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the study; the values of λ and T are those of arXiv 2505.16024.
+class SyntheticSettings(Settings):
+    """Settings of the study; the values of λ and T are those of arXiv 2505.16024."""
 
-    Args:
-        eigenvalues: λ of the data, ascending.
-        steps: numbers of teacher steps T, ascending.
-        denoiser_steps: the T for which denoiser copy is computed too.
-        strategies: names as ``build_strategy`` has them; ``boot`` and ``vanilla`` among them.
-        merge_time: s.
-        num_scanned: points in λ from 1.001 to 2.1 at which interval DP is held against the best
-            plan, under operator copy.
+    eigenvalues: Annotated[tuple[Positive, ...], NonEmpty, Ordered] = Field(
+        (0.2, 0.5, 1.0, 1.02, 2.0, 5.0), description="λ of the data"
+    )
+    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = Field(_STEPS, description="T")
+    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = Field(
+        _STEPS, description="T for which denoiser copy is computed too"
+    )
+    strategies: tuple[str, ...] = Field(
+        (*CANONICAL, "uniform:4", "temporal:8"),
+        description="names as `build_strategy` has them, boot and vanilla among them",
+    )
+    merge_time: Positive = Field(DEFAULT_MERGE_TIME, description="s")
+    num_scanned: Count = Field(
+        40, description="λ from 1.001 to 2.1 at which interval DP is held against the best plan"
+    )
 
-    Raises:
-        InputError: naming the setting that is out of range.
-    """
-
-    eigenvalues: tuple[float, ...] = (0.2, 0.5, 1.0, 1.02, 2.0, 5.0)
-    steps: tuple[int, ...] = (64, 128, 256, 512)
-    denoiser_steps: tuple[int, ...] = (64, 128, 256, 512)
-    strategies: tuple[str, ...] = (*CANONICAL, "uniform:4", "temporal:8")
-    merge_time: float = DEFAULT_MERGE_TIME
-    num_scanned: int = 40
-
-    def __post_init__(self) -> None:
-        for key in ("eigenvalues", "steps", "denoiser_steps"):
-            values = getattr(self, key)
-            if list(values) != sorted(set(values)):
-                raise InputError(key, "must ascend", values)
-        for key in ("steps", "denoiser_steps"):
-            for value in getattr(self, key):
-                if check_count(key, value) < 4:
-                    raise InputError(key, "must be >= 4", value)
-        for key in ("eigenvalues", "steps"):
-            if not getattr(self, key):
-                raise InputError(key, "must not be empty")
-        for value in self.eigenvalues:
-            if check_number("eigenvalues", value) <= 0:
-                raise InputError("eigenvalues", "must be > 0", value)
-        check_count("num_scanned", self.num_scanned)
-        GradientFlow(self.merge_time)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not {"boot", "vanilla"} <= set(self.strategies):
             raise InputError("strategies", "must hold boot and vanilla", self.strategies)
         for name in self.strategies:
             build_strategy(name, min((*self.steps, *self.denoiser_steps)))
+        return self
 
     @classmethod
-    def quick(cls) -> Config:
+    def quick(cls) -> Self:
         """T = 64 and 128: seconds."""
         return cls(steps=(64, 128), denoiser_steps=(64,), num_scanned=16)
 
@@ -85,17 +69,31 @@ class Config:
         return [float(value) for value in values.round(6)]
 
 
-def run(config: Config, runner: Runner) -> dict[str, Any]:
+def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
     """Plan and compare at every λ and T, under both merge rules.
 
     Returns:
         ``tables``: ``plans`` (the best plan and that of interval DP at each λ and T) and
         ``errors`` (a row for each strategy there, with its ratio to the best and its rank), and
-        ``scan`` (plans again, over the λ between the phases).
+        ``scan`` (plans again, over the λ between the phases, under operator copy).
     """
-    planned = runner.sweep(compare, _cells(config, config.eigenvalues), "planning")
-    operator_copy = replace(config, denoiser_steps=())
-    scanned = runner.sweep(compare, _cells(operator_copy, config.scanned()), "scanning λ")
+
+    def cells(
+        rule: str, steps: Sequence[int], eigenvalues: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        return grid(
+            merge_rule=rule,
+            num_steps=steps,
+            eigenvalue=eigenvalues,
+            merge_time=settings.merge_time,
+            strategies=[list(settings.strategies)],
+        )
+
+    points = cells("operator-copy", settings.steps, settings.eigenvalues)
+    points += cells("denoiser-copy", settings.denoiser_steps, settings.eigenvalues)
+    between = cells("operator-copy", settings.steps, settings.scanned())
+    planned = runner.sweep(compare, points, "planning")
+    scanned = runner.sweep(compare, between, "scanning λ")
     return {
         "tables": {
             "plans": [result["plan"] for result in planned],
@@ -103,24 +101,6 @@ def run(config: Config, runner: Runner) -> dict[str, Any]:
             "scan": [result["plan"] for result in scanned],
         }
     }
-
-
-def _cells(config: Config, eigenvalues: Sequence[float]) -> list[Cell]:
-    return [
-        {
-            "eigenvalue": eigenvalue,
-            "num_steps": num_steps,
-            "merge_time": config.merge_time,
-            "merge_rule": rule,
-            "strategies": list(config.strategies),
-        }
-        for rule, steps in (
-            ("operator-copy", config.steps),
-            ("denoiser-copy", config.denoiser_steps),
-        )
-        for num_steps in steps
-        for eigenvalue in eigenvalues
-    ]
 
 
 def compare(
@@ -168,3 +148,11 @@ def compare(
 
 def _ratio(distance: float, best: float) -> float | None:
     return distance / best if best > 0 else None
+
+
+STUDY = Study(
+    __name__,
+    "How far are the named strategies from the best plan, by λ and T?",
+    SyntheticSettings,
+    run,
+)

@@ -9,11 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from opmerge_studies.better_than_teacher.misfit import (
-    MisfitProblem,
-    rank_limited,
-    sample_covariance,
-)
 from scipy.linalg import expm, sqrtm
 
 from opmerge.errors import InputError
@@ -23,12 +18,14 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge.training import GammaRates, GradientFlow
+from opmerge.training import GradientFlow
 from opmerge_studies.better_than_teacher.overtaking import (
     nearer_excesses,
     overtaking_times,
     vanilla_overtaking_time,
 )
+from opmerge_studies.better_than_teacher.teachers import limited_covariance
+from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 
 Array = NDArray[np.float64]
 
@@ -48,6 +45,15 @@ def random_covariance(seed: int, size: int = 3) -> Array:
 # Misfits
 
 
+def misfit(data: Array, learned: Array, *rest: Any) -> MatrixProblem:
+    """Under white noise."""
+    return MatrixProblem(data, np.eye(len(data)), *rest, learned_covariance=learned)
+
+
+def teacher_to_data(problem: MatrixProblem) -> float:
+    return MatrixOutcome(problem, np.zeros_like(problem.data_covariance)).to_data
+
+
 @pytest.mark.parametrize("rule", ["operator-copy", "denoiser-copy"])
 @pytest.mark.parametrize("time", [0.5, 2.0])
 def test_a_teacher_of_the_data_is_the_scalar_theory(rule: MergeRule, time: float) -> None:
@@ -55,18 +61,20 @@ def test_a_teacher_of_the_data_is_the_scalar_theory(rule: MergeRule, time: float
     eigenvalues, schedule = np.array([3.0, 0.8, 0.2, 0.05]), cosine_schedule(8)
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
     covariance = (basis * eigenvalues) @ basis.T
-    dense = MisfitProblem(covariance, covariance, schedule, GradientFlow(time), rule)
+    dense = misfit(covariance, covariance, schedule, GradientFlow(time), rule)
     spectrum = eigenvalue_spectrum(eigenvalues)
     scalar = Problem(spectrum, schedule, GradientFlow(time), rule, "data")
-    assert dense.teacher_to_data == pytest.approx(scalar.teacher_to_data, abs=1e-7)
+    assert teacher_to_data(dense) == pytest.approx(scalar.teacher_to_data, abs=1e-7)
     for name in NAMES:
         plan = build_strategy(name, 8)
-        assert dense.student_to_data(plan) == pytest.approx(evaluate(scalar, plan).w2, abs=1e-7)
+        found = evaluate_matrices(dense, plan).to_data
+        assert found == pytest.approx(evaluate(scalar, plan).w2, abs=1e-7)
 
 
-def direct_distance(problem: MisfitProblem, nested: Any) -> float:
+def direct_distance(problem: MatrixProblem, nested: Any) -> float:
     """W2 to the data by the formulas as they stand, in the basis in which they are given."""
-    data, taught = problem.data_covariance, problem.teacher_covariance
+    data, taught = problem.data_covariance, problem.learned_covariance
+    assert taught is not None
     alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
     identity = np.eye(len(data))
     assert isinstance(problem.training, GradientFlow)
@@ -99,19 +107,19 @@ def direct_distance(problem: MisfitProblem, nested: Any) -> float:
 def test_covariances_need_not_commute(seed: int) -> None:
     """Against matrix exponentials and square roots (scipy), over plans of every kind."""
     data, taught = random_covariance(seed), random_covariance(seed + 50)
-    problem = MisfitProblem(data, taught, cosine_schedule(5), GradientFlow(0.6))
+    problem = misfit(data, taught, cosine_schedule(5), GradientFlow(0.6))
     for plan in list(all_plans(5, 1))[seed::6]:
         expected = direct_distance(problem, plan.to_nested()[0])
-        assert problem.student_to_data(plan) == pytest.approx(expected, rel=1e-6)
+        assert evaluate_matrices(problem, plan).to_data == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_teacher_without_variance_leaves_all_of_it_to_noise() -> None:
     """λ̂ = 0: P = 0, and vanilla's student is ρ_T A_T, A_T = sigma_{T-1} (alpha_T = 0)."""
     data, schedule = np.array([[0.3]]), cosine_schedule(8)
-    problem = MisfitProblem(data, np.zeros((1, 1)), schedule, GradientFlow(0.4))
-    assert problem.teacher_to_data == pytest.approx(np.sqrt(0.3))
+    problem = misfit(data, np.zeros((1, 1)), schedule, GradientFlow(0.4))
+    assert teacher_to_data(problem) == pytest.approx(np.sqrt(0.3))
     left = np.exp(-0.8) * schedule.sigmas[7]
-    found = problem.student_to_data(build_strategy("vanilla", 8))
+    found = evaluate_matrices(problem, build_strategy("vanilla", 8)).to_data
     assert found == pytest.approx(abs(left - np.sqrt(0.3)), abs=1e-7)
 
 
@@ -119,38 +127,26 @@ def test_limited_covariances() -> None:
     data = random_covariance(3, 6)
     values = np.linalg.eigvalsh(data)
     for rank in (1, 4, 6):
-        assert np.linalg.matrix_rank(rank_limited(data, rank)) == rank
-        kept = rank_limited(data, rank, keep_trace=True)
-        np.testing.assert_allclose(np.linalg.eigvalsh(kept)[6 - rank :], values[6 - rank :])
-        assert np.trace(kept) == pytest.approx(np.trace(data))
-    np.testing.assert_allclose(rank_limited(data, 6), data, atol=1e-12)
-    assert np.linalg.matrix_rank(sample_covariance(data, 4, 0)) == 4
+        rest_0 = limited_covariance(data, "rank, rest 0", rank)
+        assert np.linalg.matrix_rank(rest_0) == rank
+        mean = limited_covariance(data, "rank, rest mean", rank)
+        np.testing.assert_allclose(np.linalg.eigvalsh(mean)[6 - rank :], values[6 - rank :])
+        assert np.trace(mean) == pytest.approx(np.trace(data))
+    np.testing.assert_allclose(limited_covariance(data, "rank, rest 0", 6), data, atol=1e-12)
+    np.testing.assert_array_equal(limited_covariance(data, "biased", 1.5), 1.5 * data)
+    np.testing.assert_array_equal(limited_covariance(data, "exact", 1.0), data)
+    assert np.linalg.matrix_rank(limited_covariance(data, "samples", 4, 0)) == 4
+    with pytest.raises(InputError, match="`rank` must be from 1 to 6, got 7"):
+        limited_covariance(data, "rank, rest 0", 7)
 
 
 def test_sample_covariances_scatter_about_the_data() -> None:
     """Var Ĉ_ij = (C_ii C_jj + C_ij²) / n; the largest of 21 entries within 5 deviations."""
     data, number = random_covariance(5, 6), 20_000
     spread = np.sqrt((np.outer(np.diag(data), np.diag(data)) + data**2) / number)
-    assert (np.abs(sample_covariance(data, number, 1) - data) < 5 * spread).all()
-    assert (sample_covariance(data, 9, 1) == sample_covariance(data, 9, 1)).all()
-
-
-def test_misfits_that_do_not_fit_are_refused() -> None:
-    schedule, rates = cosine_schedule(4), GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4)
-    for call, message in (
-        (lambda: MisfitProblem(np.eye(2), np.eye(3), schedule), "`teacher_covariance` must have"),
-        (lambda: MisfitProblem(np.eye(2), np.eye(2), schedule, rates), "`training` must have a"),
-        (lambda: rank_limited(np.eye(2), 3), "`rank` must be from 1 to 2, got 3"),
-        (
-            lambda: MisfitProblem(np.eye(2), np.eye(2), schedule).student_to_data(
-                build_strategy("boot", 5)
-            ),
-            "`plan` must have 4 steps",
-        ),
-    ):
-        with pytest.raises(InputError) as caught:
-            call()
-        assert str(caught.value).startswith(message)
+    drawn, again = (limited_covariance(data, "samples", number, 1) for _ in range(2))
+    assert (np.abs(drawn - data) < 5 * spread).all()
+    assert (drawn == again).all()
 
 
 # Overtaking

@@ -173,9 +173,9 @@ def mp_difference(
         return target + (initial - target) * left, start, stop
 
     teacher = mpmath.eye(signal.rows)
-    for t in range(problem.num_steps, 0, -1):
+    for t in range(problem.schedule.num_steps, 0, -1):
         teacher = step(t) * teacher
-    spread = mpmath.cholesky(inputs(problem.num_steps))
+    spread = mpmath.cholesky(inputs(problem.schedule.num_steps))
     return (operator(nested)[0] - teacher) * spread, teacher * spread
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +218,7 @@ def test_the_weights_of_the_least_held_out_loss_are_kept(tmp_path: Path) -> None
     best = min(looked, key=lambda iteration: looked[iteration])
     assert best < 60
     assert records[-1].best == best
-    shorter = replace(config, num_iterations=best, validation_steps=best)  # one look, at the end
+    shorter = config.replaced(num_iterations=best, validation_steps=best)  # one look, at the end
     train(tmp_path / "short", shorter, data=data)
     assert_same_weights(weights_in(tmp_path / "whole"), weights_in(tmp_path / "short"))
 
@@ -311,7 +310,7 @@ def test_a_teacher_that_cannot_be_written_is_not_trained_again(tmp_path: Path) -
         train(tmp_path, config)
     in_the_way.unlink()
     assert train(tmp_path, config, resume="latest") == []
-    unkept = replace(config, optimization=replace(config.optimization, checkpointing_steps=0))
+    unkept = config.replaced(optimization=config.optimization.replaced(checkpointing_steps=0))
     train(tmp_path / "whole", unkept)
     assert_same_weights(weights_in(tmp_path), weights_in(tmp_path / "whole"))
     assert not list((tmp_path / "whole").glob("checkpoint-*"))
@@ -360,7 +359,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_iteration(
     config = settings(optimization, num_iterations=50)
     accelerator = make_accelerator(config.optimization, cpu=True)
     records: list[TeacherRecord] = []
-    with pytest.raises(InputError, match=r"lower it or clip with --max_grad_norm") as caught:
+    with pytest.raises(InputError, match=r"lower it or clip with `max_grad_norm`") as caught:
         records.extend(train_teacher(config, DATA, None, accelerator, tmp_path))
     losses = [float(record.loss) for record in records]
     assert math.isfinite(losses[0])
@@ -395,7 +394,7 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"network": "resnet"}, "`network` must be one of mlp, unet, got 'resnet'"),
+        ({"network": "resnet"}, "`network` must be one of mlp, unet, got resnet"),
         ({"schedule": "sigmoid"}, "`schedule` must be one of cosine, nichol-dhariwal, linear"),
         ({"prediction_type": "x"}, "`prediction_type` must be one of epsilon, sample"),
         ({"hidden_size": 0}, "`hidden_size` must be >= 1, got 0"),

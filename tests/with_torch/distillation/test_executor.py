@@ -352,7 +352,7 @@ def small(num_iterations: Any = 4, **given: Any) -> DistillationConfig:
     optimization = {"train_batch_size": 8, "checkpointing_steps": 0, "learning_rate": 1e-2}
     optimization |= given.pop("optimization", {})
     return DistillationConfig(
-        num_iterations, **given, optimization=OptimizationConfig(**optimization)
+        num_iterations=num_iterations, **given, optimization=OptimizationConfig(**optimization)
     )
 
 

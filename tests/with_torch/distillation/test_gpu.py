@@ -74,7 +74,7 @@ def test_teacher_and_student_are_trained_saved_and_sampled(
 ) -> None:
     teacher, device = train(tmp_path, precision, network), best_device()
     optimization = small(precision, checkpointing_steps=10, learning_rate=1e-3)
-    config = DistillationConfig(30, sharing="round", optimization=optimization)
+    config = DistillationConfig(num_iterations=30, sharing="round", optimization=optimization)
     accelerator = make_accelerator(optimization, tmp_path)
     plan, inputs = build_strategy("progressive", 4), DataInputs(IMAGES, LABELS)
     run = Distillation(teacher, plan, inputs, config, accelerator, tmp_path)

@@ -63,7 +63,7 @@ def distillation(
     }
     given = {"num_iterations": 5, "sharing": "round", "curriculum": "linear"}
     for key, value in changes.items():
-        (given if key in DistillationConfig.__dataclass_fields__ else settings)[key] = value
+        (given if key in DistillationConfig.model_fields else settings)[key] = value
     config = DistillationConfig(**given, optimization=OptimizationConfig(**settings))
     torch.manual_seed(teacher_seed)
     denoiser = network((4,), hidden_size=16, num_layers=1)

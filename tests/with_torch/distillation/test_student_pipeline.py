@@ -21,7 +21,6 @@ from torch_helpers import files_up_to
 from opmerge.denoisers.jumps import Jump
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
-from opmerge.denoisers.predictions import PredictionType
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation.pipeline import (
@@ -35,6 +34,7 @@ from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
 from opmerge.plans import Plan
 from opmerge.schedules import cosine_schedule
+from opmerge.settings.types import PredictionType
 
 SHAPE = (1, 8, 8)
 

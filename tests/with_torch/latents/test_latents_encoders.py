@@ -190,25 +190,25 @@ def test_latents_may_keep_the_shape_that_the_encoder_gives_them(tmp_path: Path) 
             1,
             (3, 12, 12),
             "must have shape (channels, height, width), channels 1, for this AutoencoderKL, got "
-            "(3, 12, 12); read a folder with --grey, or make them grey beforehand",
+            "(3, 12, 12); read a folder with `grey=True`, or make them grey beforehand",
         ),
         (
             3,
             (4, 12, 12),
             "must have shape (channels, height, width), channels 1 or 3, for this AutoencoderKL, "
-            "got (4, 12, 12); read a folder with --grey, or make them grey beforehand",
+            "got (4, 12, 12); read a folder with `grey=True`, or make them grey beforehand",
         ),
         (
             3,
             (1, 25, 25),  # the faces, which no option resizes
             "must have sides that are multiples of 2 for this AutoencoderKL, got (1, 25, 25); "
-            "choose another --image_size (--patch_size for patches), or resize them beforehand",
+            "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
         ),
         (
             3,
             (3, 0, 16),
             "must have sides that are multiples of 2 for this AutoencoderKL, got (3, 0, 16); "
-            "choose another --image_size (--patch_size for patches), or resize them beforehand",
+            "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
         ),
     ],
 )
@@ -229,7 +229,7 @@ def test_an_autoencoder_kl_of_several_sizes_asks_for_the_shape(tmp_path: Path) -
         load_encoder(tmp_path)
     assert str(found.value) == (
         f"`image_shape` must be given, for the config.json in {tmp_path} has no whole number "
-        "sample_size, got [12, 12]; such as --image_shape 3,64,64"
+        "sample_size, got [12, 12]; such as `image_shape=(3, 64, 64)`"
     )
     assert load_encoder(tmp_path, (3, 8, 8)).latent_shape == (2, 4, 4)
 
@@ -237,8 +237,11 @@ def test_an_autoencoder_kl_of_several_sizes_asks_for_the_shape(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("made_for", "remedy"),
     [
-        ((1, 8, 8), "a folder is read so with --image_size 8 --grey, patches with --patch_size 8"),
-        ((3, 8, 8), "a folder is read so with --image_size 8 and without --grey"),
+        (
+            (1, 8, 8),
+            "a folder is read so with `image_size=8` `grey=True`, patches with `patch_size=8`",
+        ),
+        ((3, 8, 8), "a folder is read so with `image_size=8` and without `grey`"),
         ((1, 8, 9), "resize them beforehand"),
     ],
 )

@@ -506,8 +506,8 @@ def test_a_probe_is_kept_for_all_that_it_depends_on(tmp_path: Path) -> None:
         *({"spectrum": spectrum} for spectrum in other_spectra()),
         {"config": small_config(merge_rule="operator-copy")},
         {"config": small_config(curriculum="linear")},
-        {"config": small_config(optimization=replace(optimization, seed=1))},
-        {"config": small_config(optimization=replace(optimization, train_batch_size=16))},
+        {"config": small_config(optimization=optimization.replaced(seed=1))},
+        {"config": small_config(optimization=optimization.replaced(train_batch_size=16))},
     ]
     for changes in kept:
         assert len(list(runner(tmp_path, **changes).run(settings))) == 2
@@ -517,7 +517,7 @@ def test_a_probe_is_kept_for_all_that_it_depends_on(tmp_path: Path) -> None:
     for changes in kept:
         assert len(list(runner(tmp_path, **changes).run(settings))) == 1
     # what says how a calibration goes on, and how it uses the probe, does not count
-    told = replace(optimization, checkpointing_steps=7, report_to="tensorboard")
+    told = optimization.replaced(checkpointing_steps=7, report_to="tensorboard")
     free = runner(tmp_path, config=small_config(num_iterations=400, optimization=told))
     (found,) = free.run(replace(settings, tells_floor=True))
     assert found is not None

@@ -1,0 +1,65 @@
+"""Which samples are read, and how images become samples."""
+
+from __future__ import annotations
+
+from opmerge.settings.base import Settings, argument, option
+from opmerge.settings.types import Count, Split
+
+__all__ = ["DataOptions", "ImagesOptions", "SampleOptions", "SourceOptions"]
+
+
+class SourceOptions(Settings):
+    """How images are cut and resized; only CelebA has splits."""
+
+    panel = "Data"
+
+    patch_size: Count = option(16, "Side of the patches of `patches`.")
+    stride: Count = option(4, "Distance between those patches.")
+    image_size: Count = option(64, "Side to which a folder's images are resized.")
+    grey: bool = option(False, "Read a folder's images as grey.")
+    split: Split | None = option(
+        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA"
+    )
+
+
+class DataOptions(SourceOptions):
+    """Where the eigenvalues come from."""
+
+    source: str = argument(
+        "SOURCE",
+        "digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz .csv .pt "
+        ".safetensors), a saved spectrum (.npz), or a folder of images or of CelebA.",
+    )
+    kind: str = option(
+        "samples", "What a file holds: samples or eigenvalues.", name="as", metavar="KIND"
+    )
+    diagonal: bool = option(False, "Variances of the features instead of eigenvalues.")
+    top_k: Count | None = option(
+        None, "Only the k largest eigenvalues (over 8192 features: by a sketch)."
+    )
+    seed: int = option(0, "Seed of the sketch.")
+
+
+class SampleOptions(SourceOptions):
+    """The samples that networks are trained on."""
+
+    source: str = argument(
+        "SOURCE",
+        "digits, patches, faces, a file of samples (.npy .npz .csv .pt .safetensors) or a folder "
+        "of images; none with --data_free.",
+    )
+    labels: str | None = option(
+        None,
+        "Class labels of the samples, for a class-conditional network: a .npy file of integers, "
+        "or digits.",
+    )
+
+
+class ImagesOptions(SourceOptions):
+    """The images that an autoencoder is trained on, or encodes."""
+
+    source: str = argument(
+        "SOURCE",
+        "digits, patches, faces, a file of images (.npy .npz .pt .safetensors) or a folder of "
+        "images.",
+    )

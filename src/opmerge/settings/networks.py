@@ -1,0 +1,96 @@
+"""What networks are trained by themselves, and how: a teacher, an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from opmerge.errors import InputError
+from opmerge.settings.base import Settings, option
+from opmerge.settings.distillation import OptimizationConfig
+from opmerge.settings.types import (
+    Count,
+    NonNegative,
+    PredictionType,
+    ReconstructionLoss,
+    Share,
+)
+
+__all__ = ["UNET_GROUPS", "TeacherConfig", "TeacherSchedule", "VAEConfig"]
+
+TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
+
+UNET_GROUPS = 8
+"""Groups of the UNet's normalisation; they must divide its channels."""
+
+
+def _in_groups(channels: int) -> int:
+    if channels % UNET_GROUPS:
+        raise InputError("block_out_channels", f"must be multiples of {UNET_GROUPS}", channels)
+    return channels
+
+
+class TeacherConfig(Settings):
+    """What a teacher is and how it is trained.
+
+    Where samples are held out, the weights of the least held-out loss are kept, so that a few
+    samples are not learned by heart; otherwise the last. Overlapping patches or frames tell of
+    each other: a random share of them shows too little. Teachers whose T divides
+    ``num_train_timesteps`` take their steps evenly from it.
+    """
+
+    panel = "Teacher"
+
+    network: Literal["mlp", "unet"] = option("mlp", "mlp or unet.")
+    hidden_size: Count = option(256, "Width of the mlp.")
+    num_layers: Count = option(3, "Blocks of the mlp.")
+    block_out_channels: tuple[Annotated[Count, AfterValidator(_in_groups)], ...] | None = option(
+        None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
+    )
+    prediction_type: PredictionType = option("v_prediction", "v_prediction, sample or epsilon.")
+    schedule: TeacherSchedule = option(
+        "cosine", "cosine, nichol-dhariwal, linear or scaled-linear."
+    )
+    num_train_timesteps: Count = option(1024, "N; take T among its divisors.")
+    num_iterations: Count = option(20_000, "Optimizer steps.")
+    validation_fraction: Share = option(
+        0.1, "Share of the samples held out; the weights of the least held-out loss are kept."
+    )
+    validation_steps: Count = option(500, "Iterations between held-out losses.")
+    optimization: OptimizationConfig = option(
+        OptimizationConfig(learning_rate=1e-3, ema_decay=0.999), "How the network is trained."
+    )
+
+
+class VAEConfig(Settings):
+    """What a variational autoencoder is and how it is trained.
+
+    Overlapping patches or frames tell of each other: a random share of them, held out, shows too
+    little. The KL divergence is summed over latents.
+    """
+
+    panel = "Model"
+
+    num_latents: Count = option(
+        128,
+        "Latents of an image.",
+        shown="128, or half of an image's values or of the images, if fewer",
+    )
+    base_channels: Count = option(32, "Channels of the first level.")
+    loss: ReconstructionLoss = option("ms-ssim", "Reconstruction loss: ms-ssim, or mse (a β-VAE).")
+    kl_weight: NonNegative = option(0.00025, "Of the KL divergence.")
+    random_flip: bool = option(False, "Mirror half of the images in training.", panel="Data")
+    num_iterations: Count = option(2000, "Optimizer steps.", panel="Training")
+    validation_fraction: Share = option(
+        0.1,
+        "Share of the images held out: of patches a strip of the photos, for CelebA's training "
+        "split its validation split. 0: none.",
+        panel="Data",
+    )
+    validation_steps: Count = option(
+        250, "Iterations between looks at held-out images.", panel="Training"
+    )
+    optimization: OptimizationConfig = option(
+        OptimizationConfig(train_batch_size=64, learning_rate=2e-3), "How the network is trained."
+    )

@@ -1,0 +1,181 @@
+"""The study `curriculum`: what it finds, and what its page says of it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_records import rows
+
+from opmerge.errors import InputError
+from opmerge.planners.allocation import allocate
+from opmerge.planners.brute_force import all_plans
+from opmerge_studies.curriculum import (
+    PILOT,
+    SPREAD_CASE,
+    STUDY,
+    CurriculumSettings,
+    case_problem,
+)
+
+Record = dict[str, Any]
+
+TINY = CurriculumSettings(
+    steps=16,
+    budgets=(20.0, 120.0),
+    spread_budgets=(30.0, 300.0),
+    strategies=("vanilla", "boot", "progressive", "hybrid:2"),
+    small_steps=4,
+    small_budgets=(10.0,),
+)
+
+
+def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> None:
+    sorted((folder / "cells").iterdir())[0].unlink()
+    assert STUDY.record(TINY, STUDY.runner(folder, num_workers=1)) == record
+
+
+def test_the_best_split_is_never_worse_than_a_schedule(record: Record) -> None:
+    for row in record["tables"]["splits"]:
+        for name in ("constant", "growing", "falling", "doubled last rounds"):
+            assert row["best"] <= row[name] * (1 + 1e-6)
+        assert row["lower_bound"] <= row["best"]
+    assert all(r["lower_bound"] > 0 for r in rows(record, "splits", case="λ = 0.2", plan="boot"))
+
+
+def test_at_equal_cost_one_merge_beats_boot(record: Record) -> None:
+    """exp(-2 B / (T + 3)) beside exp(-2 B / 5(T - 1)), and initial errors within a factor 2."""
+    for row in record["tables"]["frontier"]:
+        assert row["vanilla"] < row["boot"]
+
+
+def test_plans_cost_what_the_theory_says(record: Record) -> None:
+    """T = 16: m + 3 = 19 for one merge, 15 times 5 for BOOT; over r = 2 for a factor e."""
+    for name, cost in (("vanilla", 19.0), ("boot", 75.0)):
+        row = rows(record, "plans", case="λ = 0.2", plan=name)[0]
+        assert row["evaluations"] == cost
+        assert row["per_fold"] == cost / 2
+    cheapest = rows(record, "plans", case="λ = 5", plan="cheapest")[0]
+    assert cheapest["per_fold"] < 19.0 / 2
+
+
+def test_the_frontier_lies_on_or_above_the_bound_of_combs(record: Record) -> None:
+    for row in rows(record, "frontier", case="λ = 0.2"):
+        assert row["comb_bound"] <= row["best_comb"]
+        assert row["comb_bound"] <= row["best"] * (1 + 1e-9)
+
+
+def test_the_frontier_is_the_least_of_the_splits(record: Record) -> None:
+    for row in record["tables"]["frontier"]:
+        here = rows(record, "splits", case=row["case"], budget=row["budget"])
+        assert row["best"] == min(split["best"] for split in here)
+        assert row["equal"] == min(split["constant"] for split in here)
+
+
+def test_all_plans_are_tried(record: Record) -> None:
+    for row in record["tables"]["small"]:
+        assert row["plans"] == 11
+    row = rows(record, "small", eigenvalue=0.2)[0]
+    problem = case_problem("λ = 0.2", 4)
+    least = min(allocate(problem, plan, 10.0).w2 for plan in all_plans(4, 1))
+    assert row["best"] == pytest.approx(least)
+    assert row["is_comb"]
+
+
+def test_the_pilot_is_told_beside_what_is_predicted(record: Record) -> None:
+    assert {(r["plan"], r["iterations"]): r["measured"] for r in record["tables"]["pilot"]} == PILOT
+    boot, vanilla = (
+        rows(record, "pilot", plan=name, iterations=count)[0]
+        for name, count in (("boot", 400), ("vanilla", 3200))
+    )
+    assert boot["spread_rates"] > vanilla["spread_rates"]
+    assert boot["gradient_flow"] > 1e6 * vanilla["gradient_flow"]
+
+
+def counts(record: Record) -> dict[str, tuple[int, int]]:
+    return {claim.key: (claim.count.n, claim.count.of) for claim in STUDY.page(record).claims}
+
+
+def test_claims_count_what_the_tables_hold(record: Record) -> None:
+    tables = record["tables"]
+    splits, small = tables["splits"], tables["small"]
+    flow = [row for row in tables["frontier"] if row["case"] != SPREAD_CASE]
+    spread = rows(record, "frontier", case=SPREAD_CASE)
+    trees = [row for row in small if not row["is_comb"]]
+    several = [
+        row[name] >= row["constant"]
+        for row in splits
+        if row["case"] != "λ = 1.5"
+        and abs(row["growing"] - row["constant"]) > 1e-9 * row["constant"]
+        for name in ("growing", "falling", "doubled last rounds")
+    ]
+    gains = [
+        row["comb_gain"]
+        for case in ("λ = 0.2", "λ = 5")
+        for row in rows(record, "plans", case=case)
+        if row["comb_gain"] and row["plan"] != "vanilla"
+    ]
+    expected = {
+        "one-merge-beats-boot": [row["vanilla"] <= row["boot"] for row in flow],
+        "combs-are-best": [row["is_comb"] for row in small],
+        "trees-are-best-above-1-only": [row["eigenvalue"] > 1 for row in trees],
+        "splits-are-proved": [row["lower_bound"] >= 0.999999 * row["best"] for row in splits],
+        "splits-are-stationary": [row["residual"] <= 1e-5 for row in splits],
+        "gain-is-the-divergence": [True] * len(gains),
+        "equal-times-beat-schedules": several,
+        "spread-rates-bring-plans-together": [row["boot"] < 2 * row["vanilla"] for row in spread],
+    }
+    assert counts(record) == {key: (sum(cases), len(cases)) for key, cases in expected.items()}
+    assert counts(record)["one-merge-beats-boot"] == (8, 8)
+
+
+def test_other_numbers_refute_the_claims(record: Record) -> None:
+    altered = copy.deepcopy(record)
+    altered["tables"]["frontier"][0]["vanilla"] = 9.0
+    altered["tables"]["small"][0]["is_comb"] = False
+    told = counts(altered)
+    assert told["one-merge-beats-boot"] == (7, 8)
+    assert told["combs-are-best"][0] == counts(record)["combs-are-best"][0] - 1
+    assert told["trees-are-best-above-1-only"] == (1, 2)
+
+
+def test_the_page_tells_numbers_and_what_is_best_from_where(record: Record) -> None:
+    page = STUDY.page(record)
+    seen = [
+        row["constant"] / row["best"]
+        for row in rows(record, "splits", plan="boot")
+        if row["case"] != "λ = 1.5" and row["best"] > 1e-6
+    ]
+    assert f"gains {max(seen):.2g} times on BOOT" in page.finding
+    text = unescape(page.html)
+    assert text.count("<svg") == len(page.figures) == 7
+    assert text.count("<table") == 10
+    for case in ("λ = 0.2", SPREAD_CASE):
+        best = [row["best_plan"] for row in rows(record, "frontier", case=case)]
+        assert f"{case}: with its best split the best of the plans tried is {best[0]} from" in text
+    assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budgets": ()}, "`budgets` must ascend and not be empty"),
+        ({"spread_budgets": (2.0, 1.0)}, "`spread_budgets` must ascend and not be empty"),
+        ({"small_budgets": (0.0, 1.0)}, "`small_budgets.0` must be > 0"),
+        ({"steps": 3}, "`steps` must be >= 4, got 3"),
+        ({"small_steps": 12}, "`small_steps` must be <= 9, got 12"),
+        ({"strategies": ("vanilla",)}, "`strategies` must include boot"),
+        (
+            {"strategies": ("vanilla", "boot", "progressive", "b")},
+            "`strategy` must be one of vanilla",
+        ),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CurriculumSettings(**settings)
+    assert str(caught.value).startswith(message)
