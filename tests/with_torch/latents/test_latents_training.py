@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         "max_grad_norm": 0.0,
     }
     with pytest.raises(
-        InputError, match=r"keep the loss finite.*got 1e\+30; pass a lower"
+        InputError, match=r"keep the loss and the weights finite.*got 1e\+30; lower it or clip"
     ) as error:
         train(tmp_path, settings(optimization, loss="mse", num_iterations=30))
     assert "\n" not in str(error.value)
