@@ -126,9 +126,13 @@ class Example(Settings):
         (
             TeacherConfig,
             {"block_out_channels": (8, 33)},
-            "`block_out_channels` must be multiples of 8, got 33",
+            "`block_out_channels.1` must be multiples of 8, got 33",
         ),
-        (DistillationConfig, {"optimization": {"seed": "x"}}, "`seed` must be a whole number"),
+        (
+            DistillationConfig,
+            {"optimization": {"seed": "x"}},
+            "`optimization.seed` must be a whole number",
+        ),
         (SourceOptions, {"split": "x"}, "`split` must be one of train, validation, test, all"),
         (DataOptions, {}, "`source` must be given"),
     ],
@@ -168,7 +172,7 @@ def test_what_was_given_is_told_from_what_was_left_to_a_default() -> None:
     other = config.replaced(seed=2)
     assert (other.seed, other.learning_rate, config.seed) == (2, 1e-3, 0)
     assert other.model_fields_set == {"seed", "learning_rate"}
-    with pytest.raises(InputError, match="`seed` must be a whole number"):
+    with pytest.raises(InputError, match="`optimization.seed` must be a whole number"):
         config.replaced(seed="x")
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1  # type: ignore[misc]

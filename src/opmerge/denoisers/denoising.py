@@ -72,7 +72,7 @@ def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Te
             "validation_fraction",
             "must be 0 for a single sample, which cannot be split",
             fraction,
-            "pass --validation_fraction 0",
+            "pass `validation_fraction=0`",
         )
     count = min(max(round(fraction * num_samples), 1), num_samples - 1)
     generator = seeded_generator(torch.device("cpu"), seed, _SPLIT)
