@@ -172,7 +172,7 @@ def test_what_was_given_is_told_from_what_was_left_to_a_default() -> None:
     other = config.replaced(seed=2)
     assert (other.seed, other.learning_rate, config.seed) == (2, 1e-3, 0)
     assert other.model_fields_set == {"seed", "learning_rate"}
-    with pytest.raises(InputError, match="`optimization.seed` must be a whole number"):
+    with pytest.raises(InputError, match="`seed` must be a whole number"):
         config.replaced(seed="x")
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
