@@ -35,6 +35,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# docs/findings.md, docs/paper_map.md and the README's table, from docs/records.
+findings: $(VENV)/dev.stamp
+	$(BIN)/python docs/make_findings.py
+
 benchmarks: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks
 

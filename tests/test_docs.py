@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from opmerge.plans import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_TO = (ROOT / "docs" / "how_to.md").read_text(encoding="utf-8")
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +28,7 @@ def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def table_names(heading: str) -> set[str]:
-    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = HOW_TO.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return set(re.findall(r"^\| `([a-z-]+)", section, re.MULTILINE))
 
 
@@ -47,6 +50,13 @@ def test_every_test_that_the_paper_map_names_exists() -> None:
     written = "".join(path.read_text(encoding="utf-8") for path in files.values())
     for name in set(re.findall(r"\btest_\w+(?:\.py)?", text)):
         assert name in files or f"def {name}(" in written, name
+
+
+def test_findings_are_as_the_records_say() -> None:
+    """Or else: make findings."""
+    program = [sys.executable, str(ROOT / "docs" / "make_findings.py"), "--check"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_paper_map_names_every_study() -> None:

@@ -38,12 +38,8 @@ class LinearTeacher:
     over intervals are then differences of two rows. All arrays are float64; row t belongs to
     step t, column i to eigenvalue i.
 
-    Args:
-        schedule: noise schedule with T steps.
-        eigenvalues: (d,) variances λ of the data, >= 0.
-
     Raises:
-        InputError: if the eigenvalues are not a finite non-negative vector.
+        InputError: if the eigenvalues λ are not a finite non-negative vector (d,).
     """
 
     schedule: NoiseSchedule
@@ -53,9 +49,8 @@ class LinearTeacher:
         eigenvalues = np.array(self.eigenvalues, dtype=np.float64)
         if eigenvalues.ndim != 1 or eigenvalues.size == 0:
             raise InputError("eigenvalues", "must be a non-empty vector", eigenvalues.shape)
-        if not (np.isfinite(eigenvalues).all() and (eigenvalues >= 0).all()):
-            worst = eigenvalues[~(np.isfinite(eigenvalues) & (eigenvalues >= 0))][0]
-            raise InputError("eigenvalues", "must be finite and >= 0", float(worst))
+        for wrong in eigenvalues[~(np.isfinite(eigenvalues) & (eigenvalues >= 0))][:1]:
+            raise InputError("eigenvalues", "must be finite and >= 0", float(wrong))
         np.maximum(eigenvalues, SMALLEST_EIGENVALUE, out=eigenvalues)
         eigenvalues.setflags(write=False)
         object.__setattr__(self, "eigenvalues", eigenvalues)
@@ -113,12 +108,9 @@ class LinearTeacher:
         A jump with the denoiser's own estimate is J(start→stop) = |v_stop|/|v_start| · cosine,
         and a composite is |v_stop|/|v_start| · Π cosines of its steps. About -230 at a right angle.
         """
-        alphas, sigmas = self.schedule.alphas, self.schedule.sigmas
-        cross = np.asarray(alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop])[..., None]
-        inner = (
-            np.asarray(alphas[stop] * alphas[start])[..., None] * self.eigenvalues
-            + np.asarray(sigmas[stop] * sigmas[start])[..., None]
-        )
+        alphas, sigmas = self.schedule.alphas[:, None], self.schedule.sigmas[:, None]
+        cross = alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop]
+        inner = alphas[stop] * alphas[start] * self.eigenvalues + sigmas[stop] * sigmas[start]
         tangent = np.sqrt(self.eigenvalues) * cross / np.maximum(inner, _RIGHT_ANGLE)
         log_cosine: Array = -0.5 * np.log1p(np.minimum(tangent, _LARGEST_TANGENT) ** 2)
         return log_cosine

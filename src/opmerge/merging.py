@@ -21,8 +21,9 @@ from opmerge.checks import check_vector
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import Problem
+from opmerge.training import MODELS
 
-__all__ = ["Outcome", "evaluate", "initial_coefficients", "merge_excess"]
+__all__ = ["Outcome", "evaluate", "initial_coefficients"]
 
 Array = NDArray[np.float64]
 
@@ -32,8 +33,7 @@ class Outcome:
     """What a plan costs in quality.
 
     Args:
-        problem: the problem that was evaluated.
-        plan: the plan that was evaluated.
+        problem, plan: what was evaluated.
         excess: (d,) e = log(b / P(0, T)) of the whole student.
         local_excess: (number of merges, d) what each merge adds; the rows, in the order of
             ``plan.merges``, sum to ``excess``.
@@ -64,9 +64,9 @@ class Outcome:
         approximation: errors of different merges are taken as independent, the composite below
         is the teacher's own, and later merges learn the error whole. 0 for models without one.
         """
-        problem, merges = self.problem, self.plan.merges
-        starts = np.array([merge.start for merge in merges], dtype=int)
-        stops = np.array([merge.stop for merge in merges], dtype=int)
+        problem = self.problem
+        ends = np.array([(merge.start, merge.stop) for merge in self.plan.merges], dtype=int)
+        starts, stops = ends.reshape(-1, 2).T
         alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
         reached = alphas[stops] - alphas[starts] * sigmas[stops] / sigmas[starts]
         products = problem.teacher.log_products
@@ -122,49 +122,20 @@ def initial_coefficients(
     return gain * teacher.jump_deficit(split, start) - teacher.jump_deficit(stop, start), gain
 
 
-def merge_excess(
-    problem: Problem, merge: Merge, first: Array, rest: Array, training_time: float = 1.0
-) -> Array:
-    """What a merge adds to the excesses of its children: log1p(ρ (initial / target - 1)).
-
-    Args:
-        problem: the merge problem.
-        merge: where it starts, splits and stops.
-        first: (d,) excess of the first child.
-        rest: (d,) total excess of the other children.
-        training_time: x, as a multiple of the problem's: the retention is ρ^x.
-
-    Returns:
-        (d,) the local excess.
-    """
-    children = first + rest
-    if problem.merge_rule == "operator-copy":
-        # exact simplification of the general form; keeps precision where expm1(first) overflows
-        initial = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
-    else:
-        offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
-        initial = (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
-    with np.errstate(divide="ignore"):
-        kept = problem.retentions[merge.start] ** training_time
-        # b is 0 where nothing of a jump to the data is trained, and below 0 by rounding only
-        added: Array = np.log1p(np.maximum(kept * initial, -1.0))
-    return added
-
-
 def evaluate(
     problem: Problem, plan: Plan, training_times: Sequence[float] | Array | None = None
 ) -> Outcome:
     """Excess, error and per-merge trace of a plan, by the closed form (THEORY 4, 6).
 
     Args:
-        problem: the merge problem with T steps.
-        plan: any plan for the same T.
+        problem, plan: of the same number of steps.
         training_times: (number of merges,) how long each merge of ``plan.merges`` is trained, in
             multiples x >= 0 of the problem's training: its retention is ρ^x, as error decays
             exponentially, mode by mode, with the length of training. 1 each unless given.
 
     Raises:
-        InputError: if the plan is for another number of steps, or the times do not fit it.
+        InputError: if the plan is for another number of steps, the times do not fit it, or the
+            training model has a memory, so that its error does not decay exponentially.
     """
     if plan.num_steps != problem.num_steps:
         raise InputError(
@@ -173,19 +144,34 @@ def evaluate(
     zero = np.zeros_like(problem.eigenvalues)
     excess = dict.fromkeys(range(problem.num_steps, 0, -1), zero)
     local = np.zeros((len(plan.merges), len(zero)))
-    times = _check_times(plan, training_times)
+    times = np.ones(len(local))
+    if training_times is not None:
+        times = _check_times(problem, plan, training_times)
     for row, merge in enumerate(plan.merges):
         first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
         rest = np.sum(others, axis=0)
-        local[row] = merge_excess(problem, merge, first, rest, float(times[row]))
+        with np.errstate(divide="ignore"):
+            kept = problem.retentions[merge.start] ** times[row]
+            error = kept * _initial_error(problem, merge, first, rest)
+            # b is 0 where nothing of a jump to the data is trained, and below 0 by rounding only
+            local[row] = np.log1p(np.maximum(error, -1.0))
         excess[merge.start] = first + rest + local[row]
     return Outcome(problem, plan, np.sum(list(excess.values()), axis=0), local)
 
 
-def _check_times(plan: Plan, times: Sequence[float] | Array | None) -> Array:
-    """(number of merges,) times >= 0, all 1 if there are none."""
-    if times is None:
-        return np.ones(len(plan.merges))
+def _initial_error(problem: Problem, merge: Merge, first: Array, rest: Array) -> Array:
+    """(d,) initial / target - 1 of a merge, from the excesses of its first and other children."""
+    if problem.merge_rule == "operator-copy":
+        # exact simplification of the general form; keeps precision where expm1(first) overflows
+        error: Array = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
+        return error
+    offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
+    children = first + rest
+    return (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
+
+
+def _check_times(problem: Problem, plan: Plan, times: Sequence[float] | Array) -> Array:
+    """(number of merges,) times >= 0."""
     checked = check_vector("training_times", times)
     if len(checked) != len(plan.merges):
         raise InputError(
@@ -193,4 +179,11 @@ def _check_times(plan: Plan, times: Sequence[float] | Array | None) -> Array:
         )
     if not (np.isfinite(checked).all() and (checked >= 0).all()):
         raise InputError("training_times", "must be finite and >= 0", float(checked.min()))
+    if not getattr(problem.training, "is_exponential", False):
+        raise InputError(
+            "training_times",
+            "must be left out where error does not decay exponentially with training",
+            problem.training.name,
+            f"take {', '.join(name for name, m in MODELS.items() if m.is_exponential)}",
+        )
     return checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,13 +27,10 @@ def gaussian_w2(
     trace as the nuclear norm of ``C1^½ C2^½``, whose singular values keep half the digits that
     an eigenvalue decomposition of the product would lose.
 
-    Args:
-        mean1, mean2: (d,).
-        covariance1, covariance2: (d, d), symmetric positive semi-definite; singular ones allowed.
+    Takes means (d,) and covariances (d, d), symmetric positive semi-definite, singular or not.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or a covariance that
-            is not symmetric positive semi-definite.
+        InputError: for other shapes, values that are not finite, or other covariances.
     """
     means = [np.atleast_1d(np.asarray(mean, dtype=np.float64)) for mean in (mean1, mean2)]
     roots = [_square_root(c, f"covariance{n}") for n, c in ((1, covariance1), (2, covariance2))]
@@ -45,10 +43,7 @@ def gaussian_w2(
         )
     if not np.isfinite(means).all():
         raise InputError("mean", "must be finite")
-    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
-    traces = sum(float(np.sum(root**2)) for root in roots)
-    squared = float(np.sum((means[0] - means[1]) ** 2)) + traces - 2.0 * float(overlap)
-    return float(np.sqrt(max(squared, 0.0)))
+    return _w2(means, roots)
 
 
 def gaussian_fit_w2(samples1: ArrayLike, samples2: ArrayLike) -> float:
@@ -59,23 +54,18 @@ def gaussian_fit_w2(samples1: ArrayLike, samples2: ArrayLike) -> float:
     above 0 for equal laws: compare it with that of two halves of one set. It costs
     n d² + d³, or with fewer samples than dimensions n² d.
 
-    Args:
-        samples1, samples2: (n, d) and (m, d), n, m >= 2.
-
     Raises:
-        InputError: for other shapes, or values that are not finite.
+        InputError: for samples that are not finite (n, d) and (m, d), n, m >= 2.
     """
     first, second = _samples("samples1", samples1), _samples("samples2", samples2)
     if first.shape[1] != second.shape[1]:
         raise InputError("samples2", f"must have shape (m, {first.shape[1]})", second.shape)
-    means = first.mean(axis=0), second.mean(axis=0)
+    means = [first.mean(axis=0), second.mean(axis=0)]
     factors = [
         (samples - mean) / np.sqrt(len(samples) - 1)
         for samples, mean in zip((first, second), means, strict=True)
     ]
-    traces = sum(float(np.sum(factor**2)) for factor in factors)
-    squared = float(np.sum((means[0] - means[1]) ** 2)) + traces - 2.0 * _overlap(*factors)
-    return float(np.sqrt(max(squared, 0.0)))
+    return _w2(means, factors)
 
 
 def sliced_w2(
@@ -85,15 +75,11 @@ def sliced_w2(
 
     ``SW2² = E_θ W2²(θᵀx, θᵀy)`` over directions θ, uniform on the sphere (Bonneel et al. 2015);
     in one dimension the optimal plan pairs sorted values. For laws that differ by a shift alone,
-    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws.
-
-    Args:
-        samples1, samples2: (n, d), n >= 2.
-        num_projections: number of directions that the mean is taken over.
-        seed: of the directions.
+    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws. The mean is
+    taken over ``num_projections`` directions.
 
     Raises:
-        InputError: for other shapes, or values that are not finite.
+        InputError: for samples that are not both finite (n, d), n >= 2.
     """
     first, second = _samples("samples1", samples1), _samples("samples2", samples2)
     if first.shape != second.shape:
@@ -102,17 +88,24 @@ def sliced_w2(
     return projected_w2(first @ directions, second @ directions)
 
 
-def random_directions(num_dimensions: int, number: int, seed: int) -> NDArray[np.float64]:
+def random_directions(num_dimensions: int, number: int, seed: int) -> Array:
     """(d, number) unit vectors, uniform on the sphere."""
     check_count("num_projections", number)
     directions = np.random.default_rng(seed).standard_normal((num_dimensions, number))
-    unit: NDArray[np.float64] = directions / np.linalg.norm(directions, axis=0)
+    unit: Array = directions / np.linalg.norm(directions, axis=0)
     return unit
 
 
-def projected_w2(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def projected_w2(first: Array, second: Array) -> float:
     """Root mean square, over columns, of the W2 of two (n, number) tables of projections."""
     return float(np.sqrt(np.mean((np.sort(first, axis=0) - np.sort(second, axis=0)) ** 2)))
+
+
+def _w2(means: Sequence[Array], factors: Sequence[Array]) -> float:
+    """Bures distance of Gaussians with these means and covariances ``XᵀX`` of their factors."""
+    traces = sum(float(np.sum(factor**2)) for factor in factors)
+    squared = float(np.sum((means[0] - means[1]) ** 2)) + traces - 2.0 * _overlap(*factors)
+    return float(np.sqrt(max(squared, 0.0)))
 
 
 def _overlap(first: Array, second: Array) -> float:
@@ -127,18 +120,14 @@ def _overlap(first: Array, second: Array) -> float:
             squares = np.linalg.eigvalsh(lower.T @ (second.T @ second) @ lower)
             if squares[0] > _GOOD_SQUARES * squares[-1]:
                 return float(np.sqrt(squares).sum())
-    product = _thin(first) @ _thin(second).T
-    return float(np.linalg.svd(product, compute_uv=False).sum())
+    thin = [  # at most d rows with the same XᵀX
+        factor if len(factor) <= factor.shape[1] else np.asarray(np.linalg.qr(factor, mode="r"))
+        for factor in (first, second)
+    ]
+    return float(np.linalg.norm(thin[0] @ thin[1].T, "nuc"))
 
 
-def _thin(factor: Array) -> Array:
-    """At most d rows with the same ``XᵀX``."""
-    if len(factor) <= factor.shape[1]:
-        return factor
-    return np.asarray(np.linalg.qr(factor, mode="r"))
-
-
-def _samples(argument: str, samples: ArrayLike) -> NDArray[np.float64]:
+def _samples(argument: str, samples: ArrayLike) -> Array:
     array = np.asarray(samples, dtype=np.float64)
     if array.ndim != 2 or len(array) < 2 or not array.shape[1]:
         raise InputError(argument, "must have shape (n, d) with n >= 2", array.shape)
@@ -147,7 +136,7 @@ def _samples(argument: str, samples: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _square_root(covariance: ArrayLike, argument: str) -> NDArray[np.float64]:
+def _square_root(covariance: ArrayLike, argument: str) -> Array:
     matrix = np.atleast_2d(np.asarray(covariance, dtype=np.float64))
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(argument, "must be a square matrix", matrix.shape)
@@ -159,5 +148,5 @@ def _square_root(covariance: ArrayLike, argument: str) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     if values[0] < -1e-10 * size:
         raise InputError(argument, "must be positive semi-definite", f"eigenvalue {values[0]:.3g}")
-    root: NDArray[np.float64] = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     return root

@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PALE",
-    "WIDTH",
-    "figure_png",
-    "figure_style",
-    "figure_svg",
-    "log_axis",
-    "new_figure",
-    "power_of_ten",
-    "set_title",
-]
-
 # Okabe & Ito 2008: distinguishable with every common colour blindness; those in use also
 # differ in lightness.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -49,6 +32,13 @@ _TITLE_LETTERS = 46
 _TIED = re.compile(r" ([…→=%]) ?")  # signs that stay on the line of what they join
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FEWEST_LABELS = 2
+_NOT_NEEDED = (  # of an SVG file, and what stands instead in a page
+    (r"^.*?(?=<svg)", ""),
+    (r"<metadata>.*?</metadata>|<style.*?</style>", ""),
+    (r'(<g) id="[^"]*"', r"\1"),
+    (r" font-family: [^;\"]*;?", ""),
+    (r"\s*\n\s*", " "),
+)
 
 _STYLE: Any = {  # keys of matplotlibrc; their type differs between versions of matplotlib
     "font.family": "sans-serif",
@@ -121,13 +111,8 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
     """A logarithmic axis from ``low`` to ``high``, labelled at decades, or evenly inside one."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    set_scale, set_limits = (
-        (axis.axes.set_xscale, axis.axes.set_xlim)
-        if axis.axis_name == "x"  # type: ignore[attr-defined]
-        else (axis.axes.set_yscale, axis.axes.set_ylim)
-    )
-    set_scale("log")
-    set_limits(low, high)
+    name = axis.axis_name  # type: ignore[attr-defined]
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     axis.set_minor_locator(NullLocator())
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = [10.0**power for power in range(first, last + 1) if low <= 10.0**power <= high]
@@ -147,14 +132,9 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
 def figure_svg(figure: Figure, name: str, title: str) -> str:
     """A figure as an ``<svg>`` element to put into a page.
 
-    Args:
-        figure: the figure.
-        name: what every id is derived from, so that several figures can stand in one page.
-        title: what a screen reader says.
-
-    Returns:
-        The element: no fixed size, no style sheet, no metadata, text as text; the same bytes
-        each time.
+    It has no fixed size, style sheet or metadata, its text is text, and it is the same bytes each
+    time. Every id derives from ``name``, so that several can stand in one page; a screen reader
+    says ``title``.
     """
     from matplotlib import rc_context
 
@@ -162,19 +142,15 @@ def figure_svg(figure: Figure, name: str, title: str) -> str:
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)
-    text = re.sub(r" font-family: [^;\"]*;?", "", text)
-    text = re.sub(r"\s*\n\s*", " ", text)
-    view_box = re.search(r'viewBox="[^"]*"', text)
-    assert view_box is not None
-    head = (
+    for pattern, replacement in _NOT_NEEDED:
+        text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+    head, body = text.split(">", 1)
+    view_box = re.findall(r'viewBox="[^"]*"', head)[0]
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{view_box[0]} role="img" aria-labelledby="{name}-title">'
-        f'<title id="{name}-title">{escape(title)}</title>'
+        f'{view_box} role="img" aria-labelledby="{name}-title">'
+        f'<title id="{name}-title">{escape(title)}</title>{body.strip()}'
     )
-    return head + text[text.index(">") + 1 :].strip()
 
 
 @figure_style()

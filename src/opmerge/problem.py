@@ -49,12 +49,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         for argument, choices in (("merge_rule", MergeRule), ("objective", Objective)):
-            if getattr(self, argument) not in get_args(choices):
-                raise InputError(
-                    argument,
-                    f"must be one of {', '.join(get_args(choices))}",
-                    getattr(self, argument),
-                )
+            allowed, value = get_args(choices), getattr(self, argument)
+            if value not in allowed:
+                raise InputError(argument, f"must be one of {', '.join(allowed)}", value)
 
     @property
     def num_steps(self) -> int:
@@ -91,17 +88,17 @@ class Problem:
         summed: Array = values.reshape(*values.shape[:-1], -1, self._num_modes).sum(axis=-1)
         return summed
 
-    @property
+    @cached_property
     def _num_modes(self) -> int:
         return len(self.training.mode_weights)
 
     @cached_property
     def _distinct(self) -> tuple[Array, Array]:
-        eigenvalues, multiplicities = self.spectrum.eigenvalues, self.spectrum.multiplicities
-        if self.spectrum.remaining_dimensions:
-            rest = self.spectrum.remaining_trace / self.spectrum.remaining_dimensions
-            eigenvalues = np.append(eigenvalues, rest)
-            multiplicities = np.append(multiplicities, self.spectrum.remaining_dimensions)
+        spectrum, rest = self.spectrum, self.spectrum.remaining_dimensions
+        eigenvalues, multiplicities = spectrum.eigenvalues, spectrum.multiplicities
+        if rest:
+            eigenvalues = np.append(eigenvalues, spectrum.remaining_trace / rest)
+            multiplicities = np.append(multiplicities, rest)
         distinct, inverse = np.unique(eigenvalues, return_inverse=True)
         counts = np.bincount(inverse, weights=multiplicities).astype(np.float64)
         return distinct[::-1].copy(), counts[::-1].copy()
@@ -118,9 +115,8 @@ class Problem:
         for mode in range(count):
             columns = slice(mode, None, count)
             retentions[1:, columns] = self.training.retention(variances[1:, columns], mode)
-        if not ((retentions >= 0) & (retentions <= 1)).all():
-            worst = retentions[~((retentions >= 0) & (retentions <= 1))][0]
-            raise InputError("training", "must give retentions from 0 to 1", float(worst))
+        for wrong in retentions[~((retentions >= 0) & (retentions <= 1))][:1]:
+            raise InputError("training", "must give retentions from 0 to 1", float(wrong))
         return retentions
 
     @cached_property
@@ -136,10 +132,7 @@ class Problem:
         return 0.5 * np.log(self.multiplicities) + self.teacher.log_output
 
     def errors(self, excess: Array) -> Array:
-        """Squared W2 per column, ``w n_T P² (exp(e) - exp(target))²``.
-
-        Args:
-            excess: (…, d) excesses e; the result has the same shape.
+        """Squared W2 per column, ``w n_T P² (exp(e) - exp(target))²``, of (…, d) excesses e.
 
         With the teacher as target this is ``w n_T P² expm1(e)²`` (THEORY 6).
         """

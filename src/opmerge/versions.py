@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-
 __all__ = ["TRAINING_LIBRARIES", "versions"]
 
 TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
@@ -13,7 +10,10 @@ TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
 
 def versions(*libraries: str) -> dict[str, str]:
     """Of opmerge, NumPy, Python and further libraries."""
+    import platform
+    from importlib.metadata import version
+
     return {
-        **{name: importlib.metadata.version(name) for name in ("opmerge", "numpy", *libraries)},
+        **{name: version(name) for name in ("opmerge", "numpy", *libraries)},
         "python": platform.python_version(),
     }

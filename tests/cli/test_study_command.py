@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opmerge.cli import main, study_files
+from opmerge.cli import main, studies
 from opmerge.cli.studies import load_study, study_names
 from opmerge.page.study import StudyPage
 from opmerge_studies import phase
@@ -85,8 +86,8 @@ def test_an_incomplete_record_does_not_keep_the_index_from_the_others(
 def test_all_goes_on_when_a_study_fails(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = {name: entry for name, entry in study_files._entries().items() if name in BOTH}
-    monkeypatch.setattr(study_files, "_entries", lambda: two)
+    two = {name: entry for name, entry in studies._entries().items() if name in BOTH}
+    monkeypatch.setattr(studies, "_entries", lambda: two)
     tmp_path.joinpath("phase").write_text("a file in the way")
     arguments = ("study", "all", "--quick", "--num_workers", 1, "--output_dir", tmp_path)
     status, out, err = run(*arguments)
@@ -126,3 +127,18 @@ def test_every_study_is_listed_with_its_question(run: Run) -> None:
     assert status == 0
     lines = [f"{name}: {load_study(name).question}" for name in study_names()]
     assert out.splitlines() == lines
+
+
+def test_a_study_that_cannot_be_imported_stops_no_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = EntryPoint("broken", "no_such_package:STUDY", "opmerge.studies")
+    known = studies._entries()
+    monkeypatch.setattr(studies, "_entries", lambda: {**known, "broken": broken})
+    status, out, _ = run("study", "--list")
+    assert status == 0
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    assert lines.keys() == {*known, "broken"}
+    assert "`broken` must be importable from no_such_package:STUDY" in lines["broken"]
+    status, _, err = run("study", "broken")
+    assert (status, err.count("\n")) == (2, 1)

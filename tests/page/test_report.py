@@ -23,7 +23,6 @@ from opmerge.page.figures import (
     direction_errors,
     directions_figure,
     location_figure,
-    record_plan_figure,
     spectrum_figure,
     strategies_figure,
     teacher_figure,
@@ -322,7 +321,7 @@ def test_figures_leave_matplotlib_as_it_was(record: Record) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    for draw in (record_plan_figure, strategies_figure, directions_figure, location_figure):
+    for draw in (strategies_figure, directions_figure, location_figure, teacher_figure):
         assert figure_png(draw(record)).startswith(b"\x89PNG")
     assert dict(mpl.rcParams) == before
 

@@ -33,7 +33,14 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge.training import GammaRates, GradientDescent, GradientFlow
+from opmerge.training import (
+    EMAFlow,
+    GammaRates,
+    GradientDescent,
+    GradientFlow,
+    HeavyBall,
+    TrainingModel,
+)
 
 Array = NDArray[np.float64]
 
@@ -109,6 +116,19 @@ def test_times_that_do_not_fit_are_refused(times: list[float], message: str) -> 
     with pytest.raises(InputError) as caught:
         evaluate(problem_of(0.5, num_steps=3), build_strategy("boot", 3), times)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("training", [EMAFlow(1.0, 2.0), HeavyBall(1e-3, 400, 0.9)])
+def test_times_are_refused_where_training_has_a_memory(training: TrainingModel) -> None:
+    """Twice the time leaves (1 + 2 r s) e^{-2 r s} at β = r, not (1 + r s)² e^{-2 r s}."""
+    problem, plan = replace(problem_of(0.5), training=training), build_strategy("boot", 8)
+    for call in (lambda: evaluate(problem, plan, [1.0] * 7), lambda: allocate(problem, plan, 9.0)):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value) == (
+            "`training_times` must be left out where error does not decay exponentially with "
+            f"training, got {training.name}; take gradient-flow, gradient-descent, gamma-rates"
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,12 +13,8 @@ from oracles import students_of
 from strategies import plans
 
 from opmerge.errors import InputError
-from opmerge.plans.drawing import (
-    draw_text,
-    plan_figure,
-    plan_from_merges,
-    plan_phrase,
-)
+from opmerge.plans.drawing import plan_figure, plan_from_merges
+from opmerge.plans.outline import draw_text, plan_phrase
 from opmerge.plans.strategies import build_strategy, consistency, hybrid
 from opmerge.plans.tree import Plan
 

@@ -34,7 +34,7 @@ def test_a_merge_says_what_it_replaces() -> None:
 def test_nested_lists_are_merges_in_the_order_of_execution() -> None:
     tree = Tree.from_nested([[5, 4], 3, [2, 1]])
     assert tree.merges == (Merge((5, 4, 3)), Merge((2, 1, 0)), Merge((5, 3, 2, 0)))
-    assert (tree.start, tree.stop, tree.num_steps) == (5, 0, 5)
+    assert (tree.start, tree.stop) == (5, 0)
     assert Tree.from_nested(4) == Tree(4, 3)
 
 

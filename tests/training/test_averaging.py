@@ -15,8 +15,14 @@ from mpmath import mp
 from scipy.integrate import solve_ivp
 
 from opmerge.errors import InputError
-from opmerge.training import GradientDescent, GradientFlow, TrainingModel, training_from_dict
-from opmerge.training.averaging import EMAFlow, HeavyBall
+from opmerge.training import (
+    EMAFlow,
+    GradientDescent,
+    GradientFlow,
+    HeavyBall,
+    TrainingModel,
+    training_from_dict,
+)
 
 VARIANCES = np.array([0.05, 0.3, 1.0, 2.5])
 

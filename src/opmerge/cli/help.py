@@ -1,8 +1,11 @@
-"""How a command explains itself: its parameters in panels, or the commands that it has."""
+"""How commands explain themselves: their parameters in panels, and all of them as a page.
+
+``python -m opmerge.cli.help > docs/options.md`` writes the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from rich.console import Console
@@ -11,9 +14,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from opmerge.cli.options import Argument, Option
+from opmerge.cli.options import Argument, Command, Commands, Option
 
-__all__ = ["help_text"]
+__all__ = ["help_text", "reference"]
 
 
 def help_text(
@@ -27,13 +30,14 @@ def help_text(
     panels: dict[str, Table] = {"Arguments": _table(), "Options": _table()}
     for parameter in parameters:
         panel = parameter.panel if isinstance(parameter, Option | Argument) else "Options"
-        panels.setdefault(panel, _table()).add_row(*_row(parameter))
+        names, kind, text, default = _cells(parameter)
+        words = Text.assemble(text, (f" {default}".rstrip(), "dim"))
+        row = Text(names, "bold cyan"), Text(kind, "bold yellow"), words
+        panels.setdefault(panel, _table()).add_row(*row)
     if commands:
         panels["Commands"] = _table()
         for name, command in commands.items():
-            panels["Commands"].add_row(
-                Text(name, "bold cyan"), (command.help or "").split("\n\n")[0]
-            )
+            panels["Commands"].add_row(Text(name, "bold cyan"), _summary(command))
     with console.capture() as captured:
         console.print(Padding(Text(usage, "bold"), (1, 1)))
         console.print(Padding(Text(description or ""), (0, 1, 1, 1)))
@@ -43,24 +47,43 @@ def help_text(
     return captured.get()
 
 
+def reference(commands: Commands, path: str = "opmerge") -> Iterator[str]:
+    """Lines of a Markdown page about every option of every command."""
+    for name, command in commands.commands.items():
+        if isinstance(command, Commands):
+            yield from reference(command, f"{path} {name}")
+        elif isinstance(command, Command):
+            yield from ("", f"## {path} {name}", "", _summary(command), "")
+            yield from ("| | | |", "|---|---|---|")
+            for option in command.options:
+                names, kind, *text = (cell.replace("|", "\\|") for cell in _cells(option))
+                yield f"| `{names}` | {kind.strip('<>')} | {' '.join(text).rstrip()} |"
+
+
 def _table() -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     return table
 
 
-def _row(parameter: click.Parameter) -> tuple[Text, Text, Text]:
-    """Its name, its kind of value, and what it is for."""
-    if isinstance(parameter, Option | Argument):
-        kind, text, default = parameter.kind, parameter.description, parameter.words
-    else:
-        kind, text, default = "<bool>", getattr(parameter, "help", "") or "", ""
+def _summary(command: click.Command) -> str:
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
+
+def _cells(parameter: click.Parameter) -> tuple[str, str, str, str]:
+    """Its name, its kind of value, what it is for, and its default."""
     names = " ".join(sorted(parameter.opts, key=len, reverse=True))
-    words = Text(text)
-    if default:
-        words.append(f" [default: {default}]", "dim")
-    if parameter.required:
-        words.append(" [required]", "dim red")
+    if not isinstance(parameter, Option | Argument):
+        return names, "<bool>", getattr(parameter, "help", None) or "", ""
     if isinstance(parameter, Argument):
         names = (parameter.metavar or "").strip("[]")
-    return Text(names, "bold cyan"), Text(kind, "bold yellow"), words
+    default = "[required]" if parameter.required else f"[default: {parameter.words}]"
+    is_told = parameter.required or parameter.words
+    return names.split()[0], parameter.kind, parameter.description, default if is_told else ""
+
+
+if __name__ == "__main__":
+    from opmerge.cli import COMMANDS
+
+    print("# Every option\n\nWritten from `opmerge.settings` by `python -m opmerge.cli.help`.")
+    print("\n".join(reference(COMMANDS)))

@@ -152,7 +152,7 @@ def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | 
         is_told = not required and default != () and default is not None and default is not False
         parameter.description, parameter.panel = field.description, shown["panel"]
         parameter.kind = shown.get("metavar", f"<{value.name}>")
-        parameter.words = shown.get("shown", str(default) if is_told else "")
+        parameter.words = f"({shown['shown']})" if "shown" in shown else str(default) * is_told
         yield parameter
 
 
@@ -161,8 +161,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
 
     def __init__(self, annotation: Any) -> None:
         leaves = list(_leaves(annotation))
-        self._choices = [leaf for leaf in leaves if isinstance(leaf, str)]
-        self.kind: type = next(leaf for leaf in leaves if leaf not in (tuple, *self._choices))
+        self.choices = [leaf for leaf in leaves if isinstance(leaf, str)]
+        self.kind: type = next(leaf for leaf in leaves if leaf not in (tuple, *self.choices))
         several = tuple in leaves
         self.repeated = several and self.kind is str
         self._numbers, self._or_one = several and not self.repeated, leaves[0] is not tuple
@@ -176,7 +176,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
             return self._read_numbers(value, str(param and param.name))
         if self.kind is str:
             hyphens = value.replace("_", "-")
-            return hyphens if hyphens in self._choices else value
+            return hyphens if hyphens in self.choices else value
         return click.types.convert_type(self.kind)(value, param, ctx)
 
     def _read_numbers(self, text: str, name: str) -> int | tuple[int, ...]:

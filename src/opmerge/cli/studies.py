@@ -49,7 +49,7 @@ def study(asked: StudyOptions) -> None:
     studies, name = study_names(), asked.name
     if asked.show_list:
         for key in studies:
-            print(f"{key}: {load_study(key).question}")
+            print(f"{key}: {_question(key)}")
         return
     if name is None or name not in (_ALL, *studies):
         raise InputError("study", f"must be {_ALL} or one of {', '.join(studies)}", name or "none")
@@ -73,9 +73,25 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """The study of a name that ``study_names`` gave."""
-    study: Study = _entries()[name].load()
+    """The study of a name that ``study_names`` gave.
+
+    Raises:
+        InputError: if its package, which may be anyone's, cannot be imported.
+    """
+    entry = _entries()[name]
+    try:
+        study: Study = entry.load()
+    except Exception as error:  # whatever a package of another's raises is about it
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(name, f"must be importable from {entry.value}", reason) from error
     return study
+
+
+def _question(name: str) -> str:
+    try:
+        return load_study(name).question
+    except InputError as error:
+        return str(error)
 
 
 def _entries() -> dict[str, EntryPoint]:
@@ -111,14 +127,14 @@ def _run_all(folder: Path, asked: StudyOptions, changes: Sequence[str]) -> None:
         raise InputError("set", "must be left out with all, for studies differ in settings")
     runs.prepare_folder(folder)
     failed = []
-    for study in map(load_study, study_names()):
-        if study.trains_networks:
-            continue
+    for name in study_names():
         try:
-            print(f"{study.name}: {_run(study, folder / study.name, asked, changes)}")
+            study = load_study(name)
+            if not study.trains_networks:
+                print(f"{name}: {_run(study, folder / name, asked, changes)}")
         except InputError as error:
-            failed.append(study.name)
-            print(f"opmerge: {study.name}: {error}", file=sys.stderr)
+            failed.append(name)
+            print(f"opmerge: {name}: {error}", file=sys.stderr)
     print(f"written: {_write_index(folder)}")
     if failed:
         raise InputError("study", f"must run, and {', '.join(failed)} did not; the rest is written")
@@ -175,15 +191,14 @@ def _write_index(folder: Path) -> Path:
 
     entries = []
     for name in study_names():
-        study = load_study(name)
         try:
             record = _find(folder / name)
             if record is None:
                 continue
-            finding = study.told(record).finding
+            finding = load_study(name).told(record).finding
         except (InputError, *_INCOMPLETE) as error:
             finding = f"The record cannot be read: {error!r}"
-        entries.append(IndexEntry(name, study.question, finding, f"{name}/report.html"))
+        entries.append(IndexEntry(name, _question(name), finding, f"{name}/report.html"))
     if not entries:
         raise InputError("run", "must be the folder of a plan or of studies", str(folder))
     title = "Merge plans for diffusion trajectory distillation: every study and its answer"

@@ -20,7 +20,7 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers_config import find_scheduler_config, refuse_other_families
+from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
 from opmerge.schedules.files import read_json_object
 
 STUDENT_CLASS = "FewStepPipeline"
@@ -78,12 +78,11 @@ def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
         InputError: if there is none, T steps of it cannot be taken, or it is not linear.
     """
     path = find_scheduler_config(folder)
-    config = read_json_object(path)
     remedy = "take a teacher whose scheduler is built on betas, such as DDIMScheduler"
-    refuse_other_families(config, f"{path}: ", remedy)
-    parameters = dict(diffusers_schedule(config, num_steps).parameters)
+    scheduler = read_as_ddim(read_json_object(path), f"{path}: ", remedy)
+    diffusers_schedule(scheduler.config, num_steps)  # refuses steps that cannot be taken
     for key in ("clip_sample", "thresholding"):
-        if parameters[key]:
+        if scheduler.config[key]:
             raise InputError(
                 key,
                 "must be false: a clipped estimate of x_0 is not linear, so that no student's "
@@ -91,8 +90,7 @@ def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
                 "true",
                 f'set "{key}": false in scheduler_config.json of {folder}',
             )
-    del parameters["_class_name"]
-    return DDIMScheduler(**parameters)
+    return scheduler
 
 
 def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:

@@ -71,8 +71,16 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_student(cls, student: Student, networks: Sequence[str]) -> JumpScheduler:
-        """That of a student, with the name of each jump's network among a pipeline's components."""
+        """That of a student, with the name of each jump's network among a pipeline's components.
+
+        Raises:
+            InputError: if the student's timesteps are not whole.
+        """
         ddim = student.ddim
+        if ddim.timesteps.is_floating_point():
+            raise InputError(
+                "timesteps", "must be whole numbers in a student's scheduler", ddim.timesteps[1:]
+            )
         alphas, sigmas, timesteps = (
             table.tolist() for table in (ddim.alphas, ddim.sigmas, ddim.timesteps)
         )

@@ -13,18 +13,6 @@ from opmerge.plotting import figure_png, figure_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "IndexEntry",
-    "Picture",
-    "Section",
-    "Table",
-    "draw_section",
-    "make_table",
-    "render_index",
-    "render_page",
-    "slug",
-]
-
 _MOST_ROWS = 300
 _MOST_ITEMS = 8
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from opmerge.page import figures
 from opmerge.page.layout import Section, Table, draw_section, make_table, render_page
-from opmerge.page.sentences import best_named, number, percent, summary_sentence, target
-from opmerge.plans.drawing import draw_text, plan_from_merges
-
-__all__ = ["report_page"]
+from opmerge.page.sentences import best_named, number, percent, plan_title, summary_sentence, target
+from opmerge.plans.drawing import plan_figure, plan_from_merges
+from opmerge.plans.outline import draw_text
 
 Record = Mapping[str, Any]
 
@@ -64,7 +63,7 @@ def _sections(record: Record) -> Iterator[Section]:
         "marks show where the operators that it replaces meet. Round 0 is the teacher; merges of "
         "one round do not wait for one another."
         + (" Dashed: where one student hands over to the next." if students > 1 else ""),
-        figures.record_plan_figure(record),
+        plan_figure(best["merge_list"], best["boundaries"], plan_title(record)),
         table=_merge_table(record),
         outline=draw_text(plan_from_merges(best["merge_list"], best["boundaries"]), _OUTLINE_WIDTH),
     )

@@ -8,24 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.plans.drawing import plan_from_merges, plan_phrase
-
-__all__ = [
-    "best_named",
-    "error_by_step",
-    "half_of_error",
-    "location_title",
-    "number",
-    "percent",
-    "plan_title",
-    "short_name",
-    "spectrum_title",
-    "strategies_title",
-    "summary_sentence",
-    "target",
-    "teacher_title",
-    "times",
-]
+from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.outline import plan_phrase
 
 Record = Mapping[str, Any]
 
@@ -74,11 +58,11 @@ def summary_sentence(record: Record) -> str:
     """The answer in one sentence: what to do, what it costs, what is proved, what it gains."""
     best = record["best"]
     plan = plan_from_merges(best["merge_list"], best["boundaries"])
-    parts = [f"W2 to {target(record)} {number(best['w2'])}, {_proof(best)}"]
     comparison = _comparison(record)
-    if comparison:
-        parts.append(comparison)
-    return f"{plan_phrase(plan)}: {'; '.join(parts)}."
+    gain = f"; {comparison}" if comparison else ""
+    return (
+        f"{plan_phrase(plan)}: W2 to {target(record)} {number(best['w2'])}, {_proof(best)}{gain}."
+    )
 
 
 def _proof(best: Mapping[str, Any]) -> str:
@@ -101,9 +85,9 @@ def _comparison(record: Record) -> str:
     name, ratio = named["name"], named["ratio_to_best"]
     if ratio is not None and ratio < 1 - _CLOSED:
         return f"the named strategy {name} is better by {percent(1 - ratio)}"
-    same = [s["name"] for s in record["strategies"] if _same_plan(s, best)]
-    if same:
-        return f"this is the plan of {same[0]}"
+    for strategy in record["strategies"]:
+        if _merges(strategy) == _merges(best):
+            return f"this is the plan of {strategy['name']}"
     if ratio is None or ratio <= 1 + _CLOSED:
         return f"the best named strategy ({name}) is as good"
     if ratio < 1 + 10 * _SMALL:
@@ -111,11 +95,9 @@ def _comparison(record: Record) -> str:
     return f"{times(ratio)} better than the best named strategy ({name})"
 
 
-def _same_plan(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    def merges(entry: Mapping[str, Any]) -> set[tuple[int, ...]]:
-        return {tuple(merge["boundaries"]) for merge in entry["merge_list"]}
-
-    return list(one["boundaries"]) == list(other["boundaries"]) and merges(one) == merges(other)
+def _merges(entry: Mapping[str, Any]) -> tuple[list[int], set[tuple[int, ...]]]:
+    """What tells plans apart: where students hand over, and which merges there are."""
+    return list(entry["boundaries"]), {tuple(merge["boundaries"]) for merge in entry["merge_list"]}
 
 
 def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.float64]) -> str:
@@ -131,21 +113,28 @@ def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.
     return f"{above} of {count} eigenvalues {lie} above 1; {largest}"
 
 
+def directions_title(eigenvalues: NDArray[np.float64], errors: NDArray[np.float64]) -> str:
+    """In which direction the best plan errs most."""
+    if not (errors > 0).any():
+        return "The best plan makes no error in any direction"
+    worst = float(eigenvalues[errors.argmax()])
+    return f"The best plan errs most in the direction of λ = {number(worst)}"
+
+
 def plan_title(record: Record) -> str:
     """Which merge makes most of the error."""
     merges = record["best"]["merge_list"]
     if not merges:
         return "Nothing is merged: every step of the teacher is kept"
-    if len(merges) == 1:
-        start, *_, stop = merges[0]["boundaries"]
-        return f"One merge, {start} → {stop}, makes all of the error"
     largest = max(merges, key=lambda merge: float(merge["share"]))
+    start, *_, stop = largest["boundaries"]
+    share = percent(largest["share"])
+    if len(merges) == 1:
+        return f"One merge, {start} → {stop}, makes all of the error"
     if largest["share"] == 0:
         return f"{len(merges)} merges, none of which makes an error"
     if 100 * largest["share"] < _DOMINANT:
-        return f"{len(merges)} merges, none with more than {percent(largest['share'])} of the error"
-    start, *_, stop = largest["boundaries"]
-    share = percent(largest["share"])
+        return f"{len(merges)} merges, none with more than {share} of the error"
     return f"{len(merges)} merges; the one that reaches {start} → {stop} makes {share} of the error"
 
 
@@ -156,9 +145,7 @@ def strategies_title(record: Record) -> str:
         return "The plan and the bound that no plan can beat"
     if comparison.startswith("this"):
         return f"The plan found {comparison.removeprefix('this ')}"
-    return ("The plan is " if comparison[0].isdigit() else "") + (
-        comparison if comparison[0].isdigit() else comparison[0].upper() + comparison[1:]
-    )
+    return f"The plan is {comparison}" if comparison[0].isdigit() else f"T{comparison[1:]}"
 
 
 def error_by_step(record: Record) -> NDArray[np.float64]:

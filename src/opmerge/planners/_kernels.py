@@ -1,11 +1,13 @@
-"""Numba kernels of the interval planners.
+"""Numba kernels of the planners.
 
-All of them work on relative excesses δ = b/P - 1 = expm1(e), in which a merge is polynomial:
+Those of the interval planners work on relative excesses δ = b/P - 1 = expm1(e), in which a merge
+is polynomial:
 
     δ = (1 - ρ_j) t + ρ_j (offset + gain δ_1),    t = δ_1 + u + δ_1 u,
 
 with δ_1 the first child, u the product of the rest and t their composite (THEORY 4). Trees are
-indexed [start, stop] and forests [stop, start], so that both are contiguous in the split.
+indexed [start, stop] and forests [stop, start], so that both are contiguous in the split. Jump
+deficits and weights of x_0 in a jump, at [start, stop], are read under denoiser copy only.
 """
 
 from __future__ import annotations
@@ -14,15 +16,13 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-__all__ = ["interval_tables", "jump_deficits", "scalar_ranges", "scalar_tables"]
-
 Array = NDArray[np.float64]
 
 # NaN never occurs, and letting the compiler reorder a minimum is what makes it vectorise.
 _FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: Array) -> Array:
     """1 - J(start→stop) / P(stop, start), (T+1, T+1) at [start, stop], for one eigenvalue."""
     size = len(alphas)
@@ -33,11 +33,8 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
             steps += log_cosines[stop + 1]
             inner = alphas[stop] * alphas[start] * eigenvalue + sigmas[stop] * sigmas[start]
             cross = alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop]
-            if inner == 0.0:
-                deficits[start, stop] = 1.0
-            else:
-                jump = -0.5 * np.log1p(eigenvalue * (cross / inner) ** 2)
-                deficits[start, stop] = -np.expm1(jump - steps)
+            jump = -0.5 * np.log1p(eigenvalue * (cross / inner) ** 2)  # -inf at a right angle
+            deficits[start, stop] = -np.expm1(jump - steps)
     return deficits
 
 
@@ -45,24 +42,13 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
 def scalar_tables(
     log_products: Array, retentions: Array, deficits: Array, weights: Array, denoiser: bool
 ) -> tuple[Array, Array]:
-    """Smallest and largest δ of every tree and forest, for one eigenvalue.
+    """Smallest and largest δ of every tree and forest, (2, T+1, T+1) each, for one eigenvalue.
 
-    Exact, because a composite and a merge both increase with each child.
-
-    Args:
-        log_products: (T+1,) log P(t, T).
-        retentions: (T+1,) ρ_t.
-        deficits: (T+1, T+1) jump deficits [start, stop]; read under denoiser copy only.
-        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
-        denoiser: whether the merge rule is denoiser copy.
-
-    Returns:
-        trees (2, T+1, T+1) at [:, start, stop] and forests (2, T+1, T+1) at [:, stop, start],
-        the smallest first.
+    Exact, because a composite and a merge both increase with each child. Takes (T+1,) log P(t, T)
+    and retentions.
     """
     size = len(log_products)
-    trees = np.zeros((2, size, size))
-    forests = np.zeros((2, size, size))
+    trees, forests = np.zeros((2, size, size)), np.zeros((2, size, size))
     growth = np.empty((size, size))  # 1/P(stop, split) - 1 at [stop, split]
     for stop in range(size):
         for split in range(stop, size):
@@ -73,8 +59,7 @@ def scalar_tables(
             least_tree, least_forest = np.inf, np.inf
             most_tree, most_forest = -np.inf, -np.inf
             for split in range(stop + 1, start):
-                gain = 1.0 + growth[stop, split]
-                offset = growth[stop, split]
+                gain, offset = 1.0 + growth[stop, split], growth[stop, split]
                 if denoiser:
                     gain *= weights[start, stop] / weights[start, split]
                     offset = gain * deficits[start, split] - deficits[start, stop]
@@ -115,15 +100,14 @@ def scalar_ranges(
             log_products[:, d].copy(), retentions[:, d].copy(), deficits, weights, denoiser
         )
         for side in range(2):
-            reached = trees[side, size - 1].copy()
+            sign, reached = 1.0 - 2.0 * side, trees[side, size - 1].copy()
             for students in range(1, student_steps):
                 for stop in range(size - students):
-                    best = np.inf if side == 0 else -np.inf
+                    least = np.inf
                     for above in range(stop + 1, size - students):
                         first, rest = reached[above], trees[side, above, stop]
-                        value = first + rest + first * rest
-                        best = min(best, value) if side == 0 else max(best, value)
-                    reached[stop] = best  # what is read lies above, so it is still the old round
+                        least = min(least, sign * (first + rest + first * rest))
+                    reached[stop] = sign * least  # read are those above, still of the old round
             ranges[side, d] = reached[0]
     return ranges
 
@@ -148,31 +132,23 @@ def interval_tables(
     Args:
         log_products, retentions, log_variances, log_targets: (T+1, d); ``log_targets`` holds
             target excesses cumulated from the data side, so that an interval's is a difference.
-        multiplicities: (d,).
-        deficits: (T+1, T+1, d) jump deficits; read under denoiser copy only.
-        weights: (T+1, T+1) weights of x_0 in a jump [start, stop]; likewise.
-        denoiser: whether the merge rule is denoiser copy.
+        deficits: (T+1, T+1, d).
 
     Returns:
-        trees (T+1, T+1, d) at [start, stop], forests (T+1, T+1, d) at [stop, start], and the
-        splits (T+1, T+1) of each at [start, stop]; a forest's split 0 stands for a single tree.
+        trees and forests (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop]; a
+        forest's split 0 stands for a single tree.
     """
     size, dimensions = log_products.shape
-    trees = np.zeros((size, size, dimensions))
-    forests = np.zeros((size, size, dimensions))
+    trees, forests = np.zeros((size, size, dimensions)), np.zeros((size, size, dimensions))
     tree_splits = np.zeros((size, size), dtype=np.int64)
     forest_splits = np.zeros((size, size), dtype=np.int64)
-    inverse = np.exp(-log_products)
-    products = np.exp(log_products)
+    products, inverse = np.exp(log_products), np.exp(-log_products)
     for length in range(2, size):
         for stop in prange(size - length):
             start = stop + length
-            scale = np.empty(dimensions)
-            target = np.empty(dimensions)
-            for d in range(dimensions):
-                log_product = log_products[stop, d] - log_products[start, d]
-                scale[d] = multiplicities[d] * np.exp(log_variances[start, d] + 2 * log_product)
-                target[d] = np.expm1(log_targets[start, d] - log_targets[stop, d])
+            log_product = log_products[stop] - log_products[start]
+            scale = multiplicities * np.exp(log_variances[start] + 2 * log_product)
+            target = np.expm1(log_targets[start] - log_targets[stop])
             best_tree, best_forest = np.inf, np.inf
             for split in range(stop + 1, start):
                 ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
@@ -194,24 +170,55 @@ def interval_tables(
                     best_tree, tree_splits[start, stop] = tree_error, split
                 if forest_error < best_forest:
                     best_forest, forest_splits[start, stop] = forest_error, split
-            split = tree_splits[start, stop]
-            ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
-            for d in range(dimensions):
-                first, rest = trees[start, split, d], forests[stop, split, d]
-                composite = first + rest + first * rest
-                growth = np.expm1(log_products[split, d] - log_products[stop, d])
-                gain, offset = 1.0 + growth, growth
-                if denoiser:
-                    gain *= ratio
-                    offset = gain * deficits[start, split, d] - deficits[start, stop, d]
-                rho = retentions[start, d]
-                trees[start, stop, d] = (1 - rho) * composite + rho * (offset + gain * first)
+            split, kept = tree_splits[start, stop], retentions[start]
+            child, others = trees[start, split], forests[stop, split]
+            growth = np.expm1(log_products[split] - log_products[stop])
+            initial = growth + (1.0 + growth) * child
+            if denoiser:
+                gains = (1.0 + growth) * weights[start, stop] / weights[start, split]
+                offset = gains * deficits[start, split] - deficits[start, stop]
+                initial = offset + gains * child
+            trees[start, stop] = (1 - kept) * (child + others + child * others) + kept * initial
             if best_tree <= best_forest:
                 forest_splits[start, stop] = 0
                 forests[stop, start] = trees[start, stop]
             else:
                 split = forest_splits[start, stop]
-                for d in range(dimensions):
-                    first, rest = trees[start, split, d], forests[stop, split, d]
-                    forests[stop, start, d] = first + rest + first * rest
+                child, others = trees[start, split], forests[stop, split]
+                forests[stop, start] = child + others + child * others
     return trees, forests, tree_splits, forest_splits
+
+
+@njit(cache=True, parallel=True)
+def add_logarithms(log_products: Array, retention: Array, weights: Array, total: Array) -> None:
+    """Add Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)) to ``total`` at [k, i], k > i."""
+    size, dimensions = log_products.shape
+    for above in prange(size):
+        for below in range(above):
+            value = 0.0
+            for d in range(dimensions):
+                value += weights[d] * np.log1p(
+                    retention[d] * np.expm1(log_products[above, d] - log_products[below, d])
+                )
+            total[above, below] += value
+
+
+@njit(cache=True)
+def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Cheapest ways down from each step to an end, over blocks k → i that cost [k, i].
+
+    Args:
+        block_costs: (n, n); entries with k <= i are not read.
+        end_costs: (n,) cost of ending at a step, infinite where none may end.
+
+    Returns:
+        (n,) costs, and (n,) where the first block of each path ends; -1 where there is none.
+    """
+    costs = end_costs.copy()
+    ends = np.full(len(costs), -1, dtype=np.int64)
+    for above in range(1, len(costs)):
+        for below in range(above):
+            cost = block_costs[above, below] + costs[below]
+            if cost < costs[above]:
+                costs[above], ends[above] = cost, below
+    return costs, ends

@@ -1,53 +1,72 @@
-"""From the choices of an interval dynamic programme back to a tree."""
+"""From the choices of an interval dynamic programme back to trees, and from trees to students."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.plans.tree import Merge, Tree
 
-__all__ = ["partition_edges", "trace_tree"]
+Array = NDArray[np.float64]
+Split = Callable[[int, int], Any]
 
-Split = Callable[[int, int], int]
+
+def forest_edges(start: int, stop: int, forest_split: Split) -> list[int]:
+    """Where the trees of the row start → stop meet: see ``trace_tree``."""
+    edges = [start]
+    while edges[-1] > stop:
+        here = edges[-1]
+        edges.append(int(here - stop > 1 and forest_split(here, stop)) or stop)
+    return edges
 
 
 def trace_tree(start: int, stop: int, tree_split: Split, forest_split: Split) -> Tree:
     """The tree start → stop that the choices describe.
 
     Args:
-        start: step on the noise side.
-        stop: step on the data side.
+        start, stop: steps on the noise side and on the data side.
         tree_split: where the first child of the tree (start, stop) ends.
-        forest_split: where the first tree of the forest (start, stop) ends; 0 if it is one tree.
+        forest_split: where the first tree of the row (start, stop) ends; 0 if it is one tree.
     """
     merges: list[Merge] = []
     pending = [(start, stop)]
     while pending:
         head, end = pending.pop()
-        if head - end < 2:
-            continue
-        boundaries = [head, tree_split(head, end)]
-        while boundaries[-1] > end:
-            here = boundaries[-1]
-            alone = here - end < 2
-            boundaries.append(end if alone else forest_split(here, end) or end)
-        merges.append(Merge(tuple(boundaries)))
-        pending.extend(pairwise(boundaries))
+        if head - end > 1:
+            first = int(tree_split(head, end))
+            merges.append(Merge((head, *forest_edges(first, end, forest_split))))
+            pending.extend(pairwise(merges[-1].boundaries))
     return Tree(start, stop, tuple(merges))
 
 
-def partition_edges(num_steps: int, choices: Sequence[NDArray[np.intp]]) -> list[int]:
-    """The boundaries (T, …, 0) of K students.
+def best_edges(
+    trees: Array,
+    student_steps: int,
+    compose: Callable[[Array, Array], Array],
+    error: Callable[[Array, int], Array],
+) -> list[int]:
+    """The boundaries (T, …, 0) of K students: of each prefix of k trees the one that errs least.
 
     Args:
-        num_steps: T.
-        choices: K - 1 arrays (T+1,): where the last student of a prefix that ends at each step
-            begins, for prefixes of 2, …, K students.
+        trees: (T+1, T+1, …) the best tree at [start, stop].
+        student_steps: K.
+        compose: what (n, …) prefixes become with the (n, …) trees that follow them.
+        error: (n,) of prefixes that end at a step.
     """
+    num_steps = len(trees) - 1
+    reached, choices = trees[num_steps].copy(), []
+    for students in range(1, student_steps):
+        choice = np.zeros(num_steps + 1, dtype=int)
+        for stop in range(num_steps - students):
+            above = slice(stop + 1, num_steps - students + 1)
+            values = compose(reached[above], trees[above, stop])
+            best = int(error(values, stop).argmin())
+            choice[stop], reached[stop] = stop + 1 + best, values[best]
+        choices.append(choice)
     edges = [0]
     for choice in reversed(choices):
         edges.append(int(choice[edges[-1]]))

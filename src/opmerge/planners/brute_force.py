@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, pairwise, product
 
-from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.planners.result import PlannerResult
+from opmerge.planners.result import PlannerResult, planner, require
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
-
-__all__ = ["MAX_STEPS", "all_plans", "all_trees", "brute_force_plan"]
 
 MAX_STEPS = 9
 """20,793 trees, about 10 s; each further step is almost six times more."""
@@ -35,38 +31,24 @@ def all_plans(num_steps: int, student_steps: int = 1) -> Iterator[Plan]:
             yield Plan(trees)
 
 
+@planner("brute-force", 5)
 def brute_force_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
-    """The best of all plans, T <= 9; either rule, either objective.
-
-    Raises:
-        InputError: if T or K is out of range.
-    """
-    if problem.num_steps > MAX_STEPS:
-        raise InputError(
-            "planner",
-            f"brute-force needs num_steps <= {MAX_STEPS}",
-            problem.num_steps,
-            'use `planner="auto"`',
-        )
-    began = time.perf_counter()
-    outcome = min(
-        (evaluate(problem, plan) for plan in all_plans(problem.num_steps, student_steps)),
-        key=lambda candidate: candidate.w2,
-    )
-    return PlannerResult(outcome, outcome.w2, "brute-force", time.perf_counter() - began)
+    """The best of all plans, T <= 9; either rule, either objective."""
+    steps = problem.num_steps
+    require(steps <= MAX_STEPS, f"brute-force needs num_steps <= {MAX_STEPS}", steps)
+    plans = all_plans(steps, student_steps)
+    outcome = min((evaluate(problem, plan) for plan in plans), key=lambda each: each.w2)
+    return PlannerResult(outcome, outcome.w2)
 
 
 @cache
 def _merges(start: int, stop: int) -> tuple[tuple[Merge, ...], ...]:
     """The merges of every tree start → stop; a single step needs none."""
-    if start - stop == 1:
-        return ((),)
-    found: list[tuple[Merge, ...]] = []
+    found: list[tuple[Merge, ...]] = [()] if start - stop == 1 else []
     steps = range(start - 1, stop, -1)
     for count in range(1, len(steps) + 1):
         for inner in combinations(steps, count):
-            boundaries = (start, *inner, stop)
-            children = (_merges(a, b) for a, b in pairwise(boundaries))
-            root = Merge(boundaries)
+            root = Merge((start, *inner, stop))
+            children = (_merges(a, b) for a, b in pairwise(root.boundaries))
             found.extend((*sum(parts, ()), root) for parts in product(*children))
     return tuple(found)

@@ -12,24 +12,19 @@ are enumerated in the order of their bound until the bound passes the best.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
-from opmerge.errors import InputError
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.combs import CombSearch
-from opmerge.planners.result import PlannerResult, best_outcome
+from opmerge.planners.result import PlannerResult, best_outcome, planner, require
 from opmerge.planners.tails import StepSigns, TailBound
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 from opmerge.spectra import eigenvalue_spectrum
-
-__all__ = ["certified_plan"]
 
 Array = NDArray[np.float64]
 
@@ -42,73 +37,44 @@ _MAX_ENUMERATED = 5_000
 _MAX_STEPS_ENUMERATED = 256  # keeping every head's block costs takes T³/3 numbers
 
 
+@planner("certified", 3)
 def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """The best comb plan with a proved lower bound on every plan (THEORY 7.6, 7.7).
 
     Covers operator copy with the teacher as target. On real spectra the gap closes to rounding.
-    It may stay open where eigenvalues in (1, λ*) carry much of the error, and for long samplers
+    It may stay open where eigenvalues in (λ_0, λ*) carry much of the error, and for long samplers
     trained very briefly, where more combs lie within the bound than can be tried; the notes say
     which. The certificate is in float64: bound and value are exact to about 1e-10.
-
-    Args:
-        problem: an operator-copy problem whose objective is the teacher.
-        student_steps: K >= 1 trees; the boundaries are chosen too.
-
-    Raises:
-        InputError: if the planner does not cover the problem, or K is out of range.
     """
-    if problem.merge_rule != "operator-copy":
-        raise InputError(
-            "planner",
-            "certified covers the merge rule operator-copy only",
-            problem.merge_rule,
-            'use `planner="auto"`',
-        )
-    if problem.objective != "teacher":
-        raise InputError(
-            "planner",
-            "certified covers the objective teacher only",
-            problem.objective,
-            'use `planner="auto"`',
-        )
-    began = time.perf_counter()
+    rule, objective = problem.merge_rule, problem.objective
+    require(rule == "operator-copy", "certified covers the merge rule operator-copy only", rule)
+    require(objective == "teacher", "certified covers the objective teacher only", objective)
     relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
     relaxation.descend()
     note = "" if relaxation.account_for_tails() else relaxation.tail_note()
     if relaxation.gap > _CLOSED and not note:
         note = relaxation.enumerate()
-    return PlannerResult(
-        relaxation.best,
-        float(np.sqrt(relaxation.lower)),
-        "certified",
-        time.perf_counter() - began,
-        (note,) if note else (),
-    )
+    bound = float(np.sqrt(relaxation.lower))
+    return PlannerResult(relaxation.best, bound, notes=(note,) if note else ())
 
 
-@dataclass(frozen=True, eq=False)
 class _ConvexLoss:
     """Convex minorant of F: its envelope on the excesses that plans can reach."""
 
-    scale: Array  # (d,) √(w n_T) P
-    tangent: Array  # (d,) where the envelope leaves the curve; -inf where the curve is convex
-    corner: Array  # (d,) smallest reachable excess
-
-    @classmethod
-    def of(cls, problem: Problem) -> _ConvexLoss:
+    def __init__(self, problem: Problem) -> None:
+        self.scale = np.exp(problem.log_scale)  # (d,) √(w n_T) P
         # b >= its first leaf times the shrinking steps, so e >= -Σ log max(A_t, 1)
         corner = -np.maximum(problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
-        tangent = np.full_like(corner, -np.inf)
-        concave = corner < -np.log(2.0)
-        low, high = np.full(concave.sum(), -np.log(2.0)), np.zeros(concave.sum())
-        ends = corner[concave]
+        self.tangent = np.full_like(corner, -np.inf)  # (d,) where the envelope leaves the curve
+        is_concave = corner < -np.log(2.0)
+        ends = corner[is_concave]
+        low, high = np.full_like(ends, -np.log(2.0)), np.zeros_like(ends)
         for _ in range(60):  # bisection on f'(x)(x - corner) = f(x) - f(corner)
             middle = 0.5 * (low + high)
             rise = np.expm1(middle) ** 2 - np.expm1(ends) ** 2
-            below = 2.0 * np.expm1(middle) * np.exp(middle) * (middle - ends) < rise
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        tangent[concave] = high
-        return cls(np.exp(problem.log_scale), tangent, corner)
+            is_below = 2.0 * np.expm1(middle) * np.exp(middle) * (middle - ends) < rise
+            low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
+        self.tangent[is_concave] = high
 
     def value_and_gradient(self, excess: Array) -> tuple[float, Array]:
         """F and its gradient; F lies on or above the tangent there, everywhere."""
@@ -116,14 +82,6 @@ class _ConvexLoss:
         gradient = 2.0 * self.scale**2 * np.expm1(at) * np.exp(at)
         value = np.sum((self.scale * np.expm1(at)) ** 2 + gradient * (excess - at))
         return float(value), gradient
-
-
-@dataclass(frozen=True, eq=False)
-class _Tangent:
-    """The tangent of the loss at a point: F(e) >= offset + <gradient, e>."""
-
-    offset: float
-    gradient: Array
 
 
 def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
@@ -137,23 +95,25 @@ def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
     if len(eigenvalues) <= 2 * _COARSE:
         return plans
     groups = np.array_split(np.arange(len(eigenvalues)), _COARSE)
-    totals = [counts[group].sum() for group in groups]
-    means = [counts[group] @ eigenvalues[group] for group in groups]
-    spectrum = eigenvalue_spectrum(np.divide(means, totals), totals)
+    means = [np.average(eigenvalues[group], weights=counts[group]) for group in groups]
+    spectrum = eigenvalue_spectrum(means, [counts[group].sum() for group in groups])
     coarse = _Relaxation(replace(problem, spectrum=spectrum), student_steps, plans)
     coarse.descend()
     return coarse.plans
 
 
 class _Relaxation:
-    """State of the search: the best plan, the bound and its tangent, the hull and a point in it."""
+    """State of the search: the best plan, the bound, the hull of the plans seen, a point in it.
+
+    A bound comes from a tangent (offset, gradient) of the loss: F(e) >= offset + <gradient, e>.
+    """
 
     def __init__(self, problem: Problem, student_steps: int, plans: list[Plan]) -> None:
         self.problem, self.student_steps = problem, student_steps
         self.signs = StepSigns.of(problem)
         self.tails = TailBound(problem, self.signs, student_steps)
         self.search = CombSearch(problem, student_steps)
-        self.loss = _ConvexLoss.of(problem)
+        self.loss = _ConvexLoss(problem)
         self.plans = plans
         starts = [evaluate(problem, plan) for plan in plans]
         self.best = best_outcome(starts)
@@ -176,9 +136,9 @@ class _Relaxation:
             self.best = outcome
         return outcome
 
-    def _tangent(self) -> _Tangent:
+    def _tangent(self) -> tuple[float, Array]:
         value, gradient = self.loss.value_and_gradient(self.point)
-        return _Tangent(value - float(gradient @ self.point), gradient)
+        return value - float(gradient @ self.point), gradient
 
     def _correct(self) -> None:
         """Move to the least loss over the hull of the plans seen."""
@@ -188,13 +148,13 @@ class _Relaxation:
     def descend(self) -> None:
         """Fully corrective Frank-Wolfe: one shortest path an iteration, until the gap stalls."""
         for _ in range(_MAX_ITERATIONS):
-            tangent = self._tangent()
-            cost, plan = self.search.cheapest(tangent.gradient)
-            if tangent.offset + cost >= self.lower:
-                self.lower, self.bound = tangent.offset + cost, tangent
+            offset, gradient = self._tangent()
+            cost, plan = self.search.cheapest(gradient)
+            if offset + cost >= self.lower:
+                self.lower, self.bound = offset + cost, (offset, gradient)
             vertex = self._consider(plan).excess
-            here = float(tangent.gradient @ self.point)
-            if self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (tangent.offset + here):
+            here = float(gradient @ self.point)
+            if self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (offset + here):
                 return
             if (self.vertices == vertex).all(axis=1).any():
                 return
@@ -205,12 +165,13 @@ class _Relaxation:
 
     def account_for_tails(self) -> bool:
         """Make the bound cover plans that train inside blocks; whether it did already."""
-        credit = self.tails.credit(self.bound.gradient)
+        offset, gradient = self.bound
+        credit = self.tails.credit(gradient)
         if credit is None:
             return True
-        cost, plan = self.search.cheapest(self.bound.gradient, credit)
+        cost, plan = self.search.cheapest(gradient, credit)
         self._consider(plan)
-        self.lower = max(0.0, self.bound.offset + cost)
+        self.lower = max(0.0, offset + cost)
         return False
 
     def enumerate(self) -> str:
@@ -218,16 +179,13 @@ class _Relaxation:
 
         Where every eigenvalue has steps of one sign, a comb is the best plan with its spine.
         Otherwise its loss still bounds them all, the loss being convex, if no training inside
-        blocks pays under the loss's gradient there.
-
-        Returns:
-            What stopped it, or nothing where the gap is closed.
+        blocks pays under the loss's gradient there. Returns what stopped it, if anything did.
         """
         if self.student_steps > 1 and self.problem.num_steps > _MAX_STEPS_ENUMERATED:
             return "the convex relaxation is not tight, and there are too many steps to enumerate"
-        offset = self.bound.offset
+        offset, gradient = self.bound
         proved = np.inf  # the least bound of all spines passed
-        combs = self.search.in_order(self.bound.gradient, self.upper - offset)
+        combs = self.search.in_order(gradient, self.upper - offset)
         for count, (cost, plan) in enumerate(combs):
             reached = max(self.lower, offset + cost)
             if min(reached, proved) >= self.upper:
@@ -236,13 +194,12 @@ class _Relaxation:
                 self.lower = min(reached, proved)
                 return f"the search ended after {count} combs within the bound"
             comb = self._consider(plan)
-            if not self.signs.mixed.any():
-                proved = min(proved, comb.w2**2)
-                continue
-            loss, gradient = self.loss.value_and_gradient(comb.excess)
-            if self.tails.credit(gradient) is not None:
-                self.lower = min(reached, proved)
-                return self.tail_note()
+            loss = comb.w2**2
+            if self.signs.mixed.any():
+                loss, slope = self.loss.value_and_gradient(comb.excess)
+                if self.tails.credit(slope) is not None:
+                    self.lower = min(reached, proved)
+                    return self.tail_note()
             proved = min(proved, loss)
         self.lower = min(self.upper, proved)
         return ""
@@ -258,6 +215,8 @@ class _Relaxation:
 
 def _minimise_over_hull(loss: _ConvexLoss, vertices: Array, weights: Array) -> Array:
     """Convex weights of the vertices at which the loss is least: pairwise Frank-Wolfe steps."""
+    from scipy.optimize import brentq
+
     weights = weights.copy()
     for _ in range(_MAX_CORRECTIONS):
         point = weights @ vertices

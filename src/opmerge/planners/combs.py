@@ -8,19 +8,15 @@ over all combs is therefore a shortest path, and for K students a shortest path 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
-from opmerge.planners.backtrack import partition_edges
+from opmerge.planners.backtrack import best_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Problem
-
-__all__ = ["BlockSums", "CombSearch", "cheapest_comb"]
 
 Array = NDArray[np.float64]
 
@@ -29,8 +25,8 @@ _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than
 _MAX_STATES = 200_000  # that wait in a best-first search
 _ROWS = 128  # rows of a matrix product at a time
 
-_State = tuple[float, int, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
-"""Of the search: cost, students to follow, heads so far, the open tree's steps, closed trees'."""
+_State = tuple[float, int, tuple[tuple[int, ...], ...]]
+"""Of the search: cost, students to follow, and of each tree its head and its steps so far."""
 
 
 class BlockSums:
@@ -64,15 +60,13 @@ class BlockSums:
         self._below = np.exp(log_odds[self._series] - relative)
 
     def weighted(self, weights: Array) -> Array:
-        """(n, n) sums for the block k → i at [k, i]; entries with k <= i have no meaning.
+        """(n, n) sums for the block k → i at [k, i], k > i, with (d,) weights of any sign."""
+        from opmerge.planners._kernels import add_logarithms
 
-        Args:
-            weights: (d,) any signs.
-        """
         total = np.zeros((self._size, self._size))
         if self._direct.size:
             args = self._direct_products, self._direct_retention, weights[self._direct]
-            _add_logarithms(*args, total)
+            add_logarithms(*args, total)
         if not self._series.size:
             return total
         weights = weights[self._series]
@@ -83,7 +77,8 @@ class BlockSums:
         while True:
             sign = 1.0 if power % 2 else -1.0
             weighted = above * (sign / power * weights[: above.shape[1]])
-            _add_lower_product(weighted, below, total)
+            for end in range(_ROWS, self._size + _ROWS, _ROWS):  # the lower half, by rows
+                total[end - _ROWS : end, :end] += weighted[end - _ROWS : end] @ below[:end].T
             total -= np.einsum("id,id->i", weighted, below)
             power += 1
             needed = np.flatnonzero(log_terms + power * self._log_largest > least)
@@ -94,73 +89,16 @@ class BlockSums:
             below = below[:, :used] * self._below[:, :used]
 
 
-def _add_lower_product(left: Array, right: Array, total: Array) -> None:
-    """Add ``left @ right.T`` to ``total``, on and below the diagonal only: half the work."""
-    for first in range(0, len(left), _ROWS):
-        last = min(first + _ROWS, len(left))
-        total[first:last, :last] += left[first:last] @ right[:last].T
-
-
-@njit(cache=True, parallel=True)
-def _add_logarithms(
-    log_products: Array, retention: Array, weights: Array, total: Array
-) -> None:  # pragma: no cover - compiled
-    size, dimensions = log_products.shape
-    for above in prange(size):
-        for below in range(above):
-            value = 0.0
-            for d in range(dimensions):
-                value += weights[d] * np.log1p(
-                    retention[d] * np.expm1(log_products[above, d] - log_products[below, d])
-                )
-            total[above, below] += value
-
-
-@njit(cache=True)
-def _shortest_to(block_costs: Array, stop: int) -> tuple[Array, NDArray[np.int64]]:
-    """Cheapest way to cut steps k … stop + 1 into blocks, and its first block's end, at [k]."""
-    size = len(block_costs)
-    costs = np.full(size, np.inf)
-    ends = np.full(size, -1, dtype=np.int64)
-    costs[stop] = 0.0
-    for above in range(stop + 1, size):
-        for below in range(stop, above):
-            cost = block_costs[above, below] + costs[below]
-            if cost < costs[above]:
-                costs[above], ends[above] = cost, below
-    return costs, ends
-
-
-@njit(cache=True)
-def _shortest_from(block_costs: Array) -> Array:
-    """Cheapest way to cut steps size-1 … i + 1 into blocks, for every i."""
-    size = len(block_costs)
-    costs = np.full(size, np.inf)
-    costs[size - 1] = 0.0
-    for below in range(size - 2, -1, -1):
-        for above in range(below + 1, size):
-            costs[below] = min(costs[below], costs[above] + block_costs[above, below])
-    return costs
-
-
 class CombSearch:
-    """Shortest combs of K students under linear weights on the excess of each eigenvalue.
-
-    Args:
-        problem: an operator-copy problem.
-        student_steps: K.
-    """
+    """Shortest combs of K students under (d,) weights on the excess of each eigenvalue."""
 
     def __init__(self, problem: Problem, student_steps: int) -> None:
         self.problem, self.student_steps = problem, student_steps
         self._top_sums = self._sums(problem.num_steps)
-        self._top_costs = lru_cache(maxsize=1)(self._uncached_top_costs)
+        self._top_costs: tuple[Array, Array] | None = None
 
     def _sums(self, head: int) -> BlockSums:
         return BlockSums(self.problem.teacher.log_products[:head], self.problem.retentions[head])
-
-    def _uncached_top_costs(self, weights: bytes) -> Array:
-        return self._top_sums.weighted(np.frombuffer(weights))
 
     def block_costs(self, head: int, weights: Array) -> Array:
         """(head, head) cost of each block k → i of a tree with this head, at [k, i].
@@ -168,32 +106,32 @@ class CombSearch:
         Those of the head T are kept until other weights are asked for: with one student they
         are all there is, and the same weights are searched more than once.
         """
-        if head == self.problem.num_steps:
-            return self._top_costs(weights.tobytes())
-        return self._sums(head).weighted(weights)
+        if head < self.problem.num_steps:
+            return self._sums(head).weighted(weights)
+        if self._top_costs is None or not np.array_equal(self._top_costs[0], weights):
+            self._top_costs = weights.copy(), self._top_sums.weighted(weights)
+        return self._top_costs[1]
 
     def cheapest(self, weights: Array, credit: Array | None = None) -> tuple[float, Plan]:
         """The comb plan with the least Σ_d weights_d e_d + Σ_blocks credit, and that cost.
 
-        Args:
-            weights: (d,) weight of each eigenvalue's excess.
-            credit: (T, T) what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
+        The (T, T) credit is what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
         """
+        from opmerge.planners._kernels import cheapest_paths
 
         def costs_under(head: int) -> Array:
             costs = self.block_costs(head, weights)
             return costs if credit is None else costs + credit[:head, :head]
 
-        num_steps, count = self.problem.num_steps, self.student_steps
-        if count == 1:
-            cost, tree = cheapest_comb(costs_under(num_steps))
-            return cost, Plan((tree,))
-        trees = np.full((num_steps + 1, num_steps + 1), np.inf)
-        for head in range(1, num_steps + 1):
-            trees[head, :head] = _shortest_from(costs_under(head))
-        value, edges = _cheapest_partition(trees, count)
-        heads = pairwise(edges)
-        return value, Plan(tuple(cheapest_comb(costs_under(head), stop)[1] for head, stop in heads))
+        num_steps, edges = self.problem.num_steps, [self.problem.num_steps, 0]
+        if self.student_steps > 1:
+            trees = np.full((num_steps + 1, num_steps + 1), np.inf)
+            for head in range(1, num_steps + 1):
+                upside_down = np.ascontiguousarray(costs_under(head)[::-1, ::-1].T)
+                trees[head, :head] = cheapest_paths(upside_down, only_at(0, head))[0][::-1]
+            edges = best_edges(trees, self.student_steps, np.add, lambda costs, _: costs)
+        combs = [cheapest_comb(costs_under(head), stop) for head, stop in pairwise(edges)]
+        return sum(cost for cost, _ in combs), Plan(tuple(tree for _, tree in combs))
 
     def in_order(self, weights: Array, limit: float) -> Iterator[tuple[float, Plan | None]]:
         """Comb plans in the order of Σ_d weights_d e_d, up to ``limit``: best-first search.
@@ -202,57 +140,47 @@ class CombSearch:
         nothing is expanded that does not lie on a plan within the limit. Where too many states
         wait, the search ends with the cost reached, and None for a plan.
         """
-        num_steps, count = self.problem.num_steps, self.student_steps
-        heads = range(1, num_steps + 1) if count > 1 else (num_steps,)
+        top, count = self.problem.num_steps, self.student_steps
+        heads = range(1, top + 1) if count > 1 else (top,)
         blocks = {head: self.block_costs(head, weights) for head in heads}
         ahead = _costs_ahead(blocks, count)
-        start = num_steps - 1
-        heap: list[_State] = [
-            (float(ahead[-1][num_steps][start]), count - 1, (num_steps,), (start,), ())
-        ]
+        first = float(ahead[-1][top][top - 1])
+        heap: list[_State] = [(first, count - 1, ((top, top - 1),))]
         while heap:
-            estimate, following, starts, path, done = heappop(heap)
+            estimate, following, chains = heappop(heap)
             if estimate > limit:
                 return
             if len(heap) > _MAX_STATES:
                 yield estimate, None
                 return
-            head, step = starts[-1], path[-1]
+            closed, chain = chains[:-1], chains[-1]
+            head, step = chain[0], chain[-1]
             if following == 0 and step == 0:
-                chains = (*done, path)
-                yield estimate, Plan(tuple(map(Tree.chain, starts, chains)))
+                yield estimate, Plan(tuple(Tree.chain(head, path) for head, *path in chains))
                 continue
             reached = estimate - ahead[following][head][step]
             for stop in range(step):
                 cost = reached + blocks[head][step, stop] + ahead[following][head][stop]
                 if cost <= limit:
-                    heappush(heap, (float(cost), following, starts, (*path, stop), done))
+                    heappush(heap, (float(cost), following, (*closed, (*chain, stop))))
             if following > 0 and step > 0:
                 cost = reached + ahead[following - 1][step][step - 1]
                 if cost <= limit:
-                    state = (
-                        float(cost),
-                        following - 1,
-                        (*starts, step),
-                        (step - 1,),
-                        (*done, path),
-                    )
-                    heappush(heap, state)
+                    heappush(heap, (float(cost), following - 1, (*chains, (step, step - 1))))
 
 
 def _costs_ahead(blocks: Mapping[int, Array], count: int) -> list[dict[int, Array]]:
     """Cheapest cost to come, at [students after this one][head][step]."""
+    from opmerge.planners._kernels import cheapest_paths
+
     ahead: list[dict[int, Array]] = []
     for following in range(count):
         layer = {}
         for head, costs in blocks.items():
-            ends = np.full(head, np.inf)
-            if following == 0:
-                ends[0] = 0.0
-            else:
-                for stop in range(1, head):
-                    ends[stop] = ahead[-1][stop][stop - 1]
-            layer[head] = _cost_to_come(costs, ends)
+            ends = only_at(0, head)
+            if following:
+                ends[:] = [np.inf, *(ahead[-1][stop][stop - 1] for stop in range(1, head))]
+            layer[head] = cheapest_paths(costs, ends)[0]
         ahead.append(layer)
     return ahead
 
@@ -264,30 +192,16 @@ def cheapest_comb(block_costs: Array, stop: int = 0) -> tuple[float, Tree]:
         block_costs: (n, n) cost of each block k → i at [k, i]; those with k <= i are not read.
         stop: step at which the tree ends.
     """
-    costs, ends = _shortest_to(block_costs, stop)
-    boundaries = [len(block_costs) - 1]
+    from opmerge.planners._kernels import cheapest_paths
+
+    size = len(block_costs)
+    costs, ends = cheapest_paths(block_costs, only_at(stop, size))
+    boundaries = [size - 1]
     while boundaries[-1] > stop:
         boundaries.append(int(ends[boundaries[-1]]))
-    return float(costs[-1]), Tree.chain(len(block_costs), boundaries)
+    return float(costs[-1]), Tree.chain(size, boundaries)
 
 
-@njit(cache=True)
-def _cost_to_come(block_costs: Array, end_costs: Array) -> Array:
-    """Cheapest way from each step to an end, where a tree may end at any step at a cost."""
-    costs = end_costs.copy()
-    for above in range(1, len(costs)):
-        for below in range(above):
-            costs[above] = min(costs[above], block_costs[above, below] + costs[below])
-    return costs
-
-
-def _cheapest_partition(trees: Array, count: int) -> tuple[float, list[int]]:
-    """Best way to cover T … 1 with ``count`` trees [start, stop], and its (T, …, 0)."""
-    num_steps = len(trees) - 1
-    costs = trees[num_steps].copy()
-    choices: list[NDArray[np.intp]] = []
-    for _ in range(count - 1):
-        candidates = costs[:, None] + trees
-        choices.append(candidates.argmin(axis=0))
-        costs = candidates.min(axis=0)
-    return float(costs[0]), partition_edges(num_steps, choices)
+def only_at(stop: int, size: int) -> Array:
+    """(size,) costs of ending where a path may end at one step only."""
+    return np.where(np.arange(size) == stop, 0.0, np.inf)

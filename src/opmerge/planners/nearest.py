@@ -1,4 +1,4 @@
-"""One eigenvalue whose target lies between the extremes: a plan that comes near to it.
+"""One eigenvalue: the trees with extreme excess, and a plan near a target between the extremes.
 
 Along the spine of a tree, the merges that train the student at T, the excess is a sum over the
 blocks that are merged into it, Σ log((1 - ρ_T) e^u + ρ_T / P), with u the excess of what stands
@@ -10,27 +10,78 @@ small interval is kept, and the last edge is the one that comes out nearest.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.planners.extremes import Extremes
+from opmerge.planners.backtrack import forest_edges, trace_tree
+from opmerge.planners.ranges import (
+    compose,
+    estimate_deficits,
+    estimate_weights,
+    scalar_extremes,
+)
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
 
-__all__ = ["nearest_plan"]
-
 Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 _KEPT = 64  # sums of a node
 _TEACHER = 2  # index of the blocks of teacher steps, after those of the two extremes
 
 
-def nearest_plan(problem: Problem) -> Plan:
-    """A plan whose excess is near the target; O(T² k) for k = 64 sums a node, after O(T³).
+class Extremes:
+    """Smallest (side 0) or largest (side 1) δ = b/P - 1 of one eigenvalue, under either rule.
 
-    Args:
-        problem: one eigenvalue, operator copy, T >= 2.
+    ``trees`` (T+1, T+1) holds δ of the extreme tree at [start, stop], ``forests`` (T+1, T+1) that
+    of the extreme row of trees at [stop, start].
+    """
+
+    def __init__(self, problem: Problem, side: int) -> None:
+        self._problem, self._sign = problem, 1 - 2 * side
+        self.trees, self.forests = (table[side] for table in scalar_extremes(problem, 0))
+        if problem.merge_rule == "denoiser-copy":
+            self._deficits, self._weights = estimate_deficits(problem, 0), estimate_weights(problem)
+
+    def tree(self, start: int, stop: int) -> Tree:
+        """The extreme tree start → stop."""
+        return trace_tree(start, stop, self._tree_split, self._forest_split)
+
+    def forest(self, start: int, stop: int) -> list[Tree]:
+        """The extreme row of trees start → stop, noise side first."""
+        return [
+            self.tree(*ends) for ends in pairwise(forest_edges(start, stop, self._forest_split))
+        ]
+
+    def _tree_split(self, start: int, stop: int) -> int:
+        splits = np.arange(stop + 1, start)
+        rho = self._problem.retentions[start, 0]
+        first, rest = self.trees[start, splits], self.forests[stop, splits]
+        offset, gain = self._starts(start, stop, splits)
+        merged = (1 - rho) * compose(first, rest) + rho * (offset + gain * first)
+        return int(splits[(self._sign * merged).argmin()])
+
+    def _forest_split(self, start: int, stop: int) -> int:
+        splits = np.arange(stop + 1, start)
+        composed = self._sign * compose(self.trees[start, splits], self.forests[stop, splits])
+        best = composed.argmin()
+        return int(splits[best]) if composed[best] < self._sign * self.trees[start, stop] else 0
+
+    def _starts(self, start: int, stop: int, splits: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Offset and gain of ``merging.initial_coefficients`` for every split."""
+        products = self._problem.teacher.log_products[:, 0]
+        growth = np.expm1(products[splits] - products[stop])
+        if self._problem.merge_rule == "operator-copy":
+            return growth, 1.0 + growth
+        gain = (1.0 + growth) * self._weights[start, stop] / self._weights[start, splits]
+        return gain * self._deficits[start, splits] - self._deficits[start, stop], gain
+
+
+def nearest_plan(problem: Problem) -> Plan:
+    """A plan whose excess is near the target, for one eigenvalue, operator copy and T >= 2.
+
+    O(T² k) for k = 64 sums a node, after O(T³).
     """
     extremes = [Extremes(problem, side) for side in (0, 1)]
     head = problem.num_steps
@@ -73,7 +124,7 @@ def _nearest_path(lengths: Array, target: float) -> list[tuple[int, int, int]]:
     return blocks[::-1]
 
 
-def _spread_over(values: Array) -> Indices:
+def _spread_over(values: Array) -> NDArray[np.intp]:
     """Indices of the extremes, and of one value in each of as many equal intervals as are kept."""
     low, high = values.argmin(), values.argmax()
     width = max(values[high] - values[low], np.finfo(float).tiny)

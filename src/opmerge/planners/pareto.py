@@ -9,8 +9,7 @@ dropped ones were, so that the final lower bound accounts for all of them, exact
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +17,16 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
-from opmerge.planners.ranges import excess_ranges
-from opmerge.planners.result import PlannerResult
+from opmerge.planners.ranges import compose, excess_ranges
+from opmerge.planners.result import PlannerResult, planner
 from opmerge.plans.strategies import uniform_boundaries
-from opmerge.plans.tree import Merge, Plan, Tree
+from opmerge.plans.tree import Nested, Plan
 from opmerge.problem import Problem
-
-__all__ = ["pareto_plan"]
 
 Array = NDArray[np.float64]
 
-Interval = tuple[int, int]
+Indices = NDArray[np.intp]
+Origin = Callable[[int, int, int], list[Nested]]
 
 _MAX_STEPS_UNLIMITED = 9
 _UNLIMITED = 100_000
@@ -41,17 +39,28 @@ class _Front:
     """Candidates for one interval.
 
     Args:
-        values: (n, d) relative excesses δ.
-        bounds: (2, n, d) range of δ of everything a candidate stands for.
+        points: (3, n, d) δ of each, and the least and the largest δ of all that it stands for.
         origins: (n, 3) where each comes from: the split, and the indices of the first part and
             of the rest in their fronts; in a forest, split 0 stands for a single tree.
+        trees_from: the trees, as nested lists, of a candidate with this origin.
     """
 
-    values: Array
-    bounds: Array
-    origins: NDArray[np.intp]
+    points: Array
+    origins: Indices
+    trees_from: Origin
+
+    def trees(self, index: int) -> list[Nested]:
+        """The trees of a candidate, as nested lists."""
+        return self.trees_from(*self.origins[index].tolist())
+
+    def followed_by(self, rest: _Front, split: int) -> tuple[Array, Indices]:
+        """Points and origins of every pair with a candidate of the interval after ``split``."""
+        pairs = np.indices((len(self.origins), len(rest.origins))).reshape(2, -1)
+        points = compose(self.points[:, pairs[0]], rest.points[:, pairs[1]])
+        return points, np.insert(pairs.T, 0, split, axis=1)
 
 
+@planner("pareto", 4)
 def pareto_plan(
     problem: Problem,
     student_steps: int = 1,
@@ -60,13 +69,12 @@ def pareto_plan(
 ) -> PlannerResult:
     """The optimal plan (ε = 0), or one within a stated gap.
 
-    Covers either rule and either objective. Fronts grow quickly with T and with the number of
-    distinct eigenvalues; where one would exceed ``max_front``, ε is raised for it, and the gap
-    says what that cost.
+    Fronts grow quickly with T and with the number of distinct eigenvalues; where one would exceed
+    ``max_front``, ε is raised for it, and the gap says what that cost.
 
     Args:
-        problem: any problem.
-        student_steps: K >= 1 trees; the boundaries are chosen too.
+        problem: either rule, either objective.
+        student_steps: K >= 1.
         epsilon: ε >= 0, relative to the range of excesses that each eigenvalue can reach.
         max_front: largest number of candidates kept for an interval. By default there is no
             limit up to 9 steps, and beyond, one that keeps the search to a minute or so.
@@ -81,18 +89,14 @@ def pareto_plan(
         max_front = _affordable_front(problem)
     if max_front < 1:
         raise InputError("max_front", "must be >= 1", max_front)
-    began = time.perf_counter()
     search = _Search(problem, student_steps, epsilon, max_front)
     front = search.plans(student_steps)
-    excess = np.log1p(np.maximum(front.values, -1.0))
+    excess, low, high = np.log1p(np.maximum(front.points, -1.0))
     best = int(problem.errors(excess).sum(axis=1).argmin())
-    low, high = np.log1p(np.maximum(front.bounds, -1.0))
     bounds = problem.errors(np.clip(problem.target_excess, low, high)).sum(axis=1)
-    outcome = evaluate(problem, search.trace(student_steps, best))
+    outcome = evaluate(problem, Plan.from_nested(front.trees(best)))
     notes = (f"fronts were thinned to {max_front} candidates",) if search.raised else ()
-    return PlannerResult(
-        outcome, float(np.sqrt(bounds.min())), "pareto", time.perf_counter() - began, notes
-    )
+    return PlannerResult(outcome, float(np.sqrt(bounds.min())), notes=notes)
 
 
 def _affordable_front(problem: Problem) -> int:
@@ -114,159 +118,106 @@ class _Search:
         self.scale = np.where(high > low, high - low, 1.0)
         self.lower_is_better = ~(high <= target) | (low >= target)
         self.higher_is_better = ~(low >= target)
-        d = len(problem.eigenvalues)
         self.trees: dict[tuple[int, int], _Front] = {}
         self.forests: dict[tuple[int, int], _Front] = {}
         for start in range(1, problem.num_steps + 1):
-            leaf = _Front(np.zeros((1, d)), np.zeros((2, 1, d)), np.zeros((1, 3), dtype=np.intp))
-            self.trees[start, start - 1] = self.forests[start, start - 1] = leaf
+            origin, step = np.zeros((1, 3), dtype=np.intp), [start]
+            front = _Front(np.zeros((3, 1, len(low))), origin, lambda *_, step=step: step)
+            self.trees[start, start - 1] = self.forests[start, start - 1] = front
             for stop in range(start - 2, -1, -1):
                 self._build(start, stop)
 
     def _build(self, start: int, stop: int) -> None:
+        """Train one student on every composite; its start is given by the first part."""
+
+        def row(split: int, first: int, rest: int) -> list[Nested]:
+            return self.trees[start, split].trees(first) + self.forests[split, stop].trees(rest)
+
+        rho = self.problem.retentions[start]
         composed, merged = [], []
         for split in range(start - 1, stop, -1):
-            first, rest = self.trees[start, split], self.forests[split, stop]
-            forest = _compose(first, rest, split)
-            composed.append(forest)
-            merged.append(self._merge(forest, first, (start, split, stop)))
-        trees = self._thin(merged)
-        whole = np.zeros((len(trees.values), 3), dtype=np.intp)
+            first = self.trees[start, split]
+            points, origins = first.followed_by(self.forests[split, stop], split)
+            offset, gain = initial_coefficients(self.problem, start, split, stop)
+            initial = offset + gain * first.points[:, origins[:, 1]]
+            composed.append((points, origins))
+            merged.append(((1.0 - rho) * points + rho * initial, origins))
+        trees = self.trees[start, stop] = self._thin(merged, lambda *origin: [row(*origin)])
+        whole = np.zeros_like(trees.origins)
         whole[:, 1] = np.arange(len(whole))
-        self.trees[start, stop] = trees
         self.forests[start, stop] = self._thin(
-            [_Front(trees.values, trees.bounds, whole), *composed]
+            [(trees.points, whole), *composed],
+            lambda *origin: row(*origin) if origin[0] else trees.trees(origin[1]),
         )
-
-    def _merge(self, composed: _Front, first: _Front, steps: tuple[int, int, int]) -> _Front:
-        """Train one student on every composite; its start is given by the first part."""
-        rho = self.problem.retentions[steps[0]]
-        offset, gain = initial_coefficients(self.problem, *steps)
-        index = composed.origins[:, 1]
-
-        def trained(composite: Array, firsts: Array) -> Array:
-            student: Array = (1.0 - rho) * composite + rho * (offset + gain * firsts[index])
-            return student
-
-        bounds = [trained(composed.bounds[side], first.bounds[side]) for side in (0, 1)]
-        return _Front(trained(composed.values, first.values), np.stack(bounds), composed.origins)
 
     def plans(self, student_steps: int) -> _Front:
         """Every candidate with K trees; the last front is not thinned."""
         num_steps = self.problem.num_steps
-        prefixes = {(num_steps, stop): self.trees[num_steps, stop] for stop in range(num_steps)}
-        self.prefixes = [prefixes]
-        for students in range(1, student_steps):
-            last = students == student_steps - 1
-            following = {}
-            for stop in (0,) if last else range(num_steps - students):
-                above = range(stop + 1, num_steps - students + 1)
-                fronts = [_compose(prefixes[num_steps, k], self.trees[k, stop], k) for k in above]
-                following[num_steps, stop] = _join(fronts) if last else self._thin(fronts)
-            prefixes = following
-            self.prefixes.append(prefixes)
-        return prefixes[num_steps, 0]
+        prefixes = {stop: self.trees[num_steps, stop] for stop in range(num_steps)}
+        for students in range(2, student_steps + 1):
+            is_last = students == student_steps
+            stops = (0,) if is_last else range(num_steps - students + 1)
+            prefixes = {stop: self._extended(prefixes, stop, is_last) for stop in stops}
+        return prefixes[0]
 
-    def trace(self, student_steps: int, index: int) -> Plan:
-        """The plan behind a candidate of ``plans``."""
-        num_steps = self.problem.num_steps
-        stop, students = 0, []
-        for prefixes in reversed(self.prefixes[1:]):
-            split, before, tree = prefixes[num_steps, stop].origins[index]
-            students.append(self._trace_tree((int(split), stop), int(tree)))
-            stop, index = int(split), int(before)
-        students.append(self._trace_tree((num_steps, stop), index))
-        return Plan(tuple(reversed(students)))
+    def _extended(self, prefixes: dict[int, _Front], stop: int, is_last: bool) -> _Front:
+        """The prefixes that end above a step, each with one more tree down to it."""
 
-    def _trace_tree(self, interval: Interval, index: int) -> Tree:
-        merges, pending = [], [(interval, index)]
-        while pending:
-            (start, stop), index = pending.pop()
-            if start - stop < 2:
-                continue
-            split, first, rest = (int(n) for n in self.trees[start, stop].origins[index])
-            children = [((start, split), first), *self._trace_forest((split, stop), rest)]
-            merges.append(Merge((start, *(end for (_, end), _ in children))))
-            pending.extend(children)
-        return Tree(*interval, tuple(merges))
+        def row(split: int, before: int, tree: int) -> list[Nested]:
+            return prefixes[split].trees(before) + self.trees[split, stop].trees(tree)
 
-    def _trace_forest(self, interval: Interval, index: int) -> Iterator[tuple[Interval, int]]:
-        start, stop = interval
-        while start > stop:
-            split, first, rest = (int(n) for n in self.forests[start, stop].origins[index])
-            yield (start, split or stop), first
-            start, index = (split, rest) if split else (stop, 0)
+        above = [split for split in prefixes if split > stop]
+        parts = [prefixes[split].followed_by(self.trees[split, stop], split) for split in above]
+        return _Front(*_joined(parts), row) if is_last else self._thin(parts, row)
 
-    def _thin(self, fronts: list[_Front]) -> _Front:
+    def _thin(self, parts: list[tuple[Array, Indices]], trees_from: Origin) -> _Front:
         """Keep what is not dominated; raise ε here until at most ``limit`` candidates are left."""
-        joined = _join(fronts)
-        # an interval starts a little below the ε that its predecessor needed
-        epsilon = (
-            max(self.epsilon, self.raised / 4) if self.raised > _LEAST_RAISED else self.epsilon
-        )
+        (points, origins), epsilon = _joined(parts), self.epsilon
+        if self.raised > _LEAST_RAISED:  # begin a little below what the last interval needed
+            epsilon = max(epsilon, self.raised / 4)
         while True:
-            front = self._undominated(self._boxed(joined, epsilon) if epsilon > 0 else joined)
-            if front is not None:
-                return front
+            boxed = self._boxed(points, origins, epsilon) if epsilon > 0 else (points, origins)
+            kept = self._undominated(*boxed)
+            if kept is not None:
+                return _Front(*kept, trees_from)
             epsilon = self.raised = max(2.0 * epsilon, _LEAST_RAISED)
 
-    def _boxed(self, front: _Front, epsilon: float) -> _Front:
+    def _boxed(self, points: Array, origins: Indices, epsilon: float) -> tuple[Array, Indices]:
         """One candidate for each box of side ε, with the range of all that were in it."""
-        order = np.argsort(self._badness(front), kind="stable")
+        order = np.argsort(self._keys(points).sum(axis=1), kind="stable")
+        values, low, high = points[:, order]
         # counted from the least, so that a box that is large enough holds them all
-        above = (front.values[order] - front.values.min(axis=0)) / self.scale
-        boxes = np.floor(above / epsilon)
+        boxes = np.floor((values - values.min(axis=0)) / self.scale / epsilon)
         _, first, box = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
-        low = np.full((len(first), front.values.shape[1]), np.inf)
-        high = -low
-        np.minimum.at(low, box, front.bounds[0, order])
-        np.maximum.at(high, box, front.bounds[1, order])
-        kept = order[first]
-        return _Front(front.values[kept], np.stack([low, high]), front.origins[kept])
+        kept = np.stack([values[first], low[first], high[first]])
+        np.minimum.at(kept[1], box, low)
+        np.maximum.at(kept[2], box, high)
+        return kept, origins[order[first]]
 
-    def _undominated(self, front: _Front) -> _Front | None:
+    def _undominated(self, points: Array, origins: Indices) -> tuple[Array, Indices] | None:
         """The candidates that no other one dominates; None if they are more than ``limit``."""
-        keys = self._keys(front)
-        remaining = np.argsort(self._badness(front), kind="stable")
+        keys = self._keys(points)
+        remaining = np.argsort(keys.sum(axis=1), kind="stable")
         kept: list[int] = []
-        bounds = front.bounds.copy()
+        widened = points.copy()
         while remaining.size:
             if len(kept) == self.limit:
                 return None
-            here, others = remaining[0], remaining[1:]
-            kept.append(int(here))
-            dominated = (keys[here] <= keys[others]).all(axis=1)
-            dropped = np.append(others[dominated], here)
-            bounds[0, here] = front.bounds[0, dropped].min(axis=0)
-            bounds[1, here] = front.bounds[1, dropped].max(axis=0)
-            remaining = others[~dominated]
-        return _Front(front.values[kept], bounds[:, kept], front.origins[kept])
+            here, others = int(remaining[0]), remaining[1:]
+            kept.append(here)
+            is_dominated = (keys[here] <= keys[others]).all(axis=1)
+            dropped = np.append(others[is_dominated], here)
+            widened[1, here] = points[1, dropped].min(axis=0)
+            widened[2, here] = points[2, dropped].max(axis=0)
+            remaining = others[~is_dominated]
+        return widened[:, kept], origins[kept]
 
-    def _keys(self, front: _Front) -> Array:
+    def _keys(self, points: Array) -> Array:
         """(n, m) values such that smaller is better in every column."""
-        relative = front.values / self.scale
+        relative = points[0] / self.scale
         return np.hstack([relative[:, self.lower_is_better], -relative[:, self.higher_is_better]])
 
-    def _badness(self, front: _Front) -> Array:
-        total: Array = self._keys(front).sum(axis=1)
-        return total
 
-
-def _compose(first: _Front, rest: _Front, split: int) -> _Front:
-    index = np.indices((len(first.values), len(rest.values))).reshape(2, -1).T
-    origins = np.insert(index, 0, split, axis=1)
-
-    def composite(a: Array, b: Array) -> Array:
-        a, b = a[index[:, 0]], b[index[:, 1]]
-        return a + b + a * b
-
-    bounds = [composite(first.bounds[side], rest.bounds[side]) for side in (0, 1)]
-    return _Front(composite(first.values, rest.values), np.stack(bounds), origins)
-
-
-def _join(fronts: list[_Front]) -> _Front:
-    return _Front(
-        np.vstack([front.values for front in fronts]),
-        np.concatenate([front.bounds for front in fronts], axis=1),
-        np.vstack([front.origins for front in fronts]),
-    )
+def _joined(parts: list[tuple[Array, Indices]]) -> tuple[Array, Indices]:
+    points, origins = zip(*parts, strict=True)
+    return np.concatenate(points, axis=1), np.vstack(origins)

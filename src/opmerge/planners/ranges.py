@@ -10,21 +10,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.planners._kernels import jump_deficits, scalar_ranges, scalar_tables
 from opmerge.problem import Problem
-
-__all__ = [
-    "estimate_deficits",
-    "estimate_weights",
-    "excess_ranges",
-    "scalar_extremes",
-    "separable_bound",
-]
 
 Array = NDArray[np.float64]
 
 # A compiled kernel does not hear Ctrl-C; between chunks of about a second, Python does.
 _OPERATIONS_AT_ONCE = 1e10
+
+
+def compose(first: Array, rest: Array) -> Array:
+    """δ = b/P - 1 of a composite of two operators."""
+    return first + rest + first * rest
 
 
 def estimate_weights(problem: Problem) -> Array:
@@ -35,6 +31,8 @@ def estimate_weights(problem: Problem) -> Array:
 
 def estimate_deficits(problem: Problem, d: int) -> Array:
     """(T+1, T+1) how much one jump falls short, 1 - J/P, at [start, stop], for eigenvalue d."""
+    from opmerge.planners._kernels import jump_deficits
+
     teacher, schedule = problem.teacher, problem.schedule
     log_cosines = np.ascontiguousarray(teacher.log_cosines[:, d])
     deficits: Array = jump_deficits(
@@ -48,42 +46,42 @@ def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
 
     O(T³ d) time; eigenvalues run in parallel with O(T²) memory each.
     """
+    from opmerge.planners._kernels import scalar_ranges
+
     teacher = problem.teacher
-    weights = estimate_weights(problem)
     chunk = max(2, int(_OPERATIONS_AT_ONCE / problem.num_steps**3))
-    ranges = []
-    for first in range(0, len(teacher.eigenvalues), chunk):
-        part = slice(first, first + chunk)
-        ranges.append(
-            scalar_ranges(
-                teacher.log_products[:, part],
-                problem.retentions[:, part],
-                teacher.log_cosines[:, part],
-                teacher.eigenvalues[part],
-                problem.schedule.alphas,
-                problem.schedule.sigmas,
-                weights,
-                problem.merge_rule == "denoiser-copy",
-                student_steps,
-            )
+    parts = [slice(first, first + chunk) for first in range(0, len(teacher.eigenvalues), chunk)]
+    ranges = [
+        scalar_ranges(
+            teacher.log_products[:, part],
+            problem.retentions[:, part],
+            teacher.log_cosines[:, part],
+            teacher.eigenvalues[part],
+            problem.schedule.alphas,
+            problem.schedule.sigmas,
+            estimate_weights(problem),
+            problem.merge_rule == "denoiser-copy",
+            student_steps,
         )
+        for part in parts
+    ]
     with np.errstate(divide="ignore"):
         return np.log1p(np.maximum(np.hstack(ranges), -1.0))
 
 
 def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
-    """Tables of the smallest and largest δ of every tree and forest, for eigenvalue d.
+    """Smallest and largest δ of every tree and row of trees for eigenvalue d: ``scalar_tables``."""
+    from opmerge.planners._kernels import scalar_tables
 
-    See ``_kernels.scalar_tables`` for their layout.
-    """
-    denoiser = problem.merge_rule == "denoiser-copy"
-    return scalar_tables(
+    is_denoiser = problem.merge_rule == "denoiser-copy"
+    tables: tuple[Array, Array] = scalar_tables(
         np.ascontiguousarray(problem.teacher.log_products[:, d]),
         np.ascontiguousarray(problem.retentions[:, d]),
-        estimate_deficits(problem, d) if denoiser else np.zeros((1, 1)),
+        estimate_deficits(problem, d) if is_denoiser else np.zeros((1, 1)),
         estimate_weights(problem),
-        denoiser,
+        is_denoiser,
     )
+    return tables
 
 
 def separable_bound(problem: Problem, ranges: Array) -> float:

@@ -15,11 +15,8 @@ from opmerge.plans.strategies import build_strategy
 from opmerge.problem import Problem
 from opmerge.versions import versions
 
-__all__ = ["compare_strategies", "plan_record", "prediction", "problem_settings", "summary"]
-
 FORMAT = "opmerge.record"
 VERSION = 1
-_ARRAYS = ("errors", "merge_list")
 
 
 def compare_strategies(
@@ -54,11 +51,7 @@ def problem_settings(problem: Problem, student_steps: int = 1) -> dict[str, Any]
 
 
 def prediction(outcome: Outcome) -> dict[str, float]:
-    """What is predicted of a plan: ``w2``, and ``paired_rms`` where that is another number.
-
-    ``paired_rms`` is the root mean square of student minus teacher from equal noise that is to be
-    expected, the training model's floor included (``Outcome.predicted_error``).
-    """
+    """``w2`` of a plan, and ``paired_rms`` (``predicted_error``) where that is another number."""
     w2, paired_rms = outcome.w2, outcome.predicted_error
     return {"w2": w2} if paired_rms == w2 else {"w2": w2, "paired_rms": paired_rms}
 
@@ -79,7 +72,18 @@ def plan_record(
         ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
         included.
     """
-    best = result.outcome
+    best, notes = result.outcome, [*result.notes]
+    entry = _outcome_record(best)
+    if problem.schedule.timesteps is not None:  # which the students read, of a diffusers schedule
+        entry["timesteps"] = [
+            problem.schedule.timesteps[tree.start - 1] for tree in best.plan.students
+        ]
+    if best.floor:
+        notes.append(
+            f"training itself leaves an error of about {best.floor:.3g} over "
+            f"{len(best.plan.merges)} merges, which W2 leaves out: with it a paired error of "
+            f"{best.predicted_error:.3g} is expected"
+        )
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -89,13 +93,12 @@ def plan_record(
             "multiplicities": problem.distinct_multiplicities.tolist(),
         },
         "best": {
-            **_outcome_record(best),
-            **_student_timesteps(best),
+            **entry,
             "lower_bound": result.lower_bound,
             "gap": result.gap,
             "planner": result.planner,
             "seconds": result.seconds,
-            "notes": [*result.notes, *_floor_notes(best)],
+            "notes": notes,
         },
         "strategies": [
             {
@@ -115,35 +118,16 @@ def plan_record(
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record without its arrays: what ``opmerge plan --json`` prints, the plan apart."""
+
+    def brief(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entry.items() if key not in ("errors", "merge_list")}
+
     return {
         "problem": record["problem"],
-        "best": _without_arrays(record["best"]),
-        "strategies": [_without_arrays(strategy) for strategy in record["strategies"]],
+        "best": brief(record["best"]),
+        "strategies": [brief(strategy) for strategy in record["strategies"]],
         "teacher": {"w2_to_data": record["teacher"]["w2_to_data"]},
     }
-
-
-def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in _ARRAYS}
-
-
-def _student_timesteps(outcome: Outcome) -> dict[str, Any]:
-    """The network timesteps that the students read, where the schedule comes from diffusers."""
-    timesteps = outcome.problem.schedule.timesteps
-    if timesteps is None:
-        return {}
-    return {"timesteps": [timesteps[tree.start - 1] for tree in outcome.plan.students]}
-
-
-def _floor_notes(outcome: Outcome) -> list[str]:
-    """What the plan was found without: the error that training adds whatever it starts from."""
-    if outcome.floor == 0:
-        return []
-    return [
-        f"training itself leaves an error of about {outcome.floor:.3g} over "
-        f"{len(outcome.plan.merges)} merges, which W2 leaves out: with it a paired error of "
-        f"{outcome.predicted_error:.3g} is expected"
-    ]
 
 
 def _outcome_record(outcome: Outcome) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from importlib import import_module
+from typing import ParamSpec
 
+from opmerge.errors import InputError
 from opmerge.merging import Outcome
 from opmerge.plans.tree import Plan
 
-__all__ = ["PlannerResult", "best_outcome"]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,8 @@ class PlannerResult:
 
     outcome: Outcome
     lower_bound: float
-    planner: str
-    seconds: float
+    planner: str = ""
+    seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,6 +52,47 @@ class PlannerResult:
     def gap(self) -> float:
         """Relative gap (w2 - lower_bound) / w2, proved; 0 where w2 is 0."""
         return (self.w2 - self.lower_bound) / self.w2 if self.w2 > 0 else 0.0
+
+
+PLANNERS: dict[str, Callable[..., PlannerResult]] = {}
+"""Every planner by the name that ``find_plan`` and the command line use."""
+
+_PLACES: dict[str, int] = {}
+
+
+def planner(
+    name: str, place: int | None = None
+) -> Callable[[Callable[P, PlannerResult]], Callable[P, PlannerResult]]:
+    """Decorator of a planner, whose results it gives their name and the seconds spent.
+
+    Args:
+        name: of the planner.
+        place: in lists of planners; None for one that is not offered by name.
+    """
+
+    def register(search: Callable[P, PlannerResult]) -> Callable[P, PlannerResult]:
+        @wraps(search)
+        def timed(*args: P.args, **options: P.kwargs) -> PlannerResult:
+            import_module("opmerge.planners._kernels")  # loaded before the clock starts
+            began = time.perf_counter()
+            result = search(*args, **options)
+            if result.planner:  # another planner's
+                return result
+            return replace(result, planner=name, seconds=time.perf_counter() - began)
+
+        if place is not None:
+            PLANNERS[name], _PLACES[name] = timed, place
+            for known in sorted(_PLACES, key=_PLACES.__getitem__):
+                PLANNERS[known] = PLANNERS.pop(known)
+        return timed
+
+    return register
+
+
+def require(is_covered: bool, requirement: str, value: object) -> None:
+    """Refuse a problem that a planner does not cover."""
+    if not is_covered:
+        raise InputError("planner", requirement, value, 'use `planner="auto"`')
 
 
 def best_outcome(outcomes: list[Outcome]) -> Outcome:

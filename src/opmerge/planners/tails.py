@@ -3,7 +3,7 @@
 Every plan has a spine: the merges whose first child reads z_j, j the head of its tree. Its
 excess is Σ over spine blocks of h_j(u) = log((1-ρ_j) e^u + ρ_j / P), u the excess of the trees
 that stand in the block (THEORY 4); a comb is the case u = 0. For an eigenvalue whose steps all
-shrink, or all grow, u = 0 is best (THEORY 7.1, 7.6). For the others, with λ in (1, λ*), u ≠ 0 may
+shrink, or all grow, u = 0 is best (THEORY 7.1, 7.6). For the others, with λ in (λ_0, λ*), u ≠ 0 may
 save something, at a price that all the rest must pay. ``TailBound`` bounds the balance:
 
     Σ_d g_d (h_d(u_d) - h_d(0)) = Σ_d g_d s_d u_d,      s_d the slope of h_d, in [s_min, 1],
@@ -20,14 +20,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from opmerge.planners.combs import BlockSums
+from opmerge.planners.combs import BlockSums, only_at
 from opmerge.planners.ranges import scalar_extremes
 from opmerge.problem import Problem
-
-__all__ = ["StepSigns", "TailBound"]
 
 Array = NDArray[np.float64]
 
@@ -39,7 +36,7 @@ class StepSigns:
     """Which eigenvalues have steps of one sign below the noisiest step (THEORY 7.2 to 7.4).
 
     Args:
-        shrinking: (d,) A_t <= 1 for all t < T: every excess is >= 0, sequential BOOT is best.
+        shrinking: (d,) A_t <= 1 for all t < T (λ <= λ_0): every excess is >= 0, BOOT is best.
         growing: (d,) A_t >= 1 for all t < T (λ >= λ*): every excess is <= 0, vanilla is best.
     """
 
@@ -56,7 +53,7 @@ class StepSigns:
 
     @property
     def mixed(self) -> NDArray[np.bool_]:
-        """(d,) eigenvalues with steps of both signs: λ in (1, λ*)."""
+        """(d,) eigenvalues with steps of both signs: λ in (λ_0, λ*)."""
         return ~(self.shrinking | self.growing)
 
 
@@ -64,12 +61,8 @@ class TailBound:
     """Lower bounds on what training inside blocks adds to a weighted sum of excesses.
 
     What does not depend on the weights is computed on first use and kept, as far as it fits into
-    memory: per mixed eigenvalue an interval DP in O(T³), and the factors of the block sums.
-
-    Args:
-        problem: an operator-copy problem.
-        signs: its step signs.
-        student_steps: K; with one student the only head is T, which makes slopes tighter.
+    memory: per mixed eigenvalue an interval DP in O(T³), and the factors of the block sums. With
+    one student the only head is T, which makes slopes tighter.
     """
 
     def __init__(self, problem: Problem, signs: StepSigns, student_steps: int) -> None:
@@ -91,11 +84,8 @@ class TailBound:
         """(T, T) lower bound, <= 0, of what training inside a block k → i may save, at [k, i].
 
         None where it can save nothing: then, under these weights, no plan is cheaper than the
-        comb with the same spine.
-
-        Args:
-            weights: (d,) weights g of the excesses; >= 0 where the steps shrink, <= 0 where they
-                grow (the gradient of any loss with its minimum at excess 0).
+        comb with the same spine. The (d,) weights g are >= 0 where the steps shrink and <= 0 where
+        they grow, as the gradient of any loss with its minimum at excess 0.
         """
         if not self._mixed.size:
             return None
@@ -105,7 +95,7 @@ class TailBound:
             lowest, highest = self._spine_range(int(d))
             worst = weights[d] * (lowest if weights[d] >= 0 else highest)
             costs += np.minimum(worst, self._slopes[d] * worst)
-        costs[np.triu_indices(len(costs))] = 0.0
+        costs = np.tril(costs, -1)
         return _cheapest_inside(costs) if (costs < 0).any() else None
 
     def _compute_spine_range(self, d: int) -> tuple[Array, Array]:
@@ -129,18 +119,19 @@ def _smallest_slopes(problem: Problem, retention: Array) -> Array:
     return slopes
 
 
-@njit(cache=True)
 def _cheapest_inside(costs: Array) -> Array:
     """Least total cost of disjoint spine blocks inside each block k → i, at [k, i]; none cost 0.
 
     A spine block begins below the head of its tree, hence strictly below k.
     """
+    from opmerge.planners._kernels import cheapest_paths
+
     size = len(costs)
-    least = np.zeros((size, size))
-    for above in range(size):
-        for below in range(above - 1, -1, -1):
-            best = least[above, below + 1]
-            for middle in range(below + 1, above):
-                best = min(best, least[above, middle] + costs[middle, below])
-            least[above, below] = best
+    steps = costs.copy()
+    single = np.arange(1, size), np.arange(size - 1)
+    steps[single] = np.minimum(steps[single], 0.0)  # a step outside spine blocks costs nothing
+    least = np.zeros_like(costs)
+    for below in range(size - 1):
+        inside = np.ascontiguousarray(steps[below:, below:])
+        least[below + 1 :, below] = cheapest_paths(inside, only_at(0, size - below))[0][:-1]
     return least

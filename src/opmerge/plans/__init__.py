@@ -1,12 +1,17 @@
 """Merge plans: trees, named orders, files and drawings."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from opmerge.plans.codec import PlanFile, dumps_with_students
-from opmerge.plans.drawing import draw_text, plan_figure
+from opmerge.plans.drawing import plan_figure
 from opmerge.plans.nested import format_students, parse_plan
-from opmerge.plans.strategies import STRATEGIES, build_strategy, default_strategies
+from opmerge.plans.outline import draw_text
+from opmerge.plans.strategies import EXAMPLES, STRATEGIES, build_strategy, default_strategies
 from opmerge.plans.tree import Merge, Plan, Tree
 
 __all__ = [
+    "EXAMPLES",
     "STRATEGIES",
     "Merge",
     "Plan",
@@ -20,3 +25,6 @@ __all__ = [
     "parse_plan",
     "plan_figure",
 ]
+
+for _module in iter_modules(__path__, f"{__name__}."):  # each registers the strategies it defines
+    import_module(_module.name)

@@ -24,8 +24,6 @@ from opmerge.problem import MergeRule, Objective
 from opmerge.schedules import NoiseSchedule
 from opmerge.training import TrainingModel, training_from_dict
 
-__all__ = ["FORMAT", "VERSION", "PlanFile", "dumps_with_students"]
-
 FORMAT = "opmerge.plan"
 VERSION = 1
 _LARGEST_FILE = 64 * 1024**2
@@ -41,7 +39,6 @@ _KEYS = (
     "objective",
 )
 _PREDICTION = ("predicted", "spectrum")
-_OPTIONAL = ("iterations", *_PREDICTION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +47,7 @@ class PlanFile:
 
     Args:
         plan: the plan.
-        schedule: noise schedule with the plan's number of steps.
-        training: training model that was assumed.
-        merge_rule: where a student starts.
-        objective: what the result is measured against.
+        schedule, training, merge_rule, objective: of the problem that it was made for.
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
             square of student minus teacher, where that is not ``w2``.
         spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``. Both are
@@ -102,12 +96,7 @@ class PlanFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PlanFile:
-        """Read a plan file.
-
-        Raises:
-            InputError: if it cannot be read or anything in it is malformed, with the place and
-                the rule broken.
-        """
+        """Read a plan file, or raise ``InputError`` with the place and the rule broken."""
         try:
             file = expand_home(path)
             size = file.stat().st_size
@@ -137,7 +126,7 @@ class PlanFile:
         missing = [key for key in (*_KEYS, *(_PREDICTION if given else ())) if key not in data]
         if missing:
             raise InputError(place, f"must have the key {missing[0]}")
-        unknown = sorted(set(data) - {*_KEYS, *_OPTIONAL})
+        unknown = sorted(set(data) - {*_KEYS, *_PREDICTION, "iterations"})
         if unknown:
             raise InputError(place, "must have no other keys", unknown[0])
         plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
@@ -181,16 +170,24 @@ def _load_object(text: str, place: str) -> dict[str, Any]:
     """The JSON object in a text, its students left as text for ``parse_nested``."""
     found = _STUDENTS.search(text)
     if found:
-        depth = 0
-        for bracket in re.finditer(r"[\[\]]", text[found.end() :]):
+        before, after, depth = text[: found.end()], text[found.end() :], 0
+        for bracket in re.finditer(r"[\[\]]", after):
             depth += 1 if bracket[0] == "[" else -1
             if depth == 0:
-                end = found.end() + bracket.end()
-                students = text[found.end() : end]
-                text = text[: found.end()] + json.dumps(students) + text[end:]
+                end = bracket.end()
+                text = before + json.dumps(after[:end]) + after[end:]
                 break
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not a number")
+
     try:
-        data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        data = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or str(error)
         raise InputError(place, f"must be a JSON object ({reason})") from error
@@ -199,17 +196,6 @@ def _load_object(text: str, place: str) -> dict[str, Any]:
     if "students" in data and not (found and isinstance(data["students"], str)):
         raise InputError(f"{place}: students", "must be a list of trees", data["students"])
     return data
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a key stands twice")
-    return content
 
 
 def _choice(data: Mapping[str, Any], key: str, choices: tuple[str, ...], place: str) -> Any:

@@ -1,14 +1,11 @@
-"""Plans drawn: as an outline for terminals, and as a figure of merges over the steps T … 0."""
+"""Plans drawn, as a figure of merges over the steps T … 0."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from opmerge.errors import InputError
-from opmerge.plans.outline import NBSP, Line, outline, plan_phrase
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.plotting import INK, figure_style, new_figure, set_title
 
@@ -16,11 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_text", "plan_figure", "plan_from_merges", "plan_phrase"]
-
-_LEAST_WIDTH = 30
-_DEEPEST = 12  # nested levels at least halve the merges, so this draws plans of 4,000 steps whole
-_MOST_LINES = 60
 _CLOSEST_MARKS = 3.0  # points between marks that the eye can still tell apart
 _AXES_POINTS = 250.0  # width of the axes of a figure of the usual width
 _MOST_SEPARATE_ROWS = 50  # of more rounds, the bars touch
@@ -28,51 +20,8 @@ _TOUCHING = 0.5  # half the height of a bar that fills its row
 _COLOURS, _PALEST = "YlGnBu", 40  # lightness falls all the way, so it reads in greyscale
 
 
-def draw_text(plan: Plan, width: int = 80) -> str:
-    """A plan as an outline for terminals: what is merged first, and what is added to it then.
-
-    Equal merges in a row are told once, with their number. A plan that would need more than
-    some sixty lines is drawn to a smaller depth, and says so where it leaves something out.
-
-    Args:
-        plan: any plan, of any depth.
-        width: longest line, >= 30 characters.
-
-    Raises:
-        InputError: if ``width`` is under 30.
-    """
-    if width < _LEAST_WIDTH:
-        raise InputError("width", f"must be >= {_LEAST_WIDTH}", width)
-    text: list[str] = []
-    for depth in range(_DEEPEST, -1, -1):
-        text = [row for line in outline(plan, depth) for row in _rows(line, "", "", width)]
-        if len(text) <= _MOST_LINES:
-            break
-    return "\n".join(text)
-
-
-def _rows(line: Line, prefix: str, rest: str, width: int) -> Iterator[str]:
-    inner = rest + ("│ " if line.parts else "  ")
-    first, *more = wrap(line.text, width, initial_indent=prefix, subsequent_indent=inner)
-    yield first.replace(NBSP, " ")
-    for row in more:
-        yield row.replace(NBSP, " ")
-    for part in line.parts[:-1]:
-        yield from _rows(part, f"{rest}├ ", f"{rest}│ ", width)
-    if line.parts:
-        yield from _rows(line.parts[-1], f"{rest}└ ", f"{rest}  ", width)
-
-
 def plan_from_merges(merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int]) -> Plan:
-    """The plan that a record tells as plain data.
-
-    Args:
-        merges: each with its ``boundaries``.
-        boundaries: (T, …, 0), where one student hands over to the next.
-
-    Raises:
-        InputError: if they do not form a plan.
-    """
+    """The plan of a record's merges and (T, …, 0), or ``InputError`` if they do not form one."""
     every = [Merge(tuple(merge["boundaries"])) for merge in merges]
     return Plan(
         tuple(

@@ -18,8 +18,6 @@ from opmerge.checks import check_whole
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 
-__all__ = ["FastGenTime", "comfyui_manual_sigmas", "comfyui_sigmas", "fastgen_t_list"]
-
 FastGenTime = Literal["alphas", "edm", "rf", "trig"]
 """FastGen's noise schedules; ``alphas`` stands for ``sd``, ``sdxl`` and ``cogvideox`` too."""
 
@@ -47,20 +45,14 @@ def fastgen_t_list(
     Source: github.com/NVlabs/FastGen, ``fastgen/networks/noise_schedule.py`` and
     ``fastgen/methods/model.py`` (2026).
 
-    Args:
-        schedule: noise schedule with T steps.
-        boundaries: (T, …, 0), such as ``plan.boundaries``.
-        time: which noise schedule of FastGen's.
-
     Raises:
-        InputError: for an unknown time, boundaries that do not fall from T to 0, ``alphas``
-            without network timesteps or from timestep 0, or two steps that both lie beyond the
-            limit.
+        InputError: for an unknown time, boundaries such as ``plan.boundaries`` that do not fall
+            from T to 0, ``alphas`` without network timesteps or from timestep 0, or two steps
+            that both lie beyond the limit.
     """
     if time not in get_args(FastGenTime):
         raise InputError("time", f"must be one of {', '.join(get_args(FastGenTime))}", time)
-    starts = _starts(schedule, boundaries)
-    times = [_fastgen_time(schedule, step, time) for step in starts]
+    times = [_fastgen_time(schedule, step, time) for step in _starts(schedule, boundaries)]
     return _check_falling([*(min(t, _FASTGEN_LARGEST[time]) for t in times), 0.0])
 
 
@@ -74,10 +66,6 @@ def comfyui_sigmas(schedule: NoiseSchedule, boundaries: Sequence[int]) -> list[f
 
     Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
     (``rescale_zero_terminal_snr_sigmas``).
-
-    Args:
-        schedule: noise schedule with T steps.
-        boundaries: (T, …, 0), such as ``plan.boundaries``.
 
     Raises:
         InputError: for boundaries that do not fall from T to 0, or two steps that both lie beyond
@@ -115,16 +103,10 @@ def _noise_level(schedule: NoiseSchedule, step: int) -> float:
 
 
 def _fastgen_time(schedule: NoiseSchedule, step: int, time: FastGenTime) -> float:
-    if time == "alphas":
-        return _fastgen_index_time(schedule, step)
-    if time == "edm":
-        return _noise_level(schedule, step)
     alpha, sigma = float(schedule.alphas[step]), float(schedule.sigmas[step])
-    return sigma / (alpha + sigma) if time == "rf" else math.atan2(sigma, alpha)
-
-
-def _fastgen_index_time(schedule: NoiseSchedule, step: int) -> float:
-    """timestep / 1000, which FastGen's ``int(1000 t)`` takes back."""
+    if time != "alphas":
+        times = {"edm": _noise_level(schedule, step), "rf": sigma / (alpha + sigma)}
+        return times.get(time, math.atan2(sigma, alpha))
     if schedule.timesteps is None:
         raise InputError(
             "schedule",
@@ -139,9 +121,16 @@ def _fastgen_index_time(schedule: NoiseSchedule, step: int) -> float:
             f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)",
             remedy="take edm, rf or trig",
         )
+    if timestep != int(timestep):
+        raise InputError(
+            "schedule",
+            f"must have whole timesteps for FastGen's time alphas (step {step} has not)",
+            timestep,
+            "take edm, rf or trig",
+        )
     if timestep >= _FASTGEN_TRAIN_TIMESTEPS:
         raise InputError("schedule", "must have timesteps below 1000, as FastGen has", timestep)
-    return timestep / _FASTGEN_TRAIN_TIMESTEPS
+    return timestep / _FASTGEN_TRAIN_TIMESTEPS  # which FastGen's int(1000 t) takes back
 
 
 def _check_falling(values: list[float]) -> list[float]:

@@ -11,25 +11,23 @@ from typing import Any
 from opmerge.errors import InputError
 from opmerge.plans.tree import Plan, Tree
 
-__all__ = ["format_students", "format_tree", "parse_nested", "parse_plan"]
-
 _SPACE = " \t\r\n"
-_TOKEN = re.compile(
-    rf"[{_SPACE}]*(?:(?P<mark>[\[\],])|(?P<step>(?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))"
-)
+_TOKEN = re.compile(rf"[{_SPACE}]*(?:([\[\],])|((?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))")
+_MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stands for any step
 
 
 def format_tree(tree: Tree) -> str:
     """A tree as nested lists, e.g. ``[[3, 2], 1]``."""
-    texts = {step: str(step) for step in range(tree.start, tree.stop, -1)}
-    for merge in tree.merges:
-        texts[merge.start] = f"[{', '.join(texts.pop(t) for t in merge.boundaries[:-1])}]"
-    return texts[tree.start]
+    return tree.fold(str, _listed)
 
 
 def format_students(plan: Plan) -> str:
     """The list of a plan's trees as nested lists, e.g. ``[[[3, 2], 1]]``."""
-    return f"[{', '.join(format_tree(tree) for tree in plan.students)}]"
+    return _listed([format_tree(tree) for tree in plan.students])
+
+
+def _listed(parts: list[str]) -> str:
+    return f"[{', '.join(parts)}]"
 
 
 def parse_nested(text: str, argument: str = "plan") -> Any:
@@ -39,35 +37,27 @@ def parse_nested(text: str, argument: str = "plan") -> Any:
         InputError: naming the position of what does not belong.
     """
     root: list[Any] = []
-    stack = [root]
-    position, ended = 0, False  # ended: a value has just ended, so "," or "]" must follow
+    stack, before, position = [root], "", 0
     text = text.rstrip(_SPACE)
     while position < len(text):
         token = _TOKEN.match(text, position)
-        mark = token["mark"] if token else None
-        fits = token is not None and (
-            ended and mark in (",", "]") if mark != "[" and token["step"] is None else not ended
-        )
-        closes_empty = mark == "]" and not ended and len(stack) > 1 and not stack[-1]
-        if token is None or not (fits or closes_empty) or (len(stack) == 1 and mark in (",", "]")):
+        mark = (token[1] or "1") if token else "?"
+        is_complete = before and len(stack) == 1
+        if token is None or mark not in _MAY_FOLLOW[before] or is_complete:
             raise InputError(
                 argument,
                 f"must be nested lists of steps; position {position} does not fit",
                 text[position : position + 20],
                 "write e.g. [[3, 2], 1]",
             )
-        position = token.end()
         if mark == "[":
             stack[-1].append([])
             stack.append(stack[-1][-1])
         elif mark == "]":
             stack.pop()
-            ended = True
-        elif mark == ",":
-            ended = False
-        else:
-            stack[-1].append(int(token["step"]))
-            ended = True
+        elif mark == "1":
+            stack[-1].append(int(token[2]))
+        before, position = mark, token.end()
     if len(stack) > 1 or not root:
         raise InputError(argument, "must be complete nested lists", text[-20:] or "nothing")
     return root[0]

@@ -1,4 +1,4 @@
-"""The outline of a plan: each tree along its spine, with runs of equal merges told once.
+"""Plans in words: the outline of each tree along its spine, with runs of equal merges told once.
 
 The spine of a tree goes from its root to the child that holds more merges than all the others
 together, and on; what is merged in front of and behind the spine are its stages. So sequential
@@ -10,24 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from textwrap import wrap
 
+from opmerge.errors import InputError
 from opmerge.plans.tree import Plan
 
-__all__ = ["Line", "outline", "plan_phrase"]
-
+_LEAST_WIDTH = 30
+_DEEPEST = 12  # nested levels at least halve the merges, so this draws plans of 4,000 steps whole
+_MOST_LINES = 60
 _LONGEST_LIST = 24  # lines at one level; of more, the middle is left out
 _LONGEST_PATH = 5  # z_t in one chain; of more, the middle is left out
 _MOST_RUNS = 4  # runs of merges that one sentence can hold
 _MOST_HANDOVERS = 6  # student steps that one sentence can hold
-NBSP = "\N{NO-BREAK SPACE}"
+_NBSP = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the outline and what is indented under it. ``NBSP`` marks where not to break."""
+class _Line:
+    """One line of the outline, with no-break spaces where it stays whole, and what is under it."""
 
     text: str
-    parts: tuple[Line, ...] = ()
+    parts: tuple[_Line, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +54,53 @@ class _Stage:
         return tuple(n.shape for n in self.front), tuple(n.shape for n in self.behind)
 
 
-def outline(plan: Plan, max_depth: int) -> list[Line]:
+def draw_text(plan: Plan, width: int = 80) -> str:
+    """A plan as an outline for terminals: what is merged first, and what is added to it then.
+
+    Equal merges in a row are told once, with their number. A plan that would need more than
+    some sixty lines is drawn to a smaller depth, and says so where it leaves something out.
+
+    Args:
+        plan: any plan, of any depth.
+        width: longest line, >= 30 characters.
+
+    Raises:
+        InputError: if ``width`` is under 30.
+    """
+    if width < _LEAST_WIDTH:
+        raise InputError("width", f"must be >= {_LEAST_WIDTH}", width)
+    text: list[str] = []
+    for depth in range(_DEEPEST, -1, -1):
+        text = [row for line in _outline(plan, depth) for row in _rows(line, "", "", width)]
+        if len(text) <= _MOST_LINES:
+            break
+    return "\n".join(text)
+
+
+def _rows(line: _Line, prefix: str, rest: str, width: int) -> Iterator[str]:
+    inner = rest + ("│ " if line.parts else "  ")
+    for row in wrap(line.text, width, initial_indent=prefix, subsequent_indent=inner):
+        yield row.replace(_NBSP, " ")
+    for place, part in enumerate(line.parts, start=1):
+        mark, below = ("└ ", "  ") if place == len(line.parts) else ("├ ", "│ ")
+        yield from _rows(part, rest + mark, rest + below, width)
+
+
+def _outline(plan: Plan, max_depth: int) -> list[_Line]:
     """The outline of a plan, with nested parts drawn down to ``max_depth`` levels."""
-    lines: list[Line] = []
+    lines: list[_Line] = []
     for nodes in _runs(_roots(plan)):
         first, count = nodes[0], len(nodes)
         if first.shape == 0:
             kept = f"the teacher's {_steps(nodes)}, kept as {'it is' if count == 1 else 'they are'}"
-            lines.append(Line(f"{_path(nodes)}: {kept}"))
+            lines.append(_Line(f"{_path(nodes)}: {kept}"))
             continue
-        text = f"{_path(nodes)}{_repeated(nodes)} ({_counted(first.merges)}" + (
-            " each)" if count > 1 else ")"
-        )
-        hidden = max_depth == 0 and first.merges > 1
-        lines.append(
-            Line(f"{text}, not drawn") if hidden else Line(text, _body(first, max_depth - 1))
-        )
+        each = " each" if count > 1 else ""
+        text = f"{_repeated(_path(nodes), nodes)} ({_counted(first.merges)}{each})"
+        if max_depth == 0 and first.merges > 1:
+            lines.append(_Line(f"{text}, not drawn"))
+        else:
+            lines.append(_Line(text, _body(first, max_depth - 1)))
     return _shortened(lines)
 
 
@@ -76,30 +110,24 @@ def plan_phrase(plan: Plan) -> str:
     merged = [node for node in roots if node.merges]
     if not merged:
         return "Keep the teacher's steps as they are"
-    phrases = [_tree_phrase(node) for node in merged]
-    phrase = phrases[0] if len(phrases) == 1 else ""
-    count = _counted(len(plan.merges))
+    phrase = _tree_phrase(merged[0]) if len(merged) == 1 else ""
+    what = f"merge {phrase}" if phrase else f"use the plan of {_counted(len(plan.merges))}"
     if len(roots) == 1:
-        return f"Merge {phrase}" if phrase else f"Use the plan of {count}"
-    few = len(roots) <= _MOST_HANDOVERS
-    handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if few else ""
-    return f"For a student of {len(roots)} steps{handovers} " + (
-        f"merge {phrase}" if phrase else f"use the plan of {count}"
-    )
+        return what[0].upper() + what[1:]
+    is_short = len(roots) <= _MOST_HANDOVERS
+    handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if is_short else ""
+    return f"For a student of {len(roots)} steps{handovers} {what}"
 
 
 def _roots(plan: Plan) -> list[_Node]:
     shapes: dict[tuple[int, ...], int] = {}
-    roots = []
-    for tree in plan.students:
-        nodes = {t: _Node(t, t - 1, (), 0, 0) for t in range(tree.start, tree.stop, -1)}
-        for merge in tree.merges:
-            children = tuple(nodes.pop(t) for t in merge.boundaries[:-1])
-            shape = shapes.setdefault(tuple(child.shape for child in children), len(shapes) + 1)
-            size = 1 + sum(child.merges for child in children)
-            nodes[merge.start] = _Node(merge.start, merge.stop, children, shape, size)
-        roots.append(nodes[tree.start])
-    return roots
+
+    def merge(children: list[_Node]) -> _Node:
+        shape = shapes.setdefault(tuple(child.shape for child in children), len(shapes) + 1)
+        size = 1 + sum(child.merges for child in children)
+        return _Node(children[0].start, children[-1].stop, tuple(children), shape, size)
+
+    return [tree.fold(lambda t: _Node(t, t - 1, (), 0, 0), merge) for tree in plan.students]
 
 
 def _spine(node: _Node) -> tuple[_Node, list[_Stage]]:
@@ -113,7 +141,7 @@ def _spine(node: _Node) -> tuple[_Node, list[_Stage]]:
         node = heavy
 
 
-def _body(node: _Node, depth: int) -> tuple[Line, ...]:
+def _body(node: _Node, depth: int) -> tuple[_Line, ...]:
     base, stages = _spine(node)
     lines = [_base_line(base, depth)]
     for _, run in groupby(stages, key=lambda stage: stage.shape):
@@ -121,16 +149,16 @@ def _body(node: _Node, depth: int) -> tuple[Line, ...]:
     return tuple(_shortened(lines))
 
 
-def _base_line(base: _Node, depth: int) -> Line:
+def _base_line(base: _Node, depth: int) -> _Line:
     if base.merges == 1:
-        return Line(f"{_steps(base.children)} merged at once")
+        return _Line(f"{_steps(base.children)} merged at once")
     if len(_runs(base.children)) == 1:
         return _attached(f"{_path(base.children)} merged at once", base.children, depth)
-    items = list(_items(base.children, depth))
-    return Line(f"{len(base.children)} parts merged at once:", tuple(_shortened(items)))
+    items = _shortened(_items(base.children, depth))
+    return _Line(f"{len(base.children)} parts merged at once:", tuple(items))
 
 
-def _stage_line(run: Sequence[_Stage], depth: int) -> Line:
+def _stage_line(run: Sequence[_Stage], depth: int) -> _Line:
     stage, count = run[0], len(run)
     side = " in front" if stage.front else ""
     joined = stage.front or stage.behind
@@ -139,51 +167,47 @@ def _stage_line(run: Sequence[_Stage], depth: int) -> Line:
         or len(_runs(joined)) > 1
         or (joined[0].shape and len(joined) > 1)
     ):
-        parts = [Line(f"in front: {i.text}", i.parts) for i in _items(stage.front, depth)]
-        parts += [Line(f"behind: {i.text}", i.parts) for i in _items(stage.behind, depth)]
+        parts = [_Line(f"in front: {i.text}", i.parts) for i in _items(stage.front, depth)]
+        parts += [_Line(f"behind: {i.text}", i.parts) for i in _items(stage.behind, depth)]
         text = "then, at once:" if count == 1 else f"then {count} times this, each at once, first:"
-        return Line(text, tuple(_shortened(parts)))
+        return _Line(text, tuple(_shortened(parts)))
     blocks = [s.front or s.behind for s in run]
-    merges = f"({count} merges)"
     if joined[0].shape:
         nodes = [block[0] for block in blocks]
         nodes = nodes[::-1] if stage.front else nodes
         order = " one by one from the data side" if stage.front else " one by one"
         return _attached(f"then {_path(nodes)}{side}{order if count > 1 else ''}", nodes, depth)
-    if len(joined) > 1:
-        if count == 1:
-            return Line(f"then {_steps(joined)}{side} at once")
-        spans = _abridged([_listed(block) for block in blocks])
-        return Line(f"then {spans}{side}, each {len(joined)} steps at once {merges}")
+    size = len(joined)
     if count == 1:
-        return Line(f"then step {joined[0].start}{side}")
-    steps = _abridged([str(block[0].start) for block in blocks])
-    return Line(f"then {steps}{side and f'{side},'} one at a time {merges}")
+        return _Line(f"then {_steps(joined)}{side}{' at once' if size > 1 else ''}")
+    steps = [_listed(block) for block in blocks]
+    spans = ", ".join(steps if count < _LONGEST_PATH else [*steps[:2], "…", steps[-1]])
+    how = f", each {size} steps at once" if size > 1 else f"{side and ','} one at a time"
+    return _Line(f"then {spans}{side}{how} ({count} merges)")
 
 
-def _items(children: Sequence[_Node], depth: int) -> Iterator[Line]:
-    for nodes in _runs(children):
-        if nodes[0].shape == 0:
-            yield Line(_steps(nodes))
-        else:
-            yield _attached(_path(nodes), nodes, depth)
+def _items(children: Sequence[_Node], depth: int) -> list[_Line]:
+    return [
+        _attached(_path(nodes), nodes, depth) if nodes[0].shape else _Line(_steps(nodes))
+        for nodes in _runs(children)
+    ]
 
 
-def _attached(text: str, nodes: Sequence[_Node], depth: int) -> Line:
+def _attached(text: str, nodes: Sequence[_Node], depth: int) -> _Line:
     """A line about equal subtrees, with the first of them under it."""
-    text, first = text + _repeated(nodes), nodes[0]
+    text, first = _repeated(text, nodes), nodes[0]
     if first.merges > 1 and depth <= 0:
-        return Line(f"{text}: {_counted(first.merges)}, not drawn")
+        return _Line(f"{text}: {_counted(first.merges)}, not drawn")
     if first.merges == 1 and len(nodes) == 1:
-        return Line(f"{text}: {_base_line(first, depth).text}")
-    return Line(f"{text}:", _body(first, depth - 1))
+        return _Line(f"{text}: {_base_line(first, depth).text}")
+    return _Line(f"{text}:", _body(first, depth - 1))
 
 
-def _shortened(lines: list[Line]) -> list[Line]:
+def _shortened(lines: list[_Line]) -> list[_Line]:
     if len(lines) <= _LONGEST_LIST:
         return lines
     kept = _LONGEST_LIST // 2
-    left_out = Line(f"… {len(lines) - 2 * kept} lines like these, not drawn")
+    left_out = _Line(f"… {len(lines) - 2 * kept} lines like these, not drawn")
     return [*lines[:kept], left_out, *lines[-kept:]]
 
 
@@ -194,27 +218,22 @@ def _runs(nodes: Sequence[_Node]) -> list[list[_Node]]:
 def _path(nodes: Sequence[_Node]) -> str:
     ends = [f"z_{t}" for t in (nodes[0].start, *(node.stop for node in nodes))]
     shown = ends if len(ends) <= _LONGEST_PATH else [*ends[:2], "…", ends[-1]]
-    return f"{NBSP}→{NBSP}".join(shown)
+    return f"{_NBSP}→{_NBSP}".join(shown)
 
 
-def _repeated(nodes: Sequence[_Node]) -> str:
-    return f", {len(nodes)} times like this" if len(nodes) > 1 else ""
+def _repeated(text: str, nodes: Sequence[_Node]) -> str:
+    return f"{text}, {len(nodes)} times like this" if len(nodes) > 1 else text
 
 
 def _counted(merges: int) -> str:
     return f"{merges} merge{'s' if merges > 1 else ''}"
 
 
-def _abridged(texts: Sequence[str]) -> str:
-    shown = texts if len(texts) < _LONGEST_PATH else [texts[0], texts[1], "…", texts[-1]]
-    return ", ".join(shown)
-
-
 def _listed(steps: Sequence[_Node]) -> str:
     """Teacher steps as ``5``, ``5, 4`` or ``5 … 1``."""
     if len(steps) <= 2:
         return ", ".join(str(step.start) for step in steps)
-    return f"{steps[0].start}{NBSP}…{NBSP}{steps[-1].start}"
+    return f"{steps[0].start}{_NBSP}…{_NBSP}{steps[-1].start}"
 
 
 def _steps(steps: Sequence[_Node]) -> str:
@@ -227,8 +246,8 @@ def _tree_phrase(root: _Node) -> str:
     if base.merges > 1 or any(n.shape for s in stages for n in (*s.front, *s.behind)):
         return ""
     if not stages:
-        steps = root.start - root.stop
-        return f"all {steps} steps at once" if steps > 2 else "both steps at once"
+        count = root.start - root.stop
+        return f"all {count} steps at once" if count > 2 else "both steps at once"
     if any(s.front for s in stages):
         sequential = len(base.children) == 2 and all(s.shape == ((0,), ()) for s in stages)
         return "one step at a time from the data side" if sequential else ""
@@ -237,17 +256,10 @@ def _tree_phrase(root: _Node) -> str:
     phrases = [f"steps {_listed(base.children)} at once"]
     for _, group in groupby(stages, key=lambda stage: stage.shape):
         run = list(group)
-        size, last = len(run[0].behind), run[-1] is stages[-1]
-        phrases.append(_run_phrase(run, size, last))
-    if len(phrases) > _MOST_RUNS:
-        return ""
-    return ", then ".join(phrases).replace(NBSP, " ")
-
-
-def _run_phrase(run: Sequence[_Stage], size: int, last: bool) -> str:
-    if len(run) == 1:
-        return (
-            f"step {_listed(run[0].behind)}" if size == 1 else f"{_listed(run[0].behind)} at once"
-        )
-    words = "one step at a time" if size == 1 else f"{size} steps at a time"
-    return words if last else f"{words} to {run[-1].behind[-1].start}"
+        size, steps = len(run[0].behind), _listed(run[0].behind)
+        if len(run) == 1:
+            phrases.append(f"step {steps}" if size == 1 else f"{steps} at once")
+        else:
+            end = "" if run[-1] is stages[-1] else f" to {run[-1].behind[-1].start}"
+            phrases.append(f"{'one step' if size == 1 else f'{size} steps'} at a time{end}")
+    return ", then ".join(phrases).replace(_NBSP, " ") if len(phrases) <= _MOST_RUNS else ""

@@ -1,30 +1,53 @@
-"""The named merge orders (THEORY 5), for one-step students and, window by window, K-step ones."""
+"""The named merge orders (THEORY 5), for one-step students and, window by window, K-step ones.
+
+A new strategy is a function with the decorator ``strategy``, here or in a file of its own in this
+package.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import pairwise
 
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan, Tree
 
-__all__ = [
-    "STRATEGIES",
-    "boot",
-    "build_strategy",
-    "consistency",
-    "default_strategies",
-    "hybrid",
-    "phased",
-    "progressive",
-    "strategy_family",
-    "temporal",
-    "uniform",
-    "uniform_boundaries",
-    "vanilla",
-]
+Strategy = Callable[..., Tree]
+
+STRATEGIES: dict[str, Strategy] = {}
+"""Every strategy by name: ``strategy(start, stop, **its own parameter) -> Tree``."""
+
+EXAMPLES: dict[str, str] = {}
+"""How each is written, such as ``uniform:4`` where it takes a number."""
+
+_SIZES: dict[str, Callable[[int], int]] = {}
 
 
+def strategy(
+    example: str, size: Callable[[int], int] | None = None
+) -> Callable[[Strategy], Strategy]:
+    """Decorator of a function ``(start, stop) -> Tree``: it is known by the name in its example.
+
+    A strategy with a number, or with several, takes it as its one keyword-only parameter, whose
+    default is then a number, or a tuple.
+
+    Args:
+        example: how it is written; it is compared so where no strategies are named.
+        size: the number with which it is compared instead, given T.
+    """
+    name = example.partition(":")[0]
+
+    def register(make: Strategy) -> Strategy:
+        STRATEGIES[name], EXAMPLES[name] = make, example
+        if size is not None:
+            _SIZES[name] = size
+        return make
+
+    return register
+
+
+@strategy("vanilla")
 def vanilla(start: int, stop: int = 0) -> Tree:
     """One merge of all steps (Luhman & Luhman 2021)."""
     if start - stop < 2:
@@ -32,26 +55,30 @@ def vanilla(start: int, stop: int = 0) -> Tree:
     return Tree(start, stop, (Merge(tuple(range(start, stop - 1, -1))),))
 
 
-def boot(start: int, stop: int = 0) -> Tree:
-    """Sequential BOOT: one step at a time from the noise side; reads z_start (Gu et al. 2023)."""
-    return Tree.chain(start, range(start - 1, stop - 1, -1))
-
-
-def consistency(start: int, stop: int = 0) -> Tree:
-    """Sequential consistency: merge(t, student of t-1 → stop), t upwards (Song et al. 2023)."""
-    return Tree(start, stop, tuple(Merge((t, t - 1, stop)) for t in range(stop + 2, start + 1)))
-
-
+@strategy("progressive")
 def progressive(start: int, stop: int = 0) -> Tree:
     """Neighbours in pairs, round by round; an odd one waits (Salimans & Ho 2022)."""
     return uniform(start, stop, arity=2)
 
 
+@strategy("consistency")
+def consistency(start: int, stop: int = 0) -> Tree:
+    """Sequential consistency: merge(t, student of t-1 → stop), t upwards (Song et al. 2023)."""
+    return Tree(start, stop, tuple(Merge((t, t - 1, stop)) for t in range(stop + 2, start + 1)))
+
+
+@strategy("boot")
+def boot(start: int, stop: int = 0) -> Tree:
+    """Sequential BOOT: one step at a time from the noise side; reads z_start (Gu et al. 2023)."""
+    return Tree.chain(start, range(start - 1, stop - 1, -1))
+
+
+@strategy("uniform:4")
 def uniform(start: int, stop: int = 0, *, arity: int = 4) -> Tree:
     """Rounds of k-ary merges from the noise side; what is left of a round waits or merges alone."""
     if arity < 2:
         raise InputError("uniform", "must merge at least 2 operators", arity)
-    operators = list(range(start, stop - 1, -1))
+    operators: Sequence[int] = range(start, stop - 1, -1)
     rounds: list[Sequence[int]] = []
     while len(operators) > 2:
         operators = _thin(operators, arity)
@@ -59,16 +86,18 @@ def uniform(start: int, stop: int = 0, *, arity: int = 4) -> Tree:
     return _from_rounds(start, stop, rounds)
 
 
+@strategy("temporal:8")
 def temporal(start: int, stop: int = 0, *, window: int = 8) -> Tree:
     """Windows of w steps merged at once, then the windows one by one from the noise side."""
     if window < 1:
         raise InputError("temporal", "must have windows of at least 1 step", window)
-    edges = _thin(list(range(start, stop - 1, -1)), window)
-    inside = [vanilla(above, below) for above, below in pairwise(edges)]
+    edges = _thin(range(start, stop - 1, -1), window)
+    inside = [merge for ends in pairwise(edges) for merge in vanilla(*ends).merges]
     sequence = [Merge((start, above, below)) for above, below in pairwise(edges[1:])]
-    return Tree(start, stop, tuple(m for tree in inside for m in tree.merges) + tuple(sequence))
+    return Tree(start, stop, (*inside, *sequence))
 
 
+@strategy("phased:32,4", lambda num_steps: max(1, round(num_steps**0.5)))
 def phased(start: int, stop: int = 0, *, phases: Sequence[int] = ()) -> Tree:
     """Reduce T → n_1 → n_2 → … → 1, in groups of equal size (TRACT, Berthelot et al. 2023).
 
@@ -83,11 +112,12 @@ def phased(start: int, stop: int = 0, *, phases: Sequence[int] = ()) -> Tree:
     rounds: list[Sequence[int]] = []
     for count in [*(n for n in counts if n < num_steps), 1]:
         chosen = uniform_boundaries(len(operators) - 1, count)
-        operators = [operators[len(operators) - 1 - position] for position in chosen]
+        operators = [operators[-1 - position] for position in chosen]
         rounds.append(operators)
     return _from_rounds(start, stop, rounds)
 
 
+@strategy("hybrid:8", lambda num_steps: max(1, num_steps // 2))
 def hybrid(start: int, stop: int = 0, *, sequential: int = 8) -> Tree:
     """One merge of the noisy steps, then the last ``sequential`` steps one at a time (THEORY 9)."""
     if sequential < 0:
@@ -95,21 +125,6 @@ def hybrid(start: int, stop: int = 0, *, sequential: int = 8) -> Tree:
     first = min(stop + sequential, start - 1)
     blocks = [start - 1, *range(first, stop - 1, -1)]
     return Tree.chain(start, list(dict.fromkeys(blocks)))
-
-
-STRATEGIES: Mapping[str, Callable[..., Tree]] = {
-    "vanilla": vanilla,
-    "progressive": progressive,
-    "consistency": consistency,
-    "boot": boot,
-    "uniform": uniform,
-    "temporal": temporal,
-    "phased": phased,
-    "hybrid": hybrid,
-}
-"""Every strategy by name: ``strategy(start, stop, **its own parameter) -> Tree``."""
-
-_PARAMETERS = {"uniform": "arity", "temporal": "window", "phased": "phases", "hybrid": "sequential"}
 
 
 def build_strategy(text: str, num_steps: int, student_steps: int = 1) -> Plan:
@@ -121,35 +136,26 @@ def build_strategy(text: str, num_steps: int, student_steps: int = 1) -> Plan:
     Raises:
         InputError: for an unknown name, a bad parameter or more student steps than teacher steps.
     """
-    name, _, parameter = text.partition(":")
+    name, _, numbers = text.partition(":")
     if name not in STRATEGIES:
         raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}", name)
-    options: dict[str, int | tuple[int, ...]] = {}
-    if parameter:
-        options = {_parameter_name(name): _parse_parameter(name, parameter)}
+    options = _options(name, numbers) if numbers else {}
     edges = uniform_boundaries(num_steps, student_steps)
     return Plan(tuple(STRATEGIES[name](a, b, **options) for a, b in pairwise(edges)))
 
 
 def default_strategies(num_steps: int) -> tuple[str, ...]:
     """The strategies that are compared where none are named."""
-    half = max(1, num_steps // 2)
-    return (
-        "vanilla",
-        "progressive",
-        "consistency",
-        "boot",
-        "uniform:4",
-        "temporal:8",
-        f"phased:{max(1, round(num_steps**0.5))}",
-        f"hybrid:{half}",
+    return tuple(
+        f"{name}:{_SIZES[name](num_steps)}" if name in _SIZES else example
+        for name, example in EXAMPLES.items()
     )
 
 
 def strategy_family(num_steps: int) -> tuple[str, ...]:
     """Those, and each strategy that has a number with powers of two for it; for planners to try."""
     powers = [2**k for k in range(num_steps.bit_length()) if 1 < 2**k < num_steps]
-    sized = [f"{name}:{size}" for name in _PARAMETERS for size in powers]
+    sized = [f"{name}:{n}" for name, text in EXAMPLES.items() if ":" in text for n in powers]
     return tuple(dict.fromkeys((*default_strategies(num_steps), *sized)))
 
 
@@ -173,32 +179,29 @@ def _thin(operators: Sequence[int], group: int) -> list[int]:
 
 
 def _from_rounds(start: int, stop: int, rounds: Sequence[Sequence[int]]) -> Tree:
-    return Tree(start, stop, tuple(_round_merges(list(range(start, stop - 1, -1)), rounds)))
-
-
-def _round_merges(operators: Sequence[int], rounds: Sequence[Sequence[int]]) -> Iterator[Merge]:
+    """The tree whose rounds leave these boundaries."""
+    operators: Sequence[int] = range(start, stop - 1, -1)
+    merges = []
     for kept in rounds:
-        position = {step: index for index, step in enumerate(operators)}
+        place = {step: index for index, step in enumerate(operators)}
         for above, below in pairwise(kept):
-            boundaries = tuple(operators[position[above] : position[below] + 1])
-            if len(boundaries) > 2:
-                yield Merge(boundaries)
+            if place[below] - place[above] > 1:
+                merges.append(Merge(tuple(operators[place[above] : place[below] + 1])))
         operators = kept
+    return Tree(start, stop, tuple(merges))
 
 
-def _parameter_name(name: str) -> str:
-    if name not in _PARAMETERS:
+def _options(name: str, text: str) -> dict[str, int | tuple[int, ...]]:
+    """The parameter of a strategy, by its own name."""
+    own = [p for p in signature(STRATEGIES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if not own:
         raise InputError("strategy", f"must be plain `{name}`: it takes no parameter")
-    return _PARAMETERS[name]
-
-
-def _parse_parameter(name: str, text: str) -> int | tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError("strategy", f"must have whole numbers after `{name}:`", text) from None
-    if name == "phased":
-        return numbers
+    if isinstance(own[0].default, tuple):
+        return {own[0].name: numbers}
     if len(numbers) != 1:
         raise InputError("strategy", f"must have one number after `{name}:`", text)
-    return numbers[0]
+    return {own[0].name: numbers[0]}

@@ -7,11 +7,11 @@ of 1,000 steps are 1,000 lists deep.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from opmerge.errors import InputError
 
@@ -19,6 +19,8 @@ __all__ = ["Merge", "Nested", "Plan", "Tree"]
 
 Nested = Any
 """A tree as nested lists: the integer t for the step t → t-1, a list of children for a merge."""
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Tree:
-    """A one-step student start → stop, as merges of the teacher steps start, …, stop + 1.
+    """A one-step student start → stop < start, as merges of the teacher steps start, …, stop + 1.
 
     Args:
-        start: step j on the noise side.
-        stop: step i < j on the data side.
         merges: every merge of the tree, in any order that can be executed; kept in post-order,
             noise side first, so that equal trees compare equal. Empty for a teacher step.
 
@@ -101,50 +101,49 @@ class Tree:
                 "tree", f"must merge all steps {self.start} … {self.stop + 1} into one student"
             )
 
-    @property
-    def num_steps(self) -> int:
-        """Number of teacher steps covered."""
-        return self.start - self.stop
+    def fold(self, step: Callable[[int], Part], merge: Callable[[list[Part]], Part]) -> Part:
+        """What the steps become, and then, merge by merge, the list of what the children became."""
+        parts = {t: step(t) for t in range(self.start, self.stop, -1)}
+        for each in self.merges:
+            parts[each.start] = merge([parts.pop(t) for t in each.boundaries[:-1]])
+        return parts[self.start]
 
     @classmethod
     def from_nested(cls, nested: Nested, place: str = "plan") -> Tree:
-        """Read a tree from nested lists, e.g. ``[[3, 2], 1]`` (DESIGN, "Plan as nested lists").
-
-        Raises:
-            InputError: naming the place (by child indices) and the rule broken.
-        """
-        merges: list[Merge] = []
-        stack = [_Reading(iter([nested]), place, outermost=True)]
-        while True:
-            reading = stack[-1]
-            for child in reading.children:
-                if isinstance(child, int) and not isinstance(child, bool):
-                    reading.add(child, child - 1)
-                else:
-                    stack.append(_Reading.of(child, reading.place_of_next()))
-                    break
-            else:
-                stack.pop()
-                if not stack:
-                    return cls(reading.boundaries[0], reading.boundaries[-1], tuple(merges))
-                merges.append(Merge(tuple(reading.boundaries)))
-                stack[-1].add(reading.boundaries[0], reading.boundaries[-1])
+        """Read ``[[3, 2], 1]``, or raise ``InputError`` with the place (child indices) and rule."""
+        lists: list[tuple[str, Sequence[Nested]]] = []
+        waiting = [(place, nested)]
+        while waiting:
+            where, node = waiting.pop()
+            if isinstance(node, list | tuple) and len(node) > 1:
+                lists.append((where, node))
+                waiting += [(f"{where}[{k}]", child) for k, child in enumerate(node)]
+        merges = []
+        ends: dict[int, tuple[int, int]] = {}  # of the student that a list stands for, by its id
+        for where, node in reversed(lists):  # children first, noise side first
+            boundaries: list[int] = []
+            for k, child in enumerate(node):
+                start, stop = ends.get(id(child)) or _ends_of_step(child, f"{where}[{k}]")
+                if boundaries and boundaries[-1] != start:
+                    raise InputError(
+                        f"{where}[{k}]",
+                        f"must continue with step {boundaries[-1]} (noise side first)",
+                        start,
+                    )
+                boundaries += [stop] if boundaries else [start, stop]
+            merges.append(Merge(tuple(boundaries)))
+            ends[id(node)] = boundaries[0], boundaries[-1]
+        return cls(*(ends.get(id(nested)) or _ends_of_step(nested, place)), tuple(merges))
 
     def to_nested(self) -> Nested:
         """The tree as nested lists; the inverse of ``from_nested``."""
-        subtrees: dict[int, Nested] = {t: t for t in range(self.start, self.stop, -1)}
-        for merge in self.merges:
-            subtrees[merge.start] = [subtrees[t] for t in merge.boundaries[:-1]]
-        return subtrees[self.start]
+        return self.fold(_unchanged, _unchanged)
 
     @classmethod
     def chain(cls, start: int, boundaries: Sequence[int]) -> Tree:
-        """The left comb in which only the student at ``start`` is trained, block after block.
+        """The left comb in which only the student at ``start`` is trained (THEORY 7.6).
 
-        Args:
-            start: step of the student.
-            boundaries: (start-1, k_1, …, stop): each block k → k' of teacher steps is merged
-                into the student at once (THEORY 7.6).
+        Each block k → k' of teacher steps in (start-1, k_1, …, stop) is merged into it at once.
         """
         merges = tuple(
             Merge((start, *range(above, below - 1, -1))) for above, below in pairwise(boundaries)
@@ -165,10 +164,10 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.students:
             raise InputError("students", "must have at least one tree")
-        for number, (tree, after) in enumerate(pairwise(self.students)):
+        for number, (tree, after) in enumerate(pairwise(self.students), start=1):
             if tree.stop != after.start:
                 raise InputError(
-                    f"students[{number + 1}]", f"must start at step {tree.stop}", after.start
+                    f"students[{number}]", f"must start at step {tree.stop}", after.start
                 )
         if self.students[-1].stop != 0:
             raise InputError("students", "must end with step 1", self.students[-1].stop + 1)
@@ -186,11 +185,7 @@ class Plan:
     @cached_property
     def merges(self) -> tuple[Merge, ...]:
         """Every merge of every tree, in the order of execution."""
-        return tuple(self._merges())
-
-    def _merges(self) -> Iterator[Merge]:
-        for tree in self.students:
-            yield from tree.merges
+        return tuple(merge for tree in self.students for merge in tree.merges)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -219,11 +214,7 @@ class Plan:
 
     @classmethod
     def from_nested(cls, students: Sequence[Nested]) -> Plan:
-        """Read a plan from the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student.
-
-        Raises:
-            InputError: naming the place and the rule broken.
-        """
+        """Read the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student: as ``Tree`` does."""
         if not isinstance(students, list | tuple):
             raise InputError("students", "must be a list of trees", students)
         trees = (Tree.from_nested(tree, f"students[{k}]") for k, tree in enumerate(students))
@@ -234,36 +225,16 @@ class Plan:
         return [tree.to_nested() for tree in self.students]
 
 
-@dataclass
-class _Reading:
-    """A list of children that is being read; the outermost holds the tree itself."""
+def _unchanged(part: Nested) -> Nested:
+    return part
 
-    children: Iterator[Any]
-    place: str
-    outermost: bool = False
-    boundaries: list[int] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, nested: Nested, place: str) -> _Reading:
-        if not isinstance(nested, list | tuple):
-            raise InputError(place, "must be a step (integer) or a list of children", nested)
-        if len(nested) < 2:
-            raise InputError(place, "must have at least 2 children", list(nested))
-        return cls(iter(nested), place)
-
-    def place_of_next(self) -> str:
-        if self.outermost:
-            return self.place
-        return f"{self.place}[{max(0, len(self.boundaries) - 1)}]"
-
-    def add(self, start: int, stop: int) -> None:
-        """A child start → stop, which must begin where the one before ended."""
-        if stop < 0:
-            raise InputError(self.place_of_next(), "must be a step >= 1", start)
-        if self.boundaries and self.boundaries[-1] != start:
-            raise InputError(
-                self.place_of_next(),
-                f"must continue with step {self.boundaries[-1]} (noise side first)",
-                start,
-            )
-        self.boundaries.extend([stop] if self.boundaries else [start, stop])
+def _ends_of_step(node: Nested, place: str) -> tuple[int, int]:
+    """(t, t - 1) of a teacher step t, which anything is that is no list of children."""
+    if isinstance(node, list | tuple):
+        raise InputError(place, "must have at least 2 children", list(node))
+    if not isinstance(node, int) or isinstance(node, bool):
+        raise InputError(place, "must be a step (integer) or a list of children", node)
+    if node < 1:
+        raise InputError(place, "must be a step >= 1", node)
+    return node, node - 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LossWeighting
-from opmerge.settings.types import Count, MergeRule
+from opmerge.settings.types import Count, File, MergeRule
 
 __all__ = [
     "CalibrationOptions",
@@ -47,14 +46,14 @@ class OutputOptions(Settings):
 
     panel = "Output"
 
-    output_dir: Path | None = option(None, "Folder for the results.")
+    output_dir: File | None = option(None, "Folder for the results.")
     as_json: bool = option(False, "One JSON object on standard output, nothing else.", name="json")
 
 
 class ReportOptions(Settings):
     """What is drawn again."""
 
-    run: Path = argument("RUN", "Folder of a plan or of studies.")
+    run: File = argument("RUN", "Folder of a plan or of studies.")
 
 
 class RunOptions(Settings):
@@ -62,8 +61,8 @@ class RunOptions(Settings):
 
     panel = "Run"
 
-    output_dir: Path = option(..., "Folder of the run.")
-    resume_from_checkpoint: Path | None = option(
+    output_dir: File = option(..., "Folder of the run.")
+    resume_from_checkpoint: File | None = option(
         None,
         "latest, or a checkpoint of --output_dir: go on from there.",
         metavar="latest|DIR",
@@ -81,7 +80,7 @@ class DistillOptions(Settings):
 
     panel = "Execution"
 
-    teacher: Path = option(..., "The teacher: a diffusers pipeline folder.", panel="Data")
+    teacher: File = option(..., "The teacher: a diffusers pipeline folder.", panel="Data")
     plan: str = option(
         ...,
         "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then with "
@@ -100,9 +99,9 @@ class CalibrationOptions(Settings):
 
     panel = "Training"
 
-    teacher: Path = option(..., _TEACHER, panel="Teacher")
+    teacher: File = option(..., _TEACHER, panel="Teacher")
     steps: int = option(..., "T, the teacher's steps.", panel="Teacher")
-    output_dir: Path = option(
+    output_dir: File = option(
         ..., "Folder for calibration.json; finished probes are kept.", panel="Run"
     )
     num_iterations: Count = option(400, "Iterations of a merge to predict for.")
@@ -118,8 +117,8 @@ class SamplingOptions(Settings):
 
     panel = "Samples"
 
-    model: Path = argument("MODEL", "The folder of a student, or of a teacher.")
-    output: Path = option(..., _PICTURE, panel="Output", metavar="FILE")
+    model: File = argument("MODEL", "The folder of a student, or of a teacher.")
+    output: File = option(..., _PICTURE, panel="Output", metavar="FILE")
     num_samples: Count = option(64, "How many.")
     steps: int | None = option(None, "T, for a teacher.", shown="none")
     seed: int = option(0, "Of the initial noise.")
@@ -132,8 +131,8 @@ class MeasuringOptions(SourceOptions):
 
     panel = "Samples"
 
-    student: Path = argument("STUDENT", "The folder `student` that `distill` wrote.")
-    teacher: Path = option(..., _TEACHER, panel="Teacher")
+    student: File = argument("STUDENT", "The folder `student` that `distill` wrote.")
+    teacher: File = option(..., _TEACHER, panel="Teacher")
     source: str | None = option(
         None,
         "Samples of the data (digits, a file, a folder …): distances to them, and the paired error "
@@ -151,7 +150,7 @@ class MeasuringOptions(SourceOptions):
         None,
         "A function from samples to features, package.module:name, for Fréchet distances.",
     )
-    plan: Path | None = option(
+    plan: File | None = option(
         None, "The plan file: the error that it predicts beside the measured."
     )
     as_json: bool = option(
@@ -164,7 +163,7 @@ class ExportOptions(Settings):
 
     panel = "Output"
 
-    plan: Path = argument("PLAN", "A plan file.")
+    plan: File = argument("PLAN", "A plan file.")
     to: str = option(..., "fastgen or comfyui.")
     time: str = option("edm", "FastGen's noise schedule: edm, rf, trig or alphas.")
 
@@ -184,8 +183,8 @@ class EncodingOptions(Settings):
 
     panel = "Model"
 
-    vae: Path = option(..., _VAE)
-    output: Path = option(..., "A .npy file.", panel="Output", metavar="FILE")
+    vae: File = option(..., _VAE)
+    output: File = option(..., "A .npy file.", panel="Output", metavar="FILE")
     sample: bool = option(False, "Draw latents instead of writing their means.")
     seed: int = option(0, "Of the draws.")
     batch_size: int = option(64, "Images at a time.")
@@ -196,9 +195,9 @@ class DecodingOptions(Settings):
 
     panel = "Model"
 
-    latents: Path = argument("LATENTS", "A .npy file of one row, or one array, an image.")
-    vae: Path = option(..., _VAE)
-    output: Path = option(..., _PICTURE, panel="Output", metavar="FILE")
+    latents: File = argument("LATENTS", "A .npy file of one row, or one array, an image.")
+    vae: File = option(..., _VAE)
+    output: File = option(..., _PICTURE, panel="Output", metavar="FILE")
     num_images: Count | None = option(
         None, "The first so many.", panel="Output", shown="64 for .png, else all"
     )
@@ -214,7 +213,7 @@ class StudyOptions(Settings):
     panel = "Study"
 
     name: str | None = argument("NAME", "Which study, or all; --list tells.", None)
-    output_dir: Path | None = option(
+    output_dir: File | None = option(
         None, "Folder for the record and the page.", panel="Run", shown="runs/NAME"
     )
     quick: bool = option(False, "A demonstration of a few minutes.")

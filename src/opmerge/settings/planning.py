@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import MergeRule, Objective
+from opmerge.settings.types import File, MergeRule, Objective
 
 __all__ = ["ProblemOptions", "SearchOptions"]
 
@@ -30,7 +29,7 @@ class ProblemOptions(Settings):
         "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
         "scheduler_config.json or model folder, or a file of arrays.",
     )
-    training: Path | None = option(None, "A training model (JSON), instead of --merge_time.")
+    training: File | None = option(None, "A training model (JSON), instead of --merge_time.")
     merge_rule: MergeRule = option("operator-copy", "operator-copy or denoiser-copy.")
     objective: Objective = option("teacher", "teacher or data.")
     student_steps: int = option(1, "K, the student's steps.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -12,6 +13,8 @@ from opmerge.errors import InputError
 __all__ = [
     "Ascending",
     "Count",
+    "Distinct",
+    "File",
     "MergeRule",
     "NonEmpty",
     "NonNegative",
@@ -20,12 +23,15 @@ __all__ = [
     "Positive",
     "PredictionType",
     "ReconstructionLoss",
+    "Rising",
     "Share",
+    "Some",
     "Split",
     "TeacherSteps",
     "Whole",
 ]
 
+_Value = TypeVar("_Value")
 _Values = TypeVar("_Values", bound=Sequence[Any])
 
 
@@ -44,6 +50,12 @@ def _ordered(values: _Values, info: ValidationInfo) -> _Values:
 def _not_empty(values: _Values, info: ValidationInfo) -> _Values:
     if not values:
         raise InputError(str(info.field_name), "must not be empty")
+    return values
+
+
+def _distinct(values: _Values, info: ValidationInfo) -> _Values:
+    if not values or len(set(values)) < len(values):
+        raise InputError(str(info.field_name), "must be given, each of them once", values)
     return values
 
 
@@ -79,6 +91,18 @@ Ordered = AfterValidator(_ordered)
 
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
+
+Distinct = Annotated[tuple[_Value, ...], AfterValidator(_distinct)]
+"""At least one value, no two of them equal: ``Distinct[int]``."""
+
+Rising = Annotated[tuple[_Value, ...], Ascending]
+"""At least one value, each larger than the one before: ``Rising[Count]``."""
+
+Some = Annotated[tuple[_Value, ...], NonEmpty]
+"""At least one value: ``Some[str]``."""
+
+File = Annotated[Path, Field(strict=False)]
+"""A file or folder, also as text."""
 
 MergeRule = Literal["operator-copy", "denoiser-copy"]
 """Where a student starts: from its first child's operator, or from that child's denoiser."""

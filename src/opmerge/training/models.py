@@ -2,31 +2,34 @@
 
 A student coordinate at step t trained on E|a z_t - target z_t|² ends at
 ``target + retention (init - target)``; the retention depends on training and on n_t = Var z_t.
+
+A new model is a class derived from ``Model``, in this file or in one of its own beside it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
-from opmerge.training.averaging import EMAFlow, HeavyBall
 
 __all__ = [
     "DEFAULT_MERGE_TIME",
+    "MODELS",
     "EMAFlow",
     "GammaRates",
     "GradientDescent",
     "GradientFlow",
     "HeavyBall",
+    "Model",
     "TrainingModel",
     "training_from_dict",
 ]
@@ -54,29 +57,48 @@ class TrainingModel(Protocol):
     @property
     def name(self) -> str:
         """Name under which plan files store the model."""
-        ...
 
     @property
     def mode_weights(self) -> tuple[float, ...]:
         """Share of each mode in the squared error; they sum to 1."""
-        ...
+        return (1.0,)
 
     @property
     def floor(self) -> float:
         """Squared error >= 0, a direction of x_0, that each merge adds whatever it starts from."""
-        ...
+        return 0.0
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
         """Fraction of the initial error left where z_t has these variances n_t; same shape."""
-        ...
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, as ``training_from_dict`` reads them."""
-        ...
+
+
+MODELS: dict[str, type[Model]] = {}
+"""Every training model by its name."""
 
 
 @dataclass(frozen=True)
-class GradientFlow:
+class Model(TrainingModel):
+    """Base of the models that can be named; refuses parameters with ``InputError``.
+
+    ``is_exponential`` says whether x times the training leaves the retention ρ^x of each mode.
+    """
+
+    name: ClassVar[str]
+    is_exponential: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        MODELS[cls.name] = cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"model": name, …}`` with the parameters by name."""
+        return {"model": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class GradientFlow(Model):
     """Gradient flow for optimisation time s: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024).
 
     Args:
@@ -86,8 +108,6 @@ class GradientFlow:
     time: float = DEFAULT_MERGE_TIME
 
     name = "gradient-flow"
-    mode_weights = (1.0,)
-    floor = 0.0
 
     def __post_init__(self) -> None:
         _require_positive("merge_time", self.time)
@@ -96,13 +116,9 @@ class GradientFlow:
         """``exp(-2 s n_t)`` elementwise."""
         return np.exp(-2.0 * self.time * variances)
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"model": "gradient-flow", "time": s}``."""
-        return {"model": self.name, **asdict(self)}
-
 
 @dataclass(frozen=True)
-class GradientDescent:
+class GradientDescent(Model):
     """Full-batch descent: ``retention = (1 - 2 η n_t)^N``, for η n_t <= 1/2 (THEORY 3).
 
     Descent is stable up to η n_t < 1, but beyond 1/2 the error changes sign at every iteration;
@@ -110,24 +126,19 @@ class GradientDescent:
 
     Args:
         learning_rate: η > 0.
-        num_iterations: N >= 1.
+        num_iterations: N from 1 to 1e18.
     """
 
     learning_rate: float
     num_iterations: int
 
     name = "gradient-descent"
-    mode_weights = (1.0,)
-    floor = 0.0
 
     def __post_init__(self) -> None:
         _require_positive("learning_rate", self.learning_rate)
         if isinstance(self.num_iterations, bool) or not isinstance(self.num_iterations, int):
             raise InputError("num_iterations", "must be an integer", self.num_iterations)
-        if self.num_iterations < 1:
-            raise InputError("num_iterations", "must be >= 1", self.num_iterations)
-        if self.num_iterations > _MOST_ITERATIONS:
-            raise InputError("num_iterations", "must be <= 1e18", self.num_iterations)
+        _require_iterations(self.num_iterations)
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
         """``(1 - 2 η n_t)^N`` elementwise.
@@ -147,13 +158,114 @@ class GradientDescent:
         retention: Array = np.exp(self.num_iterations * log_step)
         return retention
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"model": "gradient-descent", "learning_rate": η, "num_iterations": N}``."""
-        return {"model": self.name, **asdict(self)}
+
+# Models with memory are linear recursions of second order: a moving average at rate β of the flow
+# at rate r obeys m'' + (β + r) m' + β r m = 0, a heavy ball that is never underdamped. Their
+# retentions have the same form, symmetric in the two rates or roots, and are written without a
+# difference of nearly equal numbers.
 
 
 @dataclass(frozen=True)
-class GammaRates:
+class EMAFlow(Model):
+    """Gradient flow for time s of which the exponential moving average is kept (THEORY 3).
+
+    The average starts where the student starts and follows it, ``m' = β (a - m)``, so
+
+        retention = (β e^{-r s} - r e^{-β s}) / (β - r),    r = 2 n_t,
+
+    and (1 + r s) e^{-r s} at β = r.
+    The average is what later merges build on: it is their first child and part of their targets.
+    Within a merge targets are fixed, so averaging the target network as well changes nothing;
+    where all steps train at once it does (``opmerge_studies.stabilisation.mixing``). An average of
+    decay D an iteration at learning rate η has β = -ln(D) / η.
+
+    Args:
+        time: s > 0, the optimisation time of one merge.
+        rate: β > 0 per unit of optimisation time; ``β s`` time constants fit into a merge.
+    """
+
+    time: float
+    rate: float
+
+    name = "ema-flow"
+    is_exponential = False
+
+    def __post_init__(self) -> None:
+        _require_usable("time", self.time)
+        _require_usable("rate", self.rate)
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """``e^{-low} (1 + low (1 - e^{-gap}) / gap)``, low and low + gap being r s and β s."""
+        learned, averaged = 2.0 * self.time * variances, self.time * self.rate
+        low, gap = np.minimum(learned, averaged), np.abs(learned - averaged)
+        positive = np.where(gap > 0, gap, 1.0)
+        decline = np.where(gap > 0, -np.expm1(-positive) / positive, 1.0)
+        retention: Array = np.exp(-low) * (1.0 + low * decline)
+        return retention
+
+
+@dataclass(frozen=True)
+class HeavyBall(Model):
+    """Full-batch descent with heavy-ball momentum, from rest (Polyak 1964; THEORY 3).
+
+    With the gradient ``r = 2 n_t`` times the error,
+
+        e_{k+1} = (1 + μ - η r) e_k - μ e_{k-1},    e_{-1} = e_0,
+        retention = e_N / e_0 = (x_1^{N+1} (1 - x_2) - x_2^{N+1} (1 - x_1)) / (x_1 - x_2),
+
+    x_1 >= x_2 the roots of ``x² - (1 + μ - η r) x + μ``. They are real and the error keeps its
+    sign for ``η r <= (1 - √μ)²``; beyond, it swings through 0, which no planner's proof covers,
+    so that is refused. Slow directions learn as by flow for time ``η N / (1 - μ)``.
+
+    Args:
+        learning_rate: η > 0.
+        num_iterations: N from 1 to 1e18.
+        momentum: μ from 0 (gradient descent) to below 1.
+    """
+
+    learning_rate: float
+    num_iterations: int
+    momentum: float
+
+    name = "heavy-ball"
+    is_exponential = False
+
+    def __post_init__(self) -> None:
+        _require_usable("learning_rate", self.learning_rate)
+        _require_iterations(self.num_iterations)
+        if not 0 <= check_number("momentum", self.momentum) < 1:
+            raise InputError("momentum", "must be >= 0 and < 1", self.momentum)
+
+    def retention(self, variances: Array, mode: int = 0) -> Array:
+        """``x_1^{N+1} (1 + (1 - x_1) (1 - (x_2/x_1)^{N+1}) / (x_1 - x_2))`` elementwise.
+
+        Raises:
+            InputError: if ``2 η n_t > (1 - √μ)²`` for some n_t.
+        """
+        root = np.sqrt(self.momentum)
+        speed = 2.0 * self.learning_rate * np.asarray(variances, dtype=np.float64)
+        overdamping = (1.0 - root) ** 2 - speed
+        if (overdamping < 0).any():
+            limit = 0.5 * (1.0 - root) ** 2 / float(np.max(variances))
+            raise InputError(
+                "learning_rate",
+                f"must be <= (1 - √momentum)² / (2 max n_t) = {limit:.6g} for monotone descent",
+                self.learning_rate,
+            )
+        gap = np.sqrt(overdamping * ((1.0 + root) ** 2 - speed))
+        rest = 0.5 * (1.0 - self.momentum + speed + gap)
+        slow = speed / rest  # 1 - x_1, because (1 - x_1)(1 - x_2) = η r
+        count = self.num_iterations + 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = gap / (1.0 - slow)
+            unlike = -np.expm1(count * np.log1p(-np.minimum(ratio, 1.0))) / gap
+            geometric = np.where(gap > 0, unlike, count / (1.0 - slow))
+            retention = np.exp(count * np.log1p(-slow)) * (1.0 + slow * geometric)
+        return np.where(slow < 1.0, retention, 0.0)
+
+
+@dataclass(frozen=True)
+class GammaRates(Model):
     """A network whose error is learned at rates k spread by a gamma law: ``retention = exp(-k)``.
 
     At variance n of its input, after N iterations at learning rate η,
@@ -166,7 +278,7 @@ class GammaRates:
 
     The law is read at ``num_modes`` points by the trapezoidal rule in log k, which converges
     exponentially: 16 points give E[retention²] to 2 % for a from 0.05 to 1e4 and θ n^p from 0.05
-    to 1e5, and distances of whole plans to 1 % (``tests/test_spread_rates.py``).
+    to 1e5, and distances of whole plans to 1 % (``tests/training/test_spread_rates.py``).
 
     Args:
         shape: a from 0.001 to 1e6.
@@ -180,9 +292,6 @@ class GammaRates:
         floor: squared error >= 0, a direction of x_0, that training adds in each merge whatever
             it starts from.
         num_modes: from 4 to 256.
-
-    Raises:
-        InputError: naming the parameter that is out of range.
     """
 
     shape: float
@@ -205,11 +314,9 @@ class GammaRates:
         for key in ("exponent", "learning_rate_exponent"):
             _require_range(key, getattr(self, key), 0, 4)
         for key in ("num_iterations", "fitted_iterations"):
-            check_count(key, getattr(self, key))
-            _require_range(key, getattr(self, key), 1, _MOST_ITERATIONS)
+            _require_range(key, check_count(key, getattr(self, key)), 1, _MOST_ITERATIONS)
         _require_range("floor", self.floor, 0, _LARGEST)
-        check_count("num_modes", self.num_modes)
-        _require_range("num_modes", self.num_modes, 4, 256)
+        _require_range("num_modes", check_count("num_modes", self.num_modes), 4, 256)
         if not 1 / _LARGEST <= self.scale_used <= _LARGEST:
             raise InputError("scale", "must give rates from 1e-100 to 1e100", self.scale_used)
 
@@ -258,15 +365,6 @@ class GammaRates:
         rates[0] /= -np.expm1(-(self.shape + 1.0) * gap) * following
         return rates, weights / weights.sum()
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{"model": "gamma-rates", "shape": a, …}``."""
-        return {"model": self.name, **asdict(self)}
-
-
-_MODELS: dict[str, Callable[..., TrainingModel]] = {
-    model.name: model for model in (GradientFlow, GradientDescent, EMAFlow, HeavyBall, GammaRates)
-}
-
 
 def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
     """Build the training model that ``to_dict`` described.
@@ -277,13 +375,13 @@ def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
     if not isinstance(data, Mapping):
         raise InputError("training", "must be an object with a `model`", data)
     parameters = dict(data)
-    model = parameters.pop("model", None)
-    if not isinstance(model, str) or model not in _MODELS:
-        raise InputError("training.model", f"must be one of {', '.join(_MODELS)}", repr(model))
+    name = parameters.pop("model", None)
+    if not isinstance(name, str) or name not in MODELS:
+        raise InputError("training.model", f"must be one of {', '.join(MODELS)}", repr(name))
     try:
-        return _MODELS[model](**parameters)
+        return MODELS[name](**parameters)
     except TypeError as error:
-        expected = ", ".join(signature(_MODELS[model]).parameters)
+        expected = ", ".join(signature(MODELS[name]).parameters)
         raise InputError("training", f"must have the parameters {expected}", data) from error
 
 
@@ -292,6 +390,16 @@ def _require_positive(argument: str, value: object) -> None:
         raise InputError(argument, "must be a number", value)
     if not 0 < value <= sys.float_info.max:
         raise InputError(argument, "must be finite and > 0", value)
+
+
+def _require_usable(argument: str, value: object) -> None:
+    if not 0 < check_number(argument, value) <= _LARGEST:
+        raise InputError(argument, "must be > 0 and <= 1e100", value)
+
+
+def _require_iterations(count: int) -> None:
+    if check_count("num_iterations", count) > _MOST_ITERATIONS:
+        raise InputError("num_iterations", "must be <= 1e18", count)
 
 
 def _require_range(argument: str, value: object, low: float, high: float) -> None:

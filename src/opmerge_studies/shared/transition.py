@@ -25,14 +25,10 @@ Array = NDArray[np.float64]
 
 
 def crossings(num_steps: int, training: TrainingModel) -> list[float]:
-    """The λ > 1 at which sequential BOOT and vanilla err equally, ascending.
+    """The λ > 1 at which sequential BOOT and vanilla err equally, ascending: three for T >= 3.
 
     Under operator copy, with the plain cosine schedule and the teacher as the target. Both train
     at T alone, so all that they see of training is its retention at n_T = 1 (THEORY 7.5).
-
-    Args:
-        num_steps: T >= 2.
-        training: any training model.
     """
     boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
 
@@ -40,7 +36,12 @@ def crossings(num_steps: int, training: TrainingModel) -> list[float]:
         problem = cosine_problem(eigenvalues, num_steps, training)
         return _log_errors(problem, boot) - _log_errors(problem, vanilla)
 
-    return sign_changes(log_ratio, scan_points(num_steps))
+    scan = scan_points(num_steps)
+    found = sign_changes(log_ratio, scan)
+    if len(found) < 3:  # two of them may lie within one step of the scan
+        finer = np.union1d(scan, _between_crossings(num_steps))
+        found = max(found, sign_changes(log_ratio, finer), key=len)
+    return found
 
 
 def growth_threshold(num_steps: int) -> float:
@@ -62,13 +63,17 @@ def scan_points(num_steps: int) -> Array:
     return points
 
 
-def sign_changes(function: Callable[[Array], Array], points: Array) -> list[float]:
-    """Zeros of a function that lie between neighbouring points where its sign differs.
+def _between_crossings(num_steps: int) -> Array:
+    """λ between the first and the second, and between the second and the third crossing.
 
-    Args:
-        function: of an ascending vector, elementwise.
-        points: ascending.
+    For many steps they lie at 1 + π²/4T + 2L, L = -q, 0 and q (THEORY 7.5), these at L = ∓q/2.
     """
+    q = np.pi**2 / (4 * num_steps**1.5) * np.sqrt(np.pi**2 / 32 - 0.25)
+    return np.array([-q, q]) + 1.0 + np.pi**2 / (4 * num_steps)
+
+
+def sign_changes(function: Callable[[Array], Array], points: Array) -> list[float]:
+    """Zeros of an elementwise function between ascending neighbours where its sign differs."""
     signed = list(zip(points.tolist(), function(points).tolist(), strict=True))
     return [
         float(brentq(lambda point: float(function(np.array([point]))[0]), below, above, xtol=1e-12))
