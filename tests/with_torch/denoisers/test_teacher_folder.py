@@ -30,8 +30,7 @@ from test_networks import scrambled
 
 from opmerge import cosine_schedule, diffusers_schedule
 from opmerge.denoisers.denoiser import as_condition
-from opmerge.denoisers.jumps import compose
-from opmerge.denoisers.models import Teacher, initial_noise
+from opmerge.denoisers.models import Teacher, compose, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.teacher_folder import (
     check_plan_fits,

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.denoising import split_rows
+from opmerge.denoisers.samples import split_rows
 from opmerge.errors import InputError
 from opmerge.latents.encoders import load_encoder
+from opmerge.latents.encoding import reconstruct, reconstruction_quality
 from opmerge.latents.images import held_out_images
-from opmerge.latents.ms_ssim import ms_ssim
-from opmerge.latents.quality import reconstruct, reconstruction_quality
+from opmerge.latents.losses import ms_ssim
 from opmerge.latents.training import (
     VAEConfig,
     VAERecord,
