@@ -62,7 +62,7 @@ class Draws:
 
     @classmethod
     def of(cls, accelerator: Accelerator, config: OptimizationConfig, *key: int) -> Draws:
-        """Those of an iteration: ``key`` says which, beside the seed."""
+        """The draws of an iteration: ``key`` says which, beside the seed."""
         size = config.global_batch_size(accelerator.num_processes)
         share = size // accelerator.num_processes
         first = share * accelerator.process_index
@@ -71,7 +71,7 @@ class Draws:
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are."""
+        """The device that the numbers are on."""
         return self.generator.device
 
     def integers(self, low: int, high: int) -> Tensor:

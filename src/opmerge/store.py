@@ -134,7 +134,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digests(folder: Path, files: Sequence[str]) -> dict[str, str | None]:
-    """Of each file; None of one that is missing."""
+    """The digest of each file; None of one that is missing."""
     paths = {name: folder / name for name in files}
     return {name: file_digest(path) if path.is_file() else None for name, path in paths.items()}
 

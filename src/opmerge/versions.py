@@ -9,7 +9,7 @@ TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Of opmerge, NumPy, Python and further libraries."""
+    """The versions of opmerge, NumPy, Python and further libraries."""
     import platform
     from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""From options to what training needs: accelerator, samples, settings and a log."""
+"""What training needs, from options: accelerator, samples, settings and a log."""
 
 from __future__ import annotations
 

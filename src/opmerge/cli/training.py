@@ -95,7 +95,7 @@ def distill(
 
 
 def _configuration(config: DistillationConfig, made_for: PlanFile | None) -> DistillationConfig:
-    """As given, or else as the plan says, or the defaults."""
+    """The settings as given, or else as the plan says, or the defaults."""
     if {"merge_seconds", "num_iterations"} <= config.model_fields_set:
         raise InputError("merge_seconds", "must not be given together with --num_iterations")
     if made_for is None:
@@ -135,7 +135,7 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
 
 
 def _planned_iterations(file: PlanFile, sharing: Any) -> int | tuple[int, ...] | None:
-    """Of every stage, as the plan says or was calibrated for."""
+    """The iterations of every stage, as the plan says or was calibrated for."""
     from opmerge.training import GammaRates
 
     if file.iterations is not None:

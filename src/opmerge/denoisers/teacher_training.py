@@ -233,7 +233,7 @@ class _Run:
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
-        """Of the network as it would be saved, always with the same noise at the same timesteps.
+        """The held-out loss of the network as it would be saved, with the same noise each time.
 
         Of 4,096 (sample, noise, timestep) the timesteps are spread evenly over 1 … N, so that two
         networks are told apart by far less than the loss itself would vary.

@@ -57,7 +57,7 @@ class Stage:
 
     @property
     def network_evaluations(self) -> float:
-        """Of one sample in one iteration: the children, and κ = 3 for the student (THEORY 9)."""
+        """Evaluations a sample and iteration: the children, κ = 3 for the student (THEORY 9)."""
         return self.num_children + STUDENT_PASSES
 
 

@@ -259,7 +259,7 @@ def _left(training: GammaRates, probe: Probe) -> float:
 
 
 def _standard_errors(jacobian: Array, residuals: Array) -> Array:
-    """Of the parameters of a least-squares fit, to first order; infinite where undetermined."""
+    """Standard errors of a least-squares fit, to first order; infinite where undetermined."""
     spare = max(len(residuals) - jacobian.shape[1], 1)
     _, sizes, directions = np.linalg.svd(jacobian, full_matrices=False)
     with np.errstate(divide="ignore", invalid="ignore"):

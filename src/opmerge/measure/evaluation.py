@@ -217,7 +217,7 @@ class _Bootstrap:
     def __call__(
         self, distance: Distance, first: Array, second: Array, is_paired: bool = False
     ) -> Measurement:
-        """Of student and teacher pairs are drawn: equal noise ties their rows."""
+        """Pairs of student and teacher are drawn: equal noise ties their rows."""
         value, replicates = distance(first, second), []
         for _ in range(self.num_resamples):
             rows = self.rng.integers(len(first), size=len(first))

@@ -53,7 +53,7 @@ class Linearity:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where a plan should not be trusted, and how far; steps with hardly any x̂ do not count."""
+        """Steps where a plan should not be trusted; those with hardly any x̂ do not count."""
         rows = zip(self.steps, self.affine, self.spectral, self.signal, strict=True)
         told = [row[:3] for row in rows if row[3] > _SILENT]
         curved = [(step, affine) for step, affine, _ in told if affine < LINEAR]

@@ -114,7 +114,7 @@ def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.
 
 
 def directions_title(eigenvalues: NDArray[np.float64], errors: NDArray[np.float64]) -> str:
-    """In which direction the best plan errs most."""
+    """The direction in which the best plan errs most."""
     if not (errors > 0).any():
         return "The best plan makes no error in any direction"
     worst = float(eigenvalues[errors.argmax()])

@@ -1,4 +1,4 @@
-"""From the choices of an interval dynamic programme back to trees, and from trees to students."""
+"""Backtracking: from the choices of an interval dynamic programme to trees and students."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Split = Callable[[int, int], Any]
 
 
 def forest_edges(start: int, stop: int, forest_split: Split) -> list[int]:
-    """Where the trees of the row start → stop meet: see ``trace_tree``."""
+    """The steps at which the trees of the row start → stop meet: see ``trace_tree``."""
     edges = [start]
     while edges[-1] > stop:
         here = edges[-1]

@@ -100,7 +100,7 @@ def pareto_plan(
 
 
 def _affordable_front(problem: Problem) -> int:
-    """As many candidates as keep the numbers that T³/6 pairs of fronts make within bounds."""
+    """The most candidates with which T³/6 pairs of fronts stay within bounds."""
     if problem.num_steps <= _MAX_STEPS_UNLIMITED:
         return _UNLIMITED
     splits = problem.num_steps**3 / 6

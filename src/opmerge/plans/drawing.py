@@ -104,7 +104,7 @@ def _draw_bars(
 
 
 def _draw_marks(axes: Axes, plan: Plan, rounds: Sequence[int], half: float) -> None:
-    """Where the operators that a bar replaces meet, as far as the eye can tell them apart."""
+    """Marks where the operators that a bar replaces meet, as far as the eye can tell them apart."""
     points = _AXES_POINTS / plan.num_steps
     marks = [
         (here, round_, min(above - here, here - below) * points)

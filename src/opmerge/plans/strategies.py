@@ -153,7 +153,7 @@ def default_strategies(num_steps: int) -> tuple[str, ...]:
 
 
 def strategy_family(num_steps: int) -> tuple[str, ...]:
-    """Those, and each strategy that has a number with powers of two for it; for planners to try."""
+    """The default strategies, and each that has a number with powers of two for it."""
     powers = [2**k for k in range(num_steps.bit_length()) if 1 < 2**k < num_steps]
     sized = [f"{name}:{n}" for name, text in EXAMPLES.items() if ":" in text for n in powers]
     return tuple(dict.fromkeys((*default_strategies(num_steps), *sized)))

@@ -42,7 +42,7 @@ class EvaluationOptions(Settings):
 
 
 class OutputOptions(Settings):
-    """Where results go."""
+    """The place and form of results."""
 
     panel = "Output"
 
@@ -57,7 +57,7 @@ class ReportOptions(Settings):
 
 
 class RunOptions(Settings):
-    """Where a training is kept."""
+    """The folder of a training and how it goes on."""
 
     panel = "Run"
 
@@ -179,7 +179,7 @@ class EncoderOptions(Settings):
 
 
 class EncodingOptions(Settings):
-    """By what images are encoded."""
+    """The autoencoder that images are encoded by."""
 
     panel = "Model"
 

@@ -23,7 +23,7 @@ class SourceOptions(Settings):
 
 
 class DataOptions(SourceOptions):
-    """Where the eigenvalues come from."""
+    """The source of the eigenvalues."""
 
     source: str = argument(
         "SOURCE",

@@ -1,4 +1,4 @@
-"""From a source of data to its spectrum, in one pass."""
+"""Estimation of a spectrum from a source of data, in one pass."""
 
 from __future__ import annotations
 

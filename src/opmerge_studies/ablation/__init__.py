@@ -77,7 +77,7 @@ def run(settings: AblationSettings, runner: Runner) -> dict[str, Any]:
 
 
 def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
-    """Where BOOT and vanilla cross, and the λ between which neither is best.
+    """The λ at which BOOT and vanilla cross, and those between which neither is best.
 
     ``boot_until`` and ``vanilla_from`` are found by bisection, so they are where one change takes
     place; the diagram shows whether there are others.

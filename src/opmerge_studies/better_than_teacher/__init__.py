@@ -146,7 +146,7 @@ def overtake(
 
 
 def grow(num_steps: int) -> Row:
-    """From when vanilla overtakes, in closed form."""
+    """The time from which vanilla overtakes, in closed form."""
     problem = scalar_problem(_GROWTH_EIGENVALUE, num_steps, 1.0)
     first = float(overtaking.vanilla_overtaking_time(problem)[0])
     return {"num_steps": num_steps, "eigenvalue": _GROWTH_EIGENVALUE, "first": first}

@@ -96,7 +96,7 @@ def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
 
 
 def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes:
-    """Of one eigenvalue, from its excess at the scanned times."""
+    """The overtaking of one eigenvalue, from its excess at the scanned times."""
     ratio = problem.teacher.log_data_ratio
     low, high = nearer_excesses(ratio)
 

@@ -106,7 +106,7 @@ def _highest(rows: pd.DataFrame) -> float:
 
 
 def _misfits(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each teacher: W2 of strategies over its own, mean over draws, at the best s; the gain."""
+    """Each teacher's W2 of strategies over its own, mean over draws, at the best s; the gain."""
     keys = ["merge_rule", "limit", "size", "label"]
     rows = rows.assign(**rows[_STRATEGIES].div(rows.teacher, axis=0))
     means = rows.groupby([*keys, "time"], sort=False)[_STRATEGIES].mean()

@@ -138,7 +138,7 @@ class Encoding:
         }
 
     def _num_latents(self) -> int:
-        """As configured, but at most ``most_latents`` of the images that are trained on."""
+        """The number of latents configured, at most ``most_latents`` of the images trained on."""
         most = most_latents(len(self.images.rows), self.images.train.num_features)
         return min(self.settings.num_latents, most)
 
@@ -216,7 +216,7 @@ def _slug(*names: object) -> str:
 
 
 def _content_digest(kind: str) -> str:
-    """Of the configuration and weights of a saved encoder, whatever its folder is called."""
+    """Digest of configuration and weights of a saved encoder, whatever its folder is called."""
     place, _ = find_encoder(kind)
     files = sorted(path for path in place.iterdir() if path.is_file())
     return digest([[path.name, file_digest(path)] for path in files])

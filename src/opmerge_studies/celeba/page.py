@@ -269,7 +269,7 @@ def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
 
 
 def _least_named(rows: pd.DataFrame, value: str) -> pd.Series[str]:
-    """By form, the named strategies that err least, of any encoder."""
+    """The named strategies that err least, of any encoder, by form."""
     named = rows[rows.plan != _PLANNED]
     least = named.loc[named.groupby(["form", "encoder"], sort=False)[value].idxmin()]
     return least.groupby("form").plan.agg(lambda plans: " or ".join(plans.unique()))

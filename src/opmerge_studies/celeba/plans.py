@@ -176,7 +176,7 @@ def _errors(problem: Problem, plans: Mapping[str, Plan], spectra: Array) -> dict
 
 
 def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
-    """By form, (1 + resamples, d) descending eigenvalues: of all latents, then of each resample."""
+    """(1 + resamples, d) descending eigenvalues by form: of all latents, then of each resample."""
     latents = np.load(path, allow_pickle=False).astype(np.float64)
     rng = np.random.default_rng(seed)
     count = len(latents)

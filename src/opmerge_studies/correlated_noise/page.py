@@ -126,7 +126,7 @@ def _oracle(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _choices(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """By the last key and by plan, the largest excess of W2 over the best plan tried."""
+    """The largest excess of W2 over the best plan tried, by the last key and by plan."""
     excess = (rows.w2 / rows.groupby(keys).w2.transform("min") - 1).round(_DIGITS)
     rows = rows.assign(excess=excess, plan=rows.plan.str.replace("_", " "))
     return rows.pivot_table("excess", keys[-1], "plan", "max", sort=False)

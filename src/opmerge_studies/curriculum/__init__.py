@@ -265,7 +265,7 @@ def check_pilot(num_steps: int) -> list[dict[str, Any]]:
 
 
 def _frontier(splits: Sequence[Cell], bounds: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Of each case and budget: the best plan with equal times and with the best split."""
+    """The best plan of each case and budget, with equal times and with the best split."""
     combs = {(row["case"], row["budget"]): row for row in bounds}
     rows = []
     for case, budget in dict.fromkeys((row["case"], row["budget"]) for row in splits):

@@ -78,7 +78,7 @@ def plan_eigenvalue(
 
 
 def transition(num_steps: int, merge_time: float) -> dict[str, Any]:
-    """Where BOOT and vanilla cross under operator copy, and the threshold λ*(T)."""
+    """The λ at which BOOT and vanilla cross under operator copy, and the threshold λ*(T)."""
     places = crossings(num_steps, GradientFlow(merge_time))
     return {
         "num_steps": num_steps,

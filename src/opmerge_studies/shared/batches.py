@@ -66,7 +66,7 @@ def expected_square(
 
 
 def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float) -> Cumulant:
-    """Of coordinates that are independent in a basis: ``Σ_i κ λ_i² (u_iᵀ Q u_i) u_i u_iᵀ``.
+    """The cumulant of coordinates independent in a basis: ``Σ_i κ λ_i² (u_iᵀ Q u_i) u_i u_iᵀ``.
 
     Args:
         basis, variances: (d, d) columns u_i and (d,) λ_i.
@@ -82,7 +82,7 @@ def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float)
 
 
 def sample_cumulant(samples: Array) -> Cumulant:
-    """Of the law that draws one of these centred samples (n, d)."""
+    """The cumulant of the law that draws one of these centred samples (n, d)."""
     covariance = samples.T @ samples / len(samples)
 
     def cumulant(square: Array) -> Array:

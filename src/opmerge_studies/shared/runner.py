@@ -73,7 +73,7 @@ def no_progress(_title: str, _total: float | None) -> Iterator[Report]:
 
 @dataclass(frozen=True)
 class Runner:
-    """Where and how a study is computed.
+    """The folder and the machinery that a study is computed in.
 
     Args:
         folder: the run directory.
@@ -163,7 +163,7 @@ def _stamp(text: str) -> list[int]:
 
 @cache
 def _code_digest() -> str:
-    """Of the source of library and studies: other code is another result, whatever its version."""
+    """Digest of library and studies: other code is another result, whatever its version."""
     digests = hashlib.sha256()
     for package in (Path(opmerge.__file__).parent, Path(__file__).parents[1]):
         for path in sorted(package.rglob("*.py")):

@@ -100,7 +100,7 @@ def adam(learning_rate: float, num_iterations: int, batch_size: int | None = Non
 
 
 def _gradient(gap: Array, variances: Array, batch_size: int | None, rng: Generator) -> Array:
-    """Of the mean of (a z - target z)², z ~ N(0, n_t); the law of mean z² is n_t χ²_B / B."""
+    """The gradient of mean (a z - target z)², z ~ N(0, n_t); mean z² has the law n_t χ²_B / B."""
     squares = variances
     if batch_size is not None:
         squares = variances / batch_size * rng.chisquare(batch_size, gap.shape)

@@ -60,7 +60,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """As the command line has it: ``better-than-teacher``."""
+        """The name on the command line: ``better-than-teacher``."""
         return self.package.rpartition(".")[2].replace("_", "-")
 
     def configured(self, quick: bool, settings: Sequence[str] = ()) -> Settings:

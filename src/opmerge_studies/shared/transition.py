@@ -1,4 +1,4 @@
-"""Where the phase transition lies: the λ at which sequential BOOT and vanilla err equally."""
+"""The phase transition: the λ at which sequential BOOT and vanilla err equally."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
 
 
 def ema_crossings(num_steps: int, merge_time: float, turnovers: float | None) -> dict[str, Any]:
-    """Where BOOT and vanilla cross with averaged weights, and with flow for as long as counts.
+    """The crossings of BOOT and vanilla with averaged weights, and with flow as long as counts.
 
     ``effective_time`` is the s of flow that leaves the same retention at n_T = 1.
     """

@@ -120,7 +120,7 @@ def _error_section(rows: pd.DataFrame, x: Axis, time: float) -> Section:
 
 
 def _window_section(rows: pd.DataFrame, settings: Mapping[str, Any], time: float) -> Section:
-    """Where the steps of the best student of a middle K > 1 stand."""
+    """The section on where the steps of the best student of a middle K > 1 stand."""
     counts, total = rows.student_steps.unique(), settings["num_steps"]
     steps = int(counts[len(counts) // 2])
     own = rows[rows.student_steps == steps]
