@@ -58,7 +58,7 @@ def extract_features(
     for samples in sets:
         rows = []
         for batch in torch.split(samples, batch_size):
-            rows.append(_checked(_call(features, batch), len(batch)))
+            rows.append(_features_of(batch, features))
             done += len(batch)
             progress(done)
         found.append(rows)
@@ -68,24 +68,20 @@ def extract_features(
     return [np.concatenate(rows) for rows in found]
 
 
-def _call(features: FeatureExtractor, batch: Tensor) -> NDArray[np.generic]:
+def _features_of(batch: Tensor, features: FeatureExtractor) -> Array:
     try:
         with torch.no_grad():
             given = features(batch)
         if isinstance(given, Tensor):
             real = given.double() if given.is_floating_point() else given  # NumPy has no bfloat16
             given = real.detach().cpu()
-        array: NDArray[np.generic] = np.asarray(given)
+        array = np.asarray(given)
     except Exception as error:  # a callable of the user's may raise anything
         raise InputError(
             "features", f"must map samples of shape {tuple(batch.shape)}: {_reason(error)}"
         ) from error
-    return array
-
-
-def _checked(array: NDArray[np.generic], count: int) -> Array:
-    if array.ndim != 2 or len(array) != count or not array.shape[1]:
-        raise InputError("features", f"must give shape ({count}, F)", array.shape)
+    if array.ndim != 2 or len(array) != len(batch) or not array.shape[1]:
+        raise InputError("features", f"must give shape ({len(batch)}, F)", array.shape)
     if array.dtype.kind not in "biuf":
         raise InputError("features", "must give real numbers", array.dtype)
     values = array.astype(np.float64)

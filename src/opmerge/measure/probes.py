@@ -167,13 +167,19 @@ class ProbeRunner:
         Raises:
             InputError: if it cannot be kept.
         """
-        config = self._config(settings)
+        optimization = self.config.optimization.replaced(
+            learning_rate=settings.learning_rate, checkpointing_steps=0
+        )
+        config = self.config.replaced(
+            num_iterations=settings.num_iterations, optimization=optimization
+        )
         identity = {
             **self._shared,
             "merge": [settings.start, settings.stop],
             "config": config.what_decides(self.accelerator.num_processes),
         }
-        found = self._kept(settings, identity)
+        name = f"probes/{digest(identity)}"
+        found = self._kept(settings, name, identity)
         if found is None:
             plan = probe_plan(self.teacher.num_steps, settings.start, settings.stop)
             run = Distillation(self.teacher, plan, self.inputs, config, self.accelerator)
@@ -183,22 +189,14 @@ class ProbeRunner:
             found = self._measure(settings, run.teacher, student)
             if self.folder is not None and self.accelerator.is_main_process:
                 value = _PROBE.dump_python(found, mode="json")
-                Store(self.folder).write(_name(identity), identity, value)
+                Store(self.folder).write(name, identity, value)
         yield found
 
-    def _config(self, settings: ProbeSettings) -> DistillationConfig:
-        optimization = self.config.optimization.replaced(
-            learning_rate=settings.learning_rate, checkpointing_steps=0
-        )
-        return self.config.replaced(
-            num_iterations=settings.num_iterations, optimization=optimization
-        )
-
-    def _kept(self, settings: ProbeSettings, identity: dict[str, Any]) -> Probe | None:
+    def _kept(self, settings: ProbeSettings, name: str, identity: dict[str, Any]) -> Probe | None:
         """The probe that an earlier run finished: what the main process reads holds for all."""
         found: list[Probe | None] = [None]
         if self.folder is not None and self.accelerator.is_main_process:
-            store, name = Store(self.folder, warn=lambda line: None), _name(identity)
+            store = Store(self.folder, warn=lambda line: None)
             value = store.read(name, identity)
             with suppress(OSError, ValueError, TypeError):
                 if value is MISSING:  # version 1.0 kept the value alone, as its name identifies it
@@ -248,10 +246,6 @@ class ProbeRunner:
             spectrum.num_dimensions,
             _expected(ddim, spectrum, student, stop),
         )
-
-
-def _name(identity: dict[str, Any]) -> str:
-    return f"probes/{digest(identity)}"
 
 
 def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:
