@@ -22,16 +22,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp
-from opmerge.teachers import SMALLEST_EIGENVALUE, LinearTeacher
-from opmerge.theory.allocation import OVERHEAD
-from opmerge.theory.overtaking import nearer_excesses
-from opmerge.theory.sgd_noise import retention_noise
-from opmerge.theory.transition import crossings, growth_threshold
 from oracles import DirectTheory, Setting, best_students, num_plans, students_of, trees_of
 from strategies import eigenvalue, merge_times, schedules
 
+from opmerge.linear_teacher import SMALLEST_EIGENVALUE, LinearTeacher
 from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners import certified_plan
+from opmerge.planners.allocation import OVERHEAD
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.planners.tails import StepSigns
 from opmerge.plans import Plan, build_strategy
@@ -46,6 +43,9 @@ from opmerge.training import (
     GradientFlow,
     HeavyBall,
 )
+from opmerge_studies.better_than_teacher.overtaking import nearer_excesses
+from opmerge_studies.dynamics.sgd_noise import retention_noise
+from opmerge_studies.shared.transition import crossings, growth_threshold
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
 PAGE = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")

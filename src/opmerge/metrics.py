@@ -121,7 +121,7 @@ def _overlap(first: Array, second: Array) -> float:
             if squares[0] > _GOOD_SQUARES * squares[-1]:
                 return float(np.sqrt(squares).sum())
     thin = [  # at most d rows with the same XᵀX
-        factor if len(factor) <= factor.shape[1] else np.linalg.qr(factor, mode="r")
+        factor if len(factor) <= factor.shape[1] else np.asarray(np.linalg.qr(factor, mode="r"))
         for factor in (first, second)
     ]
     return float(np.linalg.norm(thin[0] @ thin[1].T, "nuc"))

@@ -242,7 +242,8 @@ def _spread(eigenvalues: Array) -> list[int]:
         return []
     logs = -np.log(eigenvalues)
     places = np.linspace(logs[0], logs[-1], _MARKERS_OF_A_CURVE)
-    return np.unique(np.abs(logs[:, None] - places).argmin(axis=0)).tolist()
+    nearest: list[int] = np.unique(np.abs(logs[:, None] - places).argmin(axis=0)).tolist()
+    return nearest
 
 
 @figure_style()

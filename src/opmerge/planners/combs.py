@@ -25,6 +25,9 @@ _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than
 _MAX_STATES = 200_000  # that wait in a best-first search
 _ROWS = 128  # rows of a matrix product at a time
 
+_State = tuple[float, int, tuple[tuple[int, ...], ...]]
+"""Of the search: cost, students to follow, and of each tree its head and its steps so far."""
+
 
 class BlockSums:
     """Weighted excess of every block under one head: Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)).
@@ -141,8 +144,8 @@ class CombSearch:
         heads = range(1, top + 1) if count > 1 else (top,)
         blocks = {head: self.block_costs(head, weights) for head in heads}
         ahead = _costs_ahead(blocks, count)
-        # cost, students to follow, and of each tree its head and its steps so far
-        heap = [(float(ahead[-1][top][top - 1]), count - 1, ((top, top - 1),))]
+        first = float(ahead[-1][top][top - 1])
+        heap: list[_State] = [(first, count - 1, ((top, top - 1),))]
         while heap:
             estimate, following, chains = heappop(heap)
             if estimate > limit:
@@ -150,7 +153,7 @@ class CombSearch:
             if len(heap) > _MAX_STATES:
                 yield estimate, None
                 return
-            *closed, chain = chains
+            closed, chain = chains[:-1], chains[-1]
             head, step = chain[0], chain[-1]
             if following == 0 and step == 0:
                 yield estimate, Plan(tuple(Tree.chain(head, path) for head, *path in chains))

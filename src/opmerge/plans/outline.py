@@ -246,8 +246,8 @@ def _tree_phrase(root: _Node) -> str:
     if base.merges > 1 or any(n.shape for s in stages for n in (*s.front, *s.behind)):
         return ""
     if not stages:
-        steps = root.start - root.stop
-        return f"all {steps} steps at once" if steps > 2 else "both steps at once"
+        count = root.start - root.stop
+        return f"all {count} steps at once" if count > 2 else "both steps at once"
     if any(s.front for s in stages):
         sequential = len(base.children) == 2 and all(s.shape == ((0,), ()) for s in stages)
         return "one step at a time from the data side" if sequential else ""

@@ -111,13 +111,15 @@ class Tree:
     @classmethod
     def from_nested(cls, nested: Nested, place: str = "plan") -> Tree:
         """Read ``[[3, 2], 1]``, or raise ``InputError`` with the place (child indices) and rule."""
-        lists, waiting = [], [(place, nested)]
+        lists: list[tuple[str, Sequence[Nested]]] = []
+        waiting = [(place, nested)]
         while waiting:
             where, node = waiting.pop()
             if isinstance(node, list | tuple) and len(node) > 1:
                 lists.append((where, node))
                 waiting += [(f"{where}[{k}]", child) for k, child in enumerate(node)]
-        merges, ends = [], {}  # where the student begins and ends that a list stands for, by id
+        merges = []
+        ends: dict[int, tuple[int, int]] = {}  # of the student that a list stands for, by its id
         for where, node in reversed(lists):  # children first, noise side first
             boundaries: list[int] = []
             for k, child in enumerate(node):
@@ -135,7 +137,7 @@ class Tree:
 
     def to_nested(self) -> Nested:
         """The tree as nested lists; the inverse of ``from_nested``."""
-        return self.fold(lambda t: t, list)
+        return self.fold(_unchanged, _unchanged)
 
     @classmethod
     def chain(cls, start: int, boundaries: Sequence[int]) -> Tree:
@@ -221,6 +223,10 @@ class Plan:
     def to_nested(self) -> list[Nested]:
         """The list of trees as nested lists."""
         return [tree.to_nested() for tree in self.students]
+
+
+def _unchanged(part: Nested) -> Nested:
+    return part
 
 
 def _ends_of_step(node: Nested, place: str) -> tuple[int, int]:
