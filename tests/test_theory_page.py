@@ -44,7 +44,7 @@ from opmerge.training import (
     HeavyBall,
 )
 from opmerge_studies.better_than_teacher.overtaking import nearer_excesses
-from opmerge_studies.dynamics.sgd_noise import retention_noise
+from opmerge_studies.shared.batches import retention_noise
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())

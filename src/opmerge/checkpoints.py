@@ -9,7 +9,6 @@ Nothing is unpickled but by torch with ``weights_only``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -26,25 +25,17 @@ from torch import Tensor
 
 from opmerge.errors import InputError
 from opmerge.files import GO_ON, replace_folder, why_not_written, write_atomic
-
-__all__ = ["Checkpoint", "Checkpoints"]
+from opmerge.store import digest, file_digest
 
 FORMAT = "opmerge.checkpoint"
 VERSION = 1
 _MANIFEST = "checkpoint.json"
 _TENSORS = "tensors.safetensors"
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole.
-
-    Args:
-        folder: where it is.
-        step: iterations done.
-        state: where the run was, JSON values.
-    """
+    """A checkpoint that was found whole, after so many iterations; its state is JSON values."""
 
     folder: Path
     step: int
@@ -67,7 +58,6 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: the run directory.
         identity: digest of everything that the result depends on.
         limit: how many are kept, the newest.
         warn: told in one line about every checkpoint that is refused.
@@ -103,7 +93,16 @@ class Checkpoints:
             if tensors:
                 whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 save_file(whole, unfinished / _TENSORS)
-            self._seal(unfinished, step, state)
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "identity": self.identity,
+                "step": step,
+                "state": dict(state),
+                "files": {path.name: file_digest(path) for path in sorted(unfinished.iterdir())},
+            }
+            manifest["digest"] = digest(manifest)
+            write_atomic(unfinished / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
             replace_folder(target, unfinished)
         except (OSError, RuntimeError, SafetensorError, InputError) as error:
             reason = why_not_written(error, self.folder)
@@ -112,44 +111,25 @@ class Checkpoints:
         for old in self._newest_first(step)[self.limit :]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _seal(self, folder: Path, step: int, state: Mapping[str, Any]) -> None:
-        files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "identity": self.identity,
-            "step": step,
-            "state": dict(state),
-            "files": files,
-        }
-        manifest["digest"] = _digest_of(manifest)
-        write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
-
     def find(self, wanted: str) -> Checkpoint | None:
-        """The checkpoint to go on from, or the newest whole one before it.
+        """The checkpoint to go on from, or the newest whole one before it; None if there are none.
 
-        Args:
-            wanted: ``latest``, or the name or path of a checkpoint of this run.
-
-        Returns:
-            The checkpoint, or None if there is none at all (the run starts anew).
+        ``wanted`` is ``latest``, or the name or path of a checkpoint of this run.
 
         Raises:
             InputError: if the one that is named does not exist, or all that exist are refused.
         """
-        candidates = self._newest_first()
+        candidates, refused = self._newest_first(), []
         if wanted != "latest":
             names = [path.name for path in candidates]
-            name = Path(wanted).name
-            if name not in names:
+            if Path(wanted).name not in names:
                 raise InputError(
                     "resume_from_checkpoint",
                     f"must be latest or a checkpoint in {self.folder}",
                     wanted,
                     f"there are: {', '.join(names) or 'none'}",
                 )
-            candidates = candidates[names.index(name) :]
-        refused = []
+            candidates = candidates[names.index(Path(wanted).name) :]
         for path in candidates:
             found = self._read(path)
             if isinstance(found, Checkpoint):
@@ -171,8 +151,8 @@ class Checkpoints:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if reason := self._why_not(manifest):
                 return reason
-            for name, digest in manifest["files"].items():
-                if _digest(folder / name) != digest:
+            for name, known in manifest["files"].items():
+                if file_digest(folder / name) != known:
                     return f"is torn ({name} is damaged)"
             return Checkpoint(folder, int(manifest["step"]), dict(manifest["state"]))
         except FileNotFoundError as error:
@@ -183,10 +163,9 @@ class Checkpoints:
             return f"is torn ({_MANIFEST} is damaged)"
 
     def _why_not(self, manifest: dict[str, Any]) -> str:
-        """Why a manifest is refused, if it is."""
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
             return "is of another format or version"
-        if manifest.pop("digest") != _digest_of(manifest):
+        if manifest.pop("digest") != digest(manifest):
             return f"is torn ({_MANIFEST} is damaged)"
         if manifest["identity"] != self.identity:
             return "is of another run (plan, teacher, data or settings differ)"
@@ -195,17 +174,8 @@ class Checkpoints:
     def _newest_first(self, most: float = math.inf) -> list[Path]:
         """Checkpoints of at most so many iterations: those beyond are another run's, or torn."""
         found = {
-            int(match[1]): path
+            int(path.name.removeprefix("checkpoint-")): path
             for path in self.folder.glob("checkpoint-*")
-            if (match := _NAME.fullmatch(path.name)) and path.is_dir()
+            if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
         }
         return [found[step] for step in sorted(found, reverse=True) if step <= most]
-
-
-def _digest_of(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

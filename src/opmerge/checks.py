@@ -7,7 +7,6 @@ import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,15 +93,17 @@ def check_coefficients(alphas: NDArray[np.float64], sigmas: NDArray[np.float64])
         )
 
 
-def check_timesteps(timesteps: Sequence[int] | None, num_steps: int) -> tuple[int, ...] | None:
-    """One timestep a step, rising from the data side, or None."""
+def check_timesteps(timesteps: Sequence[float] | None, num_steps: int) -> tuple[float, ...] | None:
+    """One timestep a step, whole or not, rising or falling from the data side, or None."""
     if timesteps is None:
         return None
-    values = tuple(check_whole("timesteps", value) for value in timesteps)
+    is_whole = all(isinstance(value, (int, np.integer)) for value in timesteps)
+    check = check_whole if is_whole else check_number
+    values = tuple(check("timesteps", value) for value in timesteps)
     if len(values) != num_steps:
         raise InputError("timesteps", f"must have {num_steps} entries, one a step", len(values))
-    if min(values) < 0 or any(later <= sooner for sooner, later in pairwise(values)):
-        raise InputError("timesteps", "must be >= 0 and rise from the data side", values)
+    if list(values) not in (sorted(values), sorted(values, reverse=True)):
+        raise InputError("timesteps", "must rise or fall from the data side", values)
     return values
 
 

@@ -54,9 +54,9 @@ class InputError(ValueError):
             words: what to call an argument, from its name and the value that Python would be
                 given, if one is told; ``None`` leaves it as it is.
         """
-        *others, remedy = self._parts
+        argument, requirement, value, remedy = self._parts
         told = _NAMED.sub(lambda found: words(found[1], found[2]) or found[0], remedy)
-        return type(self)(*others, told)
+        return type(self)(argument, requirement, value, told)
 
 
 def _shorten(value: object) -> str:

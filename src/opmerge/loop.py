@@ -25,17 +25,6 @@ from opmerge.checkpoints import Checkpoint
 from opmerge.errors import InputError
 from opmerge.settings.distillation import OptimizationConfig
 
-__all__ = [
-    "Columns",
-    "Draws",
-    "Iteration",
-    "Trainer",
-    "best_device",
-    "iterations",
-    "make_accelerator",
-    "seeded_generator",
-]
-
 _Part = TypeVar("_Part")
 _CHECK_EVERY = 10  # losses are looked at that often, since looking waits for the device
 
@@ -63,13 +52,8 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 class Draws:
     """Random numbers of a batch, of which a process keeps its own rows.
 
-    Every number of the whole batch is drawn on every process, and each process then makes only
-    its own rows: the same seed gives the same batch on any number of processes.
-
-    Args:
-        generator: of the batch.
-        size: samples of the whole batch.
-        rows: which of them are this process'.
+    Every number of the whole batch, of ``size`` samples, is drawn on every process, and each then
+    makes only its own rows: the same seed gives the same batch on any number of processes.
     """
 
     generator: torch.Generator
@@ -92,10 +76,8 @@ class Draws:
 
     def integers(self, low: int, high: int) -> Tensor:
         """(B,) evenly in low … high - 1."""
-        shape = (self.size,)
-        return torch.randint(low, high, shape, generator=self.generator, device=self.device)[
-            self.rows
-        ]
+        given: Any = {"generator": self.generator, "device": self.device}
+        return torch.randint(low, high, (self.size,), **given)[self.rows]
 
     def uniform(self) -> Tensor:
         """(B,) evenly in [0, 1)."""
@@ -109,15 +91,12 @@ class Draws:
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
-    """What one iteration did.
+    """What one iteration did; its number counts those that are done.
 
-    Args:
-        number: iterations done.
-        loss: () mean loss of this process' part of the batch; reading it waits for the device.
-        learning_rate: of the iteration.
+    The loss is the () mean over this process' part of the batch; reading it waits for the device.
     """
 
-    number: int
+    iteration: int
     loss: Tensor
     learning_rate: float
 
@@ -135,11 +114,9 @@ def iterations(
     """Train a network; whoever iterates may look at it after each iteration.
 
     Args:
-        trainer: the network.
         loss_of: () mean loss of the network on a part of a batch.
         draw: the parts of the batch of an iteration, numbered from 0, one an accumulation step.
-        first: iterations that are done already.
-        total: iterations in all.
+        first, total: iterations that are done already, and in all.
         save: writes a checkpoint after so many iterations; called once the iteration was looked at.
         is_due: whether there is a checkpoint after so many iterations.
         place: what is trained, for messages.
@@ -151,17 +128,16 @@ def iterations(
     unchecked: list[Tensor] = []
     for iteration in range(first, total):
         rate = trainer.learning_rate
-        loss = trainer.step(loss_of, draw(iteration))
-        unchecked.append(loss)
-        done = iteration + 1
-        due = is_due(done)
-        is_kept = due or done == total
+        unchecked.append(trainer.step(loss_of, draw(iteration)))
+        done = Iteration(iteration + 1, unchecked[-1], rate)
+        due = is_due(done.iteration)
+        is_kept = due or done.iteration == total
         if is_kept or len(unchecked) == _CHECK_EVERY:
-            trainer.require_finite(unchecked, done, is_kept, place)
+            trainer.require_finite(unchecked, done.iteration, is_kept, place)
             unchecked = []
-        yield Iteration(done, loss, rate)
+        yield done
         if due:
-            save(done)
+            save(done.iteration)
 
 
 def best_device() -> torch.device:
@@ -206,13 +182,9 @@ def make_accelerator(
 
 
 class Trainer:
-    """Trains one network; a loop that draws batches stands outside.
+    """Trains one network, in place and in the mode (train or eval) that it is in.
 
-    Args:
-        accelerator: of the run; it forgets the network that it trained before.
-        network: trained in place, in the mode (train or eval) that it is in.
-        config: how.
-        num_iterations: length of the learning rate's schedule.
+    A loop that draws batches stands outside. The accelerator forgets what it trained before.
     """
 
     def __init__(
@@ -235,9 +207,8 @@ class Trainer:
         self.network, self.optimizer, self.schedule = accelerator.prepare(
             network, optimizer, schedule
         )
-        self.average = (
-            EMAModel(network.parameters(), config.ema_decay) if config.ema_decay else None
-        )
+        decay = config.ema_decay
+        self.average = EMAModel(network.parameters(), decay) if decay else None
 
     @property
     def learning_rate(self) -> float:
@@ -245,14 +216,10 @@ class Trainer:
         return float(self.schedule.get_last_lr()[0])
 
     def step(self, loss_of: Callable[[nn.Module, _Part], Tensor], parts: Sequence[_Part]) -> Tensor:
-        """One iteration: the gradient of the mean loss over equal parts of a batch.
+        """One iteration, by the gradient of the mean loss over equal parts of a batch.
 
-        Args:
-            loss_of: loss of the network on a part; called under the precision of the run.
-            parts: one an accumulation step.
-
-        Returns:
-            () the mean loss on this process, detached.
+        There is a part an accumulation step, and its loss is in the precision of the run. Returns
+        the () mean on this process, detached.
         """
         losses = []
         for part in parts:
@@ -293,8 +260,7 @@ class Trainer:
         if self.average is not None:
             self.average.store(network.parameters())
             self.average.copy_to(network.parameters())
-        network.eval()
-        yield network
+        yield network.eval()
         network.train()
         if self.average is not None:
             self.average.restore(network.parameters())
@@ -332,12 +298,11 @@ class Trainer:
 
 
 def _make_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
     # One call for all parameters: a third of a small network's step. In fp16 it is the optimizer's
     # own affair to leave out a step that overflows, and the schedule sees one in every iteration.
-    shared: Any = {"lr": config.learning_rate, "fused": True}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, **shared)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, **shared)
-    return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **shared)
+    given: Any = {"lr": config.learning_rate, "fused": True}
+    if config.optimizer == "adamw":
+        given["weight_decay"] = config.weight_decay
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    optimizer: torch.optim.Optimizer = kinds[config.optimizer](network.parameters(), **given)
+    return optimizer

@@ -339,10 +339,15 @@ def test_any_source_is_read_or_refused(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "work", ["import opmerge", "from opmerge.cli import main; main(['plan', '--help'])"]
+    ("work", "more"),
+    [
+        ("import opmerge", ("numpy", "pydantic", "click", "rich")),
+        ("from opmerge.cli import main; main(['--help'])", ("numpy", "pydantic")),
+        ("from opmerge.cli import main; main(['plan', '--help'])", ("numpy",)),
+    ],
 )
-def test_start_up_loads_nothing_heavy(work: str) -> None:
-    heavy = ("torch", "matplotlib", "numba", "scipy", "sklearn", "jinja2", "PIL")
+def test_start_up_loads_nothing_heavy(work: str, more: tuple[str, ...]) -> None:
+    heavy = ("torch", "matplotlib", "numba", "scipy", "sklearn", "pandas", "jinja2", "PIL", *more)
     code = f"import sys; {work}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

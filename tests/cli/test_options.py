@@ -14,6 +14,7 @@ import pytest
 from opmerge.cli import COMMANDS, main, runs
 from opmerge.cli.help import reference
 from opmerge.cli.options import Command, Commands, Option, as_option
+from opmerge.cli.studies import _as_setting
 from opmerge.planners import PLANNERS
 from opmerge.plans import STRATEGIES
 from opmerge.settings.base import Settings, argument, option
@@ -97,7 +98,7 @@ def test_help_tells_defaults_kinds_and_panels(asked: list[Example], run: Run) ->
         "Usage: opmerge try [OPTIONS] SOURCE Try it.",
         "─ Within ─",
         "--rate <float> A rate. [default: 0.25] --seed <int> A seed. [default: 0]",
-        "--counts <str> One or several. [default: the usual]",
+        "--counts <str> One or several. [default: (the usual)]",
         "--names <list[str]> Names. --by <str> one-way or other. [default: one-way]",
         "--place DIR Where. --exact <bool> Whether.",
         "SOURCE <str> What is read. [required]",
@@ -172,6 +173,13 @@ def test_the_page_of_all_options_is_current() -> None:
 )
 def test_arguments_are_said_as_options(name: str, value: str | None, told: str | None) -> None:
     assert as_option(name, value) == told
+
+
+def test_arguments_are_said_as_settings_of_a_study() -> None:
+    words = _as_setting({"source_options": {"split": None, "grey": False}, "steps": 4})
+    assert words("split", '"all"') == "--set source_options.split=all"
+    assert words("grey", "True") == "--set source_options.grey=true"
+    assert (words("steps", None), words("basis", None)) == ("--set steps", None)
 
 
 def remedies() -> Iterator[tuple[str, str]]:

@@ -124,3 +124,12 @@ def test_what_the_other_program_cannot_take() -> None:
     long = diffusers_schedule({**TRAILING, "num_train_timesteps": 2000}, 4)
     with pytest.raises(InputError, match="must have timesteps below 1000, as FastGen has"):
         fastgen_t_list(long, (4, 0), "alphas")
+
+
+def test_continuous_times_are_not_fastgens_alphas() -> None:
+    continuous = diffusers_schedule({"_class_name": "DDPMWuerstchenScheduler"}, 4)
+    with pytest.raises(
+        InputError, match=r"must have whole timesteps .* \(step 1 has not\), got 0.25"
+    ):
+        fastgen_t_list(continuous, (4, 1, 0), "alphas")
+    assert fastgen_t_list(continuous, (4, 1, 0), "rf")[-1] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,21 @@ def test_folders_without_a_scheduler_are_refused(tmp_path: Path) -> None:
 def test_other_json_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"_class_name": "UNet2DModel", "sample_size": 32}')
-    with pytest.raises(InputError, match="must be a scheduler built on betas, got UNet2DModel"):
+    with pytest.raises(InputError, match="must be a scheduler of diffusers, got UNet2DModel"):
         resolve_schedule(str(path), 4)
     path.write_text('{"sample_size": 32}')
     with pytest.raises(InputError, match="`schedule` must have no keys but name, "):
         resolve_schedule(str(path), 4)
+
+
+def test_without_diffusers_a_folder_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    (tmp_path / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
+    with raises(
+        "`scheduler config` needs the package diffusers, which is not installed; "
+        "pip install 'opmerge[torch]'"
+    ):
+        resolve_schedule(str(tmp_path), 4)
+    assert resolve_schedule("scaled-linear", 4).num_steps == 4

@@ -126,9 +126,13 @@ class Example(Settings):
         (
             TeacherConfig,
             {"block_out_channels": (8, 33)},
-            "`block_out_channels` must be multiples of 8, got 33",
+            "`block_out_channels.1` must be multiples of 8, got 33",
         ),
-        (DistillationConfig, {"optimization": {"seed": "x"}}, "`seed` must be a whole number"),
+        (
+            DistillationConfig,
+            {"optimization": {"seed": "x"}},
+            "`optimization.seed` must be a whole number",
+        ),
         (SourceOptions, {"split": "x"}, "`split` must be one of train, validation, test, all"),
         (DataOptions, {}, "`source` must be given"),
     ],

@@ -152,7 +152,7 @@ def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | 
         is_told = not required and default != () and default is not None and default is not False
         parameter.description, parameter.panel = field.description, shown["panel"]
         parameter.kind = shown.get("metavar", f"<{value.name}>")
-        parameter.words = shown.get("shown", str(default) if is_told else "")
+        parameter.words = f"({shown['shown']})" if "shown" in shown else str(default) * is_told
         yield parameter
 
 

@@ -16,11 +16,12 @@ from opmerge.versions import TRAINING_LIBRARIES, versions
 
 if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
+    from opmerge.plans import Plan, PlanFile
     from opmerge.problem import Problem
     from opmerge.settings.base import Settings
     from opmerge.spectra import Spectrum
 
-__all__ = ["prepare_folder", "write_config", "write_run", "write_spectrum"]
+__all__ = ["plan_file", "prepare_folder", "write_config", "write_run", "write_spectrum"]
 
 
 def prepare_folder(folder: Path | None) -> None:
@@ -51,19 +52,9 @@ def write_run(
     """
     from opmerge.page import report_page
     from opmerge.planners.record import prediction
-    from opmerge.plans import PlanFile
 
     predicted = prediction(result.outcome)
     predicted |= {"lower_bound": result.lower_bound, "gap": result.gap}
-    file = PlanFile(
-        result.plan,
-        problem.schedule,
-        problem.training,
-        problem.merge_rule,
-        problem.objective,
-        predicted,
-        problem.spectrum.identity(),
-    )
     used = {
         "merge_time": record["problem"]["training"].get("time"),
         "strategy": [strategy["name"] for strategy in record["strategies"]],
@@ -72,10 +63,25 @@ def write_run(
         "config.json": _config(command, (*options, used), ()),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
-        "plan.json": file.dumps(),
+        "plan.json": plan_file(problem, result.plan, predicted).dumps(),
     }
     for name, text in contents.items():
         write_atomic(folder / name, text)
+
+
+def plan_file(problem: Problem, plan: Plan, predicted: Mapping[str, float]) -> PlanFile:
+    """The file of a plan, with the problem that it is for and what is predicted of it."""
+    from opmerge.plans import PlanFile
+
+    return PlanFile(
+        plan,
+        problem.schedule,
+        problem.training,
+        problem.merge_rule,
+        problem.objective,
+        predicted,
+        problem.spectrum.identity(),
+    )
 
 
 def write_spectrum(folder: Path, spectrum: Spectrum) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.output import show_rows
@@ -72,19 +72,14 @@ def evaluate_student(asked: MeasuringOptions) -> None:
 def export(asked: ExportOptions) -> None:
     """Print a plan's step list for another program: FastGen's t_list or ComfyUI's sigmas."""
     from opmerge.plans import PlanFile
-    from opmerge.plans.export import (
-        comfyui_manual_sigmas,
-        comfyui_sigmas,
-        fastgen_t_list,
-    )
+    from opmerge.plans import export as formats
 
-    file = PlanFile.read(asked.plan)
-    boundaries: Any = file.plan.boundaries
+    file, time = PlanFile.read(asked.plan), cast(Any, asked.time)
+    schedule, boundaries = file.schedule, file.plan.boundaries
     if asked.to == "fastgen":
-        time: Any = asked.time
-        print(json.dumps(fastgen_t_list(file.schedule, boundaries, time)))
+        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, time)))
     elif asked.to == "comfyui":
-        print(comfyui_manual_sigmas(comfyui_sigmas(file.schedule, boundaries)))
+        print(formats.comfyui_manual_sigmas(formats.comfyui_sigmas(schedule, boundaries)))
     else:
         raise InputError("to", "must be fastgen or comfyui", asked.to)
 
@@ -106,12 +101,8 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
         raise InputError(str(folder), "must be an existing folder, of a student or a teacher")
     for name in ("student", "teacher"):
         if (folder / name / "model_index.json").is_file():
-            raise InputError(
-                str(folder),
-                "must be the folder of a model",
-                "that of a run",
-                f"pass {folder / name}",
-            )
+            remedy = f"pass {folder / name}"
+            raise InputError(str(folder), "must be the folder of a model", "that of a run", remedy)
     if is_student_folder(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)

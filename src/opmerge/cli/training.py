@@ -130,15 +130,8 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
         return PlanFile(run.plan, schedule, GradientFlow(), rule, "teacher")
     problem = Problem(read_spectrum(samples), schedule, merge_rule=rule)
     w2 = evaluate(problem, run.plan).w2
-    return PlanFile(
-        run.plan,
-        schedule,
-        problem.training,
-        rule,
-        problem.objective,
-        {"w2": w2, "lower_bound": 0.0, "gap": 1.0 if w2 else 0.0},
-        problem.spectrum.identity(),
-    )
+    predicted = {"w2": w2, "lower_bound": 0.0, "gap": 1.0 if w2 else 0.0}
+    return runs.plan_file(problem, run.plan, predicted)
 
 
 def _planned_iterations(file: PlanFile, sharing: Any) -> int | tuple[int, ...] | None:
@@ -245,12 +238,12 @@ def _show_cost(run: Distillation) -> None:
     cost = estimate_cost(run)
     if not run.accelerator.is_main_process:
         return
-    rows = {
-        "networks trained": f"{cost.num_stages}",
+    rows: dict[str, object] = {
+        "networks trained": cost.num_stages,
         "iterations": f"{cost.num_iterations:,}",
         "network evaluations": f"{cost.network_evaluations:,.0f} (samples; κ = 3 for the student)",
         "parameters": f"{cost.num_parameters:,}",
-        "networks held at once": f"{cost.peak_networks}",
+        "networks held at once": cost.peak_networks,
         "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB of networks, "
         f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples, and the activations of a batch",
         "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB of networks, "

@@ -11,21 +11,18 @@ from torch import Tensor, nn
 
 from opmerge.denoisers.predictions import Estimate
 
-__all__ = ["Condition", "Denoiser", "Step", "as_condition"]
-
 Step = int | Tensor
 """A step of the schedule: one for the whole batch, or (B,) one a sample."""
 
-_LABELS = "class_labels"
+LABELS = "class_labels"
+"""The rows of a condition that say the class of each sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a network is told beside z and the time: rows of anything, one a sample.
+    """What a network is told beside z and the time: (B, …) rows, one a sample.
 
-    Args:
-        rows: (B, …) tensors by the names of the network's arguments, such as ``class_labels`` or
-            ``encoder_hidden_states``.
+    They are called as the network's arguments are, such as ``encoder_hidden_states``.
     """
 
     rows: Mapping[str, Tensor]
@@ -43,21 +40,18 @@ class Condition:
 
     def chunk(self, parts: int) -> list[Condition]:
         """Equal parts, in order, as ``Tensor.chunk``."""
-        columns = [values.chunk(parts) for values in self.rows.values()]
-        return [
-            Condition(dict(zip(self.rows, part, strict=True)))
-            for part in zip(*columns, strict=True)
-        ]
+        cut = zip(*(values.chunk(parts) for values in self.rows.values()), strict=True)
+        return [Condition(dict(zip(self.rows, part, strict=True))) for part in cut]
 
     @property
     def labels(self) -> Tensor | None:
         """(B,) class labels, if there are any."""
-        return self.rows.get(_LABELS)
+        return self.rows.get(LABELS)
 
 
 def as_condition(condition: Condition | Tensor | None) -> Condition | None:
     """A condition as it is; a (B,) tensor stands for class labels."""
-    return Condition({_LABELS: condition}) if isinstance(condition, Tensor) else condition
+    return Condition({LABELS: condition}) if isinstance(condition, Tensor) else condition
 
 
 class Denoiser(Protocol):

@@ -16,8 +16,6 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws
 
-__all__ = ["Batch", "DataInputs", "NoiseInputs", "TrainingInputs"]
-
 _DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are copied
 
 
@@ -28,7 +26,7 @@ class Batch(Columns):
     Args:
         z: (B, …) states at the step of each sample's merge.
         choice: (B,) index of each sample's merge, or None if there is one merge.
-        condition: what networks are told of each sample, or None.
+        condition: what networks are told of each sample.
     """
 
     z: Tensor
@@ -41,11 +39,9 @@ class TrainingInputs(Protocol):
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         """A batch, each sample at one of the steps ``starts``."""
-        ...
 
     def identity(self) -> str:
         """A digest of what is drawn from, so that a run is not resumed with other data."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +102,7 @@ class DataInputs:
 class NoiseInputs:
     """Pure noise at step T: no data are needed where every student starts there (BOOT).
 
-    Args:
-        shape: shape of one sample.
-        num_classes: draw labels evenly from this many classes, for a class-conditional network.
+    With ``num_classes``, of a class-conditional network, labels are drawn evenly as well.
     """
 
     shape: tuple[int, ...]
@@ -120,20 +114,16 @@ class NoiseInputs:
         Raises:
             InputError: if a student starts below step T.
         """
-        below = [start for start in starts if start != ddim.num_steps]
-        if below:
+        for below in (start for start in starts if start != ddim.num_steps):
             raise InputError(
                 "data_free",
                 f"must come with a plan that trains at step T = {ddim.num_steps} only",
-                f"a merge at step {below[0]}",
+                f"a merge at step {below}",
                 "leave out `data_free`, or take the plan boot, vanilla or hybrid",
             )
-        z = draws.normal(*self.shape)
-        choice = _choose(starts, draws)
-        classes = self.num_classes
-        return Batch(
-            z, choice, None if classes is None else as_condition(draws.integers(0, classes))
-        )
+        z, choice = draws.normal(*self.shape), _choose(starts, draws)
+        labels = None if self.num_classes is None else draws.integers(0, self.num_classes)
+        return Batch(z, choice, as_condition(labels))
 
     def identity(self) -> str:
         """The shape and the number of classes."""

@@ -1,9 +1,9 @@
-"""Teacher and student: a sampler with the networks that it reads."""
+"""Teacher and student: chains of jumps between the steps of a sampler, by networks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,70 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, as_condition
-from opmerge.denoisers.jumps import Jump, compose
+from opmerge.denoisers.denoiser import Condition, Denoiser, as_condition
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 
-__all__ = ["Student", "Teacher", "initial_noise"]
+
+@dataclass(frozen=True, eq=False)
+class Jump:
+    """The operator start → stop that a denoiser stands for.
+
+    Its estimates are landed at the step ``readout``: ``stop`` for a denoiser; for a direct jump
+    network (operator copy) the step where the operator that it started from landed.
+    """
+
+    denoiser: Denoiser
+    start: int
+    stop: int
+    readout: int
+
+    @property
+    def network(self) -> nn.Module:
+        """What holds the denoiser's weights."""
+        return self.denoiser.network
+
+
+def compose(
+    ddim: DDIM,
+    chains: Sequence[Sequence[Jump]],
+    z: Tensor,
+    choice: Tensor | None = None,
+    condition: Condition | None = None,
+) -> Tensor:
+    """Apply chains of jumps, sample by sample: where each ends, without a gradient.
+
+    All samples that meet the same denoiser at the same hop go through it in one forward pass, each
+    with its own timestep.
+
+    Args:
+        chains: noise side first.
+        z: (B, …) states at the start of the samples' chains.
+        choice: (B,) index of each sample's chain; may be left out if there is one chain.
+        condition: what the networks are told of each sample.
+    """
+    with torch.no_grad():
+        if len(chains) == 1:
+            for jump in chains[0]:
+                z = ddim.land(jump.denoiser(z, jump.start, condition), jump.readout)
+            return z
+        assert choice is not None
+        for hop in range(max(map(len, chains))):
+            meeting: dict[Denoiser, list[int]] = {}  # which chains meet a denoiser at this hop
+            steps = torch.zeros(len(chains), 2, dtype=torch.int64)
+            for member, chain in enumerate(chains):
+                if hop < len(chain):
+                    meeting.setdefault(chain[hop].denoiser, []).append(member)
+                    steps[member] = torch.tensor([chain[hop].start, chain[hop].readout])
+            steps = steps.to(z.device)
+            for denoiser, members in meeting.items():
+                chosen = torch.isin(choice, torch.tensor(members, device=z.device))
+                rows = torch.nonzero(chosen).squeeze(1)
+                if len(rows):
+                    start, readout = steps[choice[rows]].T
+                    told = None if condition is None else condition[rows]
+                    moved = ddim.land(denoiser(z[rows], start, told), readout)
+                    z = z.index_copy(0, rows, moved)
+    return z
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +82,10 @@ class Teacher:
     """A T-step DDIM sampler with one network.
 
     Args:
-        network: the denoiser; its weights are never changed.
-        ddim: the sampler.
-        sample_shape: shape of one sample as the network reads it, such as (1, 8, 8).
-        num_classes: number of classes of a class-conditional network.
-        scheduler_config: the diffusers scheduler config that it came with, if any.
+        network: its weights are never changed.
+        sample_shape: of one sample as the network reads it, such as (1, 8, 8).
+        num_classes: of a class-conditional network.
+        scheduler_config: of diffusers, that it came with.
     """
 
     network: nn.Module
@@ -61,9 +119,7 @@ class Teacher:
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
         """(B, …) samples from (B, …) noise z_T, in T network evaluations.
 
-        Args:
-            noise: z_T.
-            condition: what the network is told of each sample; a (B,) tensor is class labels.
+        A (B,) tensor is a condition of class labels.
         """
         return compose(self.ddim, [self.steps()], noise, condition=as_condition(condition))
 
@@ -80,13 +136,9 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False)
 class Student:
-    """A few-step sampler: K jumps that follow one another from T to 0.
+    """A few-step sampler: K jumps that follow one another from T to 0, noise side first.
 
-    Args:
-        jumps: noise side first; several may share a network.
-        ddim: the teacher's sampler, at whose steps they read and land.
-        sample_shape: shape of one sample as the networks read it.
-        num_classes: number of classes of class-conditional networks.
+    They read and land at the steps of the teacher's sampler; several may share a network.
     """
 
     jumps: tuple[Jump, ...]
@@ -115,9 +167,8 @@ def initial_noise(
 ) -> Tensor:
     """(count, *shape) standard normal noise of samples ``first``, ``first + 1``, …
 
-    Each sample has a generator of its own, so its noise does not depend on the batch size or on
-    the number of processes (as in Karras et al. 2024, edm2). Drawn on the CPU: the same on every
-    device.
+    Each sample has a generator of its own, so its noise does not depend on the batch size or the
+    number of processes (as in Karras et al. 2024, edm2). Drawn on the CPU: the same on any device.
     """
     noise = torch.empty(count, *shape)
     for row in range(count):

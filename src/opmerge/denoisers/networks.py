@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from opmerge.errors import InputError
 from opmerge.settings.networks import UNET_GROUPS
 
-__all__ = ["UNET_GROUPS", "MLPDenoiser", "make_unet", "own_memory"]
-
 _TIME_CHANNELS = 128
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
 
@@ -28,11 +26,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
     Time (and class) are embedded as in diffusers' UNet2DModel and added in every block:
     ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``.
 
-    Args:
-        sample_shape: shape of one sample, any number of axes.
-        hidden_size: width.
-        num_layers: number of residual blocks.
-        num_classes: number of classes; ``None`` for a network without labels.
+    Samples may have any number of axes; without ``num_classes`` it takes no labels.
     """
 
     @register_to_config
@@ -66,19 +60,10 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """The prediction for a batch.
-
-        Args:
-            sample: (B, *sample_shape) states.
-            timestep: (B,) training timesteps, or one for all.
-            class_labels: (B,) labels; with ``num_classes``, and only then.
-            return_dict: whether to return an output object or a tuple.
-
-        Returns:
-            ``.sample`` of the shape of ``sample``.
+        """The prediction for (B, *sample_shape) states, at (B,) training timesteps or one for all.
 
         Raises:
-            ValueError: if labels are missing, or given to a network without classes.
+            ValueError: if (B,) labels are missing, or given to a network without classes.
         """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError("class_labels must be given if num_classes is set, and only then")
@@ -115,9 +100,9 @@ def make_unet(
 
     Args:
         sample_shape: (channels, side, side).
-        block_out_channels: channels of its resolutions, multiples of ``UNET_GROUPS``, each
-            resolution half the one before; by default 32, 64, … down to 4 to 8 pixels a side.
-        num_classes: number of classes; ``None`` for a network without labels.
+        block_out_channels: of its resolutions, multiples of ``UNET_GROUPS``, each resolution half
+            the one before; by default 32, 64, … down to 4 to 8 pixels a side.
+        num_classes: ``None`` for a network without labels.
 
     Raises:
         InputError: if samples are no such images, or their side cannot be halved that often.
@@ -131,7 +116,8 @@ def make_unet(
             f"samples of shape {sample_shape}",
             'pass `network="mlp"`',
         )
-    widths = block_out_channels or _usual_widths(height)
+    num_resolutions = max(2, math.ceil(math.log2(height / 8)) + 1)
+    widths = block_out_channels or tuple(32 * 2**level for level in range(num_resolutions))
     halvings = len(widths) - 1
     if height % 2**halvings:
         raise InputError(
@@ -151,10 +137,6 @@ def make_unet(
         norm_num_groups=UNET_GROUPS,
         num_class_embeds=num_classes,
     )
-
-
-def _usual_widths(side: int) -> tuple[int, ...]:
-    return tuple(32 * 2**level for level in range(max(2, math.ceil(math.log2(side / 8)) + 1)))
 
 
 class _Block(nn.Module):

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["PREDICTIONS", "Estimate", "Prediction"]
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a denoiser says of its input.
-
-    Args:
-        x0: (B, …) estimate x̂ of the clean sample.
-        noise: (B, …) estimate ε̂ of the noise.
-    """
+    """What a denoiser says of its input: (B, …) x̂ of the clean sample and (B, …) ε̂."""
 
     x0: Tensor
     noise: Tensor
@@ -33,7 +26,7 @@ class Prediction:
     Args:
         estimate: (output, z, alpha, sigma) to the estimates that they imply.
         target: (x_0, ε, alpha, sigma) to the output that is right.
-        error: (alpha, sigma) to the size of the output's error when x̂ errs by 1.
+        error: (alpha, sigma) to the output's error when x̂ errs by 1.
     """
 
     estimate: Callable[[Tensor, Tensor, Tensor, Tensor], Estimate]

@@ -12,7 +12,7 @@ landed, and learns what that point should have been (THEORY 4, "merge rules").
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition, Step
+from opmerge.denoisers.families import Call, config_of, family_of
 from opmerge.denoisers.predictions import PREDICTIONS, Estimate
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
@@ -27,8 +28,6 @@ from opmerge.settings.types import PredictionType
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
-
-__all__ = ["DDIM", "NetworkDenoiser"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,20 +79,16 @@ class DDIM:
     def from_scheduler(cls, scheduler: DDIMScheduler, num_steps: int) -> DDIM:
         """Take the coefficients of a diffusers scheduler in its own arithmetic (float32).
 
-        ``jump`` then gives the same bits as ``DDIMScheduler.step`` wherever its steps meet, which
-        they do when ``num_train_timesteps`` is a multiple of T.
+        Landings then have the bits of ``DDIMScheduler.step`` wherever its steps meet, which they do
+        when ``num_train_timesteps`` is a multiple of T.
         """
         scheduler.set_timesteps(num_steps)
         timesteps = scheduler.timesteps.flip(0)
         landed = int(timesteps[0]) - scheduler.config.num_train_timesteps // num_steps
         first = scheduler.alphas_cumprod[landed] if landed >= 0 else scheduler.final_alpha_cumprod
         signal = torch.cat([first[None], scheduler.alphas_cumprod[timesteps]])
-        return cls(
-            signal**0.5,
-            (1 - signal) ** 0.5,
-            torch.cat([torch.zeros_like(timesteps[:1]), timesteps]),
-            scheduler.config.prediction_type,
-        )
+        times = torch.cat([torch.zeros_like(timesteps[:1]), timesteps])
+        return cls(signal**0.5, (1 - signal) ** 0.5, times, scheduler.config.prediction_type)
 
     @property
     def num_steps(self) -> int:
@@ -102,12 +97,9 @@ class DDIM:
 
     def to(self, device: torch.device) -> DDIM:
         """The same sampler with its coefficients on a device."""
-        return DDIM(
-            self.alphas.to(device),
-            self.sigmas.to(device),
-            self.timesteps.to(device),
-            self.prediction_type,
-        )
+        tables = (self.alphas, self.sigmas, self.timesteps)
+        alphas, sigmas, timesteps = (table.to(device) for table in tables)
+        return DDIM(alphas, sigmas, timesteps, self.prediction_type)
 
     def add_noise(self, x0: Tensor, noise: Tensor, step: Step) -> Tensor:
         """``z = alpha x_0 + sigma ε`` at a step, or at one step a sample."""
@@ -116,20 +108,18 @@ class DDIM:
 
     def at(self, step: Step, ndim: int) -> tuple[Tensor, Tensor]:
         """alpha and sigma of a step, or of one a sample, that broadcast over ``ndim`` axes."""
-        return self._entry(self.alphas, step, ndim), self._entry(self.sigmas, step, ndim)
+        alpha, sigma, shape = self.alphas[step], self.sigmas[step], (-1, *[1] * (ndim - 1))
+        return (alpha.reshape(shape), sigma.reshape(shape)) if alpha.ndim else (alpha, sigma)
 
     def denoiser(self, network: nn.Module) -> NetworkDenoiser:
-        """What a network says at this sampler's steps."""
-        return NetworkDenoiser(network, self)
+        """What a network says at this sampler's steps, called as its family knows to."""
+        return NetworkDenoiser(network, self, family_of(config_of(network)).call)
 
     def read(self, output: Any, z: Tensor, step: Step) -> Estimate:
-        """What a network's output says about x_0 and the noise in ``z``.
+        """What a network's output says about x_0 and the noise in (B, …) ``z``.
 
-        Args:
-            output: what the network returned: a tensor, a tuple or a diffusers output; it may
-                have twice the channels (a learned variance, which is dropped).
-            z: (B, …) what it read.
-            step: step of the batch, or (B,) of each sample.
+        It is a tensor, a tuple or an output of diffusers; it may have twice the channels (a
+        learned variance, which is dropped).
         """
         output = getattr(output, "sample", output)
         output = output[0] if isinstance(output, tuple) else output
@@ -140,15 +130,14 @@ class DDIM:
 
     def land(self, estimate: Estimate, step: Step) -> Tensor:
         """The state at ``step`` that the estimates imply: ``alpha x̂ + sigma ε̂``."""
-        alpha, sigma = self.at(step, estimate.x0.ndim)
-        return alpha * estimate.x0 + sigma * estimate.noise
+        return self.add_noise(estimate.x0, estimate.noise, step)
 
     def x0_target(self, z: Tensor, step: Step, readout: Step, landing: Tensor) -> Tensor:
         """The estimate x̂ at ``step`` with which ``land`` at ``readout`` gives ``landing``.
 
         ``x̂ = (landing - sigma_r/sigma_j z) / weight``, with the ``jump_weight`` of x̂.
         """
-        ratio = self._entry(self.sigmas, readout, z.ndim) / self._entry(self.sigmas, step, z.ndim)
+        ratio = self.at(readout, z.ndim)[1] / self.at(step, z.ndim)[1]
         return (landing - ratio * z) / self.jump_weight(step, readout, z.ndim)
 
     def jump_weight(self, step: Step, readout: Step, ndim: int = 1) -> Tensor:
@@ -157,38 +146,27 @@ class DDIM:
         alpha_readout, sigma_readout = self.at(readout, ndim)
         return alpha_readout - alpha * (sigma_readout / sigma)
 
-    @staticmethod
-    def _entry(table: Tensor, step: Step, ndim: int) -> Tensor:
-        """Entries of a table, shaped to broadcast over samples with ``ndim`` axes."""
-        values = table[step]
-        return values.reshape(-1, *[1] * (ndim - 1)) if values.ndim else values
-
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """One network, told the time of its sampler's step, read in its prediction form.
-
-    Args:
-        network: called as ``network(z, times, **condition.rows)``.
-        sampler: coefficients, times and prediction form.
-    """
+    """One network, called as its family is, read in its sampler's times and prediction form."""
 
     network: nn.Module
     sampler: DDIM
+    call: Call
 
     def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
         """See ``Denoiser``."""
         times = self.sampler.timesteps[step].expand(len(z))
-        output = self.network(z, times, **({} if condition is None else condition.rows))
-        return self.sampler.read(output, z, step)
+        return self.sampler.read(self.call(self.network, z, times, condition), z, step)
 
     def using(self, network: nn.Module) -> NetworkDenoiser:
         """See ``Denoiser``."""
-        return NetworkDenoiser(network, self.sampler)
+        return replace(self, network=network)
 
     def to(self, device: torch.device) -> NetworkDenoiser:
         """See ``Denoiser``; where it is there already, the same network."""
         sampler = self.sampler.to(device)
         is_there = sampler.alphas.device == self.sampler.alphas.device
         network = self.network if is_there else copy.deepcopy(self.network).to(device)
-        return NetworkDenoiser(network, sampler)
+        return NetworkDenoiser(network, sampler, self.call)

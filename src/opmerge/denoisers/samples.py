@@ -1,23 +1,27 @@
-"""Samples and labels as tensors in the shape that a network reads."""
+"""Samples and labels as tensors in the shape that a network reads; which of them are held out."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opmerge.data import Progress, Source
 from opmerge.data.arrays import read_array, write_rows
 from opmerge.errors import InputError
-
-__all__ = ["load_labels", "load_samples", "network_shape", "stand_in"]
+from opmerge.loop import seeded_generator
 
 MEMORY_LIMIT = 2**31
 """Bytes of samples that are kept in memory; more are kept in a file."""
+
+_SPLIT = -1  # a stream of its own beside those of the iterations
 
 
 def network_shape(source: Source) -> tuple[int, ...]:
@@ -40,13 +44,12 @@ def load_samples(
     with the source, also in one pass, and taken if it holds the same samples.
 
     Args:
-        source: where they come from.
-        sample_shape: as the network reads them; may differ from the source's in axes of length 1.
+        sample_shape: may differ from the source's in axes of length 1.
         folder: where the file is written.
         progress: called with the number of samples read or compared so far.
         memory_limit: in bytes.
-        compare: whether a file that is there is compared, or taken by its shape: by processes
-            that come after the one that wrote it.
+        compare: false takes a file that is there by its shape: for processes that come after the
+            one that wrote it.
 
     Raises:
         InputError: if samples have another shape, one is not finite, or the file is needed and
@@ -54,7 +57,10 @@ def load_samples(
     """
     shape = _shape(source, sample_shape)
     if 4 * math.prod(shape) <= memory_limit:
-        return _read(source, shape, progress)
+        samples = np.empty(shape, dtype=np.float32)
+        for rows, batch in _beside(samples, source, progress):
+            rows[:] = batch
+        return torch.from_numpy(samples)
     if folder is None:
         raise InputError(
             source.name,
@@ -62,10 +68,13 @@ def load_samples(
             remedy="pass fewer samples",
         )
     path = folder / "data.npy"
-    there = _is_of_shape(path, shape)
-    if not there or (compare and not _holds(path, source, progress)):
+    there = _map(path, shape)
+    parts = () if there is None or not compare else _beside(there, source, progress)
+    same = (np.array_equal(rows, batch.astype(np.float32)) for rows, batch in parts)
+    if there is None or not all(same):
         write_rows(path, shape, source.batches(), progress)
-    return torch.from_numpy(_map(path))
+        there = _map(path, shape)
+    return torch.from_numpy(there)
 
 
 def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
@@ -82,11 +91,7 @@ def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
 
 
 def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
-    """(N,) int64 class labels from a ``.npy`` file, or another array file, of whole numbers.
-
-    Args:
-        path: the file.
-        num_samples: N, one label a sample.
+    """(N,) int64 class labels, one a sample, from a ``.npy`` file or another array file.
 
     Raises:
         InputError: if they are not N whole numbers >= 0.
@@ -103,9 +108,31 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
 
 
+def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers to train on and to hold out, a random share of them, at least one of each.
+
+    Raises:
+        InputError: if there is one sample and a fraction > 0.
+    """
+    if fraction == 0:
+        return torch.arange(num_samples), torch.arange(0)
+    if num_samples < 2:
+        raise InputError(
+            "validation_fraction",
+            "must be 0 for a single sample, which cannot be split",
+            fraction,
+            "pass `validation_fraction=0`",
+        )
+    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
+    generator = seeded_generator(torch.device("cpu"), seed, _SPLIT)
+    order = torch.randperm(num_samples, generator=generator)
+    return order[count:].sort().values, order[:count].sort().values
+
+
 def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     """(N, *sample_shape), if that is what the source holds."""
-    if _without_ones(source.shape) != _without_ones(sample_shape):
+    told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
+    if told != wanted:
         raise InputError(
             source.name,
             f"must hold samples of the shape that the network reads, {sample_shape}",
@@ -114,41 +141,22 @@ def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (source.num_samples, *sample_shape)
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
-
-
-def _read(source: Source, shape: tuple[int, ...], progress: Progress | None) -> Tensor:
-    samples = np.empty((shape[0], source.num_features), dtype=np.float32)
-    done = 0
+def _beside(
+    samples: NDArray[np.float32], source: Source, progress: Progress | None
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """The rows of the samples beside the batches of the source that belong there."""
+    flat, done = samples.reshape(len(samples), -1), 0
     for batch in source.batches():
-        samples[done : done + len(batch)] = batch
+        yield flat[done : done + len(batch)], batch
         done += len(batch)
         if progress is not None:
             progress(done)
-    return torch.from_numpy(samples.reshape(shape))
 
 
-def _map(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    # Copy on write: torch takes no read-only arrays, and the file stays as it is.
-    return np.lib.format.open_memmap(path, mode="c")
-
-
-def _is_of_shape(path: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        there = _map(path)
+def _map(path: Path, shape: tuple[int, ...]) -> Any:
+    """The array of a file, if it is there and of this shape, mapped into memory."""
+    try:  # copy on write: torch takes no read-only arrays, and the file stays as it is
+        there = np.lib.format.open_memmap(path, mode="c")
     except (OSError, ValueError):
-        return False
-    return there.shape == shape and there.dtype == np.float32
-
-
-def _holds(path: Path, source: Source, progress: Progress | None) -> bool:
-    there, done = _map(path), 0
-    for batch in source.batches():
-        rows = there[done : done + len(batch)].reshape(batch.shape)
-        if not np.array_equal(rows, batch.astype(np.float32)):
-            return False
-        done += len(batch)
-        if progress is not None:
-            progress(done)
-    return True
+        return None
+    return there if there.shape == shape and there.dtype == np.float32 else None

@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, ModelMixin
 
+from opmerge.denoisers.denoiser import LABELS
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.models import Teacher
-from opmerge.denoisers.networks import MLPDenoiser, own_memory
+from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers_config import find_scheduler_config, refuse_other_families
+from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
 from opmerge.schedules.files import read_json_object
 
-__all__ = [
-    "check_plan_fits",
-    "load_network",
-    "load_teacher",
-    "read_scheduler",
-    "write_teacher_folder",
-]
-
-_INDEX = "model_index.json"
 STUDENT_CLASS = "FewStepPipeline"
+_INDEX = "model_index.json"
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
-_CLASSES_KEYS = ("num_classes", "num_class_embeds", "num_embeds_ada_norm")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
 # bring in: of beta, of 1 - beta, of the product, and as many again where betas are rescaled.
 _ROUNDINGS = 6
 
 
 def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
-    """A T-step DDIM teacher from a local folder.
+    """A T-step DDIM teacher from a local folder, on the CPU, in float32; nothing is downloaded.
 
     The folder is that of a saved diffusers pipeline (``model_index.json``, ``unet/`` or
     ``transformer/`` or one other network, ``scheduler/``), or a flat one (``config.json``,
     ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``). Any scheduler built on
     betas is read as the DDIM of the same betas and timestep spacing.
-
-    Args:
-        folder: where it is; nothing is downloaded.
-        num_steps: T.
-
-    Returns:
-        The teacher, on the CPU, in float32.
 
     Raises:
         InputError: if a part is missing, damaged or of a kind that cannot be distilled here.
@@ -74,19 +58,17 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
             str(folder),
             "pass the folder of the teacher that it was distilled from",
         )
-    place = _find_network(root)
+    network_folder = _find_network(root)
+    place = network_folder / "config.json"
     scheduler = read_scheduler(root, num_steps)
     ddim = DDIM.from_scheduler(scheduler, num_steps)
-    config = read_json_object(place / "config.json")
-    network_class = _network_class(place, config)
-    network = load_network(place, network_class)
-    return Teacher(
-        network,
-        ddim,
-        _sample_shape(place, network),
-        _num_classes(place, network.config),
-        dict(scheduler.config),
-    )
+    config = read_json_object(place)
+    family = family_of(config)
+    network = load_network(network_folder, family.network_class(config, place))
+    config = config_of(network)
+    shape, labels = family.sample_shape(config, place), family.needs(config, place).get(LABELS)
+    num_classes = None if labels is None else labels.below
+    return Teacher(network, ddim, shape, num_classes, dict(scheduler.config))
 
 
 def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
@@ -96,13 +78,11 @@ def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
         InputError: if there is none, T steps of it cannot be taken, or it is not linear.
     """
     path = find_scheduler_config(folder)
-    config = read_json_object(path)
     remedy = "take a teacher whose scheduler is built on betas, such as DDIMScheduler"
-    refuse_other_families(config, f"{path}: ", remedy)
-    schedule = diffusers_schedule(config, num_steps)
-    parameters = dict(schedule.parameters)
+    scheduler = read_as_ddim(read_json_object(path), f"{path}: ", remedy)
+    diffusers_schedule(scheduler.config, num_steps)  # refuses steps that cannot be taken
     for key in ("clip_sample", "thresholding"):
-        if parameters[key]:
+        if scheduler.config[key]:
             raise InputError(
                 key,
                 "must be false: a clipped estimate of x_0 is not linear, so that no student's "
@@ -110,8 +90,7 @@ def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
                 "true",
                 f'set "{key}": false in scheduler_config.json of {folder}',
             )
-    del parameters["_class_name"]
-    return DDIMScheduler(**parameters)
+    return scheduler
 
 
 def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
@@ -136,13 +115,13 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
     if schedule.timesteps is not None and schedule.timesteps != tuple(timesteps):
         raise InputError("plan", "must have the timesteps of the teacher", remedy=remedy)
     factors = np.array([timesteps[0] + 1, *(timestep + 1 for timestep in timesteps)])
+    error = _ROUNDINGS * 2.0**-24 * (factors * ddim.alphas.double().numpy() ** 2 + 1)
     for name, own, planned in (
         ("alpha", ddim.alphas, schedule.alphas),
         ("sigma", ddim.sigmas, schedule.sigmas),
     ):
-        squares = own.double().numpy() ** 2
-        error = _ROUNDINGS * 2.0**-24 * (factors * ddim.alphas.double().numpy() ** 2 + 1)
-        for step in np.flatnonzero(np.abs(squares - planned**2) > error)[:1]:
+        off = np.abs(own.double().numpy() ** 2 - planned**2)
+        for step in np.flatnonzero(off > error)[:1]:
             raise InputError(
                 "plan",
                 f"must be made for the teacher's schedule ({name}_{step} = {float(own[step]):.6g})",
@@ -152,21 +131,9 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
 
 
 def write_teacher_folder(
-    folder: str | os.PathLike[str],
-    network: ModelMixin,
-    scheduler: DDIMScheduler,
+    folder: str | os.PathLike[str], network: ModelMixin, scheduler: DDIMScheduler
 ) -> Path:
-    """Write a network and its scheduler as a diffusers ``DDIMPipeline``.
-
-    It is written beside and renamed when it is whole; a pipeline that has the name is replaced.
-
-    Args:
-        folder: where to.
-        network: the denoiser.
-        scheduler: its schedule.
-
-    Returns:
-        The folder.
+    """Write a network and its scheduler as a diffusers ``DDIMPipeline``, whole or not at all.
 
     Raises:
         InputError: if it cannot be written, or something other than a pipeline has the name.
@@ -174,11 +141,16 @@ def write_teacher_folder(
     target = Path(folder)
     if target.exists() and not (target / _INDEX).is_file():
         raise InputError(str(target), "must be a new folder, or one of a model to be replaced")
+    # Diffusers looks for a class in itself, or else in a module, in which it finds ModelMixin too.
+    module = type(network).__module__
     index = {
         "_class_name": "DDIMPipeline",
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "unet": [_library(network), type(network).__name__],
+        "unet": [
+            "diffusers" if module.startswith("diffusers.") else module,
+            type(network).__name__,
+        ],
     }
     with folder_beside(target) as unfinished:
         network.save_pretrained(unfinished / "unet")
@@ -197,18 +169,19 @@ def read_student_index(folder: Path) -> dict[str, Any] | None:
     return index if is_student else None
 
 
-def _library(network: ModelMixin) -> str:
-    """As diffusers names it: itself, or else the module, in which it finds ModelMixin too."""
-    module = type(network).__module__
-    return "diffusers" if module.startswith("diffusers.") else module
-
-
 def _find_network(root: Path) -> Path:
     """The folder that holds config.json and the weights of the network."""
     if not (root / _INDEX).is_file():
         if (root / "config.json").is_file() and (root / "scheduler_config.json").is_file():
             return root
-        _refuse_other_folder(root)
+        value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
+        if (root / "teacher" / _INDEX).is_file():
+            remedy = f"pass {root / 'teacher'}"  # of a run that trained one
+        elif any(any((root / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
+            value = "a network without its scheduler"
+            remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
+        needed = f"must hold {_INDEX}, or config.json and scheduler_config.json"
+        raise InputError(str(root), needed, value, remedy)
     index = read_json_object(root / _INDEX)
     for name in _NETWORK_FOLDERS:
         if name in index:
@@ -228,46 +201,6 @@ def _find_network(root: Path) -> Path:
             ", ".join(networks) or "none",
         )
     return root / networks[0]
-
-
-def _refuse_other_folder(root: Path) -> NoReturn:
-    """Say what is missing in a folder that is neither a pipeline's nor a flat repository."""
-    value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
-    if (root / "teacher" / _INDEX).is_file():
-        remedy = f"pass {root / 'teacher'}"  # of a run that trained one
-    elif any(any((root / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
-        value = "a network without its scheduler"
-        remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
-    raise InputError(
-        str(root), f"must hold {_INDEX}, or config.json and scheduler_config.json", value, remedy
-    )
-
-
-def _network_class(place: Path, config: Mapping[str, Any]) -> type[ModelMixin]:
-    """The class that config.json names, of diffusers or of this package and of no other place."""
-    name = str(config.get("_class_name"))
-    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
-        name = "DiTTransformer2DModel"  # how diffusers before 0.29 saved it
-    found = MLPDenoiser if name == "MLPDenoiser" else getattr(diffusers, name, None)
-    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
-        raise InputError(
-            f"{place / 'config.json'}: _class_name",
-            "must be a model class of diffusers, or MLPDenoiser",
-            name,
-            "distil a class of your own in Python, as examples/distil_own_network.py does",
-        )
-    network_class: Any = found
-    inputs = inspect.signature(network_class.forward).parameters
-    if "encoder_hidden_states" in inputs:
-        raise InputError(
-            "teacher",
-            "must need no text: this network reads encoder_hidden_states",
-            name,
-            "take an unconditional or class-conditional network",
-        )
-    if "timestep" not in inputs:
-        raise InputError("teacher", "must be a denoiser: this network reads no timestep", name)
-    return found
 
 
 def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
@@ -293,11 +226,11 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
             str(place), "must hold a readable config and the weights that fit it", first_line
         ) from error
     for kind in ("missing", "unexpected", "mismatched"):
-        if report[f"{kind}_keys"]:
+        if keys := report[f"{kind}_keys"]:
             raise InputError(
                 str(place),
                 f"must hold the weights that config.json describes ({kind} in them)",
-                ", ".join(map(str, report[f"{kind}_keys"])),
+                ", ".join(map(str, keys)),
             )
     own_memory(network)
     return network
@@ -317,32 +250,3 @@ def _variant(place: Path) -> str | None:
         "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
         remedy="save the model again with save_pretrained(..., safe_serialization=True)",
     )
-
-
-def _sample_shape(place: Path, network: ModelMixin) -> tuple[int, ...]:
-    config = network.config
-    if "sample_shape" in config:
-        return tuple(config["sample_shape"])
-    for key in ("in_channels", "sample_size"):
-        if config.get(key) is None:
-            raise InputError(str(place / "config.json"), f"must hold {key}, the shape of samples")
-    channels, size = config["in_channels"], config["sample_size"]
-    if config.get("out_channels") not in (None, channels, 2 * channels):
-        raise InputError(
-            f"{place / 'config.json'}: out_channels",
-            f"must be in_channels = {channels}, or twice that with a learned variance",
-            config["out_channels"],
-        )
-    if isinstance(size, int):
-        size = [size] * (1 if "1D" in type(network).__name__ else 2)
-    return (channels, *size)
-
-
-def _num_classes(place: Path, config: Mapping[str, Any]) -> int | None:
-    if config.get("class_embed_type") is not None:
-        raise InputError(
-            f"{place / 'config.json'}: class_embed_type",
-            "must be null (classes are read from num_class_embeds)",
-            config["class_embed_type"],
-        )
-    return next((config[key] for key in _CLASSES_KEYS if config.get(key) is not None), None)

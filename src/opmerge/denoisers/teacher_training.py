@@ -1,9 +1,12 @@
-"""Training a teacher: a denoiser on samples, saved as a diffusers pipeline."""
+"""Training a teacher: a denoiser on samples, saved as a diffusers pipeline.
+
+A network that is trained for long on few samples learns them by heart: its loss on them goes on
+falling while that on others rises. What a teacher should know is the law of the data, so the
+weights of the least loss on samples that it never sees are kept, not the last.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +14,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.denoiser import as_condition
-from opmerge.denoisers.denoising import (
-    Best,
-    HeldOut,
-    NoisedSamples,
-    denoising_loss,
-    noise_samples,
-    split_rows,
-)
+from opmerge.denoisers.denoiser import Condition, as_condition
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
+from opmerge.denoisers.predictions import PREDICTIONS
 from opmerge.denoisers.sampler import DDIM
+from opmerge.denoisers.samples import split_rows
 from opmerge.denoisers.teacher_folder import write_teacher_folder
-from opmerge.loop import Draws, Trainer, iterations
+from opmerge.loop import Columns, Draws, Iteration, Trainer, iterations, seeded_generator
 from opmerge.schedules import (
     NoiseSchedule,
     cosine_schedule,
@@ -36,14 +33,10 @@ from opmerge.schedules import (
     scaled_linear_schedule,
 )
 from opmerge.settings.networks import TeacherConfig, TeacherSchedule
+from opmerge.store import digest
 
-__all__ = [
-    "TeacherConfig",
-    "TeacherRecord",
-    "make_network",
-    "make_scheduler",
-    "train_teacher",
-]
+_NUM_DRAWS, _BATCH = 4096, 256  # on which a held-out loss is measured
+_NOISE = -2  # a stream of its own beside those of the iterations
 
 _SCHEDULES: dict[TeacherSchedule, Callable[[int], NoiseSchedule]] = {
     "cosine": cosine_schedule,
@@ -53,21 +46,15 @@ _SCHEDULES: dict[TeacherSchedule, Callable[[int], NoiseSchedule]] = {
 }
 
 
-@dataclass(frozen=True)
-class TeacherRecord:
+@dataclass(frozen=True, eq=False)
+class TeacherRecord(Iteration):
     """What one iteration did.
 
     Args:
-        iteration: iterations done.
-        loss: () mean loss of this process' part of the batch; reading it waits for the device.
-        learning_rate: of the iteration.
-        validation_loss: on the held-out samples, where it was looked at.
-        best: iteration of the weights that are kept so far, if samples are held out.
+        validation_loss: on held-out samples, where it was looked at.
+        best: iteration of the weights that are kept so far.
     """
 
-    iteration: int
-    loss: Tensor
-    learning_rate: float
     validation_loss: float | None = None
     best: int | None = None
 
@@ -127,11 +114,8 @@ def train_teacher(
     iteration draws is a function of the seed and of its number alone.
 
     Args:
-        config: what is trained and how.
         data: (N, …) samples in the network's shape.
-        labels: (N,) class labels 0 … C - 1, for a class-conditional teacher.
-        accelerator: devices and processes.
-        folder: the run directory.
+        labels: (N,) 0 … C - 1, for a class-conditional teacher.
         resume: ``latest`` or a checkpoint of the run to go on from.
         warn: told in one line about every checkpoint that is refused.
 
@@ -143,46 +127,69 @@ def train_teacher(
             is not finite (the last checkpoint is kept) or a file cannot be written.
     """
     num_classes = None if labels is None else int(labels.max()) + 1
-    scheduler = make_scheduler(config)
+    scheduler, settings = make_scheduler(config), config.optimization
     network = make_network(config, tuple(data.shape[1:]), num_classes)
+    inputs = DataInputs(data, as_condition(labels))
+    content = {
+        **config.model_dump(),
+        "optimization": settings.what_decides(accelerator.num_processes),
+        "inputs": inputs.identity(),
+        "labels": None if labels is None else labels.tolist(),
+    }
+    checkpoints = Checkpoints(folder, digest(content), settings.checkpoints_total_limit, warn)
     run = _Run(
         config,
-        DataInputs(data, as_condition(labels)),
-        network,
+        inputs,
+        *split_rows(len(data), config.validation_fraction, settings.seed),
         scheduler,
-        accelerator,
+        DDIM.from_scheduler(scheduler, config.num_train_timesteps).to(accelerator.device),
+        Trainer(accelerator, network.train(), settings, config.num_iterations),
         folder,
-        warn,
+        checkpoints,
     )
-    return run.iterate(None if resume is None else run.checkpoints.find(resume))
+    return run.iterate(None if resume is None else checkpoints.find(resume))
 
 
+@dataclass(frozen=True, eq=False)
+class NoisedSamples(Columns):
+    """What a network reads, (B, …) and (B,), what it is told, and (B, …) it should predict."""
+
+    z: Tensor
+    timesteps: Tensor
+    target: Tensor
+    condition: Condition | None = None
+
+
+def denoising_loss(network: nn.Module, samples: NoisedSamples) -> Tensor:
+    """() mean of ``(prediction - target)²``."""
+    told = {} if samples.condition is None else samples.condition.rows
+    prediction = network(samples.z, samples.timesteps, **told).sample
+    return nn.functional.mse_loss(prediction.float(), samples.target)
+
+
+@dataclass
+class _Best:
+    """The weights of the least held-out loss so far, in the order of the network's parameters."""
+
+    loss: float
+    iteration: int
+    weights: list[Tensor]
+
+
+@dataclass(eq=False)
 class _Run:
-    """The parts of a training run, put together once."""
+    """A training run, of which ``train`` and ``held_out`` are the rows of the inputs."""
 
-    def __init__(
-        self,
-        config: TeacherConfig,
-        inputs: DataInputs,
-        network: ModelMixin,
-        scheduler: DDIMScheduler,
-        accelerator: Accelerator,
-        folder: Path,
-        warn: Callable[[str], None],
-    ) -> None:
-        self.config, self.inputs, self.scheduler = config, inputs, scheduler
-        self.accelerator, self.folder = accelerator, folder
-        ddim = DDIM.from_scheduler(scheduler, config.num_train_timesteps)
-        self.ddim = ddim.to(accelerator.device)
-        self.trainer = Trainer(
-            accelerator, network.train(), config.optimization, config.num_iterations
-        )
-        seed = config.optimization.seed
-        self.rows, held_out = split_rows(len(inputs.data), config.validation_fraction, seed)
-        self.held_out = HeldOut(self.ddim, inputs, held_out, seed) if len(held_out) else None
-        self.best: Best | None = None
-        limit = config.optimization.checkpoints_total_limit
-        self.checkpoints = Checkpoints(folder, self._identity(), limit, warn)
+    config: TeacherConfig
+    inputs: DataInputs
+    train: Tensor
+    held_out: Tensor
+    scheduler: DDIMScheduler
+    ddim: DDIM
+    trainer: Trainer
+    folder: Path
+    checkpoints: Checkpoints
+    best: _Best | None = None
 
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[TeacherRecord]:
         """Train to the end and write the teacher."""
@@ -192,37 +199,64 @@ class _Run:
             self.trainer, denoising_loss, self._draw, first, total, self._save, is_due(total)
         )
         for done in loop:
-            loss = self._validate(done.number)
+            due = done.iteration % self.config.validation_steps == 0 or done.iteration == total
+            loss = self._validate(done.iteration) if due and len(self.held_out) else None
             best = None if self.best is None else self.best.iteration
-            yield TeacherRecord(done.number, done.loss, done.learning_rate, loss, best)
+            yield TeacherRecord(done.iteration, done.loss, done.learning_rate, loss, best)
         self._write()
-
-    def _validate(self, done: int) -> float | None:
-        """The held-out loss where it is due; its least is remembered with the weights."""
-        due = done % self.config.validation_steps == 0 or done == self.config.num_iterations
-        if self.held_out is None or not due:
-            return None
-        loss = self.held_out.loss(self.trainer)
-        if self.best is None or loss < self.best.loss:
-            self.best = Best.of(self.trainer, loss, done)
-        return loss
 
     def _draw(self, iteration: int) -> list[NoisedSamples]:
         """This process' part of the batch of an iteration."""
-        draws = Draws.of(self.accelerator, self.config.optimization, iteration)
-        place = draws.integers(0, len(self.rows))
+        draws = Draws.of(self.trainer.accelerator, self.config.optimization, iteration)
+        place = draws.integers(0, len(self.train))
         steps = draws.integers(1, self.ddim.num_steps + 1)
-        noise = draws.normal(*self.inputs.data.shape[1:])
-        x0, condition = self.inputs.read(self.rows[place.to(self.rows.device)], draws.device)
-        whole = noise_samples(self.ddim, x0, noise, steps, condition)
+        whole = self._noised(self.train[place.to(self.train.device)], steps, draws)
         return whole.chunk(self.config.optimization.gradient_accumulation_steps)
+
+    def _noised(self, rows: Tensor, steps: Tensor, draws: Draws) -> NoisedSamples:
+        """Samples of the inputs, each noised to its step, in 1 … N."""
+        noise = draws.normal(*self.inputs.data.shape[1:])
+        x0, condition = self.inputs.read(rows, draws.device)
+        form = PREDICTIONS[self.ddim.prediction_type]
+        target = form.target(x0, noise, *self.ddim.at(steps, x0.ndim))
+        z = self.ddim.add_noise(x0, noise, steps)
+        return NoisedSamples(z, self.ddim.timesteps[steps], target, condition)
+
+    def _validate(self, done: int) -> float:
+        """The held-out loss; its least is remembered with the weights."""
+        loss = self._held_out_loss()
+        if self.best is None or loss < self.best.loss:
+            average = self.trainer.average
+            kept = self.trainer.network.parameters() if average is None else average.shadow_params
+            self.best = _Best(loss, done, [weight.detach().clone() for weight in kept])
+        return loss
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """Of the network as it would be saved, always with the same noise at the same timesteps.
+
+        Of 4,096 (sample, noise, timestep) the timesteps are spread evenly over 1 … N, so that two
+        networks are told apart by far less than the loss itself would vary.
+        """
+        device, seed, losses = self.ddim.alphas.device, self.config.optimization.seed, []
+        with self.trainer.as_saved() as network, self.trainer.accelerator.autocast():
+            for first in range(0, _NUM_DRAWS, _BATCH):
+                generator = seeded_generator(device, seed, _NOISE, first)
+                place = torch.arange(first, first + _BATCH)
+                # the golden ratio's multiples are spread evenly, and independently of the row
+                share = torch.frac(place.double() * (5**0.5 - 1) / 2)
+                steps = 1 + (share * self.ddim.num_steps).long().to(device)
+                rows = self.held_out[place % len(self.held_out)]
+                draws = Draws(generator, _BATCH, slice(0, _BATCH))
+                losses.append(denoising_loss(network, self._noised(rows, steps, draws)))
+        return float(torch.stack(losses).mean())
 
     def _save(self, done: int) -> None:
         tensors, state = self.trainer.average_tensors(), {}
         if self.best is not None:
             tensors |= {f"best.{n}": weight for n, weight in enumerate(self.best.weights)}
             state["best"] = {"loss": self.best.loss, "iteration": self.best.iteration}
-        self.checkpoints.save(self.accelerator, done, state, tensors)
+        self.checkpoints.save(self.trainer.accelerator, done, state, tensors)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         self.trainer.restore(checkpoint, checkpoint.step)
@@ -230,7 +264,7 @@ class _Run:
             tensors = checkpoint.tensors()
             count = sum(name.startswith("best.") for name in tensors)
             weights = [tensors[f"best.{number}"] for number in range(count)]
-            self.best = Best(**checkpoint.state["best"], weights=weights)
+            self.best = _Best(**checkpoint.state["best"], weights=weights)
         return checkpoint.step
 
     def _write(self) -> None:
@@ -238,18 +272,6 @@ class _Run:
         if self.best is not None:
             for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
                 parameter.copy_(weight)
-        if self.accelerator.is_main_process:
+        if self.trainer.accelerator.is_main_process:
             write_teacher_folder(self.folder / "teacher", network, self.scheduler)
-        self.accelerator.wait_for_everyone()
-
-    def _identity(self) -> str:
-        """Digest of all that the result depends on."""
-        condition = self.inputs.condition
-        labels = None if condition is None else condition.labels
-        content = {
-            **self.config.model_dump(),
-            "optimization": self.config.optimization.what_decides(self.accelerator.num_processes),
-            "inputs": self.inputs.identity(),
-            "labels": None if labels is None else labels.tolist(),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self.trainer.accelerator.wait_for_everyone()

@@ -20,8 +20,7 @@ except ImportError as error:
     ) from error
 
 from opmerge.denoisers.inputs import DataInputs, NoiseInputs
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher, initial_noise
+from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.executor import Distillation, TrainingRecord

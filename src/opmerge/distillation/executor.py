@@ -6,13 +6,12 @@ estimate x̂ with which the student would land there, and regresses on that.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -20,40 +19,26 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.inputs import Batch, TrainingInputs
-from opmerge.denoisers.jumps import Jump, compose
-from opmerge.denoisers.models import Student, Teacher
-from opmerge.distillation.curriculum import MANY_ITERATIONS, mean_children, merges_at
+from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.distillation.losses import loss_weights
 from opmerge.distillation.operators import Operators, student_jumps
-from opmerge.distillation.stages import plan_stages
+from opmerge.distillation.stages import MANY_ITERATIONS, mean_children, merges_at, plan_stages
 from opmerge.errors import InputError
-from opmerge.loop import Columns, Draws, Trainer, iterations
+from opmerge.loop import Columns, Draws, Iteration, Trainer, iterations
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
-
-__all__ = ["Distillation", "TrainingRecord"]
+from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingRecord:
-    """What one iteration did.
-
-    Args:
-        stage: index of the stage.
-        iteration: iterations of the stage done.
-        step: iterations of the run done.
-        loss: () mean loss of this process' part of the batch; reading it waits for the device.
-        learning_rate: of the iteration.
-    """
+class TrainingRecord(Iteration):
+    """What one iteration of a stage did; ``step`` counts those of the run."""
 
     stage: int
-    iteration: int
     step: int
-    loss: Tensor
-    learning_rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +54,8 @@ class Distillation:
     """Executes a plan: iterate over ``run()``, then ask for ``student()``.
 
     Args:
-        teacher: the teacher.
         plan: any plan for the teacher's number of steps.
         inputs: what students read.
-        config: how they are trained.
-        accelerator: devices and processes.
         folder: where checkpoints are kept; none are without it.
         warn: told in one line about every checkpoint that is refused.
 
@@ -114,10 +96,7 @@ class Distillation:
             self._draw(stage.merges, 0, 0)
 
     def resume(self, wanted: str = "latest") -> int:
-        """Go on from a checkpoint.
-
-        Returns:
-            The iterations of the run that are done, 0 if there is no checkpoint yet.
+        """Go on from a checkpoint: after how many iterations, 0 if there is none yet.
 
         Raises:
             InputError: see ``Checkpoints.find``.
@@ -136,21 +115,22 @@ class Distillation:
         """Train, stage by stage; a record an iteration, and a checkpoint of the end.
 
         Raises:
-            InputError: if a loss or weights are not finite, or a checkpoint cannot be written.
-                Losses are looked at every 10 iterations; both are before a checkpoint or a
-                student is kept, so that the last checkpoint is a good one. The message names
-                the merge and the first iteration at fault.
+            InputError: if a loss or weights are not finite (see ``loop.iterations``; the message
+                names the merge too), or a checkpoint cannot be written.
         """
         while self._stage < len(self.stages):
             yield from self._train_stage()
             self._stage += 1
-        self._save_end()
+        total = sum(self.iterations)
+        if self.config.optimization.checkpointing_steps and self._kept < total:
+            # the finished networks, should the student find no room; no optimizer with them
+            self.accelerator.free_memory()
+            self._write(total, len(self.stages), 0, {})
 
     def skip_stage(self) -> None:
         """Let the first child of each merge stand for the student, untrained, and go on."""
         for merge in self.stages[self._stage].merges:
-            network = self._operators.children(merge)[0].network
-            self._put([merge], network)
+            self._put([merge], self._operators.children(merge)[0].network)
         self._stage += 1
 
     def student(self) -> Student:
@@ -160,8 +140,7 @@ class Distillation:
     def time_iteration(self, progress: float = 1.0) -> float:
         """Seconds of an iteration of the stage that comes next, measured on a copy.
 
-        Args:
-            progress: share of the stage's iterations done: how far the curriculum has come.
+        ``progress`` is the share of the stage that is done: how far the curriculum has come.
         """
         merges = merges_at(self.stages[self._stage].merges, progress, self.config.curriculum)
         network = self._operators.copy_of_first(merges[0])
@@ -191,22 +170,19 @@ class Distillation:
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
             return self._parts(merges, iteration)
 
-        def save(iteration: int) -> None:
-            self._write(before + iteration, number, iteration, trainer.average_tensors())
-
         loop = iterations(
             trainer,
             self._loss_of(stage.merges),
             draw,
             done,
             total,
-            save,
-            lambda iteration: bool(every) and (before + iteration) % every == 0,
+            lambda n: self._write(before + n, number, n, trainer.average_tensors()),
+            lambda n: bool(every) and (before + n) % every == 0,
             f" of the merge {stage.name}",
         )
         for each in loop:
-            step = before + each.number
-            yield TrainingRecord(number, each.number, step, each.loss, each.learning_rate)
+            step = before + each.iteration
+            yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
         self._put(stage.merges, trainer.finish())
 
     def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, _Part], Tensor]:
@@ -227,7 +203,7 @@ class Distillation:
             target = self._target(merges, batch)
         weights = self._weights(merges)
         each = weights if batch.choice is None else weights[batch.choice]
-        weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(len(target), *target.shape[1:])
+        weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(target.shape)
         whole = _Part(batch, target, weight)
         return whole.chunk(self.config.optimization.gradient_accumulation_steps)
 
@@ -242,8 +218,10 @@ class Distillation:
         chains = [self._operators.children(merge) for merge in merges]
         landing = compose(ddim, chains, batch.z, batch.choice, batch.condition)
         jumps = self._jumps(merges, self.teacher.network)
-        start = _at([jump.start for jump in jumps], batch)
-        return ddim.x0_target(batch.z, start, _at([jump.readout for jump in jumps], batch), landing)
+        start, readout = (
+            _at([getattr(jump, place) for jump in jumps], batch) for place in ("start", "readout")
+        )
+        return ddim.x0_target(batch.z, start, readout, landing)
 
     def _weights(self, merges: Sequence[Merge]) -> Tensor:
         """Weights of the merges' losses; kept, as small networks would wait for them."""
@@ -263,28 +241,18 @@ class Distillation:
             self._operators.put(jump)
 
     def _iterations_in(self, seconds: float) -> int:
-        """How many iterations of the stage take that long; the same on every process."""
-        count = [max(1, round(seconds / self._mean_seconds()))]
-        broadcast_object_list(count)
-        return count[0]
+        """How many iterations of the stage take that long; the same on every process.
 
-    def _mean_seconds(self) -> float:
-        """Seconds of an iteration on average over the stage: they grow as its children do."""
+        An iteration's seconds grow evenly with the operators that it composes.
+        """
         merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
         first, last = (mean_children(merges, 1, kind) for kind in (curriculum, "none"))
         long = self.time_iteration()
-        if first == last:
-            return long
-        short = self.time_iteration(0.0)
-        share = (mean_children(merges, MANY_ITERATIONS, curriculum) - first) / (last - first)
-        return short + share * (long - short)
-
-    def _save_end(self) -> None:
-        """Keep the finished networks, should the student find no room; no optimizer with them."""
-        total = sum(self.iterations)
-        if self.config.optimization.checkpointing_steps and self._kept < total:
-            self.accelerator.free_memory()
-            self._write(total, len(self.stages), 0, {})
+        short = long if first == last else self.time_iteration(0.0)
+        mean = mean_children(merges, MANY_ITERATIONS, curriculum)
+        count = [max(1, round(seconds / np.interp(mean, (first, last), (short, long))))]
+        broadcast_object_list(count)
+        return count[0]
 
     def _write(self, step: int, stage: int, iteration: int, average: dict[str, Tensor]) -> None:
         """A checkpoint in a stage, after so many iterations of it and of the run."""
@@ -302,13 +270,14 @@ class Distillation:
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
-        content = {
-            "plan": [list(merge.boundaries) for merge in self.plan.merges],
-            "teacher": self.teacher.digest,
-            "inputs": self.inputs.identity(),
-            "config": self.config.what_decides(self.accelerator.num_processes),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest(
+            {
+                "plan": [list(merge.boundaries) for merge in self.plan.merges],
+                "teacher": self.teacher.digest,
+                "inputs": self.inputs.identity(),
+                "config": self.config.what_decides(self.accelerator.num_processes),
+            }
+        )
 
 
 def _at(steps: Sequence[int], batch: Batch) -> int | Tensor:

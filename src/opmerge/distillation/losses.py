@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from opmerge.denoisers.jumps import Jump
+from opmerge.denoisers.models import Jump
 from opmerge.denoisers.predictions import PREDICTIONS
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.settings.distillation import LossWeighting
-
-__all__ = ["loss_weights"]
 
 
 def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:
@@ -31,11 +28,11 @@ def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting)
     - ``jump-space``: of the state that the student produces.
 
     Raises:
-        InputError: for an unknown name, or where a weight is zero so that nothing is learned.
+        InputError: where a weight is zero, so that nothing is learned.
     """
     steps = torch.tensor([jump.start for jump in students], device=ddim.alphas.device)
     readouts = torch.tensor([jump.readout for jump in students], device=ddim.alphas.device)
-    alphas, sigmas = ddim.alphas[steps], ddim.sigmas[steps]
+    alphas, sigmas = ddim.at(steps, 1)
     signal_to_noise = (alphas / sigmas) ** 2
     weights = {
         "uniform": PREDICTIONS[ddim.prediction_type].error(alphas, sigmas) ** 2,
@@ -43,16 +40,13 @@ def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting)
         "epsilon-space": signal_to_noise,
         "snr-truncated": signal_to_noise.clamp(min=1.0),
         "jump-space": ddim.jump_weight(steps, readouts) ** 2,
-    }
-    if weighting not in weights:
-        names = ", ".join(get_args(LossWeighting))
-        raise InputError("loss_weighting", f"must be one of {names}", weighting)
-    if not (weights[weighting] > 0).all():
+    }[weighting]
+    for step in steps[weights <= 0][:1].tolist():
         raise InputError(
             "loss_weighting",
             "must not be epsilon-space where a student reads pure noise (alpha = 0 at step "
-            f"{int(steps[weights[weighting] <= 0][0])}): the weight is zero there",
+            f"{step}): the weight is zero there",
             weighting,
             "take snr-truncated",
         )
-    return weights[weighting]
+    return weights

@@ -9,12 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Denoiser
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher
+from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.plans import Merge
 from opmerge.problem import MergeRule
-
-__all__ = ["Operators", "student_jumps"]
 
 
 def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:
@@ -30,11 +27,7 @@ def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) 
 
 
 class Operators:
-    """Which jump stands at which step; a network that no jump holds any more is freed.
-
-    Args:
-        teacher: whose steps are in place at the beginning.
-    """
+    """Which jump stands at which step, first the teacher's; a network that none holds is freed."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
@@ -62,35 +55,27 @@ class Operators:
 
     def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
         """The students' jumps as JSON values, and the weights of their networks."""
-        numbers: dict[int, int] = {}
+        numbers: dict[nn.Module, int] = {}
         jumps, tensors = [], {}
         for jump in self._at.values():
-            network = jump.network
-            if network is self._teacher.network:
+            if jump.network is self._teacher.network:
                 continue
-            number = numbers.setdefault(id(network), len(numbers))
+            number = numbers.setdefault(jump.network, len(numbers))
             jumps.append(
                 {"start": jump.start, "stop": jump.stop, "readout": jump.readout, "network": number}
             )
-            for name, tensor in network.state_dict().items():
+            for name, tensor in jump.network.state_dict().items():
                 tensors[f"network.{number}.{name}"] = tensor
         return jumps, tensors
 
     def restore(self, jumps: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` gave."""
-        networks: dict[int, nn.Module] = {}
+        denoisers: dict[int, Denoiser] = {}
         for entry in jumps:
             number = entry["network"]
-            if number not in networks:
-                network = copy.deepcopy(self._teacher.network)
-                prefix = f"network.{number}."
-                network.load_state_dict(
-                    {
-                        name.removeprefix(prefix): tensor
-                        for name, tensor in tensors.items()
-                        if name.startswith(prefix)
-                    }
-                )
-                networks[number] = network
-            denoiser = self._teacher.denoiser.using(networks[number])
-            self.put(Jump(denoiser, entry["start"], entry["stop"], entry["readout"]))
+            if number not in denoisers:
+                prefix, network = f"network.{number}.", copy.deepcopy(self._teacher.network)
+                own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+                network.load_state_dict({name.removeprefix(prefix): own[name] for name in own})
+                denoisers[number] = self._teacher.denoiser.using(network)
+            self.put(Jump(denoisers[number], entry["start"], entry["stop"], entry["readout"]))

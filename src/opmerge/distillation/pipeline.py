@@ -12,11 +12,10 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher
+from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.teacher_folder import read_student_index
 from opmerge.distillation.scheduler import JumpScheduler
@@ -25,28 +24,7 @@ from opmerge.errors import InputError
 from opmerge.files import folder_beside
 from opmerge.plans import Plan
 
-__all__ = [
-    "FewStepPipeline",
-    "check_can_be_saved",
-    "is_image",
-    "is_student_folder",
-    "load_student",
-    "save_student",
-]
-
 MAX_NETWORKS = 8
-_INDEX = "model_index.json"
-# What diffusers raises for parts that are missing, malformed, of another shape, or damaged.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-)
 _CODE = '''\
 """For DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline")."""
 
@@ -74,12 +52,8 @@ class FewStepPipeline(DiffusionPipeline):
 
     gives the same images bit for bit.
 
-    Args:
-        unet: the network of the first jump, whatever its architecture.
-        scheduler: the jumps, and which network each of them reads.
-        unet_2, …, unet_8: further networks, in the order in which they are first read.
-        sample_shape: shape of one sample as the networks read it.
-        num_classes: number of classes of class-conditional networks.
+    The scheduler holds the jumps, and which network each of them reads: ``unet`` is that of the
+    first, whatever its architecture, the others follow in the order in which they are first read.
     """
 
     _optional_components = [f"unet_{number}" for number in range(2, MAX_NETWORKS + 1)]  # noqa: RUF012
@@ -100,17 +74,9 @@ class FewStepPipeline(DiffusionPipeline):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            unet=unet,
-            scheduler=scheduler,
-            unet_2=unet_2,
-            unet_3=unet_3,
-            unet_4=unet_4,
-            unet_5=unet_5,
-            unet_6=unet_6,
-            unet_7=unet_7,
-            unet_8=unet_8,
-        )
+        further = (unet_2, unet_3, unet_4, unet_5, unet_6, unet_7, unet_8)
+        others = dict(zip(self._optional_components, further, strict=True))
+        self.register_modules(unet=unet, scheduler=scheduler, **others)
         self.register_to_config(sample_shape=list(sample_shape), num_classes=num_classes)
 
     @classmethod
@@ -121,22 +87,20 @@ class FewStepPipeline(DiffusionPipeline):
             InputError: if there are more than 8 networks, or one that diffusers cannot save.
         """
         reads = [jump.network for jump in student.jumps]
-        networks = {id(network): network for network in reads}
-        _check_number(len(networks))
-        _check_networks(networks.values())
+        networks = list(dict.fromkeys(reads))
+        _check_networks(networks, len(networks))
         names = dict(zip(networks, ["unet", *cls._optional_components], strict=False))
-        scheduler = JumpScheduler.from_student(student, [names[id(network)] for network in reads])
-        components: dict[str, Any] = {names[key]: networks[key] for key in networks}
+        components: dict[str, Any] = {name: network for network, name in names.items()}
         return cls(
             **components,
-            scheduler=scheduler,
+            scheduler=JumpScheduler.from_student(student, [names[network] for network in reads]),
             sample_shape=student.sample_shape,
             num_classes=student.num_classes,
         )
 
     def student(self) -> Student:
         """The student that the pipeline holds."""
-        ddim = self.scheduler.ddim.to(self.device)
+        ddim = self.scheduler.ddim.to(self._execution_device)
         jumps = tuple(
             Jump(
                 ddim.denoiser(getattr(self, jump["network"])),
@@ -179,8 +143,13 @@ class FewStepPipeline(DiffusionPipeline):
             InputError: for noise of another shape, labels that do not fit the networks, or an
                 output type that the samples cannot take.
         """
-        shape = tuple(self.config["sample_shape"])
-        _check_output_type(output_type, shape)
+        student, shape = self.student(), tuple(self.config["sample_shape"])
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError("output_type", "must be pil, np or pt", output_type)
+        if output_type == "pil" and not is_image(shape):
+            raise InputError(
+                "output_type", f"must be np or pt for samples of shape {shape}", output_type
+            )
         device = self._execution_device
         if latents is None:
             latents = randn_tensor(
@@ -190,30 +159,13 @@ class FewStepPipeline(DiffusionPipeline):
             sizes = ", ".join(map(str, shape))
             raise InputError("latents", f"must have shape (B, {sizes})", tuple(latents.shape))
         z = latents.to(device)
-        labels = self._labels(class_labels, len(z))
-        given = {} if labels is None else {"class_labels": labels.to(device)}
-        self.scheduler.set_timesteps(device=device)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            network = getattr(self, self.scheduler.jump_at(timestep)["network"])
-            output = network(z, timestep.expand(len(z)), **given)
-            z = self.scheduler.step(output, timestep, z).prev_sample
+        labels = _labels(class_labels, self.config["num_classes"], len(z))
+        condition = as_condition(None if labels is None else labels.to(device))
+        for jump in self.progress_bar(student.jumps):
+            z = compose(student.ddim, [[jump]], z, condition=condition)
         self.maybe_free_model_hooks()
         images = _present(z, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _labels(
-        self, class_labels: int | Sequence[int] | Tensor | None, size: int
-    ) -> Tensor | None:
-        number = self.config["num_classes"]
-        if number is None and class_labels is None:
-            return None
-        if number is None or class_labels is None:
-            requirement = "must be left out" if number is None else f"must be in 0 … {number - 1}"
-            raise InputError("class_labels", f"{requirement} for this student", repr(class_labels))
-        labels = torch.as_tensor(class_labels).expand(size)
-        if ((labels < 0) | (labels >= number)).any():
-            raise InputError("class_labels", f"must be in 0 … {number - 1}", labels.tolist())
-        return labels
 
 
 # DiffusionPipeline.from_pretrained looks a folder's class up in diffusers and nowhere else.
@@ -224,13 +176,6 @@ def save_student(student: Student, folder: Path) -> Path:
     """Write the pipeline folder of a student, whole or not at all.
 
     An older folder of a student is replaced; another folder that is not empty is refused.
-
-    Args:
-        student: the student.
-        folder: where to.
-
-    Returns:
-        The folder.
 
     Raises:
         InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
@@ -251,13 +196,20 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
     Raises:
         InputError: as ``save_student``, and if there is no room for its networks.
     """
-    _check_networks([teacher.network])
     in_place = stages[-1].networks_after if stages else 0
     number = in_place + any(not tree.merges for tree in plan.students)
-    _check_number(number)
+    _check_networks([teacher.network], number)
     _check_replaceable(Path(folder))
-    weights = teacher.network.state_dict().values()
-    _check_room(Path(folder), number * sum(weight.nbytes for weight in weights))
+    needed = number * sum(weight.nbytes for weight in teacher.network.state_dict().values())
+    existing = next(parent for parent in Path(folder).parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(
+            str(folder),
+            f"must have room for {needed:,} bytes",
+            f"{free:,} free",
+            "make room or choose another place",
+        )
 
 
 def load_student(folder: Path) -> Student:
@@ -275,7 +227,7 @@ def load_student(folder: Path) -> Student:
         raise InputError(
             str(folder),
             "must be the folder of a student",
-            f"no {_INDEX} of a FewStepPipeline",
+            "no model_index.json of a FewStepPipeline",
             "give the folder that opmerge distill wrote",
         )
     for name in ("unet", *FewStepPipeline._optional_components, "scheduler"):
@@ -287,7 +239,8 @@ def load_student(folder: Path) -> Student:
             folder, local_files_only=True, use_safetensors=True
         )
         student: Student = pipeline.student()
-    except _UNREADABLE as error:
+    except Exception as error:
+        # Whatever a library says of a file of the user's is about the file.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(str(folder), "must be a whole folder of a student", reason) from error
     for jump in student.jumps:
@@ -305,7 +258,15 @@ def is_image(sample_shape: tuple[int, ...]) -> bool:
     return len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
 
 
-def _check_number(number: int) -> None:
+def _check_networks(networks: Iterable[nn.Module], number: int) -> None:
+    for network in networks:
+        if not isinstance(network, ModelMixin):
+            raise InputError(
+                "student",
+                "must have networks that derive from diffusers' ModelMixin and ConfigMixin",
+                type(network).__name__,
+                "a plain torch module says nothing of how to build it again",
+            )
     if number > MAX_NETWORKS:
         raise InputError(
             "student",
@@ -315,19 +276,8 @@ def _check_number(number: int) -> None:
         )
 
 
-def _check_networks(networks: Iterable[nn.Module]) -> None:
-    for network in networks:
-        if not isinstance(network, ModelMixin):
-            raise InputError(
-                "student",
-                "must have networks that derive from diffusers' ModelMixin and ConfigMixin",
-                type(network).__name__,
-                "a plain torch module says nothing of how to build it again",
-            )
-
-
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or read_student_index(folder) is not None:
+    if not folder.exists() or is_student_folder(folder):
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise InputError(
@@ -337,25 +287,19 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _check_room(folder: Path, num_bytes: int) -> None:
-    existing = next(parent for parent in folder.parents if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes:
-        raise InputError(
-            str(folder),
-            f"must have room for {num_bytes:,} bytes",
-            f"{free:,} free",
-            "make room or choose another place",
-        )
-
-
-def _check_output_type(output_type: str, shape: tuple[int, ...]) -> None:
-    if output_type not in ("pil", "np", "pt"):
-        raise InputError("output_type", "must be pil, np or pt", output_type)
-    if output_type == "pil" and not is_image(shape):
-        raise InputError(
-            "output_type", f"must be np or pt for samples of shape {shape}", output_type
-        )
+def _labels(
+    given: int | Sequence[int] | Tensor | None, number: int | None, size: int
+) -> Tensor | None:
+    """(size,) labels of a student of so many classes."""
+    if number is None and given is None:
+        return None
+    if number is None or given is None:
+        requirement = "must be left out" if number is None else f"must be in 0 … {number - 1}"
+        raise InputError("class_labels", f"{requirement} for this student", repr(given))
+    labels = torch.as_tensor(given).expand(size)
+    if ((labels < 0) | (labels >= number)).any():
+        raise InputError("class_labels", f"must be in 0 … {number - 1}", labels.tolist())
+    return labels
 
 
 def _present(samples: Tensor, output_type: str) -> Any:

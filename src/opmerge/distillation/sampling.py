@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,8 +17,6 @@ from opmerge.data import Progress
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-
-__all__ = ["draw_samples", "image_grid", "write_image_grid", "write_samples"]
 
 
 def draw_samples(
@@ -37,12 +34,9 @@ def draw_samples(
     otherwise in batches of another size.
 
     Args:
-        sampler: the teacher or student.
-        count: how many.
         seed: of the noise.
-        batch_size: how many at a time.
-        class_label: the class of all samples, of a class-conditional sampler; without one,
-            sample i is of class i modulo the number of classes.
+        class_label: of all samples, of a class-conditional sampler; without one, sample i is of
+            class i modulo the number of classes.
         progress: called with the number of samples drawn so far.
 
     Raises:
@@ -51,48 +45,35 @@ def draw_samples(
     check_count("count", count)
     check_count("batch_size", batch_size)
     check_whole("seed", seed)
-    _check_label(sampler, class_label)
+    classes = sampler.num_classes
+    if class_label is not None:
+        if classes is None:
+            requirement = "must be left out: the sampler has no classes"
+            raise InputError("class_label", requirement, class_label)
+        if not 0 <= check_whole("class_label", class_label) < classes:
+            raise InputError("class_label", f"must be in 0 … {classes - 1}", class_label)
     device = sampler.ddim.alphas.device
     samples = torch.empty(count, *sampler.sample_shape)
     for first in range(0, count, batch_size):
-        rows = slice(first, min(first + batch_size, count))
-        size = rows.stop - first
-        noise = initial_noise(sampler.sample_shape, size, seed, first, str(device))
-        labels = _labels(sampler, first, size, class_label)
-        samples[rows] = sampler.sample(noise, None if labels is None else labels.to(device)).cpu()
+        rows = torch.arange(first, min(first + batch_size, count))
+        noise = initial_noise(sampler.sample_shape, len(rows), seed, first, str(device))
+        labels = None
+        if classes is not None:
+            labels = rows % classes if class_label is None else torch.full_like(rows, class_label)
+            labels = labels.to(device)
+        samples[rows] = sampler.sample(noise, labels).cpu()
         if progress is not None:
-            progress(rows.stop)
+            progress(first + len(rows))
     return samples
-
-
-def _labels(
-    sampler: Teacher | Student, first: int, size: int, class_label: int | None
-) -> Tensor | None:
-    if sampler.num_classes is None:
-        return None
-    if class_label is not None:
-        return torch.full((size,), class_label)
-    return torch.arange(first, first + size) % sampler.num_classes
-
-
-def _check_label(sampler: Teacher | Student, class_label: int | None) -> None:
-    if class_label is None:
-        return
-    if sampler.num_classes is None:
-        raise InputError("class_label", "must be left out: the sampler has no classes", class_label)
-    if not 0 <= check_whole("class_label", class_label) < sampler.num_classes:
-        raise InputError("class_label", f"must be in 0 … {sampler.num_classes - 1}", class_label)
 
 
 def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:
     """Samples side by side, row by row, [-1, 1] as black to white; places left over are white.
 
-    Args:
-        samples: (N, H, W), (N, 1, H, W) or (N, 3, H, W).
-        num_columns: of the grid; by default as many as make it about square.
+    By default it has as many columns as make it about square.
 
     Raises:
-        InputError: for samples of another shape.
+        InputError: for samples of other shapes than (N, H, W), (N, 1, H, W) and (N, 3, H, W).
     """
     pixels = samples.unsqueeze(1) if samples.ndim == 3 else samples
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
@@ -102,30 +83,26 @@ def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:
             tuple(samples.shape),
             "write a .npy file",
         )
-    count, channels, height, width = pixels.shape
-    columns = check_count("num_columns", num_columns or math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    tiles = np.full((rows * columns, channels, height, width), 255, dtype=np.uint8)
-    tiles[:count] = _to_bytes(pixels)
-    grid = tiles.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    picture = grid.reshape(rows * height, columns * width, channels)
-    return Image.fromarray(picture[..., 0] if channels == 1 else picture)
+    columns = check_count("num_columns", num_columns or math.ceil(math.sqrt(len(pixels))))
+    rows = math.ceil(len(pixels) / columns)
+    white = pixels.new_ones(rows * columns - len(pixels), *pixels.shape[1:])
+    tiles = torch.cat([pixels, white]).detach().cpu().float()
+    grid = tiles.view(rows, columns, *tiles.shape[1:]).permute(0, 3, 1, 4, 2)
+    picture = grid.flatten(0, 1).flatten(1, 2)  # (height, width, channels)
+    levels = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
-def _to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
-    scaled = (pixels.detach().cpu().float() / 2 + 0.5).clamp(0, 1) * 255
-    array: NDArray[np.uint8] = scaled.round().to(torch.uint8).numpy()
-    return array
-
-
-def write_image_grid(path: str | os.PathLike[str], samples: Tensor) -> Path:
+def write_image_grid(
+    path: str | os.PathLike[str], samples: Tensor, num_columns: int | None = None
+) -> Path:
     """Write ``image_grid`` as a PNG file, whole or not at all.
 
     Raises:
         InputError: as ``image_grid``, or if the file cannot be written.
     """
     stream = io.BytesIO()
-    image_grid(samples).save(stream, format="PNG")
+    image_grid(samples, num_columns).save(stream, format="PNG")
     return write_atomic(path, stream.getvalue())
 
 

@@ -20,19 +20,8 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.settings.types import PredictionType
 
-__all__ = ["JumpScheduler"]
-
-_JUMP_KEYS = (
-    "network",
-    "start",
-    "stop",
-    "readout",
-    "timestep",
-    "alpha",
-    "sigma",
-    "alpha_readout",
-    "sigma_readout",
-)
+_PLACES = ("network", "start", "stop", "readout")
+_KEYS = (*_PLACES, "timestep", "alpha", "sigma", "alpha_readout", "sigma_readout")
 
 
 class JumpScheduler(SchedulerMixin, ConfigMixin):
@@ -68,19 +57,30 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             prediction_type=prediction_type,
             num_steps=num_steps,
         )
-        self.ddim = _tables(jumps, prediction_type, num_steps)
+        # steps that no jump reads or lands on are not a number
+        alphas, sigmas = torch.full((2, num_steps + 1), torch.nan)
+        timesteps = torch.full((num_steps + 1,), -1)
+        for jump in jumps:
+            start, readout = jump["start"], jump["readout"]
+            alphas[readout], sigmas[readout] = jump["alpha_readout"], jump["sigma_readout"]
+            alphas[start], sigmas[start] = jump["alpha"], jump["sigma"]
+            timesteps[start] = jump["timestep"]
+        self.ddim = DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 
     @classmethod
     def from_student(cls, student: Student, networks: Sequence[str]) -> JumpScheduler:
-        """The scheduler of a student.
+        """That of a student, with the name of each jump's network among a pipeline's components.
 
-        Args:
-            student: the student.
-            networks: the name of each jump's network among the pipeline's components.
+        Raises:
+            InputError: if the student's timesteps are not whole.
         """
         ddim = student.ddim
+        if ddim.timesteps.is_floating_point():
+            raise InputError(
+                "timesteps", "must be whole numbers in a student's scheduler", ddim.timesteps[1:]
+            )
         alphas, sigmas, timesteps = (
             table.tolist() for table in (ddim.alphas, ddim.sigmas, ddim.timesteps)
         )
@@ -121,7 +121,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None
     ) -> None:
-        """Set ``timesteps``, (K,) int64, what the networks are told, noise side first.
+        """Set ``timesteps``, (K,) int64: what the networks are told, noise side first.
 
         Raises:
             InputError: if another number than K is asked for.
@@ -143,22 +143,16 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
     def step(
         self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
-        """Take the jump that starts at a timestep.
-
-        Args:
-            model_output: what the network returned: a tensor, a tuple or a diffusers output.
-            timestep: one of ``timesteps``.
-            sample: (B, …) state z at that timestep.
-            return_dict: a tuple of the two tensors if false.
+        """Take the jump that starts at a timestep, from (B, …) states z.
 
         Returns:
-            ``prev_sample``, (B, …) the state reached, and ``pred_original_sample``, (B, …) x̂.
+            ``prev_sample``, (B, …) the state reached, and ``pred_original_sample``, (B, …) x̂; a
+            tuple of the two without ``return_dict``.
 
         Raises:
             InputError: for another timestep.
         """
-        jump = self.jump_at(timestep)
-        ddim = self.ddim.to(sample.device)
+        jump, ddim = self.jump_at(timestep), self.ddim.to(sample.device)
         estimate = ddim.read(model_output, sample, jump["start"])
         landed = ddim.land(estimate, jump["readout"])
         if not return_dict:
@@ -172,32 +166,21 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             InputError: for another timestep.
         """
         steps = [self.jump_at(timestep)["start"] for timestep in timesteps.reshape(-1).tolist()]
-        ddim = self.ddim.to(original_samples.device)
-        where = torch.tensor(steps, device=original_samples.device)
-        return ddim.add_noise(original_samples, noise, where)
+        device = original_samples.device
+        return self.ddim.to(device).add_noise(
+            original_samples, noise, torch.tensor(steps, device=device)
+        )
 
 
 def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     if not jumps:
         raise InputError("jumps", "must have at least one jump")
     for number, jump in enumerate(jumps):
-        if set(jump) != set(_JUMP_KEYS):
-            raise InputError(f"jumps[{number}]", f"must have {', '.join(_JUMP_KEYS)}", sorted(jump))
+        if set(jump) != set(_KEYS):
+            raise InputError(f"jumps[{number}]", f"must have {', '.join(_KEYS)}", sorted(jump))
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]
     if places != starts:
         raise InputError(
             "jumps", f"must follow one another from step {num_steps} to 0", f"starts {starts[:-1]}"
         )
-
-
-def _tables(jumps: Sequence[Mapping[str, Any]], prediction_type: str, num_steps: int) -> DDIM:
-    """The sampler of the jumps; steps that none of them reads or lands on are not a number."""
-    alphas, sigmas = torch.full((2, num_steps + 1), torch.nan)
-    timesteps = torch.full((num_steps + 1,), -1)
-    for jump in jumps:
-        start, readout = jump["start"], jump["readout"]
-        alphas[readout], sigmas[readout] = jump["alpha_readout"], jump["sigma_readout"]
-        alphas[start], sigmas[start] = jump["alpha"], jump["sigma"]
-        timesteps[start] = jump["timestep"]
-    return DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))

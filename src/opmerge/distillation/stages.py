@@ -1,27 +1,43 @@
-"""The stages of a distillation: which merges train one network together, and what must be kept."""
+"""The stages of a distillation: which merges train one network together, and how much of them.
+
+With a curriculum a student is asked for a part of its merge at first, and for all of it from half
+of its training on.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.plans import Merge, Plan
-from opmerge.settings.distillation import Sharing
-
-__all__ = ["STUDENT_PASSES", "Stage", "plan_stages"]
+from opmerge.settings.distillation import Curriculum, Sharing
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
+
+MANY_ITERATIONS = 1000
+"""Enough for ``mean_children`` to be that of a stage whose number is not known yet."""
+
+_SHARE_OF_TRAINING = 0.5
+_FEWEST = 2
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Stage:
     """Merges that train one student network, by timestep mixing if there are several.
 
-    Args:
-        merges: the merges; none of them waits for another.
-        networks_after: how many student networks are in place when the stage is over.
+    None of them waits for another. When it is over, ``networks_after`` student networks are in
+    place.
     """
 
     merges: tuple[Merge, ...]
@@ -57,23 +73,13 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
     """
     if sharing not in get_args(Sharing):
         raise InputError("sharing", f"must be one of {', '.join(get_args(Sharing))}", sharing)
-    if sharing == "merge":
-        batches = [[merge] for merge in plan.merges]
-    else:
-        by_round: dict[int, list[Merge]] = {}
-        for merge, number in zip(plan.merges, plan.rounds(), strict=True):
-            by_round.setdefault(number, []).append(merge)
-        batches = [by_round[number] for number in sorted(by_round)]
-    return _group_by_network(plan.num_steps, batches)
-
-
-def _group_by_network(num_steps: int, batches: list[list[Merge]]) -> tuple[Stage, ...]:
-    """Split batches of independent merges by the network of the noise-side child."""
-    network_at = dict.fromkeys(range(1, num_steps + 1), 0)  # 0 is the teacher
+    numbers = range(len(plan.merges)) if sharing == "merge" else plan.rounds()
+    network_at = dict.fromkeys(range(1, plan.num_steps + 1), 0)  # 0 is the teacher
     stages: list[Stage] = []
-    for batch in batches:
-        groups: dict[int, list[Merge]] = {}
-        for merge in batch:
+    in_order = sorted(zip(numbers, plan.merges, strict=True), key=itemgetter(0))
+    for _, batch in groupby(in_order, key=itemgetter(0)):
+        groups: dict[int, list[Merge]] = {}  # by the network of the noise-side child
+        for _, merge in batch:
             groups.setdefault(network_at[merge.start], []).append(merge)
         for group in groups.values():
             for merge in group:
@@ -82,3 +88,39 @@ def _group_by_network(num_steps: int, batches: list[list[Merge]]) -> tuple[Stage
                 network_at[merge.start] = len(stages) + 1
             stages.append(Stage(tuple(group), len(set(network_at.values()) - {0})))
     return tuple(stages)
+
+
+def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) -> Sequence[Merge]:
+    """The merges cut short to what is learned at this point of training.
+
+    Over the first half of training the number of operators composed grows from 2 to all m of the
+    merge: evenly (``linear``) or by doubling, as in Song & Dhariwal 2024 (iCT, Eq. 11) the number
+    of discretisation steps. A student that starts from its first operator so meets the jumps in
+    the order in which sequential BOOT trains them. ``progress`` is the share done, in [0, 1).
+    """
+    share = progress / _SHARE_OF_TRAINING
+    if curriculum == "none" or share >= 1:
+        return merges
+    lengths = [int(_lengths(merge, np.array(share), curriculum)) for merge in merges]
+    return [
+        Merge(merge.boundaries[: 1 + length]) for merge, length in zip(merges, lengths, strict=True)
+    ]
+
+
+def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:
+    """Operators composed for a sample's target, on average over merges and iterations."""
+    share = np.arange(num_iterations) / num_iterations / _SHARE_OF_TRAINING
+    return float(np.mean([_lengths(merge, share, curriculum).mean() for merge in merges]))
+
+
+def _lengths(merge: Merge, share: Array, curriculum: Curriculum) -> Array:
+    """Operators composed at these shares of the growth, which is over from 1 on."""
+    most = merge.num_children
+    if curriculum == "none":
+        return np.full(share.shape, float(most))
+    if curriculum == "linear":
+        grown = _FEWEST + np.floor(share * (most - 1))
+    else:
+        grown = 2.0 ** (1 + np.floor(share * math.ceil(math.log2(most))))
+    lengths: Array = np.minimum(grown, most)
+    return lengths

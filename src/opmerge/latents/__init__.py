@@ -18,14 +18,26 @@ except ImportError as error:
         remedy="pip install 'opmerge[torch]'",
     ) from error
 
-from opmerge.latents.encoders import AutoencoderKLEncoder, Encoder, VAEEncoder, load_encoder
-from opmerge.latents.encoding import decode_latents, encode_source
-from opmerge.latents.images import Images, Opened, load_images, open_images
-from opmerge.latents.ms_ssim import ms_ssim, ms_ssim_loss
-from opmerge.latents.pca import PCAEncoder, fit_pca, rows_source
-from opmerge.latents.quality import Quality, reconstruct, reconstruction_quality
-from opmerge.latents.training import VAEConfig, VAERecord, train_vae
+from opmerge.latents.encoders import (
+    AutoencoderKLEncoder,
+    Encoder,
+    PCAEncoder,
+    VAEEncoder,
+    fit_pca,
+    load_encoder,
+)
+from opmerge.latents.encoding import (
+    Quality,
+    decode_latents,
+    encode_source,
+    reconstruct,
+    reconstruction_quality,
+)
+from opmerge.latents.images import Images, Opened, load_images, open_images, rows_source
+from opmerge.latents.losses import ms_ssim, ms_ssim_loss
+from opmerge.latents.training import VAERecord, train_vae
 from opmerge.latents.vae import ConvVAE
+from opmerge.settings.networks import VAEConfig
 
 __all__ = [
     "AutoencoderKLEncoder",

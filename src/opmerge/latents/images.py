@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 from opmerge.data import Source, SourceOptions, open_source
-from opmerge.denoisers.denoising import split_rows
+from opmerge.data.source import AS_GIVEN, source_from_rows
 from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.samples import load_samples, network_shape
+from opmerge.denoisers.samples import load_samples, network_shape, split_rows
 from opmerge.errors import InputError
-from opmerge.latents.encoders import check_black, check_range
-from opmerge.latents.pca import rows_source
 from opmerge.latents.vae import check_image_shape
-
-__all__ = ["Images", "Opened", "Split", "held_out_images", "load_images", "open_images"]
 
 Split = Literal["official", "strip", "random", "none"]
 """How held-out images were chosen."""
@@ -33,10 +29,7 @@ class Opened:
     """A source of images that are not yet read, split.
 
     Args:
-        name: as it was given.
-        source: what is there.
-        rows: (n,) which of its images are trained on.
-        others: (m,) which are held out.
+        rows, others: (n,) and (m,), which of its images are trained on and held out.
         split: how the two were chosen.
         validation: CelebA's validation faces, which are held out where the split is official.
     """
@@ -86,7 +79,7 @@ class Images:
 
     def some(self, count: int) -> Tensor:
         """At most so many of the held-out images, spread evenly."""
-        return held_out_images(self.held_out, torch.arange(len(self.held_out)), count)
+        return held_out_images(self.held_out, most=count)
 
 
 def open_images(
@@ -106,7 +99,7 @@ def open_images(
     Args:
         name: of the source, as ``open_source`` takes it.
         options: how its images are cut.
-        fraction: share of the images, or of the photos' width, that is held out; 0 for none.
+        fraction: of the images, or of the photos' width, that is held out; 0 for none.
         seed: of a random share.
         open_as: opens a source.
         warn: told in one line if a random share stands for validation faces that are not there.
@@ -126,49 +119,84 @@ def open_images(
         except InputError as error:
             warn(f"a random share of the training split is held out: {error}")
         else:
-            nothing = torch.arange(0)
-            return Opened(name, source, torch.arange(count), nothing, "official", validation)
+            return Opened(name, source, *split_rows(count, 0, seed), "official", validation)
     if name == "patches":
         return Opened(name, source, *_split_patches(options, fraction, count), "strip")
     return Opened(name, source, *split_rows(count, fraction, seed), "random")
 
 
 def load_images(
-    opened: Opened,
-    folder: Path,
-    read: Callable[[Source, Path], Tensor] | None = None,
+    opened: Opened, folder: Path, read: Callable[[Source, Path], Tensor] | None = None
 ) -> Images:
-    """The images of a source, as they were split.
+    """The images of a source, as ``open_images`` split them.
 
     Args:
-        opened: what ``open_images`` found.
         folder: where many images are kept in a file.
-        read: gives (N, C, H, W) images of a source; a file of them is kept in the folder.
+        read: gives (N, C, H, W) images of a source, kept in a folder; ``load_samples`` by default.
 
     Raises:
         InputError: if their values are not in [-1, 1], or those of a file all in [0, 1].
     """
-    read = _read if read is None else read
+    read = read or (lambda source, folder: load_samples(source, network_shape(source), folder))
     source, rows = opened.source, opened.rows
     data = read(source, folder)
     check_black(source, *check_range(data))
     if opened.validation is None:
         held_out = held_out_images(data, opened.others)
     else:
-        faces = read(opened.validation, folder / "validation")
-        held_out = held_out_images(faces, torch.arange(len(faces)))
+        held_out = held_out_images(read(opened.validation, folder / "validation"))
     part = rows_source(data, rows, source)
     return Images(source.name, part, data, rows, held_out, opened.split)
 
 
-def held_out_images(images: Tensor, rows: Tensor, most: int = 512) -> Tensor:
-    """The images of at most so many of the held-out rows, spread evenly, in float32."""
+def held_out_images(images: Tensor, rows: Tensor | None = None, most: int = 512) -> Tensor:
+    """The images of at most so many of the held-out rows (of all), spread evenly, in float32."""
+    rows = torch.arange(len(images)) if rows is None else rows
     count = min(len(rows), most)
     return images[rows[torch.arange(count) * len(rows) // max(count, 1)]].float()
 
 
-def _read(source: Source, folder: Path) -> Tensor:
-    return load_samples(source, network_shape(source), folder)
+def rows_source(data: Tensor, rows: Tensor, source: Source) -> Source:
+    """Some rows of all (N, …) samples of a source, as a source of its own."""
+    return source_from_rows(
+        source.name,
+        source.shape,
+        len(rows),
+        lambda start, stop: data[rows[start:stop]].numpy(),
+        scaling=source.scaling,
+        notes=source.notes,
+    )
+
+
+def check_range(images: Tensor) -> tuple[float, float]:
+    """Least and largest value of images.
+
+    Raises:
+        InputError: if they leave [-1, 1].
+    """
+    low, high = (float(value) for value in torch.aminmax(images))
+    if low < -1 or high > 1:
+        raise InputError(
+            "images", "must have values in [-1, 1]", f"{low:g} to {high:g}", "rescale them first"
+        )
+    return low, high
+
+
+def check_black(source: Source, low: float, high: float) -> None:
+    """Refuse images of a file without any value below 0, whose black is not -1.
+
+    Photos are scaled where they are read, and may be bright.
+
+    Raises:
+        InputError: saying so, with the least and the largest value of all images.
+    """
+    if source.scaling == AS_GIVEN and low >= 0:
+        raise InputError(
+            "images",
+            "must have values from -1 (black) to 1 (white)",
+            f"{low:g} to {high:g}",
+            "rescale [0, 1] to [-1, 1] by 2 x - 1",
+        )
 
 
 def _split_patches(options: SourceOptions, fraction: float, count: int) -> tuple[Tensor, Tensor]:

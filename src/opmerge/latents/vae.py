@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from opmerge.checks import check_count
 from opmerge.errors import InputError
-from opmerge.latents.ms_ssim import SMALLEST_SIDE
-
-__all__ = ["ConvVAE", "check_image_shape", "check_num_latents", "most_latents"]
+from opmerge.latents.losses import SMALLEST_SIDE
 
 _WIDEST = 16  # times the first level's channels
 _LOG_VARIANCES = (-30.0, 20.0)  # as diffusers bounds them: exp stays within float32
@@ -28,11 +26,6 @@ class ConvVAE(ModelMixin, ConfigMixin):
     the shorter side to 2; level l has ``base_channels · 2^l`` channels, at most 16 times
     ``base_channels``. The decoder mirrors it to the very sides of the encoder's maps, so that odd
     sides need no padding. Outputs are in (-1, 1), by tanh.
-
-    Args:
-        image_shape: (channels, height, width).
-        num_latents: number of latents.
-        base_channels: channels of the first level.
 
     Raises:
         InputError: if images of the shape cannot be coded, or in no fewer latents than values.

@@ -32,19 +32,11 @@ from opmerge.denoisers.models import Teacher
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.measure.linearity import Linearity, linearity
-from opmerge.measure.probes import (
-    Probe,
-    ProbeRunner,
-    ProbeSettings,
-    default_probes,
-    schedule_of,
-)
+from opmerge.measure.probes import Probe, ProbeRunner, ProbeSettings, default_probes, schedule_of
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
 from opmerge.training import GammaRates
-
-__all__ = ["Calibration", "Fit", "calibrate", "fit_rates"]
 
 Array = NDArray[np.float64]
 
@@ -65,7 +57,6 @@ class Fit:
     """A training model and how well it fits.
 
     Args:
-        training: the model.
         predicted: what the model says is left in each probe, Σ over directions.
         residual: root mean square of log(predicted / measured), of squared errors; probes for
             the floor apart.
@@ -84,9 +75,6 @@ class Calibration:
     """What was measured and fitted.
 
     Args:
-        fit: the model.
-        probes: the merges that were trained.
-        linearity: how linear the teacher is.
         settings: with which the probes were trained (``DistillationConfig.what_decides``); the
             model is for runs with the same.
         schedule: of the teacher, which the model is for too.
@@ -156,12 +144,10 @@ def calibrate(
     calibration goes on after the last probe that was finished, to the same result.
 
     Args:
-        teacher: the teacher.
         inputs: data, in the teacher's units.
         spectrum: of the same data, with eigenvectors.
         config: of the run to come; ``num_iterations`` must be one number. Each probe has a
             network of its own, whatever its ``sharing``.
-        accelerator: devices and processes.
         probes: the merges to train; ``default_probes`` unless given.
         folder: where finished probes are kept.
         progress: called with the iterations done and how many there will be.
@@ -171,44 +157,38 @@ def calibrate(
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
             is below 4, or the settings do not fit a plan.
     """
-    count = config.num_iterations
+    count, settings = config.num_iterations, config.optimization
     if isinstance(count, tuple) or config.merge_seconds is not None:
         raise InputError("num_iterations", "must be one number to calibrate for", count)
     if teacher.num_steps < 4:
         raise InputError("steps", "must be >= 4 to calibrate", teacher.num_steps)
-    settings = probes or default_probes(teacher.num_steps, count, config.optimization.learning_rate)
-    train, held_out = _split(inputs, config.optimization.seed)
-    linear = linearity(
-        teacher.to(accelerator.device), inputs, spectrum, seed=config.optimization.seed
-    )
+    wanted = probes or default_probes(teacher.num_steps, count, settings.learning_rate)
+    train, held_out = _split(inputs, settings.seed)
+    linear = linearity(teacher.to(accelerator.device), inputs, spectrum, seed=settings.seed)
     tell(linear)
     alone = config.replaced(sharing="merge")
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
-    measured = _run(runner, settings, progress or (lambda done, total: None))
-    fit = fit_rates(measured, count, config.optimization.learning_rate)
-    notes = (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured))
-    decided = alone.what_decides(accelerator.num_processes)
-    schedule = schedule_of(teacher.ddim)
-    return Calibration(fit, measured, linear, decided, schedule, teacher.digest, notes)
-
-
-def _run(
-    runner: ProbeRunner,
-    settings: Sequence[ProbeSettings],
-    report: Callable[[int, int], None],
-) -> tuple[Probe, ...]:
-    """All probes; the iterations of one that was kept are done at once."""
     measured, done = [], 0
-    total = sum(each.num_iterations for each in settings)
-    for each in settings:
+    total = sum(each.num_iterations for each in wanted)
+    for each in wanted:
         end = done + each.num_iterations
         for probe in runner.run(each):
             if probe is not None:
                 measured.append(probe)
-            if done < end:
+            if done < end:  # the iterations of one that was kept are done at once
                 done = end if probe is not None else done + 1
-                report(done, total)
-    return tuple(measured)
+                if progress is not None:
+                    progress(done, total)
+    fit = fit_rates(measured, count, settings.learning_rate)
+    return Calibration(
+        fit,
+        tuple(measured),
+        linear,
+        alone.what_decides(accelerator.num_processes),
+        schedule_of(teacher.ddim),
+        teacher.digest,
+        (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured)),
+    )
 
 
 def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
@@ -229,6 +209,7 @@ def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float
         InputError: if there are fewer, or one has no deviation to learn from.
     """
     long = [probe for probe in probes if not probe.settings.tells_floor]
+    for_floor = [probe for probe in probes if probe.settings.tells_floor]
     if len(long) < 4:
         raise InputError("probes", "must be at least 4, those for the floor apart", len(long))
     if not all(sum(probe.before) > 0 and probe.left > 0 for probe in probes):
@@ -247,7 +228,8 @@ def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float
             fitted_iterations=num_iterations,
             fitted_learning_rate=learning_rate,
         )
-        return replace(rates, floor=_floor(rates, probes))
+        missed = [(probe.left - _left(rates, probe)) / probe.dimensions for probe in for_floor]
+        return replace(rates, floor=float(np.maximum(missed or [0.0], 0.0).mean()))
 
     def residuals(point: Array) -> Array:
         training = model(point)
@@ -274,16 +256,6 @@ def _left(training: GammaRates, probe: Probe) -> float:
     )
     kept = used.mean_square(np.array(probe.variances))
     return float(np.array(probe.before) @ kept) + training.floor * probe.dimensions
-
-
-def _floor(rates: GammaRates, probes: Sequence[Probe]) -> float:
-    """What rates without a floor miss in the probes that are kept for it, a direction."""
-    missed = [
-        (probe.left - _left(rates, probe)) / probe.dimensions
-        for probe in probes
-        if probe.settings.tells_floor
-    ]
-    return float(np.maximum(missed or [0.0], 0.0).mean())
 
 
 def _standard_errors(jacobian: Array, residuals: Array) -> Array:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,27 +19,34 @@ from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
 from opmerge.measure.features import FeatureExtractor, extract_features
 from opmerge.measure.linearity import require_basis
-from opmerge.measure.measurement import Bootstrap, Measurement, Pair, normal_interval
 from opmerge.metrics import gaussian_fit_w2, projected_w2, random_directions
 from opmerge.spectra import Spectrum
-
-__all__ = [
-    "DirectionErrors",
-    "FeatureDistances",
-    "Measurement",
-    "ReferenceDistances",
-    "Report",
-    "StudentEvaluation",
-    "evaluate_student",
-]
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 Array = NDArray[np.float64]
+Pair = tuple[Array, Array]  # (n, …) rows of the student and of the teacher, from equal noise
+Distance = Callable[[Array, Array], float]
 
 _DATA = 1  # a stream of its own beside that of the resamples
 _ROUNDING = 1e-4  # of alpha and sigma: a product of a thousand factors in float32 is off by 6e-5
+_NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number and the interval that covers the truth in 95 of 100 repetitions, if asked for."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def normal_interval(mean: float, standard_error: float) -> Measurement:
+    """``mean ± 1.96`` standard errors, cut at 0: of a mean of squares."""
+    reach = _NORMAL_QUANTILE * standard_error
+    return Measurement(mean, max(mean - reach, 0.0), mean + reach)
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,7 @@ class DirectionErrors:
 
     Args:
         eigenvalues: (k,) λ of the data covariance.
-        errors: (k,) mean of ``(vᵀ(s(z) - t(z)))²``.
-        standard_errors: (k,) of these means.
+        errors, standard_errors: (k,) means of ``(vᵀ(s(z) - t(z)))²`` and those of the means.
     """
 
     eigenvalues: tuple[float, ...]
@@ -59,19 +64,15 @@ class DirectionErrors:
 
     def measurements(self) -> list[Measurement]:
         """The errors with normal intervals of 95 %."""
-        return [
-            normal_interval(*each) for each in zip(self.errors, self.standard_errors, strict=True)
-        ]
+        return list(map(normal_interval, self.errors, self.standard_errors))
 
 
 @dataclass(frozen=True)
 class ReferenceDistances:
     """Distances to data, not squared; the samples are independent of the data.
 
-    Args:
-        num_samples: how many samples of the data were given.
-        student_gaussian_w2, teacher_gaussian_w2: between Gaussian fits.
-        student_sliced_w2, teacher_sliced_w2: over as many samples as there are of both.
+    Gaussian W2 is between fits to all ``num_samples`` of the data, sliced W2 over as many samples
+    as there are of both.
     """
 
     num_samples: int
@@ -85,10 +86,7 @@ class ReferenceDistances:
 class FeatureDistances:
     """Fréchet distances: squared W2 between Gaussian fits of features (Heusel et al. 2017).
 
-    Args:
-        student_to_teacher: of samples from equal noise.
-        floor: of two independent halves of the teacher's samples.
-        student_to_reference, teacher_to_reference: to data, where data were given.
+    The floor is that of two independent halves of the teacher's samples.
     """
 
     student_to_teacher: Measurement
@@ -115,17 +113,12 @@ class StudentEvaluation:
     interval leaves 0 out.
 
     Args:
-        num_samples: samples of each of the two.
+        num_samples: of each of the two.
         seed: of the noise, the directions and the resampling.
-        paired_error: mean of ``|s(z) - t(z)|²``, summed over a sample's values.
-        paired_rms: its root.
-        gaussian_w2: W2 between Gaussian fits of student and teacher.
-        gaussian_w2_floor: the same between two independent halves of the teacher's samples.
-        sliced_w2: sliced W2 between student and teacher.
-        sliced_w2_floor: the same between those halves.
-        directions: paired error by eigenvalue, where a spectrum was given.
-        reference: distances to data, where data were given.
-        features: distances in features, where an extractor was given.
+        paired_error, paired_rms: mean of ``|s(z) - t(z)|²``, Σ over a sample's values; its root.
+        gaussian_w2, gaussian_w2_floor: W2 between Gaussian fits.
+        sliced_w2, sliced_w2_floor: sliced W2.
+        directions, reference, features: where a spectrum, data or an extractor was given.
     """
 
     num_samples: int
@@ -162,8 +155,6 @@ def evaluate_student(
     """Measure a student against its teacher on samples from equal noise.
 
     Args:
-        teacher: the teacher.
-        student: its student.
         num_samples: n >= 4.
         seed: of the noise, the directions of sliced W2 and the resampling.
         spectrum: of the data, with eigenvectors.
@@ -180,31 +171,71 @@ def evaluate_student(
             features do not fit one another.
     """
     _check_settings(teacher, student, num_samples, num_resamples)
-    report, num_values = progress or _silent, math.prod(teacher.sample_shape)
+    report, num_values = progress or (lambda *what: None), math.prod(teacher.sample_shape)
     basis = None if spectrum is None else require_basis(spectrum, num_values)[0]
-    data = None if reference is None else _reference_rows(reference, num_values)
-    directions = random_directions(num_values, num_projections, seed)
+    data = None if reference is None else _rows(reference)
+    if data is not None and (data.shape[1:] != (num_values,) or len(data) < 2):
+        raise InputError(
+            "reference", f"must be at least 2 samples of {num_values} values", data.shape
+        )
+    axes = random_directions(num_values, num_projections, seed)
     drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report)
-    samples = Pair(*map(_rows, drawn))
-    projected = Pair(samples.student @ directions, samples.teacher @ directions)
-    in_features = _in_features(features, drawn, reference, batch_size, report)
-    rng = np.random.default_rng(seed)
-    to_data = data is not None
+    pair = _rows(drawn[0]), _rows(drawn[1])
+    projected = pair[0] @ axes, pair[1] @ axes
+    in_features = _in_features(features, drawn, data, batch_size, report)
+    to_data, rng = data is not None, np.random.default_rng(seed)
     number = 2 + 4 * to_data + (1 + 2 * to_data) * (features is not None)
-    bootstrap = Bootstrap(num_resamples, number, rng, partial(report, "resampling"))
+    measure = _Bootstrap(num_resamples, number, rng, report)
     return StudentEvaluation(
         num_samples,
         seed,
-        *_paired(samples),
-        *_between_laws(samples, projected, bootstrap),
-        directions=_direction_errors(samples, spectrum, basis),
-        reference=_to_reference(samples, projected, data, directions, seed, bootstrap),
-        features=_feature_distances(in_features, bootstrap),
+        *_paired(pair),
+        gaussian_w2=measure(gaussian_fit_w2, *pair, is_paired=True),
+        gaussian_w2_floor=_floor(gaussian_fit_w2, pair),
+        sliced_w2=measure(projected_w2, *projected, is_paired=True),
+        sliced_w2_floor=_floor(projected_w2, projected),
+        directions=_direction_errors(pair, spectrum, basis),
+        reference=_to_reference(pair, projected, data, axes, seed, measure),
+        features=_feature_distances(in_features, measure),
     )
 
 
-def _silent(doing: str, done: int, total: int) -> None:
-    """Of those who want to hear nothing."""
+@dataclass
+class _Bootstrap:
+    """Distances with basic (reverse percentile) bootstrap intervals, cut at 0.
+
+    Resampling raises a distance as estimating it from samples did, so the interval runs from
+    ``2 value - q`` of the upper quantile to that of the lower, which takes the bias off.
+    """
+
+    num_resamples: int
+    num_distances: int
+    rng: np.random.Generator
+    report: Report
+    done: int = 0
+
+    def __call__(
+        self, distance: Distance, first: Array, second: Array, is_paired: bool = False
+    ) -> Measurement:
+        """Of student and teacher pairs are drawn: equal noise ties their rows."""
+        value, replicates = distance(first, second), []
+        for _ in range(self.num_resamples):
+            rows = self.rng.integers(len(first), size=len(first))
+            others = rows if is_paired else self.rng.integers(len(second), size=len(second))
+            replicates.append(distance(first[rows], second[others]))
+            self.done += 1
+            self.report("resampling", self.done, self.num_resamples * self.num_distances)
+        if not replicates:
+            return Measurement(value, None, None)
+        low, high = 2 * value - np.quantile(replicates, [0.975, 0.025])
+        return Measurement(value, max(float(low), 0.0), max(float(high), 0.0))
+
+
+def _floor(distance: Distance, pair: Pair) -> float:
+    """The distance of two sets of the teacher's samples that are independent of one another."""
+    _, teacher = pair
+    half = len(teacher) // 2
+    return distance(teacher[:half], teacher[half : 2 * half])
 
 
 def _check_settings(
@@ -221,18 +252,13 @@ def _check_settings(
         raise InputError(
             "student", f"must have samples of shape {teacher.sample_shape}", student.sample_shape
         )
-    _check_sampler(teacher, student)
-
-
-def _check_sampler(teacher: Teacher, student: Student) -> None:
-    """Refuse another teacher than the student's, as far as the student knows its sampler."""
-    for name, own, given in _settings_of(student, teacher):
-        differ = own != given if isinstance(own, str) else abs(own - given) > _ROUNDING
-        if differ:
+    for name, own, other in _settings_of(student, teacher):
+        if own != other if isinstance(own, str) else abs(own - other) > _ROUNDING:
+            told = [f"{each:.6g}" if isinstance(each, float) else each for each in (own, other)]
             raise InputError(
                 "teacher",
-                f"must have {name} = {_short(own)}, as the student",
-                _short(given),
+                f"must have {name} = {told[0]}, as the student",
+                told[1],
                 "give the teacher that the student was distilled from",
             )
 
@@ -249,23 +275,16 @@ def _settings_of(student: Student, teacher: Teacher) -> Iterator[tuple[str, Any,
             yield f"{name}_{step}", *(getattr(ddim, f"{name}s")[step].item() for ddim in both)
 
 
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _draw_both(
     teacher: Teacher, student: Student, count: int, seed: int, batch_size: int, report: Report
 ) -> tuple[Tensor, Tensor]:
     """(n, …) samples of the student and of the teacher, from equal noise."""
 
     def draw(sampler: Teacher | Student, before: int) -> Tensor:
-        return draw_samples(
-            sampler,
-            count,
-            seed,
-            batch_size,
-            progress=lambda done: report("sampling", before + done, 2 * count),
-        )
+        def told(done: int) -> None:
+            report("sampling", before + done, 2 * count)
+
+        return draw_samples(sampler, count, seed, batch_size, progress=told)
 
     original = draw(teacher, 0)
     return draw(student, count), original
@@ -278,75 +297,44 @@ def _rows(samples: Tensor | ArrayLike) -> Array:
     return array.reshape(len(array), -1) if array.ndim else array
 
 
-def _reference_rows(reference: Tensor | ArrayLike, num_values: int) -> Array:
-    rows = _rows(reference)
-    if rows.ndim != 2 or rows.shape[1] != num_values or len(rows) < 2:
-        raise InputError(
-            "reference", f"must be at least 2 samples of {num_values} values", rows.shape
-        )
-    return rows
-
-
-def _paired(samples: Pair) -> tuple[Measurement, Measurement]:
+def _paired(pair: Pair) -> tuple[Measurement, Measurement]:
     """The mean squared difference with the normal interval of its standard error; the roots."""
-    values = np.sum(samples.difference**2, axis=1)
+    values = np.sum((pair[0] - pair[1]) ** 2, axis=1)
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     mean = normal_interval(float(values.mean()), error)
     return mean, Measurement(*np.sqrt(astuple(mean)).tolist())
 
 
-def _between_laws(
-    samples: Pair, projected: Pair, bootstrap: Bootstrap
-) -> tuple[Measurement, float, Measurement, float]:
-    """Gaussian and sliced W2 between student and teacher, each with its floor."""
-    return (
-        bootstrap.paired(gaussian_fit_w2, samples),
-        gaussian_fit_w2(*samples.halves_of_teacher()),
-        bootstrap.paired(projected_w2, projected),
-        projected_w2(*projected.halves_of_teacher()),
-    )
-
-
 def _direction_errors(
-    samples: Pair, spectrum: Spectrum | None, basis: Array | None
+    pair: Pair, spectrum: Spectrum | None, basis: Array | None
 ) -> DirectionErrors | None:
     if spectrum is None or basis is None:
         return None
-    squares = (samples.difference @ basis.T) ** 2
+    squares = ((pair[0] - pair[1]) @ basis.T) ** 2
     standard_errors = squares.std(axis=0, ddof=1) / math.sqrt(len(squares))
-    return DirectionErrors(
-        tuple(spectrum.eigenvalues.tolist()),
-        tuple(squares.mean(axis=0).tolist()),
-        tuple(standard_errors.tolist()),
-    )
+    columns = (spectrum.eigenvalues, squares.mean(axis=0), standard_errors)
+    return DirectionErrors(*(tuple(column.tolist()) for column in columns))
 
 
 def _to_reference(
-    samples: Pair,
-    projected: Pair,
-    data: Array | None,
-    directions: Array,
-    seed: int,
-    bootstrap: Bootstrap,
+    pair: Pair, projected: Pair, data: Array | None, axes: Array, seed: int, measure: _Bootstrap
 ) -> ReferenceDistances | None:
     if data is None:
         return None
-    number = min(len(data), len(samples.teacher))
+    number = min(len(data), len(pair[0]))
     rng = np.random.default_rng([seed, _DATA])  # data may be in any order
-    some = data[rng.permutation(len(data))[:number]] @ directions
+    some = data[rng.permutation(len(data))[:number]] @ axes
     return ReferenceDistances(
-        num_samples=len(data),
-        student_gaussian_w2=bootstrap.independent(gaussian_fit_w2, samples.student, data),
-        teacher_gaussian_w2=bootstrap.independent(gaussian_fit_w2, samples.teacher, data),
-        student_sliced_w2=bootstrap.independent(projected_w2, projected.student[:number], some),
-        teacher_sliced_w2=bootstrap.independent(projected_w2, projected.teacher[:number], some),
+        len(data),
+        *(measure(gaussian_fit_w2, samples, data) for samples in pair),
+        *(measure(projected_w2, samples[:number], some) for samples in projected),
     )
 
 
 def _in_features(
     features: FeatureExtractor | None,
     drawn: tuple[Tensor, Tensor],
-    reference: Tensor | ArrayLike | None,
+    data: Array | None,
     batch_size: int,
     report: Report,
 ) -> list[Array]:
@@ -354,27 +342,24 @@ def _in_features(
     if features is None:
         return []
     sets = [*drawn]
-    if reference is not None:
-        data = torch.as_tensor(_rows(reference), dtype=torch.float32)
-        sets.append(data.reshape(-1, *drawn[0].shape[1:]))
+    if data is not None:
+        rows = torch.as_tensor(data, dtype=torch.float32)
+        sets.append(rows.reshape(-1, *drawn[0].shape[1:]))
     total = sum(map(len, sets))
     return extract_features(
         features, sets, batch_size, lambda done: report("extracting features", done, total)
     )
 
 
-def _feature_distances(sets: list[Array], bootstrap: Bootstrap) -> FeatureDistances | None:
+def _feature_distances(sets: list[Array], measure: _Bootstrap) -> FeatureDistances | None:
     if not sets:
         return None
-    student, teacher, *references = sets
-    pair = Pair(student, teacher)
+    student, teacher, *data = sets
+    pair = student, teacher
     return FeatureDistances(
-        bootstrap.paired(_frechet, pair),
-        _frechet(*pair.halves_of_teacher()),
-        *(
-            bootstrap.independent(_frechet, each, references[0]) if references else None
-            for each in (student, teacher)
-        ),
+        measure(_frechet, *pair, is_paired=True),
+        _floor(_frechet, pair),
+        *(measure(_frechet, each, data[0]) if data else None for each in pair),
     )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -15,8 +14,6 @@ from torch import Tensor
 
 from opmerge.data import Progress
 from opmerge.errors import InputError
-
-__all__ = ["FeatureExtractor", "extract_features", "load_feature_extractor"]
 
 FeatureExtractor = Callable[[Tensor], Tensor | ArrayLike]
 """(N, *sample_shape) samples on the CPU to (N, F) features."""
@@ -31,18 +28,19 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
         InputError: if the text has another form, the module cannot be imported, or it has no
             such callable.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
+    if not all(name.partition(":")):
         raise InputError("features", "must have the form package.module:name", name)
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as `python -m` has it, and an installed script has not
     try:
-        with _current_folder_on_path():
-            extractor = getattr(import_module(module_name), attribute)
+        extractor: FeatureExtractor = resolve_name(name)
     except Exception as error:  # a module of the user's may raise anything
         raise InputError("features", f"cannot be imported ({_reason(error)})", name) from error
+    finally:
+        sys.path.remove(folder)
     if not callable(extractor):
         raise InputError("features", "must name a callable", name)
-    found: FeatureExtractor = extractor
-    return found
+    return extractor
 
 
 def extract_features(
@@ -50,11 +48,7 @@ def extract_features(
 ) -> list[Array]:
     """(N_i, F) features of several sets of (N_i, …) samples.
 
-    Args:
-        features: maps samples to features.
-        sets: the samples.
-        batch_size: how many are mapped at a time.
-        progress: called with the number of samples mapped so far, of all sets together.
+    Progress is told the number of samples mapped so far, of all sets together.
 
     Raises:
         InputError: if the callable raises, or gives anything but finite real numbers in that
@@ -72,17 +66,6 @@ def extract_features(
     if len(widths) > 1:
         raise InputError("features", "must give as many features for every batch", widths)
     return [np.concatenate(rows) for rows in found]
-
-
-@contextmanager
-def _current_folder_on_path() -> Iterator[None]:
-    """As ``python -m`` has it, and an installed script has not."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _call(features: FeatureExtractor, batch: Tensor) -> NDArray[np.generic]:

@@ -23,8 +23,6 @@ from opmerge.errors import InputError
 from opmerge.loop import Draws, seeded_generator
 from opmerge.spectra import Spectrum
 
-__all__ = ["LINEAR", "Linearity", "as_rows", "denoise", "in_parts", "linearity", "require_basis"]
-
 Array = NDArray[np.float64]
 
 LINEAR = 0.9
@@ -96,12 +94,10 @@ def linearity(
     map was not fitted to. It is 1 for a linear teacher; below 0 the mean predicts better.
 
     Args:
-        teacher: the teacher.
         inputs: data, in the teacher's units.
         spectrum: of the same data, with eigenvectors.
-        steps: steps to look at; eight from T down unless given.
-        num_samples: at least twice the D values of a sample and 2 more; unless given 8 D,
-            and 2048 at least.
+        steps: to look at; eight from T down unless given.
+        num_samples: >= 2 D + 2 for D values of a sample; unless given 8 D, and 2048 at least.
         seed: of the noise.
 
     Raises:
@@ -113,8 +109,10 @@ def linearity(
     if check_count("num_samples", count) < 2 * size + 2:
         raise InputError("num_samples", f"must be >= {2 * size + 2} for {size} values", count)
     ddim = teacher.ddim
-    given = np.linspace(teacher.num_steps, 1, min(_STEPS, teacher.num_steps)).round().astype(int)
-    chosen = tuple(given.tolist()) if steps is None else tuple(sorted(steps, reverse=True))
+    if steps is None:
+        evenly = np.linspace(teacher.num_steps, 1, min(_STEPS, teacher.num_steps))
+        steps = evenly.round().astype(int).tolist()
+    chosen = tuple(sorted(steps, reverse=True))
     scores = []
     for step in chosen:
         generator = seeded_generator(ddim.alphas.device, seed, step)

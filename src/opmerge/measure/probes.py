@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +23,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.jumps import Jump, compose
-from opmerge.denoisers.models import Teacher
+from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients
@@ -39,8 +38,7 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import NoiseSchedule, arrays_schedule
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
-
-__all__ = ["Probe", "ProbeRunner", "ProbeSettings", "default_probes", "probe_plan", "schedule_of"]
+from opmerge.store import MISSING, Store, digest
 
 Array = NDArray[np.float64]
 
@@ -72,11 +70,10 @@ class Probe:
     """What training left of a student's initial deviation from its target.
 
     Args:
-        settings: the merge.
         variances: (k,) n_j of each direction.
-        before: (k,) mean squared deviation of x̂ from its target along each direction, as the
-            student starts; the last stands for all that the spectrum's eigenvectors leave out.
-        after: (k,) the same when it is trained.
+        before, after: (k,) mean squared deviation of x̂ from its target along each direction, as
+            the student starts and when it is trained; the last stands for all that the spectrum's
+            eigenvectors leave out.
         dimensions: D, the number of directions in all.
         expected: sum of ``before`` by the linear theory.
     """
@@ -94,6 +91,9 @@ class Probe:
         return sum(self.after)
 
 
+_PROBE = TypeAdapter(Probe)
+
+
 def default_probes(
     num_steps: int, num_iterations: int, learning_rate: float, slower: bool = False
 ) -> tuple[ProbeSettings, ...]:
@@ -101,13 +101,7 @@ def default_probes(
 
     Long ones show what is left of a deviation, from step T, T/2 and T/4, and how that falls with
     the iterations. The shortest start next to their target, and show what training adds. In all
-    about nine merges.
-
-    Args:
-        num_steps: T >= 2.
-        num_iterations: N >= 2.
-        learning_rate: η.
-        slower: also train two of them at half the learning rate.
+    about nine merges; ``slower`` trains some of them at half the learning rate too.
 
     Raises:
         InputError: if there is one iteration, which has no quarter.
@@ -120,22 +114,17 @@ def default_probes(
         )
     half, quarter = num_steps // 2, num_steps // 4
     pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
-    short = [(num_steps, num_steps - 2), (half, half - 2)]
-    valid = dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2)
-    every = [
-        ProbeSettings(*pair, count, learning_rate)
-        for pair in valid
-        for count in dict.fromkeys((max(1, num_iterations // 4), num_iterations))
-    ]
+    long = list(dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2))
+    short = dict.fromkeys([(num_steps, num_steps - 2), (half, half - 2)])
+    counts = dict.fromkeys((max(1, num_iterations // 4), num_iterations))
+    every = [ProbeSettings(*pair, count, learning_rate) for pair in long for count in counts]
     every += [
         ProbeSettings(*pair, num_iterations, learning_rate, tells_floor=True)
-        for pair in dict.fromkeys(short)
-        if pair[1] >= 0 and pair not in valid
+        for pair in short
+        if pair[1] >= 0 and pair not in long
     ]
     if slower:
-        every += [
-            ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in list(valid)[::2]
-        ]
+        every += [ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in long[::2]]
     return tuple(every)
 
 
@@ -156,12 +145,9 @@ class ProbeRunner:
     """Trains and measures probes, and keeps those that are finished.
 
     Args:
-        teacher: the teacher.
-        inputs: what students read.
-        held_out: what they are measured on.
+        inputs, held_out: what students read, and what they are measured on.
         spectrum: of the data, with eigenvectors.
         config: how they are trained, but for the iterations and the learning rate.
-        accelerator: devices and processes.
         folder: where each finished probe is kept, as ``probes/DIGEST.json``; none are without it.
     """
 
@@ -181,26 +167,23 @@ class ProbeRunner:
         Raises:
             InputError: if it cannot be kept.
         """
-        found = self._kept(settings)
+        config = self._config(settings)
+        identity = {
+            **self._shared,
+            "merge": [settings.start, settings.stop],
+            "config": config.what_decides(self.accelerator.num_processes),
+        }
+        found = self._kept(settings, identity)
         if found is None:
-            run = Distillation(
-                self.teacher,
-                probe_plan(self.teacher.num_steps, settings.start, settings.stop),
-                self.inputs,
-                self._config(settings),
-                self.accelerator,
-            )
+            plan = probe_plan(self.teacher.num_steps, settings.start, settings.stop)
+            run = Distillation(self.teacher, plan, self.inputs, config, self.accelerator)
             for _ in run.run():
                 yield None
             (student,) = (jump for jump in run.student().jumps if jump.start == settings.start)
-            seed = self.config.optimization.seed + _SEED
-            device = self.accelerator.device
-            generator = seeded_generator(device, seed, settings.start, settings.stop)
-            found = _measure(
-                settings, run.teacher, student, self.held_out, self.spectrum, generator
-            )
+            found = self._measure(settings, run.teacher, student)
             if self.folder is not None and self.accelerator.is_main_process:
-                write_atomic(self._path(self.folder, settings), json.dumps(asdict(found)) + "\n")
+                value = _PROBE.dump_python(found, mode="json")
+                Store(self.folder).write(_name(identity), identity, value)
         yield found
 
     def _config(self, settings: ProbeSettings) -> DistillationConfig:
@@ -211,23 +194,18 @@ class ProbeRunner:
             num_iterations=settings.num_iterations, optimization=optimization
         )
 
-    def _kept(self, settings: ProbeSettings) -> Probe | None:
+    def _kept(self, settings: ProbeSettings, identity: dict[str, Any]) -> Probe | None:
         """The probe that an earlier run finished: what the main process reads holds for all."""
         found: list[Probe | None] = [None]
         if self.folder is not None and self.accelerator.is_main_process:
-            found = [_read(self._path(self.folder, settings), settings)]
+            store, name = Store(self.folder, warn=lambda line: None), _name(identity)
+            value = store.read(name, identity)
+            with suppress(OSError, ValueError, TypeError):
+                if value is MISSING:  # version 1.0 kept the value alone, as its name identifies it
+                    value = json.loads(store.path(name).read_text(encoding="utf-8"))
+                found = [_PROBE.validate_python({**value, "settings": settings})]
         broadcast_object_list(found)
         return found[0]
-
-    def _path(self, folder: Path, settings: ProbeSettings) -> Path:
-        """Named by a digest of all that the probe depends on."""
-        content = {
-            **self._shared,
-            "merge": [settings.start, settings.stop],
-            "config": self._config(settings).what_decides(self.accelerator.num_processes),
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return folder / "probes" / f"{digest}.json"
 
     @cached_property
     def _shared(self) -> dict[str, Any]:
@@ -241,57 +219,39 @@ class ProbeRunner:
             "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
         }
 
-
-def _read(path: Path, settings: ProbeSettings) -> Probe | None:
-    """The probe that the file holds, if it holds a whole one."""
-    with suppress(OSError, ValueError, TypeError, LookupError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        variances, before, after = (
-            tuple(map(float, content[key])) for key in ("variances", "before", "after")
+    def _measure(self, settings: ProbeSettings, teacher: Teacher, student: Jump) -> Probe:
+        """Deviations of the teacher's and the student's x̂ from the student's target."""
+        ddim, start, stop, spectrum = teacher.ddim, settings.start, settings.stop, self.spectrum
+        seed = self.config.optimization.seed + _SEED
+        generator = seeded_generator(self.accelerator.device, seed, start, stop)
+        draws = Draws(generator, _HELD_OUT, slice(0, _HELD_OUT))
+        batch = self.held_out.draw(ddim, [start], draws)
+        chain = [jump for jump in teacher.steps() if stop < jump.start <= start]
+        targets = []
+        for part in in_parts(batch):
+            landing = compose(ddim, [chain], part.z, condition=part.condition)
+            targets.append(ddim.x0_target(part.z, start, student.readout, landing))
+        target = as_rows(torch.cat(targets))
+        before, after = (
+            tuple(_by_direction(denoise(denoiser, batch, start) - target, spectrum).tolist())
+            for denoiser in (teacher.denoiser, student.denoiser)
         )
-        dimensions, expected = int(content["dimensions"]), float(content["expected"])
-        return Probe(settings, variances, before, after, dimensions, expected)
-    return None
+        eigenvalues, left_out = spectrum.eigenvalues, spectrum.remaining_dimensions
+        if left_out:
+            eigenvalues = np.append(eigenvalues, spectrum.remaining_trace / left_out)
+        variances = float(ddim.alphas[start]) ** 2 * eigenvalues + float(ddim.sigmas[start]) ** 2
+        return Probe(
+            settings,
+            tuple(variances.tolist()),
+            before,
+            after,
+            spectrum.num_dimensions,
+            _expected(ddim, spectrum, student, stop),
+        )
 
 
-def _measure(
-    settings: ProbeSettings,
-    teacher: Teacher,
-    student: Jump,
-    held_out: DataInputs,
-    spectrum: Spectrum,
-    generator: torch.Generator,
-) -> Probe:
-    """Deviations of the teacher's and the student's x̂ from the student's target."""
-    ddim, start, stop = teacher.ddim, settings.start, settings.stop
-    chain = [jump for jump in teacher.steps() if stop < jump.start <= start]
-    batch = held_out.draw(ddim, [start], Draws(generator, _HELD_OUT, slice(0, _HELD_OUT)))
-    targets = []
-    for part in in_parts(batch):
-        landing = compose(ddim, [chain], part.z, condition=part.condition)
-        targets.append(ddim.x0_target(part.z, start, student.readout, landing))
-    target = as_rows(torch.cat(targets))
-    before, after = (
-        _by_direction(denoise(denoiser, batch, start) - target, spectrum)
-        for denoiser in (teacher.denoiser, student.denoiser)
-    )
-    alpha, sigma = float(ddim.alphas[start]), float(ddim.sigmas[start])
-    return Probe(
-        settings,
-        tuple((alpha**2 * _eigenvalues(spectrum) + sigma**2).tolist()),
-        tuple(before.tolist()),
-        tuple(after.tolist()),
-        spectrum.num_dimensions,
-        _expected(ddim, spectrum, student, stop),
-    )
-
-
-def _eigenvalues(spectrum: Spectrum) -> Array:
-    """(k,) the eigenvalues, and the mean of those that are left out."""
-    if not spectrum.remaining_dimensions:
-        return spectrum.eigenvalues
-    rest = spectrum.remaining_trace / spectrum.remaining_dimensions
-    return np.append(spectrum.eigenvalues, rest)
+def _name(identity: dict[str, Any]) -> str:
+    return f"probes/{digest(identity)}"
 
 
 def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:

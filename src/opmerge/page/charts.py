@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opmerge.page.layout import Section, Table, draw_section
 from opmerge.page.strategies import STYLES
 from opmerge.plotting import (
     BLUE,
@@ -38,6 +39,7 @@ __all__ = [
     "Axis",
     "Level",
     "Series",
+    "chart",
     "curves",
     "intervals",
     "series_by",
@@ -102,6 +104,20 @@ class Level:
     x: float | None = None
     y: float | None = None
     look: Mapping[str, Any] = field(default_factory=lambda: {"color": INK, "linewidth": 0.7})
+
+
+def chart(
+    heading: str,
+    caption: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    title: str,
+    numbers: Table | None = None,
+    **more: Any,
+) -> Section:
+    """A section of a page: ``curves`` (which see for ``more``) under a heading, with a table."""
+    return draw_section(heading, caption, curves(series, x, y, title, **more), numbers)
 
 
 def series_by(

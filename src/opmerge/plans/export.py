@@ -121,6 +121,13 @@ def _fastgen_time(schedule: NoiseSchedule, step: int, time: FastGenTime) -> floa
             f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)",
             remedy="take edm, rf or trig",
         )
+    if timestep != int(timestep):
+        raise InputError(
+            "schedule",
+            f"must have whole timesteps for FastGen's time alphas (step {step} has not)",
+            timestep,
+            "take edm, rf or trig",
+        )
     if timestep >= _FASTGEN_TRAIN_TIMESTEPS:
         raise InputError("schedule", "must have timesteps below 1000, as FastGen has", timestep)
     return timestep / _FASTGEN_TRAIN_TIMESTEPS  # which FastGen's int(1000 t) takes back

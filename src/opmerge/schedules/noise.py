@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,29 +20,22 @@ from opmerge.checks import (
     check_stored,
     check_timesteps,
     check_vector,
+    check_whole,
     variance_notes,
 )
 from opmerge.errors import InputError
-from opmerge.files import expand_home
-from opmerge.schedules.betas import trailing_signal
-from opmerge.schedules.diffusers_config import (
-    ddim_states,
-    is_scheduler_config,
-    read_scheduler_config,
-)
-from opmerge.schedules.files import read_arrays, read_json_object
 
 __all__ = [
     "NoiseSchedule",
     "arrays_schedule",
     "cosine_schedule",
-    "diffusers_schedule",
     "equal_angle_schedule",
     "linear_schedule",
     "nichol_dhariwal_schedule",
-    "resolve_schedule",
     "scaled_linear_schedule",
 ]
+
+_MAX_TRAIN_TIMESTEPS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +51,8 @@ class NoiseSchedule:
         name: where the coefficients come from.
         parameters: what rebuilds them, together with the name; JSON values only.
         timesteps: the network's timesteps of ``z_1 … z_T`` (index ``k`` belongs to step
-            ``k + 1``), where the schedule comes from diffusers.
+            ``k + 1``), where the schedule comes from diffusers: whole numbers, or floats where
+            its time is continuous; they rise or fall throughout.
         notes: what the linear theory leaves out, one line each.
 
     Raises:
@@ -71,7 +64,7 @@ class NoiseSchedule:
     sigmas: NDArray[np.float64]
     name: str = "arrays"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    timesteps: tuple[int, ...] | None = None
+    timesteps: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,9 +108,9 @@ class NoiseSchedule:
         return stored
 
     def _is_rebuilt_by_name(self) -> bool:
-        if self.name not in _CONSTRUCTORS or self.timesteps is not None:
+        if self.name not in CONSTRUCTORS or self.timesteps is not None:
             return False
-        rebuilt = _construct(self.name, self.parameters, self.num_steps)
+        rebuilt = construct(self.name, self.parameters, self.num_steps)
         return (
             np.array_equal(rebuilt.alphas, self.alphas)
             and np.array_equal(rebuilt.sigmas, self.sigmas)
@@ -141,7 +134,7 @@ class NoiseSchedule:
         check_stored(data, num_steps)
         name, parameters = data["name"], data.get("parameters", {})
         if "alphas" not in data:
-            return _construct(name, parameters, num_steps)
+            return construct(name, parameters, num_steps)
         timesteps = tuple(data["timesteps"]) if "timesteps" in data else None
         notes = tuple(data.get("notes", ()))
         return cls(data["alphas"], data["sigmas"], name, parameters, timesteps, notes)
@@ -250,90 +243,22 @@ def equal_angle_schedule(num_steps: int, eigenvalue: float) -> NoiseSchedule:
     return _clean_to_noise(signal / length, noise / length, "equal-angle", parameters)
 
 
-def diffusers_schedule(
-    config: str | os.PathLike[str] | Mapping[str, Any], num_steps: int
-) -> NoiseSchedule:
-    """The states that diffusers' DDIM visits in ``num_steps`` steps, in float64.
-
-    See ``diffusers_config.ddim_states`` for how they are computed. The notes tell what the
-    linear theory leaves out: clipping, thresholding, a scheduler class other than DDIM,
-    steps that land beside the next timestep, signal left in ``z_T``.
-
-    Args:
-        config: a ``scheduler_config.json``, a folder holding one (itself or in ``scheduler/``),
-            or its content.
-        num_steps: T.
-
-    Raises:
-        InputError: if the config is missing, malformed or not built on betas, or if its steps
-            cannot be taken.
-    """
-    content = config if isinstance(config, Mapping) else read_scheduler_config(config)
-    states = ddim_states(content, num_steps)
-    return NoiseSchedule(
-        states.alphas, states.sigmas, "diffusers", states.parameters, states.timesteps, states.notes
-    )
-
-
-def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
-    """The schedule that the command line's ``--schedule`` names.
-
-    Args:
-        text: ``cosine``, ``nichol-dhariwal``, ``linear``, ``scaled-linear`` or
-            ``equal-angle:EIGENVALUE`` (hyphen and underscore alike); a diffusers
-            ``scheduler_config.json`` or model folder; or a file of arrays with T + 1 entries
-            each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy`` or ``.csv`` with alphas and
-            sigmas as two rows or two columns (2 x 2 is read as rows; a CSV may begin with the
-            line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as stored in a
-            plan.
-        num_steps: T.
-
-    Raises:
-        InputError: if the text is neither a known name nor such a file.
-    """
-    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
-    name, _, value = text.strip().partition(":")
-    name = name.lower().replace("_", "-")
-    if name in _CONSTRUCTORS:
-        return _construct(name, _value_after_name(name, value), num_steps)
-    path = expand_home(text)
-    if not text.strip() or not os.path.exists(path):  # noqa: PTH110 - and for a long name
-        raise InputError("schedule", f"must be one of {_CHOICES}, or an existing file", text)
-    if path.is_dir():
-        return diffusers_schedule(path, num_steps)
-    if path.suffix == ".json":
-        data = read_json_object(path)
-        if is_scheduler_config(data):
-            return diffusers_schedule(data, num_steps)
-        return NoiseSchedule.from_dict({"name": "arrays", **data}, num_steps)
-    schedule = arrays_schedule(*read_arrays(path))
-    if schedule.num_steps != num_steps:
-        raise InputError(
-            str(path),
-            f"must hold num_steps + 1 = {num_steps + 1} alphas and sigmas",
-            schedule.num_steps + 1,
-            f"pass `num_steps={schedule.num_steps}`",
-        )
-    return schedule
-
-
-_CONSTRUCTORS: dict[str, Callable[..., NoiseSchedule]] = {
+CONSTRUCTORS: dict[str, Callable[..., NoiseSchedule]] = {
     "cosine": cosine_schedule,
     "nichol-dhariwal": nichol_dhariwal_schedule,
     "linear": linear_schedule,
     "scaled-linear": scaled_linear_schedule,
     "equal-angle": equal_angle_schedule,
 }
-_CHOICES = ", ".join(_CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
 
 
-def _construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
-    if name not in _CONSTRUCTORS:
-        known = ", ".join(_CONSTRUCTORS)
+def construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
+    if name not in CONSTRUCTORS:
+        known = ", ".join(CONSTRUCTORS)
         raise InputError(
             "schedule.name", f"must be one of {known}, or come with alphas and sigmas", repr(name)
         )
-    expected = dict(inspect.signature(_CONSTRUCTORS[name]).parameters)
+    expected = dict(inspect.signature(CONSTRUCTORS[name]).parameters)
     del expected["num_steps"]
     for key in parameters:
         if key not in expected:
@@ -342,32 +267,35 @@ def _construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> Nois
     for key, parameter in expected.items():
         if parameter.default is parameter.empty and key not in parameters:
             raise InputError("schedule.parameters", f"of {name} must hold {key}")
-    return _CONSTRUCTORS[name](num_steps, **parameters)
-
-
-def _value_after_name(name: str, value: str) -> dict[str, Any]:
-    if name != "equal-angle":
-        if value:
-            raise InputError("schedule", f"{name} takes no value", value, f"pass {name}")
-        return {}
-    try:
-        return {"eigenvalue": float(value)}
-    except ValueError:
-        raise InputError(
-            "schedule", "equal-angle must come with a number", repr(value), "pass equal-angle:2.0"
-        ) from None
+    return CONSTRUCTORS[name](num_steps, **parameters)
 
 
 def _beta_schedule(
     name: str, num_steps: int, beta_start: float, beta_end: float, num_train_timesteps: int
 ) -> NoiseSchedule:
-    signal = trailing_signal(
-        name.replace("-", "_"), num_steps, beta_start, beta_end, num_train_timesteps
-    )
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+    num_train = check_whole("num_train_timesteps", num_train_timesteps)
+    if not 1 <= num_train <= _MAX_TRAIN_TIMESTEPS:
+        requirement = f"must be between 1 and {_MAX_TRAIN_TIMESTEPS}"
+        raise InputError("num_train_timesteps", requirement, num_train)
+    if num_steps > num_train:
+        raise InputError("num_steps", f"must be <= num_train_timesteps = {num_train}", num_steps)
+    for key, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+        if not 0 < check_number(key, beta) < 1:
+            raise InputError(key, "must be in (0, 1)", beta)
+    if name == "linear":
+        betas = np.linspace(beta_start, beta_end, num_train)
+    else:
+        betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_train) ** 2
+    # Counting down in floating point, as diffusers does, decides the ties; it also makes the list
+    # one too long where the last difference ends just above 0.
+    down = np.arange(num_train, 0, -(num_train / num_steps))[:num_steps]
+    timesteps = np.round(down[::-1]).astype(np.int64) - 1
+    signal = np.concatenate([[1.0], np.cumprod(1.0 - betas)[timesteps]])
     parameters = {
         "beta_start": float(beta_start),
         "beta_end": float(beta_end),
-        "num_train_timesteps": int(num_train_timesteps),
+        "num_train_timesteps": num_train,
     }
     return NoiseSchedule(np.sqrt(signal), np.sqrt(1.0 - signal), name, parameters)
 

@@ -128,9 +128,10 @@ def refusal(error: ValidationError) -> InputError:
 def _inside(error: InputError, place: tuple[int | str, ...]) -> InputError:
     """What a group inside a group refuses, with the names of both: ``part.rate``."""
     if place and place[-1] != error.argument:
-        prefix = ".".join(map(str, place))
-        error.args = (str(error).replace(f"`{error.argument}`", f"`{prefix}.{error.argument}`", 1),)
-        error.argument = f"{prefix}.{error.argument}"
+        own = () if error.argument in place else (error.argument,)  # a value of a list has none
+        name = ".".join(map(str, (*place, *own)))
+        error.args = (str(error).replace(f"`{error.argument}`", f"`{name}`", 1),)
+        error.argument = name
     return error
 
 

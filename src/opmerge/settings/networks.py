@@ -48,7 +48,9 @@ class TeacherConfig(Settings):
     block_out_channels: tuple[Annotated[Count, AfterValidator(_in_groups)], ...] | None = option(
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )
-    prediction_type: PredictionType = option("v_prediction", "v_prediction, sample or epsilon.")
+    prediction_type: PredictionType = option(
+        "v_prediction", "v_prediction, sample, epsilon or flow_prediction."
+    )
     schedule: TeacherSchedule = option(
         "cosine", "cosine, nichol-dhariwal, linear or scaled-linear."
     )

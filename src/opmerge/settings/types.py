@@ -13,6 +13,7 @@ from opmerge.errors import InputError
 __all__ = [
     "Ascending",
     "Count",
+    "Distinct",
     "File",
     "MergeRule",
     "NonEmpty",
@@ -22,12 +23,15 @@ __all__ = [
     "Positive",
     "PredictionType",
     "ReconstructionLoss",
+    "Rising",
     "Share",
+    "Some",
     "Split",
     "TeacherSteps",
     "Whole",
 ]
 
+_Value = TypeVar("_Value")
 _Values = TypeVar("_Values", bound=Sequence[Any])
 
 
@@ -46,6 +50,12 @@ def _ordered(values: _Values, info: ValidationInfo) -> _Values:
 def _not_empty(values: _Values, info: ValidationInfo) -> _Values:
     if not values:
         raise InputError(str(info.field_name), "must not be empty")
+    return values
+
+
+def _distinct(values: _Values, info: ValidationInfo) -> _Values:
+    if not values or len(set(values)) < len(values):
+        raise InputError(str(info.field_name), "must be given, each of them once", values)
     return values
 
 
@@ -81,6 +91,15 @@ Ordered = AfterValidator(_ordered)
 
 NonEmpty = AfterValidator(_not_empty)
 """Of a tuple: at least one value."""
+
+Distinct = Annotated[tuple[_Value, ...], AfterValidator(_distinct)]
+"""At least one value, no two of them equal: ``Distinct[int]``."""
+
+Rising = Annotated[tuple[_Value, ...], Ascending]
+"""At least one value, each larger than the one before: ``Rising[Count]``."""
+
+Some = Annotated[tuple[_Value, ...], NonEmpty]
+"""At least one value: ``Some[str]``."""
 
 File = Annotated[Path, Field(strict=False)]
 """A file or folder, also as text."""

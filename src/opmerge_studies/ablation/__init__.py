@@ -13,8 +13,8 @@ from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Positive, TeacherSteps
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -30,22 +30,16 @@ _PRECISION = 1e-6  # of the edges of the band
 class AblationSettings(Settings):
     """Settings of the study."""
 
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
+    merge_times: Rising[Positive] = option(
         (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 8.0, 10.0, 14.0, 20.0, 30.0),
-        description="s; the paper's are 1, 3, 6.4 and 10",
+        "s; the paper's are 1, 3, 6.4 and 10",
     )
-    steps: Annotated[tuple[TeacherSteps, ...], Ascending] = Field(
-        (64, 128), description="T; the first is that of the diagram"
+    steps: Rising[TeacherSteps] = option((64, 128), "T; the first is that of the diagram")
+    num_eigenvalues: Annotated[int, Field(ge=4)] = option(
+        40, "points in λ of the diagram, half of them from 1.01 to 1.3"
     )
-    num_eigenvalues: int = Field(
-        40, ge=4, description="points in λ of the diagram, half of them from 1.01 to 1.3"
-    )
-    sources: tuple[str, ...] = Field(
-        ("digits", "patches"), description="real data whose plans are compared"
-    )
-    kept_time: Positive = Field(
-        DEFAULT_MERGE_TIME, description="s at which the plan that is kept is made"
-    )
+    sources: tuple[str, ...] = option(("digits", "patches"), "real data whose plans are compared")
+    kept_time: Positive = option(DEFAULT_MERGE_TIME, "s at which the plan that is kept is made")
 
     @classmethod
     def quick(cls) -> Self:
@@ -69,21 +63,15 @@ def run(settings: AblationSettings, runner: Runner) -> dict[str, Any]:
         and s) and ``sources`` (by source and s).
     """
     times = list(settings.merge_times)
-    sizes = {
-        "num_steps": settings.steps[0],
-        "merge_times": [times],
-        "kept_time": settings.kept_time,
-    }
+    sizes = {"num_steps": settings.steps[0], "merge_times": [times]}
     marks = grid(num_steps=settings.steps, merge_time=times)
-    points = grid(eigenvalue=settings.eigenvalues(), **sizes)
-    sources = grid(source=settings.sources, **sizes)
-    diagram = runner.sweep(plan_eigenvalue, points, "planning")
-    planned = runner.sweep(plan_source, sources, "planning for real spectra")
+    points = grid(eigenvalue=settings.eigenvalues(), **sizes, kept_time=settings.kept_time)
+    sources = grid(source=settings.sources, **sizes, kept_time=settings.kept_time)
     return {
         "tables": {
             "transition": runner.sweep(transition, marks, "finding the transition"),
-            "diagram": [row for rows in diagram for row in rows],
-            "sources": [row for rows in planned for row in rows],
+            "diagram": runner.rows(plan_eigenvalue, points, "planning"),
+            "sources": runner.rows(plan_source, sources, "planning for real spectra"),
         }
     }
 
@@ -148,9 +136,5 @@ def _last(holds: Callable[[float], bool], low: float, high: float) -> float | No
     return low
 
 
-STUDY = Study(
-    __name__,
-    "Does the time that each merge is trained move the transition?",
-    AblationSettings,
-    run,
-)
+_QUESTION = "Does the time that each merge is trained move the transition?"
+STUDY = Study(__name__, _QUESTION, AblationSettings, run)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import DASHED, DASHES, DOTTED, Axis, Series, curves, series_by, series_of
+from opmerge.page.charts import (
+    DASHED,
+    DASHES,
+    DOTTED,
+    Axis,
+    Series,
+    chart,
+    series_by,
+    series_of,
+)
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
+from opmerge.page.sentences import number, percent
 from opmerge.page.strategies import shape_bars
-from opmerge.page.study import FILTERS, Page, frame, table
+from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, INK, ORANGE
 
 if TYPE_CHECKING:
@@ -28,19 +38,19 @@ _MARKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "first_crossing": ("BOOT meets vanilla", {"color": INK, "marker": "x"}),
     "vanilla_from": ("vanilla is best from", {"color": ORANGE, "marker": "s"}),
 }
-_TRANSITION_COLUMNS = {
-    **{"T": "num_steps", "s": "merge_time:g", "BOOT until": "boot_until:.8g"},
-    **{"crossing": "first_crossing:.8g", "crossings": "num_crossings"},
-    **{"vanilla from": "vanilla_from:.8g", "λ*(T)": "threshold:.8g"},
-}
-_DIAGRAM_COLUMNS = {
-    **{"λ": "eigenvalue:.6g", "s": "merge_time:g", "best": "best", "bound": "lower_bound"},
-    **{"gain": "gain:.4g", "kept": "kept", "shape": "shape", "merges": "merges"},
-}
-_SOURCE_COLUMNS = {
-    **{"s": "merge_time:g", "best": "best", "bound": "lower_bound", "vanilla": "vanilla"},
-    **{"BOOT": "boot", "kept": "kept", "merges": "merges", "best plan": "plan"},
-}
+_TRANSITION_COLUMNS = heads(
+    *("T=num_steps", "s=merge_time:g", "BOOT until=boot_until:.8g"),
+    *("crossing=first_crossing:.8g", "crossings=num_crossings"),
+    *("vanilla from=vanilla_from:.8g", "λ*(T)=threshold:.8g"),
+)
+_DIAGRAM_COLUMNS = heads(
+    *("λ=eigenvalue:.6g", "s=merge_time:g", "best", "bound=lower_bound"),
+    *("gain:.4g", "kept", "shape", "merges"),
+)
+_SOURCE_COLUMNS = heads(
+    *("s=merge_time:g", "best", "bound=lower_bound", "vanilla", "BOOT=boot"),
+    *("kept", "merges", "best plan=plan"),
+)
 
 
 def page(record: Mapping[str, Any]) -> Page:
@@ -66,16 +76,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "shifts": {words: shifts[column].max() for column, (words, _) in _MARKS.items()},
         "shift": shifts.max(),
     }
-    sections = [
-        _transition_section(transition, FILTERS["percent"](shifts.first_crossing.max())),
-        _diagram_section(diagram, FILTERS["percent"](shifts.max().max()), settings["kept_time"]),
-        _gain_section(diagram, settings["merge_times"]),
-        *(
-            _source_section(str(source), rows, settings["kept_time"])
-            for source, rows in sources.groupby("source", sort=False)
-        ),
-    ]
-    return Page(values, claims, sections)
+    return Page(values, claims, _sections(settings, transition, diagram, sources, shifts))
 
 
 def _shift(places: pd.Series[float]) -> float:
@@ -96,43 +97,45 @@ def _plans(record: Mapping[str, Any], name: str) -> pd.DataFrame:
     )
 
 
-def _transition_section(transition: pd.DataFrame, shift: str) -> Section:
-    times, by_steps = transition.merge_time, transition.groupby("num_steps")
-    return draw_section(
+def _sections(
+    settings: Mapping[str, Any],
+    transition: pd.DataFrame,
+    diagram: pd.DataFrame,
+    sources: pd.DataFrame,
+    shifts: pd.DataFrame,
+) -> Iterator[Section]:
+    times, kept_time = settings["merge_times"], settings["kept_time"]
+    yield chart(
         "Transition",
         "Where BOOT ceases to be best, where it meets vanilla and where vanilla becomes best, "
         f"under operator copy. Solid: T = {transition.num_steps.min()}; broken: larger T.",
-        curves(
-            [
-                Series(
-                    words if dash == "-" else "",
-                    rows.merge_time,
-                    rows[column] - 1,
-                    {**look, "markersize": 4, "linestyle": dash},
-                )
-                for (_, rows), dash in zip(by_steps, cycle(DASHES), strict=False)
-                for column, (words, look) in _MARKS.items()
-            ],
-            _TIME,
-            Axis("data variance, λ - 1", margin=2),
-            f"From s = {times.min():g} to {times.max():g} the crossing shifts by {shift}",
-            columns=2,
-        ),
+        [
+            Series(
+                words if dash == "-" else "",
+                rows.merge_time,
+                rows[column] - 1,
+                {**look, "markersize": 4, "linestyle": dash},
+            )
+            for (_, rows), dash in zip(transition.groupby("num_steps"), cycle(DASHES), strict=False)
+            for column, (words, look) in _MARKS.items()
+        ],
+        _TIME,
+        Axis("data variance, λ - 1", margin=2),
+        f"From s = {times[0]:g} to {times[-1]:g} the crossing shifts by "
+        f"{percent(shifts.first_crossing.max())}",
         table("Transition by T and s", transition, _TRANSITION_COLUMNS),
+        columns=2,
     )
-
-
-def _diagram_section(diagram: pd.DataFrame, shift: str, kept_time: float) -> Section:
-    return draw_section(
+    yield draw_section(
         "Shape of the best plan",
-        f"By λ and s at T = {diagram.num_steps.iloc[0]}. Combs train the student at T only, trees "
+        f"By λ and s at T = {settings['steps'][0]}. Combs train the student at T only, trees "
         "train students inside blocks too. Dashed: where BOOT and vanilla cross.",
         shape_bars(
             diagram,
             "merge_time",
-            [f"{time:g}" for time in diagram.merge_time.unique()],
+            [f"{time:g}" for time in times],
             {"first_crossing": DASHED},
-            f"Over s the edges of the phases shift by {shift} in λ at most",
+            f"Over s the edges of the phases shift by {percent(shifts.max().max())} in λ at most",
             _TIME.words,
         ),
         table(
@@ -143,43 +146,32 @@ def _diagram_section(diagram: pd.DataFrame, shift: str, kept_time: float) -> Sec
             f"for s = {kept_time:g}.",
         ),
     )
-
-
-def _gain_section(diagram: pd.DataFrame, times: list[float]) -> Section:
     shown = diagram[diagram.merge_time.isin([times[0], times[len(times) // 2], times[-1]])]
     shown = shown.assign(called="s = " + shown.merge_time.map("{:g}".format))
     gaining = diagram[diagram.gain > _SEEN].eigenvalue
-    first, last = map(FILTERS["number"], (gaining.min(), gaining.max()))
-    return draw_section(
+    yield chart(
         "Gain in the band",
         "W2 of the better of BOOT and vanilla as a multiple of the best plan's, over λ.",
-        curves(
-            series_by(shown, "called", "eigenvalue", "gain", dashes=True),
-            Axis("data variance λ", (0.9, 2.2)),
-            Axis("W2 of the better strategy, best = 1", (0.9, 2 * diagram.gain.max())),
-            f"A plan gains over 1 % at some s at {gaining.nunique()} of "
-            f"{diagram.eigenvalue.nunique()} λ, {first} to {last}",
-        ),
+        series_by(shown, "called", "eigenvalue", "gain", dashes=True),
+        Axis("data variance λ", (0.9, 2.2)),
+        Axis("W2 of the better strategy, best = 1", (0.9, 2 * diagram.gain.max())),
+        f"A plan gains over 1 % at some s at {gaining.nunique()} of "
+        f"{diagram.eigenvalue.nunique()} λ, {number(gaining.min())} to {number(gaining.max())}",
     )
-
-
-def _source_section(source: str, rows: pd.DataFrame, kept_time: float) -> Section:
     look = {"color": INK, "marker": "x", "markersize": 4, "linestyle": DOTTED}
-    highest = 1 + rows[["vanilla_loss", "boot_loss", "loss"]].max().max()
-    return draw_section(
-        f"Spectrum of {source}",
-        f"W2 to the teacher as a multiple of the best plan's; kept is the best plan at s = "
-        f"{kept_time:g}, used at every s.",
-        curves(
+    for source, rows in sources.groupby("source", sort=False):
+        highest = 1 + rows[["vanilla_loss", "boot_loss", "loss"]].max().max()
+        yield chart(
+            f"Spectrum of {source}",
+            f"W2 to the teacher as a multiple of the best plan's; kept is the best plan at s = "
+            f"{kept_time:g}, used at every s.",
             [
                 *series_of(rows, "merge_time", ["vanilla", "boot"], over="best"),
                 Series("plan kept", rows.merge_time, rows.loss + 1, look),
             ],
             _TIME,
             Axis("W2 to the teacher, best = 1", (0.95, 1.05 * max(1.0, highest)), log=False),
-            f"{source}: a plan kept for every s loses "
-            f"{FILTERS['percent'](rows.loss.max())} at most",
+            f"{source}: a plan kept for every s loses {percent(rows.loss.max())} at most",
+            table(f"Plans for {source}", rows, _SOURCE_COLUMNS),
             height=2.8,
-        ),
-        table(f"Plans for {source}", rows, _SOURCE_COLUMNS),
-    )
+        )

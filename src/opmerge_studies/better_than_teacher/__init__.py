@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.nearest import nearest_plan
@@ -20,17 +21,12 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, Count, Positive, TeacherSteps
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.better_than_teacher.overtaking import (
-    nearer_excesses,
-    overtaking_times,
-    vanilla_overtaking_time,
-)
-from opmerge_studies.better_than_teacher.teachers import limited_covariance
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.better_than_teacher import overtaking
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.strategies import CANONICAL, scalar_problem, strategy_errors
 
-__all__ = ["STUDY", "BetterThanTeacherSettings", "run"]
+__all__ = ["STUDY", "BetterThanTeacherSettings", "limited_covariance", "run"]
 
 _LOWEST, _HIGHEST = 0.01, 3.0  # λ; above λ* ≈ 2 no student overshoots
 _NEAR_ONE = (1.0, 1.01, 1.03, 1.1)  # where vanilla ceases to overshoot
@@ -39,6 +35,7 @@ _GROWTH_EIGENVALUE = 0.2
 _CHUNK = 10  # eigenvalues of a cell
 _ROUNDING = 1e-12  # relative difference of distances that decides nothing
 
+Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 
@@ -108,27 +105,24 @@ def run(settings: BetterThanTeacherSettings, runner: Runner) -> dict[str, Any]:
         for seed in range(settings.num_seeds if limit == "samples" else 1)
     ]
     chunks = [
-        {"eigenvalues": part, "num_steps": steps, "merge_rule": rule, "times": times}
+        {"eigenvalues": part.tolist(), "num_steps": steps, "merge_rule": rule, "times": times}
         for rule, each in zip(rules, (settings.steps, settings.steps[:1]), strict=True)
         for steps in each
-        for part in (values[i : i + _CHUNK].tolist() for i in range(0, len(values), _CHUNK))
-    ]
-    spectra = [
-        {"source": source, "num_steps": steps, "times": times}
-        for source in settings.sources
-        for steps in settings.steps
+        for part in np.split(values, range(_CHUNK, len(values), _CHUNK))
     ]
     source, steps = settings.misfit_source, settings.misfit_steps
     taught = {"source": source, "num_steps": steps, "times": times}
     misfits = [{**taught, "merge_rule": rule, **each} for rule in rules for each in teachers]
+    spectra = grid(source=settings.sources, num_steps=settings.steps, times=[times])
     mapped = runner.sweep(overtake, chunks, "mapping λ, s and T")
-    rows = {
-        **{name: [chunk[name] for chunk in mapped] for name in ("times", "points")},
-        "spectra": runner.sweep(compare_spectrum, spectra, "real spectra"),
-        "misfits": runner.sweep(teach_misfit, misfits, "teachers under capacity"),
-        "growth": [[grow(num_steps) for num_steps in _GROWTH_STEPS]],
+    return {
+        "tables": {
+            **{key: [row for each in mapped for row in each[key]] for key in ("times", "points")},
+            "spectra": runner.rows(compare_spectrum, spectra, "real spectra"),
+            "misfits": runner.rows(teach_misfit, misfits, "teachers under capacity"),
+            "growth": [grow(num_steps) for num_steps in _GROWTH_STEPS],
+        }
     }
-    return {"tables": {name: list(chain.from_iterable(parts)) for name, parts in rows.items()}}
 
 
 def overtake(
@@ -141,7 +135,8 @@ def overtake(
         {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": value}
         for value in problem.eigenvalues.tolist()
     ]
-    when = {name: overtaking_times(problem, build_strategy(name, num_steps)) for name in CANONICAL}
+    plans = {name: build_strategy(name, num_steps) for name in CANONICAL}
+    when = {name: overtaking.overtaking_times(problem, plan) for name, plan in plans.items()}
     rows = [
         {**head, "strategy": name, **when[name][column]._asdict()}
         for column, head in enumerate(heads)
@@ -153,7 +148,7 @@ def overtake(
 def grow(num_steps: int) -> Row:
     """From when vanilla overtakes, in closed form."""
     problem = scalar_problem(_GROWTH_EIGENVALUE, num_steps, 1.0)
-    first = float(vanilla_overtaking_time(problem)[0])
+    first = float(overtaking.vanilla_overtaking_time(problem)[0])
     return {"num_steps": num_steps, "eigenvalue": _GROWTH_EIGENVALUE, "first": first}
 
 
@@ -161,7 +156,7 @@ def _point(head: Row, time: float) -> Row:
     """W2 to the data of teacher, strategies and best plan; how often the condition is wrong."""
     rule, steps = head["merge_rule"], head["num_steps"]
     problem = scalar_problem(head["eigenvalue"], steps, time, rule, "data")
-    low, high = nearer_excesses(problem.teacher.log_data_ratio)
+    low, high = overtaking.nearer_excesses(problem.teacher.log_data_ratio)
     teacher = problem.teacher_to_data
     outcomes = {name: evaluate(problem, build_strategy(name, steps)) for name in CANONICAL}
     errors = {name: outcome.w2 for name, outcome in outcomes.items()}
@@ -219,24 +214,47 @@ def teach_misfit(
     spectrum = resolve_spectrum(source)
     data = np.diag(np.repeat(spectrum.eigenvalues, spectrum.multiplicities.astype(int)))
     learned, noise = limited_covariance(data, limit, size, seed), np.eye(len(data))
-    rows: list[Row] = []
     head: Row = {"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed}
+    plans, rows = {name: build_strategy(name, num_steps) for name in CANONICAL}, []
     for time in times:
         problem = MatrixProblem(
             data, noise, cosine_schedule(num_steps), GradientFlow(time), merge_rule, learned
         )
-        outcomes = {
-            "teacher": MatrixOutcome(problem, np.zeros_like(data)),
-            **{n: evaluate_matrices(problem, build_strategy(n, num_steps)) for n in CANONICAL},
-        }
-        errors = {name: outcome.to_data for name, outcome in outcomes.items()}
-        rows.append({**head, "time": time, **errors})
+        teacher = MatrixOutcome(problem, np.zeros_like(data)).to_data
+        errors = {n: evaluate_matrices(problem, plan).to_data for n, plan in plans.items()}
+        rows.append({**head, "time": time, "teacher": teacher, **errors})
     return rows
 
 
-STUDY = Study(
-    __name__,
-    "When is a student nearer to the data than its teacher?",
-    BetterThanTeacherSettings,
-    run,
-)
+def limited_covariance(data: Array, limit: str, size: float, seed: int = 0) -> Array:
+    """(d, d) Λ̂ of a teacher that has learned Λ under a limit.
+
+    Args:
+        data: (d, d) Λ.
+        limit: ``exact``; ``biased``: Λ times ``size``; ``samples``: the second moments of
+            ``size`` independent samples of N(0, Λ); ``rank, rest 0``: all eigenvalues but the
+            ``size`` largest at 0, or, for ``rank, rest mean``, at their mean, which is
+            probabilistic PCA (Tipping & Bishop 1999).
+        size: how far the limit goes.
+        seed: of the samples.
+
+    Raises:
+        InputError: for a rank below 1 or above d.
+    """
+    if limit in ("exact", "biased"):
+        return data * size
+    values, vectors = np.linalg.eigh(data)
+    if limit == "samples":
+        unit = np.random.default_rng(seed).standard_normal((int(size), len(values)))
+        samples = unit * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+        return np.asarray(samples.T @ samples / len(samples))
+    if not 0 < size <= len(values):
+        raise InputError("rank", f"must be from 1 to {len(values)}", size)
+    rest = values[: len(values) - int(size)]
+    rest[:] = rest.mean() if limit == "rank, rest mean" and rest.size else 0.0
+    limited: Array = (vectors * values) @ vectors.T
+    return limited
+
+
+_QUESTION = "When is a student nearer to the data than its teacher?"
+STUDY = Study(__name__, _QUESTION, BetterThanTeacherSettings, run)

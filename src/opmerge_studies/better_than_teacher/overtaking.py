@@ -102,24 +102,19 @@ def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes
 
     def changes(margin: Callable[[Array], Array]) -> list[float]:
         """Times at which a function of the excess changes sign."""
+
+        def at(time: float) -> float:
+            return float(margin(_excess(problem, plan, time))[0])
+
         values = margin(scanned)
-        return [
-            float(
-                brentq(
-                    lambda time: float(margin(_excess(problem, plan, time))[0]),
-                    *_SCAN[left : left + 2],
-                    rtol=1e-12,
-                )
-            )
-            for left in np.flatnonzero(values[1:] * values[:-1] < 0)
-        ]
+        brackets = (_SCAN[n : n + 2] for n in np.flatnonzero(values[1:] * values[:-1] < 0))
+        return [float(brentq(at, *bracket, rtol=1e-12)) for bracket in brackets]
 
     inside = changes(lambda excess: np.minimum(excess - low, high - excess))
     if low < scanned[0] < high:
         inside = [float(_SCAN[0]), *inside]
-    perfect = changes(lambda excess: excess - ratio)
     first, until, *_ = [*inside, None, None]
-    return OvertakingTimes(first, until, perfect[0] if perfect else None)
+    return OvertakingTimes(first, until, next(iter(changes(lambda excess: excess - ratio)), None))
 
 
 def _excess(problem: Problem, plan: Plan, time: float) -> Array:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opmerge.page.charts import DOTTED, Axis, Level, Series, curves, intervals, series_by, series_of
+from opmerge.page import charts
+from opmerge.page.charts import Axis, Level, Series, chart, series_by, series_of
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number
 from opmerge.page.strategies import STYLES
-from opmerge.page.study import Page, frame, table
+from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import GREY
 from opmerge_studies.shared.strategies import CANONICAL
 from opmerge_studies.shared.transition import growth_threshold
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
-_STRATEGIES = [*CANONICAL]
+_STRATEGIES = list(CANONICAL)
 _NOTICED = 1e-3  # relative gain below which nobody would notice
 _SHOWN_EIGENVALUE = 0.2
 _TIME = "optimisation time of a merge, s"
-_DISTANCES = {name: name for name in ("teacher", *CANONICAL)}
 _LABELS = {
     "exact": "optimal",
     "rank, rest 0": "rank {:g}, rest 0",
@@ -45,11 +45,13 @@ def page(record: Mapping[str, Any]) -> Page:
     steps = sorted(when.num_steps.unique())[when.num_steps.nunique() // 2]
     shown = when[when.num_steps == steps]
     nearest = shown.eigenvalue[(shown.eigenvalue - _SHOWN_EIGENVALUE).abs().idxmin()]
-    first = when[when.eigenvalue < 1].pivot(
-        index=["num_steps", "eigenvalue"], columns="strategy", values="first"
-    )
+    places = ["num_steps", "eigenvalue"]
+    first = when[when.eigenvalue < 1].pivot(index=places, columns="strategy", values="first")
     planned = points[points.merge_rule == "operator-copy"]
-    spectra, misfits = frame(record, "spectra"), _misfits(record)
+    spectra, taught = frame(record, "spectra"), frame(record, "misfits")
+    cells = zip(taught.limit, taught["size"], strict=True)
+    taught = taught.assign(label=[_LABELS[limit].format(size) for limit, size in cells])
+    misfits = _misfits(taught)
     ratios = spectra[[*_STRATEGIES, "hybrid", "best"]].div(spectra.teacher, axis=0)
     least = ratios.groupby([spectra.source, spectra.num_steps]).min()
     best = spectra.iloc[int(ratios.best.argmin())]
@@ -65,9 +67,7 @@ def page(record: Mapping[str, Any]) -> Page:
         strategy=beside.idxmin(),
         strategy_gain=1 - beside.min(),
         gains={rule: (rows, rows[rows.is_overtaken]) for rule, rows in gains.items()},
-        tops={
-            rule: rows[rows.limit != "exact"].nlargest(1, "gain") for rule, rows in gains.items()
-        },
+        tops={k: rows[rows.limit != "exact"].nlargest(1, "gain") for k, rows in gains.items()},
         middle=steps,
         marks=shown[shown.overtakes & (shown.eigenvalue == nearest)],
         growth=growth,
@@ -89,15 +89,15 @@ def page(record: Mapping[str, Any]) -> Page:
         "overshoot-helps-narrow": count(misfits[~copied & (ranked | (factors < 1))].is_overtaken),
         "shrinking-helps-wide": count(misfits[scaled].is_overtaken == (factors[scaled] > 1)),
     }
-    sections = [
-        _map_section(shown, when, steps),
-        *(
-            _spectrum_section(str(source), rows, steps)
-            for source, rows in spectra.groupby("source", sort=False)
-        ),
-        *(_misfit_section(rule, rows, record) for rule, rows in reversed(gains.items())),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        yield _map_section(shown, when, steps)
+        for source, rows in spectra.groupby("source", sort=False):
+            yield _spectrum_section(str(source), rows, steps)
+        for rule, rows in reversed(gains.items()):
+            yield _misfit_section(rule, rows, taught)
+
+    return Page(values, claims, sections())
 
 
 def _highest(rows: pd.DataFrame) -> float:
@@ -105,23 +105,17 @@ def _highest(rows: pd.DataFrame) -> float:
     return float(np.nan_to_num(rows.eigenvalue[rows.overtakes].max()))
 
 
-def _misfits(record: Mapping[str, Any]) -> pd.DataFrame:
+def _misfits(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each teacher: W2 of strategies over its own, mean over draws, at the best s; the gain."""
-    rows = frame(record, "misfits")
-    keys = ["merge_rule", "limit", "size"]
-    rows[_STRATEGIES] = rows[_STRATEGIES].div(rows.teacher, axis=0)
+    keys = ["merge_rule", "limit", "size", "label"]
+    rows = rows.assign(**rows[_STRATEGIES].div(rows.teacher, axis=0))
     means = rows.groupby([*keys, "time"], sort=False)[_STRATEGIES].mean()
     least = means.groupby(keys, sort=False).min()
-    best = least.min(axis=1)
-    least = least.assign(
-        gain=1 - best, is_overtaken=best < 1 - _NOTICED, strategy=least.idxmin(axis=1)
+    return least.assign(
+        gain=1 - least.min(axis=1),
+        is_overtaken=least.min(axis=1) < 1 - _NOTICED,
+        strategy=least.idxmin(axis=1),
     ).reset_index()
-    return least.assign(label=_labels(least))
-
-
-def _labels(rows: pd.DataFrame) -> list[str]:
-    cells = zip(rows.limit, rows["size"], strict=True)
-    return [_LABELS[limit].format(size) for limit, size in cells]
 
 
 def _map_section(shown: pd.DataFrame, rows: pd.DataFrame, steps: int) -> Section:
@@ -129,75 +123,71 @@ def _map_section(shown: pd.DataFrame, rows: pd.DataFrame, steps: int) -> Section
     vanilla = ascending[ascending.strategy == "vanilla"]
     thin = {"color": STYLES["vanilla"]["color"], "linewidth": 0.7}
     values = ascending.eigenvalue
-    return draw_section(
+    return chart(
         "Where students overtake",
         f"Optimisation time of each merge from which a strategy's student is nearer to the data "
         f"than its teacher, T = {steps}, operator copy. It stays so above the line. Thin: where "
         "vanilla's student has the data's variance.",
-        curves(
-            [
-                *series_by(
-                    *(ascending[ascending.overtakes], "strategy", "eigenvalue", "first", STYLES),
-                    markersize=3.5,
-                ),
-                Series("", vanilla.eigenvalue, vanilla.perfect, thin),
-            ],
-            Axis("data variance λ", (values.min(), values.max())),
-            Axis(_TIME, (0.1, 100.0)),
-            f"{shown.overtakes.sum()} of {len(shown)} students overtake their teacher, up to "
-            f"λ = {_highest(shown):.3g}",
-            levels=[Level(x=1.0, look={"color": GREY, "linestyle": DOTTED, "linewidth": 0.8})],
-            height=3.4,
-            columns=2,
-        ),
+        [
+            *series_by(
+                *(ascending[ascending.overtakes], "strategy", "eigenvalue", "first", STYLES),
+                markersize=3.5,
+            ),
+            Series("", vanilla.eigenvalue, vanilla.perfect, thin),
+        ],
+        Axis("data variance λ", (values.min(), values.max())),
+        Axis(_TIME, (0.1, 100.0)),
+        f"{shown.overtakes.sum()} of {len(shown)} students overtake their teacher, up to "
+        f"λ = {_highest(shown):.3g}",
         table(
             "Optimisation times",
             rows,
-            {"T": "num_steps:s", "λ": "eigenvalue:.4g", "strategy": "strategy:s"}
-            | {"nearer from": "first:.4g", "until": "until:.4g"}
-            | {"data's variance at": "perfect:.4g"},
+            heads(
+                *("T=num_steps:s", "λ=eigenvalue:.4g", "strategy:s", "nearer from=first:.4g"),
+                *("until:.4g", "data's variance at=perfect:.4g"),
+            ),
             "From 0.01 means from the shortest time tried on. No time ends: –.",
         ),
+        levels=[Level(x=1.0, look={"color": GREY, "linestyle": charts.DOTTED, "linewidth": 0.8})],
+        height=3.4,
+        columns=2,
     )
 
 
 def _spectrum_section(source: str, rows: pd.DataFrame, steps: int) -> Section:
-    shown = rows[rows.num_steps == steps].rename(
-        columns={"best": "best found", "lower_bound": "bound"}
-    )
+    names = {"best": "best found", "lower_bound": "bound"}
+    shown = rows[rows.num_steps == steps].rename(columns=names)
     ratio = shown["best found"] / shown.teacher
-    return draw_section(
+    return chart(
         f"Spectrum of {source}",
         f"W2 to the data over the teacher's, T = {steps}; below 1 the student is nearer. Bound: "
         "what no plan goes below.",
-        curves(
-            series_of(shown, "time", [*_STRATEGIES, "best found", "bound"], over="teacher"),
-            Axis(_TIME, margin=1.1),
-            Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
-            f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
-            f"s = {shown.time.iloc[int(ratio.argmin())]:g}",
-            levels=[Level(y=1.0)],
-            height=3.2,
-        ),
+        series_of(shown, "time", [*CANONICAL, *names.values()], over="teacher"),
+        Axis(_TIME, margin=1.1),
+        Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
+        f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
+        f"s = {shown.time.iloc[int(ratio.argmin())]:g}",
         table(
             f"W2 to the data, {source}",
             rows,
-            {"T": "num_steps:s", "s": "time:g"}
-            | _DISTANCES
-            | {"hybrid": "hybrid", "best": "best", "bound": "lower_bound"},
+            heads(
+                *("T=num_steps:s", "s=time:g", "teacher", *CANONICAL),
+                *("hybrid", "best", "bound=lower_bound"),
+            ),
             "Hybrid: the best of 2 to 32 last steps one at a time.",
         ),
+        levels=[Level(y=1.0)],
+        height=3.2,
     )
 
 
-def _misfit_section(rule: str, rows: pd.DataFrame, record: Mapping[str, Any]) -> Section:
-    every = frame(record, "misfits")
-    every = every[every.merge_rule == rule.replace(" ", "-")]
+def _misfit_section(rule: str, rows: pd.DataFrame, taught: pd.DataFrame) -> Section:
+    every = taught[taught.merge_rule == rule.replace(" ", "-")]
     return draw_section(
         f"Teachers under capacity, {rule}",
         "W2 to the data over the teacher's at the best s of each strategy: below 1 the student is "
         "nearer. Means over draws where samples are drawn.",
-        intervals(
+        charts.intervals(
             [
                 Series(name, rows[name], range(len(rows)), {**STYLES[name], "linestyle": ""})
                 for name in _STRATEGIES
@@ -210,7 +200,9 @@ def _misfit_section(rule: str, rows: pd.DataFrame, record: Mapping[str, Any]) ->
         ),
         table(
             f"W2 to the data, {rule}",
-            every.assign(label=_labels(every)),
-            {"teacher's covariance": "label:s", "draw": "seed:s", "s": "time:g"} | _DISTANCES,
+            every,
+            heads(
+                *("teacher's covariance=label:s", "draw=seed:s", "s=time:g", "teacher"), *CANONICAL
+            ),
         ),
     )

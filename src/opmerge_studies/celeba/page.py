@@ -209,18 +209,17 @@ def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
 def _source_sections(rows: Frames, source: str, seed: int, time: float) -> Iterator[Section]:
     """The spectrum of a source's latents, and the errors of plans there and decoded."""
     here = "source == @source and seed == @seed"
+    then = f"{here} and merge_time == @time"
     eigenvalues = rows["eigenvalues"].query(here)
-    latents = rows["plans"].query(
-        f"{here} and merge_time == @time and merge_rule == 'operator-copy'"
-    )
-    pixels = rows["pixels"].query(f"{here} and merge_time == @time").assign(form="full")
+    latents = rows["plans"].query(f"{then} and merge_rule == 'operator-copy'")
+    pixels = rows["pixels"].query(then).assign(form="full")
     largest = eigenvalues.groupby("form").eigenvalue.max()
     yield draw_section(
         f"Latents of {source}",
         "Solid: eigenvalues of the covariance, with 95 % intervals over images; dashed: "
         "variances of single latents, which the paper takes for eigenvalues. Line: λ = 1.",
         curves(
-            [*_spectrum_series(eigenvalues)],
+            list(_spectrum_series(eigenvalues)),
             Axis("direction or latent, by size", (1, eigenvalues["rank"].max() * 1.1)),
             Axis("variance λ", (_SMALLEST, 2 * largest.max())),
             f"The largest variance of a latent is {largest.diagonal:.3g}, the largest eigenvalue "
@@ -263,9 +262,8 @@ def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
     for (called, both), look in zip(drawn.groupby("called", sort=False), LOOKS, strict=False):
         line = {"color": look["color"]}
         full, diagonal = (both[both.form == form] for form in ("full", "diagonal"))
-        yield Series(
-            str(called), full["rank"], full.eigenvalue, line, full.low, full.high, band=True
-        )
+        ends = (full.low, full.high)
+        yield Series(str(called), full["rank"], full.eigenvalue, line, *ends, band=True)
         dashed = {**line, "linestyle": DASHED}
         yield Series("", diagonal["rank"], diagonal.eigenvalue, dashed)
 

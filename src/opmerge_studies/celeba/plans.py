@@ -17,6 +17,7 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
+from opmerge_studies.shared import rows_of
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, plan_row
 
 __all__ = [
@@ -42,10 +43,10 @@ _ENDS = (0.025, 0.975)
 Array = NDArray[np.float64]
 
 
-def contending_plans(problem: Problem) -> dict[str, Plan]:
-    """The named strategies, and last the plan that the planner finds."""
+def contending_plans(problem: Problem, planned: Plan | None = None) -> dict[str, Plan]:
+    """The named strategies, and last the plan that the planner finds, or found."""
     named = {name: build_strategy(name, problem.num_steps) for name in STRATEGIES}
-    return {**named, PLANNED: find_plan(problem).plan}
+    return {**named, PLANNED: planned or find_plan(problem).plan}
 
 
 def by_direction(problem: Problem, values: Array, eigenvalues: Array) -> Array:
@@ -62,9 +63,6 @@ def continuum_ratio(eigenvalues: Array) -> float:
     Their errors in a direction are in proportion to ``|1 - x|`` and ``x |ln x|``, x = √λ (THEORY
     7.5): BOOT errs less where ``Σ (1 - x)² > Σ (x ln x)²``. A direction without variance counts
     fully for vanilla, which starts from a step that leaves noise in it, and nothing for BOOT.
-
-    Args:
-        eigenvalues: (d,) λ, not all of them 1 or 0.
     """
     roots = np.sqrt(eigenvalues)
     return float(np.linalg.norm(1 - roots) / np.linalg.norm(xlogy(roots, roots)))
@@ -73,30 +71,31 @@ def continuum_ratio(eigenvalues: Array) -> float:
 def describe_latents(
     path: str, digest: str, num_resamples: int, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Both forms of the covariance: how many λ are above 1, with intervals over images.
+    """Both forms of the covariance: share and variance of λ <= 1, with intervals over images.
 
     Args:
-        path: (N, d) latents, a ``.npy`` file.
-        digest: of the file, so that a cell of other latents is not taken for this one.
-        num_resamples: of the images, with replacement.
-        seed: of the resampling.
+        path, digest: of a ``.npy`` file of (N, d) latents.
+        num_resamples, seed: of the images, with replacement.
 
     Returns:
         ``spectra``, a row a form, and ``eigenvalues``, a row a form and rank.
     """
     summary, listed = [], []
     for form, spectra in _resampled(path, num_resamples, seed).items():
+        small = spectra <= 1
+        shares = {
+            "largest": spectra[:, 0],
+            "share_small": small.mean(axis=1),
+            "variance_small": (spectra * small).sum(axis=1) / spectra.sum(axis=1),
+        }
         row: dict[str, Any] = {"form": form}
-        for key, values in _shares(spectra).items():
+        for key, values in shares.items():
             row |= {key: float(values[0]), **_interval(values[1:], f"{key}_")}
         summary.append(row)
-        ends = np.quantile(spectra[1:], _ENDS, axis=0)
-        listed += [
-            {"form": form, "rank": rank, "eigenvalue": value, "low": low, "high": high}
-            for rank, (value, low, high) in enumerate(
-                np.vstack([spectra[:1], ends]).T.tolist(), start=1
-            )
-        ]
+        low, high = np.quantile(spectra[1:], _ENDS, axis=0)
+        ranks = range(1, 1 + len(low))
+        columns = {"rank": ranks, "eigenvalue": spectra[0], "low": low, "high": high}
+        listed += rows_of(columns, form=form)
     return {"spectra": summary, "eigenvalues": listed}
 
 
@@ -123,8 +122,7 @@ def compare_plans(
         problem = cosine_problem(spectra[0], num_steps, GradientFlow(merge_time), merge_rule)
         best = find_plan(problem)
         row = plan_row(problem, STRATEGIES, best)
-        every = {name: build_strategy(name, num_steps) for name in STRATEGIES}
-        every[PLANNED] = best.plan
+        every = contending_plans(problem, best.plan)
         errors = _errors(problem, every, spectra)
         best_named = min(STRATEGIES, key=lambda name: float(row[name]))
         plans += [
@@ -190,16 +188,6 @@ def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
         for form, unsorted in zip(FORMS, values, strict=True):
             spectra[form].append(np.maximum(np.sort(unsorted)[::-1], 0.0))
     return {form: np.array(rows) for form, rows in spectra.items()}
-
-
-def _shares(spectra: Array) -> dict[str, Array]:
-    """Of each spectrum: its largest eigenvalue, and the share and variance of those up to 1."""
-    small = spectra <= 1
-    return {
-        "largest": spectra[:, 0],
-        "share_small": small.mean(axis=1),
-        "variance_small": (spectra * small).sum(axis=1) / spectra.sum(axis=1),
-    }
 
 
 def _interval(values: Array, prefix: str = "") -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import chain
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
@@ -32,7 +31,7 @@ from opmerge_studies.correlated_noise.problems import (
     scalar_theories,
 )
 from opmerge_studies.correlated_noise.samples import LAWS, batch_training
-from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.transition import sign_changes
 
@@ -105,37 +104,41 @@ def run(settings: CorrelatedNoiseSettings, runner: Runner) -> dict[str, Any]:
         on samples of several laws).
     """
     own = {"num_steps": settings.num_steps, "merge_time": settings.merge_time}
-    angles = [{**own, "angle": angle} for angle in settings.angles]
-    plane = [{**cell, "case": case} for case in PLANE for cell in angles]
-    tried = [{**cell, "num_steps": few} for few in settings.oracle_steps for cell in plane]
-    halved = [{**own, "case": case, "merge_time": time} for case in PLANE for time in _HALF_TIMES]
-    turned = [
-        {**cell, "num_dimensions": settings.num_dimensions, "seed": seed}
-        for cell in angles
-        if cell["angle"] <= _LARGEST_ROTATION
-        for seed in range(settings.num_rotations)
-    ]
-    smooth = [{**own, "correlation": correlation} for correlation in settings.correlations]
-    drawn = [
-        {"case": case, "merge_rule": rule, "merge_time": time, "num_draws": settings.num_draws}
-        for rule in get_args(MergeRule)
-        for case in ("below", "above")
-        for time in _DRAWN_TIMES
-    ]
-    count = settings.num_replicates
-    laws = [{"law": law, "num_replicates": count, "seed": i} for i, law in enumerate(LAWS)]
+    replicates = settings.num_replicates
+    plane = grid(case=PLANE, angle=settings.angles, **own)
+    few = {**own, "num_steps": settings.oracle_steps}
+    tried = grid(**few, case=PLANE, angle=settings.angles)
+    halved = grid(case=PLANE, **{**own, "merge_time": _HALF_TIMES})
+    turned = grid(
+        num_dimensions=settings.num_dimensions,
+        angle=[angle for angle in settings.angles if angle <= _LARGEST_ROTATION],
+        seed=range(settings.num_rotations),
+        **own,
+    )
+    drawn = grid(
+        merge_rule=get_args(MergeRule),
+        case=("below", "above"),
+        merge_time=_DRAWN_TIMES,
+        num_draws=settings.num_draws,
+    )
+    laws = [{"law": law, "num_replicates": replicates, "seed": i} for i, law in enumerate(LAWS)]
     trained = runner.sweep(batch_training, laws, "training on samples")
-    tables = {
-        "plane": runner.sweep(plane_strategies, plane, "turning noise"),
-        "oracle": [runner.sweep(plane_oracle, tried, "trying every plan")],
-        "crossings": [runner.sweep(plane_crossing, angles, "finding crossings")],
-        "half_angles": [runner.sweep(half_angle, halved, "finding angles")],
-        "rotations": runner.sweep(rotated_noise, turned, "turning noise at random"),
-        "digits": runner.sweep(digits_noise, smooth, "smoothing noise"),
-        "draws": [runner.sweep(draw_optima, drawn, "drawing covariances")],
-        **{key: [law[key] for law in trained] for key in ("merges", "plans")},
+    crossed, smooth = (
+        grid(angle=settings.angles, **own),
+        grid(correlation=settings.correlations, **own),
+    )
+    return {
+        "tables": {
+            "plane": runner.rows(plane_strategies, plane, "turning noise"),
+            "oracle": runner.sweep(plane_oracle, tried, "trying every plan"),
+            "crossings": runner.sweep(plane_crossing, crossed, "finding crossings"),
+            "half_angles": runner.sweep(half_angle, halved, "finding angles"),
+            "rotations": runner.rows(rotated_noise, turned, "turning noise at random"),
+            "digits": runner.rows(digits_noise, smooth, "smoothing noise"),
+            "draws": runner.sweep(draw_optima, drawn, "drawing covariances"),
+            **{key: [row for law in trained for row in law[key]] for key in ("merges", "plans")},
+        }
     }
-    return {"tables": {name: list(chain.from_iterable(rows)) for name, rows in tables.items()}}
 
 
 def plane_strategies(case: str, angle: float, num_steps: int, merge_time: float) -> list[Row]:
@@ -276,9 +279,5 @@ def _compared(head: Row, problem: MatrixProblem, plans: Mapping[str, Plan]) -> l
     return rows
 
 
-STUDY = Study(
-    __name__,
-    "How far does theory hold when noise and data do not commute?",
-    CorrelatedNoiseSettings,
-    run,
-)
+_QUESTION = "How far does theory hold when noise and data do not commute?"
+STUDY = Study(__name__, _QUESTION, CorrelatedNoiseSettings, run)

@@ -12,14 +12,14 @@ convex function of sums over the edges of a path: Frank-Wolfe, each step of it a
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.plans import Plan
+from opmerge.planners.combs import cheapest_comb
+from opmerge.plans import Plan, build_strategy
 from opmerge.plans.tree import Tree
 from opmerge_studies.shared.matrices import MatrixProblem
 
@@ -33,13 +33,7 @@ Array = NDArray[np.float64]
 
 
 class MatrixComb(NamedTuple):
-    """The best comb, to first order in the retention.
-
-    Args:
-        plan: the comb.
-        paired_error: its paired error to first order.
-        lower_bound: of the paired error of every comb, to first order.
-    """
+    """The best comb, its paired error and what no comb goes below, to first order in ρ."""
 
     plan: Plan
     paired_error: float
@@ -64,26 +58,25 @@ def matrix_comb(problem: MatrixProblem) -> MatrixComb:
     def error(position: Array) -> float:
         return float(position @ form @ position)
 
-    def reached(path: list[int]) -> Array:
-        position: Array = np.sum([blocks[above, below] for above, below in pairwise(path)], axis=0)
+    def reached(tree: Tree) -> Array:
+        position: Array = np.sum([blocks[merge.split, merge.stop] for merge in tree.merges], axis=0)
         return position
 
-    top = problem.schedule.num_steps - 1
-    best = min(([*range(top, -1, -1)], [top, 0]), key=lambda path: error(reached(path)))
+    named = (build_strategy(name, problem.schedule.num_steps) for name in ("boot", "vanilla"))
+    best = min((plan.students[0] for plan in named), key=lambda tree: error(reached(tree)))
     point, lower = reached(best), 0.0
     for _ in range(_MAX_ITERATIONS):
         gradient = 2.0 * form @ point
-        path = _shortest_path(blocks @ gradient)
-        step = reached(path) - point
+        tree = cheapest_comb(blocks @ gradient)[1]
+        step = reached(tree) - point
         slope, curvature = float(gradient @ step), error(step)
         lower = max(lower, error(point) + slope)
-        best = min(best, path, key=lambda one: error(reached(one)))
+        best = min(best, tree, key=lambda one: error(reached(one)))
         least = error(reached(best))
         if least - lower <= _CLOSED * least or curvature == 0.0:
             break
         point = point + min(1.0, max(0.0, -slope / (2.0 * curvature))) * step
-    plan = Plan((Tree.chain(problem.schedule.num_steps, best),))
-    return MatrixComb(plan, float(np.sqrt(least)), float(np.sqrt(lower)))
+    return MatrixComb(Plan((best,)), float(np.sqrt(least)), float(np.sqrt(lower)))
 
 
 def _blocks(log_products: Array) -> Array:
@@ -94,17 +87,3 @@ def _blocks(log_products: Array) -> Array:
     inside, around = (np.minimum(each, _LARGEST_LOGARITHM) for each in (inside, around))
     blocks: Array = np.exp(around) * -np.expm1(inside)
     return blocks
-
-
-def _shortest_path(costs: Array) -> list[int]:
-    """The path T-1 → … → 0 of least cost, whose edge k → i costs [k, i]."""
-    top = len(costs) - 1
-    least, before = np.zeros(top + 1), np.zeros(top + 1, dtype=int)
-    for node in range(top - 1, -1, -1):
-        ways = least[node + 1 :] + costs[node + 1 :, node]
-        before[node] = node + 1 + int(np.argmin(ways))
-        least[node] = ways.min()
-    path = [0]
-    while path[-1] != top:
-        path.append(int(before[path[-1]]))
-    return path[::-1]

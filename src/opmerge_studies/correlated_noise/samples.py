@@ -6,8 +6,9 @@ the spread of students is computed exactly (``opmerge_studies.shared.batches``) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,16 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.schedules import cosine_schedule
 from opmerge.training import GradientDescent
 from opmerge_studies.correlated_noise.problems import digits_samples, geodesic_rotation
-from opmerge_studies.shared.batches import (
-    Cumulant,
-    expected_square,
-    independent_cumulant,
-    sample_cumulant,
-)
+from opmerge_studies.shared import batches
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
 __all__ = ["KURTOSES", "LAWS", "SampledTraining", "batch_training", "sampled_problem"]
 
-LAWS = ("gaussian", "laplace", "uniform", "digits")
-"""Laws of the data; the first three have independent coordinates in the data's eigenbasis."""
-
 KURTOSES = {"gaussian": 0.0, "laplace": 3.0, "uniform": -1.2}
-"""Excess kurtosis of each coordinate."""
+"""Excess kurtosis of each coordinate, independent in the data's eigenbasis."""
+
+LAWS = (*KURTOSES, "digits")
+"""Laws of the data."""
 
 _BATCH = 4  # samples of one iteration: few, so that what they add is large
 _DIMENSIONS = 6  # leading principal components of digits
@@ -51,10 +47,9 @@ def batch_training(law: str, num_replicates: int, seed: int) -> dict[str, list[R
     """Train on samples of a law, many times over.
 
     Returns:
-        ``merges``: for single merges j → 0, the mean squared gap over that of the mean student,
-        expected and simulated on batches, and simulated on small data sets by gradient flow.
-        ``plans``: the error of the mean student against the closed form, with the distance in
-        standard errors, and how much batches add to the root mean squared error.
+        ``merges``: mean squared gap of single merges j → 0 over that of the mean student, on
+        batches and on small data sets. ``plans``: error of the mean student against the closed
+        form, with the distance in standard errors, and what batches add.
     """
     training = SampledTraining(law, num_replicates, np.random.default_rng(seed))
     return {
@@ -69,20 +64,13 @@ def sampled_problem() -> MatrixProblem:
     turn = geodesic_rotation(_DIMENSIONS, _ANGLE, np.random.default_rng(0))
     noise = turn * np.geomspace(2.0, 0.5, _DIMENSIONS) @ turn.T
     data = np.diag((_principal_digits() ** 2).mean(axis=0))
-    return MatrixProblem(
-        data, noise, cosine_schedule(_NUM_STEPS), GradientDescent(_RATE, _ITERATIONS)
-    )
+    training = GradientDescent(_RATE, _ITERATIONS)
+    return MatrixProblem(data, noise, cosine_schedule(_NUM_STEPS), training)
 
 
 @dataclass(frozen=True, eq=False)
 class SampledTraining:
-    """Replicates of training on samples of one law, for ``sampled_problem``.
-
-    Args:
-        law: of ``LAWS``.
-        num_replicates: students trained side by side, each on samples of its own.
-        rng: of all samples.
-    """
+    """Students of ``sampled_problem`` trained side by side, each on samples of its own of a law."""
 
     law: str
     num_replicates: int
@@ -99,22 +87,24 @@ class SampledTraining:
     def _data(self, shape: tuple[int, ...]) -> Array:
         if self.law == "digits":
             return _principal_digits()[self.rng.integers(len(_principal_digits()), size=shape[:-1])]
-        if self.law == "gaussian":
-            unit = self.rng.standard_normal(shape)
-        elif self.law == "laplace":
-            unit = self.rng.laplace(scale=0.5**0.5, size=shape)
-        else:
-            unit = self.rng.uniform(-(3**0.5), 3**0.5, size=shape)
-        return unit * np.sqrt(np.diag(sampled_problem().data_covariance))
+        samplers: dict[str, Callable[..., Any]] = {
+            "gaussian": self.rng.standard_normal,
+            "laplace": partial(self.rng.laplace, 0.0, 0.5**0.5),
+            "uniform": partial(self.rng.uniform, -(3**0.5), 3**0.5),
+        }
+        data: Array = samplers[self.law](shape) * np.sqrt(
+            np.diag(sampled_problem().data_covariance)
+        )
+        return data
 
-    def cumulant(self, step: int) -> Cumulant:
+    def cumulant(self, step: int) -> batches.Cumulant:
         """Fourth cumulant of z_t: alpha_t⁴ times that of the data, for the noise has none."""
         problem = sampled_problem()
         alpha = problem.schedule.alphas[step]
         if self.law == "digits":
-            return sample_cumulant(alpha * _principal_digits())
+            return batches.sample_cumulant(alpha * _principal_digits())
         variances = alpha**2 * np.diag(problem.data_covariance)
-        return independent_cumulant(np.eye(_DIMENSIONS), variances, KURTOSES[self.law])
+        return batches.independent_cumulant(np.eye(_DIMENSIONS), variances, KURTOSES[self.law])
 
     def trained(self, gap: Array, step: int) -> Array:
         """(replicates, d, d) gaps B - G after descent on batches, a new one each iteration."""
@@ -130,16 +120,18 @@ class SampledTraining:
         gap = steps[step] - _product(steps[step:0:-1])
         decay = np.eye(_DIMENSIONS) - 2.0 * _RATE * covariance
         size = _squares(gap @ np.linalg.matrix_power(decay, _ITERATIONS), covariance)
-        expected = expected_square(covariance, self.cumulant(step), _RATE, _ITERATIONS, _BATCH)
-        batches = _squares(self.trained(gap, step), covariance) / size
+        expected = batches.expected_square(
+            covariance, self.cumulant(step), _RATE, _ITERATIONS, _BATCH
+        )
+        simulated = _squares(self.trained(gap, step), covariance) / size
         inputs = self.inputs(step, _DATA_SET)
         sets = gap @ expm(-2.0 * time * inputs.swapaxes(1, 2) @ inputs / _DATA_SET)
         flow = _squares(gap @ expm(-2.0 * time * covariance), covariance)
         return {
             "step": step,
             "expected": float(np.trace(gap @ expected @ gap.T) / size),
-            "measured": float(batches.mean()),
-            "standard_error": float(batches.std(ddof=1) / np.sqrt(len(batches))),
+            "measured": float(simulated.mean()),
+            "standard_error": float(simulated.std(ddof=1) / np.sqrt(len(simulated))),
             "data_set": float((_squares(sets, covariance) / flow).mean()),
         }
 

@@ -29,10 +29,19 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, Positive
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
-from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import is_as_good
 
-__all__ = ["COMPARED", "PILOT", "SPREAD_CASE", "STUDY", "CurriculumSettings", "case_problem", "run"]
+__all__ = [
+    "COMPARED",
+    "PILOT",
+    "SCHEDULES",
+    "SPREAD_CASE",
+    "STUDY",
+    "CurriculumSettings",
+    "case_problem",
+    "run",
+]
 
 COMPARED = ("vanilla", "boot", "progressive")
 CHEAPEST, PLANNED, SPREAD_CASE = "cheapest", "planned", "digits, spread rates"
@@ -130,17 +139,17 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
         for name in (*settings.strategies, *plans)
     ]
     combs = [{"case": case, "budgets": spent[case], **steps} for case in _BOUNDED]
-    small = [
-        {"eigenvalue": value, "num_steps": settings.small_steps, "budget": budget}
-        for value in (0.2, 0.8, 5.0, 50.0)
-        for budget in settings.small_budgets
-    ]
+    small = grid(
+        eigenvalue=(0.2, 0.8, 5.0, 50.0),
+        num_steps=settings.small_steps,
+        budget=settings.small_budgets,
+    )
     tried = runner.sweep(allocate_plan, cells, "splitting budgets")
-    bounds = runner.sweep(bound_combs, combs, "bounding combs")
+    bounds = runner.rows(bound_combs, combs, "bounding combs")
     splits = [row for cell in tried for row in cell["splits"]]
     return {
         "tables": {
-            "frontier": _frontier(splits, [row for rows in bounds for row in rows]),
+            "frontier": _frontier(splits, bounds),
             "splits": splits,
             "plans": [cell["plan"] for cell in tried],
             "small": runner.sweep(try_all_plans, small, "trying all plans"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import DASHED, DOTTED, Axis, Series, curves, series_of
+from opmerge.page.charts import DASHED, DOTTED, Axis, Series, chart, series_of
 from opmerge.page.claims import count
-from opmerge.page.layout import Section, draw_section
+from opmerge.page.layout import Section
 from opmerge.page.sentences import number, times
 from opmerge.page.study import Page, frame, heads, table
-from opmerge.planners.allocation import SCHEDULES
 from opmerge.plotting import INK
-from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SPREAD_CASE
+from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SCHEDULES, SPREAD_CASE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,13 +66,14 @@ def page(record: Mapping[str, Any]) -> Page:
         "equal-times-beat-schedules": count(~beaten.to_numpy().ravel()),
         "spread-rates-bring-plans-together": count(spread.over < 2),
     }
-    sections = [
-        *(_frontier(str(case), own) for case, own in frontier.groupby("case", sort=False)),
-        _schedules(splits, "digits", "progressive"),
-        _schedules(splits, "λ = 0.2", "boot"),
-        *_tables(plans, small, rows["pilot"]),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        yield from (_frontier(str(case), own) for case, own in frontier.groupby("case", sort=False))
+        yield _schedules(splits, "digits", "progressive")
+        yield _schedules(splits, "λ = 0.2", "boot")
+        yield from _tables(plans, small, rows["pilot"])
+
+    return Page(values, claims, sections())
 
 
 def _frontier(case: str, rows: pd.DataFrame) -> Section:
@@ -86,18 +86,15 @@ def _frontier(case: str, rows: pd.DataFrame) -> Section:
     if len(bounded):
         look = {"color": INK, "linestyle": DOTTED}
         lines.append(Series("bound of combs", bounded.budget, bounded.comb_bound, look))
-    return draw_section(
+    return chart(
         f"Budget against error, {case}",
         "Budgets are network evaluations of a sample, Σ s (m + 3); of spread rates in units of 400 "
         "iterations, and under denoiser copy. Strategies with equal times in all merges; best: of "
         "all plans tried, each with its best split. Bound: what no comb goes below, where known.",
-        curves(
-            lines,
-            Axis("budget, network evaluations", margin=1.2),
-            Axis("W2 to the teacher", (max(best.min() / 2, 1e-9 * top), 2 * top)),
-            f"{case}: from a budget of {number(last.budget)} on, {last.label} is best",
-            height=3.2,
-        ),
+        lines,
+        Axis("budget, network evaluations", margin=1.2),
+        Axis("W2 to the teacher", (max(best.min() / 2, 1e-9 * top), 2 * top)),
+        f"{case}: from a budget of {number(last.budget)} on, {last.label} is best",
         table(
             f"Best plans, {case}",
             rows,
@@ -107,29 +104,28 @@ def _frontier(case: str, rows: pd.DataFrame) -> Section:
             ),
             "Best comb: of the shortest paths, with its best split.",
         ),
+        height=3.2,
     )
 
 
 def _schedules(splits: pd.DataFrame, case: str, plan: str) -> Section:
     rows = splits[(splits.case == case) & (splits["plan"] == plan)]
     highest = (rows[list(SCHEDULES)].max(axis=1) / rows.best).max()
-    return draw_section(
+    return chart(
         f"Schedules of {plan}, {case}",
         "W2 with the same budget as a multiple of the best split's: equal times, times in "
         "proportion to the round, to the rounds left, and twice as long in the last two.",
-        curves(
-            series_of(rows, "budget", SCHEDULES, over="best"),
-            Axis("budget, network evaluations", margin=1.2),
-            Axis("W2, best split = 1", (0.9, min(2 * highest, 1e4))),
-            f"The best split of {plan} errs up to {times(rows.gain.max())} less than equal times",
-            columns=2,
-        ),
+        series_of(rows, "budget", SCHEDULES, over="best"),
+        Axis("budget, network evaluations", margin=1.2),
+        Axis("W2, best split = 1", (0.9, min(2 * highest, 1e4))),
+        f"The best split of {plan} errs up to {times(rows.gain.max())} less than equal times",
         table(
             f"{plan}, {case}",
             rows,
             heads("budget", *SCHEDULES, "best", "shortest", "longest", "trained:s", "residual:.0e"),
             "Shortest, longest: times of merges in the best split; trained: merges that get any.",
         ),
+        columns=2,
     )
 
 

@@ -13,19 +13,17 @@ from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, NonEmpty
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, Rising, Some, Whole
 from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.dynamics.effective_time import RESOLVED, fit_times
-from opmerge_studies.dynamics.sgd_noise import operator_noise, retention_noise
-from opmerge_studies.shared import Runner, Study, grid
-from opmerge_studies.shared.batches import expected_square, independent_cumulant
+from opmerge_studies.shared import Runner, Study, batches, grid, rows_of
 from opmerge_studies.shared.simulation import (
-    Adam,
-    Descent,
-    FlowSolver,
     Optimiser,
     TrainedPlan,
+    adam,
+    descent,
+    flow_solver,
     train_dense,
     train_plan,
 )
@@ -49,32 +47,30 @@ Eigenvalue = Annotated[float, Field(ge=1e-3, le=100)]
 class DynamicsSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[Steps, ...], Ascending] = Field((8, 16), description="T")
-    eigenvalues: Annotated[tuple[Eigenvalue, ...], Ascending] = Field(
-        (0.05, 0.2, 0.5, 1.02, 2.0, 5.0), description="λ, one coordinate each"
+    steps: Rising[Steps] = option((8, 16), "T")
+    eigenvalues: Rising[Eigenvalue] = option(
+        (0.05, 0.2, 0.5, 1.02, 2.0, 5.0), "λ, one coordinate each"
     )
-    learning_rate: float = Field(0.01, description="η of descent and SGD")
-    num_iterations: Annotated[tuple[Count, ...], Ascending] = Field(
-        (100, 640), description="N of each merge; the closed form has s = η N"
+    learning_rate: float = option(0.01, "η of descent and SGD")
+    num_iterations: Rising[Count] = option(
+        (100, 640), "N of each merge; the closed form has s = η N"
     )
-    batch_sizes: Annotated[tuple[Count, ...], Ascending] = Field(
-        (16, 64, 256), description="B of SGD"
+    batch_sizes: Rising[Count] = option((16, 64, 256), "B of SGD")
+    num_runs: Runs = option(400, "independent runs of SGD")
+    adam_rates: Rising[Rate] = option(
+        (0.001, 0.003, 0.01), "η of Adam, each full-batch and on minibatches"
     )
-    num_runs: Runs = Field(400, description="independent runs of SGD")
-    adam_rates: Annotated[tuple[Rate, ...], Ascending] = Field(
-        (0.001, 0.003, 0.01), description="η of Adam, each full-batch and on minibatches"
-    )
-    adam_batch_size: Count = Field(64, description="B of Adam")
-    adam_runs: Runs = Field(20, description="independent runs of Adam on minibatches")
-    step_sizes: Annotated[tuple[float, ...], NonEmpty] = Field(
+    adam_batch_size: Count = option(64, "B of Adam")
+    adam_runs: Runs = option(20, "independent runs of Adam on minibatches")
+    step_sizes: Some[float] = option(
         (0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
-        description="η of descent for time s = 1, where flow is an approximation; 1/η is whole",
+        "η of descent for time s = 1, where flow is an approximation; 1/η is whole",
     )
-    dense_batch_sizes: tuple[Count, ...] = Field(
-        (2, 4, 8, 16, 32, 64, 128, 256), description="B of SGD on a full matrix"
+    dense_batch_sizes: tuple[Count, ...] = option(
+        (2, 4, 8, 16, 32, 64, 128, 256), "B of SGD on a full matrix"
     )
-    dense_rate: float = Field(0.05, description="its η, for time s = 1; 1/η is whole")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of all samples")
+    dense_rate: float = option(0.05, "its η, for time s = 1; 1/η is whole")
+    seed: Whole = option(0, "of all samples")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -108,25 +104,19 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``ends`` (whole students), ``merges`` (each merge), ``fits`` (the s that suits
         an optimiser best), ``step_sizes`` (flow against descent), ``dense`` (full matrices).
     """
-    largest, values, seeds = settings.steps[-1:], [list(settings.eigenvalues)], [settings.seed]
+    largest, rate = settings.steps[-1], settings.dense_rate
+    spectrum: dict[str, Any] = {"eigenvalues": [list(settings.eigenvalues)]}
+    sampled = {**spectrum, "seed": settings.seed}
     plans = grid(
         num_steps=settings.steps,
         strategy=CANONICAL,
         num_iterations=settings.num_iterations,
         way=_ways(settings),
-        eigenvalues=values,
-        seed=seeds,
+        **sampled,
     )
-    rate = settings.dense_rate
     descents = [(rate, round(1.0 / rate), batch) for batch in settings.dense_batch_sizes]
-    matrices = grid(
-        num_steps=largest,
-        descent=descents,
-        num_runs=[settings.num_runs],
-        eigenvalues=values,
-        seed=seeds,
-    )
-    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, eigenvalues=values)
+    matrices = grid(num_steps=largest, descent=descents, num_runs=settings.num_runs, **sampled)
+    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, **spectrum)
     trained = runner.sweep(train_cell, plans, "training plans")
     ends = [row for cell in trained for row in cell["ends"]]
     merges = [row for cell in trained for row in cell["merges"]]
@@ -176,8 +166,8 @@ def train_cell(
     merges = _each_merge(problem, plan, trained, way)
     setting |= {"num_steps": num_steps, "strategy": strategy}
     return {
-        "ends": _rows({**setting, **dict.fromkeys(_END)}, ends),
-        "merges": _rows({**setting, **dict.fromkeys(_MERGE)}, merges),
+        "ends": rows_of(ends, **setting, **dict.fromkeys(_END)),
+        "merges": rows_of(merges, **setting, **dict.fromkeys(_MERGE)),
     }
 
 
@@ -185,13 +175,12 @@ def _optimiser(
     optimiser: str, learning_rate: float, batch_size: int | None, num_iterations: int
 ) -> tuple[Optimiser, GradientFlow | GradientDescent]:
     """What trains a merge, and theory's model of it; Adam has none, and flow stands in."""
-    time = learning_rate * num_iterations
+    time, way = learning_rate * num_iterations, (learning_rate, num_iterations, batch_size)
     if optimiser == "flow":
-        return FlowSolver(time), GradientFlow(time)
+        return flow_solver(time), GradientFlow(time)
     if optimiser == "adam":
-        return Adam(learning_rate, num_iterations, batch_size), GradientFlow(time)
-    descent = Descent(learning_rate, num_iterations, batch_size)
-    return descent, GradientDescent(learning_rate, num_iterations)
+        return adam(*way), GradientFlow(time)
+    return descent(*way), GradientDescent(learning_rate, num_iterations)
 
 
 def _whole_students(
@@ -212,7 +201,7 @@ def _whole_students(
     columns["closed_form"] = np.abs(np.expm1(excess))
     columns["difference"] = np.abs(ratio.mean(axis=0) * np.exp(-excess) - 1.0)
     if way["optimiser"] == "sgd":
-        spread = np.exp(excess) * np.sqrt(operator_noise(problem, plan, way["batch_size"]))
+        spread = np.exp(excess) * np.sqrt(batches.operator_noise(problem, plan, way["batch_size"]))
         mean_error = spread / np.sqrt(len(ratio))
         columns["deviation"] = (ratio.mean(axis=0) - np.exp(excess)) / mean_error
         columns["noise"] = ratio.std(axis=0, ddof=1) / spread
@@ -241,16 +230,10 @@ def _each_merge(
         columns["closed_form"] = predicted
         columns["difference"] = np.abs(trained.result - closed).mean(axis=1) / scale
     if isinstance(problem.training, GradientDescent) and way["optimiser"] == "sgd":
-        noise = retention_noise(problem.training, variances, way["batch_size"])
+        noise = batches.retention_noise(problem.training, variances, way["batch_size"])
         error = predicted * np.sqrt(noise / trained.result.shape[1])
         columns["deviation"] = (retention - predicted) / error
     return {name: values[clear] for name, values in columns.items()}
-
-
-def _rows(setting: Mapping[str, Any], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each entry of the columns, with what all have in common."""
-    lists = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
-    return [{**setting, **dict(zip(columns, row, strict=True))} for row in lists]
 
 
 def step_size_cell(
@@ -258,15 +241,21 @@ def step_size_cell(
 ) -> list[dict[str, Any]]:
     """Descent with steps of this size for time s = 1, against the closed form of flow."""
     problem = cosine_problem(eigenvalues, num_steps, GradientFlow(1.0))
-    descent = Descent(learning_rate, round(1.0 / learning_rate))
+    steps = descent(learning_rate, round(1.0 / learning_rate))
     rows = []
     for strategy in CANONICAL:
         plan = build_strategy(strategy, num_steps)
-        error = train_plan(problem, plan, descent).ratio(problem)[0] - 1.0
+        error = train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
         flow = np.expm1(evaluate(problem, plan).excess)
-        setting = {"learning_rate": learning_rate, "num_steps": num_steps, "strategy": strategy}
-        columns = {"eigenvalue": problem.eigenvalues, "error": np.abs(error), "flow": np.abs(flow)}
-        rows += _rows(setting, {**columns, "difference": np.abs(error / flow - 1.0)})
+        columns = {
+            "eigenvalue": problem.eigenvalues,
+            "error": np.abs(error),
+            "flow": np.abs(flow),
+            "difference": np.abs(error / flow - 1.0),
+        }
+        rows += rows_of(
+            columns, learning_rate=learning_rate, num_steps=num_steps, strategy=strategy
+        )
     return rows
 
 
@@ -294,10 +283,10 @@ def dense_cell(
     errors = basis.T @ weights @ basis - np.diag(target)
     squares = np.sum(errors**2, axis=1) @ variances
     retained = (initial - target) * training.retention(variances)
-    noise = retention_noise(training, variances, batch_size)
+    noise = batches.retention_noise(training, variances, batch_size)
     closed = float(retained**2 @ variances)
-    gaussian = independent_cumulant(np.eye(len(variances)), variances, 0.0)
-    square = expected_square(np.diag(variances), gaussian, *descent)
+    gaussian = batches.independent_cumulant(np.eye(len(variances)), variances, 0.0)
+    square = batches.expected_square(np.diag(variances), gaussian, *descent)
     theory = float((initial - target) ** 2 @ np.diag(square))
     return {
         "batch_size": batch_size,

@@ -27,11 +27,7 @@ Row = dict[str, Any]
 
 
 def fit_times(ends: Sequence[Row], merges: Sequence[Row]) -> list[Row]:
-    """For each way of training, the s that suits it best, and how well.
-
-    Args:
-        ends: whole students; each row with its way, T, λ, plan and error.
-        merges: their merges; each row with its way, the variance n and the retention ρ.
+    """For each way of training, the s that suits it best, from whole students and their merges.
 
     Returns:
         A row for each way: ``fitted_time`` s of -ln|ρ| = 2 s n by least squares over all merges
@@ -73,15 +69,13 @@ def _prediction(ends: list[Row], time: float) -> Row:
     for row in ends:
         place = (row["num_steps"], row["eigenvalue"])
         errors.setdefault(place, {})[row["strategy"]] = row["error"]
-    factors: list[float] = []
-    foretold: list[bool] = []
+    factors, foretold = [], []
     for (num_steps, eigenvalue), measured in errors.items():
         problem = scalar_problem(eigenvalue, num_steps, max(time, _SHORTEST))
-        plans = {name: build_strategy(name, num_steps) for name in measured}
-        predicted = {
-            name: float(np.abs(np.expm1(evaluate(problem, plan).excess[0])))
-            for name, plan in plans.items()
+        excess = {
+            name: evaluate(problem, build_strategy(name, num_steps)).excess[0] for name in measured
         }
+        predicted = {name: float(np.abs(np.expm1(value))) for name, value in excess.items()}
         clear = [name for name, error in measured.items() if error > RESOLVED]
         factors += [abs(np.log(measured[name] / predicted[name])) for name in clear]
         if len(clear) == len(measured):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +74,16 @@ def page(record: Mapping[str, Any]) -> Page:
         "descent-has-a-time": count(controls.r_squared >= _GOOD_FIT),
         "adam-has-no-time": count(adam.r_squared < _GOOD_FIT),
     }
-    sections = [
-        _exact_section(exact),
-        _chance_section(sgd, [*parts, *sgd.deviation]),
-        *([_dense_section(dense)] if len(dense) > 1 else []),
-        _step_section(steps, by_rate),
-        _adam_section(merges, fits, adam.exponent),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        yield _exact_section(exact)
+        yield _chance_section(sgd, [*parts, *sgd.deviation])
+        if len(dense) > 1:
+            yield _dense_section(dense)
+        yield _step_section(steps, by_rate)
+        yield _adam_section(merges, fits, adam.exponent)
+
+    return Page(values, claims, sections())
 
 
 def _by_chance(deviations: pd.Series[float]) -> list[bool]:
@@ -144,7 +146,7 @@ def _dense_section(rows: pd.DataFrame) -> Section:
     sizes, first = rows.batch_size, rows.iloc[0]
     limits = (rows.diagonal.min() / 2 - 0.5, 3 * rows.theory.max() - 3)
     dots = {"color": BLUE, "linestyle": "", "marker": "o", "markersize": 4}
-    look = {"color": GREY, "linestyle": DASHED}
+    grey = {"color": GREY, "linestyle": DASHED}
     return draw_section(
         "What small batches add",
         "Root mean square error of one merge, T/2 → 0, as a multiple of the closed form's. Lines: "
@@ -153,7 +155,7 @@ def _dense_section(rows: pd.DataFrame) -> Section:
             [
                 Series("full matrix", sizes, rows.theory - 1, {"color": BLUE}),
                 Series("measured", sizes, rows.measured - 1, dots),
-                Series("one weight a coordinate", sizes, rows.diagonal - 1, look),
+                Series("one weight a coordinate", sizes, rows.diagonal - 1, grey),
             ],
             Axis("batch size B", margin=1.3),
             Axis("error added, closed form = 1", limits),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import t as student_t
 
 from opmerge.errors import InputError
 from opmerge.planners import find_plan
+from opmerge.planners.brute_force import all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule, Problem
@@ -23,9 +25,8 @@ from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.mixture import growth
 from opmerge_studies.mixture.laws import GaussianMixture, quadrature_nodes, sampled_nodes
-from opmerge_studies.mixture.merging import MixtureProblem, nearest_floor
-from opmerge_studies.mixture.planning import closest_plans, every_outcome
-from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.mixture.merging import MixtureProblem, closest_plans, nearest_floor
+from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL
 
 __all__ = ["MOST_GATES", "REGIMES", "STUDY", "MixtureSettings", "dimension_mixture", "run"]
@@ -102,59 +103,49 @@ def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
     """Compare plans of mixtures.
 
     Returns:
-        ``tables``: ``best`` (best of all plans, planners and strategies), ``handovers`` (best
-        error of two-step students by where they hand over), ``strategies`` (by student steps,
-        with the approximation error alone), ``merges`` (floor and optimisation of each, for one
-        and two student steps), ``composites`` (growth and gain), ``distances`` (components
-        moving apart), ``signals`` (last states that keep some) and ``dimensions`` (with
-        confidence intervals).
+        ``tables``: ``best`` (of all plans, planners and strategies), ``handovers`` (best error of
+        two-step students by handover), ``strategies`` (by student steps), ``merges`` (floor and
+        optimisation of each), ``composites`` (growth and gain), ``distances`` (components moving
+        apart), ``signals`` (last states that keep some) and ``dimensions`` (with intervals).
     """
     line = settings.model_dump(include={"num_steps", "merge_time", "num_nodes"})
     few = {**line, "num_steps": settings.exhaustive_steps}
     fine = {**line, "num_nodes": 4 * settings.num_nodes}  # the largest gain lies between nodes
     counts, trees = list(settings.student_steps), list(range(1, settings.exhaustive_students + 1))
-    samples = settings.model_dump(include={"num_samples", "num_seeds"})
-    signals = list(settings.signals)
     pairs = [{"regime": name, "separation": s} for s in settings.separations for name in REGIMES]
     cases = [{**pair, "merge_rule": rule} for pair in pairs for rule in get_args(MergeRule)]
-    plans = [{"case": case, "line": few, "student_steps": trees} for case in cases]
-    named = [{"case": case, "line": line, "student_steps": counts} for case in cases]
-    composites = [{"case": case, "line": fine} for case in pairs]
-    distances = [{"variance": v, "line": line, "count": settings.num_distances} for v in _WIDTHS]
-    kept = [{"case": case, "line": line, "signals": signals} for case in pairs]
-    sampled = [{"name": n, "student_steps": k, **samples} for n in _DIMENSIONS for k in counts]
-    sweeps: list[tuple[Callable[..., Tables], Sequence[Cell], str]] = [
-        (best_plans, plans, "trying all plans"),
+    tried = grid(case=cases, line=[few], student_steps=[trees])
+    named = grid(case=cases, line=[line], student_steps=[counts])
+    kept = grid(case=pairs, line=[line], signals=[list(settings.signals)])
+    moved = grid(variance=_WIDTHS, line=[line], count=settings.num_distances)
+    samples = settings.model_dump(include={"num_samples", "num_seeds"})
+    sampled = grid(name=_DIMENSIONS, line=[line], student_steps=counts, **samples)
+    tables: dict[str, Rows] = defaultdict(list)
+    for function, cells, title in (
+        (best_plans, tried, "trying all plans"),
         (compare_strategies, named, "comparing strategies"),
-        (measure_composites, composites, "measuring composites"),
-        (compare_distances, distances, "moving components apart"),
+        (measure_composites, grid(case=pairs, line=[fine]), "measuring composites"),
+        (compare_distances, moved, "moving components apart"),
         (compare_signals, kept, "keeping some signal"),
-        (compare_dimensions, [{**cell, "line": line} for cell in sampled], "sampling"),
-    ]
-    found: dict[str, Rows] = {}
-    for function, cells, title in sweeps:
-        for tables in runner.sweep(function, cells, title):
-            for name, rows in tables.items():
-                found.setdefault(name, []).extend(rows)
-    return {"tables": found}
+        (compare_dimensions, sampled, "sampling"),
+    ):
+        for cell in runner.sweep(function, cells, title):
+            for name, rows in cell.items():
+                tables[name] += rows
+    return {"tables": tables}
 
 
 def best_plans(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
-    """The best of all plans of K trees, and how near strategies and planners come.
-
-    Args:
-        case, line: as ``_problem`` has them.
-        student_steps: numbers of trees K.
-    """
+    """The best of all plans of K trees, and how near strategies and planners come."""
     problem = _problem(line, case)
-    tried: dict[int, list[tuple[Plan, float]]] = {count: [] for count in student_steps}
-    for plan, error in every_outcome(problem, student_steps):
-        tried[plan.student_steps].append((plan, error))
-    rows = []
+    rows, handovers = [], dict[int, float]()
     for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
-        best, least = min(tried[count], key=lambda pair: pair[1])
+        plans = list(all_plans(problem.num_steps, count))
+        errors = [problem.outcome(plan).error for plan in plans]
+        tried = list(zip(plans, errors, strict=True))
+        best = plans[int(np.argmin(errors))]
         gaussian = find_plan(_gaussian(problem), student_steps=count).plan
-        named = {name: build_strategy(name, problem.num_steps, count) for name in CANONICAL}
+        named = _strategies(problem, CANONICAL, count)
         others = {"interval": closest, "gaussian": gaussian, **named}
         windows = named["vanilla"].boundaries
         rows.append(
@@ -162,21 +153,21 @@ def best_plans(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
                 **case,
                 "num_steps": problem.num_steps,
                 "student_steps": count,
-                "plans": len(tried[count]),
-                "best": least,
-                "worst": max(error for _, error in tried[count]),
+                "plans": len(plans),
+                "best": min(errors),
+                "worst": max(errors),
                 "bound": _affine_floor(problem) if count == 1 else 0.0,
                 "approximation": replace(problem, training=None).outcome(best).error,
                 **{name: problem.outcome(plan).error for name, plan in others.items()},
-                "equal_windows": min(e for plan, e in tried[count] if plan.boundaries == windows),
+                "equal_windows": min(e for plan, e in tried if plan.boundaries == windows),
                 "handovers": _path(best),
                 "plan": plan_phrase(best),
             }
         )
-    handovers: dict[int, float] = {}
-    for plan, error in tried[2]:
-        step = plan.boundaries[1]
-        handovers[step] = min(error, handovers.get(step, error))
+        if count == 2:
+            for plan, error in tried:
+                step = plan.boundaries[1]
+                handovers[step] = min(error, handovers.get(step, error))
     places = [{**case, "handover": step, "error": error} for step, error in handovers.items()]
     return {"best": rows, "handovers": places}
 
@@ -187,23 +178,24 @@ def compare_strategies(case: Cell, line: Cell, student_steps: Sequence[int]) -> 
     fine = _problem({**line, "num_nodes": 2 * line["num_nodes"] - 1}, case)
     rows, merges = [], []
     for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
-        plans = {name: build_strategy(name, problem.num_steps, count) for name in CANONICAL}
-        for name, plan in {**plans, "interval DP": closest}.items():
+        plans = {**_strategies(problem, CANONICAL, count), "interval DP": closest}
+        for name, plan in plans.items():
             outcome = problem.outcome(plan)
             key = {**case, "student_steps": count, "plan": name}
-            row = {
-                "error": outcome.error,
-                "w2": outcome.w2,
-                "approximation": replace(problem, training=None).outcome(plan).error,
-                "local": outcome.local_error,
-                "merges": len(plan.merges),
-                "quadrature": abs(fine.outcome(plan).error - outcome.error),
-                "handovers": _path(plan),
-            }
-            rows.append({**key, **row})
+            rows.append(
+                {
+                    **key,
+                    "error": outcome.error,
+                    "w2": outcome.w2,
+                    "approximation": replace(problem, training=None).outcome(plan).error,
+                    "local": outcome.local_error,
+                    "merges": len(plan.merges),
+                    "quadrature": abs(fine.outcome(plan).error - outcome.error),
+                    "handovers": _path(plan),
+                }
+            )
             if count <= _MOST_TRACED:
-                traces = enumerate(outcome.traces, 1)
-                merges += [{**key, "number": number, **asdict(trace)} for number, trace in traces]
+                merges += [{**key, "number": n, **row} for n, row in enumerate(outcome.traces, 1)]
     return {"strategies": rows, "merges": merges}
 
 
@@ -214,18 +206,20 @@ def measure_composites(case: Cell, line: Cell) -> Tables:
     intervals = [(size, t) for t in range(size - 1, -1, -1)]
     for start, stop in intervals + [(t, 0) for t in range(size - 1, 0, -1)]:
         typical, largest = growth.composite_gain(problem, start, stop)
-        row = {
-            "start": start,
-            "stop": stop,
-            "paths": float(problem.mixture.num_components) ** (start - stop),
-            "effective_paths": growth.effective_paths(problem, start, stop),
-            "floor": growth.relative_floor(problem, start, stop),
-            "gates": growth.gates_needed(problem, start, stop, _ENOUGH, MOST_GATES),
-            "gain": typical,
-            "largest_gain": largest,
-            "gaussian_gain": float(np.exp(gaussian.log_composite(stop, start)[0])),
-        }
-        rows.append({**case, **row})
+        rows.append(
+            {
+                **case,
+                "start": start,
+                "stop": stop,
+                "paths": float(problem.mixture.num_components) ** (start - stop),
+                "effective_paths": growth.effective_paths(problem, start, stop),
+                "floor": growth.relative_floor(problem, start, stop),
+                "gates": growth.gates_needed(problem, start, stop, _ENOUGH, MOST_GATES),
+                "gain": typical,
+                "largest_gain": largest,
+                "gaussian_gain": float(np.exp(gaussian.log_composite(stop, start)[0])),
+            }
+        )
     return {"composites": rows}
 
 
@@ -292,13 +286,7 @@ def dimension_mixture(name: str) -> GaussianMixture:
 
 
 def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
-    """Two components of equal weight on the line, their means at ± the separation.
-
-    Args:
-        line: ``num_steps``, ``merge_time`` and ``num_nodes``.
-        case: ``separation``, ``regime`` or ``variance``, and ``merge_rule`` if it is not the first.
-        signal: alpha_T.
-    """
+    """Two components of equal weight at ± the separation; ``signal`` is alpha_T."""
     variances = REGIMES[case["regime"]] if "regime" in case else [case["variance"]] * 2
     mixture = GaussianMixture([-case["separation"], case["separation"]], variances)
     angles = np.linspace(0.0, np.arccos(signal), line["num_steps"] + 1)
@@ -310,9 +298,13 @@ def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
     return MixtureProblem(mixture, schedule, nodes, flow, nodes[-1], rule)
 
 
+def _strategies(problem: MixtureProblem, names: Sequence[str], count: int) -> dict[str, Plan]:
+    return {name: build_strategy(name, problem.num_steps, count) for name in names}
+
+
 def _errors(problem: MixtureProblem, names: Sequence[str], count: int = 1) -> dict[str, float]:
     """Errors of named strategies on equal windows."""
-    plans = {name: build_strategy(name, problem.num_steps, count) for name in names}
+    plans = _strategies(problem, names, count)
     return {name: problem.outcome(plan).error for name, plan in plans.items()}
 
 

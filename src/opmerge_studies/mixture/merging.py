@@ -19,20 +19,29 @@ process. With one component this is the Gaussian theory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.plans.tree import Merge, Plan
+from opmerge.plans.strategies import uniform_boundaries
+from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import MergeRule
 from opmerge.schedules import NoiseSchedule
 from opmerge.training import TrainingModel
 from opmerge_studies.mixture.laws import GaussianMixture, Nodes, weighted_w2
 
-__all__ = ["LiftedMap", "MixtureProblem", "Training", "ddim_map", "nearest_floor", "run_maps"]
+__all__ = [
+    "LiftedMap",
+    "MixtureProblem",
+    "Training",
+    "closest_plans",
+    "ddim_map",
+    "nearest_floor",
+    "run_maps",
+]
 
 _RANK = 1e-10  # singular values below this part of the largest are rounding
 
@@ -49,6 +58,9 @@ class LiftedMap:
         gate: the law of z_j, which gives the responsibilities.
         weights: (K (d+1), d): of each component the slopes, then the intercept.
         merges: those that made it, in the order of execution; none for a teacher step.
+        floor: distance, as a root mean square over z_j, of the best map of this form from the
+            target of its training.
+        optimisation: its own distance from that best one.
     """
 
     start: int
@@ -56,6 +68,8 @@ class LiftedMap:
     gate: GaussianMixture
     weights: Array
     merges: tuple[Merge, ...] = ()
+    floor: float = 0.0
+    optimisation: float = 0.0
 
     def __call__(self, points: Array) -> Array:
         """The map at points (n, d)."""
@@ -159,6 +173,7 @@ class MixtureProblem:
     training: TrainingModel | None
     inputs: Nodes
     merge_rule: MergeRule = "operator-copy"
+    _trained: dict[tuple[Merge, ...], LiftedMap] = field(default_factory=dict, init=False)
 
     @property
     def num_steps(self) -> int:
@@ -189,31 +204,29 @@ class MixtureProblem:
         """The teacher's own steps start → stop at points (n, d)."""
         return run_maps(self.steps[stop:start][::-1], points)
 
-    def merged(self, children: Sequence[LiftedMap]) -> tuple[LiftedMap, float, float]:
-        """The student of operators in a row, noise side first; its floor and optimisation error."""
+    def merged(self, children: Sequence[LiftedMap]) -> LiftedMap:
+        """The student of operators in a row, noise side first; trained once."""
         first, stop = children[0], children[-1].stop
-        training = self.trainings[first.start - 1]
-        target = run_maps(children[1:], training.features @ first.weights)
-        weights, floor, rest = training.train(self._initial_weights(first, stop), target)
         merge = Merge((first.start, *(child.stop for child in children)))
         merges = (*(merge for child in children for merge in child.merges), merge)
-        return LiftedMap(first.start, stop, first.gate, weights, merges), floor, rest
+        if merges not in self._trained:
+            training = self.trainings[first.start - 1]
+            target = run_maps(children[1:], training.features @ first.weights)
+            weights, *errors = training.train(self._initial_weights(first, stop), target)
+            self._trained[merges] = LiftedMap(
+                first.start, stop, first.gate, weights, merges, *errors
+            )
+        return self._trained[merges]
 
     def _initial_weights(self, first: LiftedMap, stop: int) -> Array:
         """(K (d+1), d) weights at which a student with this first child begins."""
         if self.merge_rule == "operator-copy":
             return first.weights
-        alphas, sigmas = self.schedule.alphas, self.schedule.sigmas
         identity = identity_weights(self.mixture.num_components, self.mixture.dimension)
-        noise = sigmas / sigmas[first.start]
-        signal = alphas - alphas[first.start] * noise
+        noise = self.schedule.sigmas / self.schedule.sigmas[first.start]
+        signal = self.schedule.alphas - self.schedule.alphas[first.start] * noise
         estimate = (first.weights - noise[first.stop] * identity) / signal[first.stop]
         return np.asarray(signal[stop] * estimate + noise[stop] * identity)
-
-    def error(self, students: Sequence[LiftedMap]) -> float:
-        """Root mean square of students minus teacher from equal noise."""
-        nodes = self.inputs
-        return nodes.distance(run_maps(students, nodes.points), self.teacher_output)
 
     def outcome(self, plan: Plan) -> MixtureOutcome:
         """Execute a plan.
@@ -223,36 +236,12 @@ class MixtureProblem:
         """
         if plan.num_steps != self.num_steps:
             raise InputError("plan", f"must have {self.num_steps} steps", plan.num_steps)
-        maps = {step.start: step for step in self.steps}
-        traces = []
+        maps, trained = {step.start: step for step in self.steps}, []
         for merge in plan.merges:
-            student, floor, rest = self.merged([maps.pop(t) for t in merge.boundaries[:-1]])
-            nodes = self.nodes[merge.start]
-            teacher = self.composite(merge.start, merge.stop, nodes.points)
-            to_teacher = nodes.distance(student(nodes.points), teacher)
-            traces.append(MergeTrace(merge.start, merge.stop, floor, rest, to_teacher))
-            maps[merge.start] = student
-        students = [maps[start] for start in plan.boundaries[:-1]]
-        output = run_maps(students, self.inputs.points)
-        return MixtureOutcome(self, output, tuple(students), tuple(traces))
-
-
-@dataclass(frozen=True)
-class MergeTrace:
-    """The errors of one merge, each a root mean square over z_j.
-
-    Args:
-        start, stop: of the merge.
-        floor: distance of the best student of this form from the merge's target.
-        optimisation: distance of the student from that best one.
-        to_teacher: distance of the student from the teacher's own composite.
-    """
-
-    start: int
-    stop: int
-    floor: float
-    optimisation: float
-    to_teacher: float
+            maps[merge.start] = self.merged([maps.pop(t) for t in merge.boundaries[:-1]])
+            trained.append(maps[merge.start])
+        output = run_maps([maps[start] for start in plan.boundaries[:-1]], self.inputs.points)
+        return MixtureOutcome(self, output, tuple(trained))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,14 +251,12 @@ class MixtureOutcome:
     Args:
         problem: what was planned.
         output: (n, d) where the students take ``problem.inputs``.
-        students: the K students.
-        traces: in the order of ``plan.merges``.
+        trained: the student of each merge, in the order of ``plan.merges``.
     """
 
     problem: MixtureProblem
     output: Array
-    students: tuple[LiftedMap, ...]
-    traces: tuple[MergeTrace, ...]
+    trained: tuple[LiftedMap, ...]
 
     @property
     def error(self) -> float:
@@ -285,4 +272,74 @@ class MixtureOutcome:
     @property
     def local_error(self) -> float:
         """Root of the sum over merges of what each adds in squares, floor² + optimisation²."""
-        return float(np.sqrt(sum(t.floor**2 + t.optimisation**2 for t in self.traces)))
+        return float(np.sqrt(sum(t.floor**2 + t.optimisation**2 for t in self.trained)))
+
+    @property
+    def traces(self) -> list[dict[str, float]]:
+        """Start, stop and errors of each merge's student, root mean squares over z_j.
+
+        ``floor`` and ``optimisation`` as in ``LiftedMap``; ``to_teacher`` is the distance from the
+        teacher's own composite.
+        """
+        rows = []
+        for student in self.trained:
+            nodes = self.problem.nodes[student.start]
+            teacher = self.problem.composite(student.start, student.stop, nodes.points)
+            row = {key: getattr(student, key) for key in ("start", "stop", "floor", "optimisation")}
+            rows.append({**row, "to_teacher": nodes.distance(student(nodes.points), teacher)})
+        return rows
+
+
+def closest_plans(problem: MixtureProblem, student_steps: Sequence[int]) -> list[Plan]:
+    """Plans by interval DP over measured merges: per interval, what is closest to the teacher.
+
+    For every interval j → i the student, and the sequence of students, of the least root mean
+    square to the teacher's composite over z_j, from the closest first child and the closest
+    sequence of the rest; K trees likewise, prefix by prefix. O(T³) merges. A heuristic: what is
+    closest on an interval need not be closest after merging (arXiv 2505.16024, Algorithm 1).
+
+    Args:
+        problem: any problem.
+        student_steps: numbers of trees K, each of which gets a plan from the same tables.
+
+    Raises:
+        InputError: if a K is out of range.
+    """
+    num_steps = problem.num_steps
+    for count in student_steps:
+        uniform_boundaries(num_steps, count)
+    trees: dict[tuple[int, int], LiftedMap] = {}
+    sequences: dict[tuple[int, int], list[LiftedMap]] = {}
+    for length in range(1, num_steps + 1):
+        for stop in range(num_steps - length + 1):
+            start = stop + length
+            splits = [[trees[start, k], *sequences[k, stop]] for k in range(start - 1, stop, -1)]
+            students = [[problem.merged(split)] for split in splits]
+            alone = _closest(problem, students or [[problem.steps[start - 1]]])
+            trees[start, stop] = alone[0]
+            sequences[start, stop] = _closest(problem, [alone, *splits])
+    prefixes = {stop: [trees[num_steps, stop]] for stop in range(num_steps)}
+    best = {1: prefixes[0]}
+    for count in range(2, max(student_steps) + 1):
+        prefixes = {
+            stop: _closest(problem, [[*prefixes[k], trees[k, stop]] for k in prefixes if k > stop])
+            for stop in range(num_steps - count + 1)
+        }
+        best[count] = prefixes[0]
+    return [
+        Plan(tuple(Tree(each.start, each.stop, each.merges) for each in best[count]))
+        for count in student_steps
+    ]
+
+
+def _closest(problem: MixtureProblem, candidates: Sequence[list[LiftedMap]]) -> list[LiftedMap]:
+    """The sequence of students, all of one interval, closest to the teacher over z_start."""
+    start, stop = candidates[0][0].start, candidates[0][-1].stop
+    nodes, training = problem.nodes[start], problem.trainings[start - 1]
+    teacher = problem.composite(start, stop, nodes.points)
+
+    def error(students: list[LiftedMap]) -> float:
+        reached = training.features @ students[0].weights
+        return nodes.distance(run_maps(students[1:], reached), teacher)
+
+    return min(candidates, key=error)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page import charts
-from opmerge.page.charts import Axis, Level, Series, curves, intervals, series_by
+from opmerge.page.charts import Axis, Level, Series, chart, intervals, series_by
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number, percent
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _NAMED = list(CANONICAL)
+_ABOVE = [f"above_{name}" for name in _NAMED]
 _TRIED = [*_NAMED, "equal_windows", "interval", "gaussian", "worst"]
 _CASE = ["regime", "separation", "merge_rule", "student_steps"]
 _LOOKS = {
@@ -68,7 +69,7 @@ def page(record: Mapping[str, Any]) -> Page:
     plans, composites = rows["plans"], rows["composites"]
     values = {
         **{**settings, **rows, "two": two, "tried": MOST_GATES},
-        **{"named": _NAMED, "above": _columns("above"), "over": _columns("over")},
+        **{"named": _NAMED, "above": _ABOVE, "over": [f"over_{name}" for name in _NAMED]},
         "strategy": named,
         "single": plans[plans.student_steps == 1],
         "several": plans[plans.student_steps > 1],
@@ -77,7 +78,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "gain": composites.nlargest(1, "largest_gain").iloc[0],
         "grown": named[named.merges > 1].grown,
     }
-    return Page(values, claims, list(_sections(settings, rows)))
+    return Page(values, claims, _sections(settings, rows))
 
 
 def _frames(record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
@@ -146,10 +147,6 @@ def _called(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _columns(prefix: str) -> list[str]:
-    return [f"{prefix}_{name}" for name in _NAMED]
-
-
 def _furthest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.query("separation == separation.max()")
 
@@ -180,7 +177,7 @@ def _dots(strategy: str, fill: str = "full") -> dict[str, Any]:
 
 def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     one = rows["one"]
-    above, first = one[_columns("above")].set_axis(_NAMED, axis=1), one.rule == "operator"
+    above, first = one[_ABOVE].set_axis(_NAMED, axis=1), one.rule == "operator"
     lines, mixtures = one.components.factorize()
     yield draw_section(
         "One step",
@@ -201,35 +198,31 @@ def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> 
         table("Plans of one step", one, heads(*_HEADS, "floor=bound", *_MULTIPLES), _NOTE),
     )
     handovers, several = rows["handovers"], rows["best"].query("student_steps > 1")
-    yield draw_section(
+    yield chart(
         "Where to hand over",
         "Best error of all plans of two-step students, by the step at which the first student "
         "hands over to the second, as a multiple of the least. Operator copy.",
-        curves(
-            _by_mixture(handovers, "handover", "multiple"),
-            Axis("step t of the handover (data on the left)", log=False),
-            Axis("error, best handover = 1", margin=1.1),
-            f"Handing over at a wrong step costs up to {number(handovers.multiple.max())} times "
-            "the error",
-            height=3.3,
-            columns=2,
-        ),
+        _by_mixture(handovers, "handover", "multiple"),
+        Axis("step t of the handover (data on the left)", log=False),
+        Axis("error, best handover = 1", margin=1.1),
+        f"Handing over at a wrong step costs up to {number(handovers.multiple.max())} times "
+        "the error",
         table("Plans of more steps", several, heads(*_HEADS, *_MULTIPLES), _NOTE),
+        height=3.3,
+        columns=2,
     )
     boot = _furthest(rows["plans"].query("rule == 'operator'"))
     ratio = boot[boot.student_steps == boot.student_steps.max()].share ** -0.5
     ends = ("BOOT to the end=approximation", "amplified=grown")
-    yield draw_section(
+    yield chart(
         "Floor and optimisation by student steps",
         "Error of BOOT in equal windows and, dashed, what of it is left when every merge is "
         "trained to the end: the approximation error. Operator copy.",
-        curves(
-            _by_regime(boot, "student_steps", "error", "approximation"),
-            Axis("student steps K", ticks={k: str(k) for k in settings["student_steps"]}),
-            Axis("error (root mean square)"),
-            f"The floor falls with student steps; at {boot.student_steps.max()} what training "
-            f"leaves is {number(ratio.min())} to {number(ratio.max())} times as large",
-        ),
+        _by_regime(boot, "student_steps", "error", "approximation"),
+        Axis("student steps K", ticks={k: str(k) for k in settings["student_steps"]}),
+        Axis("error (root mean square)"),
+        f"The floor falls with student steps; at {boot.student_steps.max()} what training "
+        f"leaves is {number(ratio.min())} to {number(ratio.max())} times as large",
         table(
             f"Students of K steps, T = {settings['num_steps']}",
             rows["plans"],
@@ -244,17 +237,15 @@ def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> 
     merges = merges.rename(columns={"to_teacher": "to teacher"})
     own = merges[merges["plan"] == "boot"]
     left = (own.optimisation**2).sum() / (own.optimisation**2 + own.floor**2).sum()
-    yield draw_section(
+    yield chart(
         "Every merge",
         "One-step students, merge by merge: what no student of this form can fit (floor), what "
         "training leaves (optimisation), and how far the student is from the teacher's composite "
         "so far. Operator copy, components on both sides of λ = 1, furthest apart.",
-        curves(
-            charts.series_of(own, "stop", ["to teacher", "floor", "optimisation"]),
-            Axis("step t that BOOT has reached", (own.stop.max() + 0.5, -0.5), log=False),
-            Axis("error of a merge", margin=2),
-            f"Optimisation makes {percent(left)} of the squared errors of BOOT's merges",
-        ),
+        charts.series_of(own, "stop", ["to teacher", "floor", "optimisation"]),
+        Axis("step t that BOOT has reached", (own.stop.max() + 0.5, -0.5), log=False),
+        Axis("error of a merge", margin=2),
+        f"Optimisation makes {percent(left)} of the squared errors of BOOT's merges",
         table(
             "Merges of one-step students",
             merges,
@@ -263,32 +254,28 @@ def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> 
     )
     distances = rows["distances"]
     off = distances[distances.separation == distances.separation.max()].off.max()
-    yield draw_section(
+    yield chart(
         "Components move apart",
         "Error of BOOT over vanilla's, one-step students, two components of equal variance λ at "
         "± the separation. Left the theory of one Gaussian, right the floor.",
-        curves(
-            series_by(distances, "name", "separation", "ratio", marker=""),
-            Axis("means of the components, ±", margin=1),
-            Axis("error of BOOT, vanilla = 1", log=False),
-            f"Once components are apart the two strategies differ by {percent(off)} at most",
-            levels=[Level(y=1.0)],
-        ),
+        series_by(distances, "name", "separation", "ratio", marker=""),
+        Axis("means of the components, ±", margin=1),
+        Axis("error of BOOT, vanilla = 1", log=False),
+        f"Once components are apart the two strategies differ by {percent(off)} at most",
+        levels=[Level(y=1.0)],
     )
     signals = _furthest(rows["signals"].query("signal > 0"))
     weak = signals[signals.signal == signals.signal.min()][["signal", "floor", "vanilla"]].median()
-    yield draw_section(
+    yield chart(
         "A little signal",
         "One-step students whose first state keeps a signal alpha_T: vanilla's error and, dashed, "
         "what is left of it when its one merge is trained to the end, as parts of the error of the "
         "nearest affine map. Components furthest apart, operator copy.",
-        curves(
-            _by_regime(signals, "signal", "vanilla", "floor"),
-            Axis("signal alpha_T of the first state", margin=1.1),
-            Axis("error, nearest affine map = 1", (0, 1.08), log=False),
-            f"With alpha_T = {weak.signal:g} the floor is {percent(weak.floor)} of the nearest "
-            f"affine map, the error {percent(weak.vanilla)}",
-        ),
+        _by_regime(signals, "signal", "vanilla", "floor"),
+        Axis("signal alpha_T of the first state", margin=1.1),
+        Axis("error, nearest affine map = 1", (0, 1.08), log=False),
+        f"With alpha_T = {weak.signal:g} the floor is {percent(weak.floor)} of the nearest "
+        f"affine map, the error {percent(weak.vanilla)}",
         table(
             "One-step students that read some signal",
             rows["signals"],
@@ -301,22 +288,18 @@ def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> 
     )
     paths, composites = rows["paths"], rows["composites"]
     whole, written = paths[paths.stop == 0].effective_paths, paths.drop_duplicates("stop")
-    yield draw_section(
+    yield chart(
         "Growth of composites",
         "Affine maps that the teacher's composite from noise to z_t mixes: 2 to the number of "
         "steps when written out (grey), and effectively, by the entropy of their weights.",
-        curves(
-            [
-                *_by_mixture(paths, "stop", "effective_paths", marker=""),
-                Series("written out", written.stop, written.paths, {"color": GREY}),
-            ],
-            Axis("step t reached from noise", (paths.stop.max() + 0.5, -0.5), log=False),
-            Axis("affine maps mixed"),
-            f"Composites of {paths.start.max()} steps mix {whole.min():,.0f} to {whole.max():,.0f} "
-            "affine maps",
-            height=3.3,
-            columns=2,
-        ),
+        [
+            *_by_mixture(paths, "stop", "effective_paths", marker=""),
+            Series("written out", written.stop, written.paths, {"color": GREY}),
+        ],
+        Axis("step t reached from noise", (paths.stop.max() + 0.5, -0.5), log=False),
+        Axis("affine maps mixed"),
+        f"Composites of {paths.start.max()} steps mix {whole.min():,.0f} to {whole.max():,.0f} "
+        "affine maps",
         table(
             "Composites of the teacher's steps",
             composites,
@@ -326,19 +309,19 @@ def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> 
             ),
             "Floor: of one student with the data's own gates, over the spread reached.",
         ),
+        height=3.3,
+        columns=2,
     )
     gains = _furthest(composites)
-    yield draw_section(
+    yield chart(
         "Gain of errors",
         "How much the teacher's steps from z_t to the data stretch an error made at z_t: largest "
         "over the central 99.9 % (solid), root mean square (dashed), and that of the Gaussian of "
         "equal variance (dotted). Components furthest apart.",
-        curves(
-            _by_regime(gains, "start", "largest_gain", "gain", "gaussian_gain", marker=""),
-            Axis("step t at which the error is made", log=False),
-            Axis("gain from z_t to the data"),
-            f"Between components an error grows up to {number(gains.largest_gain.max())} times",
-        ),
+        _by_regime(gains, "start", "largest_gain", "gain", "gaussian_gain", marker=""),
+        Axis("step t at which the error is made", log=False),
+        Axis("gain from z_t to the data"),
+        f"Between components an error grows up to {number(gains.largest_gain.max())} times",
     )
     dimensions = rows["dimensions"]
     places, cases = dimensions.case.factorize()

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from opmerge.problem import MergeRule
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
 from opmerge.settings.types import NonEmpty, Ordered, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -25,15 +25,15 @@ _STEPS = (64, 128, 256, 512)
 class PhaseSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = Field(_STEPS, description="T")
-    num_eigenvalues: int = Field(
-        200, ge=10, description="points in λ from 0.05 to 20, half of them from 0.95 to 2.1"
+    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = option(_STEPS, "T")
+    num_eigenvalues: Annotated[int, Field(ge=10)] = option(
+        200, "points in λ from 0.05 to 20, half of them from 0.95 to 2.1"
     )
-    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = Field(
-        _STEPS, description="T for which denoiser copy is computed too, on every eighth λ"
+    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = option(
+        _STEPS, "T for which denoiser copy is computed too, on every eighth λ"
     )
-    merge_time: float = Field(
-        DEFAULT_MERGE_TIME, gt=0, le=100, description="s; errors underflow beyond 100"
+    merge_time: Annotated[float, Field(gt=0, le=100)] = option(
+        DEFAULT_MERGE_TIME, "s; errors underflow beyond 100"
     )
 
     @classmethod
@@ -104,9 +104,5 @@ def _with_band(crossing: dict[str, Any], plans: Sequence[dict[str, Any]]) -> dic
     return {**crossing, **{name: values[n] for name, n in zip(names, ends, strict=True)}}
 
 
-STUDY = Study(
-    __name__,
-    "Which plan is best at which data variance λ, and where does it change?",
-    PhaseSettings,
-    run,
-)
+_QUESTION = "Which plan is best at which data variance λ, and where does it change?"
+STUDY = Study(__name__, _QUESTION, PhaseSettings, run)

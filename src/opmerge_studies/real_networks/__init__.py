@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from opmerge.checks import check_count
 from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
@@ -21,16 +23,84 @@ from opmerge.planners.record import problem_settings
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import diffusers_schedule
+from opmerge.settings.base import Settings, option
+from opmerge.settings.data import SourceOptions
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.networks import TeacherConfig
+from opmerge.settings.types import Distinct
 from opmerge.spectra import estimate_spectrum
 from opmerge.training import training_from_dict
 from opmerge_studies.real_networks.agreement import agreement_of
-from opmerge_studies.real_networks.settings import PLANNED, RealNetworksSettings
 from opmerge_studies.shared import Runner, Study
 from opmerge_studies.shared.strategies import CANONICAL
 
-__all__ = ["STUDY", "Contender", "RealNetworksSettings", "contenders", "prediction", "run"]
+__all__ = [
+    "PLANNED",
+    "STUDY",
+    "Contender",
+    "RealNetworksSettings",
+    "contenders",
+    "prediction",
+    "run",
+]
+
+PLANNED = {"best": "spectrum", "best-calibrated": "calibrated"}
+"""Among the plans of the study: those that the planner finds, and from which prediction."""
 
 _PLANNED_LABELS = {"best": "planner's plan", "best-calibrated": "calibrated plan"}
+
+
+class RealNetworksSettings(Settings):
+    """Settings of the study."""
+
+    source: str = option("digits", "the data: digits, patches, a file or a folder")
+    source_options: SourceOptions = option(SourceOptions(), "how images are cut")
+    teacher: TeacherConfig = option(TeacherConfig(), "what teacher is trained")
+    teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
+    steps: Annotated[int, Field(ge=2)] = option(32, "T")
+    plans: Distinct[str] = option(
+        (*PLANNED, "vanilla", "progressive", "consistency", "boot", "hybrid:16", "hybrid:8"),
+        "strategies; best for the planner's plan, and best-calibrated for its plan "
+        "under the calibrated training model (left out without calibrate)",
+    )
+    seeds: Distinct[int] = option(
+        (0, 1, 2), "of the distillation's batches; each plan is executed with each"
+    )
+    distillation: DistillationConfig = option(
+        DistillationConfig(), "how each plan is executed; its own seed is not used"
+    )
+    num_samples: Annotated[int, Field(ge=4)] = option(
+        2000, "samples from equal noise by which a student is measured"
+    )
+    calibrate: bool = option(
+        True, "also predict with a training model that is fitted to the network"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.plans:
+            if name not in PLANNED:
+                build_strategy(name, self.steps)
+        if self.distillation.merge_seconds is not None:
+            raise InputError(
+                "merge_seconds",
+                "must be left out: the study compares plans with equal iterations a merge",
+                self.distillation.merge_seconds,
+            )
+        check_count("num_iterations", self.distillation.num_iterations)
+        return self
+
+    @classmethod
+    def quick(cls) -> Self:
+        """A demonstration of a few minutes on two cores: T = 16, few plans, one seed."""
+        return cls(
+            teacher=TeacherConfig(num_iterations=6000),
+            steps=16,
+            plans=(*PLANNED, "vanilla", "progressive", "consistency"),
+            seeds=(0,),
+            distillation=DistillationConfig(num_iterations=200),
+            num_samples=1000,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,8 +125,7 @@ def contenders(names: Sequence[str], problems: Mapping[str, Problem]) -> list[Co
     """The plans to be compared; names that stand for the same plan are joined.
 
     Args:
-        names: strategies, and keys of ``PLANNED``; those of a prediction that was not made are
-            left out.
+        names: strategies, and keys of ``PLANNED``, which count if their prediction was made.
         problems: by prediction, ``spectrum`` among them.
 
     Raises:
@@ -137,6 +206,10 @@ def _entry(
     """What is predicted and what was measured of one plan."""
     plan = contender.plan
     name, *aliases = contender.names
+    measured = [cell["measured"]["paired_rms"] for cell in cells]
+    values = [each["value"] for each in measured]
+    # the range of the seeds, or of one seed's samples
+    ends = measured[0] if len(values) == 1 else {"low": min(values), "high": max(values)}
     return {
         "name": name,
         "label": contender.label,
@@ -146,7 +219,7 @@ def _entry(
         "boundaries": list(plan.boundaries),
         "merge_list": [{"boundaries": list(merge.boundaries)} for merge in plan.merges],
         "predicted": {kind: prediction(problem, plan) for kind, problem in problems.items()},
-        "measured": _summary([cell["measured"]["paired_rms"] for cell in cells]),
+        "measured": {"mean": float(np.mean(values)), "low": ends["low"], "high": ends["high"]},
         "per_seed": [
             {key: cell[key] for key in ("seed", "measured", "seconds", "network_evaluations")}
             for cell in cells
@@ -164,13 +237,6 @@ def prediction(problem: Problem, plan: Plan) -> dict[str, Any]:
         "floor": outcome.floor,
         "errors": outcome.errors.tolist(),
     }
-
-
-def _summary(measured: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over seeds and the range of what was seen: of the seeds, or of one seed's samples."""
-    values = [each["value"] for each in measured]
-    ends = measured[0] if len(values) == 1 else {"low": min(values), "high": max(values)}
-    return {"mean": float(np.mean(values)), "low": ends["low"], "high": ends["high"]}
 
 
 STUDY = Study(

@@ -24,11 +24,7 @@ _FEWEST = 3  # plans whose order can be more than right or wrong
 
 
 def agreement_of(kind: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How a prediction agrees with what was measured: over all plans and the canonical ones.
-
-    Args:
-        kind: of the prediction.
-        entries: plans of a record, with ``label``, ``is_canonical``, ``predicted``, ``per_seed``.
+    """How a kind of prediction agrees with what was measured, over the plans of a record.
 
     Returns:
         ``rank_agreement`` with the labels of the ``plans``; the same over the ``canonical``
@@ -68,8 +64,7 @@ def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
     not tried.
 
     Args:
-        predicted: (n,) predicted errors of n >= 2 plans.
-        measured: (r, n) measured errors in r >= 1 repetitions.
+        predicted, measured: (n,) and (r, n) errors of n >= 2 plans, in r >= 1 repetitions.
 
     Returns:
         ``spearman`` and ``kendall``, each with ``per_seed`` (r values), their ``mean``,
@@ -113,15 +108,8 @@ def rank_interval(name: Coefficient, coefficient: float, count: int) -> tuple[fl
 
     For Spearman's ρ, v = 1 + ρ²/2 and m = 3, accurate for |ρ| < 0.95; for Kendall's τ, v = 0.437
     and m = 4, accurate for |τ| < 0.8 (Bonett & Wright 2000, Psychometrika 65, 23-28, the latter
-    after Fieller, Hartley & Pearson 1957).
-
-    Args:
-        name: which coefficient it is.
-        coefficient: r of n pairs.
-        count: n.
-
-    Returns:
-        Both ends; None for n <= m and for r = ±1, of which the formula says nothing.
+    after Fieller, Hartley & Pearson 1957). There is none for n <= m and for r = ±1, of which the
+    formula says nothing.
     """
     spread, lost = {"spearman": (1.0 + coefficient**2 / 2.0, 3), "kendall": (0.437, 4)}[name]
     if count <= lost or abs(coefficient) > 1.0 - _ROUNDING:
@@ -133,10 +121,8 @@ def rank_interval(name: Coefficient, coefficient: float, count: int) -> tuple[fl
 def reversed_pairs(predicted: ArrayLike, low: ArrayLike, high: ArrayLike) -> list[tuple[int, int]]:
     """Pairs (a, b) with a predicted better than b, and measured worse in every repetition.
 
-    Args:
-        predicted: (n,) predicted errors.
-        low, high: (r, n) ends of what was measured in r repetitions; ends that overlap in one of
-            them decide nothing.
+    ``predicted`` is (n,), ``low`` and ``high`` are (r, n) ends of what was measured in r
+    repetitions; ends that overlap in one of them decide nothing.
     """
     values, lowest, highest = np.asarray(predicted), np.atleast_2d(low), np.atleast_2d(high)
     return [

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -30,16 +30,13 @@ from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
-from opmerge.measure.evaluation import DirectionErrors, evaluate_student
+from opmerge.measure.evaluation import evaluate_student
 from opmerge.measure.linearity import linearity
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, digest
-from opmerge_studies.real_networks.settings import RealNetworksSettings
+from opmerge_studies.real_networks import Contender, RealNetworksSettings
 from opmerge_studies.shared.runner import Report, Runner
-
-if TYPE_CHECKING:
-    from opmerge_studies.real_networks import Contender
 
 __all__ = ["Execution", "load_or_train_teacher", "own_accelerator", "picture"]
 
@@ -103,14 +100,7 @@ def picture(images: Tensor) -> str:
 
 
 class Execution:
-    """Executes the plans of a study.
-
-    Args:
-        settings: of the study.
-        teacher: the teacher, with T steps.
-        source: the data.
-        spectrum: of the data, with eigenvectors.
-        runner: of the run directory.
+    """Executes plans on a teacher of T steps, and measures them in the data's eigenbasis.
 
     Raises:
         InputError: if the teacher has classes, or there are several processes.
@@ -184,15 +174,10 @@ class Execution:
     def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
         doing = f"{contender.label}, seed {seed}"
-        part = self._part(contender, seed)
+        part, config = self._part(contender, seed), self._distillation(seed)
         folder = self.store.folder / part[0]  # of its checkpoints
         run = Distillation(
-            self.teacher,
-            contender.plan,
-            self._inputs,
-            self._distillation(seed),
-            self._accelerator,
-            folder,
+            self.teacher, contender.plan, self._inputs, config, self._accelerator, folder
         )
         resumed_at = run.resume()
         done += self._work(contender) * resumed_at / sum(run.iterations)
@@ -214,6 +199,9 @@ class Execution:
             num_projections=1,
             num_resamples=0,
         )
+        assert measured.directions is not None, "a spectrum was given"
+        values = measured.directions.eigenvalues  # descending, each as often as it occurs
+        first = np.flatnonzero(np.diff(values, prepend=np.inf))
         cell = {
             "plan": contender.names[0],
             "seed": seed,
@@ -221,7 +209,7 @@ class Execution:
             "seconds": None if resumed_at else seconds,  # of the whole training only
             "measured": {
                 "paired_rms": measured.to_dict()["paired_rms"],
-                "errors": _by_eigenvalue(measured.directions),
+                "errors": np.add.reduceat(measured.directions.errors, first).tolist(),
             },
             "picture": self._picture(student),
         }
@@ -264,11 +252,3 @@ class Execution:
         """A row of samples, of data that are images."""
         samples = draw_samples(sampler, _NUM_PICTURES, _NOISE_SEED, _NUM_PICTURES)
         return picture(samples) if is_image(sampler.sample_shape) else None
-
-
-def _by_eigenvalue(directions: DirectionErrors | None) -> list[float]:
-    """Paired errors summed over the directions of each distinct eigenvalue, descending."""
-    assert directions is not None, "a spectrum was given"
-    first = np.flatnonzero(np.diff(directions.eigenvalues, prepend=np.inf))
-    sums: list[float] = np.add.reduceat(directions.errors, first).tolist()
-    return sums

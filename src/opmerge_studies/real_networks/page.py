@@ -17,7 +17,7 @@ from opmerge.page.study import Page, heads, span, table
 from opmerge.plans.drawing import plan_from_merges
 from opmerge.plans.outline import plan_phrase
 from opmerge.plotting import GREEN, GREY
-from opmerge_studies.real_networks.settings import PLANNED
+from opmerge_studies.real_networks import PLANNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,13 +90,9 @@ def page(record: Record) -> Page:
         "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
         "probes": probes,
     }
+    right = {kind: Count(pairs - len(each["reversed"]), pairs) for kind, each in agreement.items()}
     claims = {
-        **{
-            f"order-from-{kind}": Count(pairs - len(agreement[kind]["reversed"]), pairs)
-            if kind in agreement
-            else Count(0, 0)
-            for kind in _KINDS
-        },
+        **{f"order-from-{kind}": right.get(kind, Count(0, 0)) for kind in _KINDS},
         "beyond-chance": count(each["p_value"] <= _CHANCE for each in agreement.values()),
         "planner-best": count(planned.place == 1),
         "planner-unbeaten": count(planned.low <= plans.high[0]),
@@ -229,17 +225,12 @@ def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Sectio
         ends = np.array([plans[kind].min() / 1.3, plans[kind].max() * 1.3])
         look = {"color": GREY, "linestyle": DASHED, "linewidth": 0.9, "zorder": 0}
         behind = [Series("", ends, ends, look, ends / _FACTOR, ends * _FACTOR, band=True)]
-    planned = [
-        label for label, kinds in zip(plans.label, plans.kinds, strict=True) if kind in kinds
-    ]
+    planned = plans.label[[kind in kinds for kinds in plans.kinds]].tolist()
     return draw_section(
         f"Predicted from {_KINDS[kind]}",
         f"{_CAPTIONS[kind]} {_BARS}",
         plans_figure(plans, kind, "predicted error", title, behind, planned),
-        table(
-            "Agreement of the orders",
-            *(pd.DataFrame(columns), heads(*columns), _AGREEMENT_NOTE),
-        ),
+        table("Agreement of the orders", pd.DataFrame(columns), heads(*columns), _AGREEMENT_NOTE),
     )
 
 

@@ -19,7 +19,7 @@ from opmerge.planners import PLANNERS
 from opmerge.planners.interval import interval_memory
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, Ordered
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge_studies.shared import Cell, Runner, Study
@@ -44,19 +44,16 @@ _Sizes = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ordered, AfterValida
 class ScalingSettings(Settings):
     """Settings of the study."""
 
-    steps: _Sizes = Field((64, 128, 256, 512), description="T of interval DP and scalar planner")
-    certified_steps: _Sizes = Field(
-        (128, 256, 512, 1024, 2048), description="T of the certified planner"
+    steps: _Sizes = option((64, 128, 256, 512), "T of interval DP and scalar planner")
+    certified_steps: _Sizes = option((128, 256, 512, 1024, 2048), "T of the certified planner")
+    dimensions: _Sizes = option(
+        (64, 128, 256, 512, 1024), "distinct eigenvalues d of interval DP and certified planner"
     )
-    dimensions: _Sizes = Field(
-        (64, 128, 256, 512, 1024),
-        description="distinct eigenvalues d of interval DP and certified planner",
-    )
-    pareto_steps: _Sizes = Field((8, 12, 16, 24), description="T of the Pareto planner, d = 4")
-    brute_force_steps: _Sizes = Field((4, 5, 6, 7, 8), description="T of brute force, d = 4")
-    base_steps: Count = Field(128, description="T while d changes")
-    base_dimensions: Count = Field(32, description="d while T changes")
-    repeats: Count = Field(5, description="runs of each, of which the median is told")
+    pareto_steps: _Sizes = option((8, 12, 16, 24), "T of the Pareto planner, d = 4")
+    brute_force_steps: _Sizes = option((4, 5, 6, 7, 8), "T of brute force, d = 4")
+    base_steps: Count = option(128, "T while d changes")
+    base_dimensions: Count = option(32, "d while T changes")
+    repeats: Count = option(5, "runs of each, of which the median is told")
 
     @classmethod
     def quick(cls) -> Self:
@@ -164,12 +161,10 @@ def fit_exponent(
     Least squares in logarithms over n >= 3 sizes, Student's t with n - 2 degrees of freedom. It
     knows of scatter about a power law only, not of one that bends.
     """
-    x, y = (np.log(values) - np.log(values).mean() for values in (sizes, costs))
-    slope = float(x @ y / (x @ x))
-    freedom = len(sizes) - 2
-    error = float(np.linalg.norm(y - slope * x) / np.sqrt(freedom * (x @ x)))
-    reach = float(stdtrit(freedom, 0.975) * error)
-    return slope, error, (slope - reach, slope + reach)
+    (slope, _), covariance = np.polyfit(np.log(sizes), np.log(costs), 1, cov=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    reach = float(stdtrit(len(sizes) - 2, 0.975)) * error
+    return float(slope), error, (float(slope) - reach, float(slope) + reach)
 
 
 def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -194,9 +189,5 @@ def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-STUDY = Study(
-    __name__,
-    "What does each planner cost in steps T and dimensions d?",
-    ScalingSettings,
-    run,
-)
+_QUESTION = "What does each planner cost in steps T and dimensions d?"
+STUDY = Study(__name__, _QUESTION, ScalingSettings, run)

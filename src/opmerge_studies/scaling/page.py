@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import DOTTED, Axis, Series, curves, series_by
+from opmerge.page.charts import DOTTED, Axis, Series, chart, series_by
 from opmerge.page.claims import count
-from opmerge.page.layout import draw_section
-from opmerge.page.study import Page, frame, table
+from opmerge.page.layout import Section
+from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["page"]
 
 _LOOKS: Mapping[Any, Mapping[str, Any]] = {
-    "interval": {"color": ORANGE, "marker": "s", "markersize": 4},
-    "certified": {"color": BLUE, "marker": "o", "markersize": 4},
-    "scalar": {"color": GREEN, "marker": "^", "markersize": 4},
-    "pareto": {"color": INK, "marker": "x", "markersize": 4},
-    "brute-force": {"color": GREY, "marker": "v", "markersize": 4},
+    planner: {"color": colour, "marker": marker, "markersize": 4}
+    for planner, colour, marker in zip(
+        ("interval", "certified", "scalar", "pareto", "brute-force"),
+        (ORANGE, BLUE, GREEN, INK, GREY),
+        "so^xv",
+        strict=True,
+    )
 }
 _ROUNDING = 1e-9  # of a relative gap
 _MUCH_MORE = 1.5  # memory over what interval DP says of its tables
-_TIME_COLUMNS = {
-    **{"planner": "planner", "varied": "varied", "T": "num_steps", "d": "dimensions"},
-    **{"seconds": "seconds", "fastest": "fastest", "slowest": "slowest", "MB": "megabytes"},
-    "gap": "gap:.1g",
-}
-_FIT_COLUMNS = {
-    **{"planner": "planner", "over": "varied", "from": "smallest", "to": "largest"},
-    **{"p of time": "told", "95 % interval": "interval", "last step": "last_exponent:.2f"},
-    "p of memory": "memory",
-}
+_TIME_COLUMNS = heads(
+    *("planner", "varied", "T=num_steps", "d=dimensions", "seconds", "fastest", "slowest"),
+    *("MB=megabytes", "gap:.1g"),
+)
+_FIT_COLUMNS = heads(
+    *("planner", "over=varied", "from=smallest", "to=largest", "p of time=told"),
+    *("95 % interval=interval", "last step=last_exponent:.2f", "p of memory=memory"),
+)
 
 
 def page(record: Mapping[str, Any]) -> Page:
@@ -63,32 +62,7 @@ def page(record: Mapping[str, Any]) -> Page:
         ** (1 / (last["num_steps"] - before["num_steps"])),
         **{"gaps": {"interval": interval.gap, "certified": certified.gap}, "largest": largest},
     }
-    sections = [
-        draw_section(
-            "Time by number of steps",
-            f"Processor time on one thread. Interval DP and certified: d = "
-            f"{settings['base_dimensions']}; scalar: one eigenvalue; Pareto and brute force: four.",
-            _time_figure(times, fit, "T", Axis("teacher steps T", margin=1.3)),
-            table("Times, memory and gaps", times, _TIME_COLUMNS),
-        ),
-        draw_section(
-            "Time by number of eigenvalues",
-            f"Processor time on one thread at T = {settings['base_steps']}.",
-            _time_figure(times, fit, "d", Axis("distinct eigenvalues d", margin=1.3)),
-            table("Exponents, cost = c size^p", fits[fits.is_power], _FIT_COLUMNS),
-        ),
-        draw_section(
-            "Memory",
-            "Peak of what Python and NumPy allocate, by T; the dotted line is what interval DP's "
-            "tables take by its own account.",
-            _memory_figure(
-                times[times.varied == "T"],
-                f"Interval DP takes {largest.megabytes:.3g} MB at T = {largest.num_steps}, growing "
-                f"as T^{cubic['memory_exponent']:.1f}",
-            ),
-        ),
-    ]
-    return Page(values, claims, sections)
+    return Page(values, claims, _sections(settings, times, fits))
 
 
 def _times(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -104,49 +78,69 @@ def _times(record: Mapping[str, Any]) -> pd.DataFrame:
 def _fits(record: Mapping[str, Any]) -> pd.DataFrame:
     """Exponents, as the page tells them; brute force grows exponentially, which none describes."""
     fits = frame(record, "fits")
-
-    def told(first: str, words: str, second: str) -> list[str]:
-        pairs = zip(fits[first], fits[second], strict=True)
-        return [f"{one:.2f} {words} {other:.2f}" for one, other in pairs]
-
+    told = fits.select_dtypes("number").map("{:.2f}".format)
     return fits.assign(
-        told=told("exponent", "±", "standard_error"),
-        interval=told("low", "to", "high"),
-        memory=told("memory_exponent", "±", "memory_error"),
+        told=told.exponent + " ± " + told.standard_error,
+        interval=told.low + " to " + told.high,
+        memory=told.memory_exponent + " ± " + told.memory_error,
         is_power=fits.planner != "brute-force",
     )
 
 
-def _time_figure(times: pd.DataFrame, fit: Mapping[Any, Any], varied: str, x: Axis) -> Figure:
-    exponents = {planner: row["exponent"] for (planner, over), row in fit.items() if over == varied}
-    labels = {planner: f"{planner}, {varied}^{power:.2f}" for planner, power in exponents.items()}
-    labels["brute-force"] = "brute-force"
-    rows = times[times.varied == varied]
-    return curves(
+def _sections(
+    settings: Mapping[str, Any], times: pd.DataFrame, fits: pd.DataFrame
+) -> Iterator[Section]:
+    numbers = {
+        "T": table("Times, memory and gaps", times, _TIME_COLUMNS),
+        "d": table("Exponents, cost = c size^p", fits[fits.is_power], _FIT_COLUMNS),
+    }
+    for varied, heading, words, caption in (
+        (
+            *("T", "Time by number of steps", "teacher steps T"),
+            f"Processor time on one thread. Interval DP and certified: d = "
+            f"{settings['base_dimensions']}; scalar: one eigenvalue; Pareto and brute force: four.",
+        ),
+        (
+            *("d", "Time by number of eigenvalues", "distinct eigenvalues d"),
+            f"Processor time on one thread at T = {settings['base_steps']}.",
+        ),
+    ):
+        powers = fits[fits.varied == varied].set_index("planner").exponent
+        labels = {name: f"{name}, {varied}^{power:.2f}" for name, power in powers.items()}
+        labels["brute-force"] = "brute-force"
+        rows = times[times.varied == varied]
+        yield chart(
+            heading,
+            caption,
+            [
+                Series(labels[key], own["size"], own.seconds, _LOOKS[key], own.fastest, own.slowest)
+                for key, own in rows.groupby("planner", sort=False)
+            ],
+            Axis(words, margin=1.3),
+            Axis("processor time, s", margin=2),
+            f"Time grows as {varied}^{powers['interval']:.1f} for interval DP and as "
+            f"{varied}^{powers['certified']:.1f} for the certified planner",
+            numbers[varied],
+            height=3.3,
+            columns=2,
+        )
+    rows = times[(times.varied == "T") & times.planner.isin(["interval", "certified", "scalar"])]
+    tables, fit = rows[rows.planner == "interval"], fits[fits.planner == "interval"].iloc[0]
+    largest = tables.iloc[-1]
+    yield chart(
+        "Memory",
+        "Peak of what Python and NumPy allocate, by T; the dotted line is what interval DP's "
+        "tables take by its own account.",
         [
-            Series(labels[name], own["size"], own.seconds, _LOOKS[name], own.fastest, own.slowest)
-            for name, own in rows.groupby("planner", sort=False)
-        ],
-        x,
-        Axis("processor time, s", margin=2),
-        f"Time grows as {varied}^{exponents['interval']:.1f} for interval DP and as "
-        f"{varied}^{exponents['certified']:.1f} for the certified planner",
-        height=3.3,
-        columns=2,
-    )
-
-
-def _memory_figure(times: pd.DataFrame, title: str) -> Figure:
-    shown = times[times.planner.isin(["interval", "certified", "scalar"])]
-    tables = times[times.planner == "interval"]
-    look = {"color": INK, "linestyle": DOTTED}
-    return curves(
-        [
-            *series_by(shown, "planner", "num_steps", "megabytes", _LOOKS),
-            Series("its own account", tables.num_steps, tables.table_bytes / 1e6, look),
+            *series_by(rows, "planner", "num_steps", "megabytes", _LOOKS),
+            Series(
+                *("its own account", tables.num_steps, tables.table_bytes / 1e6),
+                {"color": INK, "linestyle": DOTTED},
+            ),
         ],
         Axis("teacher steps T", margin=1.3),
         Axis("peak memory, MB", margin=2),
-        title,
+        f"Interval DP takes {largest.megabytes:.3g} MB at T = {largest.num_steps}, growing "
+        f"as T^{fit.memory_exponent:.1f}",
         columns=2,
     )

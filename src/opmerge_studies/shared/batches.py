@@ -1,9 +1,13 @@
-"""What minibatches add to training: the second moment of a student trained on samples.
+"""What minibatches add to training: exact second moments of linear students trained by SGD.
 
 The target is linear in z, so a student's gap D = B - G shrinks as ``D ← D (I - 2 η Ĉ)`` with a
 new batch each time, and training ends at the target however noisy it is. The mean gap is that of
 descent on the whole law, ``D_0 (I - 2 η C)^N``, for any data; only its spread sees more of the law
-than the covariance, through the fourth moments.
+than the covariance, through the fourth moments (``expected_square``).
+
+With one weight a coordinate, which feels less noise than a full matrix, an iteration multiplies
+the error by ``1 - 2 η m``, m the mean square of b samples of z ~ N(0, n), with mean n and variance
+2 n² / b: errors are products of independent factors (``retention_noise``, ``operator_noise``).
 """
 
 from __future__ import annotations
@@ -14,8 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.checks import check_count
+from opmerge.errors import InputError
+from opmerge.merging import evaluate
+from opmerge.plans.tree import Plan
+from opmerge.problem import Problem
+from opmerge.training import GradientDescent
 
-__all__ = ["Cumulant", "expected_square", "independent_cumulant", "sample_cumulant"]
+__all__ = [
+    "Cumulant",
+    "expected_square",
+    "independent_cumulant",
+    "operator_noise",
+    "retention_noise",
+    "sample_cumulant",
+]
 
 Array = NDArray[np.float64]
 
@@ -33,17 +49,14 @@ def expected_square(
     Args:
         covariance: (d, d) C of the student's input z.
         cumulant: fourth cumulant of z.
-        learning_rate: η.
-        num_iterations: N.
-        batch: b >= 1 independent samples in each iteration.
+        learning_rate, num_iterations, batch: η, N, and b independent samples in each iteration.
 
     Raises:
         InputError: if N or b is not a whole number >= 1.
     """
-    check_count("num_iterations", num_iterations)
     check_count("batch", batch)
     square = covariance
-    for _ in range(num_iterations):
+    for _ in range(check_count("num_iterations", num_iterations)):
         left = covariance @ square
         both = left @ covariance
         noise = both + np.trace(left) * covariance + cumulant(square)
@@ -56,8 +69,7 @@ def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float)
     """Of coordinates that are independent in a basis: ``Σ_i κ λ_i² (u_iᵀ Q u_i) u_i u_iᵀ``.
 
     Args:
-        basis: (d, d) columns u_i.
-        variances: (d,) λ_i.
+        basis, variances: (d, d) columns u_i and (d,) λ_i.
         excess_kurtosis: κ of each coordinate, 0 for Gaussian, 3 for Laplace, -1.2 for uniform.
     """
 
@@ -81,3 +93,53 @@ def sample_cumulant(samples: Array) -> Cumulant:
         return found
 
     return cumulant
+
+
+def retention_noise(training: GradientDescent, variances: Array, batch_size: int) -> Array:
+    """Var ρ / (E ρ)² of SGD's retention, elementwise in n.
+
+    ``(1 + 8 η² n² / (b (1 - 2 η n)²))^N - 1``; it is small while ``8 η² n² N ≪ b``.
+
+    Raises:
+        InputError: if η n >= 1/2 for some n_t, or b is not a whole number >= 1.
+    """
+    step = 2.0 * training.learning_rate * variances
+    if not (step < 1.0).all():
+        raise InputError("learning_rate", "must be < 1 / (2 max n_t)", training.learning_rate)
+    per_iteration = 2.0 / check_count("batch_size", batch_size) * (step / (1.0 - step)) ** 2
+    noise: Array = np.expm1(training.num_iterations * np.log1p(per_iteration))
+    return noise
+
+
+def operator_noise(problem: Problem, plan: Plan, batch_size: int) -> Array:
+    """(d,) Var B / (E B)² of the whole student B, every merge of the plan trained by SGD.
+
+    With independent factors 1 + noise multiply. A merge is ``c_1 (R + ρ (1 - R))``, R the product
+    of its other children; relative to the teacher, with E the mean of ``(1 - R)/R`` (THEORY 4),
+
+        noise(R + ρ (1 - R)) = (V E² + (1 - E ρ)² noise(R) + V noise(R)) / (1 + E ρ · E)²,
+
+    V = Var ρ. The mean E B is the closed form's, as B is linear in every ρ.
+
+    Raises:
+        InputError: for a merge rule other than operator copy, or another training model.
+    """
+    training = problem.training
+    if not isinstance(training, GradientDescent) or problem.merge_rule != "operator-copy":
+        raise InputError("problem", "must have operator copy and gradient descent", problem)
+    zero = np.zeros_like(problem.eigenvalues)
+    logs = dict.fromkeys(range(problem.num_steps, 0, -1), zero)  # log(1 + noise)
+    means = dict(logs)
+    for merge, local in zip(plan.merges, evaluate(problem, plan).local_excess, strict=True):
+        first, *others = merge.boundaries[:-1]
+        rest = np.sum([means.pop(t) for t in others], axis=0)
+        rest_noise = np.expm1(np.sum([logs.pop(t) for t in others], axis=0))
+        gap = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
+        mean = problem.retentions[merge.start]
+        variances = problem.teacher.variances[merge.start]
+        spread = mean**2 * retention_noise(training, variances, batch_size)
+        noise = spread * gap**2 + ((1.0 - mean) ** 2 + spread) * rest_noise
+        logs[first] = logs[first] + np.log1p(noise / (1.0 + mean * gap) ** 2)
+        means[first] = means[first] + rest + local
+    whole: Array = np.expm1(np.sum(list(logs.values()), axis=0))
+    return whole

@@ -44,9 +44,8 @@ class MatrixProblem:
     Args:
         data_covariance: (d, d) Λ, symmetric positive semi-definite.
         noise_covariance: (d, d) Σ, symmetric positive definite.
-        schedule: noise schedule with T steps.
-        training: how far a student gets in one merge, of one mode; its retention is taken as a
-            function of the matrix C_t.
+        schedule: of T steps.
+        training: of one mode; its retention is taken as a function of the matrix C_t.
         merge_rule: where a student starts (THEORY 4).
         learned_covariance: (d, d) Λ̂ that the teacher takes Λ to be; by default Λ itself.
 
@@ -68,10 +67,8 @@ class MatrixProblem:
     @cached_property
     def _generalised(self) -> tuple[Array, Array]:
         """(d,) μ, descending, and (d, d) V⁻ᵀ."""
-        learned = self.learned_covariance
-        values, vectors = eigh(
-            self.data_covariance if learned is None else learned, self.noise_covariance
-        )
+        learned, data = self.learned_covariance, self.data_covariance
+        values, vectors = eigh(data if learned is None else learned, self.noise_covariance)
         return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
     @cached_property
@@ -114,18 +111,13 @@ class MatrixProblem:
     @cached_property
     def input_root(self) -> Array:
         """(d, d) R with ``V R Rᵀ Vᵀ = C_T``."""
-        inverse = self.inverse_frame
-        return np.linalg.cholesky(inverse @ self.covariance(self.schedule.num_steps) @ inverse.T)
+        inverse, last = self.inverse_frame, self.covariance(self.schedule.num_steps)
+        return np.asarray(np.linalg.cholesky(inverse @ last @ inverse.T), np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixOutcome:
-    """What a plan leaves.
-
-    Args:
-        problem: the problem that was evaluated.
-        deviation: (d, d) ``V⁻¹ (B - P(0, T)) V`` of the whole student B; 0 for the teacher.
-    """
+    """What a plan leaves: (d, d) ``V⁻¹ (B - P(0, T)) V`` of the student B; 0 for the teacher."""
 
     problem: MatrixProblem
     deviation: Array
@@ -175,10 +167,6 @@ def evaluate_matrices(problem: MatrixProblem, plan: Plan) -> MatrixOutcome:
     ``G = c_m ⋯ c_1``. Only deviations from the teacher's composites are carried along, so that
     they keep their digits however small they are (relative to the largest among them).
 
-    Args:
-        problem: the merge problem with T steps.
-        plan: any plan for the same T.
-
     Raises:
         InputError: if the plan is for another number of steps.
     """
@@ -199,10 +187,6 @@ def mapped_gaussian_w2(map_: Array, change: Array) -> float:
 
     ``W2 = min |A - (A + E) O|_F`` over orthogonal O, which is the Bures form (THEORY 6). The
     polar factor O = I + K is refined in K, so nothing nearly equal is subtracted.
-
-    Args:
-        map_: (d, d) A.
-        change: (d, d) E, of any size.
     """
     gram, cross = map_.T @ map_, change.T @ map_
     left, _, right = np.linalg.svd(gram + cross)
@@ -224,8 +208,7 @@ def _product_deviation(
     problem: MatrixProblem, boundaries: tuple[int, ...], deviations: dict[int, Array]
 ) -> Array:
     """``c_m ⋯ c_1 - P`` of the operators between these steps, term by term."""
-    products = problem.teacher.log_products
-    start = boundaries[0]
+    products, start = problem.teacher.log_products, boundaries[0]
     deviation = np.zeros_like(problem.frame)
     for above, below in pairwise(boundaries):
         reached = deviation

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from numpy.typing import ArrayLike
+
 import opmerge
 from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
-from opmerge_studies.shared.engines import ENGINES, run_calls
 
-__all__ = ["Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress"]
+__all__ = ["ENGINES", "Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress", "rows_of"]
 
 
 class Report(Protocol):
@@ -49,6 +55,16 @@ def grid(**axes: Any) -> list[Cell]:
     return [dict(zip(axes, values, strict=True)) for values in product(*several)]
 
 
+def rows_of(columns: Mapping[str, ArrayLike], **alike: Any) -> list[dict[str, Any]]:
+    """A row of JSON values for each entry of equally long columns, after what is alike in all.
+
+    >>> rows_of({"t": np.arange(2), "w2": [0.5, 0.25]}, plan="boot")
+    [{'plan': 'boot', 't': 0, 'w2': 0.5}, {'plan': 'boot', 't': 1, 'w2': 0.25}]
+    """
+    lists = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+    return [{**alike, **dict(zip(columns, row, strict=True))} for row in lists]
+
+
 @contextmanager
 def no_progress(_title: str, _total: float | None) -> Iterator[Report]:
     """The progress of work that nobody watches."""
@@ -63,8 +79,9 @@ class Runner:
         folder: the run directory.
         progress: opens a progress bar.
         warn: told, in a line, what was found damaged.
-        num_workers: processes of a sweep; -1 for one a core.
-        backend: what they run on (``engines``).
+        num_workers: processes of a sweep; -1 for one a core. With 1, loky starts none.
+        backend: of ``ENGINES``: what they run on, which is this machine unless
+            ``DASK_SCHEDULER_ADDRESS`` or ``RAY_ADDRESS`` names a cluster.
 
     Raises:
         InputError: if there is no such backend, or the number of workers is out of range.
@@ -109,7 +126,7 @@ class Runner:
         calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
         if calls:
             call = partial(_numbered, function)
-            computed = run_calls(call, calls, self.backend, self.num_workers)
+            computed = _run_calls(call, calls, self.backend, self.num_workers)
             with self.progress(title, len(calls)) as report:
                 for done, (i, result) in enumerate(computed, start=1):
                     results[i] = self.store.write(names[i], identities[i], result)
@@ -153,3 +170,77 @@ def _code_digest() -> str:
             name = path.relative_to(package.parent).as_posix()
             digests.update(name.encode() + path.read_bytes())
     return digests.hexdigest()
+
+
+def _run_calls(
+    function: Callable[[Any], Any], arguments: Sequence[Any], backend: str, num_workers: int
+) -> Iterator[Any]:
+    """``function(argument)`` of each argument, in the order in which they are done."""
+    run, module = ENGINES[backend]
+    if find_spec(module) is None:
+        install = f'pip install "opmerge[{backend}]"'
+        raise InputError("backend", "must be installed", backend, install)
+    count = cpu_count() if num_workers < 0 else min(num_workers, len(arguments))
+    try:
+        yield from run(function, arguments, count)
+    except _WorkerKilledError as error:
+        raise InputError(
+            "num_workers",
+            "must leave memory for every worker: one was killed",
+            count,
+            "run the same command again, with fewer; what is finished is kept",
+        ) from error
+
+
+class _WorkerKilledError(Exception):
+    """A worker process is gone."""
+
+
+def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) -> Iterator[Any]:
+    with parallel_config("loky", inner_max_num_threads=1):
+        parallel = Parallel(count, return_as="generator_unordered")
+    try:
+        yield from parallel(delayed(function)(argument) for argument in arguments)
+    except TerminatedWorkerError as error:
+        raise _WorkerKilledError from error
+
+
+def _dask(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) -> Iterator[Any]:
+    # By dask's own client: joblib's backend waits for ever for what a killed worker had (1.6.0).
+    from distributed import Client, KilledWorker, as_completed
+
+    cluster = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    local: dict[str, Any] = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(cluster) if cluster else Client(**local) as client:
+        futures = client.map(function, arguments, pure=False, batch_size=None)
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except KilledWorker as error:
+            raise _WorkerKilledError from error
+
+
+def _ray(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) -> Iterator[Any]:
+    import ray
+    from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+    local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": count}
+    ray.init(include_dashboard=False, log_to_driver=False, **local)
+
+    @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+    def task(argument: Any) -> Any:
+        return function(argument)
+
+    try:
+        waiting = [task.remote(argument) for argument in arguments]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield from ray.get(done)
+    except (OutOfMemoryError, WorkerCrashedError) as error:
+        raise _WorkerKilledError from error
+    finally:
+        ray.shutdown()
+
+
+ENGINES = {"loky": (_loky, "joblib"), "dask": (_dask, "distributed"), "ray": (_ray, "ray")}
+"""What computes, and the module that it needs, by name."""

@@ -6,7 +6,7 @@ is iterated, not solved. Nothing here knows a retention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,109 +18,94 @@ from opmerge.errors import InputError
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 
-__all__ = ["Adam", "Descent", "FlowSolver", "Optimiser", "TrainedPlan", "train_dense", "train_plan"]
+__all__ = [
+    "Optimiser",
+    "TrainedPlan",
+    "adam",
+    "descent",
+    "flow_solver",
+    "train_dense",
+    "train_plan",
+]
 
 _TOLERANCE = 1e-12
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class FlowSolver:
-    """Gradient flow ``da/ds = -2 n_t (a - target)`` by a Runge-Kutta method of order 8.
+Optimiser = Callable[[Array, Array, Array, Generator], Array]
+"""What (runs, d) weights become, of their initial values, target, (d,) n_t and random numbers."""
 
-    Args:
-        time: s, the optimisation time of one merge.
-    """
 
-    time: float
+def flow_solver(time: float) -> Optimiser:
+    """Gradient flow ``da/ds = -2 n_t (a - target)`` for time s, by Runge-Kutta of order 8."""
+    precision = {"rtol": _TOLERANCE, "atol": _TOLERANCE**2}
 
-    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
-        """(runs, d) weights at time s, to 12 digits, from (runs, d) initial weights at (d,) n_t."""
-
+    def train(initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
         def slope(_: float, weights: Array) -> Array:
             slopes: Array = -2.0 * variances * (weights.reshape(initial.shape) - target)
             return slopes.ravel()
 
-        solution = solve_ivp(
-            slope, (0.0, self.time), initial.ravel(), "DOP853", rtol=_TOLERANCE, atol=_TOLERANCE**2
-        )
+        solution = solve_ivp(slope, (0.0, time), initial.ravel(), "DOP853", **precision)
         weights: Array = solution.y[:, -1].reshape(initial.shape)
         return weights
 
+    return train
 
-@dataclass(frozen=True)
-class _Iterated:
-    """An optimiser that takes steps along gradients.
+
+def descent(
+    learning_rate: float,
+    num_iterations: int,
+    batch_size: int | None = None,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+) -> Optimiser:
+    """Gradient descent, with momentum or averaged weights.
 
     Args:
-        learning_rate: η.
-        num_iterations: N.
+        learning_rate, num_iterations: η and N.
         batch_size: B fresh samples an iteration; None for the population's gradient.
-    """
-
-    learning_rate: float
-    num_iterations: int
-    batch_size: int | None = None
-
-    def _gradient(self, gap: Array, variances: Array, rng: Generator) -> Array:
-        """Of the mean of (a z - target z)², z ~ N(0, n_t), at the gap a - target.
-
-        The samples enter by their mean square alone, whose law is n_t χ²_B / B.
-        """
-        squares = variances
-        if self.batch_size is not None:
-            squares = variances / self.batch_size * rng.chisquare(self.batch_size, gap.shape)
-        gradient: Array = 2.0 * squares * gap
-        return gradient
-
-
-@dataclass(frozen=True)
-class Descent(_Iterated):
-    """Gradient descent, full-batch or on fresh minibatches, with momentum or averaged weights.
-
-    Args:
         momentum: μ of the heavy ball, which starts at rest.
         decay: D, if the moving average ``m ← D m + (1 - D) a`` is what is kept; 0 keeps a itself.
     """
 
-    momentum: float = 0.0
-    decay: float = 0.0
-
-    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
-        """(runs, d) weights after N iterations; see ``FlowSolver.train``."""
+    def train(initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
         weights, velocity, average = initial, np.zeros_like(initial), initial
-        for _ in range(self.num_iterations):
-            gradient = self._gradient(weights - target, variances, rng)
-            velocity = self.momentum * velocity - self.learning_rate * gradient
+        for _ in range(num_iterations):
+            gradient = _gradient(weights - target, variances, batch_size, rng)
+            velocity = momentum * velocity - learning_rate * gradient
             weights = weights + velocity
-            average = self.decay * average + (1.0 - self.decay) * weights
+            average = decay * average + (1.0 - decay) * weights
         return average
 
+    return train
 
-@dataclass(frozen=True)
-class Adam(_Iterated):
+
+def adam(learning_rate: float, num_iterations: int, batch_size: int | None = None) -> Optimiser:
     """Adam (Kingma & Ba 2015), begun afresh in each merge; a coordinate is a parameter."""
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
-    beta1 = 0.9
-    beta2 = 0.999
-    epsilon = 1e-8
-
-    def train(self, initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
-        """(runs, d) weights after N iterations; see ``FlowSolver.train``."""
+    def train(initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
         weights, first, second = initial, np.zeros_like(initial), np.zeros_like(initial)
-        for iteration in range(1, self.num_iterations + 1):
-            gradient = self._gradient(weights - target, variances, rng)
-            first = self.beta1 * first + (1.0 - self.beta1) * gradient
-            second = self.beta2 * second + (1.0 - self.beta2) * gradient**2
-            direction = first / (1.0 - self.beta1**iteration)
-            size = np.sqrt(second / (1.0 - self.beta2**iteration)) + self.epsilon
-            weights = weights - self.learning_rate * direction / size
+        for iteration in range(1, num_iterations + 1):
+            gradient = _gradient(weights - target, variances, batch_size, rng)
+            first = beta1 * first + (1.0 - beta1) * gradient
+            second = beta2 * second + (1.0 - beta2) * gradient**2
+            direction = first / (1.0 - beta1**iteration)
+            size = np.sqrt(second / (1.0 - beta2**iteration)) + epsilon
+            weights = weights - learning_rate * direction / size
         return weights
 
+    return train
 
-Optimiser = FlowSolver | Descent | Adam
-"""Takes weights from where they start towards their target."""
+
+def _gradient(gap: Array, variances: Array, batch_size: int | None, rng: Generator) -> Array:
+    """Of the mean of (a z - target z)², z ~ N(0, n_t); the law of mean z² is n_t χ²_B / B."""
+    squares = variances
+    if batch_size is not None:
+        squares = variances / batch_size * rng.chisquare(batch_size, gap.shape)
+    gradient: Array = 2.0 * squares * gap
+    return gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +113,8 @@ class TrainedPlan:
     """Every student of a plan as training left it.
 
     Args:
-        initial: (merges, runs, d) where each student began, in the order of ``plan.merges``.
-        target: (merges, runs, d) the product that it was trained on.
-        result: (merges, runs, d) where it ended.
+        initial, target, result: (merges, runs, d) where each began, what product it was trained
+            on and where it ended, in the order of ``plan.merges``.
         operators: (runs, d) the whole student T → 0.
     """
 
@@ -162,14 +146,8 @@ def train_plan(
     """Train the students of a plan one after the other, as a real distillation does.
 
     Each starts as a copy of its first child's operator and is trained on the product of its
-    children as training left them. Runs are independent; with the same seed they are the same.
-
-    Args:
-        problem: its schedule, eigenvalues and teacher; its training model plays no part.
-        plan: any plan of T steps.
-        optimiser: how a student is trained.
-        num_runs: independent repetitions.
-        seed: of the samples.
+    children as training left them. Runs are independent; the problem's training model plays no
+    part.
 
     Raises:
         InputError: for a merge rule other than operator copy.
@@ -185,7 +163,7 @@ def train_plan(
         children = [operators.pop(t) for t in merge.boundaries[:-1]]
         target = np.prod(children, axis=0)
         variances = problem.teacher.variances[merge.start]
-        result = optimiser.train(children[0], target, variances, rng)
+        result = optimiser(children[0], target, variances, rng)
         operators[merge.start] = result
         trained.append((children[0], target, result))
     initial, target, result = np.reshape(trained, (-1, 3, *shape)).swapaxes(0, 1)
@@ -196,23 +174,21 @@ def train_dense(
     initial: Array,
     target: Array,
     covariance: Array,
-    descent: tuple[float, int, int],
+    way: tuple[float, int, int],
     num_runs: int,
     seed: int,
 ) -> Array:
-    """(runs, d, d) full matrices W trained by plain SGD on ``E|W z - target z|²``.
+    """(runs, d, d) full matrices W trained by plain SGD on ``E|W z - target z|²``, z ~ N(0, C).
 
     Unlike a weight a coordinate, a matrix also learns and forgets correlations that a minibatch
     shows by chance.
 
     Args:
-        initial, target: (d, d) W at the start, and what it tends to.
-        covariance: (d, d) of z ~ N(0, C).
-        descent: learning rate η, iterations N and samples B of each.
-        num_runs: independent repetitions.
-        seed: of the samples.
+        initial, target, covariance: (d, d) W at the start, what it tends to, and C.
+        way: learning rate η, iterations N and samples B of each.
+        num_runs, seed: independent repetitions, and the seed of their samples.
     """
-    learning_rate, num_iterations, batch_size = descent
+    learning_rate, num_iterations, batch_size = way
     rng, root = np.random.default_rng(seed), np.linalg.cholesky(covariance)
     weights = np.broadcast_to(initial, (num_runs, *initial.shape))
     for _ in range(num_iterations):

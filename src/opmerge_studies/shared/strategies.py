@@ -73,12 +73,7 @@ def plan_shape(plan: Plan, distance: float, errors: Mapping[str, float]) -> str:
     """``boot`` or ``vanilla`` where that errs as little as the plan, else its kind.
 
     A ``comb`` trains the student at T only, block after block (THEORY 7.6); a ``tree`` trains
-    students inside blocks too.
-
-    Args:
-        plan: a one-step student.
-        distance: its W2.
-        errors: W2 of at least ``boot`` and ``vanilla``.
+    students inside blocks too. ``distance`` is the plan's W2, ``errors`` those of strategies.
     """
     for name in ("boot", "vanilla"):
         if is_as_good(errors[name], distance):
@@ -89,12 +84,9 @@ def plan_shape(plan: Plan, distance: float, errors: Mapping[str, float]) -> str:
 def plan_row(
     problem: Problem, names: Sequence[str] = CANONICAL, best: PlannerResult | None = None
 ) -> dict[str, Any]:
-    """The best plan, its proof and its shape, with the errors of strategies beside it.
+    """The best one-step plan, its proof and its shape, with the errors of strategies beside it.
 
-    Args:
-        problem: one-step students are compared.
-        names: strategies; ``boot`` and ``vanilla`` among them.
-        best: what the planner found, where it is known already.
+    ``names`` hold ``boot`` and ``vanilla``; ``best`` is what the planner found, if it is known.
     """
     best = best or find_plan(problem)
     errors = strategy_errors(problem, names)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
-from opmerge_studies.shared.runner import ProgressBar, Runner, no_progress
-from opmerge_studies.shared.settings import configure, settings_named
+from opmerge_studies.shared.runner import Runner
 
-__all__ = ["FORMAT", "VERSION", "Study"]
+__all__ = ["FORMAT", "VERSION", "Study", "configure", "settings_named"]
 
 FORMAT = "opmerge.study"
 VERSION = 1
+
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+_OPTION = re.compile(r"--(split|image_size|patch_size|stride|grey)( (?:all|true|\d+))?")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Study:
     run: Callable[[Any, Runner], Mapping[str, Any]]
     trains_networks: bool = False
 
+    runner = Runner
+    """Where and on what it is computed."""
+
     @property
     def name(self) -> str:
         """As the command line has it: ``better-than-teacher``."""
@@ -60,17 +67,6 @@ class Study:
         """Its settings, or those of a demonstration, with ``KEY=VALUE`` replaced."""
         chosen: Settings = self.settings.quick() if quick else self.settings()  # type: ignore[attr-defined]
         return configure(chosen, settings)
-
-    def runner(
-        self,
-        folder: Path,
-        progress: ProgressBar = no_progress,
-        warn: Callable[[str], None] = warnings.warn,
-        num_workers: int = -1,
-        backend: str = "loky",
-    ) -> Runner:
-        """Where and on what it is computed: see ``Runner``."""
-        return Runner(folder, progress, warn, num_workers, backend)
 
     def record(self, settings: Settings, runner: Runner) -> dict[str, Any]:
         """The record, JSON values; what the folder holds of an interrupted run is kept."""
@@ -132,3 +128,56 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return stream.getvalue()
+
+
+def configure(settings: SomeSettings, changes: Sequence[str]) -> SomeSettings:
+    """Settings with some of them changed.
+
+    Args:
+        settings: of a study.
+        changes: each ``KEY=VALUE``, the key a field or ``part.field``, the value JSON or else text.
+
+    Raises:
+        InputError: if a key names no field, or a value does not suit it.
+    """
+    values = settings.model_dump(mode="json")
+    for change in changes:
+        _change(values, change)
+    return settings.with_json(values) if changes else settings
+
+
+@contextmanager
+def settings_named() -> Iterator[None]:
+    """Lets what is refused inside name settings of a study, not options of other commands.
+
+    ``--image_size 32`` is ``--set source_options.image_size=32``.
+    """
+    try:
+        yield
+    except InputError as error:
+        text = str(error).replace("--grey", "--grey true")
+        error.args = (_OPTION.sub(_setting, text),)
+        raise
+
+
+def _setting(option: re.Match[str]) -> str:
+    return f"--set source_options.{option[1]}{(option[2] or '').replace(' ', '=')}"
+
+
+def _change(values: Any, change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise InputError("set", "must have the form KEY=VALUE", change)
+    name, group = "", {"": values}
+    for part in key.split("."):
+        if not isinstance(group[name], dict):
+            raise InputError("set", f"must not name a part of {name}", key)
+        name, group = part, group[name]
+        if name not in group:
+            raise InputError("set", f"must name one of {', '.join(group)}", name)
+    if isinstance(group[name], dict):
+        raise InputError("set", "must name a setting inside", key, f"such as {key}.NAME")
+    try:
+        group[name] = json.loads(text)
+    except ValueError:
+        group[name] = text

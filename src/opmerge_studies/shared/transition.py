@@ -29,10 +29,6 @@ def crossings(num_steps: int, training: TrainingModel) -> list[float]:
 
     Under operator copy, with the plain cosine schedule and the teacher as the target. Both train
     at T alone, so all that they see of training is its retention at n_T = 1 (THEORY 7.5).
-
-    Args:
-        num_steps: T >= 2.
-        training: any training model.
     """
     boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
 
@@ -77,12 +73,7 @@ def _between_crossings(num_steps: int) -> Array:
 
 
 def sign_changes(function: Callable[[Array], Array], points: Array) -> list[float]:
-    """Zeros of a function that lie between neighbouring points where its sign differs.
-
-    Args:
-        function: of an ascending vector, elementwise.
-        points: ascending.
-    """
+    """Zeros of an elementwise function between ascending neighbours where its sign differs."""
     signed = list(zip(points.tolist(), function(points).tolist(), strict=True))
     return [
         float(brentq(lambda point: float(function(np.array([point]))[0]), below, above, xtol=1e-12))

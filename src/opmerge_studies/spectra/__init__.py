@@ -13,8 +13,8 @@ from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, NonEmpty, Positive
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Positive, Rising, Some
 from opmerge.spectra import Spectrum, resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -29,15 +29,11 @@ STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
 class SpectraSettings(Settings):
     """Settings of the study."""
 
-    sources: Annotated[tuple[str, ...], NonEmpty] = Field(
-        ("digits", "patches", "faces"), description="samples, a file or a folder of images"
+    sources: Some[str] = option(
+        ("digits", "patches", "faces"), "samples, a file or a folder of images"
     )
-    steps: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ascending] = Field(
-        (16, 32, 64, 128, 256), description="T"
-    )
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (1.0, 3.0, DEFAULT_MERGE_TIME), description="s"
-    )
+    steps: Rising[Annotated[int, Field(ge=2)]] = option((16, 32, 64, 128, 256), "T")
+    merge_times: Rising[Positive] = option((1.0, 3.0, DEFAULT_MERGE_TIME), "s")
 
     @classmethod
     def quick(cls) -> Self:
@@ -54,11 +50,11 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
     """
     sizes = {"steps": [list(settings.steps)], "merge_times": [list(settings.merge_times)]}
     described = runner.sweep(describe_source, grid(source=settings.sources), "reading spectra")
-    planned = runner.sweep(plan_source, grid(source=settings.sources, **sizes), "planning")
+    planned = runner.rows(plan_source, grid(source=settings.sources, **sizes), "planning")
     return {
         "tables": {
             "sources": [each["summary"] for each in described],
-            "plans": [row for rows in planned for row in rows],
+            "plans": planned,
             "eigenvalues": [row for each in described for row in each["eigenvalues"]],
         }
     }
@@ -67,16 +63,13 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
 def describe_source(source: str) -> dict[str, Any]:
     """Shares of λ <= 1 in both forms, and all eigenvalues."""
     forms = _forms(source)
+    shares = {form: _shares(spectrum) for form, spectrum in forms.items()}
     return {
         "summary": {
             "source": source,
             "samples": forms["eigenbasis"].num_samples,
             "dimensions": forms["eigenbasis"].num_dimensions,
-            **{
-                f"{form}_{key}": value
-                for form, spectrum in forms.items()
-                for key, value in _shares(spectrum).items()
-            },
+            **{f"{form}_{key}": value for form in shares for key, value in shares[form].items()},
         },
         "eigenvalues": [
             {"source": source, "form": form, "rank": rank, "eigenvalue": float(value)}
@@ -122,28 +115,21 @@ def _compare(true: Problem, diagonal: Problem) -> dict[str, Any]:
 
 def _forms(source: str) -> dict[str, Spectrum]:
     """The spectrum in the eigenbasis of the covariance, and its diagonal in pixels."""
-    return {
-        "eigenbasis": resolve_spectrum(source),
-        "diagonal": resolve_spectrum(source, diagonal=True),
-    }
+    diagonal = resolve_spectrum(source, diagonal=True)
+    return {"eigenbasis": resolve_spectrum(source), "diagonal": diagonal}
 
 
 def _shares(spectrum: Spectrum) -> dict[str, float]:
     """The largest λ, and how many directions and how much variance have λ <= 1."""
-    small = spectrum.eigenvalues <= 1
-    counts = spectrum.multiplicities
-    variance = float(counts[small] @ spectrum.eigenvalues[small])
+    small, counts = spectrum.eigenvalues <= 1, spectrum.multiplicities
+    variance = float(counts[small] @ spectrum.eigenvalues[small]) + spectrum.remaining_trace
+    directions = float(counts[small].sum() + spectrum.remaining_dimensions)
     return {
         "largest": float(spectrum.eigenvalues[0]),
-        "share_small": float(counts[small].sum() + spectrum.remaining_dimensions)
-        / spectrum.num_dimensions,
-        "variance_small": (variance + spectrum.remaining_trace) / spectrum.trace,
+        "share_small": directions / spectrum.num_dimensions,
+        "variance_small": variance / spectrum.trace,
     }
 
 
-STUDY = Study(
-    __name__,
-    "Which plan is best for real data, and what does a diagonal model cost?",
-    SpectraSettings,
-    run,
-)
+_QUESTION = "Which plan is best for real data, and what does a diagonal model cost?"
+STUDY = Study(__name__, _QUESTION, SpectraSettings, run)

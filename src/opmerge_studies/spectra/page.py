@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import DASHED, Axis, Level, Series, curves, series_by
+from opmerge.page.charts import DASHED, Axis, Level, chart, series_by
 from opmerge.page.claims import count
-from opmerge.page.layout import Section, draw_section
+from opmerge.page.layout import Section
 from opmerge.page.sentences import short_name
-from opmerge.page.study import Page, frame, table
+from opmerge.page.study import Page, frame, heads, table
 from opmerge_studies.spectra import STRATEGIES
 
 if TYPE_CHECKING:
@@ -19,22 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _EQUAL = 1e-9  # relative difference of two distances, or gap, that is rounding
-_SHARE_COLUMNS = {
-    **{"data": "source", "samples": "samples", "pixels": "dimensions"},
-    **{"largest λ": "eigenbasis_largest", "λ ≤ 1": "eigenbasis_share_small:%"},
-    **{"their variance": "eigenbasis_variance_small:%", "largest pixel": "diagonal_largest"},
-}
-_PLACE = {"data": "source", "T": "num_steps", "s": "merge_time:g"}
-_PLAN_COLUMNS = {
-    **_PLACE,
-    **{"best": "best", "bound": "lower_bound", "best named": "named", "ratio": "gain:.4f"},
-    **{"merges": "merges", "best plan": "plan"},
-}
-_PROMISE_COLUMNS = {
-    **_PLACE,
-    **{"predicted": "predicted", "true W2": "transferred", "best": "best"},
-    **{"true / best": "loss:.4f", "its plan": "diagonal_plan"},
-}
+_SHARE_COLUMNS = heads(
+    *("data=source", "samples", "pixels=dimensions", "largest λ=eigenbasis_largest"),
+    *("λ ≤ 1=eigenbasis_share_small:%", "their variance=eigenbasis_variance_small:%"),
+    "largest pixel=diagonal_largest",
+)
+_PLACE = ("data=source", "T=num_steps", "s=merge_time:g")
+_PLAN_COLUMNS = heads(
+    *(*_PLACE, "best", "bound=lower_bound", "best named=named", "ratio=gain:.4f"),
+    *("merges", "best plan=plan"),
+)
+_PROMISE_COLUMNS = heads(
+    *(*_PLACE, "predicted", "true W2=transferred", "best", "true / best=loss:.4f"),
+    "its plan=diagonal_plan",
+)
 
 
 def page(record: Mapping[str, Any]) -> Page:
@@ -48,7 +46,6 @@ def page(record: Mapping[str, Any]) -> Page:
         "hybrids-gain-half": count(plans.gain.between(1.5, 2.5)),
         "best-plans-are-proved": count(plans.gap <= _EQUAL),
     }
-    by_source = plans.groupby("source", sort=False)
     values = {
         "sources": sources,
         "few": sources[sources.samples <= sources.dimensions],
@@ -56,18 +53,9 @@ def page(record: Mapping[str, Any]) -> Page:
         "gain": plans.nlargest(1, "gain").iloc[0],
         "loss": plans.nlargest(1, "loss").iloc[0],
         "gap": plans.gap.max(),
-        "by_source": by_source,
+        "by_source": plans.groupby("source", sort=False),
     }
-    time = record["settings"]["merge_times"][-1]
-    shown = plans[plans.merge_time == time]
-    steps = shown.num_steps.unique()
-    axis = Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps})
-    sections = [
-        _spectrum_section(sources, frame(record, "eigenvalues"), sighted),
-        _gain_section(plans, shown, axis, time),
-        _promise_section(plans, shown, axis, time),
-    ]
-    return Page(values, claims, sections)
+    return Page(values, claims, _sections(record, sources, plans))
 
 
 def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -85,69 +73,61 @@ def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def _spectrum_section(
-    sources: pd.DataFrame, eigenvalues: pd.DataFrame, sighted: pd.DataFrame
-) -> Section:
-    rows = eigenvalues[eigenvalues.eigenvalue > 0]
-    rows = rows.assign(called=rows.source.map(short_name))
-    solid, dashed = (
-        series_by(
-            rows[rows.form == form], "called", "rank", "eigenvalue", linestyle=dash, marker=""
-        )
+def _sections(
+    record: Mapping[str, Any], sources: pd.DataFrame, plans: pd.DataFrame
+) -> Iterator[Section]:
+    rows = frame(record, "eigenvalues").query("eigenvalue > 0")
+    lines = [
+        replace(each, label=each.label if form == "eigenbasis" else "")
         for form, dash in (("eigenbasis", "-"), ("diagonal", DASHED))
-    )
-    return draw_section(
+        for each in series_by(
+            rows[rows.form == form].assign(called=lambda row: row.source.map(short_name)),
+            *("called", "rank", "eigenvalue"),
+            linestyle=dash,
+            marker="",
+        )
+    ]
+    sighted = sources[sources.eigenbasis_largest > 1]
+    yield chart(
         "Spectra",
         "Solid: eigenvalues of the covariance; dashed: variances of the pixels. Both add up to the "
         "same total. Zeros are left out.",
-        curves(
-            [*solid, *_unnamed(dashed)],
-            Axis("direction or pixel, by size", (1, 1.1 * rows["rank"].max())),
-            Axis("variance λ", (1e-4, 2 * max(1.0, rows.eigenvalue.max()))),
-            f"{len(sighted)} of {len(sources)} sources have variances above 1; in "
-            f"{(sighted.diagonal_largest <= 1).sum()} of these no pixel has",
-            levels=[Level(y=1.0)],
-            height=3.2,
-        ),
+        lines,
+        Axis("direction or pixel, by size", (1, 1.1 * rows["rank"].max())),
+        Axis("variance λ", (1e-4, 2 * max(1.0, rows.eigenvalue.max()))),
+        f"{len(sighted)} of {len(sources)} sources have variances above 1; in "
+        f"{(sighted.diagonal_largest <= 1).sum()} of these no pixel has",
         table("Variances above and below 1", sources, _SHARE_COLUMNS),
+        levels=[Level(y=1.0)],
+        height=3.2,
     )
-
-
-def _gain_section(plans: pd.DataFrame, shown: pd.DataFrame, axis: Axis, time: float) -> Section:
-    dashed = series_by(shown, "called", "num_steps", "loss", linestyle=DASHED)
-    return draw_section(
+    time = record["settings"]["merge_times"][-1]
+    shown = plans[plans.merge_time == time]
+    steps = shown.num_steps.unique()
+    axis = Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps})
+    losses = series_by(shown, "called", "num_steps", "loss", linestyle=DASHED)
+    yield chart(
         "Gain of the best plan",
         "W2 of the best named strategy (solid) and of the plan of the diagonal (dashed) as a "
         f"multiple of the best plan's, in the eigenbasis, s = {time:g}.",
-        curves(
-            [*series_by(shown, "called", "num_steps", "gain"), *_unnamed(dashed)],
-            axis,
-            Axis("W2 to the teacher, best plan = 1", (0.95, 1.05 * shown.loss.max()), log=False),
-            f"The plan of the diagonal errs up to {shown.loss.max():.2f} times the best plan, the "
-            f"best named strategy up to {shown.gain.max():.2f} times",
-            height=3.2,
-        ),
+        series_by(shown, "called", "num_steps", "gain")
+        + [replace(each, label="") for each in losses],
+        axis,
+        Axis("W2 to the teacher, best plan = 1", (0.95, 1.05 * shown.loss.max()), log=False),
+        f"The plan of the diagonal errs up to {shown.loss.max():.2f} times the best plan, the "
+        f"best named strategy up to {shown.gain.max():.2f} times",
         table("Best plans and named strategies in the eigenbasis", plans, _PLAN_COLUMNS),
+        height=3.2,
     )
-
-
-def _promise_section(plans: pd.DataFrame, shown: pd.DataFrame, axis: Axis, time: float) -> Section:
-    return draw_section(
+    yield chart(
         "What the diagonal promises",
         "True W2 of the plan made for the diagonal, as a multiple of what the diagonal predicts "
         f"for it, s = {time:g}.",
-        curves(
-            series_by(shown, "called", "num_steps", "promise"),
-            axis,
-            Axis("true W2, predicted = 1", (0, 1.1 * shown.promise.max()), log=False),
-            f"The true error is {shown.promise.min():.2g} to {shown.promise.max():.2g} times what "
-            "the diagonal predicts",
-            levels=[Level(y=1.0)],
-        ),
+        series_by(shown, "called", "num_steps", "promise"),
+        axis,
+        Axis("true W2, predicted = 1", (0, 1.1 * shown.promise.max()), log=False),
+        f"The true error is {shown.promise.min():.2g} to {shown.promise.max():.2g} times what "
+        "the diagonal predicts",
         table("The plan of the diagonal", plans, _PROMISE_COLUMNS),
+        levels=[Level(y=1.0)],
     )
-
-
-def _unnamed(series: list[Series]) -> list[Series]:
-    """The same lines, which the legend does not name again."""
-    return [replace(each, label="") for each in series]

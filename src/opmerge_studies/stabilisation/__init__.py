@@ -14,14 +14,14 @@ from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, Positive
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, Positive, Rising, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
-from opmerge_studies.shared import Runner, Study, grid
-from opmerge_studies.shared.simulation import Descent, train_plan
+from opmerge_studies.shared import Runner, Study, grid, rows_of
+from opmerge_studies.shared.simulation import descent, train_plan
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
 from opmerge_studies.shared.transition import crossings
-from opmerge_studies.stabilisation.timestep_mixing import (
+from opmerge_studies.stabilisation.mixing import (
     CHAINS,
     mixing_combs,
     mixing_crossings,
@@ -46,27 +46,23 @@ _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 class StabilisationSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[Annotated[int, Field(ge=4)], ...], Ascending] = Field(
-        (16, 64, 128), description="T"
+    steps: Rising[TeacherSteps] = option((16, 64, 128), "T")
+    turnovers: Rising[Positive] = option(
+        (2.0, 4.0, 8.0, 16.0, 32.0, 64.0), "time constants β s of the moving average in one merge"
     )
-    turnovers: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
-        description="time constants β s of the moving average in one merge",
+    iterations: Rising[Count] = option(
+        (64, 256, 1024, 4096), "N of descent in a merge, whose average is simulated"
     )
-    iterations: Annotated[tuple[Count, ...], Ascending] = Field(
-        (64, 256, 1024, 4096), description="N of descent in a merge, whose average is simulated"
+    num_eigenvalues: Annotated[int, Field(ge=10)] = option(
+        120, "points in λ from 0.05 to 20 at which mixing is computed"
     )
-    num_eigenvalues: Annotated[int, Field(ge=10)] = Field(
-        120, description="points in λ from 0.05 to 20 at which mixing is computed"
+    catch_up_eigenvalues: Rising[Positive] = option(
+        (0.2, 0.5, 0.9, 1.0, 2.0, 5.0), "λ at which the time is sought that mixing needs to make up"
     )
-    catch_up_eigenvalues: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (0.2, 0.5, 0.9, 1.0, 2.0, 5.0),
-        description="λ at which the time is sought that mixing needs to make up",
+    comb_steps: Annotated[int, Field(ge=3, le=14)] = option(
+        11, "T for which all combs are tried, mixed"
     )
-    comb_steps: Annotated[int, Field(ge=3, le=14)] = Field(
-        11, description="T for which all combs are tried, mixed"
-    )
-    merge_time: Annotated[float, Field(gt=0, le=40)] = Field(DEFAULT_MERGE_TIME, description="s")
+    merge_time: Annotated[float, Field(gt=0, le=40)] = option(DEFAULT_MERGE_TIME, "s")
 
     @classmethod
     def quick(cls) -> Self:
@@ -88,27 +84,21 @@ def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``ema_crossings``, ``ema_plans``, ``ema_simulation``; ``mixing`` (errors over
         λ), ``mixing_crossings``, ``mixing_time`` (how much longer mixing takes), ``mixing_combs``.
     """
-    steps, times, rates = settings.steps, [settings.merge_time], settings.turnovers
+    steps, time, rates = settings.steps, settings.merge_time, settings.turnovers
     eigenvalues = [np.geomspace(0.05, 20.0, settings.num_eigenvalues).round(9).tolist()]
-    by_rule = {"merge_time": times, "merge_rule": _RULES, "eigenvalues": eigenvalues}
-    crossed = grid(num_steps=steps, merge_time=times, turnovers=(None, *rates))
-    planned = grid(num_steps=steps, merge_time=times, turnovers=rates, spectrum=SPECTRA)
+    by_rule = {"merge_time": time, "merge_rule": _RULES, "eigenvalues": eigenvalues}
+    crossed = grid(num_steps=steps, merge_time=time, turnovers=(None, *rates))
+    planned = grid(num_steps=steps, merge_time=time, turnovers=rates, spectrum=SPECTRA)
     simulated = grid(
-        num_steps=steps[:1],
-        merge_time=times,
-        turnovers=rates[len(rates) // 2 :][:1],
+        num_steps=steps[0],
+        merge_time=time,
+        turnovers=rates[len(rates) // 2],
         num_iterations=settings.iterations,
     )
-    made_up = grid(
-        num_steps=steps,
-        merge_time=times,
-        merge_rule=_RULES,
-        strategy=CHAINS,
-        turnovers=(None, rates[-1]),
-        eigenvalues=[list(settings.catch_up_eigenvalues)],
-    )
-    mixed, plain = grid(num_steps=steps, **by_rule), grid(num_steps=steps, merge_time=times)
-    combs = grid(num_steps=[settings.comb_steps], **by_rule)
+    targets = {"strategy": CHAINS, "turnovers": (None, rates[-1])}
+    made_up = {**by_rule, **targets, "eigenvalues": [list(settings.catch_up_eigenvalues)]}
+    mixed, plain = grid(num_steps=steps, **by_rule), grid(num_steps=steps, merge_time=time)
+    combs = grid(num_steps=settings.comb_steps, **by_rule)
     sweep, rows = runner.sweep, runner.rows
     return {
         "tables": {
@@ -117,7 +107,7 @@ def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
             "ema_simulation": rows(ema_simulation, simulated, "simulating averages"),
             "mixing": rows(mixing_errors, mixed, "mixing timesteps"),
             "mixing_crossings": sweep(mixing_crossings, plain, "finding crossings of mixing"),
-            "mixing_time": rows(mixing_time, made_up, "catching up"),
+            "mixing_time": rows(mixing_time, grid(num_steps=steps, **made_up), "catching up"),
             "mixing_combs": rows(mixing_combs, combs, "trying all combs"),
         }
     }
@@ -179,22 +169,20 @@ def ema_simulation(
     """
     problem = cosine_problem((0.05, 0.5, 1.5, 5.0), num_steps, _training(merge_time, turnovers))
     decay = float(np.exp(-turnovers / num_iterations))
-    descent = Descent(merge_time / num_iterations, num_iterations, decay=decay)
-    rows = []
-    for strategy in CANONICAL:
+    averaged = descent(merge_time / num_iterations, num_iterations, decay=decay)
+
+    def difference(strategy: str) -> float:
         plan = build_strategy(strategy, num_steps)
-        ratio = train_plan(problem, plan, descent).ratio(problem)[0]
+        ratio = train_plan(problem, plan, averaged).ratio(problem)[0]
         predicted = np.expm1(evaluate(problem, plan).excess)
-        rows.append(
-            {
-                "num_steps": num_steps,
-                "turnovers": turnovers,
-                "num_iterations": num_iterations,
-                "strategy": strategy,
-                "difference": float(np.abs((ratio - 1.0) / predicted - 1.0).max()),
-            }
-        )
-    return rows
+        return float(np.abs((ratio - 1.0) / predicted - 1.0).max())
+
+    return rows_of(
+        {"strategy": CANONICAL, "difference": [*map(difference, CANONICAL)]},
+        num_steps=num_steps,
+        turnovers=turnovers,
+        num_iterations=num_iterations,
+    )
 
 
 def _training(merge_time: float, turnovers: float | None) -> TrainingModel:

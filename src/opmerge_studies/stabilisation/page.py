@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from opmerge.page.sentences import number
 from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import BLUE, INK, ORANGE
-from opmerge_studies.stabilisation.timestep_mixing import CHAINS
+from opmerge_studies.stabilisation.mixing import CHAINS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,15 +80,18 @@ def page(record: Mapping[str, Any]) -> Page:
         "sharing-could-pay": count(plain.factor < plain.num_steps - 1),
         "vanilla-is-best-mixed": count(outside.best_at_once == "vanilla"),
     }
-    sections = [
-        *([_shift_section(crossings, averaged)] if len(crossed) else []),
-        _price_section(plans, averaged.drop_duplicates("turnovers")),
-        *([_simulation_section(simulated, worst)] if len(worst) > 1 else []),
-        _error_section(mixing, copied, lost),
-        _time_section(times, plain, late),
-        _comb_section(combs, record["settings"]["comb_steps"]),
-    ]
-    return Page(values, claims, sections)
+
+    def sections() -> Iterator[Section]:
+        if len(crossed):
+            yield _shift_section(crossings, averaged)
+        yield _price_section(plans, averaged.drop_duplicates("turnovers"))
+        if len(worst) > 1:
+            yield _simulation_section(simulated, worst)
+        yield _error_section(mixing, copied, lost)
+        yield _time_section(times, plain, late)
+        yield _comb_section(combs, record["settings"]["comb_steps"])
+
+    return Page(values, claims, sections())
 
 
 def _averaged(crossings: pd.DataFrame) -> pd.DataFrame:

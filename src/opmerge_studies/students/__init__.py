@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
@@ -16,8 +16,8 @@ from opmerge.plans import STRATEGIES, Plan
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Objective, Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, NonEmpty, Positive
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, Positive, Rising, Some
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
@@ -31,18 +31,16 @@ _OBJECTIVES: tuple[Objective, ...] = ("teacher", "data")
 class StudentsSettings(Settings):
     """Settings of the study."""
 
-    sources: Annotated[tuple[str, ...], NonEmpty] = Field(
+    sources: Some[str] = option(
         (
             *("eigenvalues:0.2", "eigenvalues:0.5", "eigenvalues:1", "eigenvalues:1.02"),
             *("eigenvalues:2", "eigenvalues:5", "digits"),
         ),
-        description="data, each as `resolve_spectrum` has them",
+        "data, each as `resolve_spectrum` has them",
     )
-    student_steps: Annotated[tuple[Count, ...], Ascending] = Field((1, 2, 4, 8), description="K")
-    merge_times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (1.0, DEFAULT_MERGE_TIME), description="s"
-    )
-    num_steps: Count = Field(64, description="T")
+    student_steps: Rising[Count] = option((1, 2, 4, 8), "K")
+    merge_times: Rising[Positive] = option((1.0, DEFAULT_MERGE_TIME), "s")
+    num_steps: Count = option(64, "T")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

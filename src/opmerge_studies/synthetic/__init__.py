@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from opmerge.errors import InputError
 from opmerge.planners import find_plan, interval_plan
@@ -14,7 +15,7 @@ from opmerge.planners.result import best_outcome
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import MergeRule
-from opmerge.settings.base import Settings
+from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies.shared import Runner, Study, grid
@@ -34,20 +35,20 @@ _STEPS = (64, 128, 256, 512)
 class SyntheticSettings(Settings):
     """Settings of the study; the values of λ and T are those of arXiv 2505.16024."""
 
-    eigenvalues: Annotated[tuple[Positive, ...], NonEmpty, Ordered] = Field(
-        (0.2, 0.5, 1.0, 1.02, 2.0, 5.0), description="λ of the data"
+    eigenvalues: Annotated[tuple[Positive, ...], NonEmpty, Ordered] = option(
+        (0.2, 0.5, 1.0, 1.02, 2.0, 5.0), "λ of the data"
     )
-    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = Field(_STEPS, description="T")
-    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = Field(
-        _STEPS, description="T for which denoiser copy is computed too"
+    steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = option(_STEPS, "T")
+    denoiser_steps: Annotated[tuple[TeacherSteps, ...], Ordered] = option(
+        _STEPS, "T for which denoiser copy is computed too"
     )
-    strategies: tuple[str, ...] = Field(
+    strategies: tuple[str, ...] = option(
         (*CANONICAL, "uniform:4", "temporal:8"),
-        description="names as `build_strategy` has them, boot and vanilla among them",
+        "names as `build_strategy` has them, boot and vanilla among them",
     )
-    merge_time: Positive = Field(DEFAULT_MERGE_TIME, description="s")
-    num_scanned: Count = Field(
-        40, description="λ from 1.001 to 2.1 at which interval DP is held against the best plan"
+    merge_time: Positive = option(DEFAULT_MERGE_TIME, "s")
+    num_scanned: Count = option(
+        40, "λ from 1.001 to 2.1 at which interval DP is held against the best plan"
     )
 
     @model_validator(mode="after")
@@ -77,21 +78,14 @@ def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
         ``errors`` (a row for each strategy there, with its ratio to the best and its rank), and
         ``scan`` (plans again, over the λ between the phases, under operator copy).
     """
-
-    def cells(
-        rule: str, steps: Sequence[int], eigenvalues: Sequence[float]
-    ) -> list[dict[str, Any]]:
-        return grid(
-            merge_rule=rule,
-            num_steps=steps,
-            eigenvalue=eigenvalues,
-            merge_time=settings.merge_time,
-            strategies=[list(settings.strategies)],
-        )
-
-    points = cells("operator-copy", settings.steps, settings.eigenvalues)
-    points += cells("denoiser-copy", settings.denoiser_steps, settings.eigenvalues)
-    between = cells("operator-copy", settings.steps, settings.scanned())
+    cells = partial(grid, strategies=[list(settings.strategies)], merge_time=settings.merge_time)
+    copied = {"merge_rule": "operator-copy", "num_steps": settings.steps}
+    denoised = {"merge_rule": "denoiser-copy", "num_steps": settings.denoiser_steps}
+    points = [
+        *cells(**copied, eigenvalue=settings.eigenvalues),
+        *cells(**denoised, eigenvalue=settings.eigenvalues),
+    ]
+    between = cells(**copied, eigenvalue=settings.scanned())
     planned = runner.sweep(compare, points, "planning")
     scanned = runner.sweep(compare, between, "scanning λ")
     return {
@@ -112,22 +106,24 @@ def compare(
 ) -> dict[str, Any]:
     """The best plan that is known, the plan of interval DP (Algorithm 1), and the strategies.
 
-    Returns:
-        ``plan``: a row of the table of plans; ``errors``: a row for each strategy. A strategy's
-        ``rank`` is one more than the number of strategies that err less, beyond rounding.
+    A strategy's ``rank`` is one more than the number of strategies that err less, beyond rounding.
     """
     problem = scalar_problem(eigenvalue, num_steps, merge_time, merge_rule)
     exact, interval = find_plan(problem), interval_plan(problem)
     best = best_outcome([exact.outcome, interval.outcome])
     errors = strategy_errors(problem, strategies)
     place = {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": eigenvalue}
+
+    def over(distance: float) -> float | None:
+        return distance / best.w2 if best.w2 > 0 else None
+
     return {
         "plan": {
             **place,
             "best": best.w2,
             "lower_bound": exact.lower_bound,
             "interval": interval.w2,
-            "interval_ratio": _ratio(interval.w2, best.w2),
+            "interval_ratio": over(interval.w2),
             "shape": plan_shape(best.plan, best.w2, errors),
             "merges": len(best.plan.merges),
             "plan": plan_phrase(best.plan),
@@ -138,7 +134,7 @@ def compare(
                 **place,
                 "strategy": name,
                 "w2": error,
-                "ratio_to_best": _ratio(error, best.w2),
+                "ratio_to_best": over(error),
                 "rank": 1 + sum(not is_as_good(error, other) for other in errors.values()),
             }
             for name, error in errors.items()
@@ -146,13 +142,5 @@ def compare(
     }
 
 
-def _ratio(distance: float, best: float) -> float | None:
-    return distance / best if best > 0 else None
-
-
-STUDY = Study(
-    __name__,
-    "How far are the named strategies from the best plan, by λ and T?",
-    SyntheticSettings,
-    run,
-)
+_QUESTION = "How far are the named strategies from the best plan, by λ and T?"
+STUDY = Study(__name__, _QUESTION, SyntheticSettings, run)

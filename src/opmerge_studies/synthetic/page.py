@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from opmerge.page.charts import Axis, curves, series_by, series_of
+from opmerge.page.charts import Axis, chart, series_by, series_of
 from opmerge.page.claims import count
-from opmerge.page.layout import Section, draw_section
+from opmerge.page.layout import Section
 from opmerge.page.sentences import percent, times
-from opmerge.page.study import Page, frame, table
+from opmerge.page.study import Page, frame, heads, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +21,10 @@ _NEARLY = 1e-6  # the paper's λ = 2 lies just below λ*(T), from which on vanil
 _PROVED = 1e-6  # relative gap below which a plan counts as proved best
 _TOP = 1e4  # ratio at which the figures end
 _PLACE = ["merge_rule", "num_steps", "eigenvalue"]
-_SCAN_COLUMNS = {
-    **{"T": "num_steps", "λ": "eigenvalue:.6g", "best": "best", "bound": "lower_bound"},
-    **{"interval DP": "interval", "ratio": "interval_ratio:.4g", "best plan": "kind"},
-}
+_SCAN_COLUMNS = heads(
+    *("T=num_steps", "λ=eigenvalue:.6g", "best", "bound=lower_bound"),
+    *("interval DP=interval", "ratio=interval_ratio:.4g", "best plan=kind"),
+)
 
 
 def page(record: Mapping[str, Any]) -> Page:
@@ -40,10 +40,8 @@ def page(record: Mapping[str, Any]) -> Page:
     copied = compared[compared.merge_rule == "operator-copy"]
     boot, vanilla = (copied[copied.strategy == name] for name in ("boot", "vanilla"))
     low, high = boot[boot.eigenvalue <= 1], vanilla[vanilla.eigenvalue >= 2]
-    phases = plans[
-        (plans.merge_rule == "operator-copy") & ~plans.eigenvalue.between(1, 2, "neither")
-    ]
-    denoiser = compared[(compared.merge_rule == "denoiser-copy") & (compared.strategy == "boot")]
+    phases = plans.query("merge_rule == 'operator-copy' and not 1 < eigenvalue < 2")
+    denoiser = compared.query("merge_rule == 'denoiser-copy' and strategy == 'boot'")
     claims = {
         "boot-best-to-one": count(low.is_best),
         "vanilla-best-from-two": count(high.ratio_to_best <= 1 + _NEARLY),
@@ -58,13 +56,7 @@ def page(record: Mapping[str, Any]) -> Page:
         **{"boot": boot, "vanilla": vanilla, "worst": scan.nlargest(1, "interval_ratio").iloc[0]},
         "beaten": errors[errors.over_interval < 1 - _EQUAL].nsmallest(1, "over_interval"),
     }
-    by_rule = errors.groupby("merge_rule", sort=False)
-    sections = [
-        *(_strategy_section(str(rule), rows) for rule, rows in by_rule),
-        _interval_section(scan),
-        *_steps_section(copied[copied.eigenvalue == copied.eigenvalue.min()]),
-    ]
-    return Page(values, claims, sections)
+    return Page(values, claims, _sections(errors, scan))
 
 
 def _scan(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -80,24 +72,21 @@ def _scan(record: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def _strategy_section(rule: str, errors: pd.DataFrame) -> Section:
-    names, last = list(errors.strategy.unique()), errors.num_steps.max()
-    here = errors[errors.num_steps == last]
-    ratios = here.pivot(index="eigenvalue", columns="strategy", values="ratio_to_best")
-    ratios = ratios.fillna(1.0).clip(upper=_TOP).reset_index()
-    first = here.loc[here.groupby("eigenvalue").w2.idxmin()].strategy
+def _sections(errors: pd.DataFrame, scan: pd.DataFrame) -> Iterator[Section]:
+    names = list(errors.strategy.unique())
     told = errors.ratio_to_best.map("{:.4g}".format).replace("nan", "–")
-    places = ["num_steps", "eigenvalue", "best", "lower_bound", "interval_ratio"]
-    cells = errors.assign(cell=told + " (" + errors["rank"].astype(str) + ")")
-    cells = cells.pivot(index=places, columns="strategy", values="cell").reset_index()
-    return draw_section(
-        f"Strategies under {rule.replace('-', ' ')}",
-        f"W2 to the teacher as a multiple of the best plan's, T = {last}. Points above "
-        f"{_TOP:,.0f} lie on the upper edge.",
-        curves(
-            series_of(
-                ratios.assign(place=ratios.index), "place", names, markersize=5, clip_on=False
-            ),
+    errors = errors.assign(cell=told + " (" + errors["rank"].astype(str) + ")")
+    for rule, rows in errors.groupby("merge_rule", sort=False):
+        last = rows[rows.num_steps == rows.num_steps.max()]
+        ratios = last.pivot(index="eigenvalue", columns="strategy", values="ratio_to_best")
+        ratios = ratios.fillna(1.0).clip(upper=_TOP).reset_index()
+        first = last.loc[last.groupby("eigenvalue").w2.idxmin()].strategy
+        places = ["num_steps", "eigenvalue", "best", "lower_bound", "interval_ratio"]
+        yield chart(
+            f"Strategies under {str(rule).replace('-', ' ')}",
+            f"W2 to the teacher as a multiple of the best plan's, T = {rows.num_steps.max()}. "
+            f"Points above {_TOP:,.0f} lie on the upper edge.",
+            series_of(ratios.reset_index(), "index", names, markersize=5, clip_on=False),
             Axis(
                 "data variance λ",
                 (-0.3, len(ratios) - 0.7),
@@ -107,50 +96,42 @@ def _strategy_section(rule: str, errors: pd.DataFrame) -> Section:
             Axis("W2 to the teacher, best plan = 1", (0.9, _TOP)),
             f"BOOT errs least at {(first == 'boot').sum()} of {len(first)} λ, vanilla at "
             f"{(first == 'vanilla').sum()}",
+            table(
+                "Best plan's W2; each strategy's multiple of it (and rank)",
+                rows.pivot(index=places, columns="strategy", values="cell").reset_index(),
+                heads(
+                    *("T=num_steps", "λ=eigenvalue:g", "best", "bound=lower_bound"),
+                    *(*(f"{n}={n}:s" for n in names), "interval DP=interval_ratio:.4g"),
+                ),
+            ),
             height=3.2,
-        ),
-        table(
-            "Best plan's W2; each strategy's multiple of it (and rank)",
-            cells,
-            {
-                **{"T": "num_steps", "λ": "eigenvalue:g", "best": "best", "bound": "lower_bound"},
-                **{name: f"{name}:s" for name in names},
-                "interval DP": "interval_ratio:.4g",
-            },
-        ),
-    )
-
-
-def _interval_section(scan: pd.DataFrame) -> Section:
-    return draw_section(
+        )
+    yield chart(
         "The paper's planner",
         "W2 of the plan of interval DP (Algorithm 1) as a multiple of the best plan that is known, "
         "under operator copy. At 1 it finds the best plan.",
-        curves(
-            series_by(scan, "called", "distance", "interval_ratio", markersize=3),
-            Axis("data variance, λ - 1", (0.001, 1.2)),
-            Axis("W2 of interval DP, best = 1", (0.9, 1.5 * max(10.0, scan.interval_ratio.max()))),
-            f"Interval DP misses the best plan at {scan.missed.sum()} of {len(scan)} points "
-            "between the phases",
-            columns=2,
-        ),
+        series_by(scan, "called", "distance", "interval_ratio", markersize=3),
+        Axis("data variance, λ - 1", (0.001, 1.2)),
+        Axis("W2 of interval DP, best = 1", (0.9, 1.5 * max(10.0, scan.interval_ratio.max()))),
+        f"Interval DP misses the best plan at {scan.missed.sum()} of {len(scan)} points "
+        "between the phases",
         table("Points where interval DP is not best", scan[scan.missed], _SCAN_COLUMNS),
+        columns=2,
     )
-
-
-def _steps_section(errors: pd.DataFrame) -> list[Section]:
-    """Errors over T; none if there is but one T."""
-    rows = errors.pivot(index="num_steps", columns="strategy", values="w2")
-    if len(rows) < 2:
-        return []
-    names, steps = list(errors.strategy.unique()), list(rows.index)
-    growth = rows.iloc[-1] / rows.iloc[0]
-    figure = curves(
-        series_of(rows.reset_index(), "num_steps", names, markersize=5),
-        Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps}),
-        Axis("W2 to the teacher", margin=3),
-        f"From T = {steps[0]} to {steps[-1]} the error of {growth.idxmax()} grows "
-        f"{times(growth.max())}; BOOT's changes by {percent(abs(growth.boot - 1))}",
+    copied = errors[errors.ratio_to_best.notna() & (errors.merge_rule == "operator-copy")]
+    lowest = copied.eigenvalue.min()
+    growing = copied[copied.eigenvalue == lowest].pivot(
+        index="num_steps", columns="strategy", values="w2"
     )
-    caption = f"W2 to the teacher at λ = {errors.eigenvalue.iloc[0]:g}, under operator copy."
-    return [draw_section("More teacher steps", caption, figure)]
+    steps = list(growing.index)
+    if len(steps) > 1:
+        growth = growing.iloc[-1] / growing.iloc[0]
+        yield chart(
+            "More teacher steps",
+            f"W2 to the teacher at λ = {lowest:g}, under operator copy.",
+            series_of(growing.reset_index(), "num_steps", names, markersize=5),
+            Axis("number of teacher steps T", margin=1.2, ticks={t: str(t) for t in steps}),
+            Axis("W2 to the teacher", margin=3),
+            f"From T = {steps[0]} to {steps[-1]} the error of {growth.idxmax()} grows "
+            f"{times(growth.max())}; BOOT's changes by {percent(abs(growth.boot - 1))}",
+        )

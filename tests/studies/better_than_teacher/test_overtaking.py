@@ -19,12 +19,12 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
+from opmerge_studies.better_than_teacher import limited_covariance
 from opmerge_studies.better_than_teacher.overtaking import (
     nearer_excesses,
     overtaking_times,
     vanilla_overtaking_time,
 )
-from opmerge_studies.better_than_teacher.teachers import limited_covariance
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 
 Array = NDArray[np.float64]

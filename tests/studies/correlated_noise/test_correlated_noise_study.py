@@ -250,7 +250,7 @@ def test_the_page_stands_where_nothing_is_found(record: Record) -> None:
     for row in altered["tables"]["crossings"]:
         row["exact"] = None
     page = unescape(STUDY.page(altered).html)
-    assert "less than half of the error before 45° at 0 of 12" in page
+    assert "less than half of the error before 45° in 0 of 12" in page
     assert "– to – at 0 of 3 (exact)" in page
 
 

@@ -272,7 +272,7 @@ def test_interrupted_run_goes_on(record: Record, folder: Path) -> None:
         ({"student_steps": (2, 3)}, "`student_steps` must ascend from 1"),
         ({"student_steps": (1, 16)}, "`student_steps` must be < num_steps"),
         ({"signals": (0.1, 0.2)}, "`signals` must ascend from 0"),
-        ({"signals": (0.0, 1.0)}, "`signals.1` must be < 1"),
+        ({"signals": (0.0, 1.0)}, "`signals.1` must be in [0, 1), got 1.0"),
         ({"merge_time": 0.0}, "`merge_time` must be > 0"),
     ],
 )

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from opmerge.cli.studies import load_study, study_names
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings
-from opmerge_studies.shared.settings import configure, settings_named
+from opmerge_studies.shared.study import configure, settings_named
 
 
 class Part(Settings):

@@ -21,11 +21,11 @@ from opmerge.training import (
 )
 from opmerge_studies.shared.batches import expected_square, independent_cumulant
 from opmerge_studies.shared.simulation import (
-    Adam,
-    Descent,
-    FlowSolver,
     Optimiser,
     TrainedPlan,
+    adam,
+    descent,
+    flow_solver,
     train_dense,
     train_plan,
 )
@@ -43,9 +43,9 @@ def make(training: TrainingModel, num_steps: int = 9) -> Problem:
 @pytest.mark.parametrize(
     ("optimiser", "training"),
     [
-        (FlowSolver(1.0), GradientFlow(1.0)),
-        (Descent(0.01, 100), GradientDescent(0.01, 100)),
-        (Descent(2e-4, 500, momentum=0.9), HeavyBall(2e-4, 500, 0.9)),
+        (flow_solver(1.0), GradientFlow(1.0)),
+        (descent(0.01, 100), GradientDescent(0.01, 100)),
+        (descent(2e-4, 500, momentum=0.9), HeavyBall(2e-4, 500, 0.9)),
     ],
     ids=["flow", "descent", "heavy ball"],
 )
@@ -75,7 +75,7 @@ def test_averaged_descent_tends_to_averaged_flow() -> None:
     predicted = np.expm1(evaluate(problem, plan).excess)
     differences = []
     for count in (1000, 4000):
-        averaged = Descent(time / count, count, decay=float(np.exp(-turnovers / count)))
+        averaged = descent(time / count, count, decay=float(np.exp(-turnovers / count)))
         ratio = train_plan(problem, plan, averaged).operators[0]
         error = ratio * np.exp(-problem.teacher.log_products[0]) - 1
         differences.append(error / predicted - 1)
@@ -94,7 +94,7 @@ def test_adam_is_that_of_torch() -> None:
         optimiser.zero_grad()
         (torch.tensor(variances) * (weights - torch.tensor(target)) ** 2).sum().backward()
         optimiser.step()
-    found = Adam(0.01, 120).train(initial, target, variances, np.random.default_rng(0))
+    found = adam(0.01, 120)(initial, target, variances, np.random.default_rng(0))
     np.testing.assert_allclose(found, weights.detach().numpy(), rtol=1e-10)
 
 
@@ -107,8 +107,8 @@ def test_momentum_is_that_of_torch() -> None:
         optimiser.zero_grad()
         (torch.tensor(variances) * (weights - 0.5) ** 2).sum().backward()
         optimiser.step()
-    way = Descent(0.02, 50, momentum=0.8)
-    found = way.train(initial, np.full((1, 2), 0.5), variances, np.random.default_rng(0))
+    way = descent(0.02, 50, momentum=0.8)
+    found = way(initial, np.full((1, 2), 0.5), variances, np.random.default_rng(0))
     np.testing.assert_allclose(found, weights.detach().numpy(), rtol=1e-12)
 
 
@@ -134,7 +134,7 @@ def test_matrices_feel_the_noise_of_all_directions() -> None:
 def test_one_seed_one_result() -> None:
     problem, plan = make(GradientFlow(1.0)), build_strategy("boot", 9)
     first, again, other = (
-        train_plan(problem, plan, Descent(0.01, 20, 4), 3, seed).operators for seed in (1, 1, 2)
+        train_plan(problem, plan, descent(0.01, 20, 4), 3, seed).operators for seed in (1, 1, 2)
     )
     assert (first == again).all()
     assert (first != other).all()
@@ -153,4 +153,4 @@ def test_what_is_not_covered_is_refused() -> None:
     plan = build_strategy("boot", 5)
     denoiser = Problem(spectrum, schedule, GradientFlow(1.0), merge_rule="denoiser-copy")
     with pytest.raises(InputError, match="`merge_rule` must be operator-copy, got denoiser-copy"):
-        train_plan(denoiser, plan, Descent(0.01, 5))
+        train_plan(denoiser, plan, descent(0.01, 5))

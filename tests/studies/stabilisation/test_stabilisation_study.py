@@ -19,8 +19,7 @@ from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.stabilisation import STUDY, StabilisationSettings
-from opmerge_studies.stabilisation.mixing import mixed_excess
-from opmerge_studies.stabilisation.timestep_mixing import mixing_combs
+from opmerge_studies.stabilisation.mixing import mixed_excess, mixing_combs
 
 Record = dict[str, Any]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from opmerge import cosine_schedule
 from opmerge.denoisers.denoiser import as_condition
-from opmerge.denoisers.jumps import Jump, compose
+from opmerge.denoisers.models import Jump, compose
 from opmerge.denoisers.predictions import PREDICTIONS, Estimate
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError

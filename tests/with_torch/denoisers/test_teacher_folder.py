@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from test_networks import scrambled
 
 from opmerge import cosine_schedule, diffusers_schedule
-from opmerge.denoisers.jumps import compose
-from opmerge.denoisers.models import Teacher, initial_noise
+from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.models import Teacher, compose, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.teacher_folder import (
     check_plan_fits,
@@ -99,7 +99,9 @@ def assert_same_bits(teacher: Teacher, states: list[Any], labels: Any = None) ->
     assert torch.isfinite(states[-1]).all()
     assert torch.equal(teacher.sample(states[0], labels), states[-1])
     for jump, before, after in zip(teacher.steps(), states[:-1], states[1:], strict=True):
-        assert torch.equal(compose(teacher.ddim, [[jump]], before, labels=labels), after)
+        assert torch.equal(
+            compose(teacher.ddim, [[jump]], before, condition=as_condition(labels)), after
+        )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -401,7 +403,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "prediction": (
         lambda f: edit(f / SCHEDULER, prediction_type="x"),
-        "`prediction_type` must be one of epsilon, sample, v_prediction, got 'x'",
+        "`prediction_type` must be one of epsilon, sample, v_prediction, flow_prediction, got 'x'",
     ),
     "clipping": (
         lambda f: edit(f / SCHEDULER, clip_sample=True),

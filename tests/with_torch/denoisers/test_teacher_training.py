@@ -19,9 +19,9 @@ from accelerate.state import AcceleratorState
 from diffusers import DDIMPipeline
 
 from opmerge import cosine_schedule
-from opmerge.denoisers.denoising import split_rows
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.sampler import DDIM
+from opmerge.denoisers.samples import split_rows
 from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
 from opmerge.denoisers.teacher_training import (
     TeacherConfig,
@@ -359,14 +359,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_iteration(
     config = settings(optimization, num_iterations=50)
     accelerator = make_accelerator(config.optimization, cpu=True)
     records: list[TeacherRecord] = []
-    with pytest.raises(InputError, match=r"pass a lower `learning_rate`") as caught:
+    with pytest.raises(InputError, match=r"lower it or clip with `max_grad_norm`") as caught:
         records.extend(train_teacher(config, DATA, None, accelerator, tmp_path))
     losses = [float(record.loss) for record in records]
     assert math.isfinite(losses[0])
     first_bad = next((n for n, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
     # With a checkpoint an iteration the bad one is found before it is handed out.
     bad = len(losses) + 1 if first_bad is None else first_bad
-    assert f"it is not from iteration {bad} on, got 1e+20" in str(caught.value)
+    assert f"they are not at iteration {bad}, got 1e+20" in str(caught.value)
     assert "\n" not in str(caught.value)
     kept = [path.name for path in tmp_path.glob("checkpoint-*")]
     assert (f"checkpoint-{bad - 1}" in kept) == bool(every)

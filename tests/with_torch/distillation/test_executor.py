@@ -27,14 +27,13 @@ from opmerge import (
     evaluate,
 )
 from opmerge.denoisers.inputs import Batch, DataInputs, NoiseInputs
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher
+from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
-from opmerge.distillation.curriculum import mean_children, merges_at
 from opmerge.distillation.executor import Distillation, TrainingRecord
 from opmerge.distillation.losses import loss_weights
+from opmerge.distillation.stages import mean_children, merges_at
 from opmerge.errors import InputError
 from opmerge.loop import Draws, make_accelerator
 from opmerge.problem import MergeRule

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher, initial_noise
+from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.sampling import (

@@ -18,8 +18,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 from torch import nn
 from torch_helpers import files_up_to
 
-from opmerge.denoisers.jumps import Jump
-from opmerge.denoisers.models import Student, Teacher, initial_noise
+from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder

@@ -22,14 +22,15 @@ from sklearn.decomposition import PCA
 from opmerge.data.arrays import write_rows
 from opmerge.data.source import Source, source_from_rows
 from opmerge.errors import InputError
-from opmerge.latents.encoders import VAEEncoder, load_encoder
-from opmerge.latents.encoding import decode_latents, encode_source
-from opmerge.latents.pca import fit_pca, rows_source
-from opmerge.latents.quality import (
+from opmerge.latents.encoders import VAEEncoder, fit_pca, load_encoder
+from opmerge.latents.encoding import (
+    decode_latents,
+    encode_source,
     reconstruct,
     reconstruction_quality,
     write_pairs,
 )
+from opmerge.latents.images import rows_source
 from opmerge.latents.vae import ConvVAE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.denoising import split_rows
+from opmerge.denoisers.samples import split_rows
 from opmerge.errors import InputError
 from opmerge.latents.encoders import load_encoder
+from opmerge.latents.encoding import reconstruct, reconstruction_quality
 from opmerge.latents.images import held_out_images
-from opmerge.latents.ms_ssim import ms_ssim
-from opmerge.latents.quality import reconstruct, reconstruction_quality
+from opmerge.latents.losses import ms_ssim
 from opmerge.latents.training import (
     VAEConfig,
     VAERecord,
@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         "max_grad_norm": 0.0,
     }
     with pytest.raises(
-        InputError, match=r"keep the loss finite.*got 1e\+30; pass a lower"
+        InputError, match=r"keep the loss and the weights finite.*got 1e\+30; lower it or clip"
     ) as error:
         train(tmp_path, settings(optimization, loss="mse", num_iterations=30))
     assert "\n" not in str(error.value)

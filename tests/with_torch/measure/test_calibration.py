@@ -55,6 +55,7 @@ from opmerge.measure.probes import (
     probe_plan,
 )
 from opmerge.problem import MergeRule
+from opmerge.store import digest
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -452,6 +453,19 @@ def test_a_damaged_probe_is_trained_again(tmp_path: Path) -> None:
     again, calls = calibrate_small(tmp_path)
     assert again.to_dict() == uninterrupted.to_dict()
     assert len(calls) == 60
+
+
+def test_a_probe_that_version_1_0_kept_is_read(tmp_path: Path) -> None:
+    """It wrote the value alone; the name of the file says what it is of."""
+    uninterrupted, _ = small_calibration()
+    calibrate_small(tmp_path)
+    for path in (tmp_path / "probes").iterdir():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert digest(content["identity"]) == path.stem
+        path.write_text(json.dumps(content["result"]) + "\n", encoding="utf-8")
+    again, calls = calibrate_small(tmp_path)
+    assert again.to_dict() == uninterrupted.to_dict()
+    assert calls == [(6, 60), (30, 60), (36, 60), (60, 60)]
 
 
 def runner(folder: Path, **changes: Any) -> ProbeRunner:

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from study_records import rows
 
+from opmerge import latents
 from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.latents import ConvVAE, Images, fit_pca, load_encoder
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import VAEConfig
-from opmerge_studies.celeba import STUDY, CelebaSettings, encodings
+from opmerge_studies.celeba import STUDY, CelebaSettings, unique_labels
 from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
-from opmerge_studies.celeba.labels import unique_labels
 from opmerge_studies.shared import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
@@ -136,7 +136,7 @@ def test_what_an_interrupted_run_replaced_is_made_again(
 
     first = make(5)
     with monkeypatch.context() as patch:
-        patch.setattr(encodings, step, interrupted)
+        patch.setattr(latents, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(4)
     assert {**make(5), "cpu_seconds": 0} == {**first, "cpu_seconds": 0}

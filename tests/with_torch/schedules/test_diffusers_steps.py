@@ -15,8 +15,9 @@ from opmerge.schedules import (
 )
 
 LINEAR = {"clip_sample": False}
-# One ulp of c below 1 moves sigma = sqrt(1 - c) by 6e-13 of itself where 1 - c = 1e-4.
-DOUBLE = 1e-12
+# The betas are those of the scheduler in float32: 1 - 0.999, the last factor of a cosine, is off by
+# 1e-5 of itself, and everything else by less than 1e-6.
+DOUBLE = 3e-5
 DIVISORS = [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000]
 BETAS: list[dict[str, Any]] = [
     {"beta_schedule": "linear"},
@@ -118,7 +119,7 @@ def test_last_step_lands_where_diffusers_lands(in_double: Any) -> None:
     scheduler = in_double(**config)
     scheduler.set_timesteps(600)
     steps_like_diffusers(scheduler, schedule, range(1, 601, 7))
-    assert schedule.sigmas[0] == pytest.approx(1e-2, rel=1e-12)  # sqrt(beta_start)
+    assert schedule.sigmas[0] == pytest.approx(1e-2, rel=1e-6)  # sqrt(beta_start)
     assert (
         "the last step lands on training timestep 0, as in DDIMScheduler.step, and not on clean "
         "data: sigma_0 = 0.01"

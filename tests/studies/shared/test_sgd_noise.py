@@ -13,8 +13,8 @@ from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.training import GradientDescent, GradientFlow, TrainingModel
-from opmerge_studies.dynamics.sgd_noise import operator_noise, retention_noise
-from opmerge_studies.shared.simulation import Descent, train_plan
+from opmerge_studies.shared.batches import operator_noise, retention_noise
+from opmerge_studies.shared.simulation import descent, train_plan
 from opmerge_studies.shared.strategies import cosine_problem
 
 Array = NDArray[np.float64]
@@ -88,7 +88,7 @@ def test_sgd_deviates_as_derived() -> None:
     problem = make(training)
     for strategy in ("progressive", "boot"):
         plan = build_strategy(strategy, 9)
-        trained = train_plan(problem, plan, Descent(0.01, 100, batch), runs, 11)
+        trained = train_plan(problem, plan, descent(0.01, 100, batch), runs, 11)
         mean = np.exp(evaluate(problem, plan).excess + problem.teacher.log_products[0])
         spread = mean * np.sqrt(operator_noise(problem, plan, batch))
         deviations = (trained.operators.mean(axis=0) - mean) / spread * np.sqrt(runs)

@@ -1,0 +1,417 @@
+"""Noise schedules of diffusers schedulers, read off what the scheduler itself visits."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opmerge.checks import check_count
+from opmerge.errors import InputError
+from opmerge.files import expand_home
+from opmerge.schedules.files import read_json_object
+from opmerge.schedules.noise import NoiseSchedule
+
+__all__ = [
+    "diffusers_schedule",
+    "find_scheduler_config",
+    "is_scheduler_config",
+    "read_as_ddim",
+]
+
+Array = NDArray[np.float64]
+"""Levels in float64, index 0 on the data side."""
+
+_KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_betas", "clip_sample"}
+_KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
+_KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
+_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+_FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
+_NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
+# Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
+_SIGNAL_LEFT = 0.01
+_LEVELS = "must be a scheduler of Gaussian noise levels"
+_ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
+
+
+def find_scheduler_config(source: str | os.PathLike[str]) -> Path:
+    """The file of the scheduler config at a path, or in a folder there or its ``scheduler/``.
+
+    Raises:
+        InputError: if a folder holds none.
+    """
+    path = expand_home(source)
+    if not path.is_dir():
+        return path
+    for place in (path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"):
+        if place.is_file():
+            return place
+    raise InputError(
+        str(path),
+        "must hold scheduler_config.json or scheduler/scheduler_config.json",
+        remedy="pass the folder of a saved diffusers model",
+    )
+
+
+def is_scheduler_config(data: Mapping[str, Any]) -> bool:
+    """Whether a mapping names a scheduler class or any key of one that concerns the schedule."""
+    return not _KEYS.isdisjoint(data)
+
+
+def diffusers_schedule(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    num_steps: int,
+    image_seq_len: int | None = None,
+) -> NoiseSchedule:
+    """The states that a diffusers scheduler visits in ``num_steps`` steps.
+
+    The scheduler is built by its own class (DDIMScheduler where none is named, or where betas
+    come with a class that diffusers does not have), so keys that the class does not read have no
+    effect. What it visits becomes ``(alpha, sigma)``: ``(1 - s, s)`` for flow matching's sigmas s,
+    ``(1, s) / sqrt(1 + s²)`` for all other sigmas, ``(sqrt(c), sqrt(1 - c))`` for
+    ``alphas_cumprod`` c and ``(cos t, sin t)`` for angles. ``z_0`` is where the last step lands.
+    The notes tell what the linear theory leaves out.
+
+    Args:
+        config: a ``scheduler_config.json``, a folder holding one (itself or in ``scheduler/``),
+            or its content.
+        num_steps: T.
+        image_seq_len: tokens of a sample, for ``use_dynamic_shifting``; by default as the config
+            says, or its ``base_image_seq_len``.
+
+    Raises:
+        InputError: if the config is missing, diffusers is not installed, its class has no noise
+            levels, or T steps of it cannot be taken.
+    """
+    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+    if not isinstance(config, Mapping):
+        config = read_json_object(find_scheduler_config(config))
+    if not is_scheduler_config(config):
+        raise InputError(
+            "scheduler config", "must hold the keys of a diffusers scheduler", list(config)
+        )
+    if image_seq_len is not None:
+        config = {**config, "image_seq_len": image_seq_len}
+    name, scheduler = _build(config)
+    if "Inverse" in name:
+        remedy = f'set "_class_name": "{name.replace("Inverse", "")}"'
+        raise InputError("_class_name", "must go from noise to data", name, remedy)
+    num_train = scheduler.config.get("num_train_timesteps")
+    if hasattr(scheduler, "alphas_cumprod") and num_steps > num_train:
+        raise InputError(
+            "num_steps",
+            f"must be <= num_train_timesteps = {num_train} of the scheduler config",
+            num_steps,
+            f"pass `num_steps={num_train}` or fewer",
+        )
+    for asked in (num_steps, num_steps + 1):  # some count the last state, or a step of length 0
+        try:
+            with np.errstate(invalid="raise"):
+                _set_timesteps(scheduler, asked, config)
+                alphas, sigmas, times, notes = _states(name, scheduler)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a scheduler says of a config is about the config
+            raise _refusal(name, f"must take {num_steps} steps", error) from error
+        if len(times) == num_steps:
+            break
+    else:
+        raise InputError(
+            "scheduler config", f"must take {num_steps} steps in {name}", len(times), _ARRAYS
+        )
+    if asked > num_steps:
+        notes = [f"set_timesteps({asked}) gives these: {name} counts one that moves nothing"]
+    notes = [*_solver_notes(name, scheduler, config), *notes, *_noise_notes(scheduler, alphas)]
+    is_whole = all(float(time).is_integer() for time in times)
+    timesteps = tuple((int if is_whole else float)(time) for time in times)
+    parameters = _parameters(name, scheduler, config)
+    if name not in _DDIM:
+        notes += _distill_notes(config, alphas, timesteps)
+    return NoiseSchedule(alphas, sigmas, "diffusers", parameters, timesteps, tuple(notes))
+
+
+def read_as_ddim(config: Mapping[str, Any], where: str = "", remedy: str = "") -> Any:
+    """The ``DDIMScheduler`` of the same betas and timestep spacing.
+
+    Keys that the config leaves out are the defaults of its own class.
+
+    Args:
+        config: the scheduler config.
+        where: what the message has before the key at fault, such as the file.
+        remedy: what the message tells to do instead.
+
+    Raises:
+        InputError: naming the key at fault, if the scheduler is not built on betas alone.
+    """
+    name, prediction = str(config.get("_class_name", _DDIM[0])), config.get("prediction_type")
+    own = _signature(_find_class(name))
+    has_betas = "beta_schedule" in {**config, **own} or config.get("trained_betas") is not None
+    shift = config.get("snr_shift_scale", 3.0 if name.startswith("CogVideoX") else 1.0)
+    not_flow = "must be a scheduler built on betas, not on flow matching"
+    predictions = "must be epsilon, sample or v_prediction, none of flow matching"
+    for is_fault, key, requirement, value in (
+        ("flow" in name.lower(), "_class_name", not_flow, name),
+        ("flow" in str(prediction).lower(), "prediction_type", predictions, prediction),
+        (config.get("use_flow_sigmas"), "use_flow_sigmas", "must be false", "true"),
+        (not has_betas, "_class_name", "must be a scheduler built on betas", name),
+        (shift != 1.0, "snr_shift_scale", "must be 1 (shifted betas are not read)", shift),
+    ):
+        if is_fault:
+            raise InputError(f"{where}{key}", requirement, value, remedy)
+    if config.get("beta_schedule", "linear") not in _BETAS and not config.get("trained_betas"):
+        requirement = f"must be one of {', '.join(_BETAS)}"
+        raise InputError("beta_schedule", requirement, config["beta_schedule"])
+    named = {**_build(config)[1].config, **config}
+    if own and "set_alpha_to_one" not in own:  # a dead key: such a scheduler lands on clean data
+        named.pop("set_alpha_to_one", None)
+    named.setdefault("clip_sample", False)
+    ddim = _find_class(_DDIM[0])
+    return ddim(**{key: value for key, value in named.items() if key in _signature(ddim)})
+
+
+def _find_class(name: str) -> Any:
+    """The scheduler class of diffusers that has the name, or None."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise InputError(
+            "scheduler config",
+            "needs the package diffusers, which is not installed",
+            remedy="pip install 'opmerge[torch]'",
+        ) from error
+    return getattr(diffusers, name, None)
+
+
+def _signature(scheduler_class: Any) -> Mapping[str, Any]:
+    return inspect.signature(scheduler_class.__init__).parameters if scheduler_class else {}
+
+
+def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
+    """The scheduler of a config and the name that the config gives its class."""
+    name = config.get("_class_name", _DDIM[0])
+    has_betas = "beta_schedule" in config or config.get("trained_betas") is not None
+    if not isinstance(name, str) or not (has_betas or name.endswith("Scheduler")):
+        raise InputError("_class_name", "must be a scheduler of diffusers", name, _ARRAYS)
+    found = _find_class(name)
+    if found is None and has_betas:
+        found = _find_class(_DDIM[0])
+    if found is None:
+        requirement = "must be a scheduler that the diffusers installed here has"
+        raise InputError("_class_name", requirement, name, f"upgrade diffusers, or {_ARRAYS}")
+    known = _signature(found)
+    try:
+        scheduler = found(**{key: config[key] for key in config if key in known})
+    except Exception as error:  # as above
+        raise _refusal(name, "must build a scheduler", error) from error
+    if not hasattr(scheduler, "set_timesteps"):
+        raise InputError("_class_name", _LEVELS, name, _ARRAYS)
+    return name, scheduler
+
+
+def _refusal(name: str, requirement: str, error: Exception) -> InputError:
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return InputError("scheduler config", f"{requirement} ({name} says: {text})", remedy=_ARRAYS)
+
+
+def _shift(scheduler: Any, config: Mapping[str, Any]) -> tuple[int, float]:
+    """Tokens of a sample, and mu, which is linear in them."""
+    own = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5}
+    own |= {"max_shift": 1.15, **scheduler.config}  # FLUX's, for classes that have no such keys
+    few, many = own["base_image_seq_len"], own["max_image_seq_len"]
+    tokens = check_count("image_seq_len", config.get("image_seq_len", few))
+    slope = (own["max_shift"] - own["base_shift"]) / (many - few)
+    return tokens, own["base_shift"] + slope * (tokens - few)
+
+
+def _set_timesteps(scheduler: Any, num_steps: int, config: Mapping[str, Any]) -> None:
+    arguments: dict[str, Any] = {}
+    if scheduler.config.get("use_dynamic_shifting"):
+        arguments["mu"] = _shift(scheduler, config)[1]
+    if type(scheduler).__name__ == "SCMScheduler" and num_steps != 2:
+        arguments["intermediate_timesteps"] = None
+    scheduler.set_timesteps(num_steps, **arguments)
+    if hasattr(scheduler, "set_sigmas"):  # ScoreSdeVeScheduler
+        scheduler.set_sigmas(num_steps)
+
+
+def _states(name: str, scheduler: Any) -> tuple[Array, Array, Array, list[str]]:
+    """alphas, sigmas (T+1,) and times (T,) from the data side, and notes on where steps land."""
+    times = _array(scheduler.timesteps)[::-1]
+    if getattr(scheduler, "sigmas", None) is not None:
+        return (*_sigma_states(scheduler, times), [])
+    if hasattr(scheduler, "alphas_cumprod"):
+        return _signal_states(name, scheduler)
+    if hasattr(scheduler, "_alpha_cumprod"):  # DDPMWuerstchenScheduler lists 0 among its times
+        signal = _array(scheduler._alpha_cumprod(scheduler.timesteps, "cpu"))[::-1]
+        return np.sqrt(signal), np.sqrt(1 - signal), times[1:], []
+    if type(scheduler).__name__ == "SCMScheduler":  # pi/2 as 1.5708 is above it
+        return np.maximum(np.cos(times), 0), np.sin(times), times[1:], []
+    if type(scheduler).__name__ == "IPNDMScheduler":
+        angles = np.concatenate([[0.0], times * np.pi / 2])
+        return np.maximum(np.cos(angles), 0), np.sin(angles), times, []
+    raise InputError("_class_name", _LEVELS, name, _ARRAYS)
+
+
+def _array(values: Any) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _sigma_states(scheduler: Any, times: Array) -> tuple[Array, Array, Array]:
+    levels, config = _array(scheduler.sigmas), scheduler.config
+    read = levels[: len(times)]
+    if getattr(scheduler, "order", 1) == 2:  # each step but the last reads twice
+        read, times = read[::2], times[::2]
+    landing = 0.0 if len(levels) == len(times) else levels[-1]
+    levels = np.concatenate([[landing], read[::-1]])
+    if len(times) > 1 and levels[0] == levels[1]:  # a step of length zero
+        levels, times = levels[1:], times[1:]
+    has_betas = hasattr(scheduler, "alphas_cumprod")
+    if times[0] == -1 and has_betas:
+        levels, times = np.delete(levels, 1), times[1:]  # a surplus step of trailing spacing
+    if config.get("use_flow_sigmas") or not (has_betas or "sigma_max" in config):
+        levels = 1 - levels if config.get("invert_sigmas") else levels
+        return 1 - levels, levels, times
+    return 1 / np.hypot(1, levels), levels / np.hypot(1, levels), times
+
+
+def _signal_states(name: str, scheduler: Any) -> tuple[Array, Array, Array, list[str]]:
+    cumulative, config = _cumulative(scheduler), scheduler.config
+    times = np.unique(np.asarray(getattr(scheduler, "_timesteps", scheduler.timesteps)))
+    times = times[times >= 0]  # DDIMScheduler lists a surplus -1 for some T
+    notes, final = [], getattr(scheduler, "final_alpha_cumprod", None)
+    class_name = type(scheduler).__name__
+    if class_name == "TCDScheduler":
+        first = cumulative[0]
+    elif class_name == "LCMScheduler" or final is None:
+        first = 1.0
+    else:
+        landed = times - config.num_train_timesteps // scheduler.num_inference_steps
+        final = cumulative[0] if float(final) < 1 else 1.0
+        first = cumulative[landed[0]] if landed[0] >= 0 else final
+        notes = _landing_notes(class_name, times, landed, first)
+    signal = np.concatenate([[first], cumulative[times]])
+    for step in np.flatnonzero(signal[1:] >= signal[:-1])[:1] + 1:
+        remedy = "pass fewer steps, or betas > 0 that reach 1 at the last timestep only"
+        if step == 1 and config.get("set_alpha_to_one") is False:
+            remedy = 'set "set_alpha_to_one": true or, with leading spacing, "steps_offset": 1'
+        raise InputError(
+            "scheduler config",
+            f"must change the noise level in every step, and step {step} "
+            f"(timestep {times[step - 1]}) has length zero",
+            remedy=remedy,
+        )
+    return np.sqrt(signal), np.sqrt(1 - signal), times, notes
+
+
+def _cumulative(scheduler: Any) -> Array:
+    """``alphas_cumprod``, multiplied in float64 where it is the product of the betas.
+
+    At zero terminal signal-to-noise ratio its root is shifted to end at 0 and scaled to keep its
+    first value (Lin et al. 2024, Alg. 1).
+    """
+    own, betas = _array(scheduler.alphas_cumprod), scheduler.config.get("trained_betas")
+    is_rescaled = scheduler.config.get("rescale_betas_zero_snr")
+    if is_rescaled:
+        scheduler = scheduler.from_config(scheduler.config, rescale_betas_zero_snr=False)
+    exact = _array(np.cumprod(1 - _array(scheduler.betas if betas is None else betas)))
+    if is_rescaled:
+        root = np.sqrt(exact)
+        exact = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+    return exact if np.allclose(exact, own, rtol=1e-3, atol=1e-6) else own
+
+
+def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[str]:
+    notes, own = [], type(scheduler).__name__
+    if scheduler.config.get("use_dynamic_shifting"):
+        tokens, mu = _shift(scheduler, config)
+        notes.append(
+            f"the noise levels depend on the size of a sample: here image_seq_len = {tokens}, "
+            f"mu = {mu:.3g}; pipelines that pass sigmas of their own, as Flux', visit others"
+        )
+    config, left_out = scheduler.config, ""
+    is_sde = config.get("stochastic_sampling") or "sde" in str(config.get("algorithm_type"))
+    if is_sde or _NOISY.search(own):
+        left_out = "the noise that it draws in each step is"
+    elif not _FIRST_ORDER.search(own) and config.get("solver_order") != 1:
+        left_out = "its steps of higher order are"
+    if name != own:
+        notes.append(
+            f"{name} is read as the DDIM teacher of the same betas and timestep spacing; "
+            "its own solver and noise are left out"
+        )
+    elif left_out:
+        notes.append(f"{name} is read as first order on its own noise levels; {left_out} left out")
+    if config.get("thresholding"):
+        notes.append("thresholding is on: each estimate of x_0 is thresholded, which is not linear")
+    elif config.get("clip_sample") or config.get("clip_denoised"):
+        limit = config.get("clip_sample_range", 1.0)
+        notes.append(
+            f"clip_sample is on: each estimate of x_0 is clipped to [-{limit:g}, {limit:g}], "
+            "which is not linear"
+        )
+    return notes
+
+
+def _landing_notes(
+    name: str, times: NDArray[np.int64], landed: NDArray[np.int64], final_signal: float
+) -> list[str]:
+    notes = []
+    mismatch = np.abs(landed[1:] - times[:-1])
+    if mismatch.any():
+        notes.append(
+            f"{name}.step lands up to {mismatch.max()} training timesteps from the timestep that "
+            "follows (it goes back num_train_timesteps // num_steps); the states here are the "
+            "timesteps' own"
+        )
+    if landed[0] >= 0:
+        notes.append(
+            f"the last step lands on training timestep {landed[0]}, as in {name}.step, "
+            f"and not on clean data: sigma_0 = {np.sqrt(1 - final_signal):.3g}"
+        )
+    return notes
+
+
+def _noise_notes(scheduler: Any, alphas: Array) -> list[str]:
+    if alphas[-1] > _SIGNAL_LEFT:
+        return [
+            f"alpha_T = {alphas[-1]:.3g}: samplers start from pure noise, the theory from a z_T "
+            "that keeps this much signal"
+        ]
+    if alphas[-1] == 0 and scheduler.config.get("prediction_type") == "epsilon":
+        return ["alpha_T = 0: step T cannot compute x_0 from a prediction of epsilon"]
+    return []
+
+
+def _distill_notes(
+    config: Mapping[str, Any], alphas: Array, timesteps: tuple[float, ...]
+) -> list[str]:
+    """Whether a network with this scheduler can be distilled by a plan made for it."""
+    try:
+        ddim = diffusers_schedule(read_as_ddim(config, remedy="").config, len(timesteps))
+    except InputError as error:
+        return [f"opmerge distill refuses this scheduler: {error}"]
+    if ddim.timesteps == timesteps and np.allclose(ddim.alphas**2, alphas**2, rtol=0, atol=1e-5):
+        return []
+    return [
+        "opmerge distill reads this scheduler as DDIM of the same betas, whose noise levels "
+        "differ, and refuses a plan made for these"
+    ]
+
+
+def _parameters(name: str, scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What rebuilds the scheduler: the keys that its class reads, defaults filled in."""
+    own = {**scheduler.config}
+    if own.get("use_dynamic_shifting") and "image_seq_len" in config:
+        own["image_seq_len"] = config["image_seq_len"]
+    if isinstance(own.get("trained_betas"), np.ndarray):
+        own["trained_betas"] = own["trained_betas"].tolist()
+    # JSON has no infinity; lambda_min_clipped, which may be one, is so by default.
+    finite = {key: own[key] for key in own if own[key] != -np.inf and key[0] != "_"}
+    return {"_class_name": name, **finite}
