@@ -12,8 +12,8 @@ from pydantic import Field
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
-from opmerge.planners.nearest import nearest_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
+from opmerge.planners.scalar import nearest_plan
 from opmerge.plans import build_strategy
 from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
