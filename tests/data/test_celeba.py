@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +24,7 @@ from opmerge.errors import InputError
 SPLIT_OF = {1: 0, 2: 0, 3: 0, 4: 1, 5: 2, 6: 2}
 TRAIN = [1, 2, 3]
 ALIGNED = (178, 218)
+Run = Callable[..., tuple[int, str, str]]
 
 
 def jpeg(grey: int, size: tuple[int, int] = ALIGNED) -> bytes:
