@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 
 from opmerge.cli import COMMANDS, main, runs
-from opmerge.cli.help import reference
 from opmerge.cli.options import Command, Commands, Option, as_option
+from opmerge.cli.reference import reference
 from opmerge.cli.studies import _as_setting
 from opmerge.planners import PLANNERS
 from opmerge.plans import STRATEGIES
@@ -153,7 +153,7 @@ def test_help_names_every_choice(name: str) -> None:
 
 def test_the_page_of_all_options_is_current() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert page.endswith("\n".join([*reference(COMMANDS), ""])), "python -m opmerge.cli.help"
+    assert page.endswith("\n".join([*reference(COMMANDS), ""])), "python -m opmerge.cli.reference"
 
 
 # Arguments of Python, said as options

@@ -1,22 +1,25 @@
-"""How commands explain themselves: their parameters in panels, and all of them as a page.
-
-``python -m opmerge.cli.help > docs/options.md`` writes the page.
-"""
+"""How commands explain themselves: their parameters in panels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
-from opmerge.cli.options import Argument, Command, Commands, Option
+if TYPE_CHECKING:
+    from rich.table import Table
 
-__all__ = ["help_text", "reference"]
+__all__ = ["Explained", "cells", "help_text", "summary"]
+
+
+class Explained:
+    """What help shows of a parameter: its ``kind`` of value, and its default in ``words``."""
+
+    description: str
+    panel: str
+    kind: str
+    words: str
 
 
 def help_text(
@@ -26,18 +29,23 @@ def help_text(
     commands: Mapping[str, click.Command] | None = None,
 ) -> str:
     """Usage and description, then a panel for each heading, in the order of the parameters."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.panel import Panel
+    from rich.text import Text
+
     console = Console()
     panels: dict[str, Table] = {"Arguments": _table(), "Options": _table()}
     for parameter in parameters:
-        panel = parameter.panel if isinstance(parameter, Option | Argument) else "Options"
-        names, kind, text, default = _cells(parameter)
+        panel = parameter.panel if isinstance(parameter, Explained) else "Options"
+        names, kind, text, default = cells(parameter)
         words = Text.assemble(text, (f" {default}".rstrip(), "dim"))
         row = Text(names, "bold cyan"), Text(kind, "bold yellow"), words
         panels.setdefault(panel, _table()).add_row(*row)
     if commands:
         panels["Commands"] = _table()
         for name, command in commands.items():
-            panels["Commands"].add_row(Text(name, "bold cyan"), _summary(command))
+            panels["Commands"].add_row(Text(name, "bold cyan"), summary(command))
     with console.capture() as captured:
         console.print(Padding(Text(usage, "bold"), (1, 1)))
         console.print(Padding(Text(description or ""), (0, 1, 1, 1)))
@@ -47,43 +55,26 @@ def help_text(
     return captured.get()
 
 
-def reference(commands: Commands, path: str = "opmerge") -> Iterator[str]:
-    """Lines of a Markdown page about every option of every command."""
-    for name, command in commands.commands.items():
-        if isinstance(command, Commands):
-            yield from reference(command, f"{path} {name}")
-        elif isinstance(command, Command):
-            yield from ("", f"## {path} {name}", "", _summary(command), "")
-            yield from ("| | | |", "|---|---|---|")
-            for option in command.options:
-                names, kind, *text = (cell.replace("|", "\\|") for cell in _cells(option))
-                yield f"| `{names}` | {kind.strip('<>')} | {' '.join(text).rstrip()} |"
-
-
 def _table() -> Table:
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     return table
 
 
-def _summary(command: click.Command) -> str:
+def summary(command: click.Command) -> str:
+    """The first paragraph of a command's help, in one line."""
     return " ".join((command.help or "").split("\n\n")[0].split())
 
 
-def _cells(parameter: click.Parameter) -> tuple[str, str, str, str]:
+def cells(parameter: click.Parameter) -> tuple[str, str, str, str]:
     """Its name, its kind of value, what it is for, and its default."""
     names = " ".join(sorted(parameter.opts, key=len, reverse=True))
-    if not isinstance(parameter, Option | Argument):
+    if not isinstance(parameter, Explained):
         return names, "<bool>", getattr(parameter, "help", None) or "", ""
-    if isinstance(parameter, Argument):
+    if isinstance(parameter, click.Argument):
         names = (parameter.metavar or "").strip("[]")
     default = "[required]" if parameter.required else f"[default: {parameter.words}]"
     is_told = parameter.required or parameter.words
     return names.split()[0], parameter.kind, parameter.description, default if is_told else ""
-
-
-if __name__ == "__main__":
-    from opmerge.cli import COMMANDS
-
-    print("# Every option\n\nWritten from `opmerge.settings` by `python -m opmerge.cli.help`.")
-    print("\n".join(reference(COMMANDS)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import click
 from click.core import ParameterSource
 
+from opmerge.cli.help import Explained, help_text
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
@@ -48,8 +49,6 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
-        from opmerge.cli.help import help_text
-
         return help_text(self.get_usage(ctx), self.help, self.get_params(ctx), self.commands)
 
 
@@ -77,8 +76,6 @@ class Command(click.Command):
         return [*self.options, *([own] if own else [])]
 
     def get_help(self, ctx: click.Context) -> str:
-        from opmerge.cli.help import help_text
-
         return help_text(self.get_usage(ctx), self.help, self.get_params(ctx))
 
     def invoke(self, ctx: click.Context) -> None:
@@ -87,20 +84,11 @@ class Command(click.Command):
         self._function(**{name: _built(group, given) for name, group in self.groups.items()})
 
 
-class _Field:
-    """What help shows of a field: its ``kind`` of value, and its default in ``words``."""
-
-    description: str
-    panel: str
-    kind: str
-    words: str
-
-
-class Option(_Field, click.Option):
+class Option(Explained, click.Option):
     """A field under its name; hyphens stand for underscores."""
 
 
-class Argument(_Field, click.Argument):
+class Argument(Explained, click.Argument):
     """A field that is told by its place."""
 
 
