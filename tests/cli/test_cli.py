@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -290,9 +291,12 @@ def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
         # on a busy machine too, this is inside the planner, which would run for many minutes
         while psutil.Process(process.pid).cpu_times().user < 4:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
         try:
-            _, err = process.communicate(timeout=60)
+            for _ in range(12):  # numba swallows what comes while it compiles: as a person, again
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, err = process.communicate(timeout=5)
+                    break
         finally:
             process.kill()
     assert process.returncode == 130
