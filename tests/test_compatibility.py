@@ -125,6 +125,7 @@ def test_a_spectrum_is_what_it_was(name: str, run: Run) -> None:
 
 
 def test_a_calibration_predicts_what_it_predicted(run: Run) -> None:
+    pytest.importorskip("diffusers")
     said = EXPECTED["plans"]["calibrated"]
     options = ("--schedule", "teacher", "--merge_rule", "denoiser-copy", "--steps", 8)
     status, out, _ = run("plan", SAMPLES, *options, "--training", "calibration.json", "--json")

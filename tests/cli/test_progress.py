@@ -94,6 +94,7 @@ def test_files_are_counted_while_they_are_looked_through(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before an autoencoder is trained on a folder, each of its images is opened once."""
+    pytest.importorskip("diffusers")
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     rng = np.random.default_rng(0)
     for number in range(20):
