@@ -289,7 +289,7 @@ def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
     ) as process:
         # on a busy machine too, this is inside the planner, which would run for many minutes
-        while psutil.Process(process.pid).cpu_times().user < 4:
+        while psutil.Process(process.pid).cpu_times().user < 12:
             time.sleep(0.1)
         try:
             for _ in range(12):  # numba swallows what comes while it compiles: as a person, again
