@@ -49,7 +49,7 @@ benchmarks: $(VENV)/dev.stamp
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing opmerge and torch into $(VENV) (one to three minutes, once)"
-	$(PIP) install --constraint constraints.txt --editable '.[torch]'
+	$(PIP) install --constraint constraints.txt --editable '.[torch,studies]'
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
