@@ -22,6 +22,7 @@ from opmerge.schedules import (
 )
 
 __all__ = [
+    "NAMED_SCHEDULES",
     "eigenvalue",
     "merge_times",
     "nested_trees",
@@ -32,6 +33,14 @@ __all__ = [
     "students",
     "theory_settings",
 ]
+
+NAMED_SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
+    "cosine": cosine_schedule,
+    "nichol-dhariwal": nichol_dhariwal_schedule,
+    "linear": linear_schedule,
+    "scaled-linear": scaled_linear_schedule,
+    "equal-angle:2.0": lambda num_steps: equal_angle_schedule(num_steps, 2.0),
+}
 
 
 def _power_of_ten(low: float, high: float) -> st.SearchStrategy[float]:

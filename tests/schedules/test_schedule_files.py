@@ -5,33 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from strategies import NAMED_SCHEDULES
 
 from opmerge.errors import InputError
 from opmerge.schedules import (
     NoiseSchedule,
     arrays_schedule,
-    cosine_schedule,
     diffusers_schedule,
-    equal_angle_schedule,
-    linear_schedule,
-    nichol_dhariwal_schedule,
     resolve_schedule,
-    scaled_linear_schedule,
 )
-
-NAMED: dict[str, Callable[..., NoiseSchedule]] = {
-    "cosine": cosine_schedule,
-    "nichol-dhariwal": nichol_dhariwal_schedule,
-    "linear": linear_schedule,
-    "scaled-linear": scaled_linear_schedule,
-    "equal-angle:2.0": lambda num_steps: equal_angle_schedule(num_steps, 2.0),
-}
 
 
 def raises(message: str) -> Any:
@@ -42,9 +29,9 @@ def assert_same(one: NoiseSchedule, other: NoiseSchedule) -> None:
     assert one.to_dict() == other.to_dict()
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", NAMED_SCHEDULES)
 def test_names_resolve(name: str) -> None:
-    expected = NAMED[name](12)
+    expected = NAMED_SCHEDULES[name](12)
     for text in (name, name.replace("-", "_"), f" {name.upper()} "):
         assert_same(resolve_schedule(text, 12), expected)
 

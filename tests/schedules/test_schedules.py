@@ -6,13 +6,13 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import NAMED_SCHEDULES
 
 from opmerge.errors import InputError
 from opmerge.schedules import (
@@ -27,14 +27,6 @@ from opmerge.schedules import (
 
 # A handful of roundings of numbers of order one.
 ROUNDING = 1e-14
-
-NAMED: dict[str, Callable[..., NoiseSchedule]] = {
-    "cosine": cosine_schedule,
-    "nichol-dhariwal": nichol_dhariwal_schedule,
-    "linear": linear_schedule,
-    "scaled-linear": scaled_linear_schedule,
-    "equal-angle:2.0": lambda num_steps: equal_angle_schedule(num_steps, 2.0),
-}
 
 
 def raises(message: str) -> Any:
@@ -145,10 +137,10 @@ def test_nichol_dhariwal_without_offset_is_the_plain_cosine() -> None:
 # --- the record -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", NAMED_SCHEDULES)
 @pytest.mark.parametrize("num_steps", [1, 7, 64])
 def test_named_schedules_go_through_json_as_name_and_parameters(name: str, num_steps: int) -> None:
-    schedule = NAMED[name](num_steps)
+    schedule = NAMED_SCHEDULES[name](num_steps)
     stored = as_json(schedule)
     assert stored.keys() == {"name", "parameters"}
     assert_same(NoiseSchedule.from_dict(stored, num_steps), schedule)
