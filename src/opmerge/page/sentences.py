@@ -60,9 +60,8 @@ def summary_sentence(record: Record) -> str:
     plan = plan_from_merges(best["merge_list"], best["boundaries"])
     comparison = _comparison(record)
     gain = f"; {comparison}" if comparison else ""
-    return (
-        f"{plan_phrase(plan)}: W2 to {target(record)} {number(best['w2'])}, {_proof(best)}{gain}."
-    )
+    error = f"W2 to {target(record)} {number(best['w2'])}"
+    return f"{plan_phrase(plan)}: in the linear theory {error}, {_proof(best)}{gain}."
 
 
 def _proof(best: Mapping[str, Any]) -> str:
