@@ -163,7 +163,7 @@ def log_to(
     accelerator: Accelerator, folder: Path, settings: Settings, done: int = 0
 ) -> Iterator[Log]:
     """metrics.jsonl, and the tracker of --report_to."""
-    from opmerge.distillation.metrics_log import MetricsLog
+    from opmerge.metrics_log import MetricsLog
 
     flat = {key: value for key, value in settings if isinstance(value, int | float | str)}
     accelerator.init_trackers("opmerge", config=flat)
