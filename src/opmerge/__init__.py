@@ -99,9 +99,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         for home in _HOMES:
             module = import_module(f"{__name__}.{home}")
-            if name in getattr(module, "__all__", ()):
-                globals()[name] = getattr(module, name)
-                return globals()[name]
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,19 +14,6 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 
-__all__ = [
-    "check_coefficients",
-    "check_count",
-    "check_json",
-    "check_notes",
-    "check_number",
-    "check_stored",
-    "check_timesteps",
-    "check_vector",
-    "check_whole",
-    "variance_notes",
-]
-
 _STORED_KEYS = ("name", "parameters", "alphas", "sigmas", "timesteps", "notes")
 _VARIANCE_TOLERANCE = 1e-6
 

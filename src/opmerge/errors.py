@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["InputError"]
-
 _MAX_VALUE_LENGTH = 80
 _NAMED = re.compile(r"`(\w+)(?:=([^`]*))?`")
 

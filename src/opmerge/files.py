@@ -11,15 +11,6 @@ from pathlib import Path
 
 from opmerge.errors import InputError
 
-__all__ = [
-    "GO_ON",
-    "expand_home",
-    "folder_beside",
-    "replace_folder",
-    "why_not_written",
-    "write_atomic",
-]
-
 GO_ON = "make room and resume; what is finished is kept"
 _PROBE_BYTES = 2**20
 

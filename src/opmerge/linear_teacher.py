@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 
-__all__ = ["SMALLEST_EIGENVALUE", "LinearTeacher"]
-
 SMALLEST_EIGENVALUE = 1e-100
 """Stands for λ = 0, whose log-composites are infinite; every result is continuous there."""
 

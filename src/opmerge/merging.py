@@ -23,8 +23,6 @@ from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import Problem
 from opmerge.training import MODELS
 
-__all__ = ["Outcome", "evaluate", "initial_coefficients"]
-
 Array = NDArray[np.float64]
 
 

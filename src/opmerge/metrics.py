@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 
-__all__ = ["gaussian_fit_w2", "gaussian_w2", "projected_w2", "random_directions", "sliced_w2"]
-
 Array = NDArray[np.float64]
 
 _GOOD_SQUARES = 1e-10  # of the largest: their roots are good to 1e-11 of the largest root

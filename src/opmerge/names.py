@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["planner_names", "strategy_examples", "strategy_names", "training_names"]
-
 
 def planner_names() -> tuple[str, ...]:
     """What ``find_plan`` and ``--planner`` take."""

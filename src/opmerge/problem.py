@@ -16,8 +16,6 @@ from opmerge.settings.types import MergeRule, Objective
 from opmerge.spectra import Spectrum
 from opmerge.training import GradientFlow, TrainingModel
 
-__all__ = ["MergeRule", "Objective", "Problem"]
-
 Array = NDArray[np.float64]
 
 

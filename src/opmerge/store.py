@@ -19,8 +19,6 @@ from typing import Any, Final
 
 from opmerge.files import write_atomic
 
-__all__ = ["MISSING", "Store", "digest", "file_digest"]
-
 MISSING: Final = object()
 """What ``Store.read`` returns where nothing that can be used is kept."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["TRAINING_LIBRARIES", "versions"]
-
 TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
 """What the result of a training depends on besides."""
 

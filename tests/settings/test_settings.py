@@ -26,10 +26,12 @@ from opmerge.settings.planning import ProblemOptions
 from opmerge.settings.types import Ascending, Count, NonEmpty
 
 GROUPS: list[type[Settings]] = [
-    getattr(module, name)
+    group
     for module in (commands, data, distillation, networks, planning)
-    for name in module.__all__
-    if isinstance(getattr(module, name), type)
+    for group in vars(module).values()
+    if isinstance(group, type)
+    and issubclass(group, Settings)
+    and group.__module__ == module.__name__
 ]
 REQUIRED: dict[Any, Any] = {str: "x", Path: Path("x"), int: 4}
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
 
-__all__ = ["calibrate"]
-
 
 def calibrate(
     samples: SampleOptions, asked: CalibrationOptions, optimization: OptimizationConfig

@@ -10,8 +10,6 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Explained", "cells", "help_text", "summary"]
-
 
 class Explained:
     """What help shows of a parameter: its ``kind`` of value, and its default in ``words``."""

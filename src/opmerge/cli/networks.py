@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from opmerge.settings.networks import TeacherConfig, VAEConfig
     from opmerge.spectra import Spectrum
 
-__all__ = [
-    "followed",
-    "load_training_data",
-    "log_to",
-    "open_samples",
-    "prepare_libraries",
-    "read_samples",
-    "read_spectrum",
-    "start",
-    "training_inputs",
-]
-
 NO_SOURCE = "none"
 _LOG_EVERY = 10
 

@@ -23,8 +23,6 @@ from opmerge.files import expand_home
 if TYPE_CHECKING:
     from opmerge.settings.base import Settings
 
-__all__ = ["Argument", "Command", "Commands", "Option", "as_option"]
-
 _CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("-", "_"),

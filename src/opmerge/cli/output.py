@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     from opmerge.plans import Plan, PlanFile
     from opmerge.spectra import Spectrum
 
-__all__ = [
-    "evaluation_text",
-    "show_comparison",
-    "show_evaluation",
-    "show_notes",
-    "show_plan",
-    "show_rows",
-    "show_spectrum",
-    "show_table",
-]
-
 
 def show_plan(record: Mapping[str, Any], plan: Plan, folder: Path | None, as_json: bool) -> None:
     """The answer, the plan drawn, and the strategies beside it."""

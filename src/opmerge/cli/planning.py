@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from opmerge.spectra import Spectrum
     from opmerge.training import TrainingModel
 
-__all__ = ["compare", "evaluate", "plan", "read_plan", "spectrum"]
-
 _SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers have theirs
 
 

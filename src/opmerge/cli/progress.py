@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Report", "bars_in_turn", "duration", "progress_bar", "resumable", "say"]
-
 _SECONDS_BETWEEN_LINES = 20.0
 
 

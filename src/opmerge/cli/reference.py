@@ -9,8 +9,6 @@ import click
 from opmerge.cli import COMMANDS
 from opmerge.cli.help import Explained, cells, summary
 
-__all__ = ["reference"]
-
 
 def reference(commands: click.Group, path: str = "opmerge") -> Iterator[str]:
     """Lines of a Markdown page about every option of every command."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from opmerge.settings.base import Settings
     from opmerge.spectra import Spectrum
 
-__all__ = ["plan_file", "prepare_folder", "write_config", "write_run", "write_spectrum"]
-
 
 def prepare_folder(folder: Path | None) -> None:
     """Make the output folder, and make sure it can be written to, before any long work."""

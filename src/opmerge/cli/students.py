@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from opmerge.plans import PlanFile
     from opmerge.settings.commands import ExportOptions, MeasuringOptions, SamplingOptions
 
-__all__ = ["evaluate_student", "export", "sample"]
-
 _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 

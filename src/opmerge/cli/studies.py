@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from opmerge.settings.commands import ReportOptions, StudyOptions
 
-__all__ = ["Study", "load_study", "report", "study", "study_names"]
-
 _ALL = "all"
 _GROUP = "opmerge.studies"
 _FORMAT, _VERSION = "opmerge.study", 1

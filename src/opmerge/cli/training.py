@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.settings.networks import TeacherConfig
 
-__all__ = ["distill", "train_teacher"]
-
 _LOG_EVERY = 10
 
 

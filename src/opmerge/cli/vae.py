@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from opmerge.settings.data import ImagesOptions
     from opmerge.settings.networks import VAEConfig
 
-__all__ = ["decode", "encode", "train"]
-
 _SHOWN = 64
 
 

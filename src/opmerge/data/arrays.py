@@ -19,8 +19,6 @@ from opmerge.data.source import AS_GIVEN, Progress, Source, source_from_rows
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
-__all__ = ["ARRAY_SUFFIXES", "ArrayFile", "array_source", "read_array", "write_rows"]
-
 # Which of several arrays in one file is meant.
 _PREFERRED_NAMES = ("samples", "eigenvalues", "arr_0")
 

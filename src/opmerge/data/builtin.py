@@ -9,10 +9,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.source import Source, SourceOptions, source_from_rows
+from opmerge.data.source import Source, source_from_rows
 from opmerge.errors import InputError
-
-__all__ = ["digits", "digits_labels", "faces", "patches"]
+from opmerge.settings.data import SourceOptions
 
 _NUM_FACES = 100
 

@@ -19,20 +19,12 @@ from opmerge.data.images import (
     open_image,
     visible_files,
 )
-from opmerge.data.source import SPLITS, Progress, Source, SourceOptions
+from opmerge.data.source import SPLITS, Progress, Source
 from opmerge.errors import InputError
+from opmerge.settings.data import SourceOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
-
-__all__ = [
-    "CROP",
-    "NUM_IMAGES",
-    "CelebaFolder",
-    "celeba_source",
-    "find_celeba",
-    "ignored_partition",
-]
 
 NUM_IMAGES = 202_599
 CROP = 148

@@ -12,22 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.source import Progress, Source, SourceOptions, source_from_rows
+from opmerge.data.source import Progress, Source, source_from_rows
 from opmerge.errors import InputError
+from opmerge.settings.data import SourceOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
-
-__all__ = [
-    "check_in_threads",
-    "decode",
-    "folder_source",
-    "image_source",
-    "image_suffixes",
-    "named",
-    "open_image",
-    "visible_files",
-]
 
 # Pillow can open more, some of it by starting other programs (PostScript), on a file's content
 # and whatever its suffix: these are the formats of image data sets.

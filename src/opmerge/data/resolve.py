@@ -11,11 +11,10 @@ from opmerge.data import builtin
 from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
 from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
 from opmerge.data.images import folder_source
-from opmerge.data.source import Progress, Source, SourceOptions
+from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 from opmerge.files import expand_home
-
-__all__ = ["BUILTIN_SOURCES", "EIGENVALUES_PREFIX", "Source", "SourceOptions", "open_source"]
+from opmerge.settings.data import SourceOptions
 
 EIGENVALUES_PREFIX = "eigenvalues:"
 

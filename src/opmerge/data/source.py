@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.settings.data import SourceOptions
 from opmerge.settings.types import Split
-
-__all__ = ["AS_GIVEN", "SPLITS", "Progress", "Source", "SourceOptions", "source_from_rows"]
 
 Progress = Callable[[int], None]
 """Called with the number of samples (or files) done so far."""

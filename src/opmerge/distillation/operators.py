@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from opmerge.denoisers.denoiser import Denoiser
 from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.plans import Merge
-from opmerge.problem import MergeRule
+from opmerge.settings.types import MergeRule
 
 
 def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:

@@ -34,9 +34,10 @@ from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients
 from opmerge.plans import Merge, Plan, Tree
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import NoiseSchedule, arrays_schedule
 from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.types import MergeRule
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, Store, digest
 

@@ -31,22 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-__all__ = [
-    "DASHED",
-    "DASHES",
-    "DOTTED",
-    "LOOKS",
-    "Axis",
-    "Level",
-    "Series",
-    "chart",
-    "curves",
-    "intervals",
-    "series_by",
-    "series_of",
-    "spans",
-]
-
 DASHED, DOTTED = (0, (3, 1.5)), (0, (1, 1))
 DASHES: Sequence[Any] = ("-", DASHED, DOTTED, (0, (6, 1.5, 1, 1.5)))
 """Of the first, second, … line of a chart without markers."""

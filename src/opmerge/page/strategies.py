@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["SHAPES", "STYLES", "shape_bars"]
-
 STYLES: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {"color": ORANGE, "linestyle": "-", "marker": "s"},
     "boot": {"color": BLUE, "linestyle": "-", "marker": "o"},

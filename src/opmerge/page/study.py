@@ -27,20 +27,6 @@ from opmerge.page.sentences import number, percent, short_name, times
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FILTERS",
-    "Page",
-    "StudyPage",
-    "Told",
-    "frame",
-    "heads",
-    "label",
-    "span",
-    "study_page",
-    "table",
-    "tell",
-]
-
 
 def _or_dash(tell: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "–" if _is_missing(value) else tell(value)

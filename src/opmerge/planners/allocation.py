@@ -27,18 +27,6 @@ from opmerge.merging import Outcome, evaluate, initial_coefficients
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 
-__all__ = [
-    "OVERHEAD",
-    "SCHEDULES",
-    "Allocation",
-    "allocate",
-    "excess_slopes",
-    "largest_gain",
-    "merge_costs",
-    "scheduled_times",
-    "water_filling",
-]
-
 OVERHEAD = 3.0
 """κ: the student's forward and backward pass, in forward passes."""
 

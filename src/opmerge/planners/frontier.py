@@ -22,14 +22,6 @@ from opmerge.planners.combs import cheapest_comb
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
 
-__all__ = [
-    "FrontierPoint",
-    "cheapest_plan",
-    "comb_bound",
-    "comb_frontier",
-    "evaluations_per_fold",
-]
-
 Array = NDArray[np.float64]
 
 

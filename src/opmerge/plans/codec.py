@@ -20,8 +20,8 @@ from opmerge.errors import InputError
 from opmerge.files import expand_home, write_atomic
 from opmerge.plans.nested import format_students, parse_nested
 from opmerge.plans.tree import Plan
-from opmerge.problem import MergeRule, Objective
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import MergeRule, Objective
 from opmerge.training import TrainingModel, training_from_dict
 
 FORMAT = "opmerge.plan"

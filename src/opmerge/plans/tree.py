@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 from opmerge.errors import InputError
 
-__all__ = ["Merge", "Nested", "Plan", "Tree"]
-
 Nested = Any
 """A tree as nested lists: the integer t for the step t → t-1, a list of children for a merge."""
 

@@ -18,13 +18,6 @@ from opmerge.files import expand_home
 from opmerge.schedules.files import read_json_object
 from opmerge.schedules.noise import NoiseSchedule
 
-__all__ = [
-    "diffusers_schedule",
-    "find_scheduler_config",
-    "is_scheduler_config",
-    "read_as_ddim",
-]
-
 Array = NDArray[np.float64]
 """Levels in float64, index 0 on the data side."""
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 
-__all__ = ["read_arrays", "read_json_object"]
-
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds.

@@ -25,16 +25,6 @@ from opmerge.checks import (
 )
 from opmerge.errors import InputError
 
-__all__ = [
-    "NoiseSchedule",
-    "arrays_schedule",
-    "cosine_schedule",
-    "equal_angle_schedule",
-    "linear_schedule",
-    "nichol_dhariwal_schedule",
-    "scaled_linear_schedule",
-]
-
 _MAX_TRAIN_TIMESTEPS = 1_000_000
 
 

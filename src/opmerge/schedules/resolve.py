@@ -12,8 +12,6 @@ from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
 from opmerge.schedules.files import read_arrays, read_json_object
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 
-__all__ = ["resolve_schedule"]
-
 _CHOICES = ", ".join(CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
 
 

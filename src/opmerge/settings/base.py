@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opmerge.errors import InputError
 
-__all__ = ["Settings", "argument", "option", "refusal"]
-
 _BOUNDS = {
     "greater_than": ">",
     "greater_than_equal": ">=",

@@ -9,22 +9,6 @@ from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LossWeighting
 from opmerge.settings.types import Count, File, MergeRule
 
-__all__ = [
-    "CalibrationOptions",
-    "DecodingOptions",
-    "DistillOptions",
-    "EncoderOptions",
-    "EncodingOptions",
-    "EvaluationOptions",
-    "ExportOptions",
-    "MeasuringOptions",
-    "OutputOptions",
-    "ReportOptions",
-    "RunOptions",
-    "SamplingOptions",
-    "StudyOptions",
-]
-
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
 _VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."

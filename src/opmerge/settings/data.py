@@ -5,8 +5,6 @@ from __future__ import annotations
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.types import Count, Split
 
-__all__ = ["DataOptions", "ImagesOptions", "SampleOptions", "SourceOptions"]
-
 
 class SourceOptions(Settings):
     """How images are cut and resized; only CelebA has splits."""

@@ -9,8 +9,6 @@ from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, MergeRule, NonNegative, Positive, Share, Whole
 
-__all__ = ["Curriculum", "DistillationConfig", "LossWeighting", "OptimizationConfig", "Sharing"]
-
 LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
 """The space in which the error of a student counts equally at every step."""
 

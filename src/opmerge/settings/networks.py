@@ -17,8 +17,6 @@ from opmerge.settings.types import (
     Share,
 )
 
-__all__ = ["UNET_GROUPS", "TeacherConfig", "TeacherSchedule", "VAEConfig"]
-
 TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
 
 UNET_GROUPS = 8

@@ -12,8 +12,6 @@ from pydantic import Field
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import File, MergeRule, Objective
 
-__all__ = ["ProblemOptions", "SearchOptions"]
-
 _Checked = Annotated[float, Field(allow_inf_nan=True)]  # by the library, in its words
 
 

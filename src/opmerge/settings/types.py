@@ -10,27 +10,6 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from opmerge.errors import InputError
 
-__all__ = [
-    "Ascending",
-    "Count",
-    "Distinct",
-    "File",
-    "MergeRule",
-    "NonEmpty",
-    "NonNegative",
-    "Objective",
-    "Ordered",
-    "Positive",
-    "PredictionType",
-    "ReconstructionLoss",
-    "Rising",
-    "Share",
-    "Some",
-    "Split",
-    "TeacherSteps",
-    "Whole",
-]
-
 _Value = TypeVar("_Value")
 _Values = TypeVar("_Values", bound=Sequence[Any])
 

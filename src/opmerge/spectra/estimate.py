@@ -7,8 +7,9 @@ import numpy as np
 from opmerge.checks import check_count, check_whole
 from opmerge.data.arrays import read_array
 from opmerge.data.resolve import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
-from opmerge.data.source import Progress, Source, SourceOptions
+from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
+from opmerge.settings.data import SourceOptions
 from opmerge.spectra.files import is_spectrum_file
 from opmerge.spectra.moments import (
     Moments,
@@ -19,8 +20,6 @@ from opmerge.spectra.moments import (
     sketched_moments,
 )
 from opmerge.spectra.spectrum import Spectrum, eigenvalue_spectrum
-
-__all__ = ["estimate_spectrum", "resolve_spectrum"]
 
 # Up to here a dense covariance (half a gigabyte) and its eigenvectors fit into memory.
 _MAX_DENSE_FEATURES = 8192

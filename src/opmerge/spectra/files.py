@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
-__all__ = ["is_spectrum_file", "read_spectrum_file", "unreadable_spectrum", "write_spectrum_file"]
-
 _FORMAT = "opmerge.spectrum"
 _VERSION = 1
 

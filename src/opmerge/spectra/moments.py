@@ -11,15 +11,6 @@ from numpy.typing import NDArray
 from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 
-__all__ = [
-    "Moments",
-    "dense_moments",
-    "diagonal_moments",
-    "sketch_rank",
-    "sketch_width",
-    "sketched_moments",
-]
-
 _DEFAULT_RANK = 512
 # 4 GiB for each of the two matrices of a sketch.
 _MAX_SKETCH_VALUES = 2**29

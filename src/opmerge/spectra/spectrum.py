@@ -15,8 +15,6 @@ from opmerge.checks import check_count, check_notes, check_number, check_whole
 from opmerge.errors import InputError
 from opmerge.spectra.files import read_spectrum_file, unreadable_spectrum, write_spectrum_file
 
-__all__ = ["Spectrum", "SpectrumKind", "eigenvalue_spectrum"]
-
 SpectrumKind = Literal["full", "diagonal", "top-k", "eigenvalues"]
 
 _ARRAY_NAMES = ("eigenvalues", "multiplicities", "mean", "basis")

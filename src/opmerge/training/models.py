@@ -21,19 +21,6 @@ from numpy.typing import NDArray
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 
-__all__ = [
-    "DEFAULT_MERGE_TIME",
-    "MODELS",
-    "EMAFlow",
-    "GammaRates",
-    "GradientDescent",
-    "GradientFlow",
-    "HeavyBall",
-    "Model",
-    "TrainingModel",
-    "training_from_dict",
-]
-
 DEFAULT_MERGE_TIME = 6.4
 """Optimisation time s of one merge in arXiv 2505.16024."""
 

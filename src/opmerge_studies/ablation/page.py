@@ -26,8 +26,6 @@ from opmerge.plotting import BLUE, INK, ORANGE
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _STILL = 1e-3  # relative shift of a λ that nobody would notice
 _LITTLE = 0.05  # loss of a plan that serves at every s

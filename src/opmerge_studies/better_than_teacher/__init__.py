@@ -15,10 +15,10 @@ from opmerge.planners import find_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
 from opmerge.planners.scalar import nearest_plan
 from opmerge.plans import build_strategy
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, Positive, TeacherSteps
+from opmerge.settings.types import Ascending, Count, MergeRule, Positive, TeacherSteps
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.better_than_teacher import overtaking

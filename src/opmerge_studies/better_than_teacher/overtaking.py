@@ -24,8 +24,6 @@ from opmerge.plans import Plan
 from opmerge.problem import Problem
 from opmerge.spectra import eigenvalue_spectrum
 
-__all__ = ["OvertakingTimes", "nearer_excesses", "overtaking_times", "vanilla_overtaking_time"]
-
 _SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
 
 Array = NDArray[np.float64]

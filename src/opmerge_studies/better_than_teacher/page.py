@@ -21,8 +21,6 @@ from opmerge_studies.shared.transition import growth_threshold
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _STRATEGIES = list(CANONICAL)
 _NOTICED = 1e-3  # relative gain below which nobody would notice
 _SHOWN_EIGENVALUE = 0.2

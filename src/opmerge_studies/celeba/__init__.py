@@ -16,12 +16,11 @@ from pydantic import Field, model_validator
 from opmerge.data import BUILTIN_SOURCES
 from opmerge.errors import InputError
 from opmerge.files import expand_home
-from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import Count, Distinct, NonNegative, Positive, Rising
+from opmerge.settings.types import Count, Distinct, MergeRule, NonNegative, Positive, Rising
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies import real_networks
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents

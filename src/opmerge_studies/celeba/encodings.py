@@ -28,8 +28,6 @@ from opmerge_studies.celeba import BUILT_IN, TRAINED, CelebaSettings, absolute
 from opmerge_studies.real_networks.execution import own_accelerator
 from opmerge_studies.shared import Runner
 
-__all__ = ["Encoding", "cost_at_full_size", "load_images", "make_encodings", "open_images"]
-
 _HELD_OUT = 0.1
 _SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
 _MOST_EPOCHS = 200

@@ -14,14 +14,12 @@ from opmerge.data import Progress, Source
 from opmerge.latents import Encoder, decode_latents
 from opmerge.merging import evaluate
 from opmerge.metrics import sliced_w2
-from opmerge.problem import MergeRule
+from opmerge.settings.types import MergeRule
 from opmerge.spectra import estimate_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.celeba.plans import by_direction, contending_plans
 from opmerge_studies.real_networks.execution import picture
 from opmerge_studies.shared.strategies import cosine_problem
-
-__all__ = ["decoded_outputs"]
 
 _RESPONSE = 0.01  # of a latent's deviation: errors below it are decoded at this size
 _BRIGHTEST = 0.995  # quantile of an error map that is drawn white

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["error_figure", "page"]
-
 Record = Mapping[str, Any]
 Frames = Mapping[str, "pd.DataFrame"]
 

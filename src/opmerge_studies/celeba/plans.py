@@ -14,22 +14,12 @@ from opmerge.linear_teacher import SMALLEST_EIGENVALUE
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import Plan, build_strategy
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
+from opmerge.settings.types import MergeRule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.shared import rows_of
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, plan_row
-
-__all__ = [
-    "FORMS",
-    "PLANNED",
-    "STRATEGIES",
-    "by_direction",
-    "compare_plans",
-    "contending_plans",
-    "continuum_ratio",
-    "describe_latents",
-]
 
 FORMS = ("diagonal", "full")
 """Variances of single latents taken for eigenvalues, as in arXiv 2505.16024, or the eigenvalues."""

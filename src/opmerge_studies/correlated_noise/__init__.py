@@ -15,9 +15,9 @@ from opmerge.errors import InputError
 from opmerge.planners import find_plan
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.plans import Plan, build_strategy
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
 from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count
+from opmerge.settings.types import Ascending, Count, MergeRule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.correlated_noise.combs import matrix_comb

@@ -23,8 +23,6 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.tree import Tree
 from opmerge_studies.shared.matrices import MatrixProblem
 
-__all__ = ["MatrixComb", "matrix_comb"]
-
 _MAX_ITERATIONS = 100
 _CLOSED = 1e-12  # a relative gap that is rounding
 _LARGEST_LOGARITHM = 700.0

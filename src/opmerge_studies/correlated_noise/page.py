@@ -19,8 +19,6 @@ from opmerge_studies.shared.transition import growth_threshold
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _THEORIES = ["generalised", "data basis", "isotropic"]
 _PLANNED = ["planned combs", "best named strategy", *_THEORIES]
 _NAMES = {"data_basis": "data basis", "comb": "planned combs", "named": "best named strategy"}

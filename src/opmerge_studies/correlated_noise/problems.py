@@ -11,22 +11,10 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from opmerge.data.resolve import open_source
-from opmerge.problem import MergeRule
 from opmerge.schedules import cosine_schedule
+from opmerge.settings.types import MergeRule
 from opmerge.training import GradientFlow
 from opmerge_studies.shared.matrices import MatrixProblem
-
-__all__ = [
-    "NOISE_RATIO",
-    "PLANE",
-    "digits_problem",
-    "digits_samples",
-    "drawn_problem",
-    "geodesic_rotation",
-    "plane_problem",
-    "rotated_problem",
-    "scalar_theories",
-]
 
 PLANE = {"below": (0.8, 0.1), "across": (2.0, 0.5), "above": (8.0, 3.0)}
 """Data variances in the plane, relative to λ = 1 and λ* ≈ 2."""

@@ -22,8 +22,6 @@ from opmerge_studies.correlated_noise.problems import digits_samples, geodesic_r
 from opmerge_studies.shared import batches
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
-__all__ = ["KURTOSES", "LAWS", "SampledTraining", "batch_training", "sampled_problem"]
-
 KURTOSES = {"gaussian": 0.0, "laplace": 3.0, "uniform": -1.2}
 """Excess kurtosis of each coordinate, independent in the data's eigenbasis."""
 

@@ -16,8 +16,6 @@ from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SCHEDULES, S
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _ZERO_MET = "λ = 1.5"  # where excesses of both signs cancel and every plan meets the teacher
 _SEEN = 1e-6  # W2 below which nobody would notice a gain
 _LABELS = {CHEAPEST: "the tree that is cheapest in the end", PLANNED: "the plan for s = 6.4"}

@@ -11,8 +11,6 @@ from opmerge.merging import evaluate
 from opmerge.plans import build_strategy
 from opmerge_studies.shared.strategies import scalar_problem
 
-__all__ = ["RESOLVED", "fit_times"]
-
 RESOLVED = 1e-9
 """Error of a weight, relative to the weight, above which rounding plays no part."""
 

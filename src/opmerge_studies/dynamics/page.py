@@ -20,8 +20,6 @@ from opmerge_studies.shared.strategies import CANONICAL
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _PROMISED = 1e-10  # relative difference that counts as agreement of programs without chance
 _CHANCE = 0.01  # with which the largest of all deviations may lie beyond its bound by chance
 _NOTICED = 0.1  # difference of an error from which flow is not descent

@@ -17,10 +17,18 @@ from opmerge.planners import find_plan
 from opmerge.planners.brute_force import all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
 from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, NonEmpty, NonNegative, Positive, Share
+from opmerge.settings.types import (
+    Ascending,
+    Count,
+    MergeRule,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Share,
+)
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.mixture import growth

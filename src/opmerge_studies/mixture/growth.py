@@ -9,8 +9,6 @@ from scipy.special import entr
 from opmerge_studies.mixture.laws import GaussianMixture, Nodes
 from opmerge_studies.mixture.merging import MixtureProblem, nearest_floor
 
-__all__ = ["composite_gain", "effective_paths", "gates_needed", "relative_floor"]
-
 _STEP = 1e-5  # of a central difference of a smooth map
 _TAILS = 5e-4  # mass on either side where the largest gain is not looked for
 

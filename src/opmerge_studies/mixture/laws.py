@@ -12,8 +12,6 @@ from scipy.special import softmax
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 
-__all__ = ["GaussianMixture", "Nodes", "quadrature_nodes", "sampled_nodes", "weighted_w2"]
-
 _REACH = 9.0  # standard deviations: what lies beyond is 2e-19 of a component
 _DENSE = 0.025  # of the range: how wide the middle is in which nodes are even in z
 

@@ -28,20 +28,10 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import MergeRule
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import MergeRule
 from opmerge.training import TrainingModel
 from opmerge_studies.mixture.laws import GaussianMixture, Nodes, weighted_w2
-
-__all__ = [
-    "LiftedMap",
-    "MixtureProblem",
-    "Training",
-    "closest_plans",
-    "ddim_map",
-    "nearest_floor",
-    "run_maps",
-]
 
 _RANK = 1e-10  # singular values below this part of the largest are rounding
 

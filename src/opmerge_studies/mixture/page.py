@@ -20,8 +20,6 @@ from opmerge_studies.shared.strategies import CANONICAL
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _NAMED = list(CANONICAL)
 _ABOVE = [f"above_{name}" for name in _NAMED]
 _TRIED = [*_NAMED, "equal_windows", "interval", "gaussian", "worst"]

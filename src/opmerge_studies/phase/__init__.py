@@ -8,9 +8,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field
 
-from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import NonEmpty, Ordered, TeacherSteps
+from opmerge.settings.types import MergeRule, NonEmpty, Ordered, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import plan_row, scalar_problem

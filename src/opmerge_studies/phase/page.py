@@ -18,8 +18,6 @@ from opmerge_studies.shared.strategies import CANONICAL
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _FAR_LESS = 100.0
 _TRANSITION_COLUMNS = heads(

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-__all__ = ["agreement_of", "rank_agreement", "rank_interval", "reversed_pairs"]
-
 Array = NDArray[np.float64]
 Coefficient = Literal["spearman", "kendall"]
 

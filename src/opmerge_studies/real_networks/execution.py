@@ -38,8 +38,6 @@ from opmerge.store import MISSING, digest
 from opmerge_studies.real_networks import Contender, RealNetworksSettings
 from opmerge_studies.shared.runner import Report, Runner
 
-__all__ = ["Execution", "load_or_train_teacher", "own_accelerator", "picture"]
-
 _NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
 _NUM_PICTURES = 8
 _BATCH_SIZE = 256

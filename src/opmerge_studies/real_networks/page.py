@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["page", "pareto_front", "plans_figure"]
-
 Record = Mapping[str, Any]
 
 _FACTOR = 1.5  # how far a calibrated prediction may be from the measured error

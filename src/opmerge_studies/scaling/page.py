@@ -14,8 +14,6 @@ from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _LOOKS: Mapping[Any, Mapping[str, Any]] = {
     planner: {"color": colour, "marker": marker, "markersize": 4}
     for planner, colour, marker in zip(

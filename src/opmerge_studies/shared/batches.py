@@ -24,15 +24,6 @@ from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 from opmerge.training import GradientDescent
 
-__all__ = [
-    "Cumulant",
-    "expected_square",
-    "independent_cumulant",
-    "operator_noise",
-    "retention_noise",
-    "sample_cumulant",
-]
-
 Array = NDArray[np.float64]
 
 Cumulant = Callable[[Array], Array]

@@ -22,11 +22,9 @@ from opmerge.linear_teacher import LinearTeacher
 from opmerge.metrics import gaussian_w2
 from opmerge.plans import Plan
 from opmerge.plans.tree import Merge
-from opmerge.problem import MergeRule
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.types import MergeRule
 from opmerge.training import GradientFlow, TrainingModel
-
-__all__ = ["MatrixOutcome", "MatrixProblem", "evaluate_matrices", "mapped_gaussian_w2"]
 
 _SINGULAR = 1e-12  # relative variance below which directions are not rotated further
 _REFINEMENTS = 3

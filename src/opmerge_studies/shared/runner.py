@@ -23,8 +23,6 @@ import opmerge
 from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
 
-__all__ = ["ENGINES", "Cell", "ProgressBar", "Report", "Runner", "grid", "no_progress", "rows_of"]
-
 
 class Report(Protocol):
     """Called with the units of work done so far, and what is being done."""

@@ -18,16 +18,6 @@ from opmerge.errors import InputError
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 
-__all__ = [
-    "Optimiser",
-    "TrainedPlan",
-    "adam",
-    "descent",
-    "flow_solver",
-    "train_dense",
-    "train_plan",
-]
-
 _TOLERANCE = 1e-12
 
 Array = NDArray[np.float64]

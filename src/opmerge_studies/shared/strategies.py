@@ -11,20 +11,11 @@ from opmerge.merging import evaluate
 from opmerge.planners import PlannerResult, find_plan
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
-from opmerge.problem import MergeRule, Objective, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
+from opmerge.settings.types import MergeRule, Objective
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow, TrainingModel
-
-__all__ = [
-    "CANONICAL",
-    "cosine_problem",
-    "is_as_good",
-    "plan_row",
-    "plan_shape",
-    "scalar_problem",
-    "strategy_errors",
-]
 
 CANONICAL = ("vanilla", "progressive", "consistency", "boot")
 """The strategies that arXiv 2505.16024 sets beside its optimum."""

@@ -21,8 +21,6 @@ from opmerge.settings.base import Settings
 from opmerge.versions import versions
 from opmerge_studies.shared.runner import Runner
 
-__all__ = ["FORMAT", "VERSION", "Study", "configure", "settings_named"]
-
 FORMAT = "opmerge.study"
 VERSION = 1
 

@@ -17,8 +17,6 @@ from opmerge.schedules import cosine_schedule
 from opmerge.training import TrainingModel
 from opmerge_studies.shared.strategies import cosine_problem
 
-__all__ = ["crossings", "growth_threshold", "scan_points", "sign_changes"]
-
 _SCAN = 400
 
 Array = NDArray[np.float64]

@@ -16,8 +16,6 @@ from opmerge_studies.spectra import STRATEGIES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _EQUAL = 1e-9  # relative difference of two distances, or gap, that is rounding
 _SHARE_COLUMNS = heads(
     *("data=source", "samples", "pixels=dimensions", "largest λ=eigenbasis_largest"),

@@ -13,9 +13,8 @@ from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
-from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, Positive, Rising, TeacherSteps
+from opmerge.settings.types import Count, MergeRule, Positive, Rising, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
 from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.simulation import descent, train_plan

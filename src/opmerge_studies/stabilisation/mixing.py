@@ -28,21 +28,12 @@ from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
 from opmerge.plans import Plan, Tree, build_strategy
-from opmerge.problem import MergeRule, Problem
+from opmerge.problem import Problem
+from opmerge.settings.types import MergeRule
 from opmerge.training import GradientFlow
 from opmerge_studies.shared import rows_of
 from opmerge_studies.shared.strategies import cosine_problem, is_as_good, scalar_problem
 from opmerge_studies.shared.transition import crossings, scan_points, sign_changes
-
-__all__ = [
-    "CHAINS",
-    "chain_response",
-    "mixed_excess",
-    "mixing_combs",
-    "mixing_crossings",
-    "mixing_errors",
-    "mixing_time",
-]
 
 CHAINS = ("boot", "consistency")
 """Strategies of more than one merge whose students follow one another."""

@@ -19,8 +19,6 @@ from opmerge_studies.stabilisation.mixing import CHAINS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _STILL = 1e-3  # shift of a λ, or loss by a wrong plan, that nobody would notice
 _SAME = 1e-10  # difference of two λ that is rounding
 _SLOW = 8.0  # β s up to which an average lags so much that plans may suffer

@@ -14,10 +14,10 @@ from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.plans import STRATEGIES, Plan
 from opmerge.plans.outline import plan_phrase
-from opmerge.problem import Objective, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, Positive, Rising, Some
+from opmerge.settings.types import Count, Objective, Positive, Rising, Some
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid

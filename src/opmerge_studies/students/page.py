@@ -15,8 +15,6 @@ from opmerge_studies.shared.strategies import CANONICAL
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _MOVED = 1.05
 _COLUMNS = {

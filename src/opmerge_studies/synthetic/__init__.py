@@ -14,9 +14,8 @@ from opmerge.planners import find_plan, interval_plan
 from opmerge.planners.result import best_outcome
 from opmerge.plans import build_strategy
 from opmerge.plans.outline import plan_phrase
-from opmerge.problem import MergeRule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, NonEmpty, Ordered, Positive, TeacherSteps
+from opmerge.settings.types import Count, MergeRule, NonEmpty, Ordered, Positive, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import (

@@ -14,8 +14,6 @@ from opmerge.page.study import Page, frame, heads, table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["page"]
-
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _NEARLY = 1e-6  # the paper's λ = 2 lies just below λ*(T), from which on vanilla is best
 _PROVED = 1e-6  # relative gap below which a plan counts as proved best
