@@ -280,10 +280,12 @@ def test_a_full_standard_output_is_one_line() -> None:
 
 
 def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
-    arguments = ["plan", "faces", "--planner", "pareto", "--steps", "1000", "--output_dir"]
+    planned = ["plan", "faces", "--planner", "pareto", "--steps"]
+    main([*planned, "4"])  # numba swallows a Ctrl-C while it compiles: what is compiled is kept
     code = (  # a shell's background jobs are born deaf to Ctrl-C, and tests may run in one
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"from opmerge.cli import main; raise SystemExit(main({[*arguments, str(tmp_path)]!r}))"
+        "from opmerge.cli import main; "
+        f"raise SystemExit(main({[*planned, '1000', '--output_dir', str(tmp_path)]!r}))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
@@ -292,10 +294,10 @@ def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
         while psutil.Process(process.pid).cpu_times().user < 12:
             time.sleep(0.1)
         try:
-            for _ in range(12):  # numba swallows what comes while it compiles: as a person, again
+            for _ in range(60):  # an impatient person, who must not break off the way out
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    _, err = process.communicate(timeout=5)
+                    _, err = process.communicate(timeout=1)
                     break
         finally:
             process.kill()
