@@ -36,10 +36,14 @@ def in_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_says(found: Any, expected: Any, place: str = "", rel: float = 1e-7) -> None:
-    """All that stood there stands there still; numbers to rounding, notes in any words."""
+    """All that stood there stands there still; numbers to rounding, notes in any words.
+
+    So not the digest of eigenvalues that are estimated here, whose last bits are LAPACK's on this
+    processor; the ``sha256`` of saved ones is held bit by bit.
+    """
     if isinstance(expected, dict):
         assert expected.keys() <= found.keys(), place
-        for key in expected.keys() - {"notes"}:
+        for key in expected.keys() - {"notes", "spectrum_sha256"}:
             assert_says(found[key], expected[key], f"{place}.{key}", rel)
     elif isinstance(expected, list):
         assert len(found) == len(expected), place
