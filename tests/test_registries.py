@@ -44,10 +44,10 @@ class Halving(Model):
 
 NAMES = """
 import json, sys
-from opmerge import names
-told = [
-    names.planner_names(), names.strategy_names(), names.strategy_examples(), names.training_names()
-]
+from opmerge.planners import PLANNERS
+from opmerge.plans import EXAMPLES, STRATEGIES
+from opmerge.training import MODELS
+told = [list(PLANNERS), list(STRATEGIES), list(EXAMPLES.values()), list(MODELS)]
 heavy = [name for name in ("torch", "numba", "scipy", "matplotlib") if name in sys.modules]
 print(json.dumps([*told, heavy]))
 """
@@ -88,14 +88,14 @@ def test_one_file_adds_a_planner_a_strategy_or_a_training_model(tmp_path: Path) 
 
 
 def test_names_stand_in_the_order_in_which_they_are_told() -> None:
-    from opmerge import names
+    from opmerge.planners import PLANNERS
+    from opmerge.plans import EXAMPLES
+    from opmerge.training import MODELS
 
-    assert ", ".join(names.planner_names()) == (
-        "auto, interval, scalar, certified, pareto, brute-force"
-    )
-    assert ", ".join(names.strategy_examples()) == (
+    assert ", ".join(PLANNERS) == ("auto, interval, scalar, certified, pareto, brute-force")
+    assert ", ".join(EXAMPLES.values()) == (
         "vanilla, progressive, consistency, boot, uniform:4, temporal:8, phased:32,4, hybrid:8"
     )
-    assert ", ".join(names.training_names()) == (
+    assert ", ".join(MODELS) == (
         "gradient-flow, gradient-descent, ema-flow, heavy-ball, gamma-rates"
     )

@@ -1,13 +1,16 @@
-"""Writing files and folders whole or not at all, and for good: on the disk, not in its cache."""
+"""Files and folders written whole or not at all, and for good: on the disk, not in its cache."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from opmerge.errors import InputError
 
@@ -20,41 +23,46 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for an unknown user
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds, or ``InputError`` if it holds anything else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), f"must hold JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(str(path), "must hold a JSON object", data)
+    return data
+
+
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write ``content`` beside ``path``, then rename, so no half-written file is ever seen.
 
-    Missing parent folders are made. Text is written as UTF-8.
-
-    Returns:
-        The path written.
+    Missing parent folders are made. Text is written as UTF-8. Returns the path written.
 
     Raises:
         InputError: if the file cannot be written (permission, full disk, a folder in the way).
     """
     target = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    temporary = target.parent / f".{target.name}.{uuid4().hex[:8]}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(21, "is a folder")
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+        with temporary.open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        written = Path(temporary)
-        written.chmod(0o666 & ~_umask())
-        written.replace(target)
-        temporary = None
-        _sync_names(target.parent)
+        temporary.replace(target)
+        _sync(target.parent)
     except OSError as error:
         raise InputError(
             str(target), f"cannot be written ({error.strerror})", remedy="choose another place"
         ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return target
 
 
@@ -62,11 +70,7 @@ def why_not_written(error: Exception, folder: Path) -> str:
     """Why a library could not write: the system's reason, or else the first line of its own.
 
     Torch's writer says at which byte of its archive it stopped; a write of our own in the same
-    folder, while what is half-written still takes the room, is told why.
-
-    Args:
-        error: what the library raised.
-        folder: where it wrote, or what holds that.
+    folder (or what holds it), while what is half-written still takes the room, is told why.
     """
     for known in (error, error.__cause__):
         if isinstance(known, OSError) and known.strerror:
@@ -110,12 +114,8 @@ def replace_folder(folder: Path, finished: Path) -> None:
     Raises:
         OSError: if it cannot be renamed or brought to the disk.
     """
-    for path in finished.rglob("*"):
-        if path.is_dir():
-            _sync_names(path)
-        else:
-            _sync(path)
-    _sync_names(finished)
+    for path in (*finished.rglob("*"), finished):
+        _sync(path)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -126,25 +126,15 @@ def replace_folder(folder: Path, finished: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    _sync_names(folder.parent)
+    _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_names(folder: Path) -> None:
-    """Bring what stands in a folder to the disk, where its file system knows how to."""
-    with contextlib.suppress(OSError):
-        _sync(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Bring a file to the disk, or the names in a folder where its file system knows how to."""
+    with contextlib.nullcontext() if path.is_file() else contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -23,8 +23,8 @@ from opmerge.errors import InputError
 from opmerge.spectra import (
     Spectrum,
     eigenvalue_spectrum,
+    estimate,
     estimate_spectrum,
-    moments,
     resolve_spectrum,
 )
 
@@ -161,13 +161,13 @@ def test_the_largest_of_a_dense_covariance() -> None:
 
 def test_a_sketch_finds_a_fast_decaying_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
     num_kept, width, size = 10, 21, 60
-    monkeypatch.setattr(moments, "_DEFAULT_RANK", num_kept)
+    monkeypatch.setattr(estimate, "_DEFAULT_RANK", num_kept)
     rng = np.random.default_rng(3)
     directions = np.linalg.qr(rng.standard_normal((size, size)))[0]
     samples = rng.standard_normal((500, size)) * 2.0 ** -np.arange(size) @ directions + 5.0
     source = source_of(samples, (1, 33, 200))
-    assert moments.sketch_width(source, num_kept) == width
-    sketched = moments.sketched_moments(source, num_kept, None, seed=0)
+    assert estimate.sketch_width(source, num_kept) == width
+    sketched = estimate.sketched_moments(source, num_kept, None, seed=0)
     exact = reference_eigenvalues(samples)
     # Expected error, arXiv 1706.05736, Theorem 4.1: (1 + r/(width - r - 1)) times the sum of the
     # eigenvalues after the r-th, for every r; ten times that is exceeded with probability < 0.1.
@@ -180,7 +180,7 @@ def test_a_sketch_finds_a_fast_decaying_spectrum(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(sketched.mean, samples.mean(axis=0), rtol=1e-14)
     assert sketched.basis is not None
     np.testing.assert_allclose(sketched.basis @ sketched.basis.T, np.eye(num_kept), atol=1e-12)
-    again = moments.sketched_moments(source, num_kept, None, seed=0)
+    again = estimate.sketched_moments(source, num_kept, None, seed=0)
     np.testing.assert_array_equal(again.eigenvalues, sketched.eigenvalues)
 
 
@@ -213,7 +213,7 @@ def test_a_sketch_that_would_fill_the_memory_is_refused() -> None:
     # 2**29 values over 3 * 2**20 features are 170 columns: (170 - 1) // 2
     with pytest.raises(InputError, match="`top_k` must be <= 84 for 3145728 features"):
         estimate_spectrum(source, top_k=85)
-    assert moments.sketch_rank(source, None) == 84
+    assert estimate.sketch_rank(source, None) == 84
 
 
 def test_progress_counts_samples() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import read_json_object, write_atomic
 
 if TYPE_CHECKING:
     from opmerge.planners import PlannerResult
@@ -169,7 +169,6 @@ def _search(problem: Problem, asked: SearchOptions, student_steps: int) -> Plann
 def _training(
     asked: ProblemOptions, made_for: PlanFile | None, rule: str, schedule: NoiseSchedule
 ) -> TrainingModel:
-    from opmerge.schedules.files import read_json_object
     from opmerge.training import GradientFlow, training_from_dict
 
     time = asked.given("merge_time")

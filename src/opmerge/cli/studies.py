@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opmerge.cli import runs
 from opmerge.cli.progress import progress_bar, resumable, say
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import read_json_object, write_atomic
 from opmerge.versions import TRAINING_LIBRARIES
 
 if TYPE_CHECKING:
@@ -205,7 +205,5 @@ def _write_index(folder: Path) -> Path:
 
 def _find(folder: Path) -> dict[str, Any] | None:
     """The record of a folder, if there is one."""
-    from opmerge.schedules.files import read_json_object
-
     path = folder / "record.json"
     return read_json_object(path) if path.is_file() else None

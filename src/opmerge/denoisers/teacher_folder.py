@@ -18,10 +18,9 @@ from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
-from opmerge.files import expand_home, folder_beside
+from opmerge.files import expand_home, folder_beside, read_json_object
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
-from opmerge.schedules.files import read_json_object
 
 STUDENT_CLASS = "FewStepPipeline"
 _INDEX = "model_index.json"

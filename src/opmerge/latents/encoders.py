@@ -19,9 +19,8 @@ from opmerge.checks import check_count
 from opmerge.data import Progress, Source
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.errors import InputError
-from opmerge.files import expand_home, folder_beside
+from opmerge.files import expand_home, folder_beside, read_json_object
 from opmerge.latents.vae import ConvVAE
-from opmerge.schedules.files import read_json_object
 from opmerge.spectra import Spectrum, estimate_spectrum
 
 _PCA_CLASS, _SPECTRUM = "PCAEncoder", "spectrum.npz"

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from opmerge.checks import check_count
 from opmerge.errors import InputError
-from opmerge.files import expand_home
-from opmerge.schedules.files import read_json_object
+from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.noise import NoiseSchedule
 
 Array = NDArray[np.float64]

@@ -1,31 +1,33 @@
-"""Noise schedules: the signal and noise coefficients of the states ``z_0 … z_T``."""
+"""Noise schedules: the signal and noise coefficients of the states ``z_0 … z_T``.
+
+Every constructor refuses, by ``InputError``, a number of steps T that is not whole and >= 1.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.checks import (
-    check_coefficients,
-    check_count,
-    check_json,
-    check_notes,
-    check_number,
-    check_stored,
-    check_timesteps,
-    check_vector,
-    check_whole,
-    variance_notes,
-)
+from opmerge.checks import check_count, check_notes, check_number, check_vector, check_whole
 from opmerge.errors import InputError
 
 _MAX_TRAIN_TIMESTEPS = 1_000_000
+_VARIANCE_TOLERANCE = 1e-6
+_STORED: dict[str, tuple[type, str]] = {
+    "name": (str, "a string"),
+    "parameters": (Mapping, "an object"),
+    "alphas": (list, "a list of numbers"),
+    "sigmas": (list, "a list of numbers"),
+    "timesteps": (list, "a list"),
+    "notes": (list, "a list"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +60,20 @@ class NoiseSchedule:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        alphas = check_vector("alphas", self.alphas)
-        sigmas = check_vector("sigmas", self.sigmas)
-        check_coefficients(alphas, sigmas)
+        alphas, sigmas = check_vector("alphas", self.alphas), check_vector("sigmas", self.sigmas)
+        _check_coefficients(alphas, sigmas)
         notes = check_notes(self.notes)
-        notes += tuple(note for note in variance_notes(alphas, sigmas) if note not in notes)
+        deviation = np.max(np.abs(alphas**2 + sigmas**2 - 1))
+        note = f"not variance preserving: alpha² + sigma² differs from 1 by up to {deviation:g}"
+        if deviation > _VARIANCE_TOLERANCE and note not in notes:
+            notes += (note,)
         if not isinstance(self.name, str) or not self.name:
             raise InputError("name", "must be a string that is not empty", repr(self.name))
         for key, value in (
             ("alphas", alphas),
             ("sigmas", sigmas),
-            ("parameters", check_json(self.parameters)),
-            ("timesteps", check_timesteps(self.timesteps, len(alphas) - 1)),
+            ("parameters", _json_copy(self.parameters)),
+            ("timesteps", _check_timesteps(self.timesteps, len(alphas) - 1)),
             ("notes", notes),
         ):
             object.__setattr__(self, key, value)
@@ -85,43 +89,35 @@ class NoiseSchedule:
         A schedule that its name and parameters rebuild exactly is stored as those alone; any
         other with its arrays and, where there are any, its parameters, timesteps and notes.
         """
+        stored: dict[str, Any] = {"name": self.name, "parameters": _json_copy(self.parameters)}
         if self._is_rebuilt_by_name():
-            return {"name": self.name, "parameters": check_json(self.parameters)}
-        stored: dict[str, Any] = {"name": self.name}
-        if self.parameters:
-            stored["parameters"] = check_json(self.parameters)
-        stored |= {"alphas": self.alphas.tolist(), "sigmas": self.sigmas.tolist()}
-        if self.timesteps is not None:
-            stored["timesteps"] = list(self.timesteps)
-        if self.notes:
-            stored["notes"] = list(self.notes)
-        return stored
+            return stored
+        stored |= {
+            "alphas": self.alphas.tolist(),
+            "sigmas": self.sigmas.tolist(),
+            "timesteps": list(self.timesteps or ()),
+            "notes": list(self.notes),
+        }
+        return {key: value for key, value in stored.items() if value}
 
     def _is_rebuilt_by_name(self) -> bool:
         if self.name not in CONSTRUCTORS or self.timesteps is not None:
             return False
         rebuilt = construct(self.name, self.parameters, self.num_steps)
-        return (
-            np.array_equal(rebuilt.alphas, self.alphas)
-            and np.array_equal(rebuilt.sigmas, self.sigmas)
-            and rebuilt.notes == self.notes
+        return rebuilt.notes == self.notes and np.array_equal(
+            [rebuilt.alphas, rebuilt.sigmas], [self.alphas, self.sigmas]
         )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
-        """The schedule that ``to_dict`` stored.
+        """The schedule that ``to_dict`` stored, whose arrays must have T + 1 entries.
 
-        Args:
-            data: ``{"name", "parameters"}`` of a named schedule (missing parameters take their
-                defaults), or ``{"name", "alphas", "sigmas"}`` and optionally ``parameters``,
-                ``timesteps`` and ``notes``.
-            num_steps: T; stored arrays must have T + 1 entries.
-
-        Raises:
-            InputError: if anything is missing, unknown or malformed.
+        ``{"name", "parameters"}`` is a named schedule (missing parameters take their defaults);
+        any other is ``{"name", "alphas", "sigmas"}`` and optionally ``parameters``, ``timesteps``
+        and ``notes``. ``InputError`` says what is missing, unknown or malformed.
         """
         num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
-        check_stored(data, num_steps)
+        _check_stored(data, num_steps)
         name, parameters = data["name"], data.get("parameters", {})
         if "alphas" not in data:
             return construct(name, parameters, num_steps)
@@ -131,20 +127,12 @@ class NoiseSchedule:
 
 
 def arrays_schedule(alphas: ArrayLike, sigmas: ArrayLike) -> NoiseSchedule:
-    """A schedule given by its coefficients, shape (T+1,), index 0 on the data side.
-
-    Raises:
-        InputError: as ``NoiseSchedule``.
-    """
+    """A schedule given by its coefficients, shape (T+1,), index 0 on the data side."""
     return NoiseSchedule(check_vector("alphas", alphas), check_vector("sigmas", sigmas))
 
 
 def cosine_schedule(num_steps: int) -> NoiseSchedule:
-    """Plain cosine: ``alpha_t = cos(pi t / 2T)``, ``sigma_t = sin(pi t / 2T)`` (THEORY 1).
-
-    Raises:
-        InputError: if ``num_steps`` is not a whole number >= 1.
-    """
+    """Plain cosine: ``alpha_t = cos(pi t / 2T)``, ``sigma_t = sin(pi t / 2T)`` (THEORY 1)."""
     sines = np.sin(0.5 * np.pi * _fractions(num_steps))
     return _clean_to_noise(sines[::-1].copy(), sines, "cosine", {})
 
@@ -152,15 +140,8 @@ def cosine_schedule(num_steps: int) -> NoiseSchedule:
 def nichol_dhariwal_schedule(num_steps: int, offset: float = 0.008) -> NoiseSchedule:
     """Offset cosine, ``alpha_t² = f(t) / f(0)``, ``f(t) = cos²((t/T + s) / (1 + s) · pi/2)``.
 
-    Source: Nichol & Dhariwal 2021, Eq. 17, cut into T steps directly, so that their cap on the
-    last beta is not needed and ``alpha_T = 0``.
-
-    Args:
-        num_steps: T.
-        offset: s >= 0.
-
-    Raises:
-        InputError: if ``num_steps`` is not a whole number >= 1 or the offset is negative.
+    Source: Nichol & Dhariwal 2021, Eq. 17, with the offset s >= 0; cut into T steps directly, so
+    that their cap on the last beta is not needed and ``alpha_T = 0``.
     """
     time = _fractions(num_steps)
     offset = check_number("offset", offset)
@@ -188,7 +169,7 @@ def linear_schedule(
     "trailing"), ``alpha_t² = c`` there, and ``z_0`` is clean data. ``alpha_T`` is not 0.
 
     Raises:
-        InputError: if T is not between 1 and ``num_train_timesteps`` or a beta not in (0, 1).
+        InputError: if T exceeds N or a beta is not in (0, 1).
     """
     return _beta_schedule("linear", num_steps, beta_start, beta_end, num_train_timesteps)
 
@@ -199,13 +180,7 @@ def scaled_linear_schedule(
     beta_end: float = 0.012,
     num_train_timesteps: int = 1000,
 ) -> NoiseSchedule:
-    """Training betas with evenly spaced square roots (Rombach et al. 2022).
-
-    Cut into T steps as in ``linear_schedule``.
-
-    Raises:
-        InputError: if T is not between 1 and ``num_train_timesteps`` or a beta not in (0, 1).
-    """
+    """Training betas with evenly spaced square roots (Rombach et al. 2022), else as linear ones."""
     return _beta_schedule("scaled-linear", num_steps, beta_start, beta_end, num_train_timesteps)
 
 
@@ -213,15 +188,8 @@ def equal_angle_schedule(num_steps: int, eigenvalue: float) -> NoiseSchedule:
     """The schedule that is best for one eigenvalue: its steps turn by equal angles.
 
     ``v_t = (alpha_t sqrt(lambda), sigma_t)`` makes the angle ``pi t / 2T`` with the signal
-    axis, and ``alpha_t² + sigma_t² = 1``. Equal angles maximise the product of cosines by which
-    the teacher shrinks (THEORY 2).
-
-    Args:
-        num_steps: T.
-        eigenvalue: lambda > 0, a variance of the data.
-
-    Raises:
-        InputError: if ``num_steps`` is not a whole number >= 1 or the eigenvalue is not > 0.
+    axis, for the variance lambda > 0, and ``alpha_t² + sigma_t² = 1``. Equal angles maximise the
+    product of cosines by which the teacher shrinks (THEORY 2).
     """
     sines = np.sin(0.5 * np.pi * _fractions(num_steps))
     eigenvalue = check_number("eigenvalue", eigenvalue)
@@ -305,3 +273,71 @@ def _clean_to_noise(
     alphas[[0, -1]] = 1.0, 0.0
     sigmas[[0, -1]] = 0.0, 1.0
     return NoiseSchedule(alphas, sigmas, name, parameters)
+
+
+def _check_coefficients(alphas: NDArray[np.float64], sigmas: NDArray[np.float64]) -> None:
+    if len(alphas) != len(sigmas):
+        raise InputError("sigmas", f"must have {len(alphas)} entries, as alphas has", len(sigmas))
+    if len(alphas) < 2:
+        raise InputError("alphas", "must have at least 2 entries (T + 1)", len(alphas))
+    for key, values in (("alphas", alphas), ("sigmas", sigmas)):
+        for requirement, is_right in (
+            ("must be finite and >= 0", np.isfinite(values) & (values >= 0)),
+            (
+                "must be 0 or between 1e-30 and 1e30",
+                (values == 0) | ((values > 1e-30) & (values < 1e30)),
+            ),
+        ):
+            for index in np.flatnonzero(~is_right)[:1]:
+                raise InputError(f"{key}[{index}]", requirement, float(values[index]))
+    falls = alphas[:-1] * sigmas[1:] - alphas[1:] * sigmas[:-1] > 0
+    for t in np.flatnonzero(~falls)[:1] + 1:
+        pairs = [f"{alphas[s]:.6g}/{sigmas[s]:.6g}" for s in (t - 1, t)]
+        raise InputError(
+            "alphas",
+            f"must have alpha_t/sigma_t strictly falling with t, and t = {t} does not",
+            " then ".join(pairs),
+            "order the entries from data (index 0) to noise and give each state once",
+        )
+
+
+def _check_timesteps(timesteps: Sequence[float] | None, num_steps: int) -> tuple[float, ...] | None:
+    if timesteps is None:
+        return None
+    is_whole = all(isinstance(value, (int, np.integer)) for value in timesteps)
+    check = check_whole if is_whole else check_number
+    values = tuple(check("timesteps", value) for value in timesteps)
+    if len(values) != num_steps:
+        raise InputError("timesteps", f"must have {num_steps} entries, one a step", len(values))
+    if list(values) not in (sorted(values), sorted(values, reverse=True)):
+        raise InputError("timesteps", "must rise or fall from the data side", values)
+    return values
+
+
+def _json_copy(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(parameters), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise InputError("parameters", f"must hold JSON values only ({error})") from error
+
+
+def _check_stored(data: object, num_steps: int) -> None:
+    """Refuse what ``NoiseSchedule.from_dict`` cannot read, naming the place."""
+    if not isinstance(data, Mapping):
+        raise InputError("schedule", "must be an object", repr(data))
+    for key in data:
+        if key not in _STORED:
+            raise InputError("schedule", f"must have no keys but {', '.join(_STORED)}", repr(key))
+    arrays = ("alphas", "sigmas") if "alphas" in data or "sigmas" in data else ()
+    for key, (kind, description) in _STORED.items():
+        if key in data or key in ("name", *arrays):
+            if not isinstance(data.get(key), kind):
+                raise InputError(f"schedule.{key}", f"must be {description}", repr(data.get(key)))
+            if key in ("timesteps", "notes") and not arrays:
+                raise InputError(f"schedule.{key}", "must come with alphas and sigmas")
+    for key in arrays:
+        place, length = f"schedule.{key}", num_steps + 1
+        if len(data[key]) != length:
+            raise InputError(place, f"must have num_steps + 1 = {length} entries", len(data[key]))
+        for index, value in enumerate(data[key]):
+            check_number(f"{place}[{index}]", value)

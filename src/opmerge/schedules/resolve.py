@@ -1,22 +1,26 @@
-"""What the command line's ``--schedule`` names."""
+"""What the command line's ``--schedule`` names: a schedule, a diffusers model, a file of arrays."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
+from pathlib import Path
 from typing import Any
 
-from opmerge.checks import check_count
+import numpy as np
+from numpy.typing import NDArray
+
 from opmerge.errors import InputError
-from opmerge.files import expand_home
+from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
-from opmerge.schedules.files import read_arrays, read_json_object
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 
 _CHOICES = ", ".join(CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
 
 
 def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
-    """The schedule that the command line's ``--schedule`` names.
+    """The schedule of T steps that the command line's ``--schedule`` names.
 
     Args:
         text: ``cosine``, ``nichol-dhariwal``, ``linear``, ``scaled-linear`` or
@@ -31,7 +35,6 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
     Raises:
         InputError: if the text is neither a known name nor such a file.
     """
-    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
     name, _, value = text.strip().partition(":")
     name = name.lower().replace("_", "-")
     if name in CONSTRUCTORS:
@@ -46,7 +49,7 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
         if is_scheduler_config(data):
             return diffusers_schedule(data, num_steps)
         return NoiseSchedule.from_dict({"name": "arrays", **data}, num_steps)
-    schedule = arrays_schedule(*read_arrays(path))
+    schedule = arrays_schedule(*_read_arrays(path))
     if schedule.num_steps != num_steps:
         raise InputError(
             str(path),
@@ -68,3 +71,40 @@ def _value_after_name(name: str, value: str) -> dict[str, Any]:
         raise InputError(
             "schedule", "equal-angle must come with a number", repr(value), "pass equal-angle:2.0"
         ) from None
+
+
+def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Alphas and sigmas as a file holds them."""
+    if path.suffix not in (".npz", ".npy", ".csv"):
+        raise InputError(str(path), "must be a folder or a .json, .npz, .npy or .csv file")
+    try:
+        if path.suffix == ".csv":
+            table = _read_csv(path)
+        else:
+            with path.open("rb") as stream:  # np.load leaves a file that it refuses open
+                table = np.load(stream, allow_pickle=False)
+                if isinstance(table, np.lib.npyio.NpzFile):
+                    for key in ("alphas", "sigmas"):
+                        if key not in table.files:
+                            raise InputError(str(path), f"must hold the array {key}", table.files)
+                    return table["alphas"], table["sigmas"]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(str(path), f"must hold arrays of numbers ({error})") from error
+    if table.ndim == 2 and 2 in table.shape:
+        alphas, sigmas = table if len(table) == 2 else table.T
+        return alphas, sigmas
+    requirement = "must hold two rows or two columns, alphas and sigmas"
+    raise InputError(str(path), requirement, f"shape {table.shape}")
+
+
+def _read_csv(path: Path) -> NDArray[Any]:
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    has_header = bool(lines) and lines[0].replace(" ", "").lower() == "alphas,sigmas"
+    if len(lines) == has_header:
+        raise InputError(str(path), "must hold alphas and sigmas", "an empty file")
+    table = np.loadtxt(lines[has_header:], delimiter=",", ndmin=2)
+    return table.T if has_header else table

@@ -1,8 +1,13 @@
-"""Estimation of a spectrum from a source of data, in one pass."""
+"""Estimation of a spectrum from a source of data, in one pass: dense, per feature or sketched."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data.arrays import read_array
@@ -10,19 +15,14 @@ from opmerge.data.resolve import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_p
 from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
-from opmerge.spectra.files import is_spectrum_file
-from opmerge.spectra.moments import (
-    Moments,
-    dense_moments,
-    diagonal_moments,
-    sketch_rank,
-    sketch_width,
-    sketched_moments,
-)
-from opmerge.spectra.spectrum import Spectrum, eigenvalue_spectrum
+from opmerge.spectra.spectrum import Spectrum, eigenvalue_spectrum, is_spectrum_file
 
 # Up to here a dense covariance (half a gigabyte) and its eigenvectors fit into memory.
 _MAX_DENSE_FEATURES = 8192
+_MAX_SKETCH_VALUES = 2**29  # 4 GiB for each of the two matrices of a sketch
+_DEFAULT_RANK = 512
+# Below it, rounding is no longer relative to the values.
+_SMALLEST_TRACE = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 
 
 def estimate_spectrum(
@@ -39,16 +39,10 @@ def estimate_spectrum(
     its denoiser is the best linear denoiser of the samples themselves.
 
     Up to 8192 features the covariance is dense. Beyond, the largest ``top_k`` (512 unless
-    given) eigenvalues come from a Nyström sketch, which never exceeds the true ones, and
-    ``remaining_trace`` is exact. Eigenvalues within rounding of 0, ``D·eps`` times the largest,
-    are set to 0.
-
-    Args:
-        source: the samples.
-        diagonal: take the variances of the features for the eigenvalues.
-        top_k: keep only the largest eigenvalues.
-        progress: called with the number of samples read so far.
-        seed: of the sketch's random matrix.
+    given) eigenvalues come from a Nyström sketch with a random matrix from ``seed``, which never
+    exceeds the true ones, and ``remaining_trace`` is exact. With ``diagonal`` the variances of the
+    features are taken for the eigenvalues. Eigenvalues within rounding of 0, ``D·eps`` times the
+    largest, are set to 0. ``progress`` is called with the number of samples read so far.
 
     Raises:
         InputError: if the samples are all equal or their variances leave float64; if ``top_k``
@@ -89,16 +83,9 @@ def resolve_spectrum(
     """The spectrum that an argument of the command line names.
 
     It is ``eigenvalues:0.2,0.5,2``, a spectrum written by :meth:`Spectrum.save`, a file of
-    eigenvalues (with ``as_eigenvalues``), or a source of samples (see ``open_source``).
-
-    Args:
-        argument: what to read.
-        options: how images are cut and resized; the defaults of ``SourceOptions`` unless given.
-        diagonal: see :func:`estimate_spectrum`.
-        top_k: see :func:`estimate_spectrum`.
-        as_eigenvalues: whether the file holds eigenvalues instead of samples.
-        seed: see :func:`estimate_spectrum`.
-        progress: called with the number of files checked, then of samples read, so far.
+    eigenvalues (with ``as_eigenvalues``), or a source of samples (see ``open_source``), whose
+    spectrum is estimated (see ``estimate_spectrum``). ``progress`` is called with the number of
+    files checked, then of samples read, so far.
 
     Raises:
         InputError: if nothing can be made of the argument, or if ``diagonal``, ``top_k`` or a
@@ -164,3 +151,146 @@ def _spectrum_of_moments(
         source.shape,
         tuple(notes),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and eigenvalues of a covariance ``1/n Σ (x − mean)(x − mean)ᵀ``.
+
+    Attributes:
+        eigenvalues: (k,) descending, not cleaned of rounding.
+        basis: (k, D) orthonormal rows, or ``None`` where only the diagonal is known.
+        mean: (D,).
+        trace: exact trace of the covariance.
+        num_samples: number of samples read.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    basis: NDArray[np.float64] | None
+    mean: NDArray[np.float64]
+    trace: float
+    num_samples: int
+
+
+def dense_moments(source: Source, num_kept: int, progress: Progress | None) -> Moments:
+    """The ``num_kept`` largest eigenvalues of the dense covariance; memory O(D²)."""
+    from scipy.linalg import eigh
+
+    size = source.num_features
+    mean, covariance, num_samples = _average(source, lambda rows: rows.T @ rows, progress)
+    trace = _checked_trace(source, float(np.trace(covariance)))
+    subset = None if num_kept == size else (size - num_kept, size - 1)
+    values, vectors = eigh(covariance, subset_by_index=subset, overwrite_a=True, check_finite=False)
+    return Moments(values[::-1], vectors.T[::-1], mean, trace, num_samples)
+
+
+def diagonal_moments(source: Source, progress: Progress | None) -> Moments:
+    """The variances of the features; memory O(D)."""
+    mean, variances, num_samples = _average(
+        source, lambda rows: np.einsum("ij,ij->j", rows, rows), progress
+    )
+    variances = np.sort(variances)[::-1]
+    trace = _checked_trace(source, float(variances.sum()))
+    return Moments(variances, None, mean, trace, num_samples)
+
+
+def sketch_rank(source: Source, top_k: int | None) -> int:
+    """``top_k``, or else 512 or as many eigenvalues as samples and memory allow."""
+    size = source.num_features
+    largest = max((_MAX_SKETCH_VALUES // size - 1) // 2, 1)
+    if top_k is None:
+        return min(_DEFAULT_RANK, largest, source.num_samples - 1)
+    if top_k > largest:
+        requirement = f"must be <= {largest} for {size} features, to fit into memory"
+        raise InputError("top_k", requirement, top_k, "pass `diagonal=True` or smaller samples")
+    return top_k
+
+
+def sketch_width(source: Source, num_kept: int) -> int:
+    """Columns of the sketch for ``num_kept`` eigenvalues: at least ``2 num_kept + 1``.
+
+    More columns make the eigenvalues kept more accurate, so it is also at least what 512
+    eigenvalues would get, as far as memory allows and there are samples and features for it.
+    """
+    wanted = min(2 * _DEFAULT_RANK + 1, _MAX_SKETCH_VALUES // source.num_features)
+    useful = min(wanted, source.num_samples)
+    return min(max(2 * num_kept + 1, useful), source.num_features)
+
+
+def sketched_moments(
+    source: Source, num_kept: int, progress: Progress | None, seed: int
+) -> Moments:
+    """The ``num_kept`` largest eigenvalues from a Nyström sketch; memory O(D k).
+
+    The covariance ``A`` is only ever multiplied with a random orthonormal ``Ω`` of
+    :func:`sketch_width` columns: ``Y = A Ω`` adds up over the batches. Then
+    ``Y (Ωᵀ Y)⁻¹ Yᵀ``, computed with a small shift, approximates ``A`` from below (Tropp,
+    Yurtsever, Udell & Cevher 2017, arXiv 1706.05736, Alg. 3). The trace is exact.
+    """
+    from scipy.linalg import cholesky, qr, solve_triangular, svd
+
+    size = source.num_features
+    random = np.random.default_rng(seed).standard_normal((size, sketch_width(source, num_kept)))
+    test = qr(random, mode="economic", overwrite_a=True, check_finite=False)[0]
+    squares = 0.0
+
+    def product(rows: NDArray[np.float64]) -> Any:
+        nonlocal squares
+        squares += float(np.einsum("ij,ij->", rows, rows))
+        return rows.T @ (rows @ test)
+
+    mean, sketch, num_samples = _average(source, product, progress)
+    trace = _checked_trace(source, squares / num_samples)
+    shift = size * np.finfo(np.float64).eps * float(np.linalg.norm(sketch))
+    sketch += shift * test
+    core = test.T @ sketch
+    factor = cholesky((core + core.T) / 2, check_finite=False)
+    half = solve_triangular(factor, sketch.T, trans="T", check_finite=False).T
+    vectors, roots, _ = svd(half, full_matrices=False, overwrite_a=True, check_finite=False)
+    values = np.maximum(roots[:num_kept] ** 2 - shift, 0.0)
+    return Moments(values, vectors.T[:num_kept], mean, trace, num_samples)
+
+
+def _average(
+    source: Source,
+    product: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    progress: Progress | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Mean, the sum of ``product(rows)`` over the number of samples, and that number.
+
+    ``Σ rowsᵀ rows`` is the centred scatter: the rows of a batch are its samples less the batch's
+    mean, and one more for the distance of that mean from the mean so far: the update of Chan,
+    Golub & LeVeque 1983. Values are taken relative to the first sample, so that a constant feature
+    has variance exactly 0.
+    """
+    origin = mean = np.zeros(source.num_features)
+    total: Any = 0.0
+    count = 0
+    # A square too large for float64 is reported by _checked_trace, not by a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for batch in source.batches():
+            if count == 0:
+                origin = batch[0].copy()
+            size = len(batch)
+            relative = batch - origin
+            batch_mean = relative.mean(axis=0)
+            step = batch_mean - mean
+            weight = size / (count + size)
+            between = np.sqrt(count * size / (count + size)) * step
+            total += product(np.vstack([relative - batch_mean, between]))
+            mean = mean + step * weight
+            count += size
+            if progress is not None:
+                progress(count)
+    total /= count
+    return origin + mean, total, count
+
+
+def _checked_trace(source: Source, trace: float) -> float:
+    if not np.isfinite(trace):
+        remedy = "rescale the samples, for example to [-1, 1]"
+        raise InputError(source.name, "must have variances within float64", trace, remedy)
+    if trace < _SMALLEST_TRACE:
+        equal = f"{source.num_samples} equal ones"
+        raise InputError(source.name, "must hold samples that differ", equal)
+    return trace

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from opmerge.checks import check_count, check_notes, check_number, check_whole
 from opmerge.errors import InputError
-from opmerge.spectra.files import read_spectrum_file, unreadable_spectrum, write_spectrum_file
+from opmerge.files import write_atomic
 
 SpectrumKind = Literal["full", "diagonal", "top-k", "eigenvalues"]
 
+_FORMAT = {"format": "opmerge.spectrum", "version": 1}
 _ARRAY_NAMES = ("eigenvalues", "multiplicities", "mean", "basis")
-
 _LARGEST_EIGENVALUE = 1e12
 
 
@@ -64,27 +68,26 @@ class Spectrum:
             given = getattr(self, name)
             if given is not None:
                 # The basis may fill the memory, so it is shared, not copied.
-                array = np.array(given, dtype=np.float64, copy=None if name == "basis" else True)
-                array = array.view()
+                copy = None if name == "basis" else True
+                array = np.array(given, dtype=np.float64, copy=copy).view()
                 array.setflags(write=False)
                 object.__setattr__(self, name, array)
-        _check_eigenvalues(self.eigenvalues)
-        _check_multiplicities(self.multiplicities, self.eigenvalues)
+        _check_eigenvalues(self.eigenvalues, self.multiplicities)
         _check_vectors(self)
         if self.kind not in get_args(SpectrumKind):
             raise InputError("kind", f"must be one of {get_args(SpectrumKind)}", self.kind)
-        checked = {
+        checked: dict[str, Any] = {
             "remaining_trace": check_number("remaining_trace", self.remaining_trace),
             "remaining_dimensions": check_whole("remaining_dimensions", self.remaining_dimensions),
+            "notes": check_notes(self.notes),
+            "shape": tuple(check_count("shape", n) for n in self.shape),
         }
-        for name, number in checked.items():
-            if number < 0:
-                raise InputError(name, "must be >= 0", number)
-            object.__setattr__(self, name, number)
         if self.num_samples is not None:
-            object.__setattr__(self, "num_samples", check_count("num_samples", self.num_samples))
-        object.__setattr__(self, "notes", check_notes(self.notes))
-        object.__setattr__(self, "shape", tuple(check_count("shape", n) for n in self.shape))
+            checked["num_samples"] = check_count("num_samples", self.num_samples)
+        for name, value in checked.items():
+            if name.startswith("remaining") and value < 0:
+                raise InputError(name, "must be >= 0", value)
+            object.__setattr__(self, name, value)
 
     @property
     def num_dimensions(self) -> int:
@@ -112,20 +115,22 @@ class Spectrum:
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a ``.npz`` file that :meth:`load` reads back bit by bit.
+        """Write a ``.npz`` archive that :meth:`load` reads back bit by bit.
+
+        It holds the arrays, all else as a JSON header, and a checksum.
 
         Raises:
             InputError: if the name does not end in ``.npz`` or the file cannot be written.
         """
-        arrays = {
-            name: array for name in _ARRAY_NAMES if (array := getattr(self, name)) is not None
-        }
-        header = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in _ARRAY_NAMES
-        }
-        return write_spectrum_file(path, header, arrays)
+        if Path(path).suffix != ".npz":
+            raise InputError("path", "must end in .npz", str(path))
+        header = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: header.pop(name) for name in _ARRAY_NAMES}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        text = json.dumps({**_FORMAT, **header})
+        buffer = io.BytesIO()
+        np.savez(buffer, header=text, digest=_digest(text, arrays), **arrays)
+        return write_atomic(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:
@@ -136,9 +141,43 @@ class Spectrum:
                 spectrum.
         """
         try:
-            return cls(**{"mean": None, "basis": None, **read_spectrum_file(path)})
-        except TypeError as error:  # a field too many or too few
-            raise unreadable_spectrum(path, error) from error
+            with Path(path).open("rb") as stream:  # np.load leaves a file that it refuses open
+                archive = np.load(stream, allow_pickle=False)
+                arrays = {name: archive[name] for name in archive.files}
+            text, digest = arrays.pop("header").item(), arrays.pop("digest").item()
+            header = json.loads(text)
+            if {key: header.pop(key) for key in _FORMAT} != _FORMAT:
+                raise ValueError(f"not of format {_FORMAT['format']}, version {_FORMAT['version']}")
+            if digest != _digest(text, arrays):
+                raise ValueError("the content does not match its checksum")
+            return cls(**{"mean": None, "basis": None, **arrays, **header})
+        except InputError:
+            raise
+        except Exception as error:
+            requirement, remedy = (
+                "must be a spectrum saved by opmerge",
+                "estimate the spectrum again",
+            )
+            raise InputError(str(path), requirement, str(error), remedy) from error
+
+
+def is_spectrum_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file looks like one written by :meth:`Spectrum.save`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"header.npy", "digest.npy"} <= set(archive.namelist())
+    except Exception:  # a damaged file can raise errors of any type
+        return False
+
+
+def _digest(header: str, arrays: Mapping[str, NDArray[np.float64]]) -> str:
+    """SHA-256 over the header and the names, shapes and bytes of the arrays."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f8")
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def eigenvalue_spectrum(
@@ -146,25 +185,17 @@ def eigenvalue_spectrum(
     multiplicities: ArrayLike | None = None,
     source: str = "eigenvalues",
 ) -> Spectrum:
-    """The spectrum of given eigenvalues, in any order.
-
-    Args:
-        eigenvalues: (k,) between 0 and 1e12, at least one above 0.
-        multiplicities: (k,) whole numbers >= 1, in the order of the eigenvalues; 1 unless given.
-        source: name of the source.
+    """The spectrum of given eigenvalues, in any order; each multiplicity is 1 unless given.
 
     Raises:
-        InputError: on an empty list or a value outside these ranges, with its position.
+        InputError: on an empty list or what a ``Spectrum`` does not take, with its position.
     """
     values = _real_numbers("eigenvalues", eigenvalues)
-    weights = (
-        np.ones_like(values)
-        if multiplicities is None
-        else _real_numbers("multiplicities", multiplicities)
-    )
+    weights = np.ones_like(values)
+    if multiplicities is not None:
+        weights = _real_numbers("multiplicities", multiplicities)
     # Checked before sorting, so that a position in a message is one in the given list.
-    _check_eigenvalues(values)
-    _check_multiplicities(weights, values)
+    _check_eigenvalues(values, weights)
     order = np.argsort(-values, kind="stable")
     return Spectrum(
         values[order], weights[order], None, None, None, source, "as given", "eigenvalues"
@@ -181,45 +212,29 @@ def _real_numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
         try:
             numbers[position - 1] = float(value)
         except (TypeError, ValueError):
-            raise InputError(
-                name, "must be numbers", f"{str(value)!r} at position {position}"
-            ) from None
+            place = f"{str(value)!r} at position {position}"
+            raise InputError(name, "must be numbers", place) from None
     return numbers
 
 
-def _check_eigenvalues(values: NDArray[np.float64]) -> None:
+def _check_eigenvalues(values: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
     if values.ndim != 1 or values.size == 0:
         raise InputError("eigenvalues", "must be a list of at least one number", values)
+    requirement = f"must be between 0 and {_LARGEST_EIGENVALUE:g}"
+    remedy = "rescale the data" if (values > _LARGEST_EIGENVALUE).any() else ""
     inside = (values >= 0) & (values <= _LARGEST_EIGENVALUE)  # neither holds for NaN
-    _refuse_first(
-        "eigenvalues",
-        f"must be between 0 and {_LARGEST_EIGENVALUE:g}",
-        values,
-        ~inside,
-        "rescale the data" if (values > _LARGEST_EIGENVALUE).any() else "",
-    )
+    for index in np.flatnonzero(~inside)[:1]:
+        place = f"{values[index]} at position {index + 1}"
+        raise InputError("eigenvalues", requirement, place, remedy)
     if not values.any():
         raise InputError("eigenvalues", "must include one above 0", "zeros only")
-
-
-def _check_multiplicities(weights: NDArray[np.float64], values: NDArray[np.float64]) -> None:
     if weights.shape != values.shape:
-        raise InputError(
-            "multiplicities", f"must be {values.size} numbers, one per eigenvalue", weights.shape
-        )
-    whole = (weights >= 1) & (weights == np.floor(weights)) & np.isfinite(weights)
-    _refuse_first("multiplicities", "must be whole numbers >= 1", weights, ~whole)
-
-
-def _refuse_first(
-    name: str,
-    requirement: str,
-    values: NDArray[np.float64],
-    wrong: NDArray[np.bool_],
-    remedy: str = "",
-) -> None:
-    for index in np.flatnonzero(wrong)[:1]:
-        raise InputError(name, requirement, f"{values[index]} at position {index + 1}", remedy)
+        requirement = f"must be {values.size} numbers, one per eigenvalue"
+        raise InputError("multiplicities", requirement, weights.shape)
+    is_count = (weights >= 1) & (weights == np.floor(weights)) & np.isfinite(weights)
+    for index in np.flatnonzero(~is_count)[:1]:
+        place = f"{weights[index]} at position {index + 1}"
+        raise InputError("multiplicities", "must be whole numbers >= 1", place)
 
 
 def _check_vectors(spectrum: Spectrum) -> None:
