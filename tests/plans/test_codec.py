@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from strategies import plans, schedules
 
 from opmerge.errors import InputError
-from opmerge.plans.codec import FORMAT, VERSION, PlanFile, dumps_with_students
-from opmerge.plans.nested import format_students
+from opmerge.plans.codec import FORMAT, VERSION, PlanFile, dumps_with_students, format_students
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.schedules import NoiseSchedule, cosine_schedule

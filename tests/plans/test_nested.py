@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import nested_trees, plans
 
 from opmerge.errors import InputError
-from opmerge.plans.nested import format_students, format_tree, parse_nested, parse_plan
+from opmerge.plans.codec import format_students, format_tree, parse_nested, parse_plan
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan, Tree
 

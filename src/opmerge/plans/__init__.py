@@ -3,9 +3,8 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from opmerge.plans.codec import PlanFile, dumps_with_students
+from opmerge.plans.codec import PlanFile, dumps_with_students, format_students, parse_plan
 from opmerge.plans.drawing import plan_figure
-from opmerge.plans.nested import format_students, parse_plan
 from opmerge.plans.outline import draw_text
 from opmerge.plans.strategies import EXAMPLES, STRATEGIES, build_strategy, default_strategies
 from opmerge.plans.tree import Merge, Plan, Tree

@@ -1,7 +1,9 @@
-"""Plan files: ``plan.json``, format "opmerge.plan", version 1.
+"""Plans as text: nested lists, and plan files, ``plan.json`` of format "opmerge.plan", version 1.
 
 A plan file holds a plan, the problem it was made for and what was proved about it. It is the
-same file that the theory evaluates and that a trainer executes.
+same file that the theory evaluates and that a trainer executes. Nested lists are written and read
+without recursion: the JSON module recurses, and stops at about 1,000 levels; a sequential plan of
+1,000 steps has 999.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ from typing import Any, get_args
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.files import expand_home, write_atomic
-from opmerge.plans.nested import format_students, parse_nested
-from opmerge.plans.tree import Plan
+from opmerge.plans.tree import Plan, Tree
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import MergeRule, Objective
 from opmerge.training import TrainingModel, training_from_dict
@@ -28,17 +29,70 @@ FORMAT = "opmerge.plan"
 VERSION = 1
 _LARGEST_FILE = 64 * 1024**2
 _STUDENTS = re.compile(r'(?<!\\)"students"\s*:\s*(?=\[)')
-_KEYS = (
-    "format",
-    "version",
-    "steps",
-    "students",
-    "schedule",
-    "training",
-    "merge_rule",
-    "objective",
-)
+_PROBLEM = ("schedule", "training", "merge_rule", "objective")
+_KEYS = ("format", "version", "steps", "students", *_PROBLEM)
 _PREDICTION = ("predicted", "spectrum")
+_SPACE = " \t\r\n"
+_TOKEN = re.compile(rf"[{_SPACE}]*(?:([\[\],])|((?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))")
+_MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stands for any step
+
+
+def format_tree(tree: Tree) -> str:
+    """A tree as nested lists, e.g. ``[[3, 2], 1]``."""
+    return tree.fold(str, _listed)
+
+
+def format_students(plan: Plan) -> str:
+    """The list of a plan's trees as nested lists, e.g. ``[[[3, 2], 1]]``."""
+    return _listed([format_tree(tree) for tree in plan.students])
+
+
+def _listed(parts: list[str]) -> str:
+    return f"[{', '.join(parts)}]"
+
+
+def parse_nested(text: str, argument: str = "plan") -> Any:
+    """Nested lists of steps from text: a subset of JSON (lists and whole numbers only).
+
+    Raises:
+        InputError: naming the position of what does not belong.
+    """
+    root: list[Any] = []
+    stack, before, position = [root], "", 0
+    text = text.rstrip(_SPACE)
+    while position < len(text):
+        token = _TOKEN.match(text, position)
+        mark = (token[1] or "1") if token else "?"
+        is_complete = before and len(stack) == 1
+        if token is None or mark not in _MAY_FOLLOW[before] or is_complete:
+            requirement = f"must be nested lists of steps; position {position} does not fit"
+            here = text[position : position + 20]
+            raise InputError(argument, requirement, here, "write e.g. [[3, 2], 1]")
+        if mark == "[":
+            stack[-1].append([])
+            stack.append(stack[-1][-1])
+        elif mark == "]":
+            stack.pop()
+        elif mark == "1":
+            stack[-1].append(int(token[2]))
+        before, position = mark, token.end()
+    if len(stack) > 1 or not root:
+        raise InputError(argument, "must be complete nested lists", text[-20:] or "nothing")
+    return root[0]
+
+
+def parse_plan(text: str, student_steps: int = 1) -> Plan:
+    """A plan from nested lists: one tree, or for K > 1 (or a list of one tree) the list of trees.
+
+    Raises:
+        InputError: for malformed text or a broken rule, with the place.
+    """
+    nested = parse_nested(text)
+    one_tree = student_steps == 1 and not (isinstance(nested, list) and len(nested) == 1)
+    plan = Plan.from_nested([nested] if one_tree else nested)
+    if plan.student_steps != student_steps:
+        raise InputError("plan", f"must have {student_steps} trees", plan.student_steps)
+    return plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +170,8 @@ class PlanFile:
         if data.get("format") != FORMAT:
             raise InputError(f"{place}: format", f'must be "{FORMAT}"', repr(data.get("format")))
         if data.get("version") != VERSION or isinstance(data["version"], bool):
-            raise InputError(
-                f"{place}: version",
-                f"must be {VERSION}",
-                repr(data.get("version")),
-                "upgrade opmerge if the file is newer",
-            )
+            version, remedy = repr(data.get("version")), "upgrade opmerge if the file is newer"
+            raise InputError(f"{place}: version", f"must be {VERSION}", version, remedy)
         given = [key for key in _PREDICTION if key in data]
         missing = [key for key in (*_KEYS, *(_PREDICTION if given else ())) if key not in data]
         if missing:
@@ -132,9 +182,8 @@ class PlanFile:
         plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
         steps = data["steps"]
         if type(steps) is not int or steps != plan.num_steps:
-            raise InputError(
-                f"{place}: steps", f"must be {plan.num_steps}, as the students cover", repr(steps)
-            )
+            requirement = f"must be {plan.num_steps}, as the students cover"
+            raise InputError(f"{place}: steps", requirement, repr(steps))
         iterations = data.get("iterations")
         if "iterations" in data:
             _check_iterations(iterations, len(plan.merges), f"{place}: iterations")
@@ -206,9 +255,8 @@ def _choice(data: Mapping[str, Any], key: str, choices: tuple[str, ...], place: 
 
 def _check_iterations(iterations: object, num_merges: int, place: str) -> None:
     if not isinstance(iterations, list | tuple) or len(iterations) != num_merges:
-        raise InputError(
-            place, f"must be {num_merges} whole numbers, one a merge", repr(iterations)
-        )
+        requirement = f"must be {num_merges} whole numbers, one a merge"
+        raise InputError(place, requirement, repr(iterations))
     for position, count in enumerate(iterations, start=1):
         check_count(f"{place}[{position}]", count)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.plotting import INK, figure_style, new_figure, set_title
 
@@ -37,19 +39,14 @@ def plan_figure(
 ) -> Figure:
     """Each merge as a bar over the steps that it jumps over, in the round in which it is trained.
 
-    Args:
-        merges: each with its ``boundaries`` (j, k_1, …, i) and its ``share`` of the squared error.
-        boundaries: (T, …, 0), where one student hands over to the next.
-        title: what is seen; by default the number of merges.
-
-    Raises:
-        InputError: if the merges and boundaries do not form a plan.
+    A merge has its ``boundaries`` (j, k_1, …, i) and its ``share`` of the squared error; at the
+    ``boundaries`` (T, …, 0) of the plan one student hands over to the next. The title is by default
+    the number of merges. ``InputError`` says if all this forms no plan.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     plan = plan_from_merges(merges, boundaries)
-    rounds = plan.rounds()
-    last = max(rounds, default=0)
+    last = max(plan.rounds(), default=0)
     share_of = {tuple(merge["boundaries"]): 100 * merge["share"] for merge in merges}
     shares = [share_of[merge.boundaries] for merge in plan.merges]
     figure, axes = new_figure(height=(1.9 if shares else 1.2) + min(0.15 * last, 2.1))
@@ -57,8 +54,8 @@ def plan_figure(
     half = 0.42 if last <= _MOST_SEPARATE_ROWS else _TOUCHING
     axes.axhspan(-half, half, color="#dcdcdc", linewidth=0)
     if shares:
-        _draw_bars(figure, axes, plan, rounds, shares, half)
-    _draw_marks(axes, plan, rounds, half)
+        _draw_bars(figure, axes, plan, shares, half)
+    _draw_marks(axes, plan, half)
     for boundary in plan.boundaries[1:-1]:
         axes.axvline(boundary, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     axes.set_xlim(plan.num_steps, 0)
@@ -71,12 +68,7 @@ def plan_figure(
 
 
 def _draw_bars(
-    figure: Figure,
-    axes: Axes,
-    plan: Plan,
-    rounds: Sequence[int],
-    shares: Sequence[float],
-    half: float,
+    figure: Figure, axes: Axes, plan: Plan, shares: Sequence[float], half: float
 ) -> None:
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
@@ -85,7 +77,7 @@ def _draw_bars(
 
     corners = [
         [(m.start, r - half), (m.stop, r - half), (m.stop, r + half), (m.start, r + half)]
-        for m, r in zip(plan.merges, rounds, strict=True)
+        for m, r in zip(plan.merges, plan.rounds(), strict=True)
     ]
     bars = PolyCollection(
         corners,
@@ -103,26 +95,18 @@ def _draw_bars(
     bar.outline.set_visible(False)
 
 
-def _draw_marks(axes: Axes, plan: Plan, rounds: Sequence[int], half: float) -> None:
+def _draw_marks(axes: Axes, plan: Plan, half: float) -> None:
     """Marks where the operators that a bar replaces meet, as far as the eye can tell them apart."""
     points = _AXES_POINTS / plan.num_steps
     marks = [
         (here, round_, min(above - here, here - below) * points)
-        for merge, round_ in zip(plan.merges, rounds, strict=True)
-        for above, here, below in zip(
-            merge.boundaries, merge.boundaries[1:], merge.boundaries[2:], strict=False
-        )
+        for merge, round_ in zip(plan.merges, plan.rounds(), strict=True)
+        for (above, here), (_, below) in pairwise(pairwise(merge.boundaries))
     ]
-    if points >= _CLOSEST_MARKS:
-        marks += [(t, 0, points) for t in range(1, plan.num_steps)]
-    marks = [mark for mark in marks if mark[2] >= _CLOSEST_MARKS]
-    axes.vlines(
-        [x for x, _, _ in marks],
-        [y - half for _, y, _ in marks],
-        [y + half for _, y, _ in marks],
-        color="white",
-        linewidth=[min(0.8, 0.15 * space) for _, _, space in marks],
-    )
+    marks += [(t, 0, points) for t in range(1, plan.num_steps)]
+    every = np.array(marks).reshape(-1, 3)
+    x, row, space = every[every[:, 2] >= _CLOSEST_MARKS].T
+    axes.vlines(x, row - half, row + half, color="white", linewidth=np.minimum(0.8, 0.15 * space))
 
 
 def _step_ticks(plan: Plan) -> list[int]:
@@ -130,4 +114,4 @@ def _step_ticks(plan: Plan) -> list[int]:
     if len(boundaries) > 2 and min(a - b for a, b in pairwise(boundaries)) >= steps / 12:
         return list(boundaries)
     parts = min(steps, 4)
-    return sorted({round(steps * k / parts) for k in range(parts + 1)})
+    return [round(steps * k / parts) for k in range(parts + 1)]

@@ -40,10 +40,9 @@ def fastgen_t_list(
 
     FastGen asserts that no time exceeds these limits (its defaults for ``max_t``), which stand
     for alpha_T = 0. With t_list set ``student_sample_steps`` to K and ``student_sample_type`` to
-    ``ode``; by default FastGen draws new noise between the steps.
-
-    Source: github.com/NVlabs/FastGen, ``fastgen/networks/noise_schedule.py`` and
-    ``fastgen/methods/model.py`` (2026).
+    ``ode``; by default FastGen draws new noise between the steps. Source:
+    ``fastgen/networks/noise_schedule.py`` and ``fastgen/methods/model.py`` of
+    github.com/NVlabs/FastGen (2026).
 
     Raises:
         InputError: for an unknown time, boundaries such as ``plan.boundaries`` that do not fall
@@ -62,9 +61,7 @@ def comfyui_sigmas(schedule: NoiseSchedule, boundaries: Sequence[int]) -> list[f
     They are the noise levels of ComfyUI's eps- and v-prediction models (``ModelSamplingDiscrete``);
     its sampler ``euler`` is DDIM in them. Where alpha_T = 0 the level is infinite: ComfyUI's
     zero-terminal-SNR models put alpha² = 4.897e-08 there, sigma / alpha = 4518.7, and so does
-    this function.
-
-    Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
+    this function. Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
     (``rescale_zero_terminal_snr_sigmas``).
 
     Raises:
@@ -80,9 +77,7 @@ def comfyui_manual_sigmas(sigmas: Sequence[float]) -> str:
     """The text for ComfyUI's node ManualSigmas that gives these float32 values back.
 
     The node finds numbers by the pattern ``[-+]?(?:\\d*\\.*\\d+)``, which knows no exponents, so
-    they are written out.
-
-    Source: github.com/comfyanonymous/ComfyUI, ``comfy_extras/nodes_custom_sampler.py``.
+    they are written out. Source: ``comfy_extras/nodes_custom_sampler.py`` of ComfyUI.
     """
     return ", ".join(np.format_float_positional(np.float32(s), trim="-") for s in sigmas)
 
@@ -105,40 +100,29 @@ def _noise_level(schedule: NoiseSchedule, step: int) -> float:
 def _fastgen_time(schedule: NoiseSchedule, step: int, time: FastGenTime) -> float:
     alpha, sigma = float(schedule.alphas[step]), float(schedule.sigmas[step])
     if time != "alphas":
-        times = {"edm": _noise_level(schedule, step), "rf": sigma / (alpha + sigma)}
-        return times.get(time, math.atan2(sigma, alpha))
+        levels = {"edm": _noise_level(schedule, step), "rf": sigma / (alpha + sigma)}
+        return levels.get(time, math.atan2(sigma, alpha))
+    remedy = "take edm, rf or trig"
     if schedule.timesteps is None:
-        raise InputError(
-            "schedule",
-            "must come from a diffusers scheduler for FastGen's time alphas",
-            schedule.name,
-            "take edm, rf or trig",
-        )
+        requirement = "must come from a diffusers scheduler for FastGen's time alphas"
+        raise InputError("schedule", requirement, schedule.name, remedy)
     timestep = schedule.timesteps[step - 1]
-    if timestep == 0:
-        raise InputError(
-            "schedule",
-            f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)",
-            remedy="take edm, rf or trig",
-        )
-    if timestep != int(timestep):
-        raise InputError(
-            "schedule",
-            f"must have whole timesteps for FastGen's time alphas (step {step} has not)",
-            timestep,
-            "take edm, rf or trig",
-        )
-    if timestep >= _FASTGEN_TRAIN_TIMESTEPS:
-        raise InputError("schedule", "must have timesteps below 1000, as FastGen has", timestep)
+    ends = f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)"
+    whole = f"must have whole timesteps for FastGen's time alphas (step {step} has not)"
+    below = "must have timesteps below 1000, as FastGen has"
+    for is_wrong, requirement, value in (
+        (timestep == 0, ends, None),
+        (timestep % 1 != 0, whole, timestep),
+        (timestep >= _FASTGEN_TRAIN_TIMESTEPS, below, timestep),
+    ):
+        if is_wrong:
+            raise InputError("schedule", requirement, value, remedy)
     return timestep / _FASTGEN_TRAIN_TIMESTEPS  # which FastGen's int(1000 t) takes back
 
 
 def _check_falling(values: list[float]) -> list[float]:
     if any(before <= after for before, after in pairwise(values)):
-        raise InputError(
-            "boundaries",
-            "must be apart in the other program's noise levels, which end at a largest one",
-            values,
-            "take a schedule with less noise at its last steps",
-        )
+        rule = "must be apart in the other program's noise levels, which end at a largest one"
+        remedy = "take a schedule with less noise at its last steps"
+        raise InputError("boundaries", rule, values, remedy)
     return values

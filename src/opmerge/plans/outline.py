@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from textwrap import wrap
+from typing import TypeVar
 
 from opmerge.errors import InputError
 from opmerge.plans.tree import Plan
@@ -54,18 +55,15 @@ class _Stage:
         return tuple(n.shape for n in self.front), tuple(n.shape for n in self.behind)
 
 
+_Part = TypeVar("_Part", _Node, _Stage)
+
+
 def draw_text(plan: Plan, width: int = 80) -> str:
     """A plan as an outline for terminals: what is merged first, and what is added to it then.
 
     Equal merges in a row are told once, with their number. A plan that would need more than
     some sixty lines is drawn to a smaller depth, and says so where it leaves something out.
-
-    Args:
-        plan: any plan, of any depth.
-        width: longest line, >= 30 characters.
-
-    Raises:
-        InputError: if ``width`` is under 30.
+    No line is longer than ``width``; ``InputError`` refuses one under 30 characters.
     """
     if width < _LEAST_WIDTH:
         raise InputError("width", f"must be >= {_LEAST_WIDTH}", width)
@@ -97,10 +95,9 @@ def _outline(plan: Plan, max_depth: int) -> list[_Line]:
             continue
         each = " each" if count > 1 else ""
         text = f"{_repeated(_path(nodes), nodes)} ({_counted(first.merges)}{each})"
-        if max_depth == 0 and first.merges > 1:
-            lines.append(_Line(f"{text}, not drawn"))
-        else:
-            lines.append(_Line(text, _body(first, max_depth - 1)))
+        is_drawn = max_depth > 0 or first.merges == 1
+        parts = _body(first, max_depth - 1) if is_drawn else ()
+        lines.append(_Line(text if is_drawn else f"{text}, not drawn", parts))
     return _shortened(lines)
 
 
@@ -143,10 +140,8 @@ def _spine(node: _Node) -> tuple[_Node, list[_Stage]]:
 
 def _body(node: _Node, depth: int) -> tuple[_Line, ...]:
     base, stages = _spine(node)
-    lines = [_base_line(base, depth)]
-    for _, run in groupby(stages, key=lambda stage: stage.shape):
-        lines.append(_stage_line(list(run), depth))
-    return tuple(_shortened(lines))
+    stage_lines = (_stage_line(run, depth) for run in _runs(stages))
+    return tuple(_shortened([_base_line(base, depth), *stage_lines]))
 
 
 def _base_line(base: _Node, depth: int) -> _Line:
@@ -162,11 +157,8 @@ def _stage_line(run: Sequence[_Stage], depth: int) -> _Line:
     stage, count = run[0], len(run)
     side = " in front" if stage.front else ""
     joined = stage.front or stage.behind
-    if (
-        (stage.front and stage.behind)
-        or len(_runs(joined)) > 1
-        or (joined[0].shape and len(joined) > 1)
-    ):
+    is_several = len(_runs(joined)) > 1 or (joined[0].shape and len(joined) > 1)
+    if is_several or (stage.front and stage.behind):
         parts = [_Line(f"in front: {i.text}", i.parts) for i in _items(stage.front, depth)]
         parts += [_Line(f"behind: {i.text}", i.parts) for i in _items(stage.behind, depth)]
         text = "then, at once:" if count == 1 else f"then {count} times this, each at once, first:"
@@ -211,8 +203,8 @@ def _shortened(lines: list[_Line]) -> list[_Line]:
     return [*lines[:kept], left_out, *lines[-kept:]]
 
 
-def _runs(nodes: Sequence[_Node]) -> list[list[_Node]]:
-    return [list(run) for _, run in groupby(nodes, key=lambda node: node.shape)]
+def _runs(parts: Sequence[_Part]) -> list[list[_Part]]:
+    return [list(run) for _, run in groupby(parts, key=lambda part: part.shape)]
 
 
 def _path(nodes: Sequence[_Node]) -> str:
@@ -254,8 +246,7 @@ def _tree_phrase(root: _Node) -> str:
     if len(base.children) == 2 and all(len(s.behind) == 1 for s in stages):
         return "one step at a time from the noise side"
     phrases = [f"steps {_listed(base.children)} at once"]
-    for _, group in groupby(stages, key=lambda stage: stage.shape):
-        run = list(group)
+    for run in _runs(stages):
         size, steps = len(run[0].behind), _listed(run[0].behind)
         if len(run) == 1:
             phrases.append(f"step {steps}" if size == 1 else f"{steps} at once")

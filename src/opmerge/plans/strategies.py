@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from itertools import pairwise
 
+from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan, Tree
 
@@ -30,11 +31,8 @@ def strategy(
     """Decorator of a function ``(start, stop) -> Tree``: it is known by the name in its example.
 
     A strategy with a number, or with several, takes it as its one keyword-only parameter, whose
-    default is then a number, or a tuple.
-
-    Args:
-        example: how it is written; it is compared so where no strategies are named.
-        size: the number with which it is compared instead, given T.
+    default is then a number, or a tuple. Where no strategies are named it is compared as in its
+    example, or with the number that ``size`` gives for T.
     """
     name = example.partition(":")[0]
 
@@ -101,8 +99,7 @@ def temporal(start: int, stop: int = 0, *, window: int = 8) -> Tree:
 def phased(start: int, stop: int = 0, *, phases: Sequence[int] = ()) -> Tree:
     """Reduce T → n_1 → n_2 → … → 1, in groups of equal size (TRACT, Berthelot et al. 2023).
 
-    Args:
-        phases: n_1 > n_2 > … >= 1; by default one phase of about √T.
+    The phases n_1 > n_2 > … >= 1 are by default one of about √T.
     """
     num_steps = start - stop
     counts = list(phases) or [round(num_steps**0.5)]
@@ -161,14 +158,9 @@ def strategy_family(num_steps: int) -> tuple[str, ...]:
 
 def uniform_boundaries(num_steps: int, student_steps: int) -> list[int]:
     """(T, …, 0) in K windows of equal length, the longer ones first where K does not divide T."""
-    if student_steps < 1:
-        raise InputError("student_steps", "must be >= 1", student_steps)
-    if num_steps < 1:
-        raise InputError("num_steps", "must be >= 1", num_steps)
-    if student_steps > num_steps:
-        raise InputError(
-            "student_steps", f"must be <= the number of teacher steps {num_steps}", student_steps
-        )
+    if check_count("student_steps", student_steps) > check_count("num_steps", num_steps):
+        requirement = f"must be <= the number of teacher steps {num_steps}"
+        raise InputError("student_steps", requirement, student_steps)
     length, longer = divmod(num_steps, student_steps)
     return [num_steps - k * length - min(k, longer) for k in range(student_steps + 1)]
 

@@ -79,25 +79,22 @@ class Tree:
 
     def __post_init__(self) -> None:
         if not 0 <= self.stop < self.start:
-            raise InputError(
-                "tree", "must go from a later to an earlier step", (self.start, self.stop)
-            )
+            ends = (self.start, self.stop)
+            raise InputError("tree", "must go from a later to an earlier step", ends)
         ordered = tuple(sorted(self.merges, key=lambda merge: (-merge.stop, merge.start)))
         object.__setattr__(self, "merges", ordered)
         following = {t: t - 1 for t in range(self.start, self.stop, -1)}
         for merge in ordered:
             for here, there in pairwise(merge.boundaries):
                 if following.get(here) != there:
-                    raise InputError(
-                        "tree", f"must have an operator {here} → {there} when it is merged"
-                    )
+                    requirement = f"must have an operator {here} → {there} when it is merged"
+                    raise InputError("tree", requirement)
             for boundary in merge.boundaries[1:-1]:
                 del following[boundary]
             following[merge.start] = merge.stop
         if following[self.start] != self.stop:
-            raise InputError(
-                "tree", f"must merge all steps {self.start} … {self.stop + 1} into one student"
-            )
+            every = f"{self.start} … {self.stop + 1}"
+            raise InputError("tree", f"must merge all steps {every} into one student")
 
     def fold(self, step: Callable[[int], Part], merge: Callable[[list[Part]], Part]) -> Part:
         """What the steps become, and then, merge by merge, the list of what the children became."""
@@ -123,11 +120,8 @@ class Tree:
             for k, child in enumerate(node):
                 start, stop = ends.get(id(child)) or _ends_of_step(child, f"{where}[{k}]")
                 if boundaries and boundaries[-1] != start:
-                    raise InputError(
-                        f"{where}[{k}]",
-                        f"must continue with step {boundaries[-1]} (noise side first)",
-                        start,
-                    )
+                    requirement = f"must continue with step {boundaries[-1]} (noise side first)"
+                    raise InputError(f"{where}[{k}]", requirement, start)
                 boundaries += [stop] if boundaries else [start, stop]
             merges.append(Merge(tuple(boundaries)))
             ends[id(node)] = boundaries[0], boundaries[-1]
@@ -164,9 +158,8 @@ class Plan:
             raise InputError("students", "must have at least one tree")
         for number, (tree, after) in enumerate(pairwise(self.students), start=1):
             if tree.stop != after.start:
-                raise InputError(
-                    f"students[{number}]", f"must start at step {tree.stop}", after.start
-                )
+                requirement = f"must start at step {tree.stop}"
+                raise InputError(f"students[{number}]", requirement, after.start)
         if self.students[-1].stop != 0:
             raise InputError("students", "must end with step 1", self.students[-1].stop + 1)
 

@@ -34,22 +34,15 @@ _ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
 
 
 def find_scheduler_config(source: str | os.PathLike[str]) -> Path:
-    """The file of the scheduler config at a path, or in a folder there or its ``scheduler/``.
-
-    Raises:
-        InputError: if a folder holds none.
-    """
+    """The scheduler config at a path, or in a folder or its ``scheduler/``, or ``InputError``."""
     path = expand_home(source)
     if not path.is_dir():
         return path
     for place in (path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"):
         if place.is_file():
             return place
-    raise InputError(
-        str(path),
-        "must hold scheduler_config.json or scheduler/scheduler_config.json",
-        remedy="pass the folder of a saved diffusers model",
-    )
+    requirement = "must hold scheduler_config.json or scheduler/scheduler_config.json"
+    raise InputError(str(path), requirement, remedy="pass the folder of a saved diffusers model")
 
 
 def is_scheduler_config(data: Mapping[str, Any]) -> bool:
@@ -86,9 +79,8 @@ def diffusers_schedule(
     if not isinstance(config, Mapping):
         config = read_json_object(find_scheduler_config(config))
     if not is_scheduler_config(config):
-        raise InputError(
-            "scheduler config", "must hold the keys of a diffusers scheduler", list(config)
-        )
+        requirement = "must hold the keys of a diffusers scheduler"
+        raise InputError("scheduler config", requirement, list(config))
     if image_seq_len is not None:
         config = {**config, "image_seq_len": image_seq_len}
     name, scheduler = _build(config)
@@ -97,12 +89,9 @@ def diffusers_schedule(
         raise InputError("_class_name", "must go from noise to data", name, remedy)
     num_train = scheduler.config.get("num_train_timesteps")
     if hasattr(scheduler, "alphas_cumprod") and num_steps > num_train:
-        raise InputError(
-            "num_steps",
-            f"must be <= num_train_timesteps = {num_train} of the scheduler config",
-            num_steps,
-            f"pass `num_steps={num_train}` or fewer",
-        )
+        requirement = f"must be <= num_train_timesteps = {num_train} of the scheduler config"
+        remedy = f"pass `num_steps={num_train}` or fewer"
+        raise InputError("num_steps", requirement, num_steps, remedy)
     for asked in (num_steps, num_steps + 1):  # some count the last state, or a step of length 0
         try:
             with np.errstate(invalid="raise"):
@@ -115,9 +104,8 @@ def diffusers_schedule(
         if len(times) == num_steps:
             break
     else:
-        raise InputError(
-            "scheduler config", f"must take {num_steps} steps in {name}", len(times), _ARRAYS
-        )
+        requirement = f"must take {num_steps} steps in {name}"
+        raise InputError("scheduler config", requirement, len(times), _ARRAYS)
     if asked > num_steps:
         notes = [f"set_timesteps({asked}) gives these: {name} counts one that moves nothing"]
     notes = [*_solver_notes(name, scheduler, config), *notes, *_noise_notes(scheduler, alphas)]
@@ -132,15 +120,9 @@ def diffusers_schedule(
 def read_as_ddim(config: Mapping[str, Any], where: str = "", remedy: str = "") -> Any:
     """The ``DDIMScheduler`` of the same betas and timestep spacing.
 
-    Keys that the config leaves out are the defaults of its own class.
-
-    Args:
-        config: the scheduler config.
-        where: what the message has before the key at fault, such as the file.
-        remedy: what the message tells to do instead.
-
-    Raises:
-        InputError: naming the key at fault, if the scheduler is not built on betas alone.
+    Keys that the config leaves out are the defaults of its own class. If the scheduler is not built
+    on betas alone, ``InputError`` names the key at fault, with ``where`` (such as the file) before
+    it and ``remedy`` behind.
     """
     name, prediction = str(config.get("_class_name", _DDIM[0])), config.get("prediction_type")
     own = _signature(_find_class(name))
@@ -173,11 +155,9 @@ def _find_class(name: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise InputError(
-            "scheduler config",
-            "needs the package diffusers, which is not installed",
-            remedy="pip install 'opmerge[torch]'",
-        ) from error
+        requirement = "needs the package diffusers, which is not installed"
+        remedy = "pip install 'opmerge[torch]'"
+        raise InputError("scheduler config", requirement, remedy=remedy) from error
     return getattr(diffusers, name, None)
 
 

@@ -212,10 +212,8 @@ CONSTRUCTORS: dict[str, Callable[..., NoiseSchedule]] = {
 
 def construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> NoiseSchedule:
     if name not in CONSTRUCTORS:
-        known = ", ".join(CONSTRUCTORS)
-        raise InputError(
-            "schedule.name", f"must be one of {known}, or come with alphas and sigmas", repr(name)
-        )
+        requirement = f"must be one of {', '.join(CONSTRUCTORS)}, or come with alphas and sigmas"
+        raise InputError("schedule.name", requirement, repr(name))
     expected = dict(inspect.signature(CONSTRUCTORS[name]).parameters)
     del expected["num_steps"]
     for key in parameters:

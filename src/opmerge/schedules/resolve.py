@@ -51,12 +51,9 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
         return NoiseSchedule.from_dict({"name": "arrays", **data}, num_steps)
     schedule = arrays_schedule(*_read_arrays(path))
     if schedule.num_steps != num_steps:
-        raise InputError(
-            str(path),
-            f"must hold num_steps + 1 = {num_steps + 1} alphas and sigmas",
-            schedule.num_steps + 1,
-            f"pass `num_steps={schedule.num_steps}`",
-        )
+        requirement = f"must hold num_steps + 1 = {num_steps + 1} alphas and sigmas"
+        remedy = f"pass `num_steps={schedule.num_steps}`"
+        raise InputError(str(path), requirement, schedule.num_steps + 1, remedy)
     return schedule
 
 
@@ -68,9 +65,8 @@ def _value_after_name(name: str, value: str) -> dict[str, Any]:
     try:
         return {"eigenvalue": float(value)}
     except ValueError:
-        raise InputError(
-            "schedule", "equal-angle must come with a number", repr(value), "pass equal-angle:2.0"
-        ) from None
+        requirement = "equal-angle must come with a number"
+        raise InputError("schedule", requirement, repr(value), "pass equal-angle:2.0") from None
 
 
 def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

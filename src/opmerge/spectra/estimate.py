@@ -195,7 +195,7 @@ def diagonal_moments(source: Source, progress: Progress | None) -> Moments:
 
 
 def sketch_rank(source: Source, top_k: int | None) -> int:
-    """``top_k``, or else 512 or as many eigenvalues as samples and memory allow."""
+    """``top_k`` if the memory allows, or else 512 or as many as samples and memory allow."""
     size = source.num_features
     largest = max((_MAX_SKETCH_VALUES // size - 1) // 2, 1)
     if top_k is None:

@@ -84,9 +84,10 @@ class Spectrum:
         }
         if self.num_samples is not None:
             checked["num_samples"] = check_count("num_samples", self.num_samples)
+        for name in ("remaining_trace", "remaining_dimensions"):
+            if checked[name] < 0:
+                raise InputError(name, "must be >= 0", checked[name])
         for name, value in checked.items():
-            if name.startswith("remaining") and value < 0:
-                raise InputError(name, "must be >= 0", value)
             object.__setattr__(self, name, value)
 
     @property
