@@ -93,7 +93,7 @@ def decode(asked: DecodingOptions) -> None:
             "image_shape", "must be three whole numbers >= 1, such as 3,64,64", numbers
         )
     prepare_libraries()
-    rows = read_array(asked.latents).values
+    rows = read_array(asked.latents)
     default = _SHOWN if output.suffix == ".png" else max(len(rows), 1)
     rows = rows[: default if asked.num_images is None else asked.num_images]
     encoder = load_encoder(asked.vae, shape, best_device())

@@ -8,27 +8,19 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.source import AS_GIVEN, Progress, Source, source_from_rows
+from opmerge.data.source import AS_GIVEN, Progress, Source, source_from_array
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
 # Which of several arrays in one file is meant.
 _PREFERRED_NAMES = ("samples", "eigenvalues", "arr_0")
-
-
-@dataclass(frozen=True)
-class ArrayFile:
-    """The real numbers of one file and what was remarkable about reading them."""
-
-    values: NDArray[Any]
-    notes: tuple[str, ...] = ()
 
 
 def array_source(path: Path) -> Source:
@@ -40,8 +32,7 @@ def array_source(path: Path) -> Source:
         InputError: see :func:`read_array`; if the array has fewer than two axes, fewer than
             two samples or no values; while reading, on a value that is not finite.
     """
-    file = read_array(path)
-    values = file.values
+    values = read_array(path)
     if values.ndim < 2:
         raise InputError(
             str(path),
@@ -49,17 +40,12 @@ def array_source(path: Path) -> Source:
             f"shape {values.shape}",
             "pass `as_eigenvalues=True` if these are eigenvalues",
         )
-    return source_from_rows(
-        path.name,
-        values.shape[1:],
-        len(values),
-        lambda start, stop: values[start:stop],
-        scaling=AS_GIVEN,
-        notes=file.notes,
-    )
+    has_names = path.suffix.lower() == ".csv" and _has_names(path)
+    notes = ("first line taken as column names",) if has_names else ()
+    return source_from_array(path.name, values, AS_GIVEN, notes)
 
 
-def read_array(path: Path) -> ArrayFile:
+def read_array(path: Path) -> NDArray[Any]:
     """Read the one array of a file, without running any code that the file may hold.
 
     A file with several arrays must name one of them ``samples``, ``eigenvalues`` or ``arr_0``.
@@ -73,17 +59,23 @@ def read_array(path: Path) -> ArrayFile:
     if reader is None:
         raise InputError(str(path), f"must end in {', '.join(ARRAY_SUFFIXES)}", path.name)
     try:
-        file = reader(path)
+        values: NDArray[Any] = reader(path)
     except InputError:
         raise
+    except ImportError as error:
+        raise InputError(
+            str(path),
+            f"needs the package {error.name}, which is not installed",
+            remedy="pip install 'opmerge[torch]'",
+        ) from error
     except Exception as error:
         first_line = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
             str(path), f"must be a readable {path.suffix} file of numbers", first_line
         ) from error
-    if file.values.dtype.kind not in "biuf":
-        raise InputError(str(path), "must hold real numbers", f"dtype {file.values.dtype}")
-    return file
+    if values.dtype.kind not in "biuf":
+        raise InputError(str(path), "must hold real numbers", f"dtype {values.dtype}")
+    return values
 
 
 def write_rows(
@@ -92,16 +84,10 @@ def write_rows(
     batches: Iterable[ArrayLike],
     progress: Progress | None = None,
 ) -> Path:
-    """Write batches as one ``.npy`` file of float32, which appears when it is whole.
+    """Write batches of rows as one ``.npy`` file of float32, which appears when it is whole.
 
     By ordinary writes: a full disk is then an error, and not a signal that ends the program, as
-    it is on a mapped file.
-
-    Args:
-        path: the file.
-        shape: of all rows together.
-        batches: (B, …) rows in order.
-        progress: called with the number of rows written so far.
+    it is on a mapped file. The shape is that of all rows together.
 
     Raises:
         InputError: if it cannot be written.
@@ -137,43 +123,34 @@ def write_rows(
     return target
 
 
-def _read_npy(path: Path) -> ArrayFile:
-    return ArrayFile(np.lib.format.open_memmap(path, mode="r"))
-
-
-def _read_npz(path: Path) -> ArrayFile:
+def _read_npz(path: Path) -> Any:
     # Opened here because np.load leaves a file that it refuses open.
     with path.open("rb") as stream:
         archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise TypeError("not a zip archive")
-        return ArrayFile(_only_array(path, archive))
+        return _only_array(path, archive)
 
 
-def _read_csv(path: Path) -> ArrayFile:
-    with path.open(encoding="utf-8-sig") as lines:
-        has_names = not any(_is_number(field) for field in next(lines, "").split(","))
+def _read_csv(path: Path) -> Any:
+    skipped = int(_has_names(path))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-        values = np.loadtxt(
-            path, delimiter=",", skiprows=int(has_names), ndmin=2, encoding="utf-8-sig"
-        )
-    return ArrayFile(values, ("first line taken as column names",) if has_names else ())
+        return np.loadtxt(path, delimiter=",", skiprows=skipped, ndmin=2, encoding="utf-8-sig")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
+def _has_names(path: Path) -> bool:
+    """Whether a CSV file's first line has no number among its fields."""
+    with path.open(encoding="utf-8-sig") as lines:
+        for field in next(lines, "").split(","):
+            with contextlib.suppress(ValueError):
+                float(field)
+                return False
     return True
 
 
-def _read_pt(path: Path) -> ArrayFile:
-    try:
-        import torch
-    except ImportError as error:
-        raise _missing_extra(path, "torch") from error
+def _read_pt(path: Path) -> Any:
+    import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
     tensor = _only_array(path, content) if isinstance(content, dict) else content
@@ -183,35 +160,18 @@ def _read_pt(path: Path) -> ArrayFile:
         )
     # NumPy has no bfloat16.
     widened = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return ArrayFile(widened.detach().numpy())
+    return widened.detach().numpy()
 
 
-def _read_safetensors(path: Path) -> ArrayFile:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise _missing_extra(path, "safetensors") from error
+def _read_safetensors(path: Path) -> Any:
+    import safetensors.numpy
 
-    try:
-        return ArrayFile(_only_array(path, load_file(path)))
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _missing_extra(path: Path, package: str) -> InputError:
-    return InputError(
-        str(path),
-        f"needs the package {package}, which is not installed",
-        remedy="pip install 'opmerge[torch]'",
-    )
+    return _only_array(path, safetensors.numpy.load_file(path))
 
 
 def _only_array(path: Path, arrays: Mapping[str, Any]) -> Any:
     names = list(arrays)
-    if len(names) == 1:
-        return arrays[names[0]]
-    for name in _PREFERRED_NAMES:
+    for name in names if len(names) == 1 else _PREFERRED_NAMES:
         if name in names:
             return arrays[name]
     raise InputError(
@@ -221,8 +181,8 @@ def _only_array(path: Path, arrays: Mapping[str, Any]) -> Any:
     )
 
 
-_READERS: dict[str, Callable[[Path], ArrayFile]] = {
-    ".npy": _read_npy,
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".npy": partial(np.lib.format.open_memmap, mode="r"),
     ".npz": _read_npz,
     ".csv": _read_csv,
     ".pt": _read_pt,

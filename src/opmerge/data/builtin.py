@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.source import Source, source_from_rows
+from opmerge.data.source import Source, source_from_array, source_from_rows
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
 
@@ -23,13 +24,7 @@ def digits(options: SourceOptions) -> Source:
     Learning Repository, CC BY 4.0).
     """
     images = _read_digits("images") / 8.0 - 1.0
-    return source_from_rows(
-        "digits",
-        images.shape[1:],
-        len(images),
-        lambda start, stop: images[start:stop],
-        scaling="pixel values from [0, 16] to [-1, 1]",
-    )
+    return source_from_array("digits", images, "pixel values from [0, 16] to [-1, 1]")
 
 
 def digits_labels() -> NDArray[np.int64]:
@@ -60,28 +55,25 @@ def patches(options: SourceOptions) -> Source:
         raise _missing("patches", "scikit-learn") from error
 
     size, stride = options.patch_size, options.stride
-    photos = [
-        np.asarray(Image.fromarray(load_sample_image(name)).convert("L"))
-        for name in ("china.jpg", "flower.jpg")
-    ]
-    limit = min(min(photo.shape) for photo in photos)
+    photos = np.array(  # of one size
+        [
+            np.asarray(Image.fromarray(load_sample_image(name)).convert("L"))
+            for name in ("china.jpg", "flower.jpg")
+        ]
+    )
+    limit = min(photos.shape[1:])
     if size > limit:
         raise InputError("patch_size", f"must be <= {limit}, the height of the photos", size)
-    windows = [sliding_window_view(photo, (size, size))[::stride, ::stride] for photo in photos]
-    counts = [view.shape[0] * view.shape[1] for view in windows]
+    windows = sliding_window_view(photos, (size, size), (1, 2))[:, ::stride, ::stride]
+    grid = windows.shape[:3]
 
     def rows(start: int, stop: int) -> NDArray[np.float64]:
-        parts, first = [], 0
-        for view, count in zip(windows, counts, strict=True):
-            inside = np.arange(max(start - first, 0), min(stop - first, count))
-            parts.append(view[np.unravel_index(inside, view.shape[:2])])
-            first += count
-        return np.concatenate(parts) / 127.5 - 1.0
+        return windows[np.unravel_index(np.arange(start, stop), grid)] / 127.5 - 1.0
 
     return source_from_rows(
         "patches",
         (size, size),
-        sum(counts),
+        math.prod(grid),
         rows,
         scaling="grey (ITU-R 601 luma) pixel values from [0, 255] to [-1, 1]",
         notes=(f"{size} x {size} patches of 2 photos at stride {stride}",),
@@ -102,13 +94,7 @@ def faces(options: SourceOptions) -> Source:
     load: Callable[[], ArrayLike] = data.lfw_subset  # it carries no types itself
     # The other hundred images of the set are backgrounds.
     images = np.asarray(load(), dtype=np.float64)[:_NUM_FACES] * 2.0 - 1.0
-    return source_from_rows(
-        "faces",
-        images.shape[1:],
-        len(images),
-        lambda start, stop: images[start:stop],
-        scaling="pixel values from [0, 1] to [-1, 1]",
-    )
+    return source_from_array("faces", images, "pixel values from [0, 1] to [-1, 1]")
 
 
 def _missing(source: str, package: str) -> InputError:

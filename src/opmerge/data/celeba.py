@@ -7,18 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opmerge.data.images import (
-    check_in_threads,
-    decode,
-    image_source,
-    image_suffixes,
-    named,
-    open_image,
-    visible_files,
-)
+from opmerge.data import images
+from opmerge.data.images import named
 from opmerge.data.source import SPLITS, Progress, Source
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
@@ -70,9 +64,6 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     there, and the aligned faces are not, square images with their numbers are resized copies.
     Hidden files, which macOS leaves beside every image, are passed over.
 
-    Args:
-        root: a folder, or the archive that the faces come in.
-
     Raises:
         InputError: if the archive was not unpacked, or if one face is there twice.
     """
@@ -82,7 +73,7 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     numbered: dict[str, list[str]] = {}
     partitions: list[str] = []
     others: list[str] = []
-    for name in visible_files(root):
+    for name in sorted(images.visible_files(root)):
         folder, _, file = name.rpartition("/")
         if _NUMBERED.fullmatch(file):
             numbered.setdefault(folder, []).append(name)
@@ -90,31 +81,30 @@ def find_celeba(root: Path) -> CelebaFolder | None:
             partitions.append(name)
         else:
             others.append(name)
-    files = (
-        *(root / name for name in sorted(partitions, key=_preference)),
-        *_partitions_above(root),
-    )
-    folders = {folder: sorted(names) for folder, names in sorted(numbered.items())}
-    faces = {folder for folder, names in folders.items() if _is_aligned(root, folder, names)}
-    if not faces and files:
-        faces = {folder for folder, names in folders.items() if _is_resized(root, names)}
-    images: dict[str, str] = {}
-    for folder in sorted(faces):
-        _add(images, folders[folder], root)
-    if not images:
+    # The official format first, then the file nearest to the root.
+    partitions.sort(key=lambda name: (not name.endswith(".txt"), name.count("/")))
+    files = (*(root / name for name in partitions), *_partitions_above(root))
+    folders = [folder for folder, names in numbered.items() if _is_aligned(root, folder, names)]
+    if not folders and files:
+        folders = [folder for folder, names in numbered.items() if _is_resized(root, names)]
+    if not folders:
         _refuse_archives(root, others)
-        if not (folders and files):
+        if not (numbered and files):
             return None
-    suffixes = image_suffixes()
-    return CelebaFolder(
-        root,
-        dict(sorted(images.items())),
-        files,
-        (
-            *(name for folder in folders if folder not in faces for name in folders[folder]),
-            *(name for name in sorted(others) if name.lower().endswith(suffixes)),
-        ),
-    )
+    faces: dict[str, str] = {}
+    for name in chain.from_iterable(numbered.pop(folder) for folder in folders):
+        before = faces.setdefault(_number(name), name)
+        if before != name:
+            raise InputError(
+                str(root),
+                "must hold each of CelebA's images once",
+                f"{before} and {name}",
+                "pass the folder of one of them",
+            )
+    suffixes = images.image_suffixes()
+    other_images = (name for name in others if name.lower().endswith(suffixes))
+    unused = (*chain.from_iterable(numbered.values()), *other_images)
+    return CelebaFolder(root, dict(sorted(faces.items())), files, unused)
 
 
 def ignored_partition(found: CelebaFolder) -> str:
@@ -135,16 +125,10 @@ def celeba_source(
     only resized, of one of another size the largest central square up to 148 is taken, and a note
     says so.
 
-    Of every file only the header is read here, for the size, and the mark at the end, which a
-    truncated file lacks: a tenth of the work of decoding all 202,599. A file without the mark
-    is decoded to see whether it is whole. Those that cannot be read are left out and named in
-    the notes; damage that shows only when a file is decoded stops the reading.
-
-    Args:
-        found: what :func:`find_celeba` found, with images.
-        options: ``image_size``, ``grey`` and ``split`` are used. The split is "train" unless
-            given; "all" takes every image and needs no partition.
-        progress: called with the number of files checked so far.
+    Of every file only the header and the mark at the end are read here: a tenth of the work of
+    decoding all 202,599. Those that cannot be read are left out and named in the notes; damage
+    that shows only when a file is decoded stops the reading. The split is "train" unless given;
+    "all" takes every image and needs no partition.
 
     Raises:
         InputError: if the partition is missing, malformed, or names no image that is there; if
@@ -152,27 +136,26 @@ def celeba_source(
     """
     split = options.split or SPLITS[0]
     candidates, notes = _of_split(found, split)
-    sizes = check_in_threads(partial(_checked_size, found.root), candidates, progress)
-    good = [name for name, size in zip(candidates, sizes, strict=True) if size is not None]
+    sizes = images.image_sizes(found.root, candidates, progress, trust_jpeg=True)
+    good = {name: size for name, size in sizes.items() if size is not None}
     if not good:
         raise InputError(
             str(found.root),
             f"must hold images of the {split} split that can be read",
             f"{len(candidates):,} unreadable files",
         )
-    good_sizes = [size for size in sizes if size is not None]
-    enlarged = sum(_square(*size) < options.image_size for size in good_sizes)
-    only_resized = all(width == height for width, height in good_sizes)
-    source = image_source(
+    enlarged = sum(_square(*size) < options.image_size for size in good.values())
+    only_resized = all(width == height for width, height in good.values())
+    source = images.image_source(
         f"CelebA ({split})",
         found.root,
-        good,
+        list(good),
         partial(_crop_and_resize, side=options.image_size),
         options,
         "resized" if only_resized else f"centre {CROP} x {CROP} resized",
         [
             *notes,
-            *_size_notes(candidates, sizes),
+            *_size_notes(sizes),
             *named(found.others, "other image"),
             *([f"{enlarged:,} of {len(good):,} images were enlarged"] if enlarged else []),
         ],
@@ -194,37 +177,24 @@ def _is_aligned(root: Path, folder: str, names: Sequence[str]) -> bool:
     """Whether numbered images are the aligned faces, by the folder's name or their size."""
     if (root / folder).absolute().name.startswith(_FOLDER):
         return True
-    return any(_checked_size(root, name) == _SIZE for name in names[:_LOOKED_AT])
+    return _SIZE in _first_sizes(root, names)
 
 
 def _is_resized(root: Path, names: Sequence[str]) -> bool:
     """Whether numbered images beside a partition are the aligned faces, made square."""
     first, last = (int(_number(name)) for name in (names[0], names[-1]))
-    sizes = [_checked_size(root, name) for name in names[:_LOOKED_AT]]
-    found = [size for size in sizes if size is not None]
-    squares = bool(found) and all(width == height for width, height in found)
+    sizes = _first_sizes(root, names)
+    squares = bool(sizes) and all(width == height for width, height in sizes)
     return squares and first >= 1 and last <= NUM_IMAGES
+
+
+def _first_sizes(root: Path, names: Sequence[str]) -> list[images.Size]:
+    sizes = (images.image_size(root, name, trust_jpeg=True) for name in names[:_LOOKED_AT])
+    return [size for size in sizes if size is not None]
 
 
 def _number(name: str) -> str:
     return name.rpartition("/")[2][:6]
-
-
-def _add(images: dict[str, str], names: Sequence[str], root: Path) -> None:
-    for name in names:
-        before = images.setdefault(_number(name), name)
-        if before != name:
-            raise InputError(
-                str(root),
-                "must hold each of CelebA's images once",
-                f"{before} and {name}",
-                "pass the folder of one of them",
-            )
-
-
-def _preference(name: str) -> tuple[bool, int, str]:
-    """The official format first, then the file nearest to the root."""
-    return not name.endswith(".txt"), name.count("/"), name
 
 
 def _partitions_above(root: Path) -> list[Path]:
@@ -240,35 +210,12 @@ def _partitions_above(root: Path) -> list[Path]:
 
 def _of_split(found: CelebaFolder, split: str) -> tuple[list[str], list[str]]:
     """The images of a split, and what is to be said of their number."""
-    images = found.images
+    faces = found.images
     notes = []
-    if len(images) != NUM_IMAGES:
-        notes.append(f"{len(images):,} of the {NUM_IMAGES:,} images of CelebA")
+    if len(faces) != NUM_IMAGES:
+        notes.append(f"{len(faces):,} of the {NUM_IMAGES:,} images of CelebA")
     if split == "all":
-        return list(images.values()), notes
-    file = _partition_file(found)
-    split_of = _read_partition(file)
-    members = sorted(number for number, of in split_of.items() if of == split)
-    present = [images[number] for number in members if number in images]
-    if not present:
-        raise InputError(
-            str(found.root),
-            f"must hold images of the {split} split",
-            f"none of the {len(members):,} that {file.name} names",
-            "pass another split, or unpack all images",
-        )
-    absent = [f"{number}.jpg" for number in members if number not in images]
-    unnamed = [name for number, name in images.items() if number not in split_of]
-    return present, [
-        f"{split} split of {os.path.relpath(file, found.root)}: "
-        f"{len(present):,} of {len(members):,} images",
-        *notes,
-        *named(absent, "absent"),
-        *named(unnamed, "unused (not in the partition)"),
-    ]
-
-
-def _partition_file(found: CelebaFolder) -> Path:
+        return list(faces.values()), notes
     if not found.partitions:
         raise InputError(
             str(found.root),
@@ -276,7 +223,26 @@ def _partition_file(found: CelebaFolder) -> Path:
             f"{_LEVELS_UP} folders above it or their Eval",
             remedy='copy it there, or do without by `split="all"`',
         )
-    return found.partitions[0]
+    file = found.partitions[0]
+    split_of = _read_partition(file)
+    members = sorted(number for number, of in split_of.items() if of == split)
+    present = [faces[number] for number in members if number in faces]
+    if not present:
+        raise InputError(
+            str(found.root),
+            f"must hold images of the {split} split",
+            f"none of the {len(members):,} that {file.name} names",
+            "pass another split, or unpack all images",
+        )
+    absent = [f"{number}.jpg" for number in members if number not in faces]
+    unnamed = [name for number, name in faces.items() if number not in split_of]
+    return present, [
+        f"{split} split of {os.path.relpath(file, found.root)}: "
+        f"{len(present):,} of {len(members):,} images",
+        *notes,
+        *named(absent, "absent"),
+        *named(unnamed, "unused (not in the partition)"),
+    ]
 
 
 def _read_partition(file: Path) -> dict[str, str]:
@@ -289,39 +255,30 @@ def _read_partition(file: Path) -> dict[str, str]:
     except OSError as error:
         raise InputError(str(file), f"cannot be read ({error.strerror})") from error
     split_of: dict[str, str] = {}
-    for index, line in enumerate(lines):
+    wrong = []
+    for number, line in enumerate(lines, start=1):
         match = _PARTITION_LINE.fullmatch(line)
         if match:
             split = SPLITS[int(match["split"])]
             if split_of.setdefault(match["number"], split) != split:
                 raise InputError(str(file), "must give each image one split", f"another by {line}")
-        elif index > 0 and line.strip():
-            raise _no_partition(file, f"line {index + 1}: {line}")
-    if not split_of:
-        raise _no_partition(file, "none")
+        elif number > 1 and line.strip():
+            wrong.append(f"line {number}: {line}")
+    if wrong or not split_of:
+        raise InputError(
+            str(file),
+            "must have lines such as 000001.jpg 0 (0 train, 1 validation, 2 test)",
+            wrong[0] if wrong else "none",
+            'copy it anew, or do without by `split="all"`',
+        )
     return split_of
 
 
-def _no_partition(file: Path, value: str) -> InputError:
-    return InputError(
-        str(file),
-        "must have lines such as 000001.jpg 0 (0 train, 1 validation, 2 test)",
-        value,
-        'copy it anew, or do without by `split="all"`',
-    )
-
-
-def _size_notes(names: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[str]:
-    unreadable: list[str] = []
-    square: list[str] = []
-    odd: list[str] = []
-    for name, size in zip(names, sizes, strict=True):
-        if size is None:
-            unreadable.append(name)
-        elif size[0] == size[1]:
-            square.append(name)
-        elif size != _SIZE:
-            odd.append(name)
+def _size_notes(sizes: Mapping[str, images.Size | None]) -> list[str]:
+    unreadable = [name for name, size in sizes.items() if size is None]
+    other = {name: size for name, size in sizes.items() if size is not None and size != _SIZE}
+    square = [name for name, (width, height) in other.items() if width == height]
+    odd = [name for name, (width, height) in other.items() if width != height]
     expected = f"(not {_SIZE[0]} x {_SIZE[1]})"
     return [
         *named(unreadable, "unreadable"),
@@ -336,23 +293,6 @@ def _size_notes(names: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -
 def _square(width: int, height: int) -> int:
     """Side of the square that is taken of an image."""
     return width if width == height else min(width, height, CROP)
-
-
-def _checked_size(root: Path, name: str) -> tuple[int, int] | None:
-    """Width and height of an image that is whole as far as its ends show, or ``None``."""
-    path = root / name
-    try:
-        with open_image(path) as image:
-            size, is_jpeg = image.size, image.format == "JPEG"
-        return size if is_jpeg and _ends_as_jpeg(path) else decode(path, "RGB").size
-    except Exception:  # on damaged files Pillow's plugins raise errors of any type
-        return None
-
-
-def _ends_as_jpeg(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-2, os.SEEK_END)
-        return stream.read() == b"\xff\xd9"
 
 
 def _crop_and_resize(image: PillowImage, side: int) -> PillowImage:

@@ -27,6 +27,7 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet")
 _NAMES_IN_NOTE = 3
 _CHECKED_AT_ONCE = 256
 
+Size = tuple[int, int]
 _Result = TypeVar("_Result")
 
 
@@ -43,19 +44,18 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
     (3, size, size), or (size, size) with ``options.grey``. An alpha channel is dropped, and
     the rotation in a photo's EXIF data is not applied. Of an animation the first frame counts.
 
-    Args:
-        folder: folder to search, subfolders included.
-        options: ``image_size`` and ``grey`` are used.
-        progress: called with the number of files checked so far.
-
     Raises:
         InputError: if no image, or only one, can be read; while reading, if a file that was
             readable is so no longer.
     """
-    candidates, others = _find(folder)
-    sizes = check_in_threads(partial(_image_size, folder), candidates, progress)
-    good = [name for name, size in zip(candidates, sizes, strict=True) if size is not None]
-    bad = [name for name, size in zip(candidates, sizes, strict=True) if size is None]
+    suffixes = image_suffixes()
+    candidates: list[str] = []
+    others: list[str] = []
+    for name in sorted(visible_files(folder), key=lambda name: name.split("/")):
+        (candidates if name.lower().endswith(suffixes) else others).append(name)
+    sizes = image_sizes(folder, candidates, progress)
+    good = [name for name in candidates if sizes[name] is not None]
+    bad = [name for name in candidates if sizes[name] is None]
     if not good:
         archives = [name for name in others if name.lower().endswith(_ARCHIVES)]
         raise InputError(
@@ -65,7 +65,7 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             f"unpack the images in {archives[0]} first" if archives else "",
         )
     side = options.image_size
-    enlarged = sum(size is not None and min(size) < side for size in sizes)
+    enlarged = sum(size is not None and min(size) < side for size in sizes.values())
     notes = [*named(bad, "unreadable"), *named(others, "ignored (no image)")]
     if enlarged:
         notes.append(f"{enlarged} of {len(good)} images are smaller than {side} and were enlarged")
@@ -85,14 +85,8 @@ def image_source(
 ) -> Source:
     """Images that are decoded when they are read, a batch at a time, and scaled to [−1, 1].
 
-    Args:
-        name: name of the source.
-        folder: where the files are.
-        files: their names below the folder, in the order of the samples.
-        fit: makes an image square, ``options.image_size`` pixels wide.
-        options: ``image_size`` and ``grey`` are used.
-        fitted: what ``fit`` does, such as "resized".
-        notes: what a reader of the result must know.
+    ``fit`` makes an image square, ``options.image_size`` pixels wide, and ``fitted`` says how,
+    such as "resized". The names of the files are below the folder, in the order of the samples.
 
     Raises:
         InputError: if there are fewer than two files; while reading, if one cannot be decoded.
@@ -137,35 +131,52 @@ def image_suffixes() -> tuple[str, ...]:
     """Lower-case suffixes, with their dots, of the formats that are read."""
     from PIL import Image
 
-    extensions = Image.registered_extensions()
-    return tuple(suffix for suffix, name in extensions.items() if name in _FORMATS)
+    return tuple(end for end, name in Image.registered_extensions().items() if name in _FORMATS)
 
 
-def check_in_threads(
-    check: Callable[[str], _Result], files: Sequence[str], progress: Progress | None
-) -> list[_Result]:
-    """``check`` of every file, in order; ``progress`` is told how many are done so far."""
-    results: list[_Result] = []
+def image_sizes(
+    folder: Path, files: Sequence[str], progress: Progress | None, trust_jpeg: bool = False
+) -> dict[str, Size | None]:
+    """The ``image_size`` of every file; ``progress`` is told how many are done so far."""
+    sizes: dict[str, Size | None] = {}
     for start in range(0, len(files), _CHECKED_AT_ONCE):
-        results += _in_threads(check, files[start : start + _CHECKED_AT_ONCE])
+        part = files[start : start + _CHECKED_AT_ONCE]
+        measured = _in_threads(partial(image_size, folder, trust_jpeg=trust_jpeg), part)
+        sizes.update(zip(part, measured, strict=True))
         if progress is not None:
-            progress(len(results))
-    return results
+            progress(len(sizes))
+    return sizes
 
 
-def open_image(path: Path) -> PillowImage:
-    """The image of a file, its header read; errors of any type where that fails."""
+def image_size(folder: Path, name: str, trust_jpeg: bool = False) -> Size | None:
+    """Width and height of an image that is whole, or ``None``.
+
+    It is decoded, but for a JPEG that is trusted by its header and the mark at its end, which a
+    truncated file lacks.
+    """
+    try:
+        if trust_jpeg:
+            with _open_image(folder / name) as image, (folder / name).open("rb") as stream:
+                stream.seek(-2, os.SEEK_END)
+                if image.format == "JPEG" and stream.read() == b"\xff\xd9":
+                    return image.size
+        return _decode(folder / name, "RGB").size
+    except Exception:  # on damaged files Pillow's plugins raise errors of any type
+        return None
+
+
+def _open_image(path: Path) -> PillowImage:
     from PIL import Image
 
     Image.init()  # before it, Image.OPEN is empty
     return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
-def decode(path: Path, mode: str) -> PillowImage:
+def _decode(path: Path, mode: str) -> PillowImage:
     """The image of a file in a mode of Pillow; errors of any type where that fails."""
     from PIL import Image
 
-    with open_image(path) as image:
+    with _open_image(path) as image:
         image.load()
         if image.mode.startswith("I;16"):
             # Pillow before 11.3 cuts such values off at 255 instead of scaling them.
@@ -185,28 +196,10 @@ def named(files: Sequence[str], what: str) -> list[str]:
     return [f"{len(files):,} {what} {noun}: {names}" + (f" and {more:,} more" if more > 0 else "")]
 
 
-def _find(folder: Path) -> tuple[list[str], list[str]]:
-    """Files below ``folder`` that are images by their suffix, and the others."""
-    suffixes = image_suffixes()
-    images: list[str] = []
-    others: list[str] = []
-    for name in sorted(visible_files(folder), key=lambda name: name.split("/")):
-        (images if name.lower().endswith(suffixes) else others).append(name)
-    return images, others
-
-
 def _in_threads(function: Callable[[str], _Result], files: Sequence[str]) -> list[_Result]:
     # Pillow's decoders release the interpreter lock.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, files))
-
-
-def _image_size(folder: Path, name: str) -> tuple[int, int] | None:
-    """Width and height of an image that decodes, or ``None``."""
-    try:
-        return decode(folder / name, "RGB").size
-    except Exception:  # on damaged files Pillow's plugins raise errors of any type
-        return None
 
 
 def _fit(image: PillowImage, side: int) -> PillowImage:
@@ -220,7 +213,7 @@ def _pixels(
 ) -> NDArray[np.uint8]:
     path = folder / name
     try:
-        image = decode(path, "L" if grey else "RGB")
+        image = _decode(path, "L" if grey else "RGB")
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(

@@ -80,40 +80,39 @@ def source_from_rows(
     scaling: str,
     notes: tuple[str, ...] = (),
 ) -> Source:
-    """Build a source from a function that reads samples ``start`` to ``stop``.
+    """Build a source from a function that reads samples.
 
-    Args:
-        name: name of the source.
-        shape: shape of one sample.
-        num_samples: number of samples.
-        rows: ``rows(start, stop)`` returns samples start … stop − 1, of any real dtype and
-            any shape with ``stop - start`` along the first axis.
-        scaling: how the values were scaled.
-        notes: what a reader of the result must know.
+    ``rows(start, stop)`` returns samples start … stop − 1, of any real dtype and any shape with
+    ``stop - start`` along the first axis.
 
     Raises:
         InputError: see :class:`Source`.
     """
-    num_features = math.prod(shape)
-    batch_rows = min(max(_BATCH_VALUES // max(num_features, 1), _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
+    batch_rows = _BATCH_VALUES // max(math.prod(shape), 1)
+    batch_rows = min(max(batch_rows, _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
 
     def batches() -> Iterator[NDArray[np.float64]]:
         for start in range(0, num_samples, batch_rows):
             stop = min(start + batch_rows, num_samples)
             batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
-            _require_finite(name, batch, start)
+            for row, column in np.argwhere(~np.isfinite(batch))[:1]:
+                raise InputError(
+                    name,
+                    "must hold finite values",
+                    f"{batch[row, column]} at value {column} of sample {start + row} "
+                    "(counted from 0)",
+                )
             yield batch
 
     return Source(name, shape, num_samples, scaling, notes, batches)
 
 
-def _require_finite(name: str, batch: NDArray[np.float64], start: int) -> None:
-    finite = np.isfinite(batch)
-    if finite.all():
-        return
-    row, column = (int(index) for index in np.argwhere(~finite)[0])
-    raise InputError(
-        name,
-        "must hold finite values",
-        f"{batch[row, column]} at value {column} of sample {start + row} (counted from 0)",
-    )
+def source_from_array(
+    name: str, values: NDArray[Any], scaling: str, notes: tuple[str, ...] = ()
+) -> Source:
+    """The source of an array's entries along its first axis; see ``source_from_rows``."""
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        return values[start:stop]
+
+    return source_from_rows(name, values.shape[1:], len(values), rows, scaling=scaling, notes=notes)

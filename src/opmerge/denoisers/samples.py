@@ -96,7 +96,7 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     Raises:
         InputError: if they are not N whole numbers >= 0.
     """
-    values = read_array(Path(path)).values
+    values = read_array(Path(path))
     if values.dtype.kind not in "iu":
         raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
     if values.shape != (num_samples,):

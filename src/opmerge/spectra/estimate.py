@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_whole
+from opmerge.data import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
 from opmerge.data.arrays import read_array
-from opmerge.data.resolve import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
 from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
@@ -115,7 +115,7 @@ def _given_spectrum(argument: str, as_eigenvalues: bool) -> Spectrum | None:
     if argument in BUILTIN_SOURCES:
         raise InputError("data", "must be a file to be read as eigenvalues", argument)
     path = existing_path(argument)
-    values = read_array(path).values
+    values = read_array(path)
     if values.size != max(values.shape, default=0):
         raise InputError(str(path), "must hold one list of eigenvalues", f"shape {values.shape}")
     return eigenvalue_spectrum(values.ravel(), source=path.name)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-from opmerge.data.resolve import open_source
+from opmerge.data import open_source
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.types import MergeRule
 from opmerge.training import GradientFlow
