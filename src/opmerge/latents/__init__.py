@@ -22,21 +22,18 @@ from opmerge.latents.encoders import (
     AutoencoderKLEncoder,
     Encoder,
     PCAEncoder,
-    VAEEncoder,
-    fit_pca,
-    load_encoder,
-)
-from opmerge.latents.encoding import (
     Quality,
+    VAEEncoder,
     decode_latents,
     encode_source,
+    fit_pca,
+    load_encoder,
     reconstruct,
     reconstruction_quality,
 )
 from opmerge.latents.images import Images, Opened, load_images, open_images, rows_source
-from opmerge.latents.losses import ms_ssim, ms_ssim_loss
 from opmerge.latents.training import VAERecord, train_vae
-from opmerge.latents.vae import ConvVAE
+from opmerge.latents.vae import ConvVAE, ms_ssim, ms_ssim_loss
 from opmerge.settings.networks import VAEConfig
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Images to latents and back, whatever the model: the three verbs that studies use."""
+"""Images to latents and back, whatever the model: encoders, what they make, how well it fits."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
+from opmerge.data.arrays import write_rows
+from opmerge.denoisers.models import initial_noise
+from opmerge.denoisers.samples import network_shape
 from opmerge.denoisers.teacher_folder import load_network
+from opmerge.distillation.sampling import write_image_grid
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside, read_json_object
-from opmerge.latents.vae import ConvVAE
+from opmerge.latents.images import check_black, check_range
+from opmerge.latents.vae import ConvVAE, ms_ssim
 from opmerge.spectra import Spectrum, estimate_spectrum
 
+_NETWORKS = {"ConvVAE": ConvVAE, "AutoencoderKL": AutoencoderKL}
 _PCA_CLASS, _SPECTRUM = "PCAEncoder", "spectrum.npz"
 _CPU = torch.device("cpu")
+_BATCH_SIZE = 64
+_COLUMNS = 8  # of pictures
 
 
 class Encoder(ABC):
     """An autoencoder of images in [-1, 1]; latents are flat, (B, num_latents)."""
-
-    name: ClassVar[str]
-    """What kind it is."""
 
     image_shape: tuple[int, ...]
     """(C, H, W)."""
@@ -56,8 +62,6 @@ class Encoder(ABC):
 class VAEEncoder(Encoder):
     """A ``ConvVAE``, in its evaluation mode."""
 
-    name = "vae"
-
     def __init__(self, network: ConvVAE) -> None:
         self.network = network
         self.image_shape = tuple(network.config["image_shape"])
@@ -65,12 +69,10 @@ class VAEEncoder(Encoder):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Encoder``."""
         return self.network.encode(images.to(self.network.device))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """See ``Encoder``."""
         return self.network.decode(latents.to(self.network.device))
 
 
@@ -86,8 +88,6 @@ class PCAEncoder(Encoder):
             shape.
     """
 
-    name = "pca"
-
     def __init__(self, spectrum: Spectrum, device: torch.device = _CPU) -> None:
         if spectrum.basis is None or spectrum.mean is None or not spectrum.shape:
             raise InputError("spectrum", "must have eigenvectors, a mean and a shape")
@@ -100,21 +100,15 @@ class PCAEncoder(Encoder):
         )
 
     def encode(self, images: Tensor) -> tuple[Tensor, None]:
-        """See ``Encoder``; latents have no variance."""
         rows = images.to(self.device, torch.float32).flatten(1)
         return (rows - self._mean) @ self._basis.T, None
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See ``Encoder``."""
         rows = self._mean + latents.to(self.device, torch.float32) @ self._basis
         return rows.view(-1, *self.image_shape)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the folder that ``load_encoder`` reads, whole or not at all.
-
-        Raises:
-            InputError: if it cannot be written.
-        """
+        """Write the folder that ``load_encoder`` reads, whole or not at all."""
         target = Path(folder)
         with folder_beside(target) as unfinished:
             self.spectrum.save(unfinished / _SPECTRUM)
@@ -126,11 +120,11 @@ class PCAEncoder(Encoder):
 def fit_pca(source: Source, num_latents: int, progress: Progress | None = None) -> PCAEncoder:
     """The principal components of a source, from its covariance in one pass.
 
-    Memory does not depend on the number of images. The rank is below it, and at most the number of
-    values of an image.
+    Memory does not depend on the number of images.
 
     Raises:
-        InputError: if the rank is out of range or all images are equal.
+        InputError: if the rank is not below the number of images, or is above the number of
+            values of an image, or all images are equal.
     """
     limit = min(source.num_features, source.num_samples - 1)
     if check_count("num_latents", num_latents) > limit:
@@ -154,8 +148,6 @@ class AutoencoderKLEncoder(Encoder):
         InputError: if the network cannot code images of the shape (C, H, W), whose sides must be
             multiples of its downsampling, or its config has not as many means as channels.
     """
-
-    name = "autoencoder-kl"
 
     def __init__(self, network: AutoencoderKL, image_shape: tuple[int, ...]) -> None:
         config, factor = network.config, 2 ** (len(network.config.block_out_channels) - 1)
@@ -196,7 +188,6 @@ class AutoencoderKLEncoder(Encoder):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Encoder``."""
         colours = self.network.config.in_channels
         colour = images.to(self.network.device).expand(-1, colours, -1, -1)
         found = self.network.encode(colour).latent_dist
@@ -205,7 +196,6 @@ class AutoencoderKLEncoder(Encoder):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """See ``Encoder``."""
         shaped = latents.to(self.network.device).view(-1, *self.latent_shape)
         images: Tensor = self.network.decode(shaped / self._scale + self._shift).sample
         return images if self.image_shape[0] != 1 else images.mean(dim=1, keepdim=True)
@@ -221,66 +211,52 @@ def load_encoder(
     The folder is that of the model, or one with a folder ``vae`` in it: a run of
     ``opmerge vae train``, or a diffusers pipeline. Nothing is downloaded and nothing unpickled.
 
-    Args:
-        image_shape: (C, H, W) of the images to come. An ``AutoencoderKL`` takes any that it can
-            code, by default its ``sample_size`` in its colours; others know their own.
-        device: where it is put.
+    ``image_shape`` is (C, H, W) of the images to come. An ``AutoencoderKL`` takes any that it can
+    code, by default its ``sample_size`` in its colours; others know their own.
 
     Raises:
         InputError: if there is none, it is damaged, or it is for images of another shape.
     """
     place, class_name = find_encoder(folder)
-    encoder = _LOADERS[class_name](place, image_shape, device)
+    encoder = _load(place, class_name, image_shape, device)
     if image_shape is not None and encoder.image_shape != image_shape:
         channels, height, width = encoder.image_shape
-        if height != width:
-            remedy = "resize them beforehand"
-        elif channels == 1:
-            remedy = (
-                f"a folder is read so with `image_size={height}` `grey=True`, patches with "
-                f"`patch_size={height}`"
-            )
-        else:
-            remedy = f"a folder is read so with `image_size={height}` and without `grey`"
+        grey = f"`grey=True`, patches with `patch_size={height}`"
+        remedy = f"a folder is read so with `image_size={height}` "
+        remedy += grey if channels == 1 else "and without `grey`"
         raise InputError(
             "images",
             f"must have the shape that {place} was made for, {encoder.image_shape}",
             image_shape,
-            remedy,
+            remedy if height == width else "resize them beforehand",
         )
     return encoder
 
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The folder of the model, which may be ``vae`` in this one, and the class of its config.json.
-
-    Raises:
-        InputError: if there is none.
-    """
-    root = expand_home(folder)
+    """The folder of the model, which may be ``vae`` in this one, and the class of its config."""
+    root, classes = expand_home(folder), ("ConvVAE", _PCA_CLASS, "AutoencoderKL")
     for place in (root, root / "vae"):
         if (place / "config.json").is_file():
             name = read_json_object(place / "config.json").get("_class_name")
-            if isinstance(name, str) and name in _LOADERS:
+            if name in classes:
                 return place, name
     raise InputError(
         "vae",
-        f"must be a folder with a config.json of {', '.join(_LOADERS)}",
+        f"must be a folder with a config.json of {', '.join(classes)}",
         str(root),
         "make one with `opmerge vae train`",
     )
 
 
-def _load_vae(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
-    return VAEEncoder(load_network(place, ConvVAE).to(device).requires_grad_(False).eval())
-
-
-def _load_pca(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
-    return PCAEncoder(Spectrum.load(place / _SPECTRUM), device)
-
-
-def _load_kl(place: Path, image_shape: tuple[int, ...] | None, device: torch.device) -> Encoder:
-    network = load_network(place, AutoencoderKL).to(device).requires_grad_(False).eval()
+def _load(
+    place: Path, class_name: str, image_shape: tuple[int, ...] | None, device: torch.device
+) -> Encoder:
+    if class_name == _PCA_CLASS:
+        return PCAEncoder(Spectrum.load(place / _SPECTRUM), device)
+    network = load_network(place, _NETWORKS[class_name]).to(device).requires_grad_(False).eval()
+    if isinstance(network, ConvVAE):
+        return VAEEncoder(network)
     channels, side = network.config.in_channels, network.config.sample_size
     if image_shape is None and not isinstance(side, int):
         raise InputError(
@@ -292,4 +268,121 @@ def _load_kl(place: Path, image_shape: tuple[int, ...] | None, device: torch.dev
     return AutoencoderKLEncoder(network, image_shape or (channels, side, side))
 
 
-_LOADERS = {"ConvVAE": _load_vae, _PCA_CLASS: _load_pca, "AutoencoderKL": _load_kl}
+def encode_source(
+    encoder: Encoder,
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    sample: bool = False,
+    seed: int = 0,
+    batch_size: int = _BATCH_SIZE,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the latents of all samples of a source to a ``.npy`` file, (N, num_latents) float32.
+
+    The file appears when it is whole. Memory does not depend on N. With ``sample`` it holds
+    ``mean + exp(log_variance / 2) · noise`` instead of means; the noise of image i depends on the
+    seed and on i alone.
+
+    Raises:
+        InputError: if the images have another shape or values outside [-1, 1], or those of a
+            file all in [0, 1]; if samples are asked of an encoder without variances, or the
+            latents cannot be written.
+    """
+    check_count("batch_size", batch_size)
+    check_whole("seed", seed)
+    if network_shape(source) != encoder.image_shape:
+        raise InputError(
+            source.name,
+            f"must hold images of the encoder's shape, {encoder.image_shape}",
+            source.shape,
+        )
+
+    def batches() -> Iterator[Tensor]:
+        first, low, high = 0, math.inf, -math.inf
+        for rows in source.batches():
+            images = torch.from_numpy(rows.astype(np.float32)).view(-1, *encoder.image_shape)
+            least, largest = check_range(images)
+            low, high = min(low, least), max(high, largest)
+            for part in torch.split(images, batch_size):
+                mean, log_variance = encoder.encode(part)
+                yield (_draw(mean, log_variance, seed, first) if sample else mean).cpu()
+                first += len(part)
+        check_black(source, low, high)
+
+    return write_rows(path, (source.num_samples, encoder.num_latents), batches(), progress)
+
+
+def decode_latents(
+    encoder: Encoder, latents: NDArray[np.floating], batch_size: int = _BATCH_SIZE
+) -> Iterator[Tensor]:
+    """Batches of images, (B, C, H, W) on the CPU.
+
+    Latents are (N, num_latents), or (N, *latent_shape) before they are flattened.
+
+    Raises:
+        InputError: at once, if the latents have another shape; later, if one is not finite.
+    """
+    shapes = {(encoder.num_latents,), encoder.latent_shape}
+    if latents.shape[1:] not in shapes or not len(latents):
+        numbers = (", ".join(map(str, shape)) for shape in sorted(shapes, key=len))
+        wanted = " or ".join(f"(N, {each})" for each in numbers)
+        raise InputError("latents", f"must have shape {wanted} for this encoder", latents.shape)
+    check_count("batch_size", batch_size)
+    flat = latents.reshape(len(latents), -1)
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(flat), batch_size):
+            rows = np.array(flat[start : start + batch_size], dtype=np.float32)
+            for bad in np.flatnonzero(~np.isfinite(rows).all(axis=1))[:1]:
+                raise InputError("latents", "must be finite", f"row {start + bad} is not")
+            yield encoder.decode(torch.from_numpy(rows)).cpu()
+
+    return batches()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over images of what decoding the mean latents gives back, cut off at [-1, 1].
+
+    MS-SSIM is 1 for equal images; the squared error is that of a value.
+    """
+
+    ms_ssim: float
+    mse: float
+    num_images: int
+
+
+@torch.no_grad()
+def reconstruct(encoder: Encoder, images: Tensor, batch_size: int = _BATCH_SIZE) -> Tensor:
+    """(N, C, H, W) images decoded from the mean latents of images, cut off at [-1, 1]."""
+    parts = [encoder.decode(encoder.encode(part)[0]) for part in torch.split(images, batch_size)]
+    return torch.cat(parts).clamp(-1, 1).to(images.device)
+
+
+@torch.no_grad()
+def reconstruction_quality(
+    encoder: Encoder, images: Tensor, batch_size: int = _BATCH_SIZE
+) -> Quality:
+    """The quality of (N, C, H, W) images in [-1, 1]."""
+    similarity = error = 0.0
+    for part in torch.split(images.float(), batch_size):
+        found = reconstruct(encoder, part, batch_size)
+        similarity += float(ms_ssim(found.double(), part.double()).sum())
+        error += float((found - part).double().square().mean(dim=(1, 2, 3)).sum())
+    return Quality(similarity / len(images), error / len(images), len(images))
+
+
+def write_pairs(path: Path, images: Tensor, reconstructions: Tensor) -> Path:
+    """Write a PNG of rows of images, each row above that of their reconstructions."""
+    columns = min(_COLUMNS, len(images))
+    count = len(images) // columns * columns
+    rows = [x[:count].view(-1, columns, *x.shape[1:]) for x in (images, reconstructions)]
+    return write_image_grid(path, torch.stack(rows, dim=1).flatten(0, 2), columns)
+
+
+def _draw(mean: Tensor, log_variance: Tensor | None, seed: int, first: int) -> Tensor:
+    if log_variance is None:
+        raise InputError("sample", "must be left out: the encoder has no variances")
+    noise = initial_noise(tuple(mean.shape[1:]), len(mean), seed, first, str(mean.device))
+    return mean + torch.exp(log_variance / 2) * noise

@@ -26,12 +26,10 @@ _PHOTO_WIDTH = 640  # of the photos that patches are cut from
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A source of images that are not yet read, split.
+    """A source of images that are not yet read, and which of them are trained on and held out.
 
-    Args:
-        rows, others: (n,) and (m,), which of its images are trained on and held out.
-        split: how the two were chosen.
-        validation: CelebA's validation faces, which are held out where the split is official.
+    The latter are the (n,) ``rows`` and (m,) ``others``, or with an official split CelebA's
+    validation faces.
     """
 
     name: str
@@ -52,12 +50,10 @@ class Images:
     """The images of a source, of which some are never trained on.
 
     Args:
-        name: of the source.
         train: source of the images that are trained on.
         data: (N, C, H, W) all images, in [-1, 1]; may be a memory-mapped file.
         rows: (n,) which of them are those of ``train``.
         held_out: (M, C, H, W) images to measure reconstructions on.
-        split: how the two were chosen.
     """
 
     name: str
@@ -92,17 +88,10 @@ def open_images(
 ) -> Opened:
     """A source, found to hold images by their shape, and split; nothing is read yet.
 
-    CelebA's training faces are held against its validation faces. Patches of a photo overlap, so
-    those held out are a strip at its right edge, and patches that reach into the strip are left
-    out. Of other images a share is held out at random.
-
-    Args:
-        name: of the source, as ``open_source`` takes it.
-        options: how its images are cut.
-        fraction: of the images, or of the photos' width, that is held out; 0 for none.
-        seed: of a random share.
-        open_as: opens a source.
-        warn: told in one line if a random share stands for validation faces that are not there.
+    CelebA's training faces are held against its validation faces; where those are not there, a
+    random share stands for them, and ``warn`` is told so. Patches of a photo overlap, so those held
+    out are a strip at its right edge, of ``fraction`` of its width, and patches that reach into the
+    strip are left out. Of other images that fraction is held out at random; of 0 nothing is.
 
     Raises:
         InputError: if there is no such source, it holds no images, or patches leave none to hold
@@ -130,9 +119,8 @@ def load_images(
 ) -> Images:
     """The images of a source, as ``open_images`` split them.
 
-    Args:
-        folder: where many images are kept in a file.
-        read: gives (N, C, H, W) images of a source, kept in a folder; ``load_samples`` by default.
+    ``read`` gives (N, C, H, W) images of a source; by default it is ``load_samples``, which keeps
+    many in a file in the folder.
 
     Raises:
         InputError: if their values are not in [-1, 1], or those of a file all in [0, 1].
@@ -169,11 +157,7 @@ def rows_source(data: Tensor, rows: Tensor, source: Source) -> Source:
 
 
 def check_range(images: Tensor) -> tuple[float, float]:
-    """Least and largest value of images.
-
-    Raises:
-        InputError: if they leave [-1, 1].
-    """
+    """Least and largest value of images, which must be in [-1, 1]."""
     low, high = (float(value) for value in torch.aminmax(images))
     if low < -1 or high > 1:
         raise InputError(
@@ -186,9 +170,6 @@ def check_black(source: Source, low: float, high: float) -> None:
     """Refuse images of a file without any value below 0, whose black is not -1.
 
     Photos are scaled where they are read, and may be bright.
-
-    Raises:
-        InputError: saying so, with the least and the largest value of all images.
     """
     if source.scaling == AS_GIVEN and low >= 0:
         raise InputError(

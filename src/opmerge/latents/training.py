@@ -16,11 +16,15 @@ from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.samples import split_rows
 from opmerge.files import folder_beside
-from opmerge.latents.encoders import VAEEncoder
-from opmerge.latents.encoding import Quality, reconstruct, reconstruction_quality, write_pairs
+from opmerge.latents.encoders import (
+    Quality,
+    VAEEncoder,
+    reconstruct,
+    reconstruction_quality,
+    write_pairs,
+)
 from opmerge.latents.images import check_range, held_out_images
-from opmerge.latents.losses import VAEBatch, vae_loss
-from opmerge.latents.vae import ConvVAE, check_image_shape
+from opmerge.latents.vae import ConvVAE, VAEBatch, check_image_shape, vae_loss
 from opmerge.loop import Draws, Iteration, Trainer, iterations
 from opmerge.settings.networks import VAEConfig
 from opmerge.store import digest
@@ -49,17 +53,15 @@ def train_vae(
     What an iteration draws is a function of the seed and of its number alone. Where images are
     held out, ``folder/reconstructions/{iteration}.png`` shows some of them above what comes back.
     With a moving average of the weights, that is what is shown, measured and written; the means
-    and variances of the batch normalisation are always the latest.
+    and variances of the batch normalisation are always the latest. The folder is written when the
+    generator, of a record an iteration, ends.
 
     Args:
         images: (N, C, H, W) in [-1, 1]; may be a memory-mapped file.
-        resume: ``latest`` or a checkpoint of the run to go on from.
-        warn: told in one line about every checkpoint that is refused.
+        resume: ``latest`` or a checkpoint of the run to go on from; ``warn`` is told about every
+            one that is refused.
         split: (n,) rows of ``images`` to train on and (M, C, H, W) images to measure on, instead
             of a random share.
-
-    Returns:
-        A generator of a record an iteration; the folder is written when it ends.
 
     Raises:
         InputError: at once, if the images, the settings or the checkpoint do not fit; while it
@@ -100,10 +102,9 @@ class _Run:
     checkpoints: Checkpoints
 
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[VAERecord]:
-        """Train to the end and write the network."""
-        config, accelerator, first = self.config, self.trainer.accelerator, 0
+        config, accelerator = self.config, self.trainer.accelerator
+        first = 0 if checkpoint is None else checkpoint.step
         if checkpoint is not None:
-            first = checkpoint.step
             self.trainer.restore(checkpoint, first)
         total = config.num_iterations
         loop = iterations(

@@ -22,10 +22,14 @@ from sklearn.decomposition import PCA
 from opmerge.data.arrays import write_rows
 from opmerge.data.source import Source, source_from_rows
 from opmerge.errors import InputError
-from opmerge.latents.encoders import VAEEncoder, fit_pca, load_encoder
-from opmerge.latents.encoding import (
+from opmerge.latents.encoders import (
+    AutoencoderKLEncoder,
+    PCAEncoder,
+    VAEEncoder,
     decode_latents,
     encode_source,
+    fit_pca,
+    load_encoder,
     reconstruct,
     reconstruction_quality,
     write_pairs,
@@ -80,7 +84,8 @@ def test_a_pca_is_that_of_scikit_learn_and_comes_back_from_its_folder(tmp_path: 
     images = torch.tensor(data, dtype=torch.float32)[:, None]
     latents, log_variance = encoder.encode(images)
     assert log_variance is None
-    assert (encoder.name, encoder.image_shape, encoder.latent_shape) == ("pca", (1, 4, 5), (7,))
+    assert isinstance(encoder, PCAEncoder)
+    assert (encoder.image_shape, encoder.latent_shape) == ((1, 4, 5), (7,))
     theirs = PCA(7, svd_solver="full").fit(data.reshape(200, 20))
     expected = theirs.inverse_transform(theirs.transform(data.reshape(200, 20)))
     # float32 sums of 20 products of numbers of the order of 1.
@@ -120,7 +125,8 @@ def test_a_vae_comes_back_from_its_folder(tmp_path: Path) -> None:
     network = small_vae()
     network.save_pretrained(tmp_path)
     encoder, images = load_encoder(tmp_path), all_images(images_source(5))
-    assert (encoder.name, encoder.image_shape, encoder.latent_shape) == ("vae", (1, 8, 8), (6,))
+    assert isinstance(encoder, VAEEncoder)
+    assert (encoder.image_shape, encoder.latent_shape) == ((1, 8, 8), (6,))
     mean, log_variance = network.encode(images)
     found = encoder.encode(images)
     torch.testing.assert_close(found[0], mean.detach())
@@ -133,7 +139,8 @@ def test_latents_of_autoencoder_kl_are_shifted_and_scaled(tmp_path: Path, nested
     network = small_kl(scaling_factor=0.4, shift_factor=0.1)
     network.save_pretrained(tmp_path / "vae" if nested else tmp_path)
     encoder = load_encoder(tmp_path)
-    assert (encoder.name, encoder.image_shape) == ("autoencoder-kl", (3, 12, 12))
+    assert isinstance(encoder, AutoencoderKLEncoder)
+    assert encoder.image_shape == (3, 12, 12)
     assert (encoder.latent_shape, encoder.num_latents) == ((2, 6, 6), 72)
     images = torch.rand(2, 3, 12, 12) * 2 - 1
     with torch.no_grad():

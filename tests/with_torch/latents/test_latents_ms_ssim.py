@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
 from opmerge.errors import InputError
-from opmerge.latents.losses import fitted_scales, ms_ssim, ms_ssim_loss
+from opmerge.latents.vae import fitted_scales, ms_ssim, ms_ssim_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

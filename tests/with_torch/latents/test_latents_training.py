@@ -16,16 +16,14 @@ from PIL import Image
 from opmerge.data import SourceOptions, open_source
 from opmerge.denoisers.samples import split_rows
 from opmerge.errors import InputError
-from opmerge.latents.encoders import load_encoder
-from opmerge.latents.encoding import reconstruct, reconstruction_quality
+from opmerge.latents.encoders import load_encoder, reconstruct, reconstruction_quality
 from opmerge.latents.images import held_out_images
-from opmerge.latents.losses import ms_ssim
 from opmerge.latents.training import (
     VAEConfig,
     VAERecord,
     train_vae,
 )
-from opmerge.latents.vae import ConvVAE
+from opmerge.latents.vae import ConvVAE, ms_ssim
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import OptimizationConfig
 

@@ -11,8 +11,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact_divergence
 
 from opmerge.errors import InputError
-from opmerge.latents.losses import VAEBatch, kl_divergence, ms_ssim_loss, vae_loss
-from opmerge.latents.vae import ConvVAE
+from opmerge.latents.vae import ConvVAE, VAEBatch, kl_divergence, ms_ssim_loss, vae_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
