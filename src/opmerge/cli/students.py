@@ -114,7 +114,7 @@ def _measure(teacher: Teacher, student: Student, asked: MeasuringOptions) -> Stu
     from opmerge.data import open_source
     from opmerge.denoisers.samples import load_samples
     from opmerge.measure.evaluation import evaluate_student as measure
-    from opmerge.measure.features import load_feature_extractor
+    from opmerge.measure.evaluation import load_feature_extractor
     from opmerge.spectra import resolve_spectrum
 
     name, source = asked.features, asked.source

@@ -3,12 +3,7 @@
 Real training learns parts of a deviation at very different rates, so no one retention foretells
 what several merges leave. ``calibrate`` trains a few single merges (``probes``) with the settings
 of the run to come and fits ``GammaRates`` to what they leave; planning with that model predicts
-the paired error of plans that were never trained.
-
-Two settings of a run are beyond it. Where several merges share a network (``sharing`` "round"),
-each gets only a part of every batch, and all move the same weights; a probe is one merge with a
-network of its own. And a ``curriculum`` slows merges of many operators, those of two not at all;
-the model knows only the step at which a merge starts.
+the paired error of plans that were never trained. Notes say which settings of a run are beyond it.
 """
 
 from __future__ import annotations
@@ -92,7 +87,7 @@ class Calibration:
 
     @property
     def training(self) -> GammaRates:
-        """The training model, for ``Problem``."""
+        """The model, for ``Problem``."""
         return self.fit.training
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,11 +113,7 @@ class Calibration:
         }
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write ``calibration.json`` whole or not at all.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
+        """Write ``calibration.json`` whole or not at all."""
         return write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
@@ -144,12 +135,10 @@ def calibrate(
     calibration goes on after the last probe that was finished, to the same result.
 
     Args:
-        inputs: data, in the teacher's units.
-        spectrum: of the same data, with eigenvectors.
+        inputs, spectrum: data, in the teacher's units, and their spectrum, with eigenvectors.
         config: of the run to come; ``num_iterations`` must be one number. Each probe has a
             network of its own, whatever its ``sharing``.
         probes: the merges to train; ``default_probes`` unless given.
-        folder: where finished probes are kept.
         progress: called with the iterations done and how many there will be.
         tell: called with how linear the teacher is, before the first probe.
 
@@ -199,14 +188,12 @@ def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float
     of all lengths, and the relative error of each is that of its part in the plan's error. The
     floor is the mean of what rates alone miss in the others, where that is more than 0.
     A learning rate's exponent is fitted where there are several, and is 1 otherwise: only rate
-    times iterations counts then.
-
-    Args:
-        probes: at least four that are not kept for the floor.
-        num_iterations, learning_rate: that the model is used at, and its scale refers to.
+    times iterations counts then. The model is used at ``num_iterations`` and ``learning_rate``, and
+    its scale refers to them.
 
     Raises:
-        InputError: if there are fewer, or one has no deviation to learn from.
+        InputError: if fewer than four probes are not kept for the floor, or one has no deviation to
+            learn from.
     """
     long = [probe for probe in probes if not probe.settings.tells_floor]
     for_floor = [probe for probe in probes if probe.settings.tells_floor]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,15 @@ from opmerge.checks import check_whole
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
-from opmerge.measure.features import FeatureExtractor, extract_features
-from opmerge.measure.linearity import require_basis
+from opmerge.measure.linearity import as_rows, require_basis
 from opmerge.metrics import gaussian_fit_w2, projected_w2, random_directions
 from opmerge.spectra import Spectrum
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+FeatureExtractor = Callable[[Tensor], Tensor | ArrayLike]
+"""(N, *sample_shape) samples on the CPU to (N, F) features."""
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]  # (n, …) rows of the student and of the teacher, from equal noise
@@ -113,11 +118,9 @@ class StudentEvaluation:
     interval leaves 0 out.
 
     Args:
-        num_samples: of each of the two.
-        seed: of the noise, the directions and the resampling.
+        seed: of the noise, the directions of sliced W2 and the resampling.
         paired_error, paired_rms: mean of ``|s(z) - t(z)|²``, Σ over a sample's values; its root.
         gaussian_w2, gaussian_w2_floor: W2 between Gaussian fits.
-        sliced_w2, sliced_w2_floor: sliced W2.
         directions, reference, features: where a spectrum, data or an extractor was given.
     """
 
@@ -156,15 +159,12 @@ def evaluate_student(
 
     Args:
         num_samples: n >= 4.
-        seed: of the noise, the directions of sliced W2 and the resampling.
         spectrum: of the data, with eigenvectors.
         reference: (N, …) samples of the data, N >= 2.
         features: maps samples to features, for Fréchet distances.
-        batch_size: samples drawn at a time.
         num_projections: directions of sliced W2.
         num_resamples: bootstrap resamples, which cost n d² + d³ each; 0 for no intervals of
             distances.
-        progress: told what is being done.
 
     Raises:
         InputError: if a number is out of range, or teacher, student, spectrum, reference or
@@ -173,14 +173,14 @@ def evaluate_student(
     _check_settings(teacher, student, num_samples, num_resamples)
     report, num_values = progress or (lambda *what: None), math.prod(teacher.sample_shape)
     basis = None if spectrum is None else require_basis(spectrum, num_values)[0]
-    data = None if reference is None else _rows(reference)
+    data = None if reference is None else as_rows(reference)
     if data is not None and (data.shape[1:] != (num_values,) or len(data) < 2):
         raise InputError(
             "reference", f"must be at least 2 samples of {num_values} values", data.shape
         )
     axes = random_directions(num_values, num_projections, seed)
     drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report)
-    pair = _rows(drawn[0]), _rows(drawn[1])
+    pair = as_rows(drawn[0]), as_rows(drawn[1])
     projected = pair[0] @ axes, pair[1] @ axes
     in_features = _in_features(features, drawn, data, batch_size, report)
     to_data, rng = data is not None, np.random.default_rng(seed)
@@ -198,6 +198,28 @@ def evaluate_student(
         reference=_to_reference(pair, projected, data, axes, seed, measure),
         features=_feature_distances(in_features, measure),
     )
+
+
+def load_feature_extractor(name: str) -> FeatureExtractor:
+    """The callable that ``package.module:name`` names; the current folder is looked through first.
+
+    Raises:
+        InputError: if the text has another form, the module cannot be imported, or it has no
+            such callable.
+    """
+    if not all(name.partition(":")):
+        raise InputError("features", "must have the form package.module:name", name)
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as `python -m` has it, and an installed script has not
+    try:
+        extractor: FeatureExtractor = resolve_name(name)
+    except Exception as error:  # a module of the user's may raise anything
+        raise InputError("features", f"cannot be imported ({_reason(error)})", name) from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(extractor):
+        raise InputError("features", "must name a callable", name)
+    return extractor
 
 
 @dataclass
@@ -281,20 +303,16 @@ def _draw_both(
     """(n, …) samples of the student and of the teacher, from equal noise."""
 
     def draw(sampler: Teacher | Student, before: int) -> Tensor:
-        def told(done: int) -> None:
-            report("sampling", before + done, 2 * count)
-
-        return draw_samples(sampler, count, seed, batch_size, progress=told)
+        return draw_samples(
+            sampler,
+            count,
+            seed,
+            batch_size,
+            progress=lambda done: report("sampling", before + done, 2 * count),
+        )
 
     original = draw(teacher, 0)
     return draw(student, count), original
-
-
-def _rows(samples: Tensor | ArrayLike) -> Array:
-    """(N, d) in float64."""
-    values = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
-    array = np.asarray(values, dtype=np.float64)
-    return array.reshape(len(array), -1) if array.ndim else array
 
 
 def _paired(pair: Pair) -> tuple[Measurement, Measurement]:
@@ -338,17 +356,52 @@ def _in_features(
     batch_size: int,
     report: Report,
 ) -> list[Array]:
-    """Features of the student's samples, of the teacher's and of the data, of what there is."""
+    """(N, F) features of student's and teacher's samples, and of the data, of what there is."""
     if features is None:
         return []
     sets = [*drawn]
     if data is not None:
         rows = torch.as_tensor(data, dtype=torch.float32)
         sets.append(rows.reshape(-1, *drawn[0].shape[1:]))
-    total = sum(map(len, sets))
-    return extract_features(
-        features, sets, batch_size, lambda done: report("extracting features", done, total)
-    )
+    found, done, total = [], 0, sum(map(len, sets))
+    for samples in sets:
+        parts = []
+        for batch in torch.split(samples, batch_size):
+            parts.append(_features_of(batch, features))
+            done += len(batch)
+            report("extracting features", done, total)
+        found.append(parts)
+    widths = sorted({part.shape[1] for parts in found for part in parts})
+    if len(widths) > 1:
+        raise InputError("features", "must give as many features for every batch", widths)
+    return [np.concatenate(parts) for parts in found]
+
+
+def _features_of(batch: Tensor, features: FeatureExtractor) -> Array:
+    try:
+        with torch.no_grad():
+            given = features(batch)
+        if isinstance(given, Tensor):
+            real = given.double() if given.is_floating_point() else given  # NumPy has no bfloat16
+            given = real.detach().cpu()
+        array = np.asarray(given)
+    except Exception as error:  # a callable of the user's may raise anything
+        raise InputError(
+            "features", f"must map samples of shape {tuple(batch.shape)}: {_reason(error)}"
+        ) from error
+    if array.ndim != 2 or len(array) != len(batch) or not array.shape[1]:
+        raise InputError("features", f"must give shape ({len(batch)}, F)", array.shape)
+    if array.dtype.kind not in "biuf":
+        raise InputError("features", "must give real numbers", array.dtype)
+    values = array.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError("features", "must give finite numbers")
+    return values
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what was raised; torch's messages go on for pages."""
+    return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]
 
 
 def _feature_distances(sets: list[Array], measure: _Bootstrap) -> FeatureDistances | None:

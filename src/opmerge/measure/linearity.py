@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from opmerge.checks import check_count
@@ -36,10 +36,9 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Linearity:
-    """Share of the teacher's x̂ that a linear map explains, at several steps.
+    """Share of the teacher's x̂ that a linear map explains, at several steps t, descending.
 
     Args:
-        steps: the steps t, descending.
         affine: R² of the best affine map of z_t, found on one half of the samples and scored on
             the other.
         spectral: R² of the theory's denoiser, which follows from the spectrum alone.
@@ -91,14 +90,12 @@ def linearity(
     """R² of the teacher's x̂ against linear maps of z_t, on forward-noised data.
 
     ``R² = 1 - Σ|x̂ - prediction|² / Σ|x̂ - mean|²`` over the half of the samples that the affine
-    map was not fitted to. It is 1 for a linear teacher; below 0 the mean predicts better.
+    map was not fitted to. It is 1 for a linear teacher; below 0 the mean predicts better. The
+    inputs are in the teacher's units, and the spectrum, with eigenvectors, is theirs.
 
     Args:
-        inputs: data, in the teacher's units.
-        spectrum: of the same data, with eigenvectors.
         steps: to look at; eight from T down unless given.
         num_samples: >= 2 D + 2 for D values of a sample; unless given 8 D, and 2048 at least.
-        seed: of the noise.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, or there are too few samples.
@@ -143,11 +140,7 @@ def in_parts(batch: Batch) -> list[Batch]:
 
 
 def require_basis(spectrum: Spectrum, size: int) -> tuple[Array, Array]:
-    """(k, D) eigenvectors and (D,) mean of a spectrum of samples with D values.
-
-    Raises:
-        InputError: if it has none, or is of other samples.
-    """
+    """(k, D) eigenvectors and (D,) mean of a spectrum, which must be of samples with D values."""
     basis = spectrum.basis
     if basis is None or spectrum.mean is None or basis.shape[1] != size:
         raise InputError(
@@ -169,13 +162,14 @@ def _spectral_denoiser(
         return alpha * eigenvalues / (alpha**2 * eigenvalues + sigma**2)
 
     centred = z - alpha * mean
-    along = centred @ basis.T
     rest = gain(spectrum.remaining_trace / max(spectrum.remaining_dimensions, 1))
-    denoised: Array = mean + rest * centred + (along * (gain(spectrum.eigenvalues) - rest)) @ basis
+    along = centred @ basis.T * (gain(spectrum.eigenvalues) - rest)
+    denoised: Array = mean + rest * centred + along @ basis
     return denoised
 
 
-def as_rows(values: Tensor) -> Array:
+def as_rows(values: Tensor | ArrayLike) -> Array:
     """(N, D) in float64, off the device."""
-    rows: Array = values.detach().flatten(1).cpu().double().numpy()
-    return rows
+    given = values.detach().cpu().double() if isinstance(values, Tensor) else values
+    rows = np.asarray(given, dtype=np.float64)
+    return rows.reshape(len(rows), -1) if rows.ndim else rows

@@ -49,14 +49,10 @@ _SEED = 1  # added to the run's, so that these states are no training batch
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """One merge to train.
+    """A merge to train, of the teacher steps start, …, stop + 1, and its highest learning rate.
 
-    Args:
-        start, stop: it merges the teacher steps start, …, stop + 1.
-        num_iterations: optimizer steps.
-        learning_rate: the highest.
-        tells_floor: the merge starts so near its target that it shows what training adds, not
-            how fast it learns.
+    One that ``tells_floor`` starts so near its target that it shows what training adds, not how
+    fast it learns.
     """
 
     start: int
@@ -88,7 +84,7 @@ class Probe:
 
     @property
     def left(self) -> float:
-        """Σ after."""
+        """Σ ``after``."""
         return sum(self.after)
 
 
@@ -108,11 +104,8 @@ def default_probes(
         InputError: if there is one iteration, which has no quarter.
     """
     if num_iterations < 2:
-        raise InputError(
-            "num_iterations",
-            "must be >= 2 to calibrate, which sets fewer beside them",
-            num_iterations,
-        )
+        needed = "must be >= 2 to calibrate, which sets fewer beside them"
+        raise InputError("num_iterations", needed, num_iterations)
     half, quarter = num_steps // 2, num_steps // 4
     pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
     long = list(dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2))
@@ -132,7 +125,7 @@ def default_probes(
 def probe_plan(num_steps: int, start: int, stop: int) -> Plan:
     """Teacher steps, but for one merge of the steps start, …, stop + 1."""
     merge = Merge(tuple(range(start, stop - 1, -1)))
-    edges = [*range(num_steps, start, -1), start, *range(stop, -1, -1)]
+    edges = [*range(num_steps, start - 1, -1), *range(stop, -1, -1)]
     return Plan(tuple(Tree(a, b, (merge,) if a == start else ()) for a, b in pairwise(edges)))
 
 
@@ -164,9 +157,6 @@ class ProbeRunner:
         """Train a merge and measure it: yields None an iteration, then the probe.
 
         One that is kept is not trained again: it is yielded at once.
-
-        Raises:
-            InputError: if it cannot be kept.
         """
         optimization = self.config.optimization.replaced(
             learning_rate=settings.learning_rate, checkpointing_steps=0

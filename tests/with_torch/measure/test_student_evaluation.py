@@ -24,8 +24,12 @@ from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation.pipeline import save_student
 from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
-from opmerge.measure.evaluation import StudentEvaluation, evaluate_student
-from opmerge.measure.features import FeatureExtractor, load_feature_extractor
+from opmerge.measure.evaluation import (
+    FeatureExtractor,
+    StudentEvaluation,
+    evaluate_student,
+    load_feature_extractor,
+)
 from opmerge.metrics import gaussian_fit_w2, gaussian_w2, sliced_w2
 from opmerge.plans import Plan, PlanFile
 from opmerge.schedules import cosine_schedule
