@@ -98,7 +98,7 @@ def load_training_data(
     """
     import torch
 
-    from opmerge.data.builtin import digits_labels
+    from opmerge.data import digits_labels
     from opmerge.denoisers.samples import load_labels, stand_in
 
     source = open_samples(samples.source, samples, accelerator.is_main_process)

@@ -40,7 +40,6 @@ class CelebaFolder:
     """What of CelebA stands below a folder.
 
     Attributes:
-        root: the folder.
         images: number of an aligned face, such as "000001", to its file's name below the root;
             in rising order. Empty if images have such names and a partition is there, but by
             their numbers and sizes they are not the faces.
@@ -175,9 +174,8 @@ def _refuse_archives(folder: Path, names: Sequence[str]) -> None:
 
 def _is_aligned(root: Path, folder: str, names: Sequence[str]) -> bool:
     """Whether numbered images are the aligned faces, by the folder's name or their size."""
-    if (root / folder).absolute().name.startswith(_FOLDER):
-        return True
-    return _SIZE in _first_sizes(root, names)
+    is_called_so = (root / folder).absolute().name.startswith(_FOLDER)
+    return is_called_so or _SIZE in _first_sizes(root, names)
 
 
 def _is_resized(root: Path, names: Sequence[str]) -> bool:

@@ -1,7 +1,4 @@
-"""Images as latents: autoencoders trained, loaded and compared behind the same verbs.
-
-Needs the extra ``torch``.
-"""
+"""Images as latents: autoencoders behind the same verbs; needs the extra ``torch``."""
 
 from __future__ import annotations
 

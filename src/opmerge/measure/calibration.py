@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -265,35 +265,31 @@ def _split(inputs: DataInputs, seed: int) -> tuple[DataInputs, DataInputs]:
     return inputs.take(order[:cut].sort().values), inputs.take(order[cut:].sort().values)
 
 
-def _scope_notes(config: DistillationConfig) -> tuple[str, ...]:
+def _scope_notes(config: DistillationConfig) -> Iterator[str]:
     """What of the run to come the probes do not measure."""
-    notes = []
     if config.sharing != "merge":
-        notes.append(
+        yield (
             "the probes have a network each: what merges that share one do to each other is not "
             "in the model"
         )
     if config.curriculum != "none":
-        notes.append(
+        yield (
             f"the curriculum {config.curriculum} slows merges of many operators, as the probes "
             "are, but not those of two: the model is not for plans of both"
         )
-    return tuple(notes)
 
 
-def _fit_notes(fit: Fit, probes: Sequence[Probe]) -> tuple[str, ...]:
+def _fit_notes(fit: Fit, probes: Sequence[Probe]) -> Iterator[str]:
     """What the model or the linear theory misses by more than a factor, and what is unsure."""
-    notes = []
     for probe, predicted in zip(probes, fit.predicted, strict=True):
         s = probe.settings
         name = f"{s.start} → {s.stop}, {s.num_iterations} iterations at {s.learning_rate:g}"
         ratio = math.sqrt(predicted / probe.left)
         if not 1 / _FAR < ratio < _FAR:
-            notes.append(f"the fit gives {ratio:.2g} times the error that is left in {name}")
+            yield f"the fit gives {ratio:.2g} times the error that is left in {name}"
         start = math.sqrt(probe.expected / sum(probe.before))
         if not 1 / _FAR < start < _FAR:
-            notes.append(f"the theory's student starts {start:.2g} times as far off in {name}")
+            yield f"the theory's student starts {start:.2g} times as far off in {name}"
     for name, error in fit.standard_errors.items():
         if not math.isfinite(error):
-            notes.append(f"the probes do not determine the model's {name}")
-    return tuple(notes)
+            yield f"the probes do not determine the model's {name}"

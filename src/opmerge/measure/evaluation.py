@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -138,8 +139,7 @@ class StudentEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 def evaluate_student(
@@ -191,9 +191,9 @@ def evaluate_student(
         seed,
         *_paired(pair),
         gaussian_w2=measure(gaussian_fit_w2, *pair, is_paired=True),
-        gaussian_w2_floor=_floor(gaussian_fit_w2, pair),
+        gaussian_w2_floor=_floor(gaussian_fit_w2, pair[1]),
         sliced_w2=measure(projected_w2, *projected, is_paired=True),
-        sliced_w2_floor=_floor(projected_w2, projected),
+        sliced_w2_floor=_floor(projected_w2, projected[1]),
         directions=_direction_errors(pair, spectrum, basis),
         reference=_to_reference(pair, projected, data, axes, seed, measure),
         features=_feature_distances(in_features, measure),
@@ -253,9 +253,8 @@ class _Bootstrap:
         return Measurement(value, max(float(low), 0.0), max(float(high), 0.0))
 
 
-def _floor(distance: Distance, pair: Pair) -> float:
+def _floor(distance: Distance, teacher: Array) -> float:
     """The distance of two sets of the teacher's samples that are independent of one another."""
-    _, teacher = pair
     half = len(teacher) // 2
     return distance(teacher[:half], teacher[half : 2 * half])
 
@@ -364,17 +363,14 @@ def _in_features(
         rows = torch.as_tensor(data, dtype=torch.float32)
         sets.append(rows.reshape(-1, *drawn[0].shape[1:]))
     found, done, total = [], 0, sum(map(len, sets))
-    for samples in sets:
-        parts = []
-        for batch in torch.split(samples, batch_size):
-            parts.append(_features_of(batch, features))
-            done += len(batch)
-            report("extracting features", done, total)
-        found.append(parts)
-    widths = sorted({part.shape[1] for parts in found for part in parts})
+    for batch in chain.from_iterable(torch.split(samples, batch_size) for samples in sets):
+        found.append(_features_of(batch, features))
+        done += len(batch)
+        report("extracting features", done, total)
+    widths = sorted({part.shape[1] for part in found})
     if len(widths) > 1:
         raise InputError("features", "must give as many features for every batch", widths)
-    return [np.concatenate(parts) for parts in found]
+    return np.split(np.concatenate(found), np.cumsum([len(samples) for samples in sets])[:-1])
 
 
 def _features_of(batch: Tensor, features: FeatureExtractor) -> Array:
@@ -408,11 +404,10 @@ def _feature_distances(sets: list[Array], measure: _Bootstrap) -> FeatureDistanc
     if not sets:
         return None
     student, teacher, *data = sets
-    pair = student, teacher
     return FeatureDistances(
-        measure(_frechet, *pair, is_paired=True),
-        _floor(_frechet, pair),
-        *(measure(_frechet, each, data[0]) if data else None for each in pair),
+        measure(_frechet, student, teacher, is_paired=True),
+        _floor(_frechet, teacher),
+        *(measure(_frechet, each, data[0]) if data else None for each in (student, teacher)),
     )
 
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -164,8 +163,13 @@ class ProbeRunner:
         config = self.config.replaced(
             num_iterations=settings.num_iterations, optimization=optimization
         )
+        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
         identity = {
-            **self._shared,
+            "teacher": self.teacher.digest,
+            "inputs": [self.inputs.identity(), self.held_out.identity()],
+            "eigenvalues": self.spectrum.sha256,
+            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
+            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
             "merge": [settings.start, settings.stop],
             "config": config.what_decides(self.accelerator.num_processes),
         }
@@ -195,18 +199,6 @@ class ProbeRunner:
                 found = [_PROBE.validate_python({**value, "settings": settings})]
         broadcast_object_list(found)
         return found[0]
-
-    @cached_property
-    def _shared(self) -> dict[str, Any]:
-        """What all probes depend on."""
-        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
-        return {
-            "teacher": self.teacher.digest,
-            "inputs": [self.inputs.identity(), self.held_out.identity()],
-            "eigenvalues": self.spectrum.sha256,
-            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
-            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
-        }
 
     def _measure(self, settings: ProbeSettings, teacher: Teacher, student: Jump) -> Probe:
         """Deviations of the teacher's and the student's x̂ from the student's target."""

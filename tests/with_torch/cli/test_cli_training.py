@@ -18,8 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch_helpers import files_up_to
 
-from opmerge.data import open_source
-from opmerge.data.builtin import digits_labels
+from opmerge.data import digits_labels, open_source
 from opmerge.plans import PlanFile
 from opmerge.schedules import diffusers_schedule
 from opmerge.training import GammaRates

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from opmerge.data import Source, open_source
-from opmerge.data.builtin import digits_labels
+from opmerge.data import Source, digits_labels, open_source
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.samples import (
     load_labels,
