@@ -29,9 +29,7 @@ _DEFAULT_OPTIONS = SourceOptions()
 
 
 def open_source(
-    argument: str,
-    options: SourceOptions = _DEFAULT_OPTIONS,
-    progress: Progress | None = None,
+    argument: str, options: SourceOptions = _DEFAULT_OPTIONS, progress: Progress | None = None
 ) -> Source:
     """Open ``digits``, ``patches``, ``faces``, a file of samples or a folder of images.
 

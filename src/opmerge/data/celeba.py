@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from opmerge.data import images
 from opmerge.data.images import named
-from opmerge.data.source import SPLITS, Progress, Source
+from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
+from opmerge.settings.types import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -29,6 +30,7 @@ _ARCHIVE = re.compile(rf"{_FOLDER}.*\.(zip|7z)(\.\d+)?")
 _NUMBERED = re.compile(r"(?P<number>\d{6})\.(jpg|jpeg|png)", re.IGNORECASE)
 _LOOKED_AT = 3
 
+_SPLITS = get_args(Split)  # in the order of their numbers in the partition; the last is all
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 _PARTITION_LINE = re.compile(r'"?(?P<number>\d{6})\.\w+"?[\s,]+"?(?P<split>[012])"?\s*')
 # From Img/img_align_celeba/img_align_celeba up to the folder that holds Img and Eval.
@@ -133,7 +135,7 @@ def celeba_source(
         InputError: if the partition is missing, malformed, or names no image that is there; if
             fewer than two images can be read; while reading, if one cannot be decoded.
     """
-    split = options.split or SPLITS[0]
+    split = options.split or "train"
     candidates, notes = _of_split(found, split)
     sizes = images.image_sizes(found.root, candidates, progress, trust_jpeg=True)
     good = {name: size for name, size in sizes.items() if size is not None}
@@ -257,7 +259,7 @@ def _read_partition(file: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         match = _PARTITION_LINE.fullmatch(line)
         if match:
-            split = SPLITS[int(match["split"])]
+            split = _SPLITS[int(match["split"])]
             if split_of.setdefault(match["number"], split) != split:
                 raise InputError(str(file), "must give each image one split", f"another by {line}")
         elif number > 1 and line.strip():

@@ -49,10 +49,9 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             readable is so no longer.
     """
     suffixes = image_suffixes()
-    candidates: list[str] = []
-    others: list[str] = []
-    for name in sorted(visible_files(folder), key=lambda name: name.split("/")):
-        (candidates if name.lower().endswith(suffixes) else others).append(name)
+    names = sorted(visible_files(folder), key=lambda name: name.split("/"))
+    candidates = [name for name in names if name.lower().endswith(suffixes)]
+    others = [name for name in names if not name.lower().endswith(suffixes)]
     sizes = image_sizes(folder, candidates, progress)
     good = [name for name in candidates if sizes[name] is not None]
     bad = [name for name in candidates if sizes[name] is None]

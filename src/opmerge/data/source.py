@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from opmerge.settings.types import Split
 
 Progress = Callable[[int], None]
 """Called with the number of samples (or files) done so far."""
-
-SPLITS = get_args(Split)
-"""Of CelebA: the official partition, numbered 0, 1, 2 in its file, and all images."""
 
 AS_GIVEN = "as given"
 """The scaling of values that are not changed: only those of array files."""
@@ -41,8 +38,8 @@ class Source:
         batches: starts a pass over the samples in their order: float64 arrays of shape
             (n, num_features), samples flattened row-major, every value finite. It can be
             called again for another pass.
-        split: the part of an official partition that the samples are, one of ``SPLITS``, or
-            None where there is none.
+        split: the part of an official partition that the samples are, or None where there is
+            none.
 
     Raises:
         InputError: on a shape without values or fewer than two samples; from ``batches``
@@ -55,7 +52,7 @@ class Source:
     scaling: str
     notes: tuple[str, ...]
     batches: Callable[[], Iterator[NDArray[np.float64]]]
-    split: str | None = None
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:

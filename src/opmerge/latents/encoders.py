@@ -39,11 +39,8 @@ _COLUMNS = 8  # of pictures
 class Encoder(ABC):
     """An autoencoder of images in [-1, 1]; latents are flat, (B, num_latents)."""
 
-    image_shape: tuple[int, ...]
-    """(C, H, W)."""
-
-    latent_shape: tuple[int, ...]
-    """Of the latents of one image before they are flattened."""
+    image_shape: tuple[int, ...]  # (C, H, W)
+    latent_shape: tuple[int, ...]  # of the latents of one image before they are flattened
 
     @property
     def num_latents(self) -> int:
@@ -210,7 +207,6 @@ def load_encoder(
 
     The folder is that of the model, or one with a folder ``vae`` in it: a run of
     ``opmerge vae train``, or a diffusers pipeline. Nothing is downloaded and nothing unpickled.
-
     ``image_shape`` is (C, H, W) of the images to come. An ``AutoencoderKL`` takes any that it can
     code, by default its ``sample_size`` in its colours; others know their own.
 

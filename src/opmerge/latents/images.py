@@ -18,8 +18,7 @@ from opmerge.denoisers.samples import load_samples, network_shape, split_rows
 from opmerge.errors import InputError
 from opmerge.latents.vae import check_image_shape
 
-Split = Literal["official", "strip", "random", "none"]
-"""How held-out images were chosen."""
+Split = Literal["official", "strip", "random", "none"]  # how held-out images were chosen
 
 _PHOTO_WIDTH = 640  # of the photos that patches are cut from
 

@@ -16,13 +16,7 @@ from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.samples import split_rows
 from opmerge.files import folder_beside
-from opmerge.latents.encoders import (
-    Quality,
-    VAEEncoder,
-    reconstruct,
-    reconstruction_quality,
-    write_pairs,
-)
+from opmerge.latents import encoders
 from opmerge.latents.images import check_range, held_out_images
 from opmerge.latents.vae import ConvVAE, VAEBatch, check_image_shape, vae_loss
 from opmerge.loop import Draws, Iteration, Trainer, iterations
@@ -36,7 +30,7 @@ _NUM_PAIRS = 32
 class VAERecord(Iteration):
     """What one iteration did, and how well held-out images come back, where it was looked at."""
 
-    held_out: Quality | None = None
+    held_out: encoders.Quality | None = None
 
 
 def train_vae(
@@ -138,13 +132,13 @@ class _Run:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         return VAEBatch(images, noise).chunk(settings.gradient_accumulation_steps)
 
-    def _look(self, done: int) -> Quality:
+    def _look(self, done: int) -> encoders.Quality:
         """The quality of held-out images, and some of them as a picture."""
         with self.trainer.as_saved() as network:
-            encoder = VAEEncoder(cast(ConvVAE, network))
-            quality = reconstruction_quality(encoder, self.held_out)
+            encoder = encoders.VAEEncoder(cast(ConvVAE, network))
+            quality = encoders.reconstruction_quality(encoder, self.held_out)
             if self.trainer.accelerator.is_main_process:
                 some = held_out_images(self.held_out, most=_NUM_PAIRS)
                 path = self.folder / "reconstructions" / f"{done:06d}.png"
-                write_pairs(path, some, reconstruct(encoder, some))
+                encoders.write_pairs(path, some, encoders.reconstruct(encoder, some))
         return quality

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -57,8 +58,9 @@ class ConvVAE(ModelMixin, ConfigMixin):
         ]
         self.smallest_map = (widths[-1], *sides[-1])
         num_features = math.prod(self.smallest_map)
+        channels = pairwise([image_shape[0], *widths])
         self.encoder = nn.Sequential(
-            *(_down(*pair) for pair in zip([image_shape[0], *widths], widths, strict=False))
+            *(_block(nn.Conv2d(*pair, 3, stride=2, padding=1)) for pair in channels)
         )
         self.mean = nn.Linear(num_features, num_latents)
         self.log_variance = nn.Linear(num_features, num_latents)
@@ -117,25 +119,16 @@ def check_num_latents(num_latents: int, num_values: int) -> None:
         )
 
 
-def _down(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halves the sides, rounding up."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
-        nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(),
-    )
-
-
 def _up(in_channels: int, out_channels: int, sides: tuple[int, ...]) -> nn.Sequential:
     """Doubles the sides to ``sides``: less one where they are odd."""
-    height, width = (1 - side % 2 for side in sides)
-    return nn.Sequential(
-        nn.ConvTranspose2d(
-            in_channels, out_channels, 3, 2, padding=1, output_padding=(height, width)
-        ),
-        nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(),
+    more = (1 - sides[0] % 2, 1 - sides[1] % 2)
+    return _block(
+        nn.ConvTranspose2d(in_channels, out_channels, 3, 2, padding=1, output_padding=more)
     )
+
+
+def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU())
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,6 @@ class Calibration:
             model is for runs with the same.
         schedule: of the teacher, which the model is for too.
         teacher: its digest.
-        notes: what a reader of the result must know.
     """
 
     fit: Fit

@@ -204,8 +204,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     """The callable that ``package.module:name`` names; the current folder is looked through first.
 
     Raises:
-        InputError: if the text has another form, the module cannot be imported, or it has no
-            such callable.
+        InputError: if the text has another form, or no such callable can be imported.
     """
     if not all(name.partition(":")):
         raise InputError("features", "must have the form package.module:name", name)

@@ -25,9 +25,7 @@ from opmerge.spectra import Spectrum
 
 Array = NDArray[np.float64]
 
-LINEAR = 0.9
-"""Least R² at which a step is called linear."""
-
+LINEAR = 0.9  # least R² at which a step is called linear
 _SILENT = 0.01  # variance of x̂, as a share of the data's, below which a step says nothing
 _STEPS = 8
 _SAMPLES_PER_VALUE = 8
