@@ -105,7 +105,7 @@ class PCAEncoder(Encoder):
         return rows.view(-1, *self.image_shape)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the folder that ``load_encoder`` reads, whole or not at all."""
+        """Write the folder that ``load_encoder`` reads, whole, or raise ``InputError``."""
         target = Path(folder)
         with folder_beside(target) as unfinished:
             self.spectrum.save(unfinished / _SPECTRUM)
@@ -164,22 +164,19 @@ class AutoencoderKLEncoder(Encoder):
                 image_shape,
                 "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
             )
-        moments = config.latents_mean, config.latents_std
-        has_moments = None not in moments  # like the pipelines, both or none
-        for values in moments if has_moments else ():
-            if not isinstance(values, Sequence) or len(values) != config.latent_channels:
-                raise InputError(
-                    "vae",
-                    f"must have latents_mean and latents_std of {config.latent_channels} channels "
-                    "in config.json",
-                    values,
-                )
+        channels, moments = config.latent_channels, (config.latents_mean, config.latents_std)
+        if None in moments:  # like the pipelines, both or none
+            moments = [config.shift_factor or 0.0] * channels, [1.0] * channels
+        for values in moments:
+            if not isinstance(values, Sequence) or len(values) != channels:
+                needed = f"must have latents_mean and latents_std of {channels} channels"
+                raise InputError("vae", f"{needed} in config.json", values)
         self.network, self.image_shape = network, image_shape
         sides = (side // factor for side in image_shape[1:])
-        self.latent_shape = (config.latent_channels, *sides)
-        shift, deviation = (  # (channels or 1, 1, 1)
+        self.latent_shape = (channels, *sides)
+        shift, deviation = (  # (channels, 1, 1)
             torch.tensor(values, dtype=torch.float32, device=network.device).view(-1, 1, 1)
-            for values in (moments if has_moments else ([config.shift_factor or 0.0], [1.0]))
+            for values in moments
         )
         self._shift, self._scale = shift, config.scaling_factor / deviation
 
@@ -230,7 +227,7 @@ def load_encoder(
 
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The folder of the model, which may be ``vae`` in this one, and the class of its config."""
+    """The folder of the model, this one or its ``vae``, and its class; refused if there is none."""
     root, classes = expand_home(folder), ("ConvVAE", _PCA_CLASS, "AutoencoderKL")
     for place in (root, root / "vae"):
         if (place / "config.json").is_file():

@@ -112,7 +112,7 @@ class Calibration:
         }
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write ``calibration.json`` whole or not at all."""
+        """Write ``calibration.json``, whole, or raise ``InputError``."""
         return write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
 

@@ -103,8 +103,11 @@ def default_probes(
         InputError: if there is one iteration, which has no quarter.
     """
     if num_iterations < 2:
-        needed = "must be >= 2 to calibrate, which sets fewer beside them"
-        raise InputError("num_iterations", needed, num_iterations)
+        raise InputError(
+            "num_iterations",
+            "must be >= 2 to calibrate, which sets fewer beside them",
+            num_iterations,
+        )
     half, quarter = num_steps // 2, num_steps // 4
     pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
     long = list(dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2))
