@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GREY, PALE = "#1a1a1a", "#767676", "#a6cee3"
 
-WIDTH = 4.0
-"""Width of a figure in inches: 9 pt text is still 10 px on a phone 360 px wide."""
-
+_WIDTH = 4.0  # inches: 9 pt text is still 10 px on a phone 360 px wide
 _TITLE_LETTERS = 46
 _TIED = re.compile(r" ([…→=%]) ?")  # signs that stay on the line of what they join
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -45,9 +43,6 @@ _STYLE: Any = {  # keys of matplotlibrc; their type differs between versions of 
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
     "text.color": INK,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelsize": 9.0,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
@@ -84,19 +79,19 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes, laid out without overlaps; sizes in inches."""
+def new_figure(height: float, title: str) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, laid out without overlaps, under one sentence in lines.
+
+    ``height`` is in inches, ``title`` what is seen.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def set_title(figure: Figure, text: str) -> None:
-    """What is seen, in one sentence above the figure, broken into lines that fit its width."""
-    tied = _TIED.sub(lambda sign: f"\u00a0{sign[1]}" + "\u00a0 "[sign[1] == "%"], text)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    tied = _TIED.sub(lambda sign: f"\u00a0{sign[1]}" + "\u00a0 "[sign[1] == "%"], title)
     lines = fill(tied.strip(), _TITLE_LETTERS)
     figure.suptitle(lines, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    return figure, axes
 
 
 def power_of_ten(value: float, _position: int = 0) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from opmerge.merging import evaluate
 from opmerge.page import report_page, summary_sentence
-from opmerge.page.figures import (
+from opmerge.page.plan import (
     direction_errors,
     directions_figure,
     location_figure,
@@ -329,7 +329,7 @@ def test_figures_leave_matplotlib_as_it_was(record: Record) -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, opmerge.page, opmerge.page.figures, opmerge.plans.drawing;"
+        "import sys, opmerge.page, opmerge.page.plan, opmerge.plans.drawing;"
         "print([m for m in ('matplotlib', 'jinja2', 'sklearn', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

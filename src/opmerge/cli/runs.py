@@ -84,7 +84,7 @@ def plan_file(problem: Problem, plan: Plan, predicted: Mapping[str, float]) -> P
 
 def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
     """Write spectrum.npz and spectrum.png."""
-    from opmerge.page.figures import spectrum_figure
+    from opmerge.page.plan import spectrum_figure
     from opmerge.plotting import figure_png
 
     picture = figure_png(spectrum_figure(spectrum.eigenvalues, spectrum.multiplicities))

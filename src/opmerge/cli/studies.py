@@ -185,7 +185,7 @@ def _redraw(run: Path) -> Path:
 
 def _write_index(folder: Path) -> Path:
     """Write report.html with a link to every study whose record is in the folder; its path."""
-    from opmerge.page.layout import IndexEntry, render_index
+    from opmerge.page.layout import render_index
 
     entries = []
     for name in study_names():
@@ -196,7 +196,7 @@ def _write_index(folder: Path) -> Path:
             finding = load_study(name).told(record).finding
         except (InputError, *_INCOMPLETE) as error:
             finding = f"The record cannot be read: {error!r}"
-        entries.append(IndexEntry(name, _question(name), finding, f"{name}/report.html"))
+        entries.append((name, _question(name), finding))
     if not entries:
         raise InputError("run", "must be the folder of a plan or of studies", str(folder))
     title = "Merge plans for diffusion trajectory distillation: every study and its answer"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, pairwise
+from itertools import cycle, groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opmerge.page.layout import Section, Table, draw_section
-from opmerge.page.strategies import STYLES
 from opmerge.plotting import (
     BLUE,
     GREEN,
@@ -21,7 +21,6 @@ from opmerge.plotting import (
     figure_style,
     log_axis,
     new_figure,
-    set_title,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis as MatplotlibAxis
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 DASHED, DOTTED = (0, (3, 1.5)), (0, (1, 1))
 DASHES: Sequence[Any] = ("-", DASHED, DOTTED, (0, (6, 1.5, 1, 1.5)))
@@ -39,6 +38,23 @@ LOOKS: Sequence[Mapping[str, Any]] = [
     for colour, marker in zip((BLUE, ORANGE, GREEN, GREY, INK, PALE, INK), "os^vxDP", strict=True)
 ]
 """Colour and marker of the first, second, … group of a chart."""
+STYLES: Mapping[str, Mapping[str, Any]] = {
+    "vanilla": {"color": ORANGE, "linestyle": "-", "marker": "s"},
+    "boot": {"color": BLUE, "linestyle": "-", "marker": "o"},
+    "progressive": {"color": GREEN, "linestyle": (0, (4, 1.5)), "marker": "^"},
+    "consistency": {"color": GREY, "linestyle": (0, (1.5, 1.5)), "marker": "v"},
+    "uniform:4": {"color": GREEN, "linestyle": (0, (1, 1)), "marker": "D"},
+    "temporal:8": {"color": INK, "linestyle": (0, (6, 1.5, 1, 1.5)), "marker": "x"},
+}
+"""Line and marker of a strategy, as matplotlib names them."""
+
+SHAPES: Mapping[str, tuple[str, str]] = {
+    "boot": (BLUE, ""),
+    "comb": (PALE, "...."),
+    "tree": ("#f2f2f2", "xxxx"),
+    "vanilla": (ORANGE, ""),
+}
+"""Fill and hatch of a plan's shape, so that greyscale tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,6 @@ class Axis:
         words: its label, with the unit.
         limits: lowest and highest value; by default those of the data, by ``margin``.
         margin: factor of room around the data (of a linear axis: share of their range).
-        log: whether it is logarithmic.
         ticks: values that are labelled, with their text; by default decades, or even steps.
     """
 
@@ -67,9 +82,8 @@ class Series:
     Args:
         label: its name in the legend; ``""`` leaves it out.
         x, y: (n,) places.
-        low, high: (n,) ends of an interval around y, drawn as bars (or ``band``).
         look: matplotlib's properties of a line; ``drawstyle="steps-mid"`` draws steps.
-        band: draw the interval as a band.
+        low, high: (n,) ends of an interval around y, drawn as bars, or as a ``band``.
     """
 
     label: str
@@ -100,7 +114,7 @@ def chart(
     numbers: Table | None = None,
     **more: Any,
 ) -> Section:
-    """A section of a page: ``curves`` (which see for ``more``) under a heading, with a table."""
+    """A section of a page: ``curves`` of the series and of ``more``, with a table."""
     return draw_section(heading, caption, curves(series, x, y, title, **more), numbers)
 
 
@@ -113,15 +127,9 @@ def series_by(
     dashes: bool = False,
     **more: Any,
 ) -> list[Series]:
-    """A series for each value of a column, in the order of the rows, with looks of their own.
+    """A series for each value of the column ``by`` of a long table, in the order of the rows.
 
-    Args:
-        rows: a long table.
-        by: column of the names.
-        x, y: columns of the places.
-        looks: properties of a line by name.
-        dashes: tell lines apart by dashes instead of markers.
-        more: properties of every line.
+    Lines differ by marker, or by ``dashes``, but for ``looks`` by name and ``more`` for all.
     """
     dashed = [{"linestyle": dash, "marker": ""} for dash in DASHES] if dashes else [{}]
     return [
@@ -135,14 +143,9 @@ def series_by(
 def series_of(
     rows: pd.DataFrame, x: str, columns: Iterable[str], over: str = "", **more: Any
 ) -> list[Series]:
-    """A series for each column, such as the errors of the named strategies, in their styles.
+    """A series for each column of a wide table, divided by the column ``over``; ``more`` for all.
 
-    Args:
-        rows: a wide table.
-        x: column of the places.
-        columns: columns drawn, by whose names they are called.
-        over: column that each is divided by.
-        more: properties of every line.
+    Those named like a strategy, such as its errors, are drawn in its style.
     """
     unit = rows[over] if over else 1.0
     return [
@@ -164,16 +167,9 @@ def curves(
 ) -> Figure:
     """Lines, points, steps and intervals over one pair of axes.
 
-    Args:
-        series: what is drawn, in the order of the legend.
-        x, y: the axes.
-        title: what is seen, in one sentence.
-        levels: reference lines, which axes make room for.
-        height: in inches.
-        columns: of the legend.
+    ``title`` says what is seen; axes make room for ``levels``; ``columns`` are the legend's.
     """
-    figure, axes = new_figure(height)
-    set_title(figure, title)
+    figure, axes = new_figure(height, title)
     for each in series:
         _draw(axes, each)
     for level in levels:
@@ -182,8 +178,9 @@ def curves(
         if level.x is not None:
             axes.axvline(level.x, **level.look)
     _finish(axes.xaxis, x, [each.x for each in series], [level.x for level in levels])
-    _finish(axes.yaxis, y, _all_of(series, "y"), [level.y for level in levels])
-    _legend(axes, series, columns)
+    ends = [values for each in series for values in (each.y, each.low, each.high)]
+    _finish(axes.yaxis, y, ends, [level.y for level in levels])
+    _legend(axes, columns)
     return figure
 
 
@@ -202,51 +199,41 @@ def intervals(
 
     Args:
         series: ``x`` holds values with ``low`` and ``high`` around them, ``y`` indices of names.
-        names: of the lines.
-        x: the axis of values.
-        title: what is seen.
         levels: upright reference lines.
-        columns: of the legend.
         line: height of a line in inches; more for many series.
     """
-    figure, axes = new_figure(height=1.2 + line * len(names))
-    set_title(figure, title)
+    figure, axes = new_figure(1.2 + line * len(names), title)
     count = len(series)
     for place, each in enumerate(series):
         xs, ys = np.asarray(each.x, dtype=float), np.asarray(each.y, dtype=float)
         ys = ys + 0.5 * ((place + 0.5) / count - 0.5) * (count > 1)
-        spread = None
-        if each.low is not None and each.high is not None:
-            spread = np.maximum([xs - np.asarray(each.low), np.asarray(each.high) - xs], 0)
         look = {"linestyle": "", "marker": "o", "markersize": 4, "elinewidth": 1.0, **each.look}
-        axes.errorbar(xs, ys, xerr=spread, label=each.label or "_", **look)
+        axes.errorbar(xs, ys, xerr=_spread(each, xs), label=each.label or "_", **look)
     for level in levels:
         if level.x is not None:
             axes.axvline(level.x, **level.look)
-    _finish(axes.xaxis, x, _all_of(series, "x"), [level.x for level in levels])
+    ends = [values for each in series for values in (each.x, each.low, each.high)]
+    _finish(axes.xaxis, x, ends, [level.x for level in levels])
     axes.set_yticks(range(len(names)), list(names))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    _legend(axes, series, columns)
+    _legend(axes, columns)
     return figure
 
 
 @figure_style()
 def spans(edges: Mapping[str, Sequence[int]], title: str, words: str) -> Figure:
     """A bar a name, cut at its edges from the highest down; long pieces carry their length."""
-    figure, axes = new_figure(height=1.0 + 0.3 * len(edges))
-    set_title(figure, title)
+    figure, axes = new_figure(1.0 + 0.3 * len(edges), title)
     most = max(cuts[0] for cuts in edges.values())
     for line, cuts in enumerate(reversed(list(edges.values()))):
         for place, (start, stop) in enumerate(pairwise(cuts)):
             colour, ink = ((BLUE, "white"), (PALE, INK))[place % 2]
-            axes.barh(
-                line, stop - start, 0.7, start, color=colour, edgecolor="white", linewidth=0.8
-            )
-            if start - stop > most / 16:
-                middle = (start + stop) / 2
-                axes.text(middle, line, str(start - stop), ha="center", va="center", color=ink)
+            length, middle = start - stop, (start + stop) / 2
+            axes.barh(line, -length, 0.7, start, color=colour, edgecolor="white", linewidth=0.8)
+            if length > most / 16:
+                axes.text(middle, line, str(length), ha="center", va="center", color=ink)
     axes.set_xlim(most, 0)
     axes.set_yticks(range(len(edges)), list(edges)[::-1])
     axes.tick_params(axis="y", length=0)
@@ -254,52 +241,94 @@ def spans(edges: Mapping[str, Sequence[int]], title: str, words: str) -> Figure:
     return figure
 
 
+@figure_style()
+def shape_bars(
+    rows: pd.DataFrame,
+    by: str,
+    names: Sequence[str],
+    marks: Mapping[str, Any],
+    title: str,
+    words: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """A bar a group of rows, from the bottom up: the shape of the best plan over λ.
+
+    Args:
+        rows: ``eigenvalue``, ascending in each group, and ``shape``, a key of ``SHAPES``; the bar
+            of a shape ends halfway between two λ.
+        by, names, words: column of the groups, in order, their names and what these are.
+        marks: columns that hold a λ for each group, marked on its bar in a line of this style.
+        limits: of λ, by default those of the rows.
+    """
+    groups = [group for _, group in rows.groupby(by)]
+    figure, axes = new_figure(2.6 + 0.05 * len(groups), title)
+    for shape, (colour, hatch) in SHAPES.items():
+        if (rows["shape"] == shape).any():
+            axes.barh([0], [0], color=colour, hatch=hatch, edgecolor=GREY, linewidth=0, label=shape)
+    for line, group in enumerate(groups):
+        _draw_bar(axes, line, group["eigenvalue"].to_numpy(), group["shape"])
+        for column, style in marks.items():
+            place = [group[column].iloc[0]] * 2
+            axes.plot(place, [line - 0.45, line + 0.45], color=INK, linestyle=style)
+    values = rows["eigenvalue"]
+    log_axis(axes.xaxis, *(limits or (values.min(), values.max())))
+    axes.set_yticks(range(len(groups)), list(names))
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("data variance λ")
+    axes.set_ylabel(words)
+    _legend(axes, columns=4)
+    return figure
+
+
+def _draw_bar(axes: Axes, line: int, values: NDArray[np.float64], shapes: Iterable[str]) -> None:
+    edges = np.concatenate([values[:1], np.sqrt(values[1:] * values[:-1]), values[-1:]])
+    for shape, run in groupby(zip(shapes, pairwise(edges), strict=True), itemgetter(0)):
+        ends = [end for _, both in run for end in both]
+        colour, hatch = SHAPES[shape]
+        width, left = ends[-1] - ends[0], ends[0]
+        axes.barh(line, width, 0.9, left, color=colour, hatch=hatch, edgecolor=GREY, linewidth=0)
+
+
 def _draw(axes: Axes, series: Series) -> None:
     xs, ys, look = np.asarray(series.x), np.asarray(series.y), series.look
-    label = series.label or "_"
-    if series.low is None or series.high is None:
-        axes.plot(xs, ys, label=label, **look)
+    label, spread = series.label or "_", _spread(series, ys)
+    if spread is not None and not series.band:
+        axes.errorbar(xs, ys, spread, label=label, **{"capsize": 2, "linewidth": 1.0, **look})
         return
-    low, high = np.asarray(series.low), np.asarray(series.high)
+    axes.plot(xs, ys, label=label, **look)
     if series.band:
-        axes.plot(xs, ys, label=label, **look)
-        axes.fill_between(xs, low, high, color=look.get("color"), alpha=0.2, linewidth=0)
-        return
-    spread = np.maximum([ys - low, high - ys], 0)
-    axes.errorbar(xs, ys, spread, label=label, **{"capsize": 2, "linewidth": 1.0, **look})
+        ends = np.asarray(series.low), np.asarray(series.high)
+        axes.fill_between(xs, *ends, color=look.get("color"), alpha=0.2, linewidth=0)
 
 
-def _all_of(series: Sequence[Series], key: str) -> list[ArrayLike]:
-    """Everything that is drawn along an axis, intervals included."""
-    each = [values for one in series for values in (getattr(one, key), one.low, one.high)]
-    return [values for values in each if values is not None]
+def _spread(series: Series, values: NDArray[Any]) -> NDArray[Any] | None:
+    """(2, n) from values down to the low and up to the high ends of their intervals, if any."""
+    if series.low is None or series.high is None:
+        return None
+    return np.maximum([values - np.asarray(series.low), np.asarray(series.high) - values], 0)
 
 
-def _legend(axes: Axes, series: Sequence[Series], columns: int) -> None:
-    if any(each.label for each in series):
+def _legend(axes: Axes, columns: int) -> None:
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, columnspacing=1.0)
 
 
 def _finish(
-    axis: MatplotlibAxis, spec: Axis, drawn: Sequence[ArrayLike], levels: Sequence[float | None]
+    axis: MatplotlibAxis, spec: Axis, drawn: Sequence[Any], levels: Sequence[float | None]
 ) -> None:
-    """Scale, limits, ticks and label of an axis."""
+    """Scale, limits, ticks and label of an axis; what is None in ``drawn`` is left out."""
     axis.set_label_text(spec.words)
-    low, high = spec.limits or _limits(spec, drawn, levels)
+    low, high = spec.limits or _limits(spec, [*drawn, levels])
     if spec.log:
         log_axis(axis, low, high)
     else:
-        axes = axis.axes
-        (axes.set_xlim if axis.axis_name == "x" else axes.set_ylim)(low, high)  # type: ignore[attr-defined]
+        axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
     if spec.ticks is not None:
         axis.set_ticks(list(spec.ticks), list(spec.ticks.values()))
 
 
-def _limits(
-    spec: Axis, drawn: Sequence[ArrayLike], levels: Sequence[float | None]
-) -> tuple[float, float]:
+def _limits(spec: Axis, drawn: Sequence[Any]) -> tuple[float, float]:
     values = np.concatenate([np.ravel(np.asarray(each, dtype=float)) for each in drawn])
-    values = np.append(values, [level for level in levels if level is not None])
     values = values[np.isfinite(values) & ((values > 0) | (not spec.log))]
     if not values.size:
         return 0.1, 1.0

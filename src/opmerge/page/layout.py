@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page.claims import Claim
@@ -13,13 +13,12 @@ from opmerge.plotting import figure_png, figure_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_ROWS = 300
 _MOST_ITEMS = 8
 
 
 @dataclass(frozen=True)
 class Table:
-    """Exact numbers, as text: a caption, column heads and rows; the first column is a row head."""
+    """Exact numbers, as text; the first column is a row head. A page shows 300 rows and says so."""
 
     caption: str
     columns: Sequence[str]
@@ -29,28 +28,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A small picture with its name beside it: a PNG in base64."""
-
-    name: str
-    png: str
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """A page that an index links: its name, its question, its answer and where it is."""
-
-    name: str
-    question: str
-    finding: str
-    href: str
-
-
-@dataclass(frozen=True)
 class Section:
     """One question of the page: its figure, what to know to read it, its numbers.
 
-    ``svg`` is the figure in the page, ``png`` with its title for a file of its own.
+    ``svg`` is the figure in the page, ``png`` with its title for a file of its own; ``pictures``
+    are small ones with their names: PNGs in base64.
     """
 
     heading: str
@@ -61,13 +43,13 @@ class Section:
     table: Table | None = None
     outline: str = ""
     items: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[tuple[str, str]] = ()
     is_wide: bool = False
 
     @property
     def slug(self) -> str:
-        """The heading as it stands in ids and names of files."""
-        return slug(self.heading)
+        """``Error by plan`` as ``error-by-plan``, for ids and names of files."""
+        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
 
 def render_page(
@@ -78,16 +60,7 @@ def render_page(
     settings: Mapping[str, Any],
     claims: Sequence[Claim] = (),
 ) -> str:
-    """The HTML document.
-
-    Args:
-        title: what the page is about.
-        answer: its first sentence.
-        facts: names and values of the numbers that matter most.
-        sections: in the order of the page.
-        settings: groups of settings by heading, JSON values.
-        claims: statements, each with the cases in which it holds.
-    """
+    """The HTML document, which begins with the answer; settings are JSON values by heading."""
     return _render(
         "page.html.j2",
         claims=claims,
@@ -99,8 +72,8 @@ def render_page(
     )
 
 
-def render_index(title: str, entries: Sequence[IndexEntry]) -> str:
-    """The HTML document that links several pages, with the answer of each."""
+def render_index(title: str, entries: Sequence[tuple[str, str, str]]) -> str:
+    """The HTML document that links pages by the name of their folder, question and answer."""
     return _render("index.html.j2", title=title, entries=entries)
 
 
@@ -108,28 +81,11 @@ def draw_section(
     heading: str, caption: str, figure: Figure, table: Table | None = None, outline: str = ""
 ) -> Section:
     """A section with its figure, drawn once; in the page the figure's title is text."""
-    name = slug(heading)
     seen = figure.get_suptitle().replace("\n", " ")  # no-break spaces stay
     png = figure_png(figure)
-    # text of the page grows with the reader's font
-    figure.suptitle("").set_in_layout(False)
-    svg = figure_svg(figure, name, f"{heading}. {seen}.")
-    return Section(heading, caption, seen, svg, png, table, outline)
-
-
-def slug(heading: str) -> str:
-    """``Error by plan`` as ``error-by-plan``, for ids and names of files."""
-    return re.sub(r"\W+", "-", heading.lower()).strip("-")
-
-
-def make_table(
-    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
-) -> Table:
-    """A table, cut to the rows that a page can hold; its note says so."""
-    if len(rows) > _MOST_ROWS:
-        more = f"The first {_MOST_ROWS} of {len(rows)} rows; the record holds all of them."
-        rows, note = rows[:_MOST_ROWS], f"{note} {more}".strip()
-    return Table(caption, columns, rows, note)
+    section = Section(heading, caption, seen, png=png, table=table, outline=outline)
+    figure.suptitle("").set_in_layout(False)  # text of the page grows with the reader's font
+    return replace(section, svg=figure_svg(figure, section.slug, f"{heading}. {seen}."))
 
 
 def _render(template: str, **values: Any) -> str:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opmerge.page.claims import Claim, Count
-from opmerge.page.layout import Section, Table, make_table, render_page
+from opmerge.page.layout import Section, Table, render_page
 from opmerge.page.sentences import number, percent, short_name, times
 
 if TYPE_CHECKING:
@@ -56,11 +57,8 @@ _GROUPS = ("settings", "problem", "predictions", "versions")
 class Page:
     """What ``page.py`` of a study makes of a record.
 
-    Args:
-        values: what the template reads.
-        claims: for each claim of the template, in how many cases it holds.
-        sections: figures and tables, in the order of the page; from a generator they are drawn
-            only where they are shown.
+    ``values`` are what the template reads, ``claims`` in how many cases each of it holds;
+    ``sections`` from a generator are drawn only where they are shown.
     """
 
     values: Mapping[str, Any]
@@ -70,15 +68,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Told:
-    """What a page says in words: by people read on the page, by ``docs/findings.md`` as claims.
-
-    Args:
-        finding: the answer in one sentence.
-        subject: what it was found on, where the question does not say.
-        facts: names and values of the numbers that matter most.
-        claims: statements with the cases in which they hold.
-        grounds: sentences by heading: evidence, limits, what would overturn it.
-    """
+    """What a page says in words: its template's parts; ``grounds`` are sentences by heading."""
 
     finding: str
     subject: str
@@ -88,53 +78,50 @@ class Told:
 
 
 @dataclass(frozen=True)
-class StudyPage:
+class StudyPage(Told):
     """A page as it is written: its words, its HTML and its figures as PNG, by name."""
 
-    told: Told
     html: str
     figures: Mapping[str, bytes]
 
-    @property
-    def finding(self) -> str:
-        """The answer in one sentence."""
-        return self.told.finding
-
-    @property
-    def claims(self) -> Sequence[Claim]:
-        """Statements with the cases in which they hold."""
-        return self.told.claims
-
 
 def tell(page: Page, template: Path) -> Told:
-    """The words of a page; no figure is drawn.
+    """The words of a page, by its ``page.md.j2``; no figure is drawn."""
+    from jinja2 import Environment, StrictUndefined
 
-    Args:
-        page: its numbers and counts.
-        template: path of ``page.md.j2``.
-    """
-    parts = _parts(_render(template, page.values))
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(FILTERS)
+    text = environment.from_string(template.read_text(encoding="utf-8")).render(page.values)
+    parts = _parts(text)
+    stated = dict(item.split(": ", 1) for item in parts["Claims"][1:])
+    assert stated.keys() == page.claims.keys(), (
+        f"claims {stated.keys() ^ page.claims.keys()} on one side only"
+    )
     return Told(
-        _paragraph(parts, "Finding"),
-        _paragraph(parts, "Subject"),
-        [_pair(item) for item in _items(parts, "Facts")],
-        _claims(_items(parts, "Claims"), page.claims),
-        {
-            "Evidence": _items(parts, "Evidence"),
-            "Limits": _items(parts, "Limits"),
-            "What would overturn it": _items(parts, "Overturned by"),
+        finding=parts["Finding"][0],
+        subject=parts["Subject"][0],
+        facts=[item.rpartition(": ")[::2] for item in parts["Facts"][1:]],
+        claims=[Claim(key, words, page.claims[key]) for key, words in stated.items()],
+        grounds={
+            "Evidence": parts["Evidence"][1:],
+            "Limits": parts["Limits"][1:],
+            "What would overturn it": parts["Overturned by"][1:],
         },
     )
 
 
-def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPage:
-    """The page of a record, drawn from the record alone; the same text each time.
+def _parts(text: str) -> Mapping[str, Sequence[str]]:
+    """Of each heading its paragraph, then its items; of one that is left out ``""``."""
+    parts: defaultdict[str, list[str]] = defaultdict(lambda: [""])
+    headings, bodies = (re.split(r"^# (.+)$", text, flags=re.MULTILINE)[k::2] for k in (1, 2))
+    for heading, body in zip(headings, bodies, strict=True):
+        pieces = re.split(r"^- ", body, flags=re.MULTILINE)
+        parts[heading.strip()] = [" ".join(piece.split()) for piece in pieces]
+    return parts
 
-    Args:
-        record: of the study.
-        page: its numbers, counts and sections.
-        template: path of ``page.md.j2``.
-    """
+
+def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPage:
+    """The page of a record, drawn from the record alone; the same text each time."""
     told, sections = tell(page, template), list(page.sections)
     html = render_page(
         title=f"{record['question']}" + (f" ({told.subject})" if told.subject else ""),
@@ -147,7 +134,8 @@ def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPa
         ],
         settings={key.capitalize(): record[key] for key in _GROUPS if key in record},
     )
-    return StudyPage(told, html, {section.slug: section.png for section in sections if section.png})
+    figures = {section.slug: section.png for section in sections if section.png}
+    return StudyPage(**vars(told), html=html, figures=figures)
 
 
 def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:
@@ -180,15 +168,10 @@ def table(
 ) -> Table:
     """A table of the page from a frame.
 
-    Args:
-        caption: what it holds.
-        rows: the frame.
-        columns: head of each column, and ``column:format``: ``n`` three digits, or text as it is
-            (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text,
-            or a format specification such as ``.2f``. What is missing is ``–``;
-            ``low…high:format`` tells two columns as the ends of an interval.
-        note: below it.
-        is_open: whether it is seen at once.
+    ``columns`` are the head of each, and ``column:format``: ``n`` three digits, or text as it is
+    (the default), ``%`` per cent, ``x`` times, ``g`` as short as possible, ``s`` as text, or a
+    format specification such as ``.2f``. What is missing is ``–``; ``low…high:format`` tells two
+    columns as the ends of an interval. The note stands below; one that ``is_open`` is seen at once.
     """
     told = []
     for spec in columns.values():
@@ -198,8 +181,7 @@ def table(
         told.append(
             ["–" if any(map(_is_missing, each)) else " … ".join(map(tell, each)) for each in ends]
         )
-    made = make_table(caption, list(columns), list(zip(*told, strict=True)), note)
-    return replace(made, is_open=is_open)
+    return Table(caption, list(columns), list(zip(*told, strict=True)), note, is_open)
 
 
 def heads(*specs: str) -> dict[str, str]:
@@ -210,39 +192,3 @@ def heads(*specs: str) -> dict[str, str]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _render(template: Path, values: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(FILTERS)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
-
-
-def _parts(text: str) -> dict[str, str]:
-    """Text by heading."""
-    pieces = re.split(r"^# (.+)$", text, flags=re.MULTILINE)[1:]
-    return dict(zip(map(str.strip, pieces[::2]), pieces[1::2], strict=True))
-
-
-def _paragraph(parts: Mapping[str, str], name: str) -> str:
-    return " ".join(parts.get(name, "").split())
-
-
-def _items(parts: Mapping[str, str], name: str) -> list[str]:
-    items = re.split(r"^- ", parts.get(name, ""), flags=re.MULTILINE)[1:]
-    return [" ".join(item.split()) for item in items]
-
-
-def _pair(item: str) -> tuple[str, str]:
-    name, _, value = item.rpartition(": ")
-    return name, value
-
-
-def _claims(items: Sequence[str], counts: Mapping[str, Count]) -> list[Claim]:
-    stated = dict(item.split(": ", 1) for item in items)
-    assert stated.keys() == counts.keys(), (
-        f"claims {stated.keys() ^ counts.keys()} on one side only"
-    )
-    return [Claim(key, text, counts[key]) for key, text in stated.items()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.plotting import INK, figure_style, new_figure, set_title
+from opmerge.plotting import INK, figure_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,8 @@ def plan_figure(
     last = max(plan.rounds(), default=0)
     share_of = {tuple(merge["boundaries"]): 100 * merge["share"] for merge in merges}
     shares = [share_of[merge.boundaries] for merge in plan.merges]
-    figure, axes = new_figure(height=(1.9 if shares else 1.2) + min(0.15 * last, 2.1))
-    set_title(figure, title or f"Merges: {len(shares)}, in rounds: {last}")
+    height = (1.9 if shares else 1.2) + min(0.15 * last, 2.1)
+    figure, axes = new_figure(height, title or f"Merges: {len(shares)}, in rounds: {last}")
     half = 0.42 if last <= _MOST_SEPARATE_ROWS else _TOUCHING
     axes.axhspan(-half, half, color="#dcdcdc", linewidth=0)
     if shares:

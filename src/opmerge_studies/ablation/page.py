@@ -15,11 +15,11 @@ from opmerge.page.charts import (
     chart,
     series_by,
     series_of,
+    shape_bars,
 )
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number, percent
-from opmerge.page.strategies import shape_bars
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, INK, ORANGE
 

@@ -12,7 +12,6 @@ from opmerge.page.charts import Axis, Level, Series, chart, series_by, series_of
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number
-from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import GREY
 from opmerge_studies.shared.strategies import CANONICAL
@@ -119,7 +118,7 @@ def _misfits(rows: pd.DataFrame) -> pd.DataFrame:
 def _map_section(shown: pd.DataFrame, rows: pd.DataFrame, steps: int) -> Section:
     ascending = shown.sort_values("eigenvalue", kind="stable")
     vanilla = ascending[ascending.strategy == "vanilla"]
-    thin = {"color": STYLES["vanilla"]["color"], "linewidth": 0.7}
+    thin = {"color": charts.STYLES["vanilla"]["color"], "linewidth": 0.7}
     values = ascending.eigenvalue
     return chart(
         "Where students overtake",
@@ -128,7 +127,7 @@ def _map_section(shown: pd.DataFrame, rows: pd.DataFrame, steps: int) -> Section
         "vanilla's student has the data's variance.",
         [
             *series_by(
-                *(ascending[ascending.overtakes], "strategy", "eigenvalue", "first", STYLES),
+                *(ascending[ascending.overtakes], "strategy", "eigenvalue", "first", charts.STYLES),
                 markersize=3.5,
             ),
             Series("", vanilla.eigenvalue, vanilla.perfect, thin),
@@ -187,7 +186,7 @@ def _misfit_section(rule: str, rows: pd.DataFrame, taught: pd.DataFrame) -> Sect
         "nearer. Means over draws where samples are drawn.",
         charts.intervals(
             [
-                Series(name, rows[name], range(len(rows)), {**STYLES[name], "linestyle": ""})
+                Series(name, rows[name], range(len(rows)), {**charts.STYLES[name], "linestyle": ""})
                 for name in _STRATEGIES
             ],
             rows.label.tolist(),

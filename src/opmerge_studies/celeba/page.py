@@ -9,7 +9,7 @@ import numpy as np
 
 from opmerge.page.charts import DASHED, LOOKS, Axis, Level, Series, curves, intervals
 from opmerge.page.claims import count
-from opmerge.page.layout import Picture, Section, draw_section
+from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import percent
 from opmerge.page.study import Page, frame, heads, table
 
@@ -167,8 +167,8 @@ def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
             f"Reconstructions of {split['source']}",
             f"Of {split['held_out']} images held out ({split['split']}); first seed.",
             pictures=[
-                Picture("held out", split["png"]),
-                *map(Picture, own.called + own.ms_ssim.map(", {:.3f}".format), own.png),
+                ("held out", split["png"]),
+                *zip(own.called + own.ms_ssim.map(", {:.3f}".format), own.png, strict=True),
             ],
             is_wide=True,
         )
@@ -323,6 +323,6 @@ def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
         "Students whose outputs differ from the teacher's by less than "
         f"{percent(_VISIBLE)} of that look equal and are left out: "
         f"{', '.join(grid.plan[is_hidden]) or '–'}.",
-        pictures=[*map(Picture, names[~is_hidden], grid.png[~is_hidden])],
+        pictures=[*zip(names[~is_hidden], grid.png[~is_hidden], strict=True)],
         is_wide=True,
     )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opmerge.page import charts
 from opmerge.page.charts import DASHED, DOTTED, Axis, Level, Series, curves, intervals, series_by
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import percent
-from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import BLUE, GREY, INK
 from opmerge_studies.shared.strategies import CANONICAL
@@ -172,7 +172,7 @@ def _step_section(rows: pd.DataFrame, by_rate: pd.Series[float]) -> Section:
         "Descent for time s = 1 against gradient flow: by how much the error of the whole student "
         "differs, at its worst over λ.",
         curves(
-            series_by(worst, "strategy", "learning_rate", "difference", STYLES),
+            series_by(worst, "strategy", "learning_rate", "difference", charts.STYLES),
             Axis("learning rate η, in N = 1/η iterations", margin=1.3),
             Axis("relative difference of errors", margin=2),
             f"Steps of η = {by_rate.index[-1]:g} put the error {percent(by_rate.iloc[-1])} away "

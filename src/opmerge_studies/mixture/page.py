@@ -11,7 +11,6 @@ from opmerge.page.charts import Axis, Level, Series, chart, intervals, series_by
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number, percent
-from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREY, INK, ORANGE
 from opmerge_studies.mixture import MOST_GATES, REGIMES
@@ -170,7 +169,7 @@ def _by_regime(rows: pd.DataFrame, x: str, *columns: str, **more: Any) -> list[S
 
 
 def _dots(strategy: str, fill: str = "full") -> dict[str, Any]:
-    return {**STYLES[strategy], "linestyle": "", "fillstyle": fill}
+    return {**charts.STYLES[strategy], "linestyle": "", "fillstyle": fill}
 
 
 def _sections(settings: Mapping[str, Any], rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opmerge.page import charts
 from opmerge.page.charts import DASHED, DOTTED, Axis, Series, chart, series_by, series_of
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
-from opmerge.page.strategies import shape_bars
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREY, INK
 from opmerge_studies.shared.strategies import CANONICAL
@@ -77,7 +77,7 @@ def _sections(
         "BOOT, combs (only the student at T is trained, block after block), trees (students "
         "inside blocks are trained too) and vanilla, under operator copy. Dashed: where BOOT "
         "and vanilla cross; dotted: λ*(T).",
-        shape_bars(
+        charts.shape_bars(
             plans,
             "num_steps",
             plans.called.unique().tolist(),

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves
 from opmerge.page.claims import Count, count
-from opmerge.page.layout import Picture, Section, draw_section
+from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, heads, span, table
 from opmerge.plans.drawing import plan_from_merges
 from opmerge.plans.outline import plan_phrase
@@ -195,8 +195,8 @@ def _sections(
             "Samples",
             f"Each column starts from the same noise; students of seed {record['seeds'][0]}.",
             pictures=[
-                Picture("teacher", record["pictures"]["teacher"]),
-                *map(Picture, plans.label, plans.picture),
+                ("teacher", record["pictures"]["teacher"]),
+                *zip(plans.label, plans.picture, strict=True),
             ],
         )
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opmerge.page import charts
 from opmerge.page.charts import DASHED, DOTTED, Axis, Level, Series, curves, series_by, series_of
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number
-from opmerge.page.strategies import STYLES
 from opmerge.page.study import Page, frame, table
 from opmerge.plotting import BLUE, INK, ORANGE
 from opmerge_studies.stabilisation.mixing import CHAINS
@@ -156,7 +156,7 @@ def _simulation_section(rows: pd.DataFrame, worst: pd.Series[float]) -> Section:
         "Averaging: simulated",
         "Descent in N steps with its average kept, merge by merge, against the closed form.",
         curves(
-            series_by(rows, "strategy", "num_iterations", "difference", STYLES),
+            series_by(rows, "strategy", "num_iterations", "difference", charts.STYLES),
             Axis("iterations N of a merge", margin=1.3),
             Axis("relative difference of errors", margin=2),
             f"Averaged descent nears the closed form, at last as N to the power {order:.2f}",
@@ -177,7 +177,7 @@ def _error_section(rows: pd.DataFrame, copied: pd.DataFrame, lost: pd.Series[boo
     names = ["vanilla", *CHAINS]
     series = series_of(drawn, "eigenvalue", names, marker="", linestyle="-")
     for name, (column, label) in zip(CHAINS, mixed.items(), strict=True):
-        look = {**STYLES[name], "marker": "", "linestyle": DASHED}
+        look = {**charts.STYLES[name], "marker": "", "linestyle": DASHED}
         series.append(Series(label, drawn.eigenvalue, drawn[column], look))
     return draw_section(
         "Mixing: errors",
@@ -205,7 +205,7 @@ def _time_section(rows: pd.DataFrame, plain: pd.DataFrame, late: pd.DataFrame) -
     for name, place in zip(CHAINS, (0.94, 1.06), strict=True):
         ends = plain[plain.strategy == name].groupby("num_steps").factor.agg(["min", "max"])
         ends = ends.assign(gap=np.nan)  # between the bars
-        look = {"color": STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
+        look = {"color": charts.STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
         bars.append(Series(name, np.repeat(ends.index * place, 3), np.ravel(ends), look))
     perfect = Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED})
     return draw_section(
