@@ -52,14 +52,10 @@ _STYLE: Any = {  # keys of matplotlibrc; their type differs between versions of 
     "axes.axisbelow": True,
     "grid.color": "#e2e2e2",
     "grid.linewidth": 0.6,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
+    **{f"{axis}tick.color": GREY for axis in "xy"},
+    **{f"{axis}tick.labelcolor": INK for axis in "xy"},
+    **{f"{axis}tick.labelsize": 9.0 for axis in "xy"},
+    **{f"{axis}tick.major.width": 0.7 for axis in "xy"},
     "legend.fontsize": 9.0,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
@@ -110,14 +106,16 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     axis.set_minor_locator(NullLocator())
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = [10.0**power for power in range(first, last + 1) if low <= 10.0**power <= high]
-    if len(decades) >= _FEWEST_LABELS:
+
+    def places(*mantissas: int) -> list[float]:
+        every = [m * 10.0**power for power in range(first, last + 1) for m in mantissas]
+        return [place for place in every if low <= place <= high]
+
+    if len(places(1)) >= _FEWEST_LABELS:
         axis.set_major_locator(LogLocator(numticks=5))
         axis.set_major_formatter(FuncFormatter(power_of_ten))
         return
-    mantissas = (1, 3) if high > 10 * low else (1, 2, 5)
-    places = [m * 10.0**power for power in range(first, last + 1) for m in mantissas]
-    inside = [place for place in places if low <= place <= high]
+    inside = places(1, 3) if high > 10 * low else places(1, 2, 5)
     enough = len(inside) >= _FEWEST_LABELS
     axis.set_major_locator(FixedLocator(inside) if enough else MaxNLocator(3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))

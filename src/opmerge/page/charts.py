@@ -132,11 +132,10 @@ def series_by(
     Lines differ by marker, or by ``dashes``, but for ``looks`` by name and ``more`` for all.
     """
     dashed = [{"linestyle": dash, "marker": ""} for dash in DASHES] if dashes else [{}]
+    groups = rows.groupby(by, sort=False)
     return [
         Series(str(name), own[x], own[y], {**look, **dash, **(looks or {}).get(name, {}), **more})
-        for look, dash, (name, own) in zip(
-            cycle(LOOKS), cycle(dashed), rows.groupby(by, sort=False), strict=False
-        )
+        for look, dash, (name, own) in zip(cycle(LOOKS), cycle(dashed), groups, strict=False)
     ]
 
 
@@ -172,14 +171,9 @@ def curves(
     figure, axes = new_figure(height, title)
     for each in series:
         _draw(axes, each)
-    for level in levels:
-        if level.y is not None:
-            axes.axhline(level.y, **level.look)
-        if level.x is not None:
-            axes.axvline(level.x, **level.look)
-    _finish(axes.xaxis, x, [each.x for each in series], [level.x for level in levels])
+    _finish(axes.xaxis, x, [each.x for each in series], levels)
     ends = [values for each in series for values in (each.y, each.low, each.high)]
-    _finish(axes.yaxis, y, ends, [level.y for level in levels])
+    _finish(axes.yaxis, y, ends, levels)
     _legend(axes, columns)
     return figure
 
@@ -209,11 +203,8 @@ def intervals(
         ys = ys + 0.5 * ((place + 0.5) / count - 0.5) * (count > 1)
         look = {"linestyle": "", "marker": "o", "markersize": 4, "elinewidth": 1.0, **each.look}
         axes.errorbar(xs, ys, xerr=_spread(each, xs), label=each.label or "_", **look)
-    for level in levels:
-        if level.x is not None:
-            axes.axvline(level.x, **level.look)
     ends = [values for each in series for values in (each.x, each.low, each.high)]
-    _finish(axes.xaxis, x, ends, [level.x for level in levels])
+    _finish(axes.xaxis, x, ends, levels)
     axes.set_yticks(range(len(names)), list(names))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -314,15 +305,20 @@ def _legend(axes: Axes, columns: int) -> None:
 
 
 def _finish(
-    axis: MatplotlibAxis, spec: Axis, drawn: Sequence[Any], levels: Sequence[float | None]
+    axis: MatplotlibAxis, spec: Axis, drawn: Sequence[Any], levels: Sequence[Level]
 ) -> None:
-    """Scale, limits, ticks and label of an axis; what is None in ``drawn`` is left out."""
+    """Levels, scale, limits, ticks and label of an axis; what is None is left out."""
+    name = axis.axis_name  # type: ignore[attr-defined]
+    places = [getattr(level, name) for level in levels]
+    for level, place in zip(levels, places, strict=True):
+        if place is not None:
+            (axis.axes.axvline if name == "x" else axis.axes.axhline)(place, **level.look)
     axis.set_label_text(spec.words)
-    low, high = spec.limits or _limits(spec, [*drawn, levels])
+    low, high = spec.limits or _limits(spec, [*drawn, places])
     if spec.log:
         log_axis(axis, low, high)
     else:
-        axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
+        axis.axes.set(**{f"{name}lim": (low, high)})
     if spec.ticks is not None:
         axis.set_ticks(list(spec.ticks), list(spec.ticks.values()))
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Count:
-    """In how many cases something holds.
+    """In how many (``n``) of the cases looked at something holds.
 
-    Args:
-        n: cases in which it does.
-        of: cases looked at.
-        needed: of how many it must hold for the claim to hold; all of them if not given.
+    It must in ``needed`` of them for a claim to hold; in all if that is not given.
     """
 
     n: int
@@ -30,13 +27,8 @@ class Count:
 class Claim:
     """A statement that a record confirms or refutes.
 
-    The words are the same either way; only the count decides. Pages, ``docs/findings.md`` and
-    ``docs/paper_map.md`` read the same claims.
-
-    Args:
-        key: what documents cite it by, such as ``boot-below-one``.
-        text: the statement.
-        count: in how many cases it holds.
+    The words are the same either way; only the count decides. Documents cite it by its key, such
+    as ``boot-below-one``: pages, ``docs/findings.md`` and ``docs/paper_map.md`` read the same.
     """
 
     key: str
@@ -53,9 +45,8 @@ class Claim:
         """``holds, 228 of 228``, ``does not hold, 3 of 10`` or ``not looked at``."""
         if not self.count.of:
             return "not looked at"
-        return (
-            f"{'holds' if self.holds else 'does not hold'}, {self.count.n:,} of {self.count.of:,}"
-        )
+        found = "holds" if self.holds else "does not hold"
+        return f"{found}, {self.count.n:,} of {self.count.of:,}"
 
 
 def count(cases: Iterable[bool], needed: float = 1.0) -> Count:

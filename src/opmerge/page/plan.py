@@ -53,11 +53,10 @@ def report_page(record: Record) -> str:
 
 def _facts(record: Record) -> list[tuple[str, str]]:
     best, problem = record["best"], record["problem"]
-    students = problem["student_steps"]
     return [
         (f"W2 to {target(record)}", number(best["w2"])),
         ("is the most that another plan could gain", percent(best["gap"])),
-        ("teacher's steps → student's", f"{problem['steps']} → {students}"),
+        ("teacher's steps → student's", f"{problem['steps']} → {problem['student_steps']}"),
         ("merges", f"{best['merges']}"),
         ("network evaluations per sample", f"{best['network_evaluations']:g}"),
     ]
@@ -203,9 +202,8 @@ def _is_negligible(eigenvalues: Array) -> NDArray[np.bool_]:
 def spectrum_figure(eigenvalues: ArrayLike, multiplicities: ArrayLike | None = None) -> Figure:
     """Eigenvalues by rank on a log scale, coloured by their side of λ = 1.
 
-    Args:
-        eigenvalues: (k,) in any order, at least one above 0; zeros are drawn at the lower edge.
-        multiplicities: (k,) how many directions share each; 1 unless given.
+    They are (k,) in any order, at least one above 0; zeros are drawn at the lower edge. Each is
+    shared by as many directions as (k,) ``multiplicities`` say, 1 unless given.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     counts = np.ones_like(values) if multiplicities is None else np.asarray(multiplicities, float)

@@ -48,7 +48,6 @@ _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "%": percent,
     "x": times,
     "s": str,
-    "g": FILTERS["g"],
 }
 _GROUPS = ("settings", "problem", "predictions", "versions")
 
@@ -113,10 +112,10 @@ def tell(page: Page, template: Path) -> Told:
 def _parts(text: str) -> Mapping[str, Sequence[str]]:
     """Of each heading its paragraph, then its items; of one that is left out ``""``."""
     parts: defaultdict[str, list[str]] = defaultdict(lambda: [""])
-    headings, bodies = (re.split(r"^# (.+)$", text, flags=re.MULTILINE)[k::2] for k in (1, 2))
-    for heading, body in zip(headings, bodies, strict=True):
-        pieces = re.split(r"^- ", body, flags=re.MULTILINE)
-        parts[heading.strip()] = [" ".join(piece.split()) for piece in pieces]
+    _, *pieces = re.split(r"^# (.+)$", text, flags=re.MULTILINE)
+    for heading, body in zip(pieces[::2], pieces[1::2], strict=True):
+        items = re.split(r"^- ", body, flags=re.MULTILINE)
+        parts[heading.strip()] = [" ".join(item.split()) for item in items]
     return parts
 
 

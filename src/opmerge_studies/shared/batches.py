@@ -37,10 +37,8 @@ def expected_square(
 
     From ``Q = C``, N times ``Q ← Q - 2η(CQ + QC) + 4η² ((1 - 1/b) CQC + E[z zᵀ Q z zᵀ] / b)``.
 
-    Args:
-        covariance: (d, d) C of the student's input z.
-        cumulant: fourth cumulant of z.
-        learning_rate, num_iterations, batch: η, N, and b independent samples in each iteration.
+    C is the (d, d) covariance of the student's input z, ``cumulant`` the fourth cumulant of z;
+    ``learning_rate`` η, ``num_iterations`` N, and each takes a ``batch`` of b independent samples.
 
     Raises:
         InputError: if N or b is not a whole number >= 1.
@@ -59,9 +57,8 @@ def expected_square(
 def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float) -> Cumulant:
     """The cumulant of coordinates independent in a basis: ``Σ_i κ λ_i² (u_iᵀ Q u_i) u_i u_iᵀ``.
 
-    Args:
-        basis, variances: (d, d) columns u_i and (d,) λ_i.
-        excess_kurtosis: κ of each coordinate, 0 for Gaussian, 3 for Laplace, -1.2 for uniform.
+    The basis holds (d, d) columns u_i, ``variances`` (d,) λ_i; κ is 0 for Gaussian coordinates, 3
+    for Laplace, -1.2 for uniform ones.
     """
 
     def cumulant(square: Array) -> Array:

@@ -42,9 +42,7 @@ class MatrixProblem:
     Args:
         data_covariance: (d, d) Λ, symmetric positive semi-definite.
         noise_covariance: (d, d) Σ, symmetric positive definite.
-        schedule: of T steps.
         training: of one mode; its retention is taken as a function of the matrix C_t.
-        merge_rule: where a student starts (THEORY 4).
         learned_covariance: (d, d) Λ̂ that the teacher takes Λ to be; by default Λ itself.
 
     Raises:
@@ -72,8 +70,7 @@ class MatrixProblem:
     @cached_property
     def frame(self) -> Array:
         """(d, d) V with ``V Vᵀ = Σ`` and ``V Diag(μ) Vᵀ = Λ̂``."""
-        frame: Array = self.noise_covariance @ self._generalised[1]
-        return frame
+        return self.noise_covariance @ self._generalised[1]
 
     @property
     def inverse_frame(self) -> Array:
@@ -144,8 +141,7 @@ class MatrixOutcome:
     @property
     def difference(self) -> Array:
         """(d, d) ``B - P(0, T)`` in the coordinates of the data."""
-        difference: Array = self.problem.frame @ self.deviation @ self.problem.inverse_frame
-        return difference
+        return self.problem.frame @ self.deviation @ self.problem.inverse_frame
 
     @property
     def _roots(self) -> tuple[Array, Array]:
@@ -168,10 +164,9 @@ def evaluate_matrices(problem: MatrixProblem, plan: Plan) -> MatrixOutcome:
     Raises:
         InputError: if the plan is for another number of steps.
     """
-    if plan.num_steps != problem.schedule.num_steps:
-        raise InputError(
-            "plan", f"must have {problem.schedule.num_steps} steps, as the problem", plan.num_steps
-        )
+    num_steps = problem.schedule.num_steps
+    if plan.num_steps != num_steps:
+        raise InputError("plan", f"must have {num_steps} steps, as the problem", plan.num_steps)
     deviations: dict[int, Array] = {}  # of students by the step that they read; teachers have none
     for merge in plan.merges:
         target = _product_deviation(problem, merge.boundaries, deviations)

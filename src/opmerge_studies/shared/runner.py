@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -40,11 +40,10 @@ Cell = Mapping[str, Any]
 def grid(**axes: Any) -> list[Cell]:
     """A cell for each combination of values, the last axis fastest.
 
+    An axis is one value (a string is one) that all cells have, or several.
+
     >>> grid(rule="copy", steps=(4, 8))
     [{'rule': 'copy', 'steps': 4}, {'rule': 'copy', 'steps': 8}]
-
-    Args:
-        axes: values by name, or one value (a string is one) that all cells have.
     """
     several = [
         axis if isinstance(axis, Iterable) and not isinstance(axis, str) else [axis]
@@ -63,10 +62,9 @@ def rows_of(columns: Mapping[str, ArrayLike], **alike: Any) -> list[dict[str, An
     return [{**alike, **dict(zip(columns, row, strict=True))} for row in lists]
 
 
-@contextmanager
-def no_progress(_title: str, _total: float | None) -> Iterator[Report]:
+def no_progress(_title: str, _total: float | None) -> AbstractContextManager[Report]:
     """The progress of work that nobody watches."""
-    yield lambda done, doing="": None
+    return nullcontext(lambda done, doing="": None)
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,6 @@ class Runner:
     """The folder and the machinery that a study is computed in.
 
     Args:
-        folder: the run directory.
-        progress: opens a progress bar.
         warn: told, in a line, what was found damaged.
         num_workers: processes of a sweep; -1 for one a core. With 1, loky starts none.
         backend: of ``ENGINES``: what they run on, which is this machine unless
@@ -105,14 +101,9 @@ class Runner:
     def sweep(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
         """``[function(**cell) for cell in cells]``, of which finished ones are kept on disk.
 
-        A cell is known by the function's name, its arguments, the size and time of files that
-        these name, and the packages' source; one that is damaged is computed again, with a line
-        that says so (``opmerge.store``).
-
-        Args:
-            function: of a module, for workers import it; returns JSON values.
-            cells: arguments, one mapping a call.
-            title: what the work is.
+        The function is a module's, for workers import it, and returns JSON values. A cell is known
+        by the function's name, its arguments, the size and time of files that these name, and the
+        packages' source; one that is damaged is computed again, with a line that says so.
 
         Raises:
             InputError: if the backend is not installed, a worker is killed (what is finished is
@@ -123,8 +114,7 @@ class Runner:
         results = list(map(self.store.read, names, identities))
         calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
         if calls:
-            call = partial(_numbered, function)
-            computed = _run_calls(call, calls, self.backend, self.num_workers)
+            computed = self._compute(partial(_numbered, function), calls)
             with self.progress(title, len(calls)) as report:
                 for done, (i, result) in enumerate(computed, start=1):
                     results[i] = self.store.write(names[i], identities[i], result)
@@ -134,6 +124,20 @@ class Runner:
     def rows(self, function: Callable[..., Any], cells: Sequence[Cell], title: str) -> list[Any]:
         """The rows of all cells, of a function that returns a list of them: see ``sweep``."""
         return [row for rows in self.sweep(function, cells, title) for row in rows]
+
+    def _compute(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[Any]:
+        """``function(argument)`` of each argument, in the order in which they are done."""
+        run, module = ENGINES[self.backend]
+        if find_spec(module) is None:
+            install = f'pip install "opmerge[{self.backend}]"'
+            raise InputError("backend", "must be installed", self.backend, install)
+        count = cpu_count() if self.num_workers < 0 else min(self.num_workers, len(arguments))
+        try:
+            yield from run(function, arguments, count)
+        except _WorkerKilledError as error:
+            requirement = "must leave memory for every worker: one was killed"
+            remedy = "run the same command again, with fewer; what is finished is kept"
+            raise InputError("num_workers", requirement, count, remedy) from error
 
 
 def _numbered(function: Callable[..., Any], call: tuple[int, dict[str, Any]]) -> tuple[int, Any]:
@@ -168,26 +172,6 @@ def _code_digest() -> str:
             name = path.relative_to(package.parent).as_posix()
             digests.update(name.encode() + path.read_bytes())
     return digests.hexdigest()
-
-
-def _run_calls(
-    function: Callable[[Any], Any], arguments: Sequence[Any], backend: str, num_workers: int
-) -> Iterator[Any]:
-    """``function(argument)`` of each argument, in the order in which they are done."""
-    run, module = ENGINES[backend]
-    if find_spec(module) is None:
-        install = f'pip install "opmerge[{backend}]"'
-        raise InputError("backend", "must be installed", backend, install)
-    count = cpu_count() if num_workers < 0 else min(num_workers, len(arguments))
-    try:
-        yield from run(function, arguments, count)
-    except _WorkerKilledError as error:
-        raise InputError(
-            "num_workers",
-            "must leave memory for every worker: one was killed",
-            count,
-            "run the same command again, with fewer; what is finished is kept",
-        ) from error
 
 
 class _WorkerKilledError(Exception):

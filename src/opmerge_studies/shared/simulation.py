@@ -22,7 +22,6 @@ _TOLERANCE = 1e-12
 
 Array = NDArray[np.float64]
 
-
 Optimiser = Callable[[Array, Array, Array, Generator], Array]
 """What (runs, d) weights become, of their initial values, target, (d,) n_t and random numbers."""
 
@@ -33,12 +32,10 @@ def flow_solver(time: float) -> Optimiser:
 
     def train(initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
         def slope(_: float, weights: Array) -> Array:
-            slopes: Array = -2.0 * variances * (weights.reshape(initial.shape) - target)
-            return slopes.ravel()
+            return np.ravel(-2.0 * variances * (weights.reshape(initial.shape) - target))
 
         solution = solve_ivp(slope, (0.0, time), initial.ravel(), "DOP853", **precision)
-        weights: Array = solution.y[:, -1].reshape(initial.shape)
-        return weights
+        return np.reshape(solution.y[:, -1], initial.shape)
 
     return train
 
@@ -50,13 +47,10 @@ def descent(
     momentum: float = 0.0,
     decay: float = 0.0,
 ) -> Optimiser:
-    """Gradient descent, with momentum or averaged weights.
+    """Gradient descent, with the heavy ball's ``momentum``, which starts at rest.
 
-    Args:
-        learning_rate, num_iterations: η and N.
-        batch_size: B fresh samples an iteration; None for the population's gradient.
-        momentum: μ of the heavy ball, which starts at rest.
-        decay: D, if the moving average ``m ← D m + (1 - D) a`` is what is kept; 0 keeps a itself.
+    What is kept is the moving average ``m ← D m + (1 - D) a`` of the weights, D the ``decay``. An
+    iteration takes ``batch_size`` fresh samples; None, the population's gradient.
     """
 
     def train(initial: Array, target: Array, variances: Array, rng: Generator) -> Array:
@@ -94,18 +88,15 @@ def _gradient(gap: Array, variances: Array, batch_size: int | None, rng: Generat
     squares = variances
     if batch_size is not None:
         squares = variances / batch_size * rng.chisquare(batch_size, gap.shape)
-    gradient: Array = 2.0 * squares * gap
-    return gradient
+    return 2.0 * squares * gap
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedPlan:
-    """Every student of a plan as training left it.
+    """Every student of a plan as training left it, and (runs, d) ``operators`` of the whole.
 
-    Args:
-        initial, target, result: (merges, runs, d) where each began, what product it was trained
-            on and where it ended, in the order of ``plan.merges``.
-        operators: (runs, d) the whole student T → 0.
+    In the order of ``plan.merges``, (merges, runs, d): where each began, what product it was
+    trained on and where it ended.
     """
 
     initial: Array
@@ -136,8 +127,7 @@ def train_plan(
     """Train the students of a plan one after the other, as a real distillation does.
 
     Each starts as a copy of its first child's operator and is trained on the product of its
-    children as training left them. Runs are independent; the problem's training model plays no
-    part.
+    children as training left them. Runs are independent; the training model plays no part.
 
     Raises:
         InputError: for a merge rule other than operator copy.
@@ -171,12 +161,8 @@ def train_dense(
     """(runs, d, d) full matrices W trained by plain SGD on ``E|W z - target z|²``, z ~ N(0, C).
 
     Unlike a weight a coordinate, a matrix also learns and forgets correlations that a minibatch
-    shows by chance.
-
-    Args:
-        initial, target, covariance: (d, d) W at the start, what it tends to, and C.
-        way: learning rate η, iterations N and samples B of each.
-        num_runs, seed: independent repetitions, and the seed of their samples.
+    shows by chance. ``initial``, ``target`` and ``covariance`` C are (d, d); the ``way`` is the
+    learning rate, the number of iterations and the samples of each.
     """
     learning_rate, num_iterations, batch_size = way
     rng, root = np.random.default_rng(seed), np.linalg.cholesky(covariance)

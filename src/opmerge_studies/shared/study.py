@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
@@ -20,13 +18,6 @@ from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
 from opmerge_studies.shared.runner import Runner
-
-FORMAT = "opmerge.study"
-VERSION = 1
-
-SomeSettings = TypeVar("SomeSettings", bound=Settings)
-
-_OPTION = re.compile(r"--(split|image_size|patch_size|stride|grey)( (?:all|true|\d+))?")
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,7 @@ class Study:
 
     Args:
         package: name of the package that it stands in: ``__name__`` there.
-        question: what it asks, in one line.
-        settings: the type of its settings; its class method ``quick`` gives those of a
-            demonstration.
+        settings: their type; its class method ``quick`` gives those of a demonstration.
         run: from settings and a runner to the record: JSON values, with what is best read as a
             table under ``tables``, lists of flat mappings by name.
         trains_networks: whether it needs the extra ``torch`` and hours rather than minutes; then
@@ -62,43 +51,36 @@ class Study:
         return self.package.rpartition(".")[2].replace("_", "-")
 
     def configured(self, quick: bool, settings: Sequence[str] = ()) -> Settings:
-        """Its settings, or those of a demonstration, with ``KEY=VALUE`` replaced."""
+        """Its settings, or those of a demonstration, with each ``KEY=VALUE`` replaced."""
         chosen: Settings = self.settings.quick() if quick else self.settings()  # type: ignore[attr-defined]
         return configure(chosen, settings)
 
     def record(self, settings: Settings, runner: Runner) -> dict[str, Any]:
         """The record, JSON values; what the folder holds of an interrupted run is kept."""
-        with settings_named():
-            content = self.run(settings, runner)
         record = {
-            "format": FORMAT,
-            "version": VERSION,
+            "format": "opmerge.study",
+            "version": 1,
             "study": self.name,
             "question": self.question,
             "settings": settings.model_dump(mode="json"),
             "versions": versions(),
-            **content,
+            **self.run(settings, runner),
         }
         read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
         return read_again
 
     def told(self, record: Mapping[str, Any]) -> Told:
         """What the page of a record says in words: its finding and claims; nothing is drawn."""
-        page, template = self._page(record)
-        return tell(page, template)
+        return tell(*self._page(record))
 
     def page(self, record: Mapping[str, Any]) -> StudyPage:
         """The page of a record."""
-        page, template = self._page(record)
-        return study_page(record, page, template)
+        return study_page(record, *self._page(record))
 
     def _page(self, record: Mapping[str, Any]) -> tuple[Page, Path]:
         if find_spec("pandas") is None:
-            raise InputError(
-                "pandas",
-                "must be installed to draw a study's page",
-                remedy='pip install "opmerge[studies]"',
-            )
+            install = 'pip install "opmerge[studies]"'
+            raise InputError("pandas", "must be installed to draw a study's page", remedy=install)
         module = import_module(f"{self.package}.page")
         return module.page(record), Path(str(module.__file__)).with_name("page.md.j2")
 
@@ -128,12 +110,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def configure(settings: SomeSettings, changes: Sequence[str]) -> SomeSettings:
-    """Settings with some of them changed.
-
-    Args:
-        settings: of a study.
-        changes: each ``KEY=VALUE``, the key a field or ``part.field``, the value JSON or else text.
+def configure(settings: Settings, changes: Sequence[str]) -> Settings:
+    """Settings with each ``KEY=VALUE`` changed: a field or ``part.field``, and JSON or else text.
 
     Raises:
         InputError: if a key names no field, or a value does not suit it.
@@ -142,24 +120,6 @@ def configure(settings: SomeSettings, changes: Sequence[str]) -> SomeSettings:
     for change in changes:
         _change(values, change)
     return settings.with_json(values) if changes else settings
-
-
-@contextmanager
-def settings_named() -> Iterator[None]:
-    """Lets what is refused inside name settings of a study, not options of other commands.
-
-    ``--image_size 32`` is ``--set source_options.image_size=32``.
-    """
-    try:
-        yield
-    except InputError as error:
-        text = str(error).replace("--grey", "--grey true")
-        error.args = (_OPTION.sub(_setting, text),)
-        raise
-
-
-def _setting(option: re.Match[str]) -> str:
-    return f"--set source_options.{option[1]}{(option[2] or '').replace(' ', '=')}"
 
 
 def _change(values: Any, change: str) -> None:

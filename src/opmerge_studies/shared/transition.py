@@ -57,8 +57,7 @@ def growth_threshold(num_steps: int) -> float:
 
 def scan_points(num_steps: int) -> Array:
     """λ from 1 + 0.05/T to 1 + 40/T, where transitions lie: their distance from 1 falls as 1/T."""
-    points: Array = 1.0 + np.geomspace(0.05, 40.0, _SCAN) / num_steps
-    return points
+    return 1.0 + np.geomspace(0.05, 40.0, _SCAN) / num_steps
 
 
 def _between_crossings(num_steps: int) -> Array:

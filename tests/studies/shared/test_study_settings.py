@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from opmerge.cli.studies import load_study, study_names
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings
-from opmerge_studies.shared.study import configure, settings_named
+from opmerge_studies.shared.study import configure
 
 
 class Part(Settings):
@@ -80,20 +80,3 @@ def test_the_settings_of_every_study_can_be_told_and_read_again(name: str, quick
     first = next(iter(values))
     assert configure(settings, [f"{first}={json.dumps(values[first])}"]) == settings
     assert type(settings).model_validate_json(json.dumps(values)) == settings
-
-
-@pytest.mark.parametrize(
-    ("remedy", "told"),
-    [
-        ("by --split all", "by --set source_options.split=all"),
-        (
-            "with --image_size 8 --grey",
-            "with --set source_options.image_size=8 --set source_options.grey=true",
-        ),
-        ("another --patch_size", "another --set source_options.patch_size"),
-    ],
-)
-def test_options_are_named_as_settings(remedy: str, told: str) -> None:
-    with pytest.raises(InputError) as found, settings_named():
-        raise InputError("images", "must fit", 1, remedy)
-    assert str(found.value) == f"`images` must fit, got 1; {told}"
