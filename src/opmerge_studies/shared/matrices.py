@@ -146,12 +146,9 @@ class MatrixOutcome:
     @property
     def _roots(self) -> tuple[Array, Array]:
         """(d, d) P and (d, d) B - P, each times one root of C_T."""
-        problem = self.problem
-        composite = np.exp(problem.teacher.log_products[0])
-        return (
-            problem.frame * composite @ problem.input_root,
-            problem.frame @ self.deviation @ problem.input_root,
-        )
+        frame, root = self.problem.frame, self.problem.input_root
+        composite = np.exp(self.problem.teacher.log_products[0])
+        return frame * composite @ root, frame @ self.deviation @ root
 
 
 def evaluate_matrices(problem: MatrixProblem, plan: Plan) -> MatrixOutcome:
