@@ -119,11 +119,11 @@ def _over_times(
     problem: Problem, merge_times: Sequence[float], kept_time: float
 ) -> list[dict[str, Any]]:
     kept = find_plan(replace(problem, training=GradientFlow(kept_time))).plan
-    rows = []
-    for time in merge_times:
-        here = replace(problem, training=GradientFlow(time))
-        rows.append({"merge_time": time, **plan_row(here), "kept": evaluate(here, kept).w2})
-    return rows
+    problems = {time: replace(problem, training=GradientFlow(time)) for time in merge_times}
+    return [
+        {"merge_time": time, **plan_row(here), "kept": evaluate(here, kept).w2}
+        for time, here in problems.items()
+    ]
 
 
 def _last(holds: Callable[[float], bool], low: float, high: float) -> float | None:

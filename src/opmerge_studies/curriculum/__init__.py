@@ -25,15 +25,14 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Positive
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import is_as_good
 
 __all__ = [
-    "COMPARED",
     "PILOT",
     "SCHEDULES",
     "SPREAD_CASE",
@@ -56,7 +55,6 @@ _CASES: Mapping[str, Sequence[str]] = {  # and plans that are none of the named 
 _BOUNDED = ("λ = 0.2", "λ = 5")
 _PRICES = np.geomspace(1.0, 1e-30, 400)
 
-PILOT_STEPS = 32
 PILOT: Mapping[tuple[str, int], float] = {
     ("boot", 400): 0.934,
     ("hybrid:8", 1000): 0.911,
@@ -77,27 +75,27 @@ SPREAD = GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4)
 class CurriculumSettings(Settings):
     """Settings of the study."""
 
-    steps: int = Field(64, ge=4, description="T")
-    budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
+    steps: TeacherSteps = option(64, "T")
+    budgets: Rising[Positive] = option(
         (10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 2000),
-        description="network evaluations of a sample, in units of optimisation time",
+        "network evaluations of a sample, in units of optimisation time",
     )
-    spread_budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
+    spread_budgets: Rising[Positive] = option(
         (10, 30, 100, 300, 1000, 3000, 10000, 30000),
-        description="the same where rates are spread, in units of 400 iterations",
+        "the same where rates are spread, in units of 400 iterations",
     )
-    strategies: tuple[str, ...] = Field(
+    strategies: tuple[str, ...] = option(
         (
             *("vanilla", "boot", "progressive", "consistency"),
             *("hybrid:1", "hybrid:2", "hybrid:4", "hybrid:8", "hybrid:16", "hybrid:32"),
             *("uniform:4", "temporal:8", "phased:8"),
         ),
-        description="plans by name",
+        "plans by name",
     )
-    small_steps: int = Field(6, ge=3, le=MAX_STEPS, description="T at which every plan is tried")
-    small_budgets: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (3, 10, 30, 100), description="the budgets there"
+    small_steps: Annotated[int, Field(ge=3, le=MAX_STEPS)] = option(
+        6, "T at which every plan is tried"
     )
+    small_budgets: Rising[Positive] = option((3, 10, 30, 100), "the budgets there")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -130,20 +128,16 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
         costs, and the most that a split can gain), ``small`` (the best of all plans) and
         ``pilot`` (networks beside theory).
     """
-    spent = {case: list(settings.budgets) for case in _CASES}
-    spent[SPREAD_CASE] = list(settings.spread_budgets)
-    steps = {"num_steps": settings.steps}
+    usual = {"num_steps": settings.steps, "budgets": list(settings.budgets)}
+    spread = {**usual, "budgets": list(settings.spread_budgets)}
     cells = [
-        {"case": case, "budgets": spent[case], "name": name, **steps}
+        {"case": case, "name": name, **(spread if case == SPREAD_CASE else usual)}
         for case, plans in _CASES.items()
         for name in (*settings.strategies, *plans)
     ]
-    combs = [{"case": case, "budgets": spent[case], **steps} for case in _BOUNDED]
-    small = grid(
-        eigenvalue=(0.2, 0.8, 5.0, 50.0),
-        num_steps=settings.small_steps,
-        budget=settings.small_budgets,
-    )
+    combs = [{"case": case, **usual} for case in _BOUNDED]
+    sizes = {"num_steps": settings.small_steps, "budget": settings.small_budgets}
+    small = grid(eigenvalue=(0.2, 0.8, 5.0, 50.0), **sizes)
     tried = runner.sweep(allocate_plan, cells, "splitting budgets")
     bounds = runner.rows(bound_combs, combs, "bounding combs")
     splits = [row for cell in tried for row in cell["splits"]]
@@ -153,7 +147,7 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
             "splits": splits,
             "plans": [cell["plan"] for cell in tried],
             "small": runner.sweep(try_all_plans, small, "trying all plans"),
-            "pilot": runner.sweep(check_pilot, [{"num_steps": PILOT_STEPS}], "pilot")[0],
+            "pilot": runner.rows(check_pilot, [{"num_steps": 32}], "pilot"),
         }
     }
 

@@ -17,13 +17,15 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Positive, Rising, Some
 from opmerge.spectra import Spectrum, resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.shared import Runner, Study, grid
+from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.strategies import CANONICAL, plan_row
 
 __all__ = ["STRATEGIES", "STUDY", "SpectraSettings", "describe_source", "plan_source", "run"]
 
 STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
 """The named strategies that are compared."""
+
+_FORMS = ("eigenbasis", "diagonal")  # of the covariance, and its diagonal in pixels
 
 
 class SpectraSettings(Settings):
@@ -61,22 +63,24 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
 
 
 def describe_source(source: str) -> dict[str, Any]:
-    """Shares of λ <= 1 in both forms, and all eigenvalues."""
-    forms = _forms(source)
-    shares = {form: _shares(spectrum) for form, spectrum in forms.items()}
-    return {
-        "summary": {
-            "source": source,
-            "samples": forms["eigenbasis"].num_samples,
-            "dimensions": forms["eigenbasis"].num_dimensions,
-            **{f"{form}_{key}": value for form in shares for key, value in shares[form].items()},
-        },
-        "eigenvalues": [
-            {"source": source, "form": form, "rank": rank, "eigenvalue": float(value)}
-            for form, spectrum in forms.items()
-            for rank, value in enumerate(spectrum.eigenvalues, start=1)
-        ],
-    }
+    """The largest λ, shares of directions and of variance with λ <= 1, and all λ, by form."""
+    spectra = {form: _spectrum(source, form) for form in _FORMS}
+    true, rows = spectra["eigenbasis"], []
+    summary: dict[str, Any] = {"source": source, "samples": true.num_samples}
+    summary["dimensions"] = true.num_dimensions
+    for form, spectrum in spectra.items():
+        values, counts = spectrum.eigenvalues, spectrum.multiplicities
+        small = values <= 1
+        directions = float(counts[small].sum() + spectrum.remaining_dimensions)
+        variance = float(counts[small] @ values[small]) + spectrum.remaining_trace
+        summary |= {
+            f"{form}_largest": float(values[0]),
+            f"{form}_share_small": directions / spectrum.num_dimensions,
+            f"{form}_variance_small": variance / spectrum.trace,
+        }
+        ranks = range(1, 1 + len(values))
+        rows += rows_of({"rank": ranks, "eigenvalue": values}, source=source, form=form)
+    return {"summary": summary, "eigenvalues": rows}
 
 
 def plan_source(
@@ -88,47 +92,30 @@ def plan_source(
     the W2 of that plan in the eigenbasis; ``diagonal_choice`` is the named strategy that the
     diagonal would choose, and ``choice_w2`` its W2 in the eigenbasis.
     """
-    forms = _forms(source).values()
-    rows = []
+    spectra, rows = [_spectrum(source, form) for form in _FORMS], []
     for num_steps, time in product(steps, merge_times):
         schedule, training = cosine_schedule(num_steps), GradientFlow(time)
-        problems = (Problem(spectrum, schedule, training) for spectrum in forms)
-        place = {"source": source, "num_steps": num_steps, "merge_time": time}
-        rows.append({**place, **_compare(*problems)})
+        true, diagonal = (Problem(spectrum, schedule, training) for spectrum in spectra)
+        planned = find_plan(diagonal)
+        named = plan_row(diagonal, STRATEGIES, planned)
+        choice = min(STRATEGIES, key=named.__getitem__)
+        rows.append(
+            {
+                **{"source": source, "num_steps": num_steps, "merge_time": time},
+                **plan_row(true, STRATEGIES),
+                "predicted": planned.w2,
+                "predicted_bound": planned.lower_bound,
+                "transferred": evaluate(true, planned.plan).w2,
+                "diagonal_plan": named["plan"],
+                "diagonal_choice": choice,
+                "choice_w2": evaluate(true, build_strategy(choice, num_steps)).w2,
+            }
+        )
     return rows
 
 
-def _compare(true: Problem, diagonal: Problem) -> dict[str, Any]:
-    best, own = plan_row(true, STRATEGIES), find_plan(diagonal)
-    named = plan_row(diagonal, STRATEGIES, own)
-    choice = min(STRATEGIES, key=named.__getitem__)
-    return {
-        **best,
-        "predicted": own.w2,
-        "predicted_bound": own.lower_bound,
-        "transferred": evaluate(true, own.plan).w2,
-        "diagonal_plan": named["plan"],
-        "diagonal_choice": choice,
-        "choice_w2": evaluate(true, build_strategy(choice, true.num_steps)).w2,
-    }
-
-
-def _forms(source: str) -> dict[str, Spectrum]:
-    """The spectrum in the eigenbasis of the covariance, and its diagonal in pixels."""
-    diagonal = resolve_spectrum(source, diagonal=True)
-    return {"eigenbasis": resolve_spectrum(source), "diagonal": diagonal}
-
-
-def _shares(spectrum: Spectrum) -> dict[str, float]:
-    """The largest λ, and how many directions and how much variance have λ <= 1."""
-    small, counts = spectrum.eigenvalues <= 1, spectrum.multiplicities
-    variance = float(counts[small] @ spectrum.eigenvalues[small]) + spectrum.remaining_trace
-    directions = float(counts[small].sum() + spectrum.remaining_dimensions)
-    return {
-        "largest": float(spectrum.eigenvalues[0]),
-        "share_small": directions / spectrum.num_dimensions,
-        "variance_small": variance / spectrum.trace,
-    }
+def _spectrum(source: str, form: str) -> Spectrum:
+    return resolve_spectrum(source, diagonal=form == "diagonal")
 
 
 _QUESTION = "Which plan is best for real data, and what does a diagonal model cost?"

@@ -53,7 +53,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "gap": plans.gap.max(),
         "by_source": plans.groupby("source", sort=False),
     }
-    return Page(values, claims, _sections(record, sources, plans))
+    return Page(values, claims, _sections(record, sources, sighted, plans))
 
 
 def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _sections(
-    record: Mapping[str, Any], sources: pd.DataFrame, plans: pd.DataFrame
+    record: Mapping[str, Any], sources: pd.DataFrame, sighted: pd.DataFrame, plans: pd.DataFrame
 ) -> Iterator[Section]:
     rows = frame(record, "eigenvalues").query("eigenvalue > 0")
     lines = [
@@ -85,7 +85,6 @@ def _sections(
             marker="",
         )
     ]
-    sighted = sources[sources.eigenbasis_largest > 1]
     yield chart(
         "Spectra",
         "Solid: eigenvalues of the covariance; dashed: variances of the pixels. Both add up to the "

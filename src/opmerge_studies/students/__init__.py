@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Self
@@ -87,8 +86,8 @@ def plan_students(
         objective=objective,
     )
     best = find_plan(problem, student_steps=student_steps)
-    uniform = strategy_errors(problem, CANONICAL, student_steps)
-    moved = _on_windows(problem, best.plan.boundaries)
+    windows = list(pairwise(best.plan.boundaries))
+    moved = [Plan(tuple(STRATEGIES[name](*each) for each in windows)) for name in CANONICAL]
     beside = replace(problem, objective="data" if objective == "teacher" else "teacher")
     return {
         "source": source,
@@ -98,8 +97,8 @@ def plan_students(
         "best": best.w2,
         "lower_bound": best.lower_bound,
         "planner": best.planner,
-        **uniform,
-        "moved": moved,
+        **strategy_errors(problem, CANONICAL, student_steps),
+        "moved": min(evaluate(problem, plan).w2 for plan in moved),
         "other": evaluate(beside, best.plan).w2,
         "teacher_to_data": problem.teacher_to_data,
         "boundaries": " ".join(map(str, best.plan.boundaries)),
@@ -109,18 +108,5 @@ def plan_students(
     }
 
 
-def _on_windows(problem: Problem, boundaries: Sequence[int]) -> float:
-    """The least W2 of the named strategies, applied in each window."""
-    plans = [
-        Plan(tuple(STRATEGIES[name](start, stop) for start, stop in pairwise(boundaries)))
-        for name in CANONICAL
-    ]
-    return min(evaluate(problem, plan).w2 for plan in plans)
-
-
-STUDY = Study(
-    __name__,
-    "How many steps should a student have, and where should they be?",
-    StudentsSettings,
-    run,
-)
+_QUESTION = "How many steps should a student have, and where should they be?"
+STUDY = Study(__name__, _QUESTION, StudentsSettings, run)
