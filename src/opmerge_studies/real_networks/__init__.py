@@ -155,15 +155,15 @@ def run(settings: RealNetworksSettings, runner: Runner) -> dict[str, Any]:
         InputError: if settings, data and teacher do not fit together, or what the folder holds is
             of another run.
     """
-    from opmerge_studies.real_networks.execution import Execution, load_or_train_teacher
+    from opmerge_studies.real_networks.execution import Execution
 
     with runner.progress(f"looking through {settings.source}", None) as report:
         source = open_source(settings.source, settings.source_options, report)
     spectrum = estimate_spectrum(source)
-    teacher = load_or_train_teacher(settings, source, runner)
+    execution = Execution(settings, source, spectrum, runner)
+    teacher = execution.teacher
     schedule = diffusers_schedule(teacher.scheduler_config, settings.steps)
     problem = Problem(spectrum, schedule, merge_rule=settings.distillation.merge_rule)
-    execution = Execution(settings, teacher, source, spectrum, runner)
     problems, calibration = {"spectrum": problem}, None
     if settings.calibrate:
         calibration = execution.calibration()
@@ -173,13 +173,11 @@ def run(settings: RealNetworksSettings, runner: Runner) -> dict[str, Any]:
     cells = execution.run(plans)
     entries = [_entry(plan, problems, own) for plan, own in zip(plans, cells, strict=True)]
     as_used = settings.model_dump(mode="json", exclude={"source_options", "steps"})
-    trained = {} if settings.teacher_folder else {"teacher": as_used["teacher"]}
     return {
         "problem": problem_settings(problem),
         "settings": {
             **as_used,
-            "teacher": {},
-            **trained,
+            "teacher": {} if settings.teacher_folder else as_used["teacher"],
             "source": source.name,
             "scaling": source.scaling,
             "parameters": sum(p.numel() for p in teacher.network.parameters()),
@@ -239,10 +237,5 @@ def prediction(problem: Problem, plan: Plan) -> dict[str, Any]:
     }
 
 
-STUDY = Study(
-    __name__,
-    "Does the predicted order of merge plans hold for real networks?",
-    RealNetworksSettings,
-    run,
-    trains_networks=True,
-)
+_QUESTION = "Does the predicted order of merge plans hold for real networks?"
+STUDY = Study(__name__, _QUESTION, RealNetworksSettings, run, trains_networks=True)

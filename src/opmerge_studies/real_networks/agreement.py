@@ -55,14 +55,11 @@ def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
     """Spearman's ρ and Kendall's τ between one prediction and repeated measurements.
 
     Three questions of chance are kept apart. The spread over repetitions (seeds) tells how far
-    training moves the coefficients of these plans. The p-value tells how often a random order of
-    these plans would agree as well. The interval tells how far the coefficient might be from that
-    of all plans, had these been drawn from them at random and been many: they are few and picked
-    by hand, so it shows how little their number can say, and it proves nothing of plans that were
-    not tried.
+    training moves the coefficients of these plans; the p-value how often a random order of them
+    would agree as well; the interval how far the coefficient might be from that of all plans, had
+    these been drawn at random. They are few and picked by hand, so it proves nothing of others.
 
-    Args:
-        predicted, measured: (n,) and (r, n) errors of n >= 2 plans, in r >= 1 repetitions.
+    ``predicted`` and ``measured``: (n,) and (r, n) errors of n >= 2 plans, in r >= 1 repetitions.
 
     Returns:
         ``spearman`` and ``kendall``, each with ``per_seed`` (r values), their ``mean``,

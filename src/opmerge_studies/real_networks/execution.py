@@ -40,35 +40,8 @@ from opmerge_studies.shared.runner import Report, Runner
 
 _NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
 _NUM_PICTURES = 8
-_BATCH_SIZE = 256
 
 Cell = dict[str, Any]
-
-
-def load_or_train_teacher(
-    settings: RealNetworksSettings, source: Source, runner: Runner
-) -> Teacher:
-    """The teacher of the study; one that the folder holds finished is not trained again."""
-    if settings.teacher_folder is not None:
-        return load_teacher(settings.teacher_folder, settings.steps)
-    config, folder = settings.teacher, runner.folder
-    with runner.progress("reading", source.num_samples) as report:
-        data = load_samples(source, network_shape(source), folder, report)
-    identity = {
-        "teacher": config.model_dump(mode="json", exclude={"optimization"}),
-        "optimization": config.optimization.what_decides(1),
-        "data": DataInputs(data).identity(),
-    }
-
-    def train() -> None:
-        accelerator = own_accelerator(config.optimization, folder)
-        records = train_teacher(config, data, None, accelerator, folder, "latest")
-        with runner.progress("training the teacher", config.num_iterations) as report:
-            for record in records:
-                report(record.iteration)
-
-    runner.store.kept("teacher", identity, train)
-    return load_teacher(folder / "teacher", settings.steps)
 
 
 def own_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
@@ -100,30 +73,51 @@ def picture(images: Tensor) -> str:
 class Execution:
     """Executes plans on a teacher of T steps, and measures them in the data's eigenbasis.
 
+    The teacher is loaded, or trained once: one that the folder holds finished is not trained again.
+
     Raises:
         InputError: if the teacher has classes, or there are several processes.
     """
 
     def __init__(
-        self,
-        settings: RealNetworksSettings,
-        teacher: Teacher,
-        source: Source,
-        spectrum: Spectrum,
-        runner: Runner,
+        self, settings: RealNetworksSettings, source: Source, spectrum: Spectrum, runner: Runner
     ) -> None:
         self.settings, self.spectrum, self.runner = settings, spectrum, runner
-        self.store = runner.store
+        self.store, teacher = runner.store, None
+        if settings.teacher_folder is not None:
+            teacher = load_teacher(settings.teacher_folder, settings.steps)
+            if teacher.num_classes is not None:
+                raise InputError(
+                    "teacher_folder",
+                    "must hold a network without classes",
+                    f"{teacher.num_classes} classes",
+                    "train it without labels, or leave it out for the study to train one",
+                )
+        shape = network_shape(source) if teacher is None else teacher.sample_shape
+        with runner.progress("reading", source.num_samples) as report:
+            data = load_samples(source, shape, runner.folder, report)
+        self._inputs = DataInputs(data)
+        teacher = teacher or self._trained_teacher(data)
         self._accelerator = own_accelerator(settings.distillation.optimization, runner.folder)
-        if teacher.num_classes is not None:
-            raise InputError(
-                "teacher_folder",
-                "must hold a network without classes",
-                f"{teacher.num_classes} classes",
-                "train it without labels, or leave it out for the study to train one",
-            )
         self.teacher = teacher.to(self._accelerator.device)
-        self._inputs = DataInputs(load_samples(source, teacher.sample_shape, runner.folder))
+
+    def _trained_teacher(self, data: Tensor) -> Teacher:
+        config, folder = self.settings.teacher, self.runner.folder
+        identity = {
+            "teacher": config.model_dump(mode="json", exclude={"optimization"}),
+            "optimization": config.optimization.what_decides(1),
+            "data": self._inputs.identity(),
+        }
+
+        def train() -> None:
+            accelerator = own_accelerator(config.optimization, folder)
+            records = train_teacher(config, data, None, accelerator, folder, "latest")
+            with self.runner.progress("training the teacher", config.num_iterations) as report:
+                for record in records:
+                    report(record.iteration)
+
+        self.store.kept("teacher", identity, train)
+        return load_teacher(folder / "teacher", self.settings.steps)
 
     def run(self, plans: Sequence[Contender]) -> list[list[Cell]]:
         """Every plan with every seed: for each plan its finished cells, in the order of seeds."""
@@ -145,20 +139,16 @@ class Execution:
 
     def calibration(self) -> dict[str, Any]:
         """The contents of ``calibration.json``; the seed of its probes is none of the study's."""
-        config = self._distillation(max(self.settings.seeds) + 1)
+        config, folder = self._distillation(max(self.settings.seeds) + 1), self.store.folder
 
         def compute() -> dict[str, Any]:
             with self.runner.progress("calibrating", 1.0) as report:
                 calibration = calibrate(
-                    self.teacher,
-                    self._inputs,
-                    self.spectrum,
-                    config,
-                    self._accelerator,
-                    folder=self.store.folder,
+                    *(self.teacher, self._inputs, self.spectrum, config, self._accelerator),
+                    folder=folder,
                     progress=lambda done, total: report(done / total),
                 )
-            calibration.write(self.store.folder / "calibration.json")
+            calibration.write(folder / "calibration.json")
             return calibration.to_dict()
 
         identity = self._identity(config)
@@ -171,14 +161,14 @@ class Execution:
 
     def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
-        doing = f"{contender.label}, seed {seed}"
+        doing, work = f"{contender.label}, seed {seed}", self._work(contender)
         part, config = self._part(contender, seed), self._distillation(seed)
         folder = self.store.folder / part[0]  # of its checkpoints
         run = Distillation(
             self.teacher, contender.plan, self._inputs, config, self._accelerator, folder
         )
         resumed_at = run.resume()
-        done += self._work(contender) * resumed_at / sum(run.iterations)
+        done += work * resumed_at / sum(run.iterations)
         report(done, doing)
         batch = run.config.optimization.global_batch_size(1)
         begin = time.perf_counter()
@@ -193,7 +183,6 @@ class Execution:
             self.settings.num_samples,
             _NOISE_SEED,
             self.spectrum,
-            batch_size=_BATCH_SIZE,
             num_projections=1,
             num_resamples=0,
         )
@@ -203,7 +192,7 @@ class Execution:
         cell = {
             "plan": contender.names[0],
             "seed": seed,
-            "network_evaluations": self._work(contender),
+            "network_evaluations": work,
             "seconds": None if resumed_at else seconds,  # of the whole training only
             "measured": {
                 "paired_rms": measured.to_dict()["paired_rms"],

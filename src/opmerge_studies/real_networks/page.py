@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.page.charts import DASHED, LOOKS, Axis, Series, curves
+from opmerge.page.charts import DASHED, LOOKS, Axis, Series, chart, curves
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, heads, span, table
@@ -246,44 +246,33 @@ def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
             "predicted": entries[label]["predicted"][kind]["errors"],
             "measured": np.mean(seeds, axis=0),
         }
-        rows = pd.DataFrame(squares).div(spectrum.multiplicities, axis=0) ** 0.5
-        rows = rows.assign(value=spectrum.eigenvalues)
-        rows = rows[rows.value > 1e-12 * rows.value[0]]
+        rows = spectrum.join(pd.DataFrame(squares).div(spectrum.multiplicities, axis=0) ** 0.5)
+        rows = rows[rows.eigenvalues > 1e-12 * rows.eigenvalues[0]]
         line, dots = {"linestyle": dash, "marker": ""}, {"linestyle": "", "fillstyle": "none"}
         series += [
-            Series(f"{label}, {name}", rows.value, rows[name], {**look, **drawn})
+            Series(f"{label}, {name}", rows.eigenvalues, rows[name], {**look, **drawn})
             for name, drawn in (("predicted", line), ("measured", dots))
         ]
-        largest.append(f"{label} errs most at λ = {rows.value[rows.measured.idxmax()]:.3g}")
-    return draw_section(
+        largest.append(f"{label} errs most at λ = {rows.eigenvalues[rows.measured.idxmax()]:.3g}")
+    return chart(
         "Error per eigen-direction",
         "The plans with the smallest and the largest measured error. Lines: predicted from "
         f"{_KINDS[kind]}, without the error that training adds; markers: measured.",
-        curves(
-            *(series, Axis("eigenvalue λ"), Axis("error in one eigen-direction", margin=2)),
-            ", ".join(largest),
-            height=3.6,
-            columns=1,
-        ),
+        *(series, Axis("eigenvalue λ"), Axis("error in one eigen-direction", margin=2)),
+        ", ".join(largest),
+        height=3.6,
+        columns=1,
     )
 
 
 def _cost_section(plans: pd.DataFrame, cost: str, words: str) -> Section:
-    """Error against cost, with the plans that no other beats in both."""
     front = plans[pareto_front(plans[cost], plans.measured)].sort_values(cost)
     look = {"drawstyle": "steps-post", "color": GREEN, "linewidth": 1.1, "linestyle": DASHED}
+    behind = [Series("", front[cost], front.measured, look)]
     title = f"{len(front)} of {len(plans)} plans are beaten by none in both cost and error: "
-    return draw_section(
-        f"Cost in {words}",
-        "Dashed: plans that no other beats in both.",
-        plans_figure(
-            plans,
-            cost,
-            f"{words} of training",
-            title + ", ".join(front.label),
-            [Series("", front[cost], front.measured, look)],
-        ),
-    )
+    title += ", ".join(front.label)
+    figure = plans_figure(plans, cost, f"{words} of training", title, behind)
+    return draw_section(f"Cost in {words}", "Dashed: plans that no other beats in both.", figure)
 
 
 def pareto_front(cost: ArrayLike, error: ArrayLike) -> NDArray[np.bool_]:
@@ -301,22 +290,16 @@ def plans_figure(
     behind: Sequence[Series] = (),
     large: Collection[str] = (),
 ) -> Figure:
-    """Measured error of every plan against something else, both on log scales, all named.
+    """Measured error (``low`` to ``high``) of every plan against the column ``x``, on log scales.
 
-    Args:
-        plans: with the columns ``label``, ``measured``, ``low``, ``high`` and ``x``.
-        x: the column that they are drawn against.
-        words: what that is.
-        title: what is seen.
-        behind: what is drawn behind them.
-        large: labels of those that are drawn larger.
+    ``words`` say what ``x`` is; ``large`` are the labels of plans that are drawn larger.
     """
     hollow = [{**look, "fillstyle": "none"} for look in LOOKS]
     series = []
-    for look, row in zip(cycle([*LOOKS, *hollow]), plans.to_dict("records"), strict=False):
-        size = 10 if row["label"] in large else 6
-        dot = {**look, "linestyle": "", "capsize": 0, "markersize": size}
-        place = [row[x]], [row["measured"]]
-        series.append(Series(row["label"], *place, dot, [row["low"]], [row["high"]]))
+    for look, (label, row) in zip(
+        cycle([*LOOKS, *hollow]), plans.groupby("label", sort=False), strict=False
+    ):
+        dot = {**look, "linestyle": "", "capsize": 0, "markersize": 10 if label in large else 6}
+        series.append(Series(str(label), row[x], row.measured, dot, row.low, row.high))
     y = Axis("measured error", margin=1.1)
     return curves([*behind, *series], Axis(words), y, title, height=3.8, columns=2)
