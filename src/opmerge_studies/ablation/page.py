@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import (
     DASHED,
@@ -22,9 +24,6 @@ from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number, percent
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, INK, ORANGE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _STILL = 1e-3  # relative shift of a λ that nobody would notice
@@ -69,12 +68,12 @@ def page(record: Mapping[str, Any]) -> Page:
         "winner-stays": count(sources.groupby("source").ahead.nunique() == 1),
         "kept-plan-serves": count(sources.loss <= _LITTLE),
     }
-    values = {
+    values: dict[str, Any] = {
         **{"settings": settings, "transition": transition, "changes": changes, "sources": sources},
         "shifts": {words: shifts[column].max() for column, (words, _) in _MARKS.items()},
         "shift": shifts.max(),
     }
-    return Page(values, claims, _sections(settings, transition, diagram, sources, shifts))
+    return Page(values, claims, _sections(values, diagram))
 
 
 def _shift(places: pd.Series[float]) -> float:
@@ -95,13 +94,8 @@ def _plans(record: Mapping[str, Any], name: str) -> pd.DataFrame:
     )
 
 
-def _sections(
-    settings: Mapping[str, Any],
-    transition: pd.DataFrame,
-    diagram: pd.DataFrame,
-    sources: pd.DataFrame,
-    shifts: pd.DataFrame,
-) -> Iterator[Section]:
+def _sections(values: Mapping[str, Any], diagram: pd.DataFrame) -> Iterator[Section]:
+    settings, transition, shift = (values[key] for key in ("settings", "transition", "shift"))
     times, kept_time = settings["merge_times"], settings["kept_time"]
     yield chart(
         "Transition",
@@ -120,7 +114,7 @@ def _sections(
         _TIME,
         Axis("data variance, λ - 1", margin=2),
         f"From s = {times[0]:g} to {times[-1]:g} the crossing shifts by "
-        f"{percent(shifts.first_crossing.max())}",
+        f"{percent(shift.first_crossing)}",
         table("Transition by T and s", transition, _TRANSITION_COLUMNS),
         columns=2,
     )
@@ -133,7 +127,7 @@ def _sections(
             "merge_time",
             [f"{time:g}" for time in times],
             {"first_crossing": DASHED},
-            f"Over s the edges of the phases shift by {percent(shifts.max().max())} in λ at most",
+            f"Over s the edges of the phases shift by {percent(shift.max())} in λ at most",
             _TIME.words,
         ),
         table(
@@ -157,7 +151,7 @@ def _sections(
         f"{diagram.eigenvalue.nunique()} λ, {number(gaining.min())} to {number(gaining.max())}",
     )
     look = {"color": INK, "marker": "x", "markersize": 4, "linestyle": DOTTED}
-    for source, rows in sources.groupby("source", sort=False):
+    for source, rows in values["sources"].groupby("source", sort=False):
         highest = 1 + rows[["vanilla_loss", "boot_loss", "loss"]].max().max()
         yield chart(
             f"Spectrum of {source}",

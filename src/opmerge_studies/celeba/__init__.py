@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -23,7 +24,7 @@ from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.settings.types import Count, Distinct, MergeRule, NonNegative, Positive, Rising
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies import real_networks
-from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, compare_plans, describe_latents
+from opmerge_studies.celeba.plans import STRATEGIES, compare_plans, describe_latents
 from opmerge_studies.shared import Runner, Study, grid
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "STUDY", "TRAINED", "CelebaSettings", "absolute", "run", "unique_labels"]
 
+NUM_SHOWN = 12  # images of a row
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
-_NUM_SHOWN = 12
 _SPLITS = {
     "official": "official validation split",
     "strip": "a strip at the right of each photo, no pixel of which is trained on",
@@ -99,13 +100,10 @@ class CelebaSettings(Settings):
     def _check(self) -> Self:
         for labels in (self.source_labels, self.encoder_labels):
             assert labels, "they refuse what is given twice"
-        given, usual = self.vae.model_dump(), VAEConfig().model_dump()
-        for values in (given, usual):
-            values["optimization.seed"] = values["optimization"]["seed"]
         for key, instead in _SETTLED.items():
-            if given[key] != usual[key]:
-                remedy = f"set {instead} instead"
-                raise InputError(f"vae.{key}", "is not used here", given[key], remedy)
+            given, usual = map(attrgetter(key), (self.vae, VAEConfig()))
+            if given != usual:
+                raise InputError(f"vae.{key}", "is not used here", given, f"set {instead} instead")
         return self
 
     @property
@@ -183,14 +181,12 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
 
     encodings = make_encodings(settings, runner)
     theory = _theory(settings, encodings, runner)
-    outputs = [(each, _outputs(settings, each, runner)) for each in encodings]
     shown = [each for each in encodings if each.seed == settings.seeds[0]]
-    splits = [each.images for each in shown if each.kind == "pca"]
     return {
         "tables": {
             "encoders": [_quality_row(each, encodings) for each in encodings],
             **theory,
-            "pixels": [{**each.place, **row} for each, output in outputs for row in output["rows"]],
+            "pixels": [{**each.place, **row} for each in encodings for row in each.outputs["rows"]],
         },
         "splits": [
             {
@@ -198,19 +194,14 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
                 "images": len(images.rows),
                 "held_out": len(images.held_out),
                 "split": _SPLITS[images.split],
-                "png": picture(images.some(_NUM_SHOWN)),
+                "png": picture(images.some(NUM_SHOWN)),
             }
-            for images in splits
+            for images in dict.fromkeys(each.images for each in shown)
         ],
-        "pictures": [
-            {**each.place, **row}
-            for each, output in outputs
-            for row in output["pictures"]
-            if each in shown
-        ],
-        "spreads": [{**each.place, "pixel_rms": output["pixel_rms"]} for each, output in outputs],
+        "pictures": [{**each.place, **row} for each in shown for row in each.outputs["pictures"]],
+        "spreads": [{**each.place, "pixel_rms": each.outputs["pixel_rms"]} for each in encodings],
         "reconstructions": [
-            {**each.place, "png": picture(reconstruct(each.load(), each.images.some(_NUM_SHOWN)))}
+            {**each.place, "png": picture(reconstruct(each.load(), each.images.some(NUM_SHOWN)))}
             for each in shown
         ],
         "cost": runner.store.kept("cost", "published size, with reading", cost_at_full_size),
@@ -226,19 +217,15 @@ def _theory(
     cells = [{"path": str(each.path), "digest": each.made["digest"], **again} for each in encodings]
     described = runner.sweep(describe_latents, cells, "covariances")
     problems = grid(merge_rule=_RULES, merge_time=settings.merge_times)
-    compared = runner.sweep(
-        compare_plans,
-        [{**cell, "num_steps": settings.steps, **each} for cell in cells for each in problems],
-        "comparing plans",
-    )
-    spectra = list(zip([each.place for each in encodings], described, strict=True))
+    asked = [{**cell, "num_steps": settings.steps, **each} for cell in cells for each in problems]
+    compared = runner.sweep(compare_plans, asked, "comparing plans")
+    spectra = zip([each.place for each in encodings], described, strict=True)
     places = [{**each.place, **problem} for each in encodings for problem in problems]
-    plans = list(zip(places, compared, strict=True))
-    return {
-        name: [{**place, **row} for place, tables in parts for row in tables[name]]
-        for parts in (spectra, plans)
-        for name in parts[0][1]
-    }
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for place, found in (*spectra, *zip(places, compared, strict=True)):
+        for name, rows in found.items():
+            tables.setdefault(name, []).extend({**place, **row} for row in rows)
+    return tables
 
 
 def _quality_row(encoding: Encoding, encodings: Sequence[Encoding]) -> dict[str, Any]:
@@ -255,32 +242,6 @@ def _quality_row(encoding: Encoding, encodings: Sequence[Encoding]) -> dict[str,
         **{f"pca_{key}": beside.get(key) for key in ("ms_ssim", "mse")},
         "cpu_seconds": made["cpu_seconds"],
     }
-
-
-def _outputs(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> dict[str, Any]:
-    """Decoded outputs of an encoder."""
-    from opmerge.data import open_source
-    from opmerge_studies.celeba.outputs import decoded_outputs
-
-    arguments: dict[str, Any] = {
-        "num_steps": settings.steps,
-        "merge_times": list(settings.merge_times),
-        "merge_rule": _RULES[0],
-        "num_samples": settings.num_samples,
-        "num_shown": min(_NUM_SHOWN, settings.num_samples),
-        "seed": 0,
-    }
-
-    def compute() -> dict[str, Any]:
-        title = f"decoding by {encoding.label}, {encoding.images.name}"
-        count = len(settings.merge_times) * len((*STRATEGIES, PLANNED))
-        with runner.progress(title, count) as report:
-            latents = open_source(str(encoding.path))
-            return decoded_outputs(encoding.load(), latents, **arguments, progress=report)
-
-    identity = {**arguments, "encoder": encoding.identity(), "plans": STRATEGIES}
-    kept: dict[str, Any] = encoding.store.kept("outputs", identity, compute)
-    return kept
 
 
 def _neural(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> dict[str, Any]:
@@ -318,10 +279,5 @@ def _neural(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> dic
     }
 
 
-STUDY = Study(
-    __name__,
-    "Which plan is best in the latent space of images of faces?",
-    CelebaSettings,
-    run,
-    trains_networks=True,
-)
+_QUESTION = "Which plan is best in the latent space of images of faces?"
+STUDY = Study(__name__, _QUESTION, CelebaSettings, run, trains_networks=True)

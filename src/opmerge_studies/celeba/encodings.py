@@ -1,32 +1,43 @@
-"""Encodings: images split, encoders trained once or loaded, their latents in files, the cost."""
+"""Encodings: encoders trained once or loaded, latents in files, what they decode to; the cost."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from timeit import timeit
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from opmerge import latents
-from opmerge.data import Source, SourceOptions, open_source
+from opmerge.data import Progress, Source, SourceOptions, open_source
 from opmerge.denoisers.samples import load_samples, network_shape
-from opmerge.latents import ConvVAE, Encoder, Images, Opened, ms_ssim_loss
+from opmerge.latents import Encoder, Images
 from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents
+from opmerge.measure.linearity import require_basis
+from opmerge.merging import evaluate
+from opmerge.metrics import sliced_w2
 from opmerge.settings.networks import VAEConfig
-from opmerge.store import Store, digest, file_digest
-from opmerge_studies.celeba import BUILT_IN, TRAINED, CelebaSettings, absolute
-from opmerge_studies.real_networks.execution import own_accelerator
+from opmerge.spectra import estimate_spectrum
+from opmerge.store import digest, file_digest
+from opmerge.training import GradientFlow
+from opmerge_studies.celeba import BUILT_IN, NUM_SHOWN, TRAINED, CelebaSettings, absolute
+from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, by_direction, contending_plans
+from opmerge_studies.real_networks.execution import own_accelerator, picture
 from opmerge_studies.shared import Runner
+from opmerge_studies.shared.strategies import cosine_problem
 
 _HELD_OUT = 0.1
 _SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
@@ -37,20 +48,20 @@ _PUBLISHED_NUMBER = 200_000
 _FILE_SIZE = (178, 218)  # of CelebA's images
 _TIMED = 32  # images of a batch
 _TIMED_BATCHES = 2
+_RESPONSE = 0.01  # of a latent's deviation: errors below it are decoded at this size
+_BRIGHTEST = 0.995  # quantile of an error map that is drawn white
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """An encoder (a built-in, or a folder) of a source, with the latents of its images in a file.
-
-    ``seed`` is that of its training and draws, ``folder`` that of its files.
-    """
+    """An encoder (a built-in, or a folder) of a source, and its latents, in the runner's folder."""
 
     settings: CelebaSettings
     images: Images
     kind: str
     seed: int
-    folder: Path
     runner: Runner
 
     @property
@@ -66,17 +77,12 @@ class Encoding:
     @property
     def path(self) -> Path:
         """The file of its latents: (N, d), those of the images that are trained on."""
-        return self.folder / "latents.npy"
+        return self.runner.folder / "latents.npy"
 
     def load(self) -> Encoder:
         """The encoder."""
-        place = self.folder if self.kind in BUILT_IN else self.kind
+        place = self.runner.folder if self.kind in BUILT_IN else self.kind
         return latents.load_encoder(place, self.images.shape)
-
-    @property
-    def store(self) -> Store:
-        """What is kept in its folder."""
-        return Store(self.folder, self.runner.warn)
 
     def identity(self) -> dict[str, Any]:
         """What it depends on: images, settings, and the content of a saved encoder."""
@@ -93,13 +99,9 @@ class Encoding:
 
     @cached_property
     def made(self) -> dict[str, Any]:
-        """What it is: trained, fitted or loaded, measured, and its latents written; JSON values.
-
-        What the folder holds of the same identity is kept.
-        """
-        files = [self.path.name]
-        made: dict[str, Any] = self.store.kept_folder(".", self.identity(), self._make, files)
-        return made
+        """What it is: trained, fitted or loaded, measured, latents written; kept in its folder."""
+        store, files = self.runner.store, [self.path.name]
+        return dict(store.kept_folder(".", self.identity(), self._make, files))
 
     def _make(self, folder: Path) -> dict[str, Any]:
         images, progress = self.images, self.runner.progress
@@ -156,6 +158,27 @@ class Encoding:
             optimization=vae.optimization.replaced(seed=self.seed),
         )
 
+    @cached_property
+    def outputs(self) -> dict[str, Any]:
+        """What ``decoded_outputs`` finds, kept in its folder."""
+        settings = self.settings
+        arguments: dict[str, Any] = {
+            "num_steps": settings.steps,
+            "merge_times": list(settings.merge_times),
+            "num_samples": settings.num_samples,
+            "num_shown": min(NUM_SHOWN, settings.num_samples),
+        }
+
+        def compute() -> dict[str, Any]:
+            title = f"decoding by {self.label}, {self.images.name}"
+            count = len(settings.merge_times) * len((*STRATEGIES, PLANNED))
+            with self.runner.progress(title, count) as report:
+                source = open_source(str(self.path))
+                return decoded_outputs(self.load(), source, **arguments, progress=report)
+
+        identity = {**arguments, "encoder": self.identity(), "plans": STRATEGIES}
+        return dict(self.runner.store.kept("outputs", identity, compute))
+
 
 def make_encodings(settings: CelebaSettings, runner: Runner) -> list[Encoding]:
     """Every encoder of every source and seed; PCA and saved ones are the same for every seed.
@@ -164,42 +187,31 @@ def make_encodings(settings: CelebaSettings, runner: Runner) -> list[Encoding]:
         InputError: before anything is read or trained, if a source or a saved encoder is missing
             or damaged, or they do not fit together.
     """
-    opened = [open_images(settings, name, runner) for name in settings.sources]
-    for kind in settings.encoders:
-        for each in opened if kind not in BUILT_IN else ():
-            latents.load_encoder(kind, each.shape)
-    sources = []
-    for each in opened:
-        folder = runner.folder / "encoders" / _slug(Path(each.name).name, digest(each.name)[:6])
-        sources.append((load_images(settings, each, folder, runner), folder))
-    return [
-        Encoding(settings, images, kind, seed, folder / _encoder_folder(kind, seed), runner)
-        for images, folder in sources
-        for kind in settings.encoder_labels
-        for seed in (settings.seeds if kind in TRAINED else settings.seeds[:1])
-    ]
-
-
-def open_images(settings: CelebaSettings, name: str, runner: Runner) -> Opened:
-    """See ``opmerge.latents.open_images``; a tenth is held out."""
 
     def open_as(name: str, options: SourceOptions) -> Source:
         with runner.progress(f"looking through {name}", None) as report:
             return open_source(name, options, report)
 
-    options = settings.source_options
-    return latents.open_images(name, options, _HELD_OUT, _SPLIT_SEED, open_as, runner.warn)
-
-
-def load_images(settings: CelebaSettings, opened: Opened, folder: Path, runner: Runner) -> Images:
-    """See ``opmerge.latents.load_images``; they are called as the study calls their source."""
-    label = settings.source_labels[opened.name]
-
-    def read(source: Source, folder: Path) -> Tensor:
+    def read(label: str, source: Source, folder: Path) -> Tensor:
         with runner.progress(f"reading {label}", source.num_samples) as report:
             return load_samples(source, network_shape(source), folder, report)
 
-    return replace(latents.load_images(opened, folder, read), name=label)
+    split = settings.source_options, _HELD_OUT, _SPLIT_SEED
+    labels = settings.source_labels
+    opened = [latents.open_images(name, *split, open_as, runner.warn) for name in labels]
+    for kind, each in product(settings.encoders, opened):
+        if kind not in BUILT_IN:
+            latents.load_encoder(kind, each.shape)
+    encodings = []
+    for each in opened:
+        folder = runner.folder / "encoders" / _slug(Path(each.name).name, digest(each.name)[:6])
+        images = latents.load_images(each, folder, partial(read, labels[each.name]))
+        images = replace(images, name=labels[each.name])
+        for kind in settings.encoder_labels:
+            for seed in settings.seeds if kind in TRAINED else settings.seeds[:1]:
+                own = replace(runner, folder=folder / _encoder_folder(kind, seed))
+                encodings.append(Encoding(settings, images, kind, seed, own))
+    return encodings
 
 
 def _encoder_folder(kind: str, seed: int) -> str:
@@ -220,18 +232,107 @@ def _content_digest(kind: str) -> str:
     return digest([[path.name, file_digest(path)] for path in files])
 
 
+def decoded_outputs(
+    encoder: Encoder,
+    source: Source,
+    num_steps: int,
+    merge_times: Sequence[float],
+    num_samples: int,
+    num_shown: int,
+    progress: Progress = lambda done: None,
+) -> dict[str, Any]:
+    """Teacher and students, linear in the eigenbasis of the latents, decoded from equal noise.
+
+    The teacher's latent is ``mean + Σ_k √n_T P_k ε_k v_k`` and a student's, under operator copy,
+    has ``P_k exp(e_k)`` in its place. Where their difference δ is below a hundredth of a latent's
+    deviation, c δ of that size is decoded instead, and what it changes divided by c: float32 does
+    not resolve the rest. ``progress`` is told the number of plans decoded, over all merge times.
+
+    Returns:
+        ``rows``, one a merge time and plan, with the paired root mean square in a pixel and its
+        interval over samples; ``pictures``, PNGs in base64 with the factor of each error map;
+        ``pixel_rms``, the deviation of the teacher's pixels.
+    """
+    spectrum = estimate_spectrum(source)
+    basis, mean = require_basis(spectrum, spectrum.num_dimensions)
+    shape = num_samples, spectrum.num_dimensions
+    noise = np.random.default_rng(0).standard_normal(shape) @ basis.T
+    rows: list[dict[str, Any]] = []
+    pictures: list[dict[str, Any]] = []
+    for merge_time in merge_times:
+        problem = cosine_problem(spectrum.eigenvalues, num_steps, GradientFlow(merge_time))
+        log_output = by_direction(problem, problem.teacher.log_output, spectrum.eigenvalues)
+        clean = noise * np.exp(log_output)
+        teacher = clean @ basis + mean
+        original = _decode(encoder, teacher)
+        shown = original[:num_shown]
+        pictures.append(_picture(merge_time, "teacher", shown))
+        for name, plan in contending_plans(problem).items():
+            excess = by_direction(problem, evaluate(problem, plan).excess, spectrum.eigenvalues)
+            difference = (clean * np.expm1(excess)) @ basis
+            error = _response(encoder, teacher, difference, original)
+            rows.append(
+                {
+                    "merge_time": merge_time,
+                    "plan": name,
+                    "latent_rms": float(np.sqrt(np.mean(np.sum(difference**2, axis=1)))),
+                    **_paired(error),
+                    "sliced_w2": sliced_w2(_rows(original), _rows(original) + _rows(error)),
+                }
+            )
+            # an error map is black where images are equal, white where they differ most
+            size = error[:num_shown].abs().mean(dim=1, keepdim=True)
+            factor = 2.0 / max(float(size.flatten().quantile(_BRIGHTEST)), 1e-300)
+            pictures += [
+                _picture(merge_time, name, shown + error[:num_shown]),
+                _picture(merge_time, name, size * factor - 1, factor),
+            ]
+            progress(len(rows))
+    spread = original - original.mean(dim=0)
+    return {"rows": rows, "pictures": pictures, "pixel_rms": float(spread.square().mean().sqrt())}
+
+
+def _picture(time: float, plan: str, images: Tensor, factor: float | None = None) -> dict[str, Any]:
+    return {"merge_time": time, "plan": plan, "factor": factor, "png": picture(images)}
+
+
+def _decode(encoder: Encoder, rows: Array) -> Tensor:
+    return torch.cat(list(latents.decode_latents(encoder, rows))).double()
+
+
+def _response(encoder: Encoder, teacher: Array, difference: Array, original: Tensor) -> Tensor:
+    """What a difference of latents changes in the decoded images."""
+    size, spread = np.sqrt(np.mean(difference**2)), np.std(teacher, axis=0)
+    scale = max(1.0, _RESPONSE * float(np.sqrt(np.mean(spread**2))) / float(size))
+    return (_decode(encoder, teacher + scale * difference) - original) / scale
+
+
+def _paired(error: Tensor) -> dict[str, float]:
+    """Root mean square of a pixel's error, and its normal interval over samples."""
+    each = (_rows(error) ** 2).mean(axis=1)
+    reach = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
+    ends = np.maximum(each.mean() + np.array([0.0, -reach, reach]), 0.0)
+    names = ("paired_rms", "paired_low", "paired_high")
+    return dict(zip(names, np.sqrt(ends).tolist(), strict=True))
+
+
+def _rows(images: Tensor) -> Array:
+    rows: Array = images.flatten(1).numpy()
+    return rows
+
+
 def cost_at_full_size() -> dict[str, Any]:
     """What 200,000 colour images of 64 × 64 would take with the published network.
 
     Seconds are of this computer's processor, over all cores, scaled from those of a few batches.
     """
-    network = ConvVAE(_PUBLISHED_SHAPE)
+    network = latents.ConvVAE(_PUBLISHED_SHAPE)
     images = torch.rand(_TIMED, *_PUBLISHED_SHAPE) * 2 - 1
     noise = torch.zeros(_TIMED, network.config["num_latents"])
 
     def train() -> None:
         network.zero_grad()
-        torch.autograd.backward(ms_ssim_loss(network(images, noise)[0], images))
+        torch.autograd.backward(latents.ms_ssim_loss(network(images, noise)[0], images))
 
     def encode() -> None:
         with torch.no_grad():
@@ -257,7 +358,5 @@ def cost_at_full_size() -> dict[str, Any]:
 def _seconds(call: Callable[[], object]) -> float:
     """For all images, from a call that does a batch; the first call is left aside."""
     call()
-    begin = time.process_time()
-    for _ in range(_TIMED_BATCHES):
-        call()
-    return (time.process_time() - begin) / (_TIMED_BATCHES * _TIMED) * _PUBLISHED_NUMBER
+    seconds = timeit(call, timer=time.process_time, number=_TIMED_BATCHES)
+    return seconds / (_TIMED_BATCHES * _TIMED) * _PUBLISHED_NUMBER

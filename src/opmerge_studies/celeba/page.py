@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from opmerge.page.charts import DASHED, LOOKS, Axis, Level, Series, curves, intervals
+from opmerge.page.charts import DASHED, LOOKS, Axis, Level, Series, chart, intervals
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import percent
 from opmerge.page.study import Page, frame, heads, table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
@@ -28,7 +28,6 @@ _PLANS = (_PLANNED, "boot", "vanilla", "temporal:8", "uniform:4", "progressive",
 _OFF = 10.0  # times the certified plan: left to the table
 _SMALLEST = 1e-4  # eigenvalue that is drawn
 _VISIBLE = 0.002  # of a pixel's deviation; half a grey level of 8 bits
-_FEW = 1000  # images, which an autoencoder learns by heart
 
 _ENCODER_COLUMNS = heads(
     *("encoder=called", "source", "seed", "latents=dimensions", "parameters=num_parameters:,.0f"),
@@ -68,18 +67,14 @@ _NETWORK_NOTE = (
 
 def page(record: Record) -> Page:
     """Numbers, claims and sections of a record."""
-    import pandas as pd
-
     rows = _frames(record)
     time = record["settings"]["merge_times"][-1]
-    winners = rows["winners"]
-    winners = winners[winners.merge_time == time].sort_values("form", kind="stable")
+    winners = rows["winners"].query("merge_time == @time").sort_values("form", kind="stable")
     paper = winners[winners.merge_rule == "operator-copy"]
     diagonal, full = (paper[paper.form == form] for form in ("diagonal", "full"))
-    decoded = rows["contests"]
-    decoded = full.merge(decoded[decoded.merge_time == time], on=_PLACE)
-    plans = rows["plans"]
-    plans = plans[(plans.merge_rule == "operator-copy") & (plans.merge_time == time)]
+    denoised = winners[winners.merge_rule == "denoiser-copy"]
+    decoded = full.merge(rows["contests"].query("merge_time == @time"), on=_PLACE)
+    plans = rows["plans"].query("merge_rule == 'operator-copy' and merge_time == @time")
     errors = plans.pivot(index=[*_PLACE, "form"], columns="plan", values="w2")
     sums = paper.set_index([*_PLACE, "form"]).continuum
     encoders = rows["encoders"]
@@ -90,35 +85,28 @@ def page(record: Record) -> Page:
         "boot-least-decoded": count(decoded.least == "boot"),
         "sums-tell": count(paper.winner == np.where(paper.continuum > 1, "boot", "vanilla")),
         "latents-tell-pixels": count(decoded.least == decoded.winner),
-        "boot-least-denoiser-copy": count(
-            winners.winner[winners.merge_rule == "denoiser-copy"] == "boot"
-        ),
+        "boot-least-denoiser-copy": count(denoised.winner == "boot"),
         "ahead-of-pca": count(encoders.ahead.dropna() > 0),
     }
     shapes = encoders.groupby("source").shape.first()
     splits = pd.DataFrame(record["splits"])
     splits["shape"] = splits.source.map(shapes).map(lambda shape: shape[shape[0] == 1 :])
     values = {
+        **record,
         "claims": claims,
         "time": time,
-        "seeds": record["settings"]["seeds"],
         "splits": splits,
-        "few": splits[splits.images < _FEW],
         "paper": paper,
         "full": full,
         "decoded": decoded,
         "quality": encoders.groupby(["source", "called"], sort=False).ms_ssim,
         "off": errors.vanilla / errors.boot / sums,
-        "cost": record["cost"],
-        "neural": [record["neural"]] if record["neural"] else [],
     }
     return Page(values, claims, _sections(record, rows, time))
 
 
 def _frames(record: Record) -> dict[str, pd.DataFrame]:
     """The tables, each row with the names of its encoder and encoding; and who wins decoded."""
-    import pandas as pd
-
     names = frame(record, "encoders")[_PLACE]
     called = names.encoder.replace(_LABELS)
     several = names.groupby(["source", "encoder"]).seed.transform("size") > 1
@@ -133,14 +121,12 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
         key: pd.DataFrame(table).merge(names, on=_PLACE, how="left")
         for key, table in tables.items()
     }
-    encoders, pixels = rows["encoders"], rows["pixels"]
+    encoders = rows["encoders"]
     ahead = (encoders.ms_ssim - encoders.pca_ms_ssim.astype(float)).where(encoders.encoder != "pca")
     dimensions = encoders.num_latents.astype(str) + " " + encoders.latents
     spectra = rows["spectra"][[*_PLACE, "form", "largest", "share_small", "variance_small"]]
-    spreads = pd.DataFrame(record["spreads"])
-    pixels = pixels.merge(spreads, on=_PLACE).assign(
-        relative=lambda each: each.paired_rms / each.pixel_rms
-    )
+    pixels = rows["pixels"].merge(pd.DataFrame(record["spreads"]), on=_PLACE)
+    pixels = pixels.assign(relative=pixels.paired_rms / pixels.pixel_rms)
     ranked = pixels[pixels.plan.isin(_PAPERS)].sort_values("paired_rms", kind="stable")
     contests = ranked.groupby([*_PLACE, "merge_time"], sort=False)
     return {
@@ -157,19 +143,15 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
 
 
 def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
-    import pandas as pd
-
     encoders, pixels, seed = rows["encoders"], rows["pixels"], record["settings"]["seeds"][0]
     backs = rows["reconstructions"].merge(encoders[[*_PLACE, "ms_ssim"]], on=_PLACE)
     for split in record["splits"]:
         own = backs[backs.source == split["source"]]
+        names = own.called + own.ms_ssim.map(", {:.3f}".format)
         yield Section(
             f"Reconstructions of {split['source']}",
             f"Of {split['held_out']} images held out ({split['split']}); first seed.",
-            pictures=[
-                ("held out", split["png"]),
-                *zip(own.called + own.ms_ssim.map(", {:.3f}".format), own.png, strict=True),
-            ],
+            pictures=[("held out", split["png"]), *zip(names, own.png, strict=True)],
             is_wide=True,
         )
     made = table(
@@ -193,9 +175,9 @@ def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
     caption = "W2 in latents by the linear theory; paired error and sliced W2 of a pixel, decoded."
     yield Section("All errors", caption, table=made, is_wide=True)
     pictures = rows["pictures"].merge(pixels[[*keys, "relative"]], on=keys, how="left")
-    contests = rows["contests"].set_index([*_PLACE, "merge_time"]).to_dict("index")
-    for place, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
-        yield _grid_section(grid, contests[place])
+    pictures = pictures.merge(rows["contests"], on=[*_PLACE, "merge_time"])
+    for _, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
+        yield _grid_section(grid)
     if record["neural"]:
         networks = pd.DataFrame(record["neural"]["plans"]).sort_values("mean")
         caption = "Root mean squares of student minus teacher, from equal noise"
@@ -212,19 +194,17 @@ def _source_sections(rows: Frames, source: str, seed: int, time: float) -> Itera
     latents = rows["plans"].query(f"{then} and merge_rule == 'operator-copy'")
     pixels = rows["pixels"].query(then).assign(form="full")
     largest = eigenvalues.groupby("form").eigenvalue.max()
-    yield draw_section(
+    yield chart(
         f"Latents of {source}",
         "Solid: eigenvalues of the covariance, with 95 % intervals over images; dashed: "
         "variances of single latents, which the paper takes for eigenvalues. Line: λ = 1.",
-        curves(
-            list(_spectrum_series(eigenvalues)),
-            Axis("direction or latent, by size", (1, eigenvalues["rank"].max() * 1.1)),
-            Axis("variance λ", (_SMALLEST, 2 * largest.max())),
-            f"The largest variance of a latent is {largest.diagonal:.3g}, the largest eigenvalue "
-            f"{largest.full:.3g}",
-            levels=[Level(y=1.0)],
-            height=3.2,
-        ),
+        list(_spectrum_series(eigenvalues)),
+        Axis("direction or latent, by size", (1, eigenvalues["rank"].max() * 1.1)),
+        Axis("variance λ", (_SMALLEST, 2 * largest.max())),
+        f"The largest variance of a latent is {largest.diagonal:.3g}, the largest eigenvalue "
+        f"{largest.full:.3g}",
+        levels=[Level(y=1.0)],
+        height=3.2,
     )
     least = _least_named(latents, "w2")
     yield draw_section(
@@ -260,10 +240,9 @@ def _spectrum_series(rows: pd.DataFrame) -> Iterator[Series]:
     for (called, both), look in zip(drawn.groupby("called", sort=False), LOOKS, strict=False):
         line = {"color": look["color"]}
         full, diagonal = (both[both.form == form] for form in ("full", "diagonal"))
-        ends = (full.low, full.high)
+        ends = full.low, full.high
         yield Series(str(called), full["rank"], full.eigenvalue, line, *ends, band=True)
-        dashed = {**line, "linestyle": DASHED}
-        yield Series("", diagonal["rank"], diagonal.eigenvalue, dashed)
+        yield Series("", diagonal["rank"], diagonal.eigenvalue, {**line, "linestyle": DASHED})
 
 
 def _least_named(rows: pd.DataFrame, value: str) -> pd.Series[str]:
@@ -278,11 +257,8 @@ def error_figure(
 ) -> Figure:
     """Errors of plans as multiples of the certified one's, by encoder and form.
 
-    Args:
-        rows: a row a plan, encoder and form.
-        columns: the error, and the ends of its interval.
-        title: what is seen.
-        words: what the error is.
+    ``rows`` hold one a plan, encoder and form; ``columns`` are the error and the ends of its
+    interval, ``words`` what the error is.
     """
     value, low, high = columns
     units = rows[rows.plan == _PLANNED].set_index(["called", "form"])[value].rename("unit")
@@ -290,24 +266,16 @@ def error_figure(
     ratios[[*columns]] = ratios[[*columns]].div(ratios.unit, axis=0)
     smallest = ratios.groupby("plan")[value].min()
     plans = [plan for plan in _PLANS if smallest[plan] < _OFF]
-    shown = ratios[ratios.plan.isin(plans)]
-    fills = {"diagonal": {"markerfacecolor": "none"}, "full": {}}
-    series = [
-        Series(
-            str(called) if form == "full" else "",
-            own[value],
-            own.plan.map(plans.index),
-            {**look, **fills[str(form)]},
-            own[low],
-            own[high],
-        )
-        for (called, both), look in zip(shown.groupby("called", sort=False), LOOKS, strict=False)
-        for form, own in both.groupby("form")
-    ]
+    shown, series = ratios[ratios.plan.isin(plans)], []
+    for (called, both), look in zip(shown.groupby("called", sort=False), LOOKS, strict=False):
+        for form, own in both.groupby("form"):
+            fill = {} if form == "full" else {"markerfacecolor": "none"}
+            label, places = str(called) if form == "full" else "", own.plan.map(plans.index)
+            series.append(Series(label, own[value], places, {**look, **fill}, own[low], own[high]))
     return intervals(series, plans, Axis(words, margin=1.2), title, line=0.25 + 0.07 * len(series))
 
 
-def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
+def _grid_section(grid: pd.DataFrame) -> Section:
     """Outputs of an encoding; students that look like their teacher are left out, by name."""
     place, is_map = grid.iloc[0], grid.factor.notna()
     is_student = ~is_map & grid.relative.notna()
@@ -318,8 +286,8 @@ def _grid_section(grid: pd.DataFrame, contest: Mapping[Any, Any]) -> Section:
         f"Outputs, {place.called}, {place.source}, s = {place.merge_time:g}",
         "Each column is decoded from the same noise in the latents. Grey levels of a difference "
         "are its size times the factor beside it, so that the brightest are white; factors differ "
-        f"between plans. Of the four, {contest['least']} errs least in pixels, then "
-        f"{contest['behind']}. Error of a pixel over its standard deviation: {', '.join(errors)}. "
+        f"between plans. Of the four, {place.least} errs least in pixels, then "
+        f"{place.behind}. Error of a pixel over its standard deviation: {', '.join(errors)}. "
         "Students whose outputs differ from the teacher's by less than "
         f"{percent(_VISIBLE)} of that look equal and are left out: "
         f"{', '.join(grid.plan[is_hidden]) or '–'}.",

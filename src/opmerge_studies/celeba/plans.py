@@ -41,10 +41,8 @@ def contending_plans(problem: Problem, planned: Plan | None = None) -> dict[str,
 
 def by_direction(problem: Problem, values: Array, eigenvalues: Array) -> Array:
     """Values of a problem's columns, for each of these eigenvalues, which are all among them."""
-    ascending = -problem.eigenvalues
-    place = np.searchsorted(ascending, -np.maximum(eigenvalues, SMALLEST_EIGENVALUE))
-    found: Array = values[place]
-    return found
+    place = np.searchsorted(-problem.eigenvalues, -np.maximum(eigenvalues, SMALLEST_EIGENVALUE))
+    return np.asarray(values[place])
 
 
 def continuum_ratio(eigenvalues: Array) -> float:
@@ -61,11 +59,7 @@ def continuum_ratio(eigenvalues: Array) -> float:
 def describe_latents(
     path: str, digest: str, num_resamples: int, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Both forms of the covariance: share and variance of λ <= 1, with intervals over images.
-
-    Args:
-        path, digest: of a ``.npy`` file of (N, d) latents.
-        num_resamples, seed: of the images, with replacement.
+    """Both forms of the covariance of (N, d) latents in a file, with intervals over images.
 
     Returns:
         ``spectra``, a row a form, and ``eigenvalues``, a row a form and rank.
@@ -168,16 +162,13 @@ def _errors(problem: Problem, plans: Mapping[str, Plan], spectra: Array) -> dict
 def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
     """(1 + resamples, d) descending eigenvalues by form: of all latents, then of each resample."""
     latents = np.load(path, allow_pickle=False).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    count = len(latents)
-    spectra: dict[str, list[Array]] = {form: [] for form in FORMS}
+    rng, spectra, count = np.random.default_rng(seed), [], len(latents)
     for number in range(1 + num_resamples):
         drawn = rng.multinomial(count, np.full(count, 1 / count)) if number else np.ones(count)
         covariance = np.cov(latents.T, aweights=drawn, ddof=0).reshape(latents.shape[1], -1)
-        values = (np.diag(covariance), np.linalg.eigvalsh(covariance))
-        for form, unsorted in zip(FORMS, values, strict=True):
-            spectra[form].append(np.maximum(np.sort(unsorted)[::-1], 0.0))
-    return {form: np.array(rows) for form, rows in spectra.items()}
+        spectra.append([covariance.diagonal().copy(), np.linalg.eigvalsh(covariance)])
+    descending = np.sort(np.swapaxes(spectra, 0, 1))[..., ::-1]
+    return dict(zip(FORMS, np.maximum(descending, 0.0), strict=True))
 
 
 def _interval(values: Array, prefix: str = "") -> dict[str, float]:

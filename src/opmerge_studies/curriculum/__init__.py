@@ -11,14 +11,8 @@ from pydantic import Field, model_validator
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.planners import find_plan
-from opmerge.planners.allocation import (
-    SCHEDULES,
-    allocate,
-    largest_gain,
-    merge_costs,
-    scheduled_times,
-)
+from opmerge.planners import allocation, find_plan
+from opmerge.planners.allocation import SCHEDULES, allocate
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.planners.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.plans import Plan, build_strategy
@@ -32,15 +26,7 @@ from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import is_as_good
 
-__all__ = [
-    "PILOT",
-    "SCHEDULES",
-    "SPREAD_CASE",
-    "STUDY",
-    "CurriculumSettings",
-    "case_problem",
-    "run",
-]
+__all__ = ["PILOT", "SCHEDULES", "SPREAD_CASE", "STUDY", "CurriculumSettings", "run"]
 
 COMPARED = ("vanilla", "boot", "progressive")
 CHEAPEST, PLANNED, SPREAD_CASE = "cheapest", "planned", "digits, spread rates"
@@ -176,7 +162,7 @@ def allocate_plan(case: str, num_steps: int, name: str, budgets: Sequence[float]
     plan, splits = case_plan(problem, name), []
     for budget in budgets:
         best = allocate(problem, plan, budget)
-        times = {schedule: scheduled_times(schedule, plan, budget) for schedule in SCHEDULES}
+        times = {name: allocation.scheduled_times(name, plan, budget) for name in SCHEDULES}
         schedules = {schedule: evaluate(problem, plan, times[schedule]).w2 for schedule in times}
         proof = {"best": best.w2, "lower_bound": best.lower_bound, "residual": best.residual}
         ends = {"shortest": float(best.times.min()), "longest": float(best.times.max())}
@@ -199,7 +185,8 @@ def _comb_gain(problem: Problem, plan: Plan) -> float | None:
     if problem.merge_rule != "operator-copy" or not _is_comb(plan) or errors.shape[1] > 1:
         return None
     one_sign = (errors > 0).all() or (errors < 0).all()
-    return largest_gain(np.abs(errors[:, 0]), merge_costs(plan)) if one_sign else None
+    costs = allocation.merge_costs(plan)
+    return allocation.largest_gain(np.abs(errors[:, 0]), costs) if one_sign else None
 
 
 def _is_comb(plan: Plan) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import DASHED, DOTTED, Axis, Series, chart, series_of
 from opmerge.page.claims import count
@@ -13,13 +15,35 @@ from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import INK
 from opmerge_studies.curriculum import CHEAPEST, COMPARED, PLANNED, SCHEDULES, SPREAD_CASE
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _ZERO_MET = "λ = 1.5"  # where excesses of both signs cancel and every plan meets the teacher
 _SEEN = 1e-6  # W2 below which nobody would notice a gain
 _LABELS = {CHEAPEST: "the tree that is cheapest in the end", PLANNED: "the plan for s = 6.4"}
 _FOLDS = [("λ = 0.2", "vanilla"), ("λ = 0.2", "boot"), ("λ = 5", "cheapest")]
+_FRONTIER_COLUMNS = heads(
+    *("budget", "equal times=equal_plan:s", "W2 so=equal", "best split=best_plan:s"),
+    *("W2 by it=best", "best comb=best_comb", "bound=comb_bound", "comb:s"),
+)
+_FRONTIER_NOTE = "Best comb: of the shortest paths, with its best split."
+_SPLIT_COLUMNS = heads(
+    "budget", *SCHEDULES, "best", "shortest", "longest", "trained:s", "residual:.0e"
+)
+_SPLIT_NOTE = "Shortest, longest: times of merges in the best split; trained: merges that get any."
+_COST_COLUMNS = heads(
+    *("case:s", "plan:s", "merges:s", "evaluations:g", "for a factor e=per_fold:.4g"),
+    "gain of a split=comb_gain:.4g",
+)
+_COST_NOTE = (
+    "Evaluations: of a sample in one unit of time in every merge. For a factor e: of a sample, "
+    "at large budgets. Gain: of combs, at large budgets, exp(KL)."
+)
+_BEST_COLUMNS = heads("λ=eigenvalue:g", "budget", "W2=best", "best comb=best_comb", "plan:s")
+_PILOT_COLUMNS = heads(
+    *("plan:s", "iterations a merge=iterations:s", "evaluations:g", "measured"),
+    *("spread rates=spread_rates", "gradient flow=gradient_flow"),
+)
+_PILOT_NOTE = (
+    "Measured: mean over pixels and samples; predicted: sum over directions. Compare ratios."
+)
 
 
 def page(record: Mapping[str, Any]) -> Page:
@@ -65,83 +89,51 @@ def page(record: Mapping[str, Any]) -> Page:
         "spread-rates-bring-plans-together": count(spread.over < 2),
     }
 
-    def sections() -> Iterator[Section]:
-        yield from (_frontier(str(case), own) for case, own in frontier.groupby("case", sort=False))
-        yield _schedules(splits, "digits", "progressive")
-        yield _schedules(splits, "λ = 0.2", "boot")
-        yield from _tables(plans, small, rows["pilot"])
-
-    return Page(values, claims, sections())
+    frames = {**rows, "frontier": frontier, "splits": splits}
+    return Page(values, claims, _sections(frames))
 
 
-def _frontier(case: str, rows: pd.DataFrame) -> Section:
-    last, bounded = rows[rows.is_first].iloc[-1], rows.dropna(subset="comb_bound")
-    best, top = rows.best.clip(lower=1e-300), rows.progressive.max()
-    lines = [
-        *series_of(rows, "budget", COMPARED, markersize=4),
-        Series("best split", rows.budget, best, {"color": INK, "linestyle": DASHED, "marker": "."}),
-    ]
-    if len(bounded):
-        look = {"color": INK, "linestyle": DOTTED}
-        lines.append(Series("bound of combs", bounded.budget, bounded.comb_bound, look))
-    return chart(
-        f"Budget against error, {case}",
-        "Budgets are network evaluations of a sample, Σ s (m + 3); of spread rates in units of 400 "
-        "iterations, and under denoiser copy. Strategies with equal times in all merges; best: of "
-        "all plans tried, each with its best split. Bound: what no comb goes below, where known.",
-        lines,
-        Axis("budget, network evaluations", margin=1.2),
-        Axis("W2 to the teacher", (max(best.min() / 2, 1e-9 * top), 2 * top)),
-        f"{case}: from a budget of {number(last.budget)} on, {last.label} is best",
-        table(
-            f"Best plans, {case}",
-            rows,
-            heads(
-                *("budget", "equal times=equal_plan:s", "W2 so=equal", "best split=best_plan:s"),
-                *("W2 by it=best", "best comb=best_comb", "bound=comb_bound", "comb:s"),
-            ),
-            "Best comb: of the shortest paths, with its best split.",
-        ),
-        height=3.2,
-    )
-
-
-def _schedules(splits: pd.DataFrame, case: str, plan: str) -> Section:
-    rows = splits[(splits.case == case) & (splits["plan"] == plan)]
-    highest = (rows[list(SCHEDULES)].max(axis=1) / rows.best).max()
-    return chart(
-        f"Schedules of {plan}, {case}",
-        "W2 with the same budget as a multiple of the best split's: equal times, times in "
-        "proportion to the round, to the rounds left, and twice as long in the last two.",
-        series_of(rows, "budget", SCHEDULES, over="best"),
-        Axis("budget, network evaluations", margin=1.2),
-        Axis("W2, best split = 1", (0.9, min(2 * highest, 1e4))),
-        f"The best split of {plan} errs up to {times(rows.gain.max())} less than equal times",
-        table(
-            f"{plan}, {case}",
-            rows,
-            heads("budget", *SCHEDULES, "best", "shortest", "longest", "trained:s", "residual:.0e"),
-            "Shortest, longest: times of merges in the best split; trained: merges that get any.",
-        ),
-        columns=2,
-    )
-
-
-def _tables(plans: pd.DataFrame, small: pd.DataFrame, pilot: pd.DataFrame) -> list[Section]:
-    costs = heads("case:s", "plan:s", "merges:s", "evaluations:g", "for a factor e=per_fold:.4g")
-    costs |= heads("gain of a split=comb_gain:.4g")
-    best = heads("λ=eigenvalue:g", "budget", "W2=best", "best comb=best_comb", "plan:s")
-    predicted = heads("plan:s", "iterations a merge=iterations:s", "evaluations:g", "measured")
-    predicted |= heads("spread rates=spread_rates", "gradient flow=gradient_flow")
-    cost_note = (
-        "Evaluations: of a sample in one unit of time in every merge. For a factor e: of a sample, "
-        "at large budgets. Gain: of combs, at large budgets, exp(KL)."
-    )
-    note = "Measured: mean over pixels and samples; predicted: sum over directions. Compare ratios."
+def _sections(frames: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+    for case, rows in frames["frontier"].groupby("case", sort=False):
+        last, bounded = rows[rows.is_first].iloc[-1], rows.dropna(subset="comb_bound")
+        best, top = rows.best.clip(lower=1e-300), rows.progressive.max()
+        look = {"color": INK, "linestyle": DASHED, "marker": "."}
+        lines = series_of(rows, "budget", COMPARED, markersize=4)
+        lines.append(Series("best split", rows.budget, best, look))
+        if len(bounded):
+            look = {"color": INK, "linestyle": DOTTED}
+            lines.append(Series("bound of combs", bounded.budget, bounded.comb_bound, look))
+        yield chart(
+            f"Budget against error, {case}",
+            "Budgets are network evaluations of a sample, Σ s (m + 3); of spread rates in units of "
+            "400 iterations, and under denoiser copy. Strategies with equal times in all merges; "
+            "best: of all plans tried, each with its best split. Bound: what no comb goes below, "
+            "where known.",
+            lines,
+            Axis("budget, network evaluations", margin=1.2),
+            Axis("W2 to the teacher", (max(best.min() / 2, 1e-9 * top), 2 * top)),
+            f"{case}: from a budget of {number(last.budget)} on, {last.label} is best",
+            table(f"Best plans, {case}", rows, _FRONTIER_COLUMNS, _FRONTIER_NOTE),
+            height=3.2,
+        )
+    for case, plan in (("digits", "progressive"), ("λ = 0.2", "boot")):
+        rows = frames["splits"].query("case == @case and plan == @plan")
+        highest = (rows[list(SCHEDULES)].max(axis=1) / rows.best).max()
+        yield chart(
+            f"Schedules of {plan}, {case}",
+            "W2 with the same budget as a multiple of the best split's: equal times, times in "
+            "proportion to the round, to the rounds left, and twice as long in the last two.",
+            series_of(rows, "budget", SCHEDULES, over="best"),
+            Axis("budget, network evaluations", margin=1.2),
+            Axis("W2, best split = 1", (0.9, min(2 * highest, 1e4))),
+            f"The best split of {plan} errs up to {times(rows.gain.max())} less than equal times",
+            table(f"{plan}, {case}", rows, _SPLIT_COLUMNS, _SPLIT_NOTE),
+            columns=2,
+        )
+    made = table("Cost of each plan", frames["plans"], _COST_COLUMNS, _COST_NOTE)
+    yield Section("Plans and their costs", "", table=made)
+    made = table("Best plan with its best split", frames["small"], _BEST_COLUMNS)
+    yield Section("Every plan of a few steps", "", table=made)
+    made = table("Predicted and measured", frames["pilot"], _PILOT_COLUMNS, _PILOT_NOTE)
     caption = "Squared error to the teacher, digits, T = 32; the first four took equal time."
-    tables = (
-        ("Plans and their costs", "", table("Cost of each plan", plans, costs, cost_note)),
-        ("Every plan of a few steps", "", table("Best plan with its best split", small, best)),
-        ("Networks of the pilot", caption, table("Predicted and measured", pilot, predicted, note)),
-    )
-    return [Section(heading, words, table=numbers) for heading, words, numbers in tables]
+    yield Section("Networks of the pilot", caption, table=made)

@@ -34,15 +34,7 @@ from opmerge_studies.real_networks.agreement import agreement_of
 from opmerge_studies.shared import Runner, Study
 from opmerge_studies.shared.strategies import CANONICAL
 
-__all__ = [
-    "PLANNED",
-    "STUDY",
-    "Contender",
-    "RealNetworksSettings",
-    "contenders",
-    "prediction",
-    "run",
-]
+__all__ = ["PLANNED", "STUDY", "Contender", "RealNetworksSettings", "contenders", "run"]
 
 PLANNED = {"best": "spectrum", "best-calibrated": "calibrated"}
 """Among the plans of the study: those that the planner finds, and from which prediction."""
@@ -124,9 +116,8 @@ class Contender:
 def contenders(names: Sequence[str], problems: Mapping[str, Problem]) -> list[Contender]:
     """The plans to be compared; names that stand for the same plan are joined.
 
-    Args:
-        names: strategies, and keys of ``PLANNED``, which count if their prediction was made.
-        problems: by prediction, ``spectrum`` among them.
+    Names are strategies, and keys of ``PLANNED``, which count if their prediction was made;
+    ``problems`` are by prediction.
 
     Raises:
         InputError: if there are fewer than two different plans.

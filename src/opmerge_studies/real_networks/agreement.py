@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,9 +12,8 @@ from scipy.special import ndtri
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 Array = NDArray[np.float64]
-Coefficient = Literal["spearman", "kendall"]
 
-_STATISTICS: Mapping[Coefficient, Any] = {"spearman": spearmanr, "kendall": kendalltau}
+_STATISTICS: Mapping[str, Any] = {"spearman": spearmanr, "kendall": kendalltau}
 _PERMUTATIONS = 50_000  # covers all orders of up to 8 plans
 _ROUNDING = 1e-9  # of a coefficient that is ±1
 _QUANTILE = float(ndtri(0.975))
@@ -79,26 +78,24 @@ def rank_agreement(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
         vectorized=True,
         rng=np.random.default_rng(0),
     )
+    coefficients: dict[str, Any] = {}
+    for name, statistic in _STATISTICS.items():
+        *per_seed, of_means = (float(statistic(values, row).statistic) for row in (*rows, means))
+        interval = rank_interval(name, of_means, len(values))
+        coefficients[name] = {
+            "per_seed": per_seed,
+            "mean": float(np.mean(per_seed)),
+            "of_means": of_means,
+            "interval": interval and list(interval),
+        }
     return {
-        **{name: _coefficients(name, values, [*rows, means]) for name in _STATISTICS},
+        **coefficients,
         "p_value": float(chance.pvalue),
         "kendall_p_value": float(kendalltau(values, means, alternative="greater").pvalue),
     }
 
 
-def _coefficients(name: Coefficient, values: Array, rows: Sequence[Array]) -> dict[str, Any]:
-    statistic = _STATISTICS[name]
-    *per_seed, of_means = (float(statistic(values, row).statistic) for row in rows)
-    interval = rank_interval(name, of_means, len(values))
-    return {
-        "per_seed": per_seed,
-        "mean": float(np.mean(per_seed)),
-        "of_means": of_means,
-        "interval": interval and list(interval),
-    }
-
-
-def rank_interval(name: Coefficient, coefficient: float, count: int) -> tuple[float, float] | None:
+def rank_interval(name: str, coefficient: float, count: int) -> tuple[float, float] | None:
     """95 % interval of a rank coefficient: ``tanh(artanh r ± 1.96 sqrt(v / (n - m)))``.
 
     For Spearman's ρ, v = 1 + ρ²/2 and m = 3, accurate for |ρ| < 0.95; for Kendall's τ, v = 0.437

@@ -45,11 +45,7 @@ Cell = dict[str, Any]
 
 
 def own_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
-    """The accelerator of one training, in one process.
-
-    Raises:
-        InputError: if there are several processes.
-    """
+    """The accelerator of one training; ``InputError`` if there are several processes."""
     # accelerate keeps one precision a process; teacher and students may have their own
     AcceleratorState._reset_state()
     accelerator = make_accelerator(optimization, folder)
@@ -71,9 +67,7 @@ def picture(images: Tensor) -> str:
 
 
 class Execution:
-    """Executes plans on a teacher of T steps, and measures them in the data's eigenbasis.
-
-    The teacher is loaded, or trained once: one that the folder holds finished is not trained again.
+    """Executes plans on a teacher, loaded or trained once, and measures them in the eigenbasis.
 
     Raises:
         InputError: if the teacher has classes, or there are several processes.
@@ -200,9 +194,9 @@ class Execution:
             },
             "picture": self._picture(student),
         }
-        kept: Cell = self.store.write(*part, cell)
+        kept = self.store.write(*part, cell)
         shutil.rmtree(folder, ignore_errors=True)
-        return kept
+        return dict(kept)
 
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, Σ iterations · batch · (children + 3)."""

@@ -8,6 +8,7 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from opmerge.page.charts import DASHED, LOOKS, Axis, Series, chart, curves
@@ -20,7 +21,6 @@ from opmerge.plotting import GREEN, GREY
 from opmerge_studies.real_networks import PLANNED
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
@@ -66,8 +66,6 @@ _PROBE_COLUMNS = heads(
 
 def page(record: Record) -> Page:
     """Numbers, claims and sections of a record."""
-    import pandas as pd
-
     plans, linearity = _plans(record), pd.DataFrame(record["linearity"])
     probes = _probes(record["calibration"]) if record["calibration"] else pd.DataFrame()
     agreement, pairs = record["agreement"], comb(len(plans), 2)
@@ -102,8 +100,6 @@ def page(record: Record) -> Page:
 
 def _plans(record: Record) -> pd.DataFrame:
     """The plans by measured error, each with all that is told of it."""
-    import pandas as pd
-
     rows = pd.DataFrame(
         {
             **{key: entry[key] for key in ("label", "merges", "picture")},
@@ -137,8 +133,6 @@ def _plans(record: Record) -> pd.DataFrame:
 
 def _probes(calibration: Mapping[str, Any]) -> pd.DataFrame:
     """The single merges by which the training model was fitted."""
-    import pandas as pd
-
     rows = pd.json_normalize(calibration["probes"])
     before = rows.before.map(sum)
     return rows.assign(
@@ -156,55 +150,36 @@ def _sections(
 ) -> Iterator[Section]:
     for kind in record["agreement"]:
         yield _agreement_section(record, plans, kind)
-    yield Section(
-        "Every plan",
-        "Errors are root mean squares of student minus teacher, from equal noise.",
-        table=table(
-            "Measured and predicted errors, and cost of training",
-            *(plans, _PLAN_COLUMNS, _PLAN_NOTE),
-            is_open=True,
-        ),
-        is_wide=True,
-    )
+    caption = "Measured and predicted errors, and cost of training"
+    made = table(caption, plans, _PLAN_COLUMNS, _PLAN_NOTE, is_open=True)
+    caption = "Errors are root mean squares of student minus teacher, from equal noise."
+    yield Section("Every plan", caption, table=made, is_wide=True)
+    caption = "How much of the teacher's denoiser is linear"
     yield Section(
         "How linear the teacher is",
         "The theory takes the teacher's denoiser for the best linear one. R²: what that explains "
         "of it, and what the best affine map of the same samples does, on samples held out.",
-        table=table(
-            "How much of the teacher's denoiser is linear", linearity, _LINEAR_COLUMNS, is_open=True
-        ),
+        table=table(caption, linearity, _LINEAR_COLUMNS, is_open=True),
     )
     if len(probes):
-        yield Section(
-            "Single merges",
-            "Probes by which the training model was fitted, before any plan was trained.",
-            table=table(
-                "Probe merges: root mean square deviation of x̂ from its target",
-                probes,
-                _PROBE_COLUMNS,
-                "Residual of the fit, in the logarithm of squared errors: "
-                f"{record['calibration']['residual']:.3g}.",
-            ),
-        )
+        residual = record["calibration"]["residual"]
+        note = f"Residual of the fit, in the logarithm of squared errors: {residual:.3g}."
+        caption = "Probe merges: root mean square deviation of x̂ from its target"
+        made = table(caption, probes, _PROBE_COLUMNS, note)
+        caption = "Probes by which the training model was fitted, before any plan was trained."
+        yield Section("Single merges", caption, table=made)
     yield _direction_section(record, plans)
     for cost, words in _COSTS.items():
         if plans[cost].notna().any():
             yield _cost_section(plans.dropna(subset=cost), cost, words)
-    if record["pictures"]["teacher"] is not None:
-        yield Section(
-            "Samples",
-            f"Each column starts from the same noise; students of seed {record['seeds'][0]}.",
-            pictures=[
-                ("teacher", record["pictures"]["teacher"]),
-                *zip(plans.label, plans.picture, strict=True),
-            ],
-        )
+    if (teacher := record["pictures"]["teacher"]) is not None:
+        caption = f"Each column starts from the same noise; students of seed {record['seeds'][0]}."
+        pictures = [("teacher", teacher), *zip(plans.label, plans.picture, strict=True)]
+        yield Section("Samples", caption, pictures=pictures)
 
 
 def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Section:
     """Measured against predicted error, with both coefficients, and those of canonical plans."""
-    import pandas as pd
-
     agreement = record["agreement"][kind]
     columns = {"seed": [*record["seeds"], "mean errors", "95 % interval", "p"]}
     for suffix, group in (("", agreement), (", canonical", agreement["canonical"])):
@@ -234,8 +209,6 @@ def _agreement_section(record: Record, plans: pd.DataFrame, kind: str) -> Sectio
 
 def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
     """Predicted and measured errors by eigenvalue, of the best and of the worst plan."""
-    import pandas as pd
-
     kind = [*record["predictions"]][-1]
     spectrum = pd.DataFrame(record["spectrum"])
     entries = {entry["label"]: entry for entry in record["plans"]}

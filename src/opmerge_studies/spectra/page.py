@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import DASHED, Axis, Level, chart, series_by
 from opmerge.page.claims import count
@@ -12,9 +14,6 @@ from opmerge.page.layout import Section
 from opmerge.page.sentences import short_name
 from opmerge.page.study import Page, frame, heads, table
 from opmerge_studies.spectra import STRATEGIES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _EQUAL = 1e-9  # relative difference of two distances, or gap, that is rounding
 _SHARE_COLUMNS = heads(
@@ -75,21 +74,15 @@ def _sections(
     record: Mapping[str, Any], sources: pd.DataFrame, sighted: pd.DataFrame, plans: pd.DataFrame
 ) -> Iterator[Section]:
     rows = frame(record, "eigenvalues").query("eigenvalue > 0")
-    lines = [
-        replace(each, label=each.label if form == "eigenbasis" else "")
-        for form, dash in (("eigenbasis", "-"), ("diagonal", DASHED))
-        for each in series_by(
-            rows[rows.form == form].assign(called=lambda row: row.source.map(short_name)),
-            *("called", "rank", "eigenvalue"),
-            linestyle=dash,
-            marker="",
-        )
-    ]
+    rows = rows.assign(called=rows.source.map(short_name))
+    keys = "called", "rank", "eigenvalue"
+    true = series_by(rows[rows.form == "eigenbasis"], *keys, linestyle="-", marker="")
+    diagonal = series_by(rows[rows.form == "diagonal"], *keys, linestyle=DASHED, marker="")
     yield chart(
         "Spectra",
         "Solid: eigenvalues of the covariance; dashed: variances of the pixels. Both add up to the "
         "same total. Zeros are left out.",
-        lines,
+        true + [replace(each, label="") for each in diagonal],
         Axis("direction or pixel, by size", (1, 1.1 * rows["rank"].max())),
         Axis("variance λ", (1e-4, 2 * max(1.0, rows.eigenvalue.max()))),
         f"{len(sighted)} of {len(sources)} sources have variances above 1; in "
@@ -100,15 +93,15 @@ def _sections(
     )
     time = record["settings"]["merge_times"][-1]
     shown = plans[plans.merge_time == time]
-    steps = shown.num_steps.unique()
-    axis = Axis("number of teacher steps T", margin=1.2, ticks={step: str(step) for step in steps})
+    ticks = {steps: str(steps) for steps in shown.num_steps}
+    axis = Axis("number of teacher steps T", margin=1.2, ticks=ticks)
+    gains = series_by(shown, "called", "num_steps", "gain")
     losses = series_by(shown, "called", "num_steps", "loss", linestyle=DASHED)
     yield chart(
         "Gain of the best plan",
         "W2 of the best named strategy (solid) and of the plan of the diagonal (dashed) as a "
         f"multiple of the best plan's, in the eigenbasis, s = {time:g}.",
-        series_by(shown, "called", "num_steps", "gain")
-        + [replace(each, label="") for each in losses],
+        gains + [replace(each, label="") for each in losses],
         axis,
         Axis("W2 to the teacher, best plan = 1", (0.95, 1.05 * shown.loss.max()), log=False),
         f"The plan of the diagonal errs up to {shown.loss.max():.2f} times the best plan, the "

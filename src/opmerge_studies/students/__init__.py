@@ -55,11 +55,7 @@ class StudentsSettings(Settings):
 
 
 def run(settings: StudentsSettings, runner: Runner) -> dict[str, Any]:
-    """Plan students of every number of steps, towards the teacher and towards the data.
-
-    Returns:
-        ``tables``: ``students``, a row for each source, s, objective and K.
-    """
+    """Plan students of every number of steps: ``students``, a row a source, s, objective and K."""
     cells = grid(
         source=settings.sources,
         merge_time=settings.merge_times,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import DASHED, Axis, Level, chart, series_by, spans
 from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, frame, heads, label, table
 from opmerge_studies.shared.strategies import CANONICAL
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _MOVED = 1.05

@@ -28,7 +28,7 @@ from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.training import GradientFlow
 from opmerge_studies.celeba import STUDY, CelebaSettings
-from opmerge_studies.celeba.outputs import decoded_outputs
+from opmerge_studies.celeba.encodings import decoded_outputs
 from opmerge_studies.celeba.page import error_figure
 from opmerge_studies.celeba.plans import (
     PLANNED,
@@ -189,7 +189,7 @@ def test_decoded_errors_of_a_linear_encoder_are_those_of_its_latents(linear: Any
     """A rotation keeps lengths; and over n draws errors are as predicted within 5 σ."""
     encoder, latents = linear
     count = 400
-    found = decoded_outputs(encoder, latents, 8, TIMES, "operator-copy", count, 3, 0)
+    found = decoded_outputs(encoder, latents, 8, TIMES, count, 3)
     values = np.concatenate(list(latents.batches()))
     spectrum = np.linalg.eigvalsh(np.cov(values.T, bias=True))
     for row in found["rows"]:
@@ -205,7 +205,7 @@ def test_decoded_errors_of_a_linear_encoder_are_those_of_its_latents(linear: Any
 
 def test_pictures_show_students_of_the_same_noise_and_where_they_differ(linear: Any) -> None:
     encoder, latents = linear
-    found = decoded_outputs(encoder, latents, 8, (0.5,), "operator-copy", 40, 3, 0)["pictures"]
+    found = decoded_outputs(encoder, latents, 8, (0.5,), 40, 3)["pictures"]
     names = [(row["plan"], row["factor"] is None) for row in found]
     plans = (*STRATEGIES, PLANNED)
     assert names == [("teacher", True), *((p, first) for p in plans for first in (True, False))]

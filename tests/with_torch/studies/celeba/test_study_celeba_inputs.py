@@ -21,7 +21,7 @@ from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import VAEConfig
 from opmerge_studies.celeba import STUDY, CelebaSettings, unique_labels
-from opmerge_studies.celeba.encodings import Encoding, load_images, open_images
+from opmerge_studies.celeba.encodings import Encoding, make_encodings
 from opmerge_studies.shared import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
@@ -45,12 +45,11 @@ def small(**settings: Any) -> CelebaSettings:
 
 
 def loaded(settings: CelebaSettings, folder: Path) -> Images:
-    opened = open_images(settings, settings.sources[0], Runner(folder))
-    return load_images(settings, opened, folder, Runner(folder))
+    return make_encodings(settings, Runner(folder))[0].images
 
 
 def made(settings: CelebaSettings, kind: str, images: Images, folder: Path) -> dict[str, Any]:
-    return Encoding(settings, images, kind, 0, folder, Runner(folder, warn=print)).made
+    return Encoding(settings, images, kind, 0, Runner(folder, warn=print)).made
 
 
 def noise(path: Path, count: int, *shape: int, seed: int = 0) -> str:
