@@ -56,7 +56,9 @@ def page(record: Mapping[str, Any]) -> Page:
     here = transition[transition.num_steps == settings["steps"][0]]
     diagram = _plans(record, "diagram").merge(here, on="merge_time")
     sources = _plans(record, "sources")
-    shifts = transition.groupby("num_steps")[list(_MARKS)].agg(_shift)
+    places = transition.groupby("num_steps")[list(_MARKS)]
+    is_known = places.count().eq(places.size(), axis=0)  # for every s
+    shifts = (places.max() / places.min() - 1).where(is_known)
     changes = diagram.groupby("eigenvalue").loss.max() > _EQUAL
     apart = (changes.index <= here.boot_until.min()) | (changes.index >= here.vanilla_from.max())
     below, above = diagram.eigenvalue <= 1, diagram.eigenvalue >= diagram.threshold
@@ -74,11 +76,6 @@ def page(record: Mapping[str, Any]) -> Page:
         "shift": shifts.max(),
     }
     return Page(values, claims, _sections(values, diagram))
-
-
-def _shift(places: pd.Series[float]) -> float:
-    """The relative range of where something changes; NaN if it is unknown for some s."""
-    return float(places.max(skipna=False) / places.min(skipna=False) - 1)
 
 
 def _plans(record: Mapping[str, Any], name: str) -> pd.DataFrame:

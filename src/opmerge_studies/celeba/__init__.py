@@ -107,14 +107,10 @@ class CelebaSettings(Settings):
         return self
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The sources, of which there may be one."""
-        return (self.source,) if isinstance(self.source, str) else self.source
-
-    @property
     def source_labels(self) -> dict[str, str]:
-        """What tables and the page call each source."""
-        return unique_labels("source", self.sources, BUILTIN_SOURCES)
+        """What tables and the page call each source, of which there may be one."""
+        sources = (self.source,) if isinstance(self.source, str) else self.source
+        return unique_labels("source", sources, BUILTIN_SOURCES)
 
     @property
     def encoder_labels(self) -> dict[str, str]:

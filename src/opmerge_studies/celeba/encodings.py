@@ -42,7 +42,6 @@ from opmerge_studies.shared.strategies import cosine_problem
 _HELD_OUT = 0.1
 _SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
 _MOST_EPOCHS = 200
-_PUBLISHED_CHANNELS, _FEWER_CHANNELS = 32, 16
 _PUBLISHED_SHAPE = (3, 64, 64)  # networks for smaller images are narrower
 _PUBLISHED_NUMBER = 200_000
 _FILE_SIZE = (178, 218)  # of CelebA's images
@@ -61,7 +60,7 @@ class Encoding:
     settings: CelebaSettings
     images: Images
     kind: str
-    seed: int
+    seed: int  # of its training and draws
     runner: Runner
 
     @property
@@ -86,11 +85,15 @@ class Encoding:
 
     def identity(self) -> dict[str, Any]:
         """What it depends on: images, settings, and the content of a saved encoder."""
+        kind = self.kind
+        if kind not in BUILT_IN:  # configuration and weights, whatever the folder is called
+            files = sorted(path for path in find_encoder(kind)[0].iterdir() if path.is_file())
+            kind = digest([[path.name, file_digest(path)] for path in files])
         vae = self._vae() if self.kind in TRAINED else None
         decides = vae and {**vae.model_dump(), "optimization": vae.optimization.what_decides(1)}
         return {
             "images": self.images.identity,
-            "kind": self.kind if self.kind in BUILT_IN else _content_digest(self.kind),
+            "kind": kind,
             "seed": self.seed,
             "latents": self.settings.latents,
             "rank": self._num_latents(),
@@ -147,8 +150,7 @@ class Encoding:
         vae, loss = self.settings.vae, TRAINED[self.kind]
         batch = vae.optimization.global_batch_size(1)
         limit = max(_MOST_EPOCHS * len(self.images.rows) // batch, 1)
-        is_large = min(self.images.shape[1:]) >= _PUBLISHED_SHAPE[-1]
-        usual = _PUBLISHED_CHANNELS if is_large else _FEWER_CHANNELS
+        usual = 32 if min(self.images.shape[1:]) >= _PUBLISHED_SHAPE[-1] else 16
         return vae.replaced(
             num_iterations=min(vae.num_iterations, limit),
             loss=loss,
@@ -225,13 +227,6 @@ def _slug(*names: object) -> str:
     return "-".join(re.sub(r"\W+", "-", str(name)).strip("-") for name in names)
 
 
-def _content_digest(kind: str) -> str:
-    """Digest of configuration and weights of a saved encoder, whatever its folder is called."""
-    place, _ = find_encoder(kind)
-    files = sorted(path for path in place.iterdir() if path.is_file())
-    return digest([[path.name, file_digest(path)] for path in files])
-
-
 def decoded_outputs(
     encoder: Encoder,
     source: Source,
@@ -265,19 +260,20 @@ def decoded_outputs(
         clean = noise * np.exp(log_output)
         teacher = clean @ basis + mean
         original = _decode(encoder, teacher)
-        shown = original[:num_shown]
+        shown, pixels = original[:num_shown], original.flatten(1).numpy()
         pictures.append(_picture(merge_time, "teacher", shown))
         for name, plan in contending_plans(problem).items():
             excess = by_direction(problem, evaluate(problem, plan).excess, spectrum.eigenvalues)
             difference = (clean * np.expm1(excess)) @ basis
             error = _response(encoder, teacher, difference, original)
+            errors = error.flatten(1).numpy()
             rows.append(
                 {
                     "merge_time": merge_time,
                     "plan": name,
                     "latent_rms": float(np.sqrt(np.mean(np.sum(difference**2, axis=1)))),
-                    **_paired(error),
-                    "sliced_w2": sliced_w2(_rows(original), _rows(original) + _rows(error)),
+                    **_paired(errors),
+                    "sliced_w2": sliced_w2(pixels, pixels + errors),
                 }
             )
             # an error map is black where images are equal, white where they differ most
@@ -307,25 +303,17 @@ def _response(encoder: Encoder, teacher: Array, difference: Array, original: Ten
     return (_decode(encoder, teacher + scale * difference) - original) / scale
 
 
-def _paired(error: Tensor) -> dict[str, float]:
+def _paired(errors: Array) -> dict[str, float]:
     """Root mean square of a pixel's error, and its normal interval over samples."""
-    each = (_rows(error) ** 2).mean(axis=1)
+    each = (errors**2).mean(axis=1)
     reach = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
     ends = np.maximum(each.mean() + np.array([0.0, -reach, reach]), 0.0)
     names = ("paired_rms", "paired_low", "paired_high")
     return dict(zip(names, np.sqrt(ends).tolist(), strict=True))
 
 
-def _rows(images: Tensor) -> Array:
-    rows: Array = images.flatten(1).numpy()
-    return rows
-
-
 def cost_at_full_size() -> dict[str, Any]:
-    """What 200,000 colour images of 64 × 64 would take with the published network.
-
-    Seconds are of this computer's processor, over all cores, scaled from those of a few batches.
-    """
+    """CPU seconds (all cores) and bytes of 200,000 published images, scaled from a few batches."""
     network = latents.ConvVAE(_PUBLISHED_SHAPE)
     images = torch.rand(_TIMED, *_PUBLISHED_SHAPE) * 2 - 1
     noise = torch.zeros(_TIMED, network.config["num_latents"])

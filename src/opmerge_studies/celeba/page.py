@@ -117,10 +117,7 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
         + (", seed " + names.seed.astype(str)).where(several, ""),
     )
     tables = {**record["tables"], **{key: record[key] for key in ("pictures", "reconstructions")}}
-    rows = {
-        key: pd.DataFrame(table).merge(names, on=_PLACE, how="left")
-        for key, table in tables.items()
-    }
+    rows = {key: pd.DataFrame(tables[key]).merge(names, on=_PLACE, how="left") for key in tables}
     encoders = rows["encoders"]
     ahead = (encoders.ms_ssim - encoders.pca_ms_ssim.astype(float)).where(encoders.encoder != "pca")
     dimensions = encoders.num_latents.astype(str) + " " + encoders.latents

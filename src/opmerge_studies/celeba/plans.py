@@ -77,9 +77,8 @@ def describe_latents(
             row |= {key: float(values[0]), **_interval(values[1:], f"{key}_")}
         summary.append(row)
         low, high = np.quantile(spectra[1:], _ENDS, axis=0)
-        ranks = range(1, 1 + len(low))
-        columns = {"rank": ranks, "eigenvalue": spectra[0], "low": low, "high": high}
-        listed += rows_of(columns, form=form)
+        columns = {"eigenvalue": spectra[0], "low": low, "high": high}
+        listed += rows_of({"rank": range(1, 1 + len(low)), **columns}, form=form)
     return {"spectra": summary, "eigenvalues": listed}
 
 

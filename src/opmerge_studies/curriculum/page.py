@@ -89,8 +89,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "spread-rates-bring-plans-together": count(spread.over < 2),
     }
 
-    frames = {**rows, "frontier": frontier, "splits": splits}
-    return Page(values, claims, _sections(frames))
+    return Page(values, claims, _sections({**rows, "frontier": frontier, "splits": splits}))
 
 
 def _sections(frames: Mapping[str, pd.DataFrame]) -> Iterator[Section]:

@@ -74,11 +74,8 @@ class RealNetworksSettings(Settings):
             if name not in PLANNED:
                 build_strategy(name, self.steps)
         if self.distillation.merge_seconds is not None:
-            raise InputError(
-                "merge_seconds",
-                "must be left out: the study compares plans with equal iterations a merge",
-                self.distillation.merge_seconds,
-            )
+            requirement = "must be left out: the study compares plans with equal iterations a merge"
+            raise InputError("merge_seconds", requirement, self.distillation.merge_seconds)
         check_count("num_iterations", self.distillation.num_iterations)
         return self
 

@@ -50,12 +50,8 @@ def own_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerat
     AcceleratorState._reset_state()
     accelerator = make_accelerator(optimization, folder)
     if accelerator.num_processes > 1:
-        raise InputError(
-            "study",
-            "must run in one process",
-            accelerator.num_processes,
-            "start it by itself, without torchrun or accelerate launch",
-        )
+        remedy = "start it by itself, without torchrun or accelerate launch"
+        raise InputError("study", "must run in one process", accelerator.num_processes, remedy)
     return accelerator
 
 

@@ -32,6 +32,7 @@ _KINDS = {"spectrum": "the spectrum alone", "calibrated": "the calibrated traini
 _COEFFICIENTS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
 _P_VALUES = {"spearman": "p_value", "kendall": "kendall_p_value"}
 _COSTS = {"evaluations": "million network evaluations", "seconds": "seconds"}
+_FRONT = {"drawstyle": "steps-post", "color": GREEN, "linewidth": 1.1, "linestyle": DASHED}
 _CAPTIONS = {
     "spectrum": "Predicted with the default training model; its absolute size presumes linear "
     "students, so only the order is meant.",
@@ -82,7 +83,6 @@ def page(record: Record) -> Page:
         "coefficients": _COEFFICIENTS,
         "pairs": pairs,
         "factors": factors,
-        "sizes": plans.measured / plans.spectrum,
         "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
         "probes": probes,
     }
@@ -170,8 +170,15 @@ def _sections(
         yield Section("Single merges", caption, table=made)
     yield _direction_section(record, plans)
     for cost, words in _COSTS.items():
-        if plans[cost].notna().any():
-            yield _cost_section(plans.dropna(subset=cost), cost, words)
+        known = plans.dropna(subset=cost)
+        if len(known):
+            front = known[pareto_front(known[cost], known.measured)].sort_values(cost)
+            behind = [Series("", front[cost], front.measured, _FRONT)]
+            title = f"{len(front)} of {len(known)} plans are beaten by none in both cost and error"
+            title += f": {', '.join(front.label)}"
+            figure = plans_figure(known, cost, f"{words} of training", title, behind)
+            caption = "Dashed: plans that no other beats in both."
+            yield draw_section(f"Cost in {words}", caption, figure)
     if (teacher := record["pictures"]["teacher"]) is not None:
         caption = f"Each column starts from the same noise; students of seed {record['seeds'][0]}."
         pictures = [("teacher", teacher), *zip(plans.label, plans.picture, strict=True)]
@@ -215,10 +222,8 @@ def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
     series, largest = [], []
     for label, look, dash in zip(plans.label.iloc[[0, -1]], LOOKS, ("-", DASHED), strict=False):
         seeds = [seed["measured"]["errors"] for seed in entries[label]["per_seed"]]
-        squares = {
-            "predicted": entries[label]["predicted"][kind]["errors"],
-            "measured": np.mean(seeds, axis=0),
-        }
+        predicted = entries[label]["predicted"][kind]["errors"]
+        squares = {"predicted": predicted, "measured": np.mean(seeds, axis=0)}
         rows = spectrum.join(pd.DataFrame(squares).div(spectrum.multiplicities, axis=0) ** 0.5)
         rows = rows[rows.eigenvalues > 1e-12 * rows.eigenvalues[0]]
         line, dots = {"linestyle": dash, "marker": ""}, {"linestyle": "", "fillstyle": "none"}
@@ -236,16 +241,6 @@ def _direction_section(record: Record, plans: pd.DataFrame) -> Section:
         height=3.6,
         columns=1,
     )
-
-
-def _cost_section(plans: pd.DataFrame, cost: str, words: str) -> Section:
-    front = plans[pareto_front(plans[cost], plans.measured)].sort_values(cost)
-    look = {"drawstyle": "steps-post", "color": GREEN, "linewidth": 1.1, "linestyle": DASHED}
-    behind = [Series("", front[cost], front.measured, look)]
-    title = f"{len(front)} of {len(plans)} plans are beaten by none in both cost and error: "
-    title += ", ".join(front.label)
-    figure = plans_figure(plans, cost, f"{words} of training", title, behind)
-    return draw_section(f"Cost in {words}", "Dashed: plans that no other beats in both.", figure)
 
 
 def pareto_front(cost: ArrayLike, error: ArrayLike) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Positive, Rising, Some
-from opmerge.spectra import Spectrum, resolve_spectrum
+from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.strategies import CANONICAL, plan_row
@@ -64,7 +64,7 @@ def run(settings: SpectraSettings, runner: Runner) -> dict[str, Any]:
 
 def describe_source(source: str) -> dict[str, Any]:
     """The largest λ, shares of directions and of variance with λ <= 1, and all λ, by form."""
-    spectra = {form: _spectrum(source, form) for form in _FORMS}
+    spectra = {form: resolve_spectrum(source, diagonal=form == "diagonal") for form in _FORMS}
     true, rows = spectra["eigenbasis"], []
     summary: dict[str, Any] = {"source": source, "samples": true.num_samples}
     summary["dimensions"] = true.num_dimensions
@@ -92,7 +92,8 @@ def plan_source(
     the W2 of that plan in the eigenbasis; ``diagonal_choice`` is the named strategy that the
     diagonal would choose, and ``choice_w2`` its W2 in the eigenbasis.
     """
-    spectra, rows = [_spectrum(source, form) for form in _FORMS], []
+    spectra = [resolve_spectrum(source, diagonal=form == "diagonal") for form in _FORMS]
+    rows = []
     for num_steps, time in product(steps, merge_times):
         schedule, training = cosine_schedule(num_steps), GradientFlow(time)
         true, diagonal = (Problem(spectrum, schedule, training) for spectrum in spectra)
@@ -112,10 +113,6 @@ def plan_source(
             }
         )
     return rows
-
-
-def _spectrum(source: str, form: str) -> Spectrum:
-    return resolve_spectrum(source, diagonal=form == "diagonal")
 
 
 _QUESTION = "Which plan is best for real data, and what does a diagonal model cost?"

@@ -34,18 +34,26 @@ _PROMISE_COLUMNS = heads(
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    sources, plans = frame(record, "sources"), _plans(record)
+    sources, plans = frame(record, "sources"), frame(record, "plans")
+    least = plans[list(STRATEGIES)].min(axis=1)
+    plans = plans.assign(
+        called=plans.source.map(short_name),
+        named=plans[list(STRATEGIES)].idxmin(axis=1),
+        gain=least / plans.best,
+        loss=plans.transferred / plans.best,
+        promise=plans.transferred / plans.predicted,
+        gap=1 - plans.lower_bound / plans.best,
+    )
     sighted = sources[sources.eigenbasis_largest > 1]
     claims = {
         "diagonal-sees-no-variance-above-one": count(sighted.diagonal_share_small == 1),
         "diagonal-chooses-boot": count(plans.diagonal_choice == "boot"),
-        "boot-errs-least-of-the-named": count(plans.boot <= plans.least_named * (1 + _EQUAL)),
+        "boot-errs-least-of-the-named": count(plans.boot <= least * (1 + _EQUAL)),
         "hybrids-gain-half": count(plans.gain.between(1.5, 2.5)),
         "best-plans-are-proved": count(plans.gap <= _EQUAL),
     }
     values = {
         "sources": sources,
-        "few": sources[sources.samples <= sources.dimensions],
         "strategies": STRATEGIES,
         "gain": plans.nlargest(1, "gain").iloc[0],
         "loss": plans.nlargest(1, "loss").iloc[0],
@@ -53,21 +61,6 @@ def page(record: Mapping[str, Any]) -> Page:
         "by_source": plans.groupby("source", sort=False),
     }
     return Page(values, claims, _sections(record, sources, sighted, plans))
-
-
-def _plans(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Each plan with the best named strategy, what it and the diagonal's plan lose, and its gap."""
-    plans = frame(record, "plans")
-    named = plans[list(STRATEGIES)]
-    return plans.assign(
-        called=plans.source.map(short_name),
-        named=named.idxmin(axis=1),
-        least_named=named.min(axis=1),
-        gain=named.min(axis=1) / plans.best,
-        loss=plans.transferred / plans.best,
-        promise=plans.transferred / plans.predicted,
-        gap=1 - plans.lower_bound / plans.best,
-    )
 
 
 def _sections(

@@ -75,12 +75,8 @@ def plan_students(
     boundaries are worth from what the merges inside them are; ``other`` is the best plan's W2 to
     what was not its objective.
     """
-    problem = Problem(
-        resolve_spectrum(source),
-        cosine_schedule(num_steps),
-        GradientFlow(merge_time),
-        objective=objective,
-    )
+    spectrum, schedule = resolve_spectrum(source), cosine_schedule(num_steps)
+    problem = Problem(spectrum, schedule, GradientFlow(merge_time), objective=objective)
     best = find_plan(problem, student_steps=student_steps)
     windows = list(pairwise(best.plan.boundaries))
     moved = [Plan(tuple(STRATEGIES[name](*each) for each in windows)) for name in CANONICAL]

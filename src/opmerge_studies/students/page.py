@@ -24,7 +24,23 @@ _NOTE = "Uniform: the best named strategy on uniform windows; moved: on the plan
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    settings, rows = record["settings"], _numbers(record)
+    settings, rows = record["settings"], frame(record, "students")
+    one = rows.groupby(["objective", "merge_time", "source"]).best.transform("first")
+    edges = rows.boundaries.str.split().map(lambda cuts: [int(cut) for cut in cuts])
+    uniform = rows[list(CANONICAL)].min(axis=1)
+    rows = rows.assign(
+        called=rows.source.map(label),
+        uniform=uniform,
+        over=uniform / rows.best,
+        gain=one / rows.best,
+        planned=rows.best / one,
+        on_uniform=uniform / one,
+        ratio=rows.best / rows.teacher_to_data,
+        hurts=(rows.student_steps > 1) & (uniform > one),
+        edges=edges,
+        handovers=edges.map(len) - 2,
+        noisy=edges.map(lambda cuts: sum(cut >= cuts[0] / 2 for cut in cuts[1:-1])),
+    )
     groups = dict(iter(rows.groupby(["objective", "merge_time"])))
     main = groups["teacher", settings["merge_times"][-1]]
     several = main[main.student_steps > 1]
@@ -50,27 +66,6 @@ def page(record: Mapping[str, Any]) -> Page:
         "nearer-than-teacher": count(nearest.ratio < 1 - _EQUAL),
     }
     return Page(values, claims, _sections(settings, groups, several))
-
-
-def _numbers(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of the record, each with what the page says of it."""
-    rows = frame(record, "students")
-    one = rows.groupby(["objective", "merge_time", "source"]).best.transform("first")
-    edges = rows.boundaries.str.split().map(lambda cuts: [int(cut) for cut in cuts])
-    uniform = rows[list(CANONICAL)].min(axis=1)
-    return rows.assign(
-        called=rows.source.map(label),
-        uniform=uniform,
-        over=uniform / rows.best,
-        gain=one / rows.best,
-        planned=rows.best / one,
-        on_uniform=uniform / one,
-        ratio=rows.best / rows.teacher_to_data,
-        hurts=(rows.student_steps > 1) & (uniform > one),
-        edges=edges,
-        handovers=edges.map(len) - 2,
-        noisy=edges.map(lambda cuts: sum(cut >= cuts[0] / 2 for cut in cuts[1:-1])),
-    )
 
 
 def _sections(
