@@ -43,7 +43,7 @@ from opmerge.training import (
     GradientFlow,
     HeavyBall,
 )
-from opmerge_studies.better_than_teacher.overtaking import nearer_excesses
+from opmerge_studies.better_than_teacher import nearer_excesses
 from opmerge_studies.shared.batches import retention_noise
 from opmerge_studies.shared.transition import crossings, growth_threshold
 

@@ -1,27 +1,37 @@
-"""When a student is nearer to the data than its teacher, optimal or under capacity."""
+"""When a student is nearer to the data than its teacher, optimal or under capacity.
+
+The teacher falls short of the data by a factor exp(l), ``l = log(√λ / (√n_T P)) = -Σ log cos φ_t``,
+which is >= 0 (THEORY 2). A student with excess e > 0 makes up for it:
+
+    |exp(e) - exp(l)| < |1 - exp(l)|    if and only if    0 < e < log(2 exp(l) - 1),
+
+about 2 l, and at e = l it has the data's variance exactly. So a student overtakes its teacher
+where its plan overshoots, and from the optimisation time on at which the overshoot is that small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Self, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.optimize import brentq
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
 from opmerge.planners.scalar import nearest_plan
-from opmerge.plans import build_strategy
+from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, MergeRule, Positive, TeacherSteps
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, MergeRule, Positive, Rising, TeacherSteps
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.better_than_teacher import overtaking
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.strategies import CANONICAL, scalar_problem, strategy_errors
@@ -34,6 +44,7 @@ _GROWTH_STEPS = tuple(2**power for power in range(4, 13))
 _GROWTH_EIGENVALUE = 0.2
 _CHUNK = 10  # eigenvalues of a cell
 _ROUNDING = 1e-12  # relative difference of distances that decides nothing
+_SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -42,28 +53,23 @@ Row = dict[str, Any]
 class BetterThanTeacherSettings(Settings):
     """Settings of the study."""
 
-    steps: Annotated[tuple[TeacherSteps, ...], Ascending] = Field(
-        (16, 64, 256), description="T of the optimal teachers"
+    steps: Rising[TeacherSteps] = option((16, 64, 256), "T of the optimal teachers")
+    num_eigenvalues: Annotated[int, Field(ge=6)] = option(30, "λ from 0.01 to 3")
+    times: Rising[Positive] = option((0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 10.0), "s")
+    sources: tuple[str, ...] = option(("digits", "patches"), "real spectra")
+    misfit_source: str = option("digits", "data whose teachers are under capacity")
+    misfit_steps: TeacherSteps = option(32, "T of these teachers")
+    ranks: tuple[Count, ...] = option(
+        (8, 16, 24, 32, 48), "eigenvalues that a rank-limited teacher knows"
     )
-    num_eigenvalues: int = Field(30, ge=6, description="λ from 0.01 to 3")
-    times: Annotated[tuple[Positive, ...], Ascending] = Field(
-        (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 10.0), description="s"
-    )
-    sources: tuple[str, ...] = Field(("digits", "patches"), description="real spectra")
-    misfit_source: str = Field("digits", description="data whose teachers are under capacity")
-    misfit_steps: TeacherSteps = Field(32, description="T of these teachers")
-    ranks: tuple[Count, ...] = Field(
-        (8, 16, 24, 32, 48), description="eigenvalues that a rank-limited teacher knows"
-    )
-    factors: tuple[Positive, ...] = Field(
+    factors: tuple[Positive, ...] = option(
         (0.5, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0),
-        description="by which a biased teacher's covariance is too large",
+        "by which a biased teacher's covariance is too large",
     )
-    sample_sizes: tuple[Count, ...] = Field(
-        (32, 64, 128, 256, 1024),
-        description="samples that a teacher's covariance is estimated from",
+    sample_sizes: tuple[Count, ...] = option(
+        (32, 64, 128, 256, 1024), "samples that a teacher's covariance is estimated from"
     )
-    num_seeds: Count = Field(5, description="draws of these samples")
+    num_seeds: Count = option(5, "draws of these samples")
 
     @classmethod
     def quick(cls) -> Self:
@@ -136,7 +142,7 @@ def overtake(
         for value in problem.eigenvalues.tolist()
     ]
     plans = {name: build_strategy(name, num_steps) for name in CANONICAL}
-    when = {name: overtaking.overtaking_times(problem, plan) for name, plan in plans.items()}
+    when = {name: overtaking_times(problem, plan) for name, plan in plans.items()}
     rows = [
         {**head, "strategy": name, **when[name][column]._asdict()}
         for column, head in enumerate(heads)
@@ -148,7 +154,7 @@ def overtake(
 def grow(num_steps: int) -> Row:
     """The time from which vanilla overtakes, in closed form."""
     problem = scalar_problem(_GROWTH_EIGENVALUE, num_steps, 1.0)
-    first = float(overtaking.vanilla_overtaking_time(problem)[0])
+    first = float(vanilla_overtaking_time(problem)[0])
     return {"num_steps": num_steps, "eigenvalue": _GROWTH_EIGENVALUE, "first": first}
 
 
@@ -156,7 +162,7 @@ def _point(head: Row, time: float) -> Row:
     """W2 to the data of teacher, strategies and best plan; how often the condition is wrong."""
     rule, steps = head["merge_rule"], head["num_steps"]
     problem = scalar_problem(head["eigenvalue"], steps, time, rule, "data")
-    low, high = overtaking.nearer_excesses(problem.teacher.log_data_ratio)
+    low, high = nearer_excesses(problem.teacher.log_data_ratio)
     teacher = problem.teacher_to_data
     outcomes = {name: evaluate(problem, build_strategy(name, steps)) for name in CANONICAL}
     errors = {name: outcome.w2 for name, outcome in outcomes.items()}
@@ -229,14 +235,10 @@ def teach_misfit(
 def limited_covariance(data: Array, limit: str, size: float, seed: int = 0) -> Array:
     """(d, d) Λ̂ of a teacher that has learned Λ under a limit.
 
-    Args:
-        data: (d, d) Λ.
-        limit: ``exact``; ``biased``: Λ times ``size``; ``samples``: the second moments of
-            ``size`` independent samples of N(0, Λ); ``rank, rest 0``: all eigenvalues but the
-            ``size`` largest at 0, or, for ``rank, rest mean``, at their mean, which is
-            probabilistic PCA (Tipping & Bishop 1999).
-        size: how far the limit goes.
-        seed: of the samples.
+    ``limit``: ``exact``; ``biased``: Λ times ``size``; ``samples``: the second moments of ``size``
+    independent samples of N(0, Λ); ``rank, rest 0``: all eigenvalues but the ``size`` largest at
+    0, or, for ``rank, rest mean``, at their mean, which is probabilistic PCA (Tipping & Bishop
+    1999).
 
     Raises:
         InputError: for a rank below 1 or above d.
@@ -254,6 +256,85 @@ def limited_covariance(data: Array, limit: str, size: float, seed: int = 0) -> A
     rest[:] = rest.mean() if limit == "rank, rest mean" and rest.size else 0.0
     limited: Array = (vectors * values) @ vectors.T
     return limited
+
+
+class OvertakingTimes(NamedTuple):
+    """Optimisation times, in multiples of the problem's training; None where there is none.
+
+    From ``first`` on the student is nearer to the data than its teacher, ``until`` it ceases to
+    be; at ``perfect`` it first has the data's variance.
+    """
+
+    first: float | None
+    until: float | None
+    perfect: float | None
+
+
+def nearer_excesses(log_data_ratio: Array) -> tuple[Array, Array]:
+    """The ends (low, high) between which a student's excess puts it nearer to the data.
+
+    0 and ``log(2 exp(l) - 1)``, elementwise in l = log of the data's standard deviation over the
+    teacher's. A teacher that spreads more than the data (l < 0, which only one that has learned
+    another λ can do) is beaten by students that shrink; below ``l = -ln 2`` by all of these.
+    """
+    with np.errstate(divide="ignore"):
+        other = np.log1p(np.maximum(2.0 * np.expm1(log_data_ratio), -1.0))
+    return np.minimum(other, 0.0), np.maximum(other, 0.0)
+
+
+def vanilla_overtaking_time(problem: Problem) -> Array:
+    """(d,) times from which vanilla's student is nearer to the data: closed form.
+
+    With ``a = 1/P(0, T-1) - 1 > 0`` its excess is ``log1p(a exp(-r x))``, below
+    ``log(2 exp(l) - 1)`` for ``x > log(a / (2 (exp(l) - 1))) / r``; by gradient flow r = 2 n_T.
+    As exp(l) - 1 falls as 1/T, the time grows as log(T) / r. Infinite for a <= 0, where vanilla
+    shrinks and never overtakes; 0 where the untrained student is nearer already.
+    """
+    rates = -np.log(problem.retentions[-1])
+    start = np.expm1(-problem.teacher.log_composite(0, problem.num_steps - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = np.log(start / (2.0 * np.expm1(problem.teacher.log_data_ratio))) / rates
+    return np.where(start > 0, np.maximum(times, 0.0), np.inf)
+
+
+def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
+    """When a plan's student of each eigenvalue alone is nearer to the data, by column.
+
+    It is trained equally long in each merge. Changes are searched for among multiples from 0.01
+    to 100 of the problem's training. For λ <= 1 and operator copy the excess is positive and
+    falls with time, so there is one at most.
+    """
+    scanned = np.array([_excess(problem, plan, time) for time in _SCAN])
+    return [
+        _overtaking(replace(problem, spectrum=eigenvalue_spectrum([value])), plan, column)
+        for value, column in zip(problem.eigenvalues, scanned.T, strict=True)
+    ]
+
+
+def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes:
+    """The overtaking of one eigenvalue, from its excess at the scanned times."""
+    ratio = problem.teacher.log_data_ratio
+    low, high = nearer_excesses(ratio)
+
+    def changes(margin: Callable[[Array], Array]) -> list[float]:
+        """Times at which a function of the excess changes sign."""
+
+        def at(time: float) -> float:
+            return float(margin(_excess(problem, plan, time))[0])
+
+        values = margin(scanned)
+        brackets = (_SCAN[n : n + 2] for n in np.flatnonzero(values[1:] * values[:-1] < 0))
+        return [float(brentq(at, *bracket, rtol=1e-12)) for bracket in brackets]
+
+    inside = changes(lambda excess: np.minimum(excess - low, high - excess))
+    if low < scanned[0] < high:
+        inside = [float(_SCAN[0]), *inside]
+    first, until, *_ = [*inside, None, None]
+    return OvertakingTimes(first, until, next(iter(changes(lambda excess: excess - ratio)), None))
+
+
+def _excess(problem: Problem, plan: Plan, time: float) -> Array:
+    return evaluate(problem, plan, np.full(len(plan.merges), time)).excess
 
 
 _QUESTION = "When is a student nearer to the data than its teacher?"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from opmerge.page import charts
 from opmerge.page.charts import Axis, Level, Series, chart, series_by, series_of
@@ -16,9 +17,6 @@ from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import GREY
 from opmerge_studies.shared.strategies import CANONICAL
 from opmerge_studies.shared.transition import growth_threshold
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _STRATEGIES = list(CANONICAL)
 _NOTICED = 1e-3  # relative gain below which nobody would notice

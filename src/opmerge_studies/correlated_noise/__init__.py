@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import brentq
 
@@ -16,21 +15,22 @@ from opmerge.planners import find_plan
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
-from opmerge.settings.base import Settings
-from opmerge.settings.types import Ascending, Count, MergeRule
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, MergeRule, Positive, Rising
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.correlated_noise.combs import matrix_comb
 from opmerge_studies.correlated_noise.problems import (
     NOISE_RATIO,
     PLANE,
+    Array,
     digits_problem,
     drawn_problem,
+    matrix_comb,
     plane_problem,
     rotated_problem,
     scalar_theories,
 )
-from opmerge_studies.correlated_noise.samples import LAWS, batch_training
+from opmerge_studies.correlated_noise.samples import LAWS, Row, batch_training
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.transition import sign_changes
@@ -44,29 +44,27 @@ _DRAWN_TIMES = (0.3, 1.0, 6.4)
 _DRAWN_STEPS = 4
 _LARGEST_ROTATION = 45.0
 
-Array = NDArray[np.float64]
-Row = dict[str, Any]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class CorrelatedNoiseSettings(Settings):
     """Settings of the study."""
 
-    num_steps: AtLeastTwo = Field(32, description="T of the comparisons of strategies")
-    oracle_steps: tuple[int, ...] = Field((4, 5, 6), description="T at which every plan is tried")
-    angles: Annotated[tuple[float, ...], Ascending] = Field(
+    num_steps: AtLeastTwo = option(32, "T of the comparisons of strategies")
+    oracle_steps: tuple[int, ...] = option((4, 5, 6), "T at which every plan is tried")
+    angles: Rising[float] = option(
         (0, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90),
-        description="between the eigenbases of data and noise, in degrees, from 0 to 90",
+        "between the eigenbases of data and noise, in degrees, from 0 to 90",
     )
-    num_dimensions: AtLeastTwo = Field(16, description="d of the random rotations")
-    num_rotations: Count = Field(20, description="random rotations for each angle")
-    correlations: Annotated[tuple[float, ...], Ascending] = Field(
+    num_dimensions: AtLeastTwo = option(16, "d of the random rotations")
+    num_rotations: Count = option(20, "random rotations for each angle")
+    correlations: Rising[float] = option(
         (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8),
-        description="of neighbouring pixels in the noise on digits, from 0 to 0.95",
+        "of neighbouring pixels in the noise on digits, from 0 to 0.95",
     )
-    num_draws: Count = Field(1000, description="random pairs of covariances for each case")
-    num_replicates: AtLeastTwo = Field(4000, description="trainings on batches of each law")
-    merge_time: float = Field(DEFAULT_MERGE_TIME, gt=0, description="s")
+    num_draws: Count = option(1000, "random pairs of covariances for each case")
+    num_replicates: AtLeastTwo = option(4000, "trainings on batches of each law")
+    merge_time: Positive = option(DEFAULT_MERGE_TIME, "s")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,32 +102,22 @@ def run(settings: CorrelatedNoiseSettings, runner: Runner) -> dict[str, Any]:
         on samples of several laws).
     """
     own = {"num_steps": settings.num_steps, "merge_time": settings.merge_time}
-    replicates = settings.num_replicates
-    plane = grid(case=PLANE, angle=settings.angles, **own)
-    few = {**own, "num_steps": settings.oracle_steps}
-    tried = grid(**few, case=PLANE, angle=settings.angles)
+    turning = {"case": PLANE, "angle": settings.angles}
+    tried = grid(**{**own, "num_steps": settings.oracle_steps}, **turning)
     halved = grid(case=PLANE, **{**own, "merge_time": _HALF_TIMES})
-    turned = grid(
-        num_dimensions=settings.num_dimensions,
-        angle=[angle for angle in settings.angles if angle <= _LARGEST_ROTATION],
-        seed=range(settings.num_rotations),
-        **own,
-    )
-    drawn = grid(
-        merge_rule=get_args(MergeRule),
-        case=("below", "above"),
-        merge_time=_DRAWN_TIMES,
-        num_draws=settings.num_draws,
-    )
-    laws = [{"law": law, "num_replicates": replicates, "seed": i} for i, law in enumerate(LAWS)]
+    angles = [angle for angle in settings.angles if angle <= _LARGEST_ROTATION]
+    rotations = {"angle": angles, "seed": range(settings.num_rotations)}
+    turned = grid(num_dimensions=settings.num_dimensions, **rotations, **own)
+    cases = {"merge_rule": get_args(MergeRule), "case": ("below", "above")}
+    drawn = grid(**cases, merge_time=_DRAWN_TIMES, num_draws=settings.num_draws)
+    crossed = grid(angle=settings.angles, **own)
+    smooth = grid(correlation=settings.correlations, **own)
+    count = settings.num_replicates
+    laws = [{"law": law, "num_replicates": count, "seed": seed} for seed, law in enumerate(LAWS)]
     trained = runner.sweep(batch_training, laws, "training on samples")
-    crossed, smooth = (
-        grid(angle=settings.angles, **own),
-        grid(correlation=settings.correlations, **own),
-    )
     return {
         "tables": {
-            "plane": runner.rows(plane_strategies, plane, "turning noise"),
+            "plane": runner.rows(plane_strategies, grid(**turning, **own), "turning noise"),
             "oracle": runner.sweep(plane_oracle, tried, "trying every plan"),
             "crossings": runner.sweep(plane_crossing, crossed, "finding crossings"),
             "half_angles": runner.sweep(half_angle, halved, "finding angles"),
@@ -159,9 +147,8 @@ def plane_oracle(case: str, angle: float, num_steps: int, merge_time: float) -> 
     }
     chosen["comb"] = evaluate_matrices(problem, matrix_comb(problem).plan).w2
     chosen["named"] = min(_distances(problem, _strategies(num_steps).values()))
-    head = {"case": case, "angle": angle, "num_steps": num_steps, "num_plans": len(plans)}
     return {
-        **head,
+        **{"case": case, "angle": angle, "num_steps": num_steps, "num_plans": len(plans)},
         "best": float(errors[best]),
         "plan": str(plans[best].to_nested()[0]),
         **{name: float(error / errors[best] - 1) for name, error in chosen.items()},

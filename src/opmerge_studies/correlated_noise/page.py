@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from opmerge.page.charts import DASHED, LOOKS, Axis, Series, chart, series_by, series_of
 from opmerge.page.claims import Count, count
@@ -15,9 +16,6 @@ from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import GREY
 from opmerge_studies.correlated_noise.problems import PLANE, plane_problem
 from opmerge_studies.shared.transition import growth_threshold
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _THEORIES = ["generalised", "data basis", "isotropic"]
 _PLANNED = ["planned combs", "best named strategy", *_THEORIES]
@@ -30,11 +28,8 @@ _ROUNDING = 1e-9
 _DIGITS = 9  # of a relative difference; less is rounding
 _LEAST_EXCESS = 1e-4  # drawn at the foot of the figure
 
-_ANGLE = Axis(
-    "angle between the axes of noise and data, degrees",
-    log=False,
-    ticks={angle: str(angle) for angle in range(0, 91, 15)},
-)
+_TICKS: Mapping[float, str] = {angle: str(angle) for angle in range(0, 91, 15)}
+_ANGLE = Axis("angle between the axes of noise and data, degrees", log=False, ticks=_TICKS)
 _PAIR = ("data:s", "θ, degrees=angle:g")
 
 
@@ -66,8 +61,7 @@ def page(record: Mapping[str, Any]) -> Page:
     merges = merges.assign(off=(merges.measured - merges.expected).abs() / merges.standard_error)
     problems = strategies.groupby(["case", "angle"], sort=False)
     winners = problems[["w2", *_THEORIES]].idxmin().apply(lambda rows: rows.map(strategies["plan"]))
-    batches = merges.groupby("step").expected
-    spread = batches.max() / batches.min() - 1
+    spread = _spread(merges)
     at_last = merges[merges.step == merges.step.max()].expected
     seen = halves.dropna()
     turned = rotations[(rotations.plan == "boot") & (rotations.angle == rotations.angle.max())]
@@ -123,6 +117,12 @@ def _oracle(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(data=rows.case.map(_CASES), between=between, **excess)
 
 
+def _spread(merges: pd.DataFrame) -> pd.Series[float]:
+    """By how much the law of the data changes what batches add, by step."""
+    by_step = merges.groupby("step").expected
+    return by_step.max() / by_step.min() - 1
+
+
 def _choices(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """The largest excess of W2 over the best plan tried, by the last key and by plan."""
     excess = (rows.w2 / rows.groupby(keys).w2.transform("min") - 1).round(_DIGITS)
@@ -158,15 +158,12 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         ),
     )
     names = [*_THEORIES, "planned combs"]
+    excess = oracle.groupby("angle")[names].max()
     yield chart(
         "What the plan costs that it picks",
         "Excess of W2 over the best of all plans, the worst over three pairs of data variances "
         "and all T tried; what is less than 0.01 % is drawn at the foot.",
-        series_of(
-            oracle.groupby("angle")[names].max().clip(lower=_LEAST_EXCESS).reset_index(),
-            "angle",
-            names,
-        ),
+        series_of(excess.clip(lower=_LEAST_EXCESS).reset_index(), "angle", names),
         _ANGLE,
         Axis("excess of W2 over the best plan", (_LEAST_EXCESS / 1.3, 3.0)),
         "Combs planned with the matrices are within 1 % of the best plan at "
@@ -182,17 +179,14 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         columns=2,
     )
     rule = halves[["merge_time", "rule"]].drop_duplicates()
+    named = halves.assign(data="data " + halves.case.map(_CASES))
     yield chart(
         "From which angle on",
         "The angle at which theory in the data's basis sees half of BOOT's error. Rule: "
         "sin²θ = ln 2 / (2 s Δς), for it takes the variance of the least noisy direction to be "
         "larger by Δς sin²θ, Δς = 1.5.",
         [
-            *series_by(
-                halves.assign(data="data " + halves.case.map(_CASES)),
-                *("data", "merge_time", "angle"),
-                linestyle="",
-            ),
+            *series_by(named, "data", "merge_time", "angle", linestyle=""),
             Series("rule", rule.merge_time, rule.rule, {"color": GREY, "linestyle": DASHED}),
         ],
         Axis("optimisation time s of a merge", (0.8, 12.5)),
@@ -211,7 +205,6 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         f"BOOT and vanilla cross at {crossings.exact.count()} of {len(crossings)} angles",
         columns=2,
     )
-
     boot = rows["digits"].query("plan == 'boot'")
     last = boot.iloc[-1]
     yield chart(
@@ -225,7 +218,6 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         _choice_table("digits", rows["chosen for digits"]),
         columns=2,
     )
-
     series = []
     for (law, own), look in zip(merges.groupby("law", sort=False), LOOKS, strict=False):
         ends = own.measured - own.standard_error, own.measured + own.standard_error
@@ -233,19 +225,15 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
             Series("", own.step, own.expected, {"color": look["color"]}),
             Series(str(law), own.step, own.measured, {**look, "linestyle": ""}, *ends),
         ]
-    by_step = merges.groupby("step").expected
-    spread = by_step.max() / by_step.min() - 1
+    spread = _spread(merges)
+    steps = {step: str(step) for step in spread.index}
     yield chart(
         "What the law of the data changes",
         "A student j → 0 of one merge, trained on batches of 4: its mean squared error over that "
         "of the mean student. Lines: exact, from fourth moments. Points: simulated, with one "
         "standard error. All laws have the covariance of digits' six leading components.",
         series,
-        Axis(
-            "step j that the student reads, of 8",
-            log=False,
-            ticks={j: str(j) for j in spread.index},
-        ),
+        Axis("step j that the student reads, of 8", log=False, ticks=steps),
         Axis("mean square / that of the mean", log=False),
         f"The law of the data changes what batches add by {percent(spread.iloc[0])} near the "
         f"data and by {percent(spread.iloc[-1])} at T",
@@ -261,42 +249,43 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         ),
         columns=2,
     )
-
-    beaten = heads(
-        *("rule=merge_rule:s", "all μ=side:s", "s=merge_time:g", "optimum:s", "draws:s"),
-        *(
-            "by W2=beaten:s",
-            "gain:%",
-            "by paired error=beaten_paired:s",
-            "paired gain=gain_paired:%",
+    yield Section(
+        "What becomes of the optima",
+        "Random pairs in the plane, every plan for T = 4 tried. Where noise and data commute the "
+        "named plan is best: BOOT if all μ are below 1, vanilla if all are above λ*, and under "
+        "denoiser copy BOOT. Here: in how many draws another plan is better, and its gain at most.",
+        table=table(
+            "Draws in which another plan beats the optimum of the scalar theory",
+            rows["draws"],
+            heads(
+                *("rule=merge_rule:s", "all μ=side:s", "s=merge_time:g", "optimum:s", "draws:s"),
+                *("by W2=beaten:s", "gain:%", "by paired error=beaten_paired:s"),
+                "paired gain=gain_paired:%",
+            ),
+            is_open=True,
         ),
+        is_wide=True,
     )
-    trained = heads(
-        *("law:s", "plan:s", "closed form=predicted:.4g", "mean student=mean_student:.4g"),
-        *("off by, s.e.=off_in_standard_errors:.2f", "root mean square=root_mean_square:.4g"),
+    yield Section(
+        "Random rotations",
+        "Data variances from 0.05 to 20; noise variances from 1/4 to 4 in random order, rescaled "
+        "to mean 1 and turned along a random geodesic, no direction by more than θ.",
+        table=_choice_table("rotations", rows["chosen for rotations"], is_open=True),
+        is_wide=True,
     )
-    drawn = "Draws in which another plan beats the optimum of the scalar theory"
-    sections = (
-        (
-            "What becomes of the optima",
-            "Random pairs in the plane, every plan for T = 4 tried. Where noise and data commute "
-            "the named plan is best: BOOT if all μ are below 1, vanilla if all are above λ*, and "
-            "under denoiser copy BOOT. Here: in how many draws another plan is better, and its "
-            "gain at most.",
-            table(drawn, rows["draws"], beaten, is_open=True),
+    yield Section(
+        "Whole plans trained on samples",
+        "Paired error of the closed form, of the mean of all students, and root mean square over "
+        "students; the distance of the mean from the closed form in standard errors.",
+        table=table(
+            "Plans of 8 steps, batches of 4",
+            rows["plans"],
+            heads(
+                *("law:s", "plan:s", "closed form=predicted:.4g"),
+                *("mean student=mean_student:.4g", "off by, s.e.=off_in_standard_errors:.2f"),
+                "root mean square=root_mean_square:.4g",
+            ),
+            is_open=True,
         ),
-        (
-            "Random rotations",
-            "Data variances from 0.05 to 20; noise variances from 1/4 to 4 in random order, "
-            "rescaled to mean 1 and turned along a random geodesic, no direction by more than θ.",
-            _choice_table("rotations", rows["chosen for rotations"], is_open=True),
-        ),
-        (
-            "Whole plans trained on samples",
-            "Paired error of the closed form, of the mean of all students, and root mean square "
-            "over students; the distance of the mean from the closed form in standard errors.",
-            table("Plans of 8 steps, batches of 4", rows["plans"], trained, is_open=True),
-        ),
+        is_wide=True,
     )
-    for heading, caption, numbers in sections:
-        yield Section(heading, caption, table=numbers, is_wide=True)

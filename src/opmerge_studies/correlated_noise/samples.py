@@ -12,13 +12,12 @@ from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from opmerge.plans import Plan, build_strategy
 from opmerge.schedules import cosine_schedule
 from opmerge.training import GradientDescent
-from opmerge_studies.correlated_noise.problems import digits_samples, geodesic_rotation
+from opmerge_studies.correlated_noise.problems import Array, digits_samples, geodesic_rotation
 from opmerge_studies.shared import batches
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
@@ -37,17 +36,15 @@ _DATA_SET = 50  # samples of a data set that is used again and again
 _MERGED = (2, 4, 6, 8)  # steps at which a student of a single merge reads
 _PLANS = ("boot", "vanilla", "progressive", "consistency")
 
-Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 
 def batch_training(law: str, num_replicates: int, seed: int) -> dict[str, list[Row]]:
     """Train on samples of a law, many times over.
 
-    Returns:
-        ``merges``: mean squared gap of single merges j → 0 over that of the mean student, on
-        batches and on small data sets. ``plans``: error of the mean student against the closed
-        form, with the distance in standard errors, and what batches add.
+    ``merges``: mean squared gap of single merges j → 0 over that of the mean student, on batches
+    and on small data sets. ``plans``: error of the mean student against the closed form, with the
+    distance in standard errors, and what batches add.
     """
     training = SampledTraining(law, num_replicates, np.random.default_rng(seed))
     return {
@@ -90,10 +87,8 @@ class SampledTraining:
             "laplace": partial(self.rng.laplace, 0.0, 0.5**0.5),
             "uniform": partial(self.rng.uniform, -(3**0.5), 3**0.5),
         }
-        data: Array = samplers[self.law](shape) * np.sqrt(
-            np.diag(sampled_problem().data_covariance)
-        )
-        return data
+        deviations = np.sqrt(np.diag(sampled_problem().data_covariance))
+        return np.asarray(samplers[self.law](shape) * deviations)
 
     def cumulant(self, step: int) -> batches.Cumulant:
         """Fourth cumulant of z_t: alpha_t⁴ times that of the data, for the noise has none."""
@@ -118,9 +113,8 @@ class SampledTraining:
         gap = steps[step] - _product(steps[step:0:-1])
         decay = np.eye(_DIMENSIONS) - 2.0 * _RATE * covariance
         size = _squares(gap @ np.linalg.matrix_power(decay, _ITERATIONS), covariance)
-        expected = batches.expected_square(
-            covariance, self.cumulant(step), _RATE, _ITERATIONS, _BATCH
-        )
+        way = (_RATE, _ITERATIONS, _BATCH)
+        expected = batches.expected_square(covariance, self.cumulant(step), *way)
         simulated = _squares(self.trained(gap, step), covariance) / size
         inputs = self.inputs(step, _DATA_SET)
         sets = gap @ expm(-2.0 * time * inputs.swapaxes(1, 2) @ inputs / _DATA_SET)

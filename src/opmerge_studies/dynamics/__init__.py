@@ -16,7 +16,6 @@ from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, Rising, Some, Whole
 from opmerge.training import GradientDescent, GradientFlow
-from opmerge_studies.dynamics.effective_time import RESOLVED, fit_times
 from opmerge_studies.shared import Runner, Study, batches, grid, rows_of
 from opmerge_studies.shared.simulation import (
     Optimiser,
@@ -27,17 +26,26 @@ from opmerge_studies.shared.simulation import (
     train_dense,
     train_plan,
 )
-from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
+from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, scalar_problem
 
-__all__ = ["STUDY", "DynamicsSettings", "dense_cell", "run", "step_size_cell", "train_cell"]
+__all__ = ["STUDY", "DynamicsSettings", "fit_times", "run"]
 
 # columns that are empty where theory predicts nothing, or nothing happens by chance
 _END = ("closed_form", "difference", "deviation", "noise", "closed_form_sgd")
 _MERGE = ("closed_form", "difference", "deviation")
 
+_WAY = ("optimiser", "learning_rate", "batch_size", "num_iterations")
+_FIT = (
+    *("fitted_time", "r_squared", "exponent", "least_time", "greatest_time", "sign_changes"),
+    *("merges", "median_factor", "worst_factor", "best_foretold", "contests"),
+)
+
 _LOWEST_RATE = 1e-9
+_RESOLVED = 1e-9  # error of a weight, relative to it, above which rounding plays no part
+_SHORTEST = 1e-6  # of a fitted time
 
 Array = NDArray[np.float64]
+Row = dict[str, Any]
 Runs = Annotated[int, Field(ge=2)]
 Steps = Annotated[int, Field(ge=3)]
 Rate = Annotated[float, Field(ge=_LOWEST_RATE, le=1)]
@@ -105,18 +113,15 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
         an optimiser best), ``step_sizes`` (flow against descent), ``dense`` (full matrices).
     """
     largest, rate = settings.steps[-1], settings.dense_rate
-    spectrum: dict[str, Any] = {"eigenvalues": [list(settings.eigenvalues)]}
+    spectrum = {"eigenvalues": [list(settings.eigenvalues)]}
     sampled = {**spectrum, "seed": settings.seed}
-    plans = grid(
-        num_steps=settings.steps,
-        strategy=CANONICAL,
-        num_iterations=settings.num_iterations,
-        way=_ways(settings),
-        **sampled,
-    )
+    merged = {"num_steps": settings.steps, "strategy": CANONICAL}
+    trainings = {"num_iterations": settings.num_iterations, "way": _ways(settings)}
+    plans = grid(**merged, **trainings, **sampled)
     descents = [(rate, round(1.0 / rate), batch) for batch in settings.dense_batch_sizes]
     matrices = grid(num_steps=largest, descent=descents, num_runs=settings.num_runs, **sampled)
-    steps = grid(num_steps=largest, learning_rate=settings.step_sizes, **spectrum)
+    sizes = {"learning_rate": settings.step_sizes, "strategy": CANONICAL}
+    steps = grid(num_steps=largest, **sizes, **spectrum)
     trained = runner.sweep(train_cell, plans, "training plans")
     ends = [row for cell in trained for row in cell["ends"]]
     merges = [row for cell in trained for row in cell["merges"]]
@@ -131,7 +136,7 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
     }
 
 
-def _ways(settings: DynamicsSettings) -> list[dict[str, Any]]:
+def _ways(settings: DynamicsSettings) -> list[Row]:
     """All ways of training a merge, each with its number of runs."""
     rate, small = settings.learning_rate, settings.adam_batch_size
     ways: list[tuple[str, float, int | None, int]] = [
@@ -152,7 +157,7 @@ def train_cell(
     way: Mapping[str, Any],
     eigenvalues: Sequence[float],
     seed: int,
-) -> dict[str, Any]:
+) -> Row:
     """One plan trained by one optimiser: the whole student and each merge, by λ."""
     batch, setting = way["batch_size"], {**way, "num_iterations": num_iterations}
     runs = setting.pop("num_runs")
@@ -185,7 +190,7 @@ def _optimiser(
 
 def _whole_students(
     problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Row:
     """Columns of the whole student, relative to the teacher's composite; (d,) each.
 
     ``error`` is the root mean square over runs of b/P - 1, ``closed_form`` its prediction,
@@ -194,7 +199,7 @@ def _whole_students(
     """
     ratio = trained.ratio(problem)
     error = np.sqrt(np.mean((ratio - 1.0) ** 2, axis=0))
-    columns: dict[str, Any] = {"eigenvalue": problem.eigenvalues, "error": error}
+    columns: Row = {"eigenvalue": problem.eigenvalues, "error": error}
     if way["optimiser"] == "adam":
         return columns
     excess = evaluate(problem, plan).excess
@@ -209,14 +214,12 @@ def _whole_students(
     return columns
 
 
-def _each_merge(
-    problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]
-) -> dict[str, Any]:
+def _each_merge(problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]) -> Row:
     """Columns of each merge and λ whose remaining error stands clear of rounding."""
     starts = np.array([merge.start for merge in plan.merges])
     variances = problem.teacher.variances[starts]
     scale = np.abs(trained.target).max(axis=1)
-    clear = np.abs(trained.result - trained.target).max(axis=1) > RESOLVED * scale
+    clear = np.abs(trained.result - trained.target).max(axis=1) > _RESOLVED * scale
     retention = trained.retentions.mean(axis=1)
     columns = {
         "start": np.broadcast_to(starts[:, None], clear.shape),
@@ -237,26 +240,21 @@ def _each_merge(
 
 
 def step_size_cell(
-    num_steps: int, learning_rate: float, eigenvalues: Sequence[float]
-) -> list[dict[str, Any]]:
+    num_steps: int, learning_rate: float, strategy: str, eigenvalues: Sequence[float]
+) -> list[Row]:
     """Descent with steps of this size for time s = 1, against the closed form of flow."""
     problem = cosine_problem(eigenvalues, num_steps, GradientFlow(1.0))
+    plan = build_strategy(strategy, num_steps)
     steps = descent(learning_rate, round(1.0 / learning_rate))
-    rows = []
-    for strategy in CANONICAL:
-        plan = build_strategy(strategy, num_steps)
-        error = train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
-        flow = np.expm1(evaluate(problem, plan).excess)
-        columns = {
-            "eigenvalue": problem.eigenvalues,
-            "error": np.abs(error),
-            "flow": np.abs(flow),
-            "difference": np.abs(error / flow - 1.0),
-        }
-        rows += rows_of(
-            columns, learning_rate=learning_rate, num_steps=num_steps, strategy=strategy
-        )
-    return rows
+    error = train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
+    flow = np.expm1(evaluate(problem, plan).excess)
+    columns = {
+        "eigenvalue": problem.eigenvalues,
+        "error": np.abs(error),
+        "flow": np.abs(flow),
+        "difference": np.abs(error / flow - 1.0),
+    }
+    return rows_of(columns, learning_rate=learning_rate, num_steps=num_steps, strategy=strategy)
 
 
 def dense_cell(
@@ -265,7 +263,7 @@ def dense_cell(
     num_runs: int,
     eigenvalues: Sequence[float],
     seed: int,
-) -> dict[str, Any]:
+) -> Row:
     """One merge, T/2 → 0, as a full matrix in a random basis: root mean square error of output.
 
     Relative to what the closed form leaves: ``measured``, ``theory`` (its exact second moment)
@@ -297,9 +295,67 @@ def dense_cell(
     }
 
 
-STUDY = Study(
-    __name__,
-    "Do students that are really trained end where the closed form says?",
-    DynamicsSettings,
-    run,
-)
+def fit_times(ends: Sequence[Row], merges: Sequence[Row]) -> list[Row]:
+    """For each way of training, the s that suits it best, from whole students and their merges.
+
+    Returns:
+        A row for each way: ``fitted_time`` s of -ln|ρ| = 2 s n by least squares over all merges
+        and λ, its ``r_squared``, ``exponent`` p of -ln|ρ| ∝ n^p (1 in theory), and how well the
+        closed form with this s foretells the ends. Empty where all merges ended at rounding.
+    """
+    ways: dict[tuple[Any, ...], tuple[list[Row], list[Row]]] = {}
+    for place, rows in enumerate((ends, merges)):
+        for row in rows:
+            ways.setdefault(tuple(row[key] for key in _WAY), ([], []))[place].append(row)
+    return [{**dict(zip(_WAY, way, strict=True)), **_fit(*rows)} for way, rows in ways.items()]
+
+
+def _fit(ends: list[Row], merges: list[Row]) -> Row:
+    if not merges:
+        return dict.fromkeys(_FIT) | {"merges": 0}
+    retention = np.array([row["retention"] for row in merges])
+    doubled = 2.0 * np.array([row["variance"] for row in merges])
+    learned = -np.log(np.abs(retention))
+    time = float(doubled @ learned / (doubled @ doubled))
+    residual = np.sum((learned - time * doubled) ** 2)
+    positive = learned > 0
+    exponent = np.polyfit(np.log(doubled[positive]), np.log(learned[positive]), 1)[0]
+    return {
+        "fitted_time": time,
+        "r_squared": float(1.0 - residual / np.sum((learned - learned.mean()) ** 2)),
+        "exponent": float(exponent),
+        "least_time": float((learned / doubled).min()),
+        "greatest_time": float((learned / doubled).max()),
+        "sign_changes": float(np.mean(retention < 0)),
+        "merges": len(merges),
+        **_prediction(ends, time),
+    }
+
+
+def _prediction(ends: list[Row], time: float) -> Row:
+    """How well the closed form with this s foretells the errors, and which strategy is best."""
+    errors: dict[tuple[int, float], dict[str, float]] = {}
+    for row in ends:
+        place = (row["num_steps"], row["eigenvalue"])
+        errors.setdefault(place, {})[row["strategy"]] = row["error"]
+    factors, foretold = [], []
+    for (num_steps, eigenvalue), measured in errors.items():
+        problem = scalar_problem(eigenvalue, num_steps, max(time, _SHORTEST))
+        plans = {name: build_strategy(name, num_steps) for name in measured}
+        excess = {name: evaluate(problem, plan).excess[0] for name, plan in plans.items()}
+        predicted = {name: float(np.abs(np.expm1(value))) for name, value in excess.items()}
+        clear = [name for name, error in measured.items() if error > _RESOLVED]
+        factors += [abs(np.log(measured[name] / predicted[name])) for name in clear]
+        if len(clear) == len(measured):
+            best = min(measured, key=measured.__getitem__)
+            foretold.append(best == min(predicted, key=predicted.__getitem__))
+    return {
+        "median_factor": float(np.exp(np.median(factors))) if factors else None,
+        "worst_factor": float(np.exp(max(factors))) if factors else None,
+        "best_foretold": sum(foretold),
+        "contests": len(foretold),
+    }
+
+
+_QUESTION = "Do students that are really trained end where the closed form says?"
+STUDY = Study(__name__, _QUESTION, DynamicsSettings, run)

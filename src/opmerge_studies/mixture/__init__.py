@@ -19,21 +19,13 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
-from opmerge.settings.base import Settings
-from opmerge.settings.types import (
-    Ascending,
-    Count,
-    MergeRule,
-    NonEmpty,
-    NonNegative,
-    Positive,
-    Share,
-)
+from opmerge.settings.base import Settings, option
+from opmerge.settings.types import Count, MergeRule, NonNegative, Positive, Rising, Share, Some
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.mixture import growth
+from opmerge_studies.mixture import merging
 from opmerge_studies.mixture.laws import GaussianMixture, quadrature_nodes, sampled_nodes
-from opmerge_studies.mixture.merging import MixtureProblem, closest_plans, nearest_floor
+from opmerge_studies.mixture.merging import MixtureProblem, closest_plans
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL
 
@@ -53,30 +45,28 @@ _MOST_TRACED = 2  # student steps whose merges are told one by one
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
+AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class MixtureSettings(Settings):
     """Settings of the study."""
 
-    num_steps: int = Field(16, ge=4, description="T of named strategies and of interval DP")
-    exhaustive_steps: int = Field(8, ge=3, le=8, description="T where all plans are tried")
-    separations: Annotated[tuple[NonNegative, ...], NonEmpty] = Field(
-        (0.0, 0.75, 1.5), description="the two components' means are ± these"
+    num_steps: Annotated[int, Field(ge=4)] = option(16, "T of named strategies and of interval DP")
+    exhaustive_steps: Annotated[int, Field(ge=3, le=8)] = option(8, "T where all plans are tried")
+    separations: Some[NonNegative] = option(
+        (0.0, 0.75, 1.5), "the two components' means are ± these"
     )
-    student_steps: Annotated[tuple[Count, ...], Ascending] = Field(
-        (1, 2, 4, 8), description="K of the strategies, from 1"
+    student_steps: Rising[Count] = option((1, 2, 4, 8), "K of the strategies, from 1")
+    exhaustive_students: AtLeastTwo = option(3, "all plans of K = 1 … this are tried")
+    num_distances: Annotated[int, Field(ge=4)] = option(40, "separations where BOOT meets vanilla")
+    signals: Annotated[Rising[Share], Field(min_length=2)] = option(
+        (0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
+        "alpha_T of one-step students' first state, from 0",
     )
-    exhaustive_students: int = Field(3, ge=2, description="all plans of K = 1 … this are tried")
-    num_distances: int = Field(40, ge=4, description="separations where BOOT meets vanilla")
-    signals: Annotated[tuple[Share, ...], Ascending] = Field(
-        default=(0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
-        min_length=2,
-        description="alpha_T of one-step students' first state, from 0",
-    )
-    num_nodes: int = Field(513, ge=65, description="nodes of the quadrature")
-    num_samples: int = Field(4096, ge=64, description="common samples in more dimensions")
-    num_seeds: int = Field(12, ge=2, description="independent repetitions there")
-    merge_time: Positive = Field(default=DEFAULT_MERGE_TIME, description="s")
+    num_nodes: Annotated[int, Field(ge=65)] = option(513, "nodes of the quadrature")
+    num_samples: Annotated[int, Field(ge=64)] = option(4096, "common samples in more dimensions")
+    num_seeds: AtLeastTwo = option(12, "independent repetitions there")
+    merge_time: Positive = option(DEFAULT_MERGE_TIME, "s")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,7 +89,6 @@ class MixtureSettings(Settings):
             exhaustive_steps=6,
             separations=(0.0, 1.5),
             student_steps=(1, 2, 4),
-            exhaustive_students=3,
             num_distances=16,
             num_nodes=257,
             num_samples=512,
@@ -124,8 +113,9 @@ def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
     cases = [{**pair, "merge_rule": rule} for pair in pairs for rule in get_args(MergeRule)]
     tried = grid(case=cases, line=[few], student_steps=[trees])
     named = grid(case=cases, line=[line], student_steps=[counts])
-    kept = grid(case=pairs, line=[line], signals=[list(settings.signals)])
-    moved = grid(variance=_WIDTHS, line=[line], count=settings.num_distances)
+    kept = grid(case=pairs, line=[line], signal=settings.signals)
+    separations = np.geomspace(*_APART, settings.num_distances).tolist()
+    moved = grid(case=grid(variance=_WIDTHS, separation=separations), line=[line])
     samples = settings.model_dump(include={"num_samples", "num_seeds"})
     sampled = grid(name=_DIMENSIONS, line=[line], student_steps=counts, **samples)
     tables: dict[str, Rows] = defaultdict(list)
@@ -133,8 +123,8 @@ def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
         (best_plans, tried, "trying all plans"),
         (compare_strategies, named, "comparing strategies"),
         (measure_composites, grid(case=pairs, line=[fine]), "measuring composites"),
-        (compare_distances, moved, "moving components apart"),
-        (compare_signals, kept, "keeping some signal"),
+        (compare_distance, moved, "moving components apart"),
+        (compare_signal, kept, "keeping some signal"),
         (compare_dimensions, sampled, "sampling"),
     ):
         for cell in runner.sweep(function, cells, title):
@@ -213,16 +203,16 @@ def measure_composites(case: Cell, line: Cell) -> Tables:
     gaussian, size = _gaussian(problem).teacher, problem.num_steps
     intervals = [(size, t) for t in range(size - 1, -1, -1)]
     for start, stop in intervals + [(t, 0) for t in range(size - 1, 0, -1)]:
-        typical, largest = growth.composite_gain(problem, start, stop)
+        typical, largest = merging.composite_gain(problem, start, stop)
         rows.append(
             {
                 **case,
                 "start": start,
                 "stop": stop,
                 "paths": float(problem.mixture.num_components) ** (start - stop),
-                "effective_paths": growth.effective_paths(problem, start, stop),
-                "floor": growth.relative_floor(problem, start, stop),
-                "gates": growth.gates_needed(problem, start, stop, _ENOUGH, MOST_GATES),
+                "effective_paths": merging.effective_paths(problem, start, stop),
+                "floor": merging.relative_floor(problem, start, stop),
+                "gates": merging.gates_needed(problem, start, stop, _ENOUGH, MOST_GATES),
                 "gain": typical,
                 "largest_gain": largest,
                 "gaussian_gain": float(np.exp(gaussian.log_composite(stop, start)[0])),
@@ -231,27 +221,19 @@ def measure_composites(case: Cell, line: Cell) -> Tables:
     return {"composites": rows}
 
 
-def compare_distances(variance: float, line: Cell, count: int) -> Tables:
-    """BOOT and vanilla of one-step students while two equal components move apart."""
-    rows = []
-    for separation in np.geomspace(*_APART, count).tolist():
-        case = {"variance": variance, "separation": separation}
-        problem = _problem(line, case)
-        errors = _errors(problem, ("vanilla", "boot"))
-        rows.append({**case, **errors, "bound": _affine_floor(problem)})
-    return {"distances": rows}
+def compare_distance(case: Cell, line: Cell) -> Tables:
+    """BOOT and vanilla of one-step students, two equal components some way apart."""
+    problem = _problem(line, case)
+    bound = _affine_floor(problem)
+    return {"distances": [{**case, **_errors(problem, ("vanilla", "boot")), "bound": bound}]}
 
 
-def compare_signals(case: Cell, line: Cell, signals: Sequence[float]) -> Tables:
+def compare_signal(case: Cell, line: Cell, signal: float) -> Tables:
     """One-step students where the last state keeps some signal, alpha_T > 0."""
-    rows = []
-    for signal in signals:
-        problem = _problem(line, case, signal)
-        vanilla = build_strategy("vanilla", problem.num_steps)
-        floor = replace(problem, training=None).outcome(vanilla).error
-        bounds = {"signal": signal, "affine": _affine_floor(problem), "floor": floor}
-        rows.append({**case, **bounds, **_errors(problem, CANONICAL)})
-    return {"signals": rows}
+    problem = _problem(line, case, signal)
+    floor = _errors(replace(problem, training=None), ["vanilla"])["vanilla"]
+    bounds = {"signal": signal, "affine": _affine_floor(problem), "floor": floor}
+    return {"signals": [{**case, **bounds, **_errors(problem, CANONICAL)}]}
 
 
 def compare_dimensions(
@@ -267,11 +249,10 @@ def compare_dimensions(
         problem = MixtureProblem(mixture, schedule, nodes, flow, inputs)
         trained.append(_errors(problem, CANONICAL, student_steps))
         ended.append(_errors(replace(problem, training=None), CANONICAL, student_steps))
+    head = {"mixture": name, "dimension": mixture.dimension, "student_steps": student_steps}
     rows = [
         {
-            "mixture": name,
-            "dimension": mixture.dimension,
-            "student_steps": student_steps,
+            **head,
             "plan": plan,
             **_interval("error", [errors[plan] for errors in trained]),
             **_interval("approximation", [errors[plan] for errors in ended]),
@@ -301,8 +282,7 @@ def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
     cosine = cosine_schedule(line["num_steps"])
     schedule = arrays_schedule(np.cos(angles), np.sin(angles)) if signal else cosine
     nodes = quadrature_nodes(mixture, schedule, line["num_nodes"])
-    flow = GradientFlow(line["merge_time"])
-    rule: MergeRule = case.get("merge_rule", "operator-copy")
+    flow, rule = GradientFlow(line["merge_time"]), case.get("merge_rule", "operator-copy")
     return MixtureProblem(mixture, schedule, nodes, flow, nodes[-1], rule)
 
 
@@ -330,7 +310,7 @@ def _affine_floor(problem: MixtureProblem) -> float:
     """
     origin = np.zeros((1, problem.mixture.dimension))
     one_gate = GaussianMixture(origin, origin + 1.0)
-    return nearest_floor(one_gate, problem.inputs, problem.teacher_output)
+    return merging.nearest_floor(one_gate, problem.inputs, problem.teacher_output)
 
 
 def _path(plan: Plan) -> str:

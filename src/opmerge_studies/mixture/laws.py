@@ -108,10 +108,7 @@ def quadrature_nodes(
     far apart the teacher's map is almost a step, so nodes are denser in the middle: they are even
     in u, with ``z = mean + b sinh u``.
 
-    Args:
-        mixture: of the data, d = 1.
-        schedule: of T steps.
-        num_nodes: points over all components, up to 9 standard deviations of each.
+    They reach over all components, up to 9 standard deviations of each.
 
     Raises:
         InputError: if d > 1.
@@ -157,7 +154,6 @@ def weighted_w2(first: Array, second: Array, weights: Array) -> float:
 
 
 def _trapezoid(law: GaussianMixture, num_nodes: int) -> Nodes:
-    """Nodes evenly spaced in u, ``z = mean + b sinh u``."""
     spreads, centre = _REACH * np.sqrt(law.variances), float(law.mean[0])
     ends = np.array([(law.means - spreads).min(), (law.means + spreads).max()])
     width = _DENSE * float(ends[1] - ends[0])

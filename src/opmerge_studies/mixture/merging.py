@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import entr
 
 from opmerge.errors import InputError
 from opmerge.plans.strategies import uniform_boundaries
@@ -31,25 +31,22 @@ from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import MergeRule
 from opmerge.training import TrainingModel
-from opmerge_studies.mixture.laws import GaussianMixture, Nodes, weighted_w2
+from opmerge_studies.mixture.laws import Array, GaussianMixture, Nodes, weighted_w2
 
 _RANK = 1e-10  # singular values below this part of the largest are rounding
-
-Array = NDArray[np.float64]
+_STEP = 1e-5  # of a central difference of a smooth map
+_TAILS = 5e-4  # mass on either side where the largest gain is not looked for
 
 
 @dataclass(frozen=True, eq=False)
 class LiftedMap:
-    """``z ↦ Wᵀ Φ(z)`` from step ``start`` to ``stop``.
+    """``z ↦ Wᵀ Φ(z)`` from step ``start`` j to ``stop`` i < j, with responsibilities of z_j.
 
     Args:
-        start: j, the step whose responsibilities it uses.
-        stop: i < j.
-        gate: the law of z_j, which gives the responsibilities.
+        gate: the law of z_j.
         weights: (K (d+1), d): of each component the slopes, then the intercept.
         merges: those that made it, in the order of execution; none for a teacher step.
-        floor: distance, as a root mean square over z_j, of the best map of this form from the
-            target of its training.
+        floor: root mean square over z_j of the best map of this form minus its target.
         optimisation: its own distance from that best one.
     """
 
@@ -69,10 +66,7 @@ class LiftedMap:
 class Training:
     """Training of the students at one step: the law of their inputs, factorised once.
 
-    Args:
-        gate: the law of z_j.
-        nodes: of that law.
-        model: the training model, or None for training to the end.
+    ``gate`` is the law of z_j, ``nodes`` are its own; without a ``model`` it goes to the end.
     """
 
     def __init__(self, gate: GaussianMixture, nodes: Nodes, model: TrainingModel | None) -> None:
@@ -84,14 +78,11 @@ class Training:
         self._retentions = np.zeros(rank) if model is None else model.retention(values[:rank] ** 2)
 
     def train(self, initial: Array, target: Array) -> tuple[Array, float, float]:
-        """Train from weights ``initial`` towards the values ``target`` (n, d) at the nodes.
+        """Weights, floor and optimisation error of training from ``initial`` towards ``target``.
 
-        Works on the error of the start, which may be small, not on the weights of the optimum,
-        which are large where responsibilities hardly differ.
-
-        Returns:
-            The weights, and root mean squares: the floor, of what no weights can fit, and
-            optimisation, of what training left of the rest.
+        The values (n, d) of the target stand at the nodes. Works on the error of the start, which
+        may be small, not on the weights of the optimum, which are large where responsibilities
+        hardly differ.
         """
         error = self._roots * (target - self.features @ initial)
         modes = self._left.T @ error
@@ -148,13 +139,9 @@ class MixtureProblem:
     """In which order should the DDIM steps of a mixture be merged into lifted students?
 
     Args:
-        mixture: the data.
-        schedule: of T steps.
         nodes: of the laws of z_0 … z_T: what students are trained on.
-        training: the training model; None trains every student to its optimum, which leaves
-            the approximation error alone.
+        training: None trains every student to its optimum, which leaves approximation alone.
         inputs: nodes of z_T, on which the result is judged.
-        merge_rule: where a student starts.
     """
 
     mixture: GaussianMixture
@@ -238,10 +225,8 @@ class MixtureProblem:
 class MixtureOutcome:
     """What a plan costs in quality, and where.
 
-    Args:
-        problem: what was planned.
-        output: (n, d) where the students take ``problem.inputs``.
-        trained: the student of each merge, in the order of ``plan.merges``.
+    ``output`` (n, d) is where the students take ``problem.inputs``, ``trained`` holds the student
+    of each merge in the order of ``plan.merges``.
     """
 
     problem: MixtureProblem
@@ -287,10 +272,7 @@ def closest_plans(problem: MixtureProblem, student_steps: Sequence[int]) -> list
     square to the teacher's composite over z_j, from the closest first child and the closest
     sequence of the rest; K trees likewise, prefix by prefix. O(T³) merges. A heuristic: what is
     closest on an interval need not be closest after merging (arXiv 2505.16024, Algorithm 1).
-
-    Args:
-        problem: any problem.
-        student_steps: numbers of trees K, each of which gets a plan from the same tables.
+    Each K of ``student_steps`` gets a plan from the same tables.
 
     Raises:
         InputError: if a K is out of range.
@@ -333,3 +315,69 @@ def _closest(problem: MixtureProblem, candidates: Sequence[list[LiftedMap]]) -> 
         return nodes.distance(run_maps(students[1:], reached), teacher)
 
     return min(candidates, key=error)
+
+
+def effective_paths(problem: MixtureProblem, start: int, stop: int) -> float:
+    """How many affine maps the teacher's composite start → stop really mixes.
+
+    Written out, the composite of m steps is a sum over K^m sequences of components, each an
+    affine map weighted by the product of its responsibilities along the trajectory. The
+    effective number is the exponential of the mean entropy of these weights over z_start, which
+    is the sum of the entropies of the steps: 1 where every point has one component throughout.
+    """
+    points, entropy = problem.nodes[start].points, 0.0
+    for step in problem.steps[stop:start][::-1]:
+        entropies = entr(step.gate.responsibilities(points)).sum(axis=1)
+        entropy += float(problem.nodes[start].weights @ entropies)
+        points = step(points)
+    return float(np.exp(entropy))
+
+
+def relative_floor(problem: MixtureProblem, start: int, stop: int) -> float:
+    """Floor of one student for the teacher's composite, over the standard deviation of z_stop."""
+    nodes, first = problem.nodes[start], problem.steps[start - 1]
+    target = problem.composite(start, stop, nodes.points)
+    _, floor, _ = problem.trainings[start - 1].train(first.weights, target)
+    return floor / _deviation(target, nodes)
+
+
+def gates_needed(
+    problem: MixtureProblem, start: int, stop: int, tolerance: float, most: int
+) -> int | None:
+    """Fewest affine pieces of a student with free gates whose floor is within tolerance.
+
+    The gates are responsibilities of equal Gaussians at the quantiles of z_start, as wide as they
+    are apart, instead of the data's own; one dimension. ``tolerance`` is the largest floor over the
+    standard deviation of the target; None if more gates than ``most`` are needed.
+    """
+    nodes = problem.nodes[start]
+    target = problem.composite(start, stop, nodes.points)
+    enough = tolerance * _deviation(target, nodes)
+    floors = (nearest_floor(_gates(nodes, c), nodes, target) for c in range(1, most + 1))
+    return next((c for c, floor in enumerate(floors, start=1) if floor <= enough), None)
+
+
+def composite_gain(problem: MixtureProblem, start: int, stop: int) -> tuple[float, float]:
+    """Root mean square of the composite's slope over z_start, on the line, and the largest slope.
+
+    That is how much the teacher stretches small differences; the largest is sought over the
+    central 99.9 %.
+    """
+    nodes = problem.nodes[start]
+    ends = [problem.composite(start, stop, nodes.points + step) for step in (_STEP, -_STEP)]
+    slopes = np.abs(ends[0] - ends[1])[:, 0] / (2 * _STEP)
+    mass = np.cumsum(nodes.weights)
+    central = (mass > _TAILS) & (mass < 1 - _TAILS)
+    return float(np.sqrt(nodes.weights @ slopes**2)), float(slopes[central].max())
+
+
+def _gates(nodes: Nodes, count: int) -> GaussianMixture:
+    mass = np.cumsum(nodes.weights)
+    places = np.interp((np.arange(count) + 0.5) / count, mass, nodes.points[:, 0])
+    spacing = np.gradient(places) if count > 1 else np.ones(1)
+    return GaussianMixture(places, spacing**2)
+
+
+def _deviation(values: Array, nodes: Nodes) -> float:
+    """Standard deviation of values (n, d) at the nodes."""
+    return nodes.distance(values, nodes.weights @ values)

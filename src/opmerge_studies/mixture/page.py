@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page import charts
 from opmerge.page.charts import Axis, Level, Series, chart, intervals, series_by
@@ -15,9 +17,6 @@ from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREY, INK, ORANGE
 from opmerge_studies.mixture import MOST_GATES, REGIMES
 from opmerge_studies.shared.strategies import CANONICAL
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NAMED = list(CANONICAL)
 _ABOVE = [f"above_{name}" for name in _NAMED]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from opmerge.page import charts
 from opmerge.page.charts import DASHED, DOTTED, Axis, Series, chart, series_by, series_of
@@ -14,9 +15,6 @@ from opmerge.page.layout import Section, draw_section
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREY, INK
 from opmerge_studies.shared.strategies import CANONICAL
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _FAR_LESS = 100.0

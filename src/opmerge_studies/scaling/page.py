@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import DOTTED, Axis, Series, chart, series_by
 from opmerge.page.claims import count
 from opmerge.page.layout import Section
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _LOOKS: Mapping[Any, Mapping[str, Any]] = {
     planner: {"color": colour, "marker": marker, "markersize": 4}

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from itertools import combinations
+from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 from pydantic import Field
+from scipy.optimize import brentq
 
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
-from opmerge.plans import build_strategy
+from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, MergeRule, Positive, Rising, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
 from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.simulation import descent, train_plan
-from opmerge_studies.shared.strategies import CANONICAL, cosine_problem
-from opmerge_studies.shared.transition import crossings
-from opmerge_studies.stabilisation.mixing import (
-    CHAINS,
-    mixing_combs,
-    mixing_crossings,
-    mixing_errors,
-    mixing_time,
-)
+from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, is_as_good, scalar_problem
+from opmerge_studies.shared.transition import crossings, scan_points, sign_changes
+from opmerge_studies.stabilisation.mixing import Array, mixed_excess
 
-__all__ = ["SPECTRA", "STUDY", "StabilisationSettings", "run"]
+__all__ = ["CHAINS", "SPECTRA", "STUDY", "StabilisationSettings", "run"]
 
 SPECTRA: Mapping[str, tuple[float, ...]] = {
     "0.01 to 0.9": tuple(np.geomspace(0.01, 0.9, 12).tolist()),
@@ -39,7 +35,12 @@ SPECTRA: Mapping[str, tuple[float, ...]] = {
 }
 """Eigenvalues by name: below the transition, across it, above it, and inside its band."""
 
-_RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
+CHAINS = ("boot", "consistency")
+"""Strategies of more than one merge whose students follow one another."""
+
+_LARGEST_FACTOR = 2.0**20
+
+Row = dict[str, Any]
 
 
 class StabilisationSettings(Settings):
@@ -83,36 +84,33 @@ def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
         ``tables``: ``ema_crossings``, ``ema_plans``, ``ema_simulation``; ``mixing`` (errors over
         λ), ``mixing_crossings``, ``mixing_time`` (how much longer mixing takes), ``mixing_combs``.
     """
-    steps, time, rates = settings.steps, settings.merge_time, settings.turnovers
-    eigenvalues = [np.geomspace(0.05, 20.0, settings.num_eigenvalues).round(9).tolist()]
-    by_rule = {"merge_time": time, "merge_rule": _RULES, "eigenvalues": eigenvalues}
-    crossed = grid(num_steps=steps, merge_time=time, turnovers=(None, *rates))
-    planned = grid(num_steps=steps, merge_time=time, turnovers=rates, spectrum=SPECTRA)
-    simulated = grid(
-        num_steps=steps[0],
-        merge_time=time,
-        turnovers=rates[len(rates) // 2],
-        num_iterations=settings.iterations,
-    )
+    steps, rates = settings.steps, settings.turnovers
+    values = np.geomspace(0.05, 20.0, settings.num_eigenvalues).round(9).tolist()
+    plain = {"num_steps": steps, "merge_time": settings.merge_time}
+    ruled = {**plain, "merge_rule": get_args(MergeRule)}
+    simulated = {**plain, "num_steps": steps[0], "turnovers": rates[len(rates) // 2]}
+    averaged = grid(**plain, turnovers=(None, *rates))
+    planned = grid(**plain, turnovers=rates, spectrum=SPECTRA)
+    descents = grid(**simulated, num_iterations=settings.iterations, strategy=CANONICAL)
+    mixed = grid(**ruled, eigenvalues=[values])
     targets = {"strategy": CHAINS, "turnovers": (None, rates[-1])}
-    made_up = {**by_rule, **targets, "eigenvalues": [list(settings.catch_up_eigenvalues)]}
-    mixed, plain = grid(num_steps=steps, **by_rule), grid(num_steps=steps, merge_time=time)
-    combs = grid(num_steps=settings.comb_steps, **by_rule)
+    made_up = grid(**ruled, **targets, eigenvalue=settings.catch_up_eigenvalues)
+    combs = grid(**{**ruled, "num_steps": settings.comb_steps}, eigenvalues=[values])
     sweep, rows = runner.sweep, runner.rows
     return {
         "tables": {
-            "ema_crossings": sweep(ema_crossings, crossed, "finding crossings"),
+            "ema_crossings": sweep(ema_crossings, averaged, "finding crossings"),
             "ema_plans": sweep(ema_plan, planned, "planning with averages"),
-            "ema_simulation": rows(ema_simulation, simulated, "simulating averages"),
+            "ema_simulation": sweep(ema_simulation, descents, "simulating averages"),
             "mixing": rows(mixing_errors, mixed, "mixing timesteps"),
-            "mixing_crossings": sweep(mixing_crossings, plain, "finding crossings of mixing"),
-            "mixing_time": rows(mixing_time, grid(num_steps=steps, **made_up), "catching up"),
+            "mixing_crossings": sweep(mixing_crossings, grid(**plain), "crossings of mixing"),
+            "mixing_time": sweep(mixing_time, made_up, "catching up"),
             "mixing_combs": rows(mixing_combs, combs, "trying all combs"),
         }
     }
 
 
-def ema_crossings(num_steps: int, merge_time: float, turnovers: float | None) -> dict[str, Any]:
+def ema_crossings(num_steps: int, merge_time: float, turnovers: float | None) -> Row:
     """The crossings of BOOT and vanilla with averaged weights, and with flow as long as counts.
 
     ``effective_time`` is the s of flow that leaves the same retention at n_T = 1.
@@ -134,7 +132,7 @@ def ema_crossings(num_steps: int, merge_time: float, turnovers: float | None) ->
     }
 
 
-def ema_plan(num_steps: int, merge_time: float, turnovers: float, spectrum: str) -> dict[str, Any]:
+def ema_plan(num_steps: int, merge_time: float, turnovers: float, spectrum: str) -> Row:
     """The best plan with and without averaged weights, and what it costs to mistake one's plan.
 
     ``regret`` is the error, with averages, of the plan that is best without, relative to the best;
@@ -160,8 +158,8 @@ def ema_plan(num_steps: int, merge_time: float, turnovers: float, spectrum: str)
 
 
 def ema_simulation(
-    num_steps: int, merge_time: float, turnovers: float, num_iterations: int
-) -> list[dict[str, Any]]:
+    num_steps: int, merge_time: float, turnovers: float, num_iterations: int, strategy: str
+) -> Row:
     """Descent in N steps with the average kept, against the closed form of averaged flow.
 
     ``difference`` is the largest over λ, relative to the error of the whole student.
@@ -169,19 +167,16 @@ def ema_simulation(
     problem = cosine_problem((0.05, 0.5, 1.5, 5.0), num_steps, _training(merge_time, turnovers))
     decay = float(np.exp(-turnovers / num_iterations))
     averaged = descent(merge_time / num_iterations, num_iterations, decay=decay)
-
-    def difference(strategy: str) -> float:
-        plan = build_strategy(strategy, num_steps)
-        ratio = train_plan(problem, plan, averaged).ratio(problem)[0]
-        predicted = np.expm1(evaluate(problem, plan).excess)
-        return float(np.abs((ratio - 1.0) / predicted - 1.0).max())
-
-    return rows_of(
-        {"strategy": CANONICAL, "difference": [*map(difference, CANONICAL)]},
-        num_steps=num_steps,
-        turnovers=turnovers,
-        num_iterations=num_iterations,
-    )
+    plan = build_strategy(strategy, num_steps)
+    ratio = train_plan(problem, plan, averaged).ratio(problem)[0]
+    predicted = np.expm1(evaluate(problem, plan).excess)
+    return {
+        "num_steps": num_steps,
+        "turnovers": turnovers,
+        "num_iterations": num_iterations,
+        "strategy": strategy,
+        "difference": float(np.abs((ratio - 1.0) / predicted - 1.0).max()),
+    }
 
 
 def _training(merge_time: float, turnovers: float | None) -> TrainingModel:
@@ -190,9 +185,122 @@ def _training(merge_time: float, turnovers: float | None) -> TrainingModel:
     return EMAFlow(merge_time, turnovers / merge_time)
 
 
-STUDY = Study(
-    __name__,
-    "Do weight averaging or timestep mixing shift the best plan?",
-    StabilisationSettings,
-    run,
-)
+def mixing_errors(
+    num_steps: int, merge_time: float, merge_rule: MergeRule, eigenvalues: Sequence[float]
+) -> list[Row]:
+    """Relative error of the strategies at each λ, their merges in turn and all at once."""
+    problem = cosine_problem(eigenvalues, num_steps, GradientFlow(merge_time), merge_rule)
+    plans = {name: build_strategy(name, num_steps) for name in ("vanilla", *CHAINS)}
+    excess = {name: evaluate(problem, plan).excess for name, plan in plans.items()}
+    excess |= {f"mixed_{name}": mixed_excess(problem, plans[name]) for name in CHAINS}
+    errors = {name: np.abs(np.expm1(values))[::-1] for name, values in excess.items()}
+    columns = {"eigenvalue": problem.eigenvalues[::-1], **errors}
+    return rows_of(columns, num_steps=num_steps, merge_rule=merge_rule)
+
+
+def mixing_crossings(num_steps: int, merge_time: float) -> Row:
+    """The window of λ in which mixed BOOT is as good as vanilla, as its error passes through 0.
+
+    Two errors are equal where their difference or their sum changes sign.
+    """
+    boot, vanilla = (build_strategy(name, num_steps) for name in ("boot", "vanilla"))
+    training, points = GradientFlow(merge_time), scan_points(num_steps)
+
+    def errors(eigenvalues: Array) -> tuple[Array, Array]:
+        problem = cosine_problem(eigenvalues, num_steps, training)
+        mixed, in_turn = mixed_excess(problem, boot), evaluate(problem, vanilla).excess
+        return np.expm1(mixed)[::-1], np.expm1(in_turn)[::-1]
+
+    window = sorted(
+        sign_changes(lambda values: np.subtract(*errors(values)), points)
+        + sign_changes(lambda values: np.add(*errors(values)), points)
+    )
+    return {
+        "num_steps": num_steps,
+        "sequential_crossing": next(iter(crossings(num_steps, training)), None),
+        "num_crossings": len(window),
+        "window_from": window[0] if window else None,
+        "window_to": window[-1] if window else None,
+    }
+
+
+def mixing_time(
+    num_steps: int,
+    merge_time: float,
+    merge_rule: MergeRule,
+    strategy: str,
+    turnovers: float | None,
+    eigenvalue: float,
+) -> Row:
+    """How many times longer all merges must train at once to err as little as in turn.
+
+    With ``turnovers`` targets read moving averages at the rate β = turnovers / s.
+    """
+    plan = build_strategy(strategy, num_steps)
+    rate = None if turnovers is None else turnovers / merge_time
+    problem = scalar_problem(eigenvalue, num_steps, merge_time, merge_rule)
+    in_turn = _log_error(evaluate(problem, plan).excess)
+
+    def lost(factor: float) -> float:
+        """Log of the error at once, in so many times the time, over that in turn."""
+        longer = replace(problem, training=GradientFlow(factor * merge_time))
+        return _log_error(mixed_excess(longer, plan, rate)) - in_turn
+
+    above = 1.0
+    while lost(above) > 0 and above <= _LARGEST_FACTOR:
+        above *= 1.5
+    factor = 1.0 if above == 1.0 else None
+    if 1.0 < above <= _LARGEST_FACTOR:
+        factor = float(brentq(lost, above / 1.5, above))
+    return {
+        "num_steps": num_steps,
+        "merge_rule": merge_rule,
+        "strategy": strategy,
+        "turnovers": turnovers,
+        "eigenvalue": eigenvalue,
+        "factor": factor,
+        "error_ratio": float(np.exp(lost(1.0))),
+        "merges": len(plan.merges),
+    }
+
+
+def _log_error(excess: Array) -> float:
+    """Log of the relative error at the only eigenvalue."""
+    return float(np.log(np.abs(np.expm1(excess[0]))))
+
+
+def mixing_combs(
+    num_steps: int, merge_time: float, merge_rule: MergeRule, eigenvalues: Sequence[float]
+) -> list[Row]:
+    """The best of all combs at each λ, their merges in turn and all at once.
+
+    A comb trains the student at T alone, block after block.
+    """
+    problem = cosine_problem(eigenvalues, num_steps, GradientFlow(merge_time), merge_rule)
+    inner = range(num_steps - 2, 0, -1)
+    combs = [
+        Plan((Tree.chain(num_steps, (num_steps - 1, *chosen, 0)),))
+        for count in range(len(inner) + 1)
+        for chosen in combinations(inner, count)
+    ]
+    in_turn = np.abs([np.expm1(evaluate(problem, comb).excess) for comb in combs])
+    at_once = np.abs([np.expm1(mixed_excess(problem, comb)) for comb in combs])
+    places = {name: combs.index(build_strategy(name, num_steps)) for name in ("vanilla", "boot")}
+
+    def best(errors: Array) -> str:
+        """The named comb that errs as little as any, or ``neither``."""
+        equal = (name for name, i in places.items() if is_as_good(errors[i], errors.min()))
+        return next(equal, "neither")
+
+    ways = {"in_turn": in_turn[:, ::-1].T, "at_once": at_once[:, ::-1].T}  # (λ, combs)
+    merges = np.array([len(comb.merges) for comb in combs])
+    columns = {
+        "eigenvalue": problem.eigenvalues[::-1],
+        **{f"best_{way}": [*map(best, errors)] for way, errors in ways.items()},
+        **{f"merges_{way}": merges[errors.argmin(axis=1)] for way, errors in ways.items()},
+    }
+    return rows_of(columns, num_steps=num_steps, merge_rule=merge_rule, combs=len(combs))
+
+
+_QUESTION = "Do weight averaging or timestep mixing shift the best plan?"
+STUDY = Study(__name__, _QUESTION, StabilisationSettings, run)

@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from opmerge.page import charts
-from opmerge.page.charts import DASHED, DOTTED, Axis, Level, Series, curves, series_by, series_of
+from opmerge.page.charts import (
+    DASHED,
+    DOTTED,
+    STYLES,
+    Axis,
+    Level,
+    Series,
+    chart,
+    series_by,
+    series_of,
+)
 from opmerge.page.claims import count
-from opmerge.page.layout import Section, draw_section
+from opmerge.page.layout import Section
 from opmerge.page.sentences import number
-from opmerge.page.study import Page, frame, table
+from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, INK, ORANGE
-from opmerge_studies.stabilisation.mixing import CHAINS
-
-if TYPE_CHECKING:
-    import pandas as pd
+from opmerge_studies.stabilisation import CHAINS
 
 _STILL = 1e-3  # shift of a λ, or loss by a wrong plan, that nobody would notice
+_COMPARED = ["shift", "apart"]
 _SAME = 1e-10  # difference of two λ that is rounding
 _SLOW = 8.0  # β s up to which an average lags so much that plans may suffer
 _BAND = (1.0, 2.1)  # holds λ*(T) and all crossings, for every T >= 8
 _RATES = Axis("time constants of the average in a merge, β s", margin=1.3)
 _EIGENVALUES = Axis("data variance λ", margin=1.0)
-_RATE = {"T": "num_steps:g", "β s": "turnovers:g"}
-_CROSSINGS = {"first crossing": "first_crossing:.8f", "last": "last_crossing:.8f"}
-_CROSSINGS |= {"as flow for s": "effective_time:.3f", "of that": "crossing_of_shorter_flow:.8f"}
-_PLANS = {"λ": "spectrum:s", "W2 without": "w2_without", "W2": "w2", "gap": "gap:%"}
-_PLANS |= {"old plan loses": "regret:%", "merges": "merges:g", "plan": "plan:s"}
-_RULE = {"T": "num_steps:g", "rule": "merge_rule:s", "λ": "eigenvalue:.4g"}
-_TIMES = {"plan": "strategy:s", "β s of targets": "turnovers:g", "times as long": "factor:.3f"}
-_COMBS = {"in turn": "best_in_turn:s", "merges in turn": "merges_in_turn:g"}
-_COMBS |= {"at once": "best_at_once:s", "merges at once": "merges_at_once:g"}
+_RATE = ("T=num_steps:g", "β s=turnovers:g")
+_RULE = ("T=num_steps:g", "rule=merge_rule:s", "λ=eigenvalue:.4g")
 
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    names = ("ema_plans", "ema_simulation", "mixing", "mixing_time", "mixing_combs")
-    plans, simulated, mixing, times, combs = (frame(record, name) for name in names)
-    crossings = frame(record, "ema_crossings")
+    tables = {name: frame(record, name) for name in record["tables"]}
+    plans, simulated = tables["ema_plans"], tables["ema_simulation"]
+    mixing, times, combs = (tables[key] for key in ("mixing", "mixing_time", "mixing_combs"))
+    crossings = tables["ema_crossings"]
     crossings = crossings.astype(dict.fromkeys(crossings.filter(like="crossing"), float))
     averaged = _averaged(crossings)
-    crossed = averaged.dropna(subset=["shift", "apart"])
-    worst = simulated.groupby("num_iterations").difference.max()
+    crossed = averaged.dropna(subset=_COMPARED)
     copied = mixing[mixing.merge_rule == "operator-copy"]
     lost = copied.mixed_boot > copied.vanilla
     plain = times[times.turnovers.isna()].astype({"factor": float})
@@ -59,10 +61,10 @@ def page(record: Mapping[str, Any]) -> Page:
         "plans": plans,
         "moved": plans[~plans.same_plan],
         "cost": averaged.drop_duplicates("turnovers"),
-        "worst": worst,
+        "worst": simulated.groupby("num_iterations").difference.max(),
         "lost": lost,
         "late": late.join(slower),
-        "windows": frame(record, "mixing_crossings").dropna(subset=["window_from"]),
+        "windows": tables["mixing_crossings"].dropna(subset=["window_from"]),
         "combs": combs.combs.iloc[0],
         "outside": outside,
     }
@@ -78,18 +80,8 @@ def page(record: Mapping[str, Any]) -> Page:
         "sharing-could-pay": count(plain.factor < plain.num_steps - 1),
         "vanilla-is-best-mixed": count(outside.best_at_once == "vanilla"),
     }
-
-    def sections() -> Iterator[Section]:
-        if len(crossed):
-            yield _shift_section(crossings, averaged)
-        yield _price_section(plans, averaged.drop_duplicates("turnovers"))
-        if len(worst) > 1:
-            yield _simulation_section(simulated, worst)
-        yield _error_section(mixing, copied, lost)
-        yield _time_section(times, plain, late)
-        yield _comb_section(combs, record["settings"]["comb_steps"])
-
-    return Page(values, claims, sections())
+    rows = {**tables, "ema_crossings": crossings, "averaged": averaged, "late": late}
+    return Page(values, claims, chain(_averaging(rows), _mixing(rows)))
 
 
 def _averaged(crossings: pd.DataFrame) -> pd.DataFrame:
@@ -106,146 +98,156 @@ def _averaged(crossings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _shift_section(crossings: pd.DataFrame, averaged: pd.DataFrame) -> Section:
-    drawn = averaged.assign(shift=averaged["shift"].clip(lower=1e-14))
-    return draw_section(
-        "Averaging: the transition",
-        "How far the first crossing of BOOT and vanilla moves when weights are averaged. β s is "
-        "the number of the average's time constants in a merge.",
-        curves(
-            series_by(drawn, "label", "turnovers", "shift"),
+def _averaging(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+    averaged, simulated = rows["averaged"], rows["ema_simulation"]
+    if len(averaged.dropna(subset=_COMPARED)):
+        yield chart(
+            "Averaging: the transition",
+            "How far the first crossing of BOOT and vanilla moves when weights are averaged. β s "
+            "is the number of the average's time constants in a merge.",
+            series_by(
+                averaged.assign(shift=averaged["shift"].clip(lower=1e-14)),
+                *("label", "turnovers", "shift"),
+            ),
             _RATES,
             Axis("shift of the crossing in λ", margin=3),
             f"Averaging moves the crossing by {number(averaged['shift'].max())} in λ at most",
-        ),
-        table(
-            "Crossings of BOOT and vanilla with averaged weights",
-            crossings,
-            {**_RATE, "retention": "retention", **_CROSSINGS},
-            "β s –: without averaging. Of that: the crossing of plain flow for that s.",
-        ),
-    )
-
-
-def _price_section(plans: pd.DataFrame, rates: pd.DataFrame) -> Section:
-    slowest = rates.iloc[0]
-    plain, look = slowest.plain, {"color": BLUE, "marker": "o", "markersize": 4}
-    return draw_section(
+            table(
+                "Crossings of BOOT and vanilla with averaged weights",
+                rows["ema_crossings"],
+                heads(
+                    *(*_RATE, "retention", "first crossing=first_crossing:.8f"),
+                    *("last=last_crossing:.8f", "as flow for s=effective_time:.3f"),
+                    "of that=crossing_of_shorter_flow:.8f",
+                ),
+                "β s –: without averaging. Of that: the crossing of plain flow for that s.",
+            ),
+        )
+    rates = averaged.drop_duplicates("turnovers")
+    slowest, look = rates.iloc[0], {"color": BLUE, "marker": "o", "markersize": 4}
+    yield chart(
         "Averaging: the price",
         "What is left of a student's initial error at T; dashed: without averaging.",
-        curves(
-            [Series("", rates.turnovers, rates.retention, look)],
-            _RATES,
-            Axis("retention at T", (plain / 3, 1.0)),
-            f"An average with β s = {slowest.turnovers:g} leaves {number(slowest.retention)} of "
-            f"the error, plain flow {number(plain)}",
-            levels=[Level(y=plain, look={"color": INK, "linestyle": DASHED})],
-        ),
+        [Series("", rates.turnovers, rates.retention, look)],
+        _RATES,
+        Axis("retention at T", (slowest.plain / 3, 1.0)),
+        f"An average with β s = {slowest.turnovers:g} leaves {number(slowest.retention)} of "
+        f"the error, plain flow {number(slowest.plain)}",
         table(
             "Best plans with averaged weights",
-            plans,
-            {**_RATE, **_PLANS},
+            rows["ema_plans"],
+            heads(
+                *(*_RATE, "λ=spectrum:s", "W2 without=w2_without", "W2=w2", "gap:%"),
+                *("old plan loses=regret:%", "merges:g", "plan:s"),
+            ),
             "Gap: by how much any plan could be better than the best found, at most.",
         ),
+        levels=[Level(y=slowest.plain, look={"color": INK, "linestyle": DASHED})],
     )
-
-
-def _simulation_section(rows: pd.DataFrame, worst: pd.Series[float]) -> Section:
-    order = np.diff(np.log(worst))[-1] / np.diff(np.log(worst.index))[-1]
-    return draw_section(
-        "Averaging: simulated",
-        "Descent in N steps with its average kept, merge by merge, against the closed form.",
-        curves(
-            series_by(rows, "strategy", "num_iterations", "difference", charts.STYLES),
+    worst = simulated.groupby("num_iterations").difference.max()
+    if len(worst) > 1:
+        order = np.diff(np.log(worst))[-1] / np.diff(np.log(worst.index))[-1]
+        yield chart(
+            "Averaging: simulated",
+            "Descent in N steps with its average kept, merge by merge, against the closed form.",
+            series_by(simulated, "strategy", "num_iterations", "difference", STYLES),
             Axis("iterations N of a merge", margin=1.3),
             Axis("relative difference of errors", margin=2),
             f"Averaged descent nears the closed form, at last as N to the power {order:.2f}",
+            table(
+                "Averaged descent against the closed form",
+                simulated,
+                heads("N=num_iterations:g", "plan=strategy:s", *_RATE, "difference"),
+            ),
             columns=2,
-        ),
-        table(
-            "Averaged descent against the closed form",
-            rows,
-            {"N": "num_iterations:g", "plan": "strategy:s", **_RATE, "difference": "difference"},
-        ),
-    )
+        )
 
 
-def _error_section(rows: pd.DataFrame, copied: pd.DataFrame, lost: pd.Series[bool]) -> Section:
-    steps = copied.num_steps.unique()
-    drawn = copied[copied.num_steps == steps[len(steps) // 2]]
-    mixed = {f"mixed_{name}": f"{name}, mixed" for name in CHAINS}
-    names = ["vanilla", *CHAINS]
-    series = series_of(drawn, "eigenvalue", names, marker="", linestyle="-")
-    for name, (column, label) in zip(CHAINS, mixed.items(), strict=True):
-        look = {**charts.STYLES[name], "marker": "", "linestyle": DASHED}
-        series.append(Series(label, drawn.eigenvalue, drawn[column], look))
-    return draw_section(
+def _mixing(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+    mixing, times, combs = (rows[key] for key in ("mixing", "mixing_time", "mixing_combs"))
+    copied, late = mixing[mixing.merge_rule == "operator-copy"], rows["late"]
+    lost = copied.mixed_boot > copied.vanilla
+    steps = copied.num_steps.unique()[copied.num_steps.nunique() // 2]
+    drawn, names = copied[copied.num_steps == steps], ["vanilla", *CHAINS]
+    yield chart(
         "Mixing: errors",
         "Relative error of the whole student under operator copy; dashed: all merges trained at "
         "once, for the same total time.",
-        curves(
-            series,
-            _EIGENVALUES,
-            Axis("relative error of the student", (1e-8, 10.0)),
-            f"Mixed, BOOT errs more than vanilla at {lost.sum()} of {len(lost)} (λ, T); shown: "
-            f"T = {drawn.num_steps.iloc[0]}",
-            height=3.5,
-            columns=2,
-        ),
+        [
+            *series_of(drawn, "eigenvalue", names, marker="", linestyle="-"),
+            *(
+                Series(
+                    *(f"{name}, mixed", drawn.eigenvalue, drawn[f"mixed_{name}"]),
+                    {**STYLES[name], "marker": "", "linestyle": DASHED},
+                )
+                for name in CHAINS
+            ),
+        ],
+        _EIGENVALUES,
+        Axis("relative error of the student", (1e-8, 10.0)),
+        f"Mixed, BOOT errs more than vanilla at {lost.sum()} of {len(lost)} (λ, T); shown: "
+        f"T = {steps}",
         table(
             "Relative errors, merged in turn and mixed",
-            rows,
-            {**_RULE, **dict(zip(names, names, strict=True)), **{v: k for k, v in mixed.items()}},
+            mixing,
+            heads(*_RULE, *names, *(f"{name}, mixed=mixed_{name}" for name in CHAINS)),
         ),
+        height=3.5,
+        columns=2,
     )
-
-
-def _time_section(rows: pd.DataFrame, plain: pd.DataFrame, late: pd.DataFrame) -> Section:
-    bars = []
+    bars, plain = [], times[times.turnovers.isna()].astype({"factor": float})
     for name, place in zip(CHAINS, (0.94, 1.06), strict=True):
         ends = plain[plain.strategy == name].groupby("num_steps").factor.agg(["min", "max"])
         ends = ends.assign(gap=np.nan)  # between the bars
         look = {"color": charts.STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
         bars.append(Series(name, np.repeat(ends.index * place, 3), np.ravel(ends), look))
-    perfect = Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED})
-    return draw_section(
+    yield chart(
         "Mixing: how much longer",
         "Time that students trained at once need to err as little as those trained in turn, by "
         "strategy; the bars span λ and both merge rules. Dotted: T - 1, what perfect sharing of "
         "parameters between steps could at most return.",
-        curves(
-            [*bars, perfect],
-            Axis("number of teacher steps T", margin=1.4),
-            Axis("times as long as in turn", (0.8, 2.0 * late.index[-1])),
-            f"Mixing must train up to {late.high.max():.2g} times as long to err as little",
-        ),
+        [
+            *bars,
+            Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED}),
+        ],
+        Axis("number of teacher steps T", margin=1.4),
+        Axis("times as long as in turn", (0.8, 2.0 * late.index[-1])),
+        f"Mixing must train up to {late.high.max():.2g} times as long to err as little",
         table(
             "How much longer mixing takes",
-            rows,
-            {**_RULE, **_TIMES, "error at equal time": "error_ratio:x"},
+            times,
+            heads(
+                *(*_RULE, "plan=strategy:s", "β s of targets=turnovers:g"),
+                *("times as long=factor:.3f", "error at equal time=error_ratio:x"),
+            ),
             "β s of targets –: targets read the students as they are.",
         ),
     )
-
-
-def _comb_section(rows: pd.DataFrame, total: int) -> Section:
-    copied = rows[rows.merge_rule == "operator-copy"]
-    values = copied.eigenvalue
-    steps = {"drawstyle": "steps-mid"}
-    at_once = {**steps, "color": ORANGE, "linestyle": DASHED}
-    best = (copied.best_at_once == "vanilla").sum()
-    return draw_section(
+    copied = combs[combs.merge_rule == "operator-copy"]
+    best, total = (copied.best_at_once == "vanilla").sum(), copied.num_steps.iloc[0]
+    yield chart(
         "Mixing: the best comb",
         "Merges of the best of all combs (only the student at T is trained, block after block), "
         "in turn and at once.",
-        curves(
-            [
-                Series("trained in turn", values, copied.merges_in_turn, {**steps, "color": BLUE}),
-                Series("trained at once", values, copied.merges_at_once, at_once),
-            ],
-            _EIGENVALUES,
-            Axis("merges of the best comb", (0, total), log=False),
-            f"Trained at once, vanilla is the best comb at {best} of {len(copied)} λ (T = {total})",
+        [
+            Series(
+                *(f"trained {way}", copied.eigenvalue, copied[f"merges_{way.replace(' ', '_')}"]),
+                {"drawstyle": "steps-mid", **look},
+            )
+            for way, look in (
+                ("in turn", {"color": BLUE}),
+                ("at once", {"color": ORANGE, "linestyle": DASHED}),
+            )
+        ],
+        _EIGENVALUES,
+        Axis("merges of the best comb", (0, total), log=False),
+        f"Trained at once, vanilla is the best comb at {best} of {len(copied)} λ (T = {total})",
+        table(
+            "The best comb, in turn and at once",
+            combs,
+            heads(
+                *(*_RULE, "in turn=best_in_turn:s", "merges in turn=merges_in_turn:g"),
+                *("at once=best_at_once:s", "merges at once=merges_at_once:g"),
+            ),
         ),
-        table("The best comb, in turn and at once", rows, {**_RULE, **_COMBS}),
     )

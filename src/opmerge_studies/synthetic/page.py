@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from opmerge.page.charts import Axis, chart, series_by, series_of
 from opmerge.page.claims import count
 from opmerge.page.layout import Section
 from opmerge.page.sentences import percent, times
 from opmerge.page.study import Page, frame, heads, table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 _NEARLY = 1e-6  # the paper's λ = 2 lies just below λ*(T), from which on vanilla is best

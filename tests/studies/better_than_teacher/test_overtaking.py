@@ -19,8 +19,8 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.better_than_teacher import limited_covariance
-from opmerge_studies.better_than_teacher.overtaking import (
+from opmerge_studies.better_than_teacher import (
+    limited_covariance,
     nearer_excesses,
     overtaking_times,
     vanilla_overtaking_time,

@@ -13,8 +13,7 @@ from opmerge.plans import Plan, build_strategy
 from opmerge.plans.tree import Tree
 from opmerge.schedules import NoiseSchedule, cosine_schedule
 from opmerge.training import GradientFlow
-from opmerge_studies.correlated_noise.combs import matrix_comb
-from opmerge_studies.correlated_noise.problems import drawn_problem, scalar_theories
+from opmerge_studies.correlated_noise.problems import drawn_problem, matrix_comb, scalar_theories
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
 

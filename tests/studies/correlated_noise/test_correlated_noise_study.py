@@ -21,11 +21,11 @@ from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.correlated_noise import STUDY, CorrelatedNoiseSettings, half_angle
-from opmerge_studies.correlated_noise.combs import matrix_comb
 from opmerge_studies.correlated_noise.problems import (
     digits_problem,
     drawn_problem,
     geodesic_rotation,
+    matrix_comb,
     plane_problem,
 )
 from opmerge_studies.correlated_noise.samples import (

@@ -12,8 +12,7 @@ import pytest
 
 from opmerge.errors import InputError
 from opmerge.page.study import StudyPage
-from opmerge_studies.dynamics import STUDY, DynamicsSettings
-from opmerge_studies.dynamics.effective_time import fit_times
+from opmerge_studies.dynamics import STUDY, DynamicsSettings, fit_times
 from opmerge_studies.dynamics.page import page
 
 Record = dict[str, Any]

@@ -25,12 +25,6 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import NoiseSchedule, cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientDescent, GradientFlow, TrainingModel
-from opmerge_studies.mixture.growth import (
-    composite_gain,
-    effective_paths,
-    gates_needed,
-    relative_floor,
-)
 from opmerge_studies.mixture.laws import (
     GaussianMixture,
     Nodes,
@@ -43,9 +37,13 @@ from opmerge_studies.mixture.merging import (
     MixtureProblem,
     Training,
     closest_plans,
+    composite_gain,
     ddim_map,
+    effective_paths,
     features,
+    gates_needed,
     identity_weights,
+    relative_floor,
 )
 
 Array = NDArray[np.float64]
