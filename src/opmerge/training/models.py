@@ -163,7 +163,7 @@ class EMAFlow(Model):
     and (1 + r s) e^{-r s} at β = r.
     The average is what later merges build on: it is their first child and part of their targets.
     Within a merge targets are fixed, so averaging the target network as well changes nothing;
-    where all steps train at once it does (``opmerge_studies.stabilisation.mixing``). An average of
+    where all steps train at once it does (``opmerge_studies.stabilisation``). An average of
     decay D an iteration at learning rate η has β = -ln(D) / η.
 
     Args:

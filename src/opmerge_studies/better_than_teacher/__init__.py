@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, NamedTuple, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +30,18 @@ from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, MergeRule, Positive, Rising, TeacherSteps
-from opmerge.spectra import eigenvalue_spectrum, resolve_spectrum
+from opmerge.spectra import resolve_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.strategies import CANONICAL, scalar_problem, strategy_errors
 
-__all__ = ["STUDY", "BetterThanTeacherSettings", "limited_covariance", "run"]
+__all__ = ["STUDY", "BetterThanTeacherSettings", "limited_covariance", "nearer_excesses", "run"]
 
 _LOWEST, _HIGHEST = 0.01, 3.0  # λ; above λ* ≈ 2 no student overshoots
 _NEAR_ONE = (1.0, 1.01, 1.03, 1.1)  # where vanilla ceases to overshoot
 _GROWTH_STEPS = tuple(2**power for power in range(4, 13))
 _GROWTH_EIGENVALUE = 0.2
-_CHUNK = 10  # eigenvalues of a cell
 _ROUNDING = 1e-12  # relative difference of distances that decides nothing
 _SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
 
@@ -51,8 +50,6 @@ Row = dict[str, Any]
 
 
 class BetterThanTeacherSettings(Settings):
-    """Settings of the study."""
-
     steps: Rising[TeacherSteps] = option((16, 64, 256), "T of the optimal teachers")
     num_eigenvalues: Annotated[int, Field(ge=6)] = option(30, "λ from 0.01 to 3")
     times: Rising[Positive] = option((0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5, 6.4, 10.0), "s")
@@ -63,8 +60,7 @@ class BetterThanTeacherSettings(Settings):
         (8, 16, 24, 32, 48), "eigenvalues that a rank-limited teacher knows"
     )
     factors: tuple[Positive, ...] = option(
-        (0.5, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0),
-        "by which a biased teacher's covariance is too large",
+        (0.5, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0), "by which a biased teacher's covariance is too large"
     )
     sample_sizes: tuple[Count, ...] = option(
         (32, 64, 128, 256, 1024), "samples that a teacher's covariance is estimated from"
@@ -73,7 +69,6 @@ class BetterThanTeacherSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """T = 16 and 64, digits, fewer teachers: seconds."""
         return cls(
             steps=(16, 64),
             num_eigenvalues=16,
@@ -87,16 +82,14 @@ class BetterThanTeacherSettings(Settings):
 
 
 def run(settings: BetterThanTeacherSettings, runner: Runner) -> dict[str, Any]:
-    """The map of one eigenvalue, real spectra, and teachers under capacity.
-
-    Returns:
-        ``tables``: ``times`` (when each strategy overtakes, by λ, T and rule), ``points`` (W2 to
-        the data by λ, T and s, of strategies and of the best plan), ``spectra`` and ``misfits``
-        (W2 to the data, by s) and ``growth`` (the closed form of vanilla, by T).
+    """Tables ``times`` (when each strategy overtakes), ``points`` (W2 to the data of strategies
+    and of the best plan), both by λ, T and rule; ``spectra`` and ``misfits`` (W2 to the data, by
+    s) and ``growth`` (the closed form of vanilla, by T).
     """
-    times, rules = list(settings.times), get_args(MergeRule)
     values = np.append(np.geomspace(_LOWEST, _HIGHEST, settings.num_eigenvalues - 1), _NEAR_ONE)
-    values = np.unique(values.round(6))
+    mapped = {"eigenvalue": np.unique(values.round(6)).tolist(), "times": [list(settings.times)]}
+    copied = grid(merge_rule="operator-copy", num_steps=settings.steps, **mapped)
+    denoised = grid(merge_rule="denoiser-copy", num_steps=settings.steps[0], **mapped)
     limits: dict[str, Sequence[float]] = {
         "exact": (1.0,),
         "rank, rest 0": settings.ranks,
@@ -105,50 +98,38 @@ def run(settings: BetterThanTeacherSettings, runner: Runner) -> dict[str, Any]:
         "samples": settings.sample_sizes,
     }
     teachers = [
-        {"limit": limit, "size": size, "seed": seed}
+        {"merge_rule": rule, "limit": limit, "size": size, "seed": seed, "time": time}
+        for rule in get_args(MergeRule)
         for limit, sizes in limits.items()
         for size in sizes
         for seed in range(settings.num_seeds if limit == "samples" else 1)
+        for time in settings.times
     ]
-    chunks = [
-        {"eigenvalues": part.tolist(), "num_steps": steps, "merge_rule": rule, "times": times}
-        for rule, each in zip(rules, (settings.steps, settings.steps[:1]), strict=True)
-        for steps in each
-        for part in np.split(values, range(_CHUNK, len(values), _CHUNK))
-    ]
-    source, steps = settings.misfit_source, settings.misfit_steps
-    taught = {"source": source, "num_steps": steps, "times": times}
-    misfits = [{**taught, "merge_rule": rule, **each} for rule in rules for each in teachers]
-    spectra = grid(source=settings.sources, num_steps=settings.steps, times=[times])
-    mapped = runner.sweep(overtake, chunks, "mapping λ, s and T")
+    taught = {"source": settings.misfit_source, "num_steps": settings.misfit_steps}
+    misfits = [{**taught, **teacher} for teacher in teachers]
+    spectra = grid(source=settings.sources, num_steps=settings.steps, time=settings.times)
     return {
         "tables": {
-            **{key: [row for each in mapped for row in each[key]] for key in ("times", "points")},
-            "spectra": runner.rows(compare_spectrum, spectra, "real spectra"),
-            "misfits": runner.rows(teach_misfit, misfits, "teachers under capacity"),
+            **runner.tables(overtake, [*copied, *denoised], "mapping λ, s and T"),
+            "spectra": runner.sweep(compare_spectrum, spectra, "real spectra"),
+            "misfits": runner.sweep(teach_misfit, misfits, "teachers under capacity"),
             "growth": [grow(num_steps) for num_steps in _GROWTH_STEPS],
         }
     }
 
 
 def overtake(
-    eigenvalues: Sequence[float], num_steps: int, merge_rule: MergeRule, times: Sequence[float]
+    merge_rule: MergeRule, num_steps: int, eigenvalue: float, times: Sequence[float]
 ) -> dict[str, list[Row]]:
     """When each strategy overtakes the teacher, and W2 to the data at some s."""
-    schedule, spectrum = cosine_schedule(num_steps), eigenvalue_spectrum(eigenvalues)
-    problem = Problem(spectrum, schedule, GradientFlow(1.0), merge_rule, "data")
-    heads: list[Row] = [
-        {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": value}
-        for value in problem.eigenvalues.tolist()
-    ]
-    plans = {name: build_strategy(name, num_steps) for name in CANONICAL}
-    when = {name: overtaking_times(problem, plan) for name, plan in plans.items()}
-    rows = [
-        {**head, "strategy": name, **when[name][column]._asdict()}
-        for column, head in enumerate(heads)
-        for name in CANONICAL
-    ]
-    return {"times": rows, "points": [_point(head, time) for head in heads for time in times]}
+    problem = scalar_problem(eigenvalue, num_steps, 1.0, merge_rule, "data")
+    head = {"merge_rule": merge_rule, "num_steps": num_steps, "eigenvalue": eigenvalue}
+    when = {name: overtaking_times(problem, build_strategy(name, num_steps)) for name in CANONICAL}
+    problems = {time: replace(problem, training=GradientFlow(time)) for time in times}
+    return {
+        "times": [{**head, "strategy": name, **each} for name, each in when.items()],
+        "points": [{**head, "time": time, **_point(each)} for time, each in problems.items()],
+    }
 
 
 def grow(num_steps: int) -> Row:
@@ -158,12 +139,10 @@ def grow(num_steps: int) -> Row:
     return {"num_steps": num_steps, "eigenvalue": _GROWTH_EIGENVALUE, "first": first}
 
 
-def _point(head: Row, time: float) -> Row:
+def _point(problem: Problem) -> Row:
     """W2 to the data of teacher, strategies and best plan; how often the condition is wrong."""
-    rule, steps = head["merge_rule"], head["num_steps"]
-    problem = scalar_problem(head["eigenvalue"], steps, time, rule, "data")
     low, high = nearer_excesses(problem.teacher.log_data_ratio)
-    teacher = problem.teacher_to_data
+    teacher, steps = problem.teacher_to_data, problem.num_steps
     outcomes = {name: evaluate(problem, build_strategy(name, steps)) for name in CANONICAL}
     errors = {name: outcome.w2 for name, outcome in outcomes.items()}
     disagree = sum(
@@ -174,7 +153,7 @@ def _point(head: Row, time: float) -> Row:
     bound, nearest = _best(problem)
     best = min(nearest, *errors.values())
     bounds = {"best": best, "lower_bound": min(bound, best), "disagree": disagree}
-    return {**head, "time": time, "teacher": teacher, **errors, **bounds}
+    return {"teacher": teacher, **errors, **bounds}
 
 
 def _best(problem: Problem) -> tuple[float, float]:
@@ -191,45 +170,39 @@ def _best(problem: Problem) -> tuple[float, float]:
     return bound, float("inf") if is_inside else bound
 
 
-def compare_spectrum(source: str, num_steps: int, times: Sequence[float]) -> list[Row]:
-    """W2 to the data by s: teacher, strategies, the best plan found and its bound."""
+def compare_spectrum(source: str, num_steps: int, time: float) -> Row:
+    """W2 to the data: teacher, strategies, the best plan found and its bound."""
     hybrids = [f"hybrid:{last}" for last in (2, 4, 8, 16, 32) if last < num_steps]
-    spectrum, schedule, rows = resolve_spectrum(source), cosine_schedule(num_steps), []
-    for time in times:
-        problem = Problem(spectrum, schedule, GradientFlow(time), objective="data")
-        planned, errors = find_plan(problem), strategy_errors(problem)
-        hybrid = min(strategy_errors(problem, hybrids).values())
-        best = min(planned.w2, hybrid, *errors.values())
-        head: Row = {"source": source, "num_steps": num_steps, "time": time}
-        bound = min(planned.lower_bound, best)
-        distances = {"teacher": problem.teacher_to_data, **errors, "hybrid": hybrid}
-        rows.append({**head, **distances, "best": best, "lower_bound": bound})
-    return rows
+    spectrum, schedule = resolve_spectrum(source), cosine_schedule(num_steps)
+    problem = Problem(spectrum, schedule, GradientFlow(time), objective="data")
+    planned, errors = find_plan(problem), strategy_errors(problem)
+    hybrid = min(strategy_errors(problem, hybrids).values())
+    best = min(planned.w2, hybrid, *errors.values())
+    head = {"source": source, "num_steps": num_steps, "time": time}
+    distances = {"teacher": problem.teacher_to_data, **errors, "hybrid": hybrid, "best": best}
+    return {**head, **distances, "lower_bound": min(planned.lower_bound, best)}
 
 
 def teach_misfit(
     source: str,
     num_steps: int,
-    times: Sequence[float],
     merge_rule: MergeRule,
     limit: str,
     size: float,
     seed: int,
-) -> list[Row]:
-    """W2 to the data of a limited teacher and of its students, by s; dense matrices throughout."""
-    spectrum = resolve_spectrum(source)
+    time: float,
+) -> Row:
+    """W2 to the data of a limited teacher and of its students; dense matrices throughout."""
+    spectrum, schedule = resolve_spectrum(source), cosine_schedule(num_steps)
     data = np.diag(np.repeat(spectrum.eigenvalues, spectrum.multiplicities.astype(int)))
     learned, noise = limited_covariance(data, limit, size, seed), np.eye(len(data))
-    head: Row = {"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed}
-    plans, rows = {name: build_strategy(name, num_steps) for name in CANONICAL}, []
-    for time in times:
-        problem = MatrixProblem(
-            data, noise, cosine_schedule(num_steps), GradientFlow(time), merge_rule, learned
-        )
-        teacher = MatrixOutcome(problem, np.zeros_like(data)).to_data
-        errors = {n: evaluate_matrices(problem, plan).to_data for n, plan in plans.items()}
-        rows.append({**head, "time": time, "teacher": teacher, **errors})
-    return rows
+    problem = MatrixProblem(data, noise, schedule, GradientFlow(time), merge_rule, learned)
+    plans = {name: build_strategy(name, num_steps) for name in CANONICAL}
+    return {
+        **{"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed, "time": time},
+        "teacher": MatrixOutcome(problem, np.zeros_like(data)).to_data,
+        **{name: evaluate_matrices(problem, plan).to_data for name, plan in plans.items()},
+    }
 
 
 def limited_covariance(data: Array, limit: str, size: float, seed: int = 0) -> Array:
@@ -254,20 +227,7 @@ def limited_covariance(data: Array, limit: str, size: float, seed: int = 0) -> A
         raise InputError("rank", f"must be from 1 to {len(values)}", size)
     rest = values[: len(values) - int(size)]
     rest[:] = rest.mean() if limit == "rank, rest mean" and rest.size else 0.0
-    limited: Array = (vectors * values) @ vectors.T
-    return limited
-
-
-class OvertakingTimes(NamedTuple):
-    """Optimisation times, in multiples of the problem's training; None where there is none.
-
-    From ``first`` on the student is nearer to the data than its teacher, ``until`` it ceases to
-    be; at ``perfect`` it first has the data's variance.
-    """
-
-    first: float | None
-    until: float | None
-    perfect: float | None
+    return np.asarray((vectors * values) @ vectors.T)
 
 
 def nearer_excesses(log_data_ratio: Array) -> tuple[Array, Array]:
@@ -297,44 +257,37 @@ def vanilla_overtaking_time(problem: Problem) -> Array:
     return np.where(start > 0, np.maximum(times, 0.0), np.inf)
 
 
-def overtaking_times(problem: Problem, plan: Plan) -> list[OvertakingTimes]:
-    """When a plan's student of each eigenvalue alone is nearer to the data, by column.
+def overtaking_times(problem: Problem, plan: Plan) -> dict[str, float | None]:
+    """When a plan's student of the problem's only eigenvalue is nearer to the data.
 
-    It is trained equally long in each merge. Changes are searched for among multiples from 0.01
-    to 100 of the problem's training. For λ <= 1 and operator copy the excess is positive and
-    falls with time, so there is one at most.
+    ``first`` and ``until`` bound the times of that, in multiples of the problem's training, the
+    same in each merge; at ``perfect`` it first has the data's variance. None where there is none
+    from 0.01 to 100. For λ <= 1 and operator copy the excess is positive and falls with time, so
+    ``until`` is None.
     """
-    scanned = np.array([_excess(problem, plan, time) for time in _SCAN])
-    return [
-        _overtaking(replace(problem, spectrum=eigenvalue_spectrum([value])), plan, column)
-        for value, column in zip(problem.eigenvalues, scanned.T, strict=True)
-    ]
-
-
-def _overtaking(problem: Problem, plan: Plan, scanned: Array) -> OvertakingTimes:
-    """The overtaking of one eigenvalue, from its excess at the scanned times."""
     ratio = problem.teacher.log_data_ratio
     low, high = nearer_excesses(ratio)
 
+    def excess(time: float) -> Array:
+        return evaluate(problem, plan, np.full(len(plan.merges), time)).excess
+
+    scanned = np.concatenate([excess(time) for time in _SCAN])
+
     def changes(margin: Callable[[Array], Array]) -> list[float]:
         """Times at which a function of the excess changes sign."""
-
-        def at(time: float) -> float:
-            return float(margin(_excess(problem, plan, time))[0])
-
         values = margin(scanned)
         brackets = (_SCAN[n : n + 2] for n in np.flatnonzero(values[1:] * values[:-1] < 0))
-        return [float(brentq(at, *bracket, rtol=1e-12)) for bracket in brackets]
+        return [
+            float(brentq(lambda time: float(margin(excess(time))[0]), *bracket, rtol=1e-12))
+            for bracket in brackets
+        ]
 
     inside = changes(lambda excess: np.minimum(excess - low, high - excess))
     if low < scanned[0] < high:
         inside = [float(_SCAN[0]), *inside]
     first, until, *_ = [*inside, None, None]
-    return OvertakingTimes(first, until, next(iter(changes(lambda excess: excess - ratio)), None))
-
-
-def _excess(problem: Problem, plan: Plan, time: float) -> Array:
-    return evaluate(problem, plan, np.full(len(plan.merges), time)).excess
+    perfect = next(iter(changes(lambda excess: excess - ratio)), None)
+    return {"first": first, "until": until, "perfect": perfect}
 
 
 _QUESTION = "When is a student nearer to the data than its teacher?"

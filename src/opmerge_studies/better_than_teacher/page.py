@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opmerge.page import charts
-from opmerge.page.charts import Axis, Level, Series, chart, series_by, series_of
+from opmerge.page.charts import (
+    DOTTED,
+    STYLES,
+    Axis,
+    Level,
+    Series,
+    chart,
+    intervals,
+    series_by,
+    series_of,
+)
 from opmerge.page.claims import Count, count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import number
@@ -84,15 +93,7 @@ def page(record: Mapping[str, Any]) -> Page:
         "overshoot-helps-narrow": count(misfits[~copied & (ranked | (factors < 1))].is_overtaken),
         "shrinking-helps-wide": count(misfits[scaled].is_overtaken == (factors[scaled] > 1)),
     }
-
-    def sections() -> Iterator[Section]:
-        yield _map_section(shown, when, steps)
-        for source, rows in spectra.groupby("source", sort=False):
-            yield _spectrum_section(str(source), rows, steps)
-        for rule, rows in reversed(gains.items()):
-            yield _misfit_section(rule, rows, taught)
-
-    return Page(values, claims, sections())
+    return Page(values, claims, _sections(shown, when, spectra, gains, taught))
 
 
 def _highest(rows: pd.DataFrame) -> float:
@@ -113,91 +114,91 @@ def _misfits(rows: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def _map_section(shown: pd.DataFrame, rows: pd.DataFrame, steps: int) -> Section:
-    ascending = shown.sort_values("eigenvalue", kind="stable")
+def _sections(
+    shown: pd.DataFrame,
+    when: pd.DataFrame,
+    spectra: pd.DataFrame,
+    gains: dict[str, pd.DataFrame],
+    taught: pd.DataFrame,
+) -> Iterator[Section]:
+    steps, ascending = shown.num_steps.iloc[0], shown.sort_values("eigenvalue", kind="stable")
+    overtaking, values = ascending[ascending.overtakes], ascending.eigenvalue
     vanilla = ascending[ascending.strategy == "vanilla"]
-    thin = {"color": charts.STYLES["vanilla"]["color"], "linewidth": 0.7}
-    values = ascending.eigenvalue
-    return chart(
+    thin = {"color": STYLES["vanilla"]["color"], "linewidth": 0.7}
+    yield chart(
         "Where students overtake",
         f"Optimisation time of each merge from which a strategy's student is nearer to the data "
         f"than its teacher, T = {steps}, operator copy. It stays so above the line. Thin: where "
         "vanilla's student has the data's variance.",
         [
-            *series_by(
-                *(ascending[ascending.overtakes], "strategy", "eigenvalue", "first", charts.STYLES),
-                markersize=3.5,
-            ),
+            *series_by(overtaking, "strategy", "eigenvalue", "first", STYLES, markersize=3.5),
             Series("", vanilla.eigenvalue, vanilla.perfect, thin),
         ],
         Axis("data variance λ", (values.min(), values.max())),
         Axis(_TIME, (0.1, 100.0)),
-        f"{shown.overtakes.sum()} of {len(shown)} students overtake their teacher, up to "
+        f"{len(overtaking)} of {len(shown)} students overtake their teacher, up to "
         f"λ = {_highest(shown):.3g}",
         table(
             "Optimisation times",
-            rows,
+            when,
             heads(
                 *("T=num_steps:s", "λ=eigenvalue:.4g", "strategy:s", "nearer from=first:.4g"),
                 *("until:.4g", "data's variance at=perfect:.4g"),
             ),
             "From 0.01 means from the shortest time tried on. No time ends: –.",
         ),
-        levels=[Level(x=1.0, look={"color": GREY, "linestyle": charts.DOTTED, "linewidth": 0.8})],
+        levels=[Level(x=1.0, look={"color": GREY, "linestyle": DOTTED, "linewidth": 0.8})],
         height=3.4,
         columns=2,
     )
-
-
-def _spectrum_section(source: str, rows: pd.DataFrame, steps: int) -> Section:
     names = {"best": "best found", "lower_bound": "bound"}
-    shown = rows[rows.num_steps == steps].rename(columns=names)
-    ratio = shown["best found"] / shown.teacher
-    return chart(
-        f"Spectrum of {source}",
-        f"W2 to the data over the teacher's, T = {steps}; below 1 the student is nearer. Bound: "
-        "what no plan goes below.",
-        series_of(shown, "time", [*CANONICAL, *names.values()], over="teacher"),
-        Axis(_TIME, margin=1.1),
-        Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
-        f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
-        f"s = {shown.time.iloc[int(ratio.argmin())]:g}",
-        table(
-            f"W2 to the data, {source}",
-            rows,
-            heads(
-                *("T=num_steps:s", "s=time:g", "teacher", *CANONICAL),
-                *("hybrid", "best", "bound=lower_bound"),
+    for source, rows in spectra.groupby("source", sort=False):
+        drawn = rows[rows.num_steps == steps].rename(columns=names)
+        ratio = drawn["best found"] / drawn.teacher
+        yield chart(
+            f"Spectrum of {source}",
+            f"W2 to the data over the teacher's, T = {steps}; below 1 the student is nearer. "
+            "Bound: what no plan goes below.",
+            series_of(drawn, "time", [*CANONICAL, *names.values()], over="teacher"),
+            Axis(_TIME, margin=1.1),
+            Axis("W2 to the data, teacher = 1", (0.5, 20.0)),
+            f"{source}: the best plan found has {number(ratio.min())} times the teacher's W2, at "
+            f"s = {drawn.time.iloc[int(ratio.argmin())]:g}",
+            table(
+                f"W2 to the data, {source}",
+                rows,
+                heads(
+                    *("T=num_steps:s", "s=time:g", "teacher", *CANONICAL, "hybrid", "best"),
+                    "bound=lower_bound",
+                ),
+                "Hybrid: the best of 2 to 32 last steps one at a time.",
             ),
-            "Hybrid: the best of 2 to 32 last steps one at a time.",
-        ),
-        levels=[Level(y=1.0)],
-        height=3.2,
-    )
-
-
-def _misfit_section(rule: str, rows: pd.DataFrame, taught: pd.DataFrame) -> Section:
-    every = taught[taught.merge_rule == rule.replace(" ", "-")]
-    return draw_section(
-        f"Teachers under capacity, {rule}",
-        "W2 to the data over the teacher's at the best s of each strategy: below 1 the student is "
-        "nearer. Means over draws where samples are drawn.",
-        charts.intervals(
-            [
-                Series(name, rows[name], range(len(rows)), {**charts.STYLES[name], "linestyle": ""})
-                for name in _STRATEGIES
-            ],
-            rows.label.tolist(),
-            Axis("W2 at the best s, teacher = 1", (rows[_STRATEGIES].min().min() / 1.2, 3.0)),
-            f"Under {rule} {rows.is_overtaken.sum()} of {len(rows)} teachers are overtaken",
-            levels=[Level(x=1.0)],
-            columns=2,
-        ),
-        table(
-            f"W2 to the data, {rule}",
-            every,
-            heads(
-                *("teacher's covariance=label:s", "draw=seed:s", "s=time:g", "teacher"), *CANONICAL
+            levels=[Level(y=1.0)],
+            height=3.2,
+        )
+    for rule, rows in reversed(gains.items()):
+        least = rows[_STRATEGIES].min().min()
+        yield draw_section(
+            f"Teachers under capacity, {rule}",
+            "W2 to the data over the teacher's at the best s of each strategy: below 1 the student "
+            "is nearer. Means over draws where samples are drawn.",
+            intervals(
+                [
+                    Series(name, rows[name], range(len(rows)), {**STYLES[name], "linestyle": ""})
+                    for name in _STRATEGIES
+                ],
+                rows.label.tolist(),
+                Axis("W2 at the best s, teacher = 1", (least / 1.2, 3.0)),
+                f"Under {rule} {rows.is_overtaken.sum()} of {len(rows)} teachers are overtaken",
+                levels=[Level(x=1.0)],
+                columns=2,
             ),
-        ),
-    )
+            table(
+                f"W2 to the data, {rule}",
+                taught[taught.merge_rule == rule.replace(" ", "-")],
+                heads(
+                    *("teacher's covariance=label:s", "draw=seed:s", "s=time:g", "teacher"),
+                    *CANONICAL,
+                ),
+            ),
+        )

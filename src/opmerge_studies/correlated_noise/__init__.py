@@ -19,17 +19,8 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, MergeRule, Positive, Rising
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.correlated_noise.problems import (
-    NOISE_RATIO,
-    PLANE,
-    Array,
-    digits_problem,
-    drawn_problem,
-    matrix_comb,
-    plane_problem,
-    rotated_problem,
-    scalar_theories,
-)
+from opmerge_studies.correlated_noise import problems
+from opmerge_studies.correlated_noise.problems import PLANE, Array, plane_problem, scalar_theories
 from opmerge_studies.correlated_noise.samples import LAWS, Row, batch_training
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
@@ -48,8 +39,6 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class CorrelatedNoiseSettings(Settings):
-    """Settings of the study."""
-
     num_steps: AtLeastTwo = option(32, "T of the comparisons of strategies")
     oracle_steps: tuple[int, ...] = option((4, 5, 6), "T at which every plan is tried")
     angles: Rising[float] = option(
@@ -79,7 +68,6 @@ class CorrelatedNoiseSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """Fewer angles, draws and replicates: seconds."""
         return cls(
             num_steps=16,
             oracle_steps=(4, 5),
@@ -93,13 +81,11 @@ class CorrelatedNoiseSettings(Settings):
 
 
 def run(settings: CorrelatedNoiseSettings, runner: Runner) -> dict[str, Any]:
-    """Compare the theories of one scalar per direction with the matrices themselves.
+    """Theories of one scalar per direction beside the matrices, and training on samples.
 
-    Returns:
-        ``tables``: ``plane`` (strategies in two dimensions, by angle), ``oracle`` (every plan),
-        ``crossings`` (of BOOT and vanilla), ``half_angles``, ``rotations``, ``digits``, ``draws``
-        (whether the optima of the scalar theory stay optimal), ``merges`` and ``plans`` (training
-        on samples of several laws).
+    Tables ``plane`` (strategies, by angle), ``oracle`` (every plan), ``crossings`` (of BOOT and
+    vanilla), ``half_angles``, ``rotations``, ``digits``, ``draws`` (whether the optima of the
+    scalar theory stay optimal), ``merges`` and ``plans`` (training on samples of several laws).
     """
     own = {"num_steps": settings.num_steps, "merge_time": settings.merge_time}
     turning = {"case": PLANE, "angle": settings.angles}
@@ -114,7 +100,6 @@ def run(settings: CorrelatedNoiseSettings, runner: Runner) -> dict[str, Any]:
     smooth = grid(correlation=settings.correlations, **own)
     count = settings.num_replicates
     laws = [{"law": law, "num_replicates": count, "seed": seed} for seed, law in enumerate(LAWS)]
-    trained = runner.sweep(batch_training, laws, "training on samples")
     return {
         "tables": {
             "plane": runner.rows(plane_strategies, grid(**turning, **own), "turning noise"),
@@ -124,7 +109,7 @@ def run(settings: CorrelatedNoiseSettings, runner: Runner) -> dict[str, Any]:
             "rotations": runner.rows(rotated_noise, turned, "turning noise at random"),
             "digits": runner.rows(digits_noise, smooth, "smoothing noise"),
             "draws": runner.sweep(draw_optima, drawn, "drawing covariances"),
-            **{key: [row for law in trained for row in law[key]] for key in ("merges", "plans")},
+            **runner.tables(batch_training, laws, "training on samples"),
         }
     }
 
@@ -145,7 +130,7 @@ def plane_oracle(case: str, angle: float, num_steps: int, merge_time: float) -> 
         name: errors[np.argmin(_distances(theory, plans))]
         for name, theory in scalar_theories(problem).items()
     }
-    chosen["comb"] = evaluate_matrices(problem, matrix_comb(problem).plan).w2
+    chosen["comb"] = evaluate_matrices(problem, problems.matrix_comb(problem).plan).w2
     chosen["named"] = min(_distances(problem, _strategies(num_steps).values()))
     return {
         **{"case": case, "angle": angle, "num_steps": num_steps, "num_plans": len(plans)},
@@ -185,7 +170,7 @@ def half_angle(case: str, num_steps: int, merge_time: float) -> Row:
         believed = evaluate_matrices(scalar_theories(problem)["data_basis"], plan).w2
         return believed / evaluate_matrices(problem, plan).w2 - 0.5
 
-    difference = NOISE_RATIO - 1 / NOISE_RATIO
+    difference = problems.NOISE_RATIO - 1 / problems.NOISE_RATIO
     rule = np.sqrt(np.log(2.0) / (2.0 * merge_time * difference))
     angle = float(brentq(excess, 0.0, 45.0, xtol=1e-6)) if excess(45.0) < 0 else None
     head = {"case": case, "merge_time": merge_time, "angle": angle}
@@ -196,13 +181,13 @@ def rotated_noise(
     num_dimensions: int, seed: int, angle: float, num_steps: int, merge_time: float
 ) -> list[Row]:
     """Strategies and chosen plans where the noise's eigenbasis is turned at random."""
-    problem = rotated_problem(num_dimensions, angle, num_steps, merge_time, seed)
+    problem = problems.rotated_problem(num_dimensions, angle, num_steps, merge_time, seed)
     return _compared({"seed": seed, "angle": angle}, problem, _with_chosen(problem, merge_time))
 
 
 def digits_noise(correlation: float, num_steps: int, merge_time: float) -> list[Row]:
     """Strategies and chosen plans for digits under noise that neighbouring pixels share."""
-    problem = digits_problem(correlation, num_steps, merge_time)
+    problem = problems.digits_problem(correlation, num_steps, merge_time)
     return _compared({"correlation": correlation}, problem, _with_chosen(problem, merge_time))
 
 
@@ -217,12 +202,11 @@ def draw_optima(case: str, merge_rule: MergeRule, merge_time: float, num_draws: 
     place = plans.index(build_strategy(optimum, _DRAWN_STEPS))
     ratios = np.empty((num_draws, 2))
     for seed in range(num_draws):
-        problem = drawn_problem(case, _DRAWN_STEPS, merge_time, merge_rule, seed)
+        problem = problems.drawn_problem(case, _DRAWN_STEPS, merge_time, merge_rule, seed)
         outcomes = [evaluate_matrices(problem, plan) for plan in plans]
         errors = np.array([[outcome.w2, outcome.paired_error] for outcome in outcomes])
         ratios[seed] = errors[place] / errors.min(axis=0)
-    beaten = (ratios > 1 + _ROUNDING).sum(axis=0).tolist()
-    largest = ratios.max(axis=0).tolist()
+    beaten, largest = (ratios > 1 + _ROUNDING).sum(axis=0).tolist(), ratios.max(axis=0).tolist()
     head = {"merge_rule": merge_rule, "case": case, "merge_time": merge_time, "optimum": optimum}
     by_w2 = {"draws": num_draws, "beaten": beaten[0], "largest_ratio": largest[0]}
     return {**head, **by_w2, "beaten_paired": beaten[1], "largest_ratio_paired": largest[1]}
@@ -251,7 +235,7 @@ def _with_chosen(problem: MatrixProblem, merge_time: float) -> dict[str, Plan]:
         **_strategies(num_steps),
         "planned_isotropic": planned(np.linalg.eigvalsh(problem.data_covariance) / variance),
         "planned_generalised": planned(problem.eigenvalues),
-        "planned_comb": matrix_comb(problem).plan,
+        "planned_comb": problems.matrix_comb(problem).plan,
     }
 
 

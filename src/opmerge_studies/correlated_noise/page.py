@@ -54,8 +54,8 @@ def page(record: Mapping[str, Any]) -> Page:
     copied = optima[optima.merge_rule == "operator-copy"]
     below, above = (copied[copied.case == case].iloc[0] for case in ("below", "above"))
     choices = {
-        "chosen for rotations": _choices(rotations, ["seed", "angle"]),
-        "chosen for digits": _choices(digits, ["correlation"]),
+        "rotations": _choices(rotations, ["seed", "angle"]),
+        "digits": _choices(digits, ["correlation"]),
     }
     merges = tables["merges"]
     merges = merges.assign(off=(merges.measured - merges.expected).abs() / merges.standard_error)
@@ -82,10 +82,7 @@ def page(record: Mapping[str, Any]) -> Page:
         crossings=crossings[["exact", *_THEORIES]].agg(["count", "min", "max"]).T,
         widest=rotations.angle.max(),
         levels=turned[_THEORIES].div(turned.w2, axis=0).agg(["min", "max"]).T,
-        costs={
-            name.removeprefix("chosen for "): rows.filter(like="planned").max()
-            for name, rows in choices.items()
-        },
+        costs={name: rows.filter(like="planned").max() for name, rows in choices.items()},
         last=digits[digits.plan == "boot"].iloc[-1],
         spread=spread,
         merges=merges,
@@ -103,8 +100,8 @@ def page(record: Mapping[str, Any]) -> Page:
         "batches-by-fourth-moments": count(merges.off < _FAR),
         "law-unseen-at-T": count(at_last / at_last.min() - 1 < _ROUNDING),
     }
-    rows = {**tables, **choices, "plane": plane, "oracle": oracle, "draws": draws, "merges": merges}
-    return Page(values, claims, _sections(rows))
+    rows = {**tables, "plane": plane, "oracle": oracle, "draws": draws, "merges": merges}
+    return Page(values, claims, _sections(rows, choices))
 
 
 def _oracle(rows: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +133,9 @@ def _choice_table(name: str, choices: pd.DataFrame, is_open: bool = False) -> Ta
     return table(caption, choices.reset_index(), columns, is_open=is_open)
 
 
-def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+def _sections(
+    rows: Mapping[str, pd.DataFrame], choices: Mapping[str, pd.DataFrame]
+) -> Iterator[Section]:
     plane, oracle, halves, merges = (rows[k] for k in ("plane", "oracle", "half_angles", "merges"))
     boot, crossings = plane[plane.plan == "boot"], rows["crossings"]
     shown = boot[boot.case == _SHOWN_CASE]
@@ -215,7 +214,7 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         Axis("W2 to the teacher, BOOT", (0.3 * boot.isotropic.min(), 3.0)),
         f"At ρ = {last.correlation:g} BOOT errs by {number(last.w2)}; theory that ignores "
         f"the correlation says {number(last.isotropic)}",
-        _choice_table("digits", rows["chosen for digits"]),
+        _choice_table("digits", choices["digits"]),
         columns=2,
     )
     series = []
@@ -270,7 +269,7 @@ def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         "Random rotations",
         "Data variances from 0.05 to 20; noise variances from 1/4 to 4 in random order, rescaled "
         "to mean 1 and turned along a random geodesic, no direction by more than θ.",
-        table=_choice_table("rotations", rows["chosen for rotations"], is_open=True),
+        table=_choice_table("rotations", choices["rotations"], is_open=True),
         is_wide=True,
     )
     yield Section(

@@ -23,9 +23,7 @@ from opmerge_studies.shared.matrices import MatrixProblem
 PLANE = {"below": (0.8, 0.1), "across": (2.0, 0.5), "above": (8.0, 3.0)}
 """Data variances in the plane, relative to λ = 1 and λ* ≈ 2."""
 
-NOISE_RATIO = 2.0
-"""Noise variances in the plane are this and its inverse."""
-
+NOISE_RATIO = 2.0  # noise variances in the plane are this and its inverse
 _SPREAD = 4.0  # noise variances in more dimensions: from 1/4 to 4, in random order
 _ABOVE = 1.01  # λ* times this is where draws above it begin
 _MAX_ITERATIONS = 100
@@ -91,8 +89,7 @@ def matrix_comb(problem: MatrixProblem) -> MatrixComb:
         return float(position @ form @ position)
 
     def reached(tree: Tree) -> Array:
-        position: Array = np.sum([blocks[merge.split, merge.stop] for merge in tree.merges], axis=0)
-        return position
+        return np.asarray(sum(blocks[merge.split, merge.stop] for merge in tree.merges))
 
     named = (build_strategy(name, problem.schedule.num_steps) for name in ("boot", "vanilla"))
     best = min((plan.students[0] for plan in named), key=lambda tree: error(reached(tree)))
@@ -117,8 +114,7 @@ def _blocks(log_products: Array) -> Array:
     inside, around = below - above, log_products[0] - below + above
     # no overflow where i >= k, which is no block
     inside, around = (np.minimum(each, _LARGEST_LOGARITHM) for each in (inside, around))
-    blocks: Array = np.exp(around) * -np.expm1(inside)
-    return blocks
+    return np.asarray(np.exp(around) * -np.expm1(inside))
 
 
 def plane_problem(
@@ -144,7 +140,7 @@ def drawn_problem(
     threshold = 1 + 1 / np.cos(np.pi / 2 / num_steps)
     low, high = (-4.0, 0.0) if case == "below" else (np.log(_ABOVE * threshold), 4.0)
     data = root @ (inner * np.exp(rng.uniform(low, high, 2))) @ inner.T @ root
-    return _problem(data, root @ root, num_steps, merge_time, merge_rule)
+    return replace(_problem(data, root @ root, num_steps, merge_time), merge_rule=merge_rule)
 
 
 def rotated_problem(
@@ -170,8 +166,7 @@ def digits_problem(correlation: float, num_steps: int, merge_time: float) -> Mat
 def digits_samples() -> Array:
     """(1797, 64) digits, centred."""
     samples = np.concatenate(list(open_source("digits").batches()))
-    centred: Array = samples - samples.mean(axis=0)
-    return centred
+    return np.asarray(samples - samples.mean(axis=0))
 
 
 def geodesic_rotation(num_dimensions: int, angle: float, rng: np.random.Generator) -> Array:
@@ -181,20 +176,12 @@ def geodesic_rotation(num_dimensions: int, angle: float, rng: np.random.Generato
     """
     matrix = rng.standard_normal((num_dimensions, num_dimensions))
     skew = matrix - matrix.T
-    rotation: Array = expm(np.radians(angle) * skew / np.linalg.norm(skew, 2))
-    return rotation
+    return np.asarray(expm(np.radians(angle) * skew / np.linalg.norm(skew, 2)))
 
 
 def _plane_rotation(angle: float) -> Array:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _problem(
-    data: Array,
-    noise: Array,
-    num_steps: int,
-    merge_time: float,
-    merge_rule: MergeRule = "operator-copy",
-) -> MatrixProblem:
-    schedule, training = cosine_schedule(num_steps), GradientFlow(merge_time)
-    return MatrixProblem(data, noise, schedule, training, merge_rule)
+def _problem(data: Array, noise: Array, num_steps: int, merge_time: float) -> MatrixProblem:
+    return MatrixProblem(data, noise, cosine_schedule(num_steps), GradientFlow(merge_time))

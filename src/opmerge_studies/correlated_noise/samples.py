@@ -23,9 +23,7 @@ from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 
 KURTOSES = {"gaussian": 0.0, "laplace": 3.0, "uniform": -1.2}
 """Excess kurtosis of each coordinate, independent in the data's eigenbasis."""
-
 LAWS = (*KURTOSES, "digits")
-"""Laws of the data."""
 
 _BATCH = 4  # samples of one iteration: few, so that what they add is large
 _DIMENSIONS = 6  # leading principal components of digits
@@ -76,8 +74,7 @@ class SampledTraining:
         problem, shape = sampled_problem(), (self.num_replicates, count, _DIMENSIONS)
         alpha, sigma = problem.schedule.alphas[step], problem.schedule.sigmas[step]
         noise = self.rng.standard_normal(shape) @ np.linalg.cholesky(problem.noise_covariance).T
-        inputs: Array = alpha * self._data(shape) + sigma * noise
-        return inputs
+        return np.asarray(alpha * self._data(shape) + sigma * noise)
 
     def _data(self, shape: tuple[int, ...]) -> Array:
         if self.law == "digits":
@@ -158,8 +155,7 @@ class SampledTraining:
 def _principal_digits() -> Array:
     """(n, d) digits in their leading principal components."""
     _, _, axes = np.linalg.svd(digits_samples(), full_matrices=False)
-    leading: Array = digits_samples() @ axes[:_DIMENSIONS].T
-    return leading
+    return np.asarray(digits_samples() @ axes[:_DIMENSIONS].T)
 
 
 @cache
@@ -177,5 +173,4 @@ def _product(operators: list[Array]) -> Array:
 
 def _squares(gaps: Array, covariance: Array) -> Array:
     """(…,) ``tr(D C Dᵀ)``, the expected squared error of gaps (…, d, d) on inputs of Cov C."""
-    squares: Array = np.einsum("...ij,jk,...ik->...", gaps, covariance, gaps)
-    return squares
+    return np.asarray(np.einsum("...ij,jk,...ik->...", gaps, covariance, gaps))

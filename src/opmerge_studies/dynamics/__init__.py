@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -16,16 +16,7 @@ from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, Rising, Some, Whole
 from opmerge.training import GradientDescent, GradientFlow
-from opmerge_studies.shared import Runner, Study, batches, grid, rows_of
-from opmerge_studies.shared.simulation import (
-    Optimiser,
-    TrainedPlan,
-    adam,
-    descent,
-    flow_solver,
-    train_dense,
-    train_plan,
-)
+from opmerge_studies.shared import Cell, Runner, Study, batches, grid, rows_of, simulation
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, scalar_problem
 
 __all__ = ["STUDY", "DynamicsSettings", "fit_times", "run"]
@@ -33,13 +24,11 @@ __all__ = ["STUDY", "DynamicsSettings", "fit_times", "run"]
 # columns that are empty where theory predicts nothing, or nothing happens by chance
 _END = ("closed_form", "difference", "deviation", "noise", "closed_form_sgd")
 _MERGE = ("closed_form", "difference", "deviation")
-
 _WAY = ("optimiser", "learning_rate", "batch_size", "num_iterations")
 _FIT = (
     *("fitted_time", "r_squared", "exponent", "least_time", "greatest_time", "sign_changes"),
     *("merges", "median_factor", "worst_factor", "best_foretold", "contests"),
 )
-
 _LOWEST_RATE = 1e-9
 _RESOLVED = 1e-9  # error of a weight, relative to it, above which rounding plays no part
 _SHORTEST = 1e-6  # of a fitted time
@@ -53,8 +42,6 @@ Eigenvalue = Annotated[float, Field(ge=1e-3, le=100)]
 
 
 class DynamicsSettings(Settings):
-    """Settings of the study."""
-
     steps: Rising[Steps] = option((8, 16), "T")
     eigenvalues: Rising[Eigenvalue] = option(
         (0.05, 0.2, 0.5, 1.02, 2.0, 5.0), "λ, one coordinate each"
@@ -95,7 +82,6 @@ class DynamicsSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """T = 8, one batch size, few runs: seconds."""
         return cls(
             steps=(8,),
             batch_sizes=(64,),
@@ -108,9 +94,8 @@ class DynamicsSettings(Settings):
 def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
     """Train every plan with every optimiser, and set the results beside the closed form.
 
-    Returns:
-        ``tables``: ``ends`` (whole students), ``merges`` (each merge), ``fits`` (the s that suits
-        an optimiser best), ``step_sizes`` (flow against descent), ``dense`` (full matrices).
+    Tables ``ends`` (whole students), ``merges`` (each merge), ``fits`` (the s that suits an
+    optimiser best), ``step_sizes`` (flow against descent) and ``dense`` (full matrices).
     """
     largest, rate = settings.steps[-1], settings.dense_rate
     spectrum = {"eigenvalues": [list(settings.eigenvalues)]}
@@ -122,39 +107,35 @@ def run(settings: DynamicsSettings, runner: Runner) -> dict[str, Any]:
     matrices = grid(num_steps=largest, descent=descents, num_runs=settings.num_runs, **sampled)
     sizes = {"learning_rate": settings.step_sizes, "strategy": CANONICAL}
     steps = grid(num_steps=largest, **sizes, **spectrum)
-    trained = runner.sweep(train_cell, plans, "training plans")
-    ends = [row for cell in trained for row in cell["ends"]]
-    merges = [row for cell in trained for row in cell["merges"]]
+    trained = runner.tables(train_cell, plans, "training plans")
     return {
         "tables": {
-            "fits": fit_times(ends, merges),
-            "ends": ends,
-            "merges": merges,
+            **trained,
+            "fits": fit_times(**trained),
             "step_sizes": runner.rows(step_size_cell, steps, "enlarging steps"),
             "dense": runner.sweep(dense_cell, matrices, "training matrices"),
         }
     }
 
 
-def _ways(settings: DynamicsSettings) -> list[Row]:
+def _ways(settings: DynamicsSettings) -> list[Cell]:
     """All ways of training a merge, each with its number of runs."""
-    rate, small = settings.learning_rate, settings.adam_batch_size
-    ways: list[tuple[str, float, int | None, int]] = [
-        ("flow", rate, None, 1),
-        ("descent", rate, None, 1),
-        *(("sgd", rate, batch, settings.num_runs) for batch in settings.batch_sizes),
+    rate, population = settings.learning_rate, {"batch_size": None, "num_runs": 1}
+    sgd = {"batch_size": settings.batch_sizes, "num_runs": settings.num_runs}
+    small = {"batch_size": settings.adam_batch_size, "num_runs": settings.adam_runs}
+    return [
+        *grid(optimiser=("flow", "descent"), learning_rate=rate, **population),
+        *grid(optimiser="sgd", learning_rate=rate, **sgd),
+        *grid(optimiser="adam", learning_rate=settings.adam_rates, **population),
+        *grid(optimiser="adam", learning_rate=settings.adam_rates, **small),
     ]
-    for rate in settings.adam_rates:
-        ways += [("adam", rate, None, 1), ("adam", rate, small, settings.adam_runs)]
-    keys = ("optimiser", "learning_rate", "batch_size", "num_runs")
-    return [dict(zip(keys, way, strict=True)) for way in ways]
 
 
 def train_cell(
     num_steps: int,
     strategy: str,
     num_iterations: int,
-    way: Mapping[str, Any],
+    way: Cell,
     eigenvalues: Sequence[float],
     seed: int,
 ) -> Row:
@@ -166,7 +147,7 @@ def train_cell(
     plan = build_strategy(strategy, num_steps)
     # different cells, different samples
     entropy = (seed, num_steps, CANONICAL.index(strategy), num_iterations, batch or 0)
-    trained = train_plan(problem, plan, optimiser, runs, entropy)
+    trained = simulation.train_plan(problem, plan, optimiser, runs, entropy)
     ends = _whole_students(problem, plan, trained, way)
     merges = _each_merge(problem, plan, trained, way)
     setting |= {"num_steps": num_steps, "strategy": strategy}
@@ -178,18 +159,18 @@ def train_cell(
 
 def _optimiser(
     optimiser: str, learning_rate: float, batch_size: int | None, num_iterations: int
-) -> tuple[Optimiser, GradientFlow | GradientDescent]:
+) -> tuple[simulation.Optimiser, GradientFlow | GradientDescent]:
     """What trains a merge, and theory's model of it; Adam has none, and flow stands in."""
     time, way = learning_rate * num_iterations, (learning_rate, num_iterations, batch_size)
     if optimiser == "flow":
-        return flow_solver(time), GradientFlow(time)
+        return simulation.flow_solver(time), GradientFlow(time)
     if optimiser == "adam":
-        return adam(*way), GradientFlow(time)
-    return descent(*way), GradientDescent(learning_rate, num_iterations)
+        return simulation.adam(*way), GradientFlow(time)
+    return simulation.descent(*way), GradientDescent(learning_rate, num_iterations)
 
 
 def _whole_students(
-    problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]
+    problem: Problem, plan: Plan, trained: simulation.TrainedPlan, way: Cell
 ) -> Row:
     """Columns of the whole student, relative to the teacher's composite; (d,) each.
 
@@ -214,7 +195,7 @@ def _whole_students(
     return columns
 
 
-def _each_merge(problem: Problem, plan: Plan, trained: TrainedPlan, way: Mapping[str, Any]) -> Row:
+def _each_merge(problem: Problem, plan: Plan, trained: simulation.TrainedPlan, way: Cell) -> Row:
     """Columns of each merge and λ whose remaining error stands clear of rounding."""
     starts = np.array([merge.start for merge in plan.merges])
     variances = problem.teacher.variances[starts]
@@ -245,8 +226,8 @@ def step_size_cell(
     """Descent with steps of this size for time s = 1, against the closed form of flow."""
     problem = cosine_problem(eigenvalues, num_steps, GradientFlow(1.0))
     plan = build_strategy(strategy, num_steps)
-    steps = descent(learning_rate, round(1.0 / learning_rate))
-    error = train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
+    steps = simulation.descent(learning_rate, round(1.0 / learning_rate))
+    error = simulation.train_plan(problem, plan, steps).ratio(problem)[0] - 1.0
     flow = np.expm1(evaluate(problem, plan).excess)
     columns = {
         "eigenvalue": problem.eigenvalues,
@@ -277,7 +258,7 @@ def dense_cell(
     initial, target = np.exp(teacher.log_steps[start]), np.exp(teacher.log_composite(0, start))
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal(2 * initial.shape))[0]
     begin, end, covariance = (basis * each @ basis.T for each in (initial, target, variances))
-    weights = train_dense(begin, end, covariance, descent, num_runs, seed + 1)
+    weights = simulation.train_dense(begin, end, covariance, descent, num_runs, seed + 1)
     errors = basis.T @ weights @ basis - np.diag(target)
     squares = np.sum(errors**2, axis=1) @ variances
     retained = (initial - target) * training.retention(variances)
@@ -296,12 +277,11 @@ def dense_cell(
 
 
 def fit_times(ends: Sequence[Row], merges: Sequence[Row]) -> list[Row]:
-    """For each way of training, the s that suits it best, from whole students and their merges.
+    """The s that suits each way of training best, from whole students and their merges.
 
-    Returns:
-        A row for each way: ``fitted_time`` s of -ln|ρ| = 2 s n by least squares over all merges
-        and λ, its ``r_squared``, ``exponent`` p of -ln|ρ| ∝ n^p (1 in theory), and how well the
-        closed form with this s foretells the ends. Empty where all merges ended at rounding.
+    ``fitted_time`` s of -ln|ρ| = 2 s n is by least squares over all merges and λ, with its
+    ``r_squared``, ``exponent`` p of -ln|ρ| ∝ n^p (1 in theory), and how well the closed form with
+    this s foretells the ends. Empty where all merges ended at rounding.
     """
     ways: dict[tuple[Any, ...], tuple[list[Row], list[Row]]] = {}
     for place, rows in enumerate((ends, merges)):

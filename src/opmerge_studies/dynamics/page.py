@@ -76,7 +76,8 @@ def page(record: Mapping[str, Any]) -> Page:
         "adam-has-no-time": count(adam.r_squared < _GOOD_FIT),
     }
 
-    return Page(values, claims, _sections(exact, sgd, dense, steps, merges, fits))
+    rows = {"exact": exact, "sgd": sgd, "dense": dense, "steps": steps, "merges": merges}
+    return Page(values, claims, _sections({**rows, "fits": fits}))
 
 
 def _by_chance(deviations: pd.Series[float]) -> list[bool]:
@@ -85,14 +86,9 @@ def _by_chance(deviations: pd.Series[float]) -> list[bool]:
     return [abs(deviation) < bound for deviation in deviations]
 
 
-def _sections(
-    exact: pd.DataFrame,
-    sgd: pd.DataFrame,
-    dense: pd.DataFrame,
-    steps: pd.DataFrame,
-    merges: pd.DataFrame,
-    fits: pd.DataFrame,
-) -> Iterator[Section]:
+def _sections(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
+    exact, sgd, dense = (rows[key] for key in ("exact", "sgd", "dense"))
+    steps, merges, fits = (rows[key] for key in ("steps", "merges", "fits"))
     keys = ["optimiser", "strategy", "num_steps", "num_iterations"]
     worst = exact.groupby(keys, sort=False).difference.max().clip(lower=1e-17).reset_index()
     worst = worst.assign(line=worst.strategy.map(CANONICAL.index))
@@ -183,13 +179,13 @@ def _sections(
         columns=2,
     )
     adam = fits[fits.optimiser == "adam"]
-    rows = merges[merges.batch_size.isna() & (merges.num_iterations == fits.num_iterations.min())]
+    shown = merges[merges.batch_size.isna() & (merges.num_iterations == fits.num_iterations.min())]
     extremes = adam.learning_rate.agg(["min", "max"])
-    ends_of_range = (rows.optimiser == "adam") & rows.learning_rate.isin(extremes)
-    rows = rows[(rows.optimiser == "descent") | ends_of_range]
-    rows = rows.assign(
-        way=rows.optimiser + rows.learning_rate.map(", η = {:g}".format),
-        learned=-np.log(rows.retention.abs()).clip(upper=-0.01),
+    ends_of_range = (shown.optimiser == "adam") & shown.learning_rate.isin(extremes)
+    shown = shown[(shown.optimiser == "descent") | ends_of_range]
+    shown = shown.assign(
+        way=shown.optimiser + shown.learning_rate.map(", η = {:g}".format),
+        learned=-np.log(shown.retention.abs()).clip(upper=-0.01),
     )
     powers = adam[adam.merges > 0].exponent
     span = f"{powers.min():.1f} to {powers.max():.1f}" if len(powers) else "–"
@@ -197,7 +193,7 @@ def _sections(
         "Adam has no time",
         "One dot a merge and λ. The closed form is the line -ln ρ = 2 s n; n is the variance of "
         "the student's input.",
-        series_by(rows, "way", "variance", "learned", linestyle="", markersize=3.5, alpha=0.6),
+        series_by(shown, "way", "variance", "learned", linestyle="", markersize=3.5, alpha=0.6),
         Axis("variance n of the student's input", margin=1.3),
         Axis("learned in a merge, -ln |ρ|", (0.03, 50.0)),
         f"Merges by descent learn in proportion to n, by Adam as n to the power {span}",

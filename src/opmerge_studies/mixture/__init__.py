@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy.stats import sem
-from scipy.stats import t as student_t
+from scipy import stats
 
 from opmerge.errors import InputError
 from opmerge.planners import find_plan
@@ -34,23 +32,18 @@ __all__ = ["MOST_GATES", "REGIMES", "STUDY", "MixtureSettings", "dimension_mixtu
 REGIMES = {"narrow": (0.1, 0.3), "straddling": (0.2, 5.0), "wide": (3.0, 8.0)}
 """Variances of two components of equal weight: below 1, on both sides, above λ* ≈ 2."""
 
-MOST_GATES = 40
-"""More gates of a student than these are not tried."""
-
+MOST_GATES = 40  # of a student; more are not tried
 _WIDTHS = (0.2, 5.0)  # common variance of both components where they move apart
 _APART = (1e-4, 3.0)
 _DIMENSIONS = ("ring of 8", "two spectra")
 _ENOUGH = 0.01  # floor of a student whose gates are enough, over the target's spread
 _MOST_TRACED = 2  # student steps whose merges are told one by one
 
-Rows = list[dict[str, Any]]
-Tables = dict[str, Rows]
+Row = dict[str, Any]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class MixtureSettings(Settings):
-    """Settings of the study."""
-
     num_steps: Annotated[int, Field(ge=4)] = option(16, "T of named strategies and of interval DP")
     exhaustive_steps: Annotated[int, Field(ge=3, le=8)] = option(8, "T where all plans are tried")
     separations: Some[NonNegative] = option(
@@ -60,8 +53,7 @@ class MixtureSettings(Settings):
     exhaustive_students: AtLeastTwo = option(3, "all plans of K = 1 … this are tried")
     num_distances: Annotated[int, Field(ge=4)] = option(40, "separations where BOOT meets vanilla")
     signals: Annotated[Rising[Share], Field(min_length=2)] = option(
-        (0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5),
-        "alpha_T of one-step students' first state, from 0",
+        (0.0, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5), "alpha_T of one-step students' first state, from 0"
     )
     num_nodes: Annotated[int, Field(ge=65)] = option(513, "nodes of the quadrature")
     num_samples: Annotated[int, Field(ge=64)] = option(4096, "common samples in more dimensions")
@@ -73,17 +65,14 @@ class MixtureSettings(Settings):
         for key, first in (("signals", 0.0), ("student_steps", 1)):
             if getattr(self, key)[0] != first:
                 raise InputError(key, f"must ascend from {first:g}", getattr(self, key))
-        if self.exhaustive_students > self.exhaustive_steps:
-            raise InputError(
-                "exhaustive_students", "must be <= exhaustive_steps", self.exhaustive_students
-            )
+        if (most := self.exhaustive_students) > self.exhaustive_steps:
+            raise InputError("exhaustive_students", "must be <= exhaustive_steps", most)
         if self.student_steps[-1] >= self.num_steps:
             raise InputError("student_steps", "must be < num_steps", self.student_steps)
         return self
 
     @classmethod
     def quick(cls) -> Self:
-        """Eight steps, all plans of six, two separations, 512 samples: seconds."""
         return cls(
             num_steps=8,
             exhaustive_steps=6,
@@ -97,86 +86,80 @@ class MixtureSettings(Settings):
 
 
 def run(settings: MixtureSettings, runner: Runner) -> dict[str, Any]:
-    """Compare plans of mixtures.
-
-    Returns:
-        ``tables``: ``best`` (of all plans, planners and strategies), ``handovers`` (best error of
-        two-step students by handover), ``strategies`` (by student steps), ``merges`` (floor and
-        optimisation of each), ``composites`` (growth and gain), ``distances`` (components moving
-        apart), ``signals`` (last states that keep some) and ``dimensions`` (with intervals).
+    """Tables ``best`` (of all plans, planners and strategies), ``handovers`` (best error of
+    two-step students by handover), ``strategies`` (by student steps), ``merges`` (floor and
+    optimisation of each), ``composites`` (growth and gain), ``distances`` (components moving
+    apart), ``signals`` (last states that keep some) and ``dimensions`` (with intervals).
     """
     line = settings.model_dump(include={"num_steps", "merge_time", "num_nodes"})
     few = {**line, "num_steps": settings.exhaustive_steps}
     fine = {**line, "num_nodes": 4 * settings.num_nodes}  # the largest gain lies between nodes
-    counts, trees = list(settings.student_steps), list(range(1, settings.exhaustive_students + 1))
+    counts, trees = list(settings.student_steps), range(1, settings.exhaustive_students + 1)
     pairs = [{"regime": name, "separation": s} for s in settings.separations for name in REGIMES]
     cases = [{**pair, "merge_rule": rule} for pair in pairs for rule in get_args(MergeRule)]
-    tried = grid(case=cases, line=[few], student_steps=[trees])
+    tried = grid(case=cases, line=[few], student_steps=trees)
     named = grid(case=cases, line=[line], student_steps=[counts])
     kept = grid(case=pairs, line=[line], signal=settings.signals)
     separations = np.geomspace(*_APART, settings.num_distances).tolist()
     moved = grid(case=grid(variance=_WIDTHS, separation=separations), line=[line])
     samples = settings.model_dump(include={"num_samples", "num_seeds"})
     sampled = grid(name=_DIMENSIONS, line=[line], student_steps=counts, **samples)
-    tables: dict[str, Rows] = defaultdict(list)
-    for function, cells, title in (
-        (best_plans, tried, "trying all plans"),
-        (compare_strategies, named, "comparing strategies"),
-        (measure_composites, grid(case=pairs, line=[fine]), "measuring composites"),
-        (compare_distance, moved, "moving components apart"),
-        (compare_signal, kept, "keeping some signal"),
-        (compare_dimensions, sampled, "sampling"),
-    ):
-        for cell in runner.sweep(function, cells, title):
-            for name, rows in cell.items():
-                tables[name] += rows
-    return {"tables": tables}
+    measured = grid(case=pairs, line=[fine])
+    return {
+        "tables": {
+            **runner.tables(best_plans, tried, "trying all plans"),
+            **runner.tables(compare_strategies, named, "comparing strategies"),
+            "composites": runner.rows(measure_composites, measured, "measuring composites"),
+            "distances": runner.sweep(compare_distance, moved, "moving components apart"),
+            "signals": runner.sweep(compare_signal, kept, "keeping some signal"),
+            "dimensions": runner.rows(compare_dimensions, sampled, "sampling"),
+        }
+    }
 
 
-def best_plans(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
+def best_plans(case: Cell, line: Cell, student_steps: int) -> dict[str, list[Row]]:
     """The best of all plans of K trees, and how near strategies and planners come."""
     problem = _problem(line, case)
-    rows, handovers = [], dict[int, float]()
-    for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
-        plans = list(all_plans(problem.num_steps, count))
-        errors = [problem.outcome(plan).error for plan in plans]
-        tried = list(zip(plans, errors, strict=True))
-        best = plans[int(np.argmin(errors))]
-        gaussian = find_plan(_gaussian(problem), student_steps=count).plan
-        named = _strategies(problem, CANONICAL, count)
-        others = {"interval": closest, "gaussian": gaussian, **named}
-        windows = named["vanilla"].boundaries
-        rows.append(
-            {
-                **case,
-                "num_steps": problem.num_steps,
-                "student_steps": count,
-                "plans": len(plans),
-                "best": min(errors),
-                "worst": max(errors),
-                "bound": _affine_floor(problem) if count == 1 else 0.0,
-                "approximation": replace(problem, training=None).outcome(best).error,
-                **{name: problem.outcome(plan).error for name, plan in others.items()},
-                "equal_windows": min(e for plan, e in tried if plan.boundaries == windows),
-                "handovers": _path(best),
-                "plan": plan_phrase(best),
-            }
-        )
-        if count == 2:
-            for plan, error in tried:
-                step = plan.boundaries[1]
-                handovers[step] = min(error, handovers.get(step, error))
+    plans = list(all_plans(problem.num_steps, student_steps))
+    errors = [problem.outcome(plan).error for plan in plans]
+    best = plans[int(np.argmin(errors))]
+    (closest,) = closest_plans(problem, [student_steps])
+    gaussian = find_plan(_gaussian(problem), student_steps=student_steps).plan
+    named = {name: build_strategy(name, problem.num_steps, student_steps) for name in CANONICAL}
+    others = {"interval": closest, "gaussian": gaussian, **named}
+    tried, windows = list(zip(plans, errors, strict=True)), named["vanilla"].boundaries
+    row = {
+        **case,
+        "num_steps": problem.num_steps,
+        "student_steps": student_steps,
+        "plans": len(plans),
+        "best": min(errors),
+        "worst": max(errors),
+        "bound": _affine_floor(problem) if student_steps == 1 else 0.0,
+        "approximation": replace(problem, training=None).outcome(best).error,
+        **{name: problem.outcome(plan).error for name, plan in others.items()},
+        "equal_windows": min(e for plan, e in tried if plan.boundaries == windows),
+        "handovers": _path(best),
+        "plan": plan_phrase(best),
+    }
+    handovers = dict[int, float]()
+    for plan, error in tried if student_steps == 2 else []:
+        step = plan.boundaries[1]
+        handovers[step] = min(error, handovers.get(step, error))
     places = [{**case, "handover": step, "error": error} for step, error in handovers.items()]
-    return {"best": rows, "handovers": places}
+    return {"best": [row], "handovers": places}
 
 
-def compare_strategies(case: Cell, line: Cell, student_steps: Sequence[int]) -> Tables:
+def compare_strategies(
+    case: Cell, line: Cell, student_steps: Sequence[int]
+) -> dict[str, list[Row]]:
     """The strategies by number of student steps, and the plan found over intervals."""
     problem = _problem(line, case)
     fine = _problem({**line, "num_nodes": 2 * line["num_nodes"] - 1}, case)
     rows, merges = [], []
     for count, closest in zip(student_steps, closest_plans(problem, student_steps), strict=True):
-        plans = {**_strategies(problem, CANONICAL, count), "interval DP": closest}
+        plans = {name: build_strategy(name, problem.num_steps, count) for name in CANONICAL}
+        plans["interval DP"] = closest
         for name, plan in plans.items():
             outcome = problem.outcome(plan)
             key = {**case, "student_steps": count, "plan": name}
@@ -197,7 +180,7 @@ def compare_strategies(case: Cell, line: Cell, student_steps: Sequence[int]) -> 
     return {"strategies": rows, "merges": merges}
 
 
-def measure_composites(case: Cell, line: Cell) -> Tables:
+def measure_composites(case: Cell, line: Cell) -> list[Row]:
     """Growth of the teacher's composites T → t and t → 0, and their gain."""
     problem, rows = _problem(line, case), []
     gaussian, size = _gaussian(problem).teacher, problem.num_steps
@@ -218,27 +201,27 @@ def measure_composites(case: Cell, line: Cell) -> Tables:
                 "gaussian_gain": float(np.exp(gaussian.log_composite(stop, start)[0])),
             }
         )
-    return {"composites": rows}
+    return rows
 
 
-def compare_distance(case: Cell, line: Cell) -> Tables:
+def compare_distance(case: Cell, line: Cell) -> Row:
     """BOOT and vanilla of one-step students, two equal components some way apart."""
     problem = _problem(line, case)
     bound = _affine_floor(problem)
-    return {"distances": [{**case, **_errors(problem, ("vanilla", "boot")), "bound": bound}]}
+    return {**case, **_errors(problem, ("vanilla", "boot")), "bound": bound}
 
 
-def compare_signal(case: Cell, line: Cell, signal: float) -> Tables:
+def compare_signal(case: Cell, line: Cell, signal: float) -> Row:
     """One-step students where the last state keeps some signal, alpha_T > 0."""
     problem = _problem(line, case, signal)
     floor = _errors(replace(problem, training=None), ["vanilla"])["vanilla"]
     bounds = {"signal": signal, "affine": _affine_floor(problem), "floor": floor}
-    return {"signals": [{**case, **bounds, **_errors(problem, CANONICAL)}]}
+    return {**case, **bounds, **_errors(problem, CANONICAL)}
 
 
 def compare_dimensions(
     name: str, line: Cell, student_steps: int, num_samples: int, num_seeds: int
-) -> Tables:
+) -> list[Row]:
     """The strategies in more dimensions: the same samples for all of them, many times over."""
     mixture, schedule = dimension_mixture(name), cosine_schedule(line["num_steps"])
     trained, ended = [], []
@@ -250,7 +233,7 @@ def compare_dimensions(
         trained.append(_errors(problem, CANONICAL, student_steps))
         ended.append(_errors(replace(problem, training=None), CANONICAL, student_steps))
     head = {"mixture": name, "dimension": mixture.dimension, "student_steps": student_steps}
-    rows = [
+    return [
         {
             **head,
             "plan": plan,
@@ -260,7 +243,6 @@ def compare_dimensions(
         }
         for plan in CANONICAL
     ]
-    return {"dimensions": rows}
 
 
 def dimension_mixture(name: str) -> GaussianMixture:
@@ -286,13 +268,9 @@ def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
     return MixtureProblem(mixture, schedule, nodes, flow, nodes[-1], rule)
 
 
-def _strategies(problem: MixtureProblem, names: Sequence[str], count: int) -> dict[str, Plan]:
-    return {name: build_strategy(name, problem.num_steps, count) for name in names}
-
-
 def _errors(problem: MixtureProblem, names: Sequence[str], count: int = 1) -> dict[str, float]:
     """Errors of named strategies on equal windows."""
-    plans = _strategies(problem, names, count)
+    plans = {name: build_strategy(name, problem.num_steps, count) for name in names}
     return {name: problem.outcome(plan).error for name, plan in plans.items()}
 
 
@@ -319,7 +297,7 @@ def _path(plan: Plan) -> str:
 
 def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
     """Mean over seeds and half the width of its 95 % confidence interval (Student's t)."""
-    half = student_t.ppf(0.975, len(values) - 1) * sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return {name: float(np.mean(values)), f"{name}_half_width": float(half)}
 
 

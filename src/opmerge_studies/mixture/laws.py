@@ -70,20 +70,17 @@ class GaussianMixture:
         """(n, K) log of ``π_k N(z; μ_k, λ_k)`` at points (n, d)."""
         squares = (points[:, None, :] - self.means) ** 2 / self.variances
         exponents = 0.5 * (squares + np.log(2 * np.pi * self.variances)).sum(axis=2)
-        densities: Array = np.log(self.weights) - exponents
-        return densities
+        return np.asarray(np.log(self.weights) - exponents)
 
     def responsibilities(self, points: Array) -> Array:
         """(n, K) probability of each component at points (n, d)."""
-        probabilities: Array = softmax(self.log_densities(points), axis=1)
-        return probabilities
+        return np.asarray(softmax(self.log_densities(points), axis=1))
 
     def sample(self, num_samples: int, generator: np.random.Generator) -> Array:
         """(n, d) samples."""
         chosen = generator.choice(self.num_components, size=num_samples, p=self.weights)
         noise = generator.standard_normal((num_samples, self.dimension))
-        samples: Array = self.means[chosen] + np.sqrt(self.variances[chosen]) * noise
-        return samples
+        return np.asarray(self.means[chosen] + np.sqrt(self.variances[chosen]) * noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +103,7 @@ def quadrature_nodes(
     On the whole line that rule converges exponentially for analytic integrands; a Gauss rule of
     each component would not see the other components' responsibilities turn. Between components
     far apart the teacher's map is almost a step, so nodes are denser in the middle: they are even
-    in u, with ``z = mean + b sinh u``.
-
-    They reach over all components, up to 9 standard deviations of each.
+    in u, with ``z = mean + b sinh u``, up to 9 standard deviations of every component.
 
     Raises:
         InputError: if d > 1.

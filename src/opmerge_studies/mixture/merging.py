@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 from scipy.special import entr
@@ -64,10 +64,7 @@ class LiftedMap:
 
 
 class Training:
-    """Training of the students at one step: the law of their inputs, factorised once.
-
-    ``gate`` is the law of z_j, ``nodes`` are its own; without a ``model`` it goes to the end.
-    """
+    """Training of the students at one step, factorised once; without a ``model`` to the end."""
 
     def __init__(self, gate: GaussianMixture, nodes: Nodes, model: TrainingModel | None) -> None:
         self.features = features(gate, nodes.points)
@@ -101,9 +98,7 @@ def nearest_floor(gate: GaussianMixture, nodes: Nodes, target: Array) -> float:
 
 def run_maps(maps: Iterable[LiftedMap], points: Array) -> Array:
     """Points (n, d) taken through maps, noise side first."""
-    for step in maps:
-        points = step(points)
-    return points
+    return reduce(lambda reached, step: step(reached), maps, points)
 
 
 def features(gate: GaussianMixture, points: Array) -> Array:
@@ -190,9 +185,8 @@ class MixtureProblem:
             training = self.trainings[first.start - 1]
             target = run_maps(children[1:], training.features @ first.weights)
             weights, *errors = training.train(self._initial_weights(first, stop), target)
-            self._trained[merges] = LiftedMap(
-                first.start, stop, first.gate, weights, merges, *errors
-            )
+            student = LiftedMap(first.start, stop, first.gate, weights, merges, *errors)
+            self._trained[merges] = student
         return self._trained[merges]
 
     def _initial_weights(self, first: LiftedMap, stop: int) -> Array:
@@ -251,11 +245,7 @@ class MixtureOutcome:
 
     @property
     def traces(self) -> list[dict[str, float]]:
-        """Start, stop and errors of each merge's student, root mean squares over z_j.
-
-        ``floor`` and ``optimisation`` as in ``LiftedMap``; ``to_teacher`` is the distance from the
-        teacher's own composite.
-        """
+        """Of each merge's student its errors, and the distance from the teacher's composite."""
         rows = []
         for student in self.trained:
             nodes = self.problem.nodes[student.start]
@@ -358,10 +348,9 @@ def gates_needed(
 
 
 def composite_gain(problem: MixtureProblem, start: int, stop: int) -> tuple[float, float]:
-    """Root mean square of the composite's slope over z_start, on the line, and the largest slope.
+    """How much the composite stretches small differences over z_start, on the line.
 
-    That is how much the teacher stretches small differences; the largest is sought over the
-    central 99.9 %.
+    The root mean square of its slope, and the largest slope over the central 99.9 %.
     """
     nodes = problem.nodes[start]
     ends = [problem.composite(start, stop, nodes.points + step) for step in (_STEP, -_STEP)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -22,8 +23,6 @@ _STEPS = (64, 128, 256, 512)
 
 
 class PhaseSettings(Settings):
-    """Settings of the study."""
-
     steps: Annotated[tuple[TeacherSteps, ...], NonEmpty, Ordered] = option(_STEPS, "T")
     num_eigenvalues: Annotated[int, Field(ge=10)] = option(
         200, "points in λ from 0.05 to 20, half of them from 0.95 to 2.1"
@@ -37,7 +36,6 @@ class PhaseSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """T = 64 and 128 at 60 eigenvalues: seconds."""
         return cls(steps=(64, 128), num_eigenvalues=60, denoiser_steps=(64,))
 
     def eigenvalues(self) -> list[float]:
@@ -49,22 +47,13 @@ class PhaseSettings(Settings):
 
 
 def run(settings: PhaseSettings, runner: Runner) -> dict[str, Any]:
-    """Plan every (λ, T, merge rule), and find where strategies cross.
-
-    Returns:
-        ``tables``: ``plans`` (best plan and strategies at each λ) and ``crossings`` (of each T).
-    """
-    values, time = settings.eigenvalues(), settings.merge_time
-    copied, denoised = (
-        grid(merge_rule=rule, num_steps=steps, merge_time=time, eigenvalue=values[::stride])
-        for rule, steps, stride in (
-            ("operator-copy", settings.steps, 1),
-            ("denoiser-copy", settings.denoiser_steps, _DENOISER_STRIDE),
-        )
-    )
-    marks = grid(num_steps=settings.steps, merge_time=time)
+    """Tables ``plans`` (best and strategies at each λ, T and rule) and ``crossings`` (by T)."""
+    cells, values = partial(grid, merge_time=settings.merge_time), settings.eigenvalues()
+    copied = cells(merge_rule="operator-copy", num_steps=settings.steps, eigenvalue=values)
+    rule, few = "denoiser-copy", values[::_DENOISER_STRIDE]
+    denoised = cells(merge_rule=rule, num_steps=settings.denoiser_steps, eigenvalue=few)
     plans = runner.sweep(plan_eigenvalue, [*copied, *denoised], "planning")
-    crossed = runner.sweep(transition, marks, "finding crossings")
+    crossed = runner.sweep(transition, cells(num_steps=settings.steps), "finding crossings")
     return {"tables": {"plans": plans, "crossings": [_with_band(row, plans) for row in crossed]}}
 
 

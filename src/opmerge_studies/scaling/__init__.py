@@ -22,7 +22,7 @@ from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, Ordered
 from opmerge.spectra import eigenvalue_spectrum
-from opmerge_studies.shared import Cell, Runner, Study
+from opmerge_studies.shared import Runner, Study
 
 __all__ = ["STUDY", "ScalingSettings", "fit_exponent", "measure", "natural_problem", "run"]
 
@@ -42,8 +42,6 @@ _Sizes = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ordered, AfterValida
 
 
 class ScalingSettings(Settings):
-    """Settings of the study."""
-
     steps: _Sizes = option((64, 128, 256, 512), "T of interval DP and scalar planner")
     certified_steps: _Sizes = option((128, 256, 512, 1024, 2048), "T of the certified planner")
     dimensions: _Sizes = option(
@@ -57,7 +55,6 @@ class ScalingSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """Smaller sizes, three runs each: seconds."""
         return cls(
             steps=(48, 96, 192),
             certified_steps=(128, 256, 512),
@@ -71,18 +68,7 @@ class ScalingSettings(Settings):
 
 
 def run(settings: ScalingSettings, runner: Runner) -> dict[str, Any]:
-    """Measure one after the other, for neighbours on other cores would be measured too.
-
-    Returns:
-        ``tables``: ``times`` (a row for each planner and size) and ``fits`` (exponents).
-    """
-    alone = replace(runner, num_workers=1, backend="loky")
-    rows = alone.sweep(measure, _cells(settings), "measuring planners")
-    groups = groupby(rows, key=lambda row: (row["planner"], row["varied"]))
-    return {"tables": {"times": rows, "fits": [_fit(list(group)) for _, group in groups]}}
-
-
-def _cells(settings: ScalingSettings) -> list[Cell]:
+    """Tables ``times`` (a row for each planner and size) and ``fits`` (exponents)."""
     few, base_steps, base = _FEW_DIMENSIONS, settings.base_steps, settings.base_dimensions
     sizes = [
         *(("interval", "T", steps, base) for steps in settings.steps),
@@ -94,7 +80,12 @@ def _cells(settings: ScalingSettings) -> list[Cell]:
         *(("certified", "d", base_steps, size) for size in settings.dimensions),
     ]
     keys = ("planner", "varied", "num_steps", "dimensions", "repeats")
-    return [dict(zip(keys, (*size, settings.repeats), strict=True)) for size in sizes]
+    cells = [dict(zip(keys, (*size, settings.repeats), strict=True)) for size in sizes]
+    # one after the other, for neighbours on other cores would be measured too
+    alone = replace(runner, num_workers=1, backend="loky")
+    rows = alone.sweep(measure, cells, "measuring planners")
+    groups = groupby(rows, key=lambda row: (row["planner"], row["varied"]))
+    return {"tables": {"times": rows, "fits": [_fit(list(group)) for _, group in groups]}}
 
 
 def measure(
@@ -110,11 +101,15 @@ def measure(
     from numba import get_num_threads, set_num_threads
 
     plan, problem = PLANNERS[planner], natural_problem(num_steps, dimensions)
-    threads = get_num_threads()
+    threads, seconds = get_num_threads(), list[float]()
     set_num_threads(1)
     with threadpool_limits(1):
         plan(natural_problem(_WARM_UP, min(dimensions, _FEW_DIMENSIONS)), 1)
-        seconds = [_processor_time(planner, num_steps, dimensions) for _ in range(repeats)]
+        for _ in range(repeats):
+            fresh = natural_problem(num_steps, dimensions)  # problems keep what they have computed
+            began = time.process_time()
+            plan(fresh, 1)
+            seconds.append(time.process_time() - began)
         tracemalloc.start()
         result = plan(problem, 1)
         traced = tracemalloc.get_traced_memory()[1]
@@ -134,14 +129,6 @@ def measure(
     }
 
 
-def _processor_time(planner: str, num_steps: int, dimensions: int) -> float:
-    """Seconds of one run on a new problem, for problems keep what they have computed."""
-    problem = natural_problem(num_steps, dimensions)
-    began = time.process_time()
-    PLANNERS[planner](problem, 1)
-    return time.process_time() - began
-
-
 def natural_problem(num_steps: int, dimensions: int) -> Problem:
     """Eigenvalues that decay as those of images: a sixteenth from 100 to 2.5, the rest below 1.
 
@@ -153,10 +140,8 @@ def natural_problem(num_steps: int, dimensions: int) -> Problem:
     return Problem(eigenvalue_spectrum(values), cosine_schedule(num_steps))
 
 
-def fit_exponent(
-    sizes: Sequence[float], costs: Sequence[float]
-) -> tuple[float, float, tuple[float, float]]:
-    """Exponent p of cost = c size^p, its standard error and 95 % interval.
+def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> dict[str, float]:
+    """``exponent`` p of cost = c size^p, ``standard_error`` and 95 % interval, ``low`` to ``high``.
 
     Least squares in logarithms over n >= 3 sizes, Student's t with n - 2 degrees of freedom. It
     knows of scatter about a power law only, not of one that bends.
@@ -164,28 +149,25 @@ def fit_exponent(
     (slope, _), covariance = np.polyfit(np.log(sizes), np.log(costs), 1, cov=True)
     error = float(np.sqrt(covariance[0, 0]))
     reach = float(stdtrit(len(sizes) - 2, 0.975)) * error
-    return float(slope), error, (float(slope) - reach, float(slope) + reach)
+    low, high = float(slope) - reach, float(slope) + reach
+    return {"exponent": float(slope), "standard_error": error, "low": low, "high": high}
 
 
 def _fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Exponents of time and memory over the size that varies; the last step of it by itself."""
     key = "num_steps" if rows[0]["varied"] == "T" else "dimensions"
-    sizes = [row[key] for row in rows]
-    seconds, memory = ([row[name] for row in rows] for name in ("seconds", "traced_bytes"))
-    exponent, error, (low, high) = fit_exponent(sizes, seconds)
-    memory_exponent, memory_error, _ = fit_exponent(sizes, memory)
+    columns = (key, "seconds", "traced_bytes")
+    sizes, seconds, memory = ([row[name] for row in rows] for name in columns)
+    memory_fit = fit_exponent(sizes, memory)
     return {
         "planner": rows[0]["planner"],
         "varied": rows[0]["varied"],
         "smallest": sizes[0],
         "largest": sizes[-1],
-        "exponent": exponent,
-        "standard_error": error,
-        "low": low,
-        "high": high,
+        **fit_exponent(sizes, seconds),
         "last_exponent": float(np.log(seconds[-1] / seconds[-2]) / np.log(sizes[-1] / sizes[-2])),
-        "memory_exponent": memory_exponent,
-        "memory_error": memory_error,
+        "memory_exponent": memory_fit["exponent"],
+        "memory_error": memory_fit["standard_error"],
     }
 
 

@@ -13,13 +13,11 @@ from opmerge.page.layout import Section
 from opmerge.page.study import Page, frame, heads, table
 from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE
 
+_PLANNERS = ("interval", "certified", "scalar", "pareto", "brute-force")
 _LOOKS: Mapping[Any, Mapping[str, Any]] = {
     planner: {"color": colour, "marker": marker, "markersize": 4}
     for planner, colour, marker in zip(
-        ("interval", "certified", "scalar", "pareto", "brute-force"),
-        (ORANGE, BLUE, GREEN, INK, GREY),
-        "so^xv",
-        strict=True,
+        _PLANNERS, (ORANGE, BLUE, GREEN, INK, GREY), "so^xv", strict=True
     )
 }
 _ROUNDING = 1e-9  # of a relative gap
@@ -36,7 +34,19 @@ _FIT_COLUMNS = heads(
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    settings, times, fits = record["settings"], _times(record), _fits(record)
+    settings, times, fits = record["settings"], frame(record, "times"), frame(record, "fits")
+    times = times.assign(
+        size=times.num_steps.where(times.varied == "T", times.dimensions),
+        megabytes=times.traced_bytes / 1e6,
+        share=times.traced_bytes / times.table_bytes,
+    )
+    told = fits.select_dtypes("number").map("{:.2f}".format)
+    fits = fits.assign(
+        told=told.exponent + " ± " + told.standard_error,
+        interval=told.low + " to " + told.high,
+        memory=told.memory_exponent + " ± " + told.memory_error,
+        is_power=fits.planner != "brute-force",  # which grows exponentially
+    )
     fit = {(row["planner"], row["varied"]): row for row in fits.to_dict("records")}
     cubic, linear = fit["interval", "T"], fit["interval", "d"]
     interval, certified = (times[times.planner == name] for name in ("interval", "certified"))
@@ -60,28 +70,6 @@ def page(record: Mapping[str, Any]) -> Page:
         **{"gaps": {"interval": interval.gap, "certified": certified.gap}, "largest": largest},
     }
     return Page(values, claims, _sections(settings, times, fits))
-
-
-def _times(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Costs of each planner and size, memory in MB too, and as a share of interval DP's tables."""
-    times = frame(record, "times")
-    return times.assign(
-        size=times.num_steps.where(times.varied == "T", times.dimensions),
-        megabytes=times.traced_bytes / 1e6,
-        share=times.traced_bytes / times.table_bytes,
-    )
-
-
-def _fits(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Exponents, as the page tells them; brute force grows exponentially, which none describes."""
-    fits = frame(record, "fits")
-    told = fits.select_dtypes("number").map("{:.2f}".format)
-    return fits.assign(
-        told=told.exponent + " ± " + told.standard_error,
-        interval=told.low + " to " + told.high,
-        memory=told.memory_exponent + " ± " + told.memory_error,
-        is_power=fits.planner != "brute-force",
-    )
 
 
 def _sections(

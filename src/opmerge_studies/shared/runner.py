@@ -125,6 +125,13 @@ class Runner:
         """The rows of all cells, of a function that returns a list of them: see ``sweep``."""
         return [row for rows in self.sweep(function, cells, title) for row in rows]
 
+    def tables(
+        self, function: Callable[..., Any], cells: Sequence[Cell], title: str
+    ) -> dict[str, list[Any]]:
+        """The rows of all cells, of a function that returns some tables by name: see ``sweep``."""
+        parts = self.sweep(function, cells, title)
+        return {name: [row for part in parts for row in part[name]] for name in parts[0]}
+
     def _compute(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[Any]:
         """``function(argument)`` of each argument, in the order in which they are done."""
         run, module = ENGINES[self.backend]

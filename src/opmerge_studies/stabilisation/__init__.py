@@ -1,20 +1,37 @@
-"""Averaged weights and timestep mixing: do they move the transition or the best plan?"""
+"""Averaged weights and timestep mixing: do they move the transition or the best plan?
+
+Sequentially, a merge waits until its children are done. Mixed (THEORY 9), every student starts
+from the teacher and is drawn to the product of its children as they are at that moment:
+
+    db_k/ds = -2 n_k (b_k - A … b_{k-1}(s) … A),
+
+where student k has one earlier student among its children and teacher steps beside it, as in
+vanilla, sequential BOOT and sequential consistency, and in every left comb. As a ratio to the
+teacher's composite, u = b / P, this is a chain of filters, each following the one before:
+
+    du_k/ds = r_k (u_{k-1} - u_k),    u_0 = 1,    r_k = 2 n_k.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import brentq
+from scipy.special import gammaln, xlogy
 
-from opmerge.merging import evaluate
+from opmerge.checks import check_number
+from opmerge.errors import InputError
+from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners import find_plan
 from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.plans.outline import plan_phrase
+from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, MergeRule, Positive, Rising, TeacherSteps
 from opmerge.training import DEFAULT_MERGE_TIME, EMAFlow, GradientFlow, TrainingModel
@@ -22,9 +39,8 @@ from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.simulation import descent, train_plan
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, is_as_good, scalar_problem
 from opmerge_studies.shared.transition import crossings, scan_points, sign_changes
-from opmerge_studies.stabilisation.mixing import Array, mixed_excess
 
-__all__ = ["CHAINS", "SPECTRA", "STUDY", "StabilisationSettings", "run"]
+__all__ = ["CHAINS", "SPECTRA", "STUDY", "StabilisationSettings", "mixed_excess", "run"]
 
 SPECTRA: Mapping[str, tuple[float, ...]] = {
     "0.01 to 0.9": tuple(np.geomspace(0.01, 0.9, 12).tolist()),
@@ -35,17 +51,16 @@ SPECTRA: Mapping[str, tuple[float, ...]] = {
 }
 """Eigenvalues by name: below the transition, across it, above it, and inside its band."""
 
-CHAINS = ("boot", "consistency")
-"""Strategies of more than one merge whose students follow one another."""
-
+CHAINS = ("boot", "consistency")  # of more than one merge; their students follow one another
 _LARGEST_FACTOR = 2.0**20
+_DEVIATIONS = 12.0  # of a Poisson count, beyond which its probability is rounding
+_MARGIN = 60
 
+Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 
 class StabilisationSettings(Settings):
-    """Settings of the study."""
-
     steps: Rising[TeacherSteps] = option((16, 64, 128), "T")
     turnovers: Rising[Positive] = option(
         (2.0, 4.0, 8.0, 16.0, 32.0, 64.0), "time constants β s of the moving average in one merge"
@@ -66,7 +81,6 @@ class StabilisationSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """T = 16 and 64 at fewer points: seconds."""
         return cls(
             steps=(16, 64),
             turnovers=(2.0, 8.0, 32.0),
@@ -80,9 +94,8 @@ class StabilisationSettings(Settings):
 def run(settings: StabilisationSettings, runner: Runner) -> dict[str, Any]:
     """Repeat the search for crossings and plans with averages, and with all steps trained at once.
 
-    Returns:
-        ``tables``: ``ema_crossings``, ``ema_plans``, ``ema_simulation``; ``mixing`` (errors over
-        λ), ``mixing_crossings``, ``mixing_time`` (how much longer mixing takes), ``mixing_combs``.
+    Tables ``ema_crossings``, ``ema_plans``, ``ema_simulation``; ``mixing`` (errors over λ),
+    ``mixing_crossings``, ``mixing_time`` (how much longer mixing takes), ``mixing_combs``.
     """
     steps, rates = settings.steps, settings.turnovers
     values = np.geomspace(0.05, 20.0, settings.num_eigenvalues).round(9).tolist()
@@ -183,6 +196,82 @@ def _training(merge_time: float, turnovers: float | None) -> TrainingModel:
     if turnovers is None:
         return GradientFlow(merge_time)
     return EMAFlow(merge_time, turnovers / merge_time)
+
+
+def mixed_excess(problem: Problem, plan: Plan, target_rate: float | None = None) -> Array:
+    """(d,) excess e = log(b / P) of a plan all of whose merges are trained at once.
+
+    Every student is given the time s of the problem's gradient flow for itself, a share 1/K of
+    what the K merges would take one after the other. Students share no parameters. Each starts
+    from the teacher's step at its own t: from that operator, or that denoiser (the merge rule).
+
+    Args:
+        plan: whose merges have at most one merged child each (progressive plans have two: their
+            targets multiply students, and the equation is not linear).
+        target_rate: β > 0 of moving averages of the students that targets read (EMA target
+            networks), further filters of the chain; the students themselves are kept.
+
+    Raises:
+        InputError: for another training model, another kind of plan, another T or a rate <= 0.
+    """
+    if plan.num_steps != problem.num_steps:
+        raise InputError(
+            "plan", f"must have {problem.num_steps} steps, as the problem", plan.num_steps
+        )
+    if not isinstance(problem.training, GradientFlow):
+        raise InputError("training", "must be gradient flow", problem.training.name)
+    if target_rate is not None and check_number("target_rate", target_rate) <= 0:
+        raise InputError("target_rate", "must be > 0", target_rate)
+    excess = np.zeros_like(problem.eigenvalues)
+    for tree in plan.students:
+        if tree.merges:
+            rates, initial = _chain(problem, tree, target_rate)
+            excess = excess + np.log1p(chain_response(rates, initial, problem.training.time))
+    return excess
+
+
+def chain_response(rates: Array, initial: Array, time: float) -> Array:
+    """(d,) last x_K(time) of the chain ``x_k' = r_k (x_{k-1} - x_k)``, ``x_0 = 0``.
+
+    The exponential of the bidiagonal matrix M by uniformisation (Jensen 1953):
+    ``e^{Ms} = Σ_k Poisson(k; q s) (1 + M/q)^k``, q the largest rate. Every weight is >= 0, so each
+    is exact to relative precision, however small. ``rates`` r_k > 0 and ``initial`` are (K, d).
+    """
+    fastest = rates.max(axis=0)
+    passed, kept = rates / fastest, (fastest - rates) / fastest
+    jumps = time * fastest
+    most = float(jumps.max()) + len(rates)
+    state, response = initial.astype(np.float64), np.zeros(rates.shape[1])
+    for count in range(int(most + _DEVIATIONS * np.sqrt(most)) + _MARGIN):
+        probability = np.exp(xlogy(count, jumps) - jumps - gammaln(count + 1.0))  # Poisson's
+        response = response + probability * state[-1]
+        following = kept * state
+        following[1:] += passed[1:] * state[:-1]
+        state = following
+    return response
+
+
+def _chain(problem: Problem, tree: Tree, target_rate: float | None) -> tuple[Array, Array]:
+    """(K, d) rates and (K, d) initial u - 1 of the students of a tree, innermost first.
+
+    With a ``target_rate`` every student but the last has its moving average behind it, 2K - 1.
+    """
+    rates, starts, expected = [], [], list[tuple[int, int]]()
+    for merge in tree.merges:
+        children = pairwise(merge.boundaries)
+        if [child for child in children if child[0] - child[1] > 1] != expected:
+            raise InputError(
+                "plan",
+                "must have at most one merged child in each merge to be trained all at once",
+                list(merge.boundaries),
+            )
+        expected = [(merge.start, merge.stop)]
+        rates.append(2.0 * problem.teacher.variances[merge.start])
+        starts.append(initial_coefficients(problem, merge.start, merge.start - 1, merge.stop)[0])
+    if target_rate is None:
+        return np.array(rates), np.array(starts)
+    averaged = [each for rate in rates for each in (rate, np.full_like(rate, target_rate))]
+    return np.array(averaged[:-1]), np.repeat(starts, 2, axis=0)[:-1]
 
 
 def mixing_errors(

@@ -199,17 +199,14 @@ def _mixing(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     for name, place in zip(CHAINS, (0.94, 1.06), strict=True):
         ends = plain[plain.strategy == name].groupby("num_steps").factor.agg(["min", "max"])
         ends = ends.assign(gap=np.nan)  # between the bars
-        look = {"color": charts.STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
+        look = {"color": STYLES[name]["color"], "linewidth": 5, "solid_capstyle": "round"}
         bars.append(Series(name, np.repeat(ends.index * place, 3), np.ravel(ends), look))
     yield chart(
         "Mixing: how much longer",
         "Time that students trained at once need to err as little as those trained in turn, by "
         "strategy; the bars span λ and both merge rules. Dotted: T - 1, what perfect sharing of "
         "parameters between steps could at most return.",
-        [
-            *bars,
-            Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED}),
-        ],
+        [*bars, Series("T - 1", late.index, late.index - 1, {"color": INK, "linestyle": DOTTED})],
         Axis("number of teacher steps T", margin=1.4),
         Axis("times as long as in turn", (0.8, 2.0 * late.index[-1])),
         f"Mixing must train up to {late.high.max():.2g} times as long to err as little",

@@ -60,7 +60,6 @@ class SyntheticSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """T = 64 and 128: seconds."""
         return cls(steps=(64, 128), denoiser_steps=(64,), num_scanned=16)
 
     def scanned(self) -> list[float]:
@@ -70,30 +69,19 @@ class SyntheticSettings(Settings):
 
 
 def run(settings: SyntheticSettings, runner: Runner) -> dict[str, Any]:
-    """Plan and compare at every λ and T, under both merge rules.
-
-    Returns:
-        ``tables``: ``plans`` (the best plan and that of interval DP at each λ and T) and
-        ``errors`` (a row for each strategy there, with its ratio to the best and its rank), and
-        ``scan`` (plans again, over the λ between the phases, under operator copy).
+    """Tables ``plans`` (the best and that of interval DP at each λ, T and rule), ``errors`` (each
+    strategy there, with its ratio to the best and its rank) and ``scan`` (plans again, over the λ
+    between the phases, under operator copy).
     """
     cells = partial(grid, strategies=[list(settings.strategies)], merge_time=settings.merge_time)
     copied = {"merge_rule": "operator-copy", "num_steps": settings.steps}
     denoised = {"merge_rule": "denoiser-copy", "num_steps": settings.denoiser_steps}
-    points = [
-        *cells(**copied, eigenvalue=settings.eigenvalues),
-        *cells(**denoised, eigenvalue=settings.eigenvalues),
-    ]
+    values = settings.eigenvalues
+    points = [*cells(**copied, eigenvalue=values), *cells(**denoised, eigenvalue=values)]
     between = cells(**copied, eigenvalue=settings.scanned())
-    planned = runner.sweep(compare, points, "planning")
-    scanned = runner.sweep(compare, between, "scanning λ")
-    return {
-        "tables": {
-            "plans": [result["plan"] for result in planned],
-            "errors": [row for result in planned for row in result["errors"]],
-            "scan": [result["plan"] for result in scanned],
-        }
-    }
+    planned = runner.tables(compare, points, "planning")
+    scanned = runner.tables(compare, between, "scanning λ")
+    return {"tables": {**planned, "scan": scanned["plans"]}}
 
 
 def compare(
@@ -102,7 +90,7 @@ def compare(
     merge_time: float,
     merge_rule: MergeRule,
     strategies: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, list[dict[str, Any]]]:
     """The best plan that is known, the plan of interval DP (Algorithm 1), and the strategies.
 
     A strategy's ``rank`` is one more than the number of strategies that err less, beyond rounding.
@@ -116,29 +104,28 @@ def compare(
     def over(distance: float) -> float | None:
         return distance / best.w2 if best.w2 > 0 else None
 
-    return {
-        "plan": {
-            **place,
-            "best": best.w2,
-            "lower_bound": exact.lower_bound,
-            "interval": interval.w2,
-            "interval_ratio": over(interval.w2),
-            "shape": plan_shape(best.plan, best.w2, errors),
-            "merges": len(best.plan.merges),
-            "plan": plan_phrase(best.plan),
-            "interval_plan": plan_phrase(interval.plan),
-        },
-        "errors": [
-            {
-                **place,
-                "strategy": name,
-                "w2": error,
-                "ratio_to_best": over(error),
-                "rank": 1 + sum(not is_as_good(error, other) for other in errors.values()),
-            }
-            for name, error in errors.items()
-        ],
+    plan = {
+        **place,
+        "best": best.w2,
+        "lower_bound": exact.lower_bound,
+        "interval": interval.w2,
+        "interval_ratio": over(interval.w2),
+        "shape": plan_shape(best.plan, best.w2, errors),
+        "merges": len(best.plan.merges),
+        "plan": plan_phrase(best.plan),
+        "interval_plan": plan_phrase(interval.plan),
     }
+    rows = [
+        {
+            **place,
+            "strategy": name,
+            "w2": error,
+            "ratio_to_best": over(error),
+            "rank": 1 + sum(not is_as_good(error, other) for other in errors.values()),
+        }
+        for name, error in errors.items()
+    ]
+    return {"plans": [plan], "errors": rows}
 
 
 _QUESTION = "How far are the named strategies from the best plan, by λ and T?"

@@ -26,7 +26,15 @@ _SCAN_COLUMNS = heads(
 
 def page(record: Mapping[str, Any]) -> Page:
     """Numbers, claims and sections of a record."""
-    plans, scan = frame(record, "plans"), _scan(record)
+    plans, scan = frame(record, "plans"), frame(record, "scan")
+    missed = scan.interval_ratio > 1 + _EQUAL
+    scan = scan.assign(
+        called="T = " + scan.num_steps.astype(str),
+        distance=scan.eigenvalue - 1,
+        kind=scan.merges.astype(str) + " merges, " + scan["shape"],
+        missed=missed,
+        proved=missed & (scan.lower_bound >= scan.best * (1 - _PROVED)),
+    )
     errors = frame(record, "errors").merge(
         plans[[*_PLACE, "best", "lower_bound", "interval", "interval_ratio"]], on=_PLACE
     )
@@ -54,19 +62,6 @@ def page(record: Mapping[str, Any]) -> Page:
         "beaten": errors[errors.over_interval < 1 - _EQUAL].nsmallest(1, "over_interval"),
     }
     return Page(values, claims, _sections(errors, scan))
-
-
-def _scan(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The points of the scan, with the loss of interval DP where there is one."""
-    scan = frame(record, "scan")
-    missed = scan.interval_ratio > 1 + _EQUAL
-    return scan.assign(
-        called="T = " + scan.num_steps.astype(str),
-        distance=scan.eigenvalue - 1,
-        kind=scan.merges.astype(str) + " merges, " + scan["shape"],
-        missed=missed,
-        proved=missed & (scan.lower_bound >= scan.best * (1 - _PROVED)),
-    )
 
 
 def _sections(errors: pd.DataFrame, scan: pd.DataFrame) -> Iterator[Section]:

@@ -164,30 +164,32 @@ def test_nearer_is_between_zero_and_the_mirror_image(ratio: float, excess: float
 
 @pytest.mark.parametrize("num_steps", [4, 64])
 def test_the_closed_form_of_vanilla_is_found_by_search(num_steps: int) -> None:
-    problem = problem_of(0.02, 0.2, 0.6, 1.6, 3.0, num_steps=num_steps, objective="data")
-    closed = vanilla_overtaking_time(problem)
-    found = overtaking_times(problem, build_strategy("vanilla", num_steps))
-    for time, when in zip(closed, found, strict=True):
-        assert when.until is None
+    for eigenvalue in (0.02, 0.2, 0.6, 1.6, 3.0):
+        problem = problem_of(eigenvalue, num_steps=num_steps, objective="data")
+        (time,) = vanilla_overtaking_time(problem)
+        when = overtaking_times(problem, build_strategy("vanilla", num_steps))
+        assert when["until"] is None
         if np.isinf(time):
-            assert when.first is None
+            assert when["first"] is None
         else:
-            assert when.first == pytest.approx(max(time, 0.01), rel=1e-9)
+            assert when["first"] == pytest.approx(max(time, 0.01), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_distances_change_order_at_the_times_found(name: str) -> None:
     """W2 itself, on both sides of the first time; at the perfect one nothing is left."""
     problem, plan = problem_of(0.3, num_steps=16, objective="data"), build_strategy(name, 16)
-    when = overtaking_times(problem, plan)[0]
-    assert when.first is not None
-    assert when.perfect is not None
+    when = overtaking_times(problem, plan)
+    assert when["first"] is not None
+    assert when["perfect"] is not None
 
     def distance(time: float) -> float:
         return evaluate(problem, plan, np.full(len(plan.merges), time)).w2
 
-    assert distance(when.first * 0.999) > problem.teacher_to_data > distance(when.first * 1.001)
-    assert distance(when.perfect) < 1e-9
+    assert (
+        distance(when["first"] * 0.999) > problem.teacher_to_data > distance(when["first"] * 1.001)
+    )
+    assert distance(when["perfect"]) < 1e-9
     assert distance(50.0) < problem.teacher_to_data * (1 + 1e-12)
 
 

@@ -44,10 +44,10 @@ def test_a_power_law_gives_its_exponent_without_error(
     exponent: float, factor: float, sizes: list[int]
 ) -> None:
     costs = [factor * size**exponent for size in sizes]
-    slope, error, (low, high) = fit_exponent(sizes, costs)
-    assert slope == pytest.approx(exponent, abs=1e-9)
-    assert error == pytest.approx(0.0, abs=1e-6)  # the root of rounding
-    assert low <= slope <= high
+    fit = fit_exponent(sizes, costs)
+    assert fit["exponent"] == pytest.approx(exponent, abs=1e-9)
+    assert fit["standard_error"] == pytest.approx(0.0, abs=1e-6)  # the root of rounding
+    assert fit["low"] <= fit["exponent"] <= fit["high"]
 
 
 def test_the_interval_of_an_exponent_covers_as_often_as_it_says() -> None:
@@ -57,8 +57,8 @@ def test_the_interval_of_an_exponent_covers_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(repeats):
         costs = sizes**3.0 * np.exp(0.1 * rng.standard_normal(4))
-        _, _, (low, high) = fit_exponent(sizes, costs)
-        covered += low <= 3 <= high
+        fit = fit_exponent(sizes, costs)
+        covered += fit["low"] <= 3 <= fit["high"]
     assert covered / repeats == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / repeats) ** 0.5)
 
 
@@ -68,9 +68,9 @@ def test_the_standard_error_is_that_of_the_normal_equations() -> None:
     design = np.stack([x, np.ones(4)], axis=1)
     solution, (residual,), _, _ = np.linalg.lstsq(design, y)
     variance = residual / 2 * np.linalg.inv(design.T @ design)[0, 0]
-    slope, error, _ = fit_exponent(sizes, costs)
-    assert slope == pytest.approx(solution[0], rel=1e-12)
-    assert error == pytest.approx(variance**0.5, rel=1e-12)
+    fit = fit_exponent(sizes, costs)
+    assert fit["exponent"] == pytest.approx(solution[0], rel=1e-12)
+    assert fit["standard_error"] == pytest.approx(variance**0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("dimensions", [1, 4, 16, 100])
@@ -92,7 +92,7 @@ def test_memory_of_interval_dp_grows_as_its_tables_do(record: Record) -> None:
     fits = {(fit["planner"], fit["varied"]): fit for fit in record["tables"]["fits"]}
     assert len(fits) == 7
     big = [measure("interval", "T", steps, 16, 1)["traced_bytes"] for steps in (64, 128, 256)]
-    exponent, _, _ = fit_exponent((64, 128, 256), big)
+    exponent = fit_exponent((64, 128, 256), big)["exponent"]
     assert exponent == pytest.approx(2.0, abs=0.1)  # (T+1)² and what grows less
 
 

@@ -145,6 +145,16 @@ def test_rows_of_all_cells_are_one_list(tmp_path: Path) -> None:
     assert runner.rows(two_rows, grid(number=(1, 2)), "") == [1, -1, 2, -2]
 
 
+def two_tables(number: int) -> dict[str, list[int]]:
+    return {"itself": [number], "both": [number, -number]}
+
+
+def test_tables_of_all_cells_are_joined_by_name(tmp_path: Path) -> None:
+    runner, _, _ = runner_in(tmp_path)
+    joined = runner.tables(two_tables, grid(number=(1, 2)), "")
+    assert joined == {"itself": [1, 2], "both": [1, -1, 2, -2]}
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

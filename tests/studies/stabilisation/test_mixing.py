@@ -23,7 +23,7 @@ from opmerge.problem import MergeRule, Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import EMAFlow, GradientFlow, TrainingModel
-from opmerge_studies.stabilisation.mixing import chain_response, mixed_excess
+from opmerge_studies.stabilisation import chain_response, mixed_excess
 
 EIGENVALUES = (0.05, 0.5, 1.03, 1.5, 6.0)
 

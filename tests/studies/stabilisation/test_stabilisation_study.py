@@ -18,8 +18,12 @@ from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import GradientFlow
-from opmerge_studies.stabilisation import STUDY, StabilisationSettings, mixing_combs
-from opmerge_studies.stabilisation.mixing import mixed_excess
+from opmerge_studies.stabilisation import (
+    STUDY,
+    StabilisationSettings,
+    mixed_excess,
+    mixing_combs,
+)
 
 Record = dict[str, Any]
 
