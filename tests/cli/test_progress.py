@@ -65,8 +65,11 @@ def test_work_of_unknown_size_is_counted(clock: Clock, capsys: Any) -> None:
     assert lines_of(capsys) == ["files: 12,345 in 1:05"]
 
 
-def test_nothing_is_shown_unless_enabled(clock: Clock, capsys: Any) -> None:
-    with progress.progress_bar("work", 1, enabled=False) as report:
+def test_of_several_processes_the_first_one_shows_progress(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with progress.progress_bar("work", 1) as report:
         clock.now += 100
         report(1)
     assert lines_of(capsys) == []

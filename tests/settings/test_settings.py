@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -17,23 +17,28 @@ from hypothesis import strategies as st
 
 from opmerge import GradientFlow, Problem, cosine_schedule, eigenvalue_spectrum
 from opmerge.errors import InputError
-from opmerge.settings import commands, data, distillation, networks, planning
+from opmerge.settings import commands, data, distillation, networks
 from opmerge.settings.base import Settings, option
+from opmerge.settings.commands import ProblemOptions
 from opmerge.settings.data import DataOptions, SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.planning import ProblemOptions
 from opmerge.settings.types import Ascending, Count, NonEmpty
 
 GROUPS: list[type[Settings]] = [
     group
-    for module in (commands, data, distillation, networks, planning)
+    for module in (commands, data, distillation, networks)
     for group in vars(module).values()
     if isinstance(group, type)
     and issubclass(group, Settings)
     and group.__module__ == module.__name__
 ]
-REQUIRED: dict[Any, Any] = {str: "x", Path: Path("x"), int: 4}
+REQUIRED: dict[Any, Any] = {
+    str: "x",
+    Path: Path("x.npy"),
+    int: 4,
+    Literal["fastgen", "comfyui"]: "comfyui",
+}
 
 
 def built(group: type[Settings], **values: Any) -> Settings:
@@ -128,7 +133,7 @@ class Example(Settings):
         (
             TeacherConfig,
             {"block_out_channels": (8, 33)},
-            "`block_out_channels.1` must be multiples of 8, got 33",
+            "`block_out_channels.1` must be a multiple of 8, got 33",
         ),
         (
             DistillationConfig,
@@ -157,7 +162,7 @@ class Ordered(Settings):
     [
         ({"times": [2.0, 1.0]}, "`times` must ascend and not be empty, got (2.0, 1.0)"),
         ({"times": []}, "`times` must ascend and not be empty, got ()"),
-        ({"times": [1.0], "names": ()}, "`names` must not be empty"),
+        ({"times": [1.0], "names": ()}, "`names` must not be empty, got ()"),
     ],
 )
 def test_lists_are_in_an_order(values: dict[str, Any], message: str) -> None:
@@ -218,7 +223,7 @@ def test_the_defaults_of_a_problem_are_the_options() -> None:
 
 
 def test_settings_are_read_without_numpy_and_torch() -> None:
-    modules = "commands, data, distillation, networks, planning"
+    modules = "commands, data, distillation, networks"
     code = f"import sys; from opmerge.settings import {modules}; "
     code += "sys.exit(any(name in sys.modules for name in ('numpy', 'torch')))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from opmerge.cli import calibration, planning, students, studies, training, vae
+from opmerge.cli import planning, students, studies, training, vae
 from opmerge.cli.options import Commands, as_option
 from opmerge.errors import InputError
 
@@ -32,7 +32,7 @@ COMMANDS = Commands(
         "distill": training.distill,
         "sample": students.sample,
         "evaluate-student": students.evaluate_student,
-        "calibrate": calibration.calibrate,
+        "calibrate": training.calibrate,
         "export": students.export,
         "study": studies.study,
         "vae": Commands(
@@ -82,23 +82,17 @@ def _reason(error: Exception) -> str | None:
         return f"{error.format_message().rstrip('.')}; see opmerge --help"
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)"
-    if isinstance(error, RuntimeError) and _is_out_of_memory(error):
-        return (
-            "not enough memory for a batch; use a smaller --train_batch_size, with more "
-            "--gradient_accumulation_steps, or a smaller --batch_size"
-        )
     if isinstance(error, OSError):
         return f"standard output cannot be written ({error.strerror})"
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        if should_reduce_batch_size(error):  # torch's, on whatever device
+            return (
+                "not enough memory for a batch; use a smaller --train_batch_size, with more "
+                "--gradient_accumulation_steps, or a smaller --batch_size"
+            )
     return None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch, on whatever device, could not have the memory that it asked for."""
-    if "torch" not in sys.modules:
-        return False
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return bool(should_reduce_batch_size(error))
 
 
 def _discard_output() -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import opmerge
+from opmerge.cli import runs
 from opmerge.cli.progress import progress_bar, resumable
 from opmerge.errors import InputError
 
@@ -16,29 +18,25 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from opmerge.data import Source, SourceOptions
+    from opmerge.data import Source
     from opmerge.denoisers.inputs import TrainingInputs
     from opmerge.denoisers.models import Teacher
     from opmerge.settings.base import Settings
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
     from opmerge.settings.networks import TeacherConfig, VAEConfig
-    from opmerge.spectra import Spectrum
 
-NO_SOURCE = "none"
-_LOG_EVERY = 10
+LOG_EVERY = 10
 
-
-class Log(Protocol):
-    """Logs the values of an iteration to metrics.jsonl and to the tracker."""
-
-    def __call__(self, step: int, **values: float) -> None: ...
+Log = Callable[..., None]
+"""Logs a step and, by name, its values to metrics.jsonl and to the tracker."""
 
 
-def start(config: OptimizationConfig, folder: Path) -> Accelerator:
-    """The accelerator of a run."""
+def start(config: OptimizationConfig, folder: Path, writes: bool = True) -> Accelerator:
+    """The accelerator of a run, and its folder if anything will be written."""
     from opmerge.loop import make_accelerator
 
+    runs.prepare_folder(folder if writes else None)
     prepare_libraries()
     return make_accelerator(config, folder)
 
@@ -56,41 +54,37 @@ def prepare_libraries() -> None:
     gc.freeze()
 
 
-def open_samples(source: str, options: SourceOptions, enabled: bool = True) -> Source:
-    """The source of that name; the files that are looked through are counted if enabled."""
-    from opmerge.data import open_source
-
-    with progress_bar(f"looking through {source}", enabled=enabled) as report:
-        return open_source(source, options, report)
+def open_samples(source: str, options: opmerge.SourceOptions) -> Source:
+    """The source of that name; the files that are looked through are counted."""
+    with progress_bar(f"looking through {source}") as report:
+        return opmerge.open_source(source, options, report)
 
 
 def read_samples(
-    accelerator: Accelerator, source: Source, shape: tuple[int, ...], folder: Path | None
+    accelerator: Accelerator,
+    source: Source,
+    folder: Path | None,
+    shape: tuple[int, ...] | None = None,
 ) -> Tensor:
     """All samples of a source; large data go through a file, which the first process sees to."""
-    from opmerge.denoisers.samples import load_samples
+    from opmerge.denoisers.samples import load_samples, network_shape
 
-    with (
-        accelerator.main_process_first(),
-        progress_bar("reading", source.num_samples, accelerator.is_main_process) as report,
-    ):
-        first = accelerator.is_main_process
+    shape, first = shape or network_shape(source), accelerator.is_main_process
+    with accelerator.main_process_first(), progress_bar("reading", source.num_samples) as report:
         return load_samples(source, shape, folder, report, compare=first)
 
 
-def read_spectrum(samples: SampleOptions, enabled: bool = True) -> Spectrum:
-    """The spectrum of the samples that the options name; samples are counted if enabled."""
-    from opmerge.spectra import resolve_spectrum
-
-    with progress_bar(f"reading {samples.source}", enabled=enabled) as report:
-        return resolve_spectrum(samples.source, options=samples, progress=report)
+def read_spectrum(samples: SampleOptions) -> opmerge.Spectrum:
+    """The spectrum of the samples that the options name; samples are counted."""
+    with progress_bar(f"reading {samples.source}") as report:
+        return opmerge.resolve_spectrum(samples.source, options=samples, progress=report)
 
 
 def load_training_data(
     accelerator: Accelerator,
     samples: SampleOptions,
-    shape_of: Callable[[Source], tuple[int, ...]],
     folder: Path | None,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Samples in the network's shape and their labels; large data go through a file, once.
 
@@ -99,14 +93,14 @@ def load_training_data(
     import torch
 
     from opmerge.data import digits_labels
-    from opmerge.denoisers.samples import load_labels, stand_in
+    from opmerge.denoisers.samples import load_labels, network_shape, stand_in
 
-    source = open_samples(samples.source, samples, accelerator.is_main_process)
-    shape, labels = shape_of(source), samples.labels
+    labels = samples.labels
+    source = open_samples(samples.source, samples)
     if folder is None:
-        data = stand_in(source, shape)
+        data = stand_in(source, shape or network_shape(source))
     else:
-        data = read_samples(accelerator, source, shape, folder)
+        data = read_samples(accelerator, source, folder, shape)
     if labels is None:
         return data, None
     if labels == "digits":
@@ -130,13 +124,12 @@ def training_inputs(
     from opmerge.denoisers.denoiser import as_condition
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
+    if data_free != (samples.source == "none"):
+        need = "must be none with" if data_free else "must be given, unless with"
+        raise InputError("source", f"{need} --data_free", samples.source)
     if data_free:
-        if samples.source != NO_SOURCE:
-            raise InputError("source", "must be none with --data_free", samples.source)
         return NoiseInputs(teacher.sample_shape, teacher.num_classes)
-    if samples.source == NO_SOURCE:
-        raise InputError("source", "must be given, unless with --data_free", samples.source)
-    data, labels = load_training_data(accelerator, samples, lambda _: teacher.sample_shape, folder)
+    data, labels = load_training_data(accelerator, samples, folder, teacher.sample_shape)
     if (labels is None) != (teacher.num_classes is None):
         need = "must be left out" if teacher.num_classes is None else "must be given"
         raise InputError("labels", f"{need} for this teacher", samples.labels or "none")
@@ -183,10 +176,10 @@ def followed(
     done = total if first is None else first.iteration - 1  # none where a finished run is resumed
     with (
         log_to(accelerator, folder, config, done) as log,
-        progress_bar(title, total, accelerator.is_main_process, done) as report,
+        progress_bar(title, total, done) as report,
     ):
         for record in chain(() if first is None else (first,), records):
             report(record.iteration)
-            if record.iteration % _LOG_EVERY == 0 or record.iteration == total:
+            if record.iteration % LOG_EVERY == 0 or record.iteration == total:
                 log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
             yield record, log

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import click
 from click.core import ParameterSource
 
-from opmerge.cli.help import Explained, help_text
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
@@ -31,7 +30,44 @@ _CONTEXT: dict[str, Any] = {
 _OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
 
 
-class Commands(click.Group):
+class _InPanels(click.Command):
+    """A command that explains its parameters, and the commands in it, in panels."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+
+        rows: dict[str, list[list[Text]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, Explained):
+                panel, (name, kind, text, default) = parameter.panel, parameter.cells
+            else:  # of click itself, such as --help
+                panel, kind, default = "Options", "<bool>", ""
+                name = " ".join(sorted(parameter.opts, key=len, reverse=True))
+                text = getattr(parameter, "help", "")
+            words = Text.assemble(text, (f" {default}".rstrip(), "dim"))
+            cells = [Text(name, "bold cyan"), Text(kind, "bold yellow"), words]
+            rows.setdefault(panel, []).append(cells)
+        for name, command in getattr(self, "commands", {}).items():
+            cells = [Text(name, "bold cyan"), Text(summary(command))]
+            rows.setdefault("Commands", []).append(cells)
+        console = Console()
+        with console.capture() as captured:
+            console.print(Padding(Text(self.get_usage(ctx), "bold"), (1, 1)))
+            console.print(Padding(Text(self.help or ""), (0, 1, 1, 1)))
+            for title in filter(rows.get, rows):
+                table = Table(show_header=False, box=None, pad_edge=False)
+                table.add_column(no_wrap=True)
+                for row in rows[title]:
+                    table.add_row(*row)
+                console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+        return captured.get()
+
+
+class Commands(_InPanels, click.Group):
     """Functions as commands, by name, and what all of them are for."""
 
     def __init__(self, name: str, description: str, commands: Mapping[str, Any]) -> None:
@@ -46,11 +82,8 @@ class Commands(click.Group):
             raise click.UsageError("a command is missing")
         return super().parse_args(ctx, args)
 
-    def get_help(self, ctx: click.Context) -> str:
-        return help_text(self.get_usage(ctx), self.help, self.get_params(ctx), self.commands)
 
-
-class Command(click.Command):
+class Command(_InPanels):
     """The command of a function, which takes settings alone."""
 
     def __init__(self, name: str, function: Callable[..., None]) -> None:
@@ -73,13 +106,18 @@ class Command(click.Command):
         own = self.get_help_option(ctx)
         return [*self.options, *([own] if own else [])]
 
-    def get_help(self, ctx: click.Context) -> str:
-        return help_text(self.get_usage(ctx), self.help, self.get_params(ctx))
-
     def invoke(self, ctx: click.Context) -> None:
         asked = ParameterSource.COMMANDLINE
         given = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k) is asked}
         self._function(**{name: _built(group, given) for name, group in self.groups.items()})
+
+
+class Explained:
+    """What help shows of a parameter: its name, kind of value, description and default."""
+
+    panel: str
+    description: str
+    cells: tuple[str, str, str, str]
 
 
 class Option(Explained, click.Option):
@@ -88,6 +126,11 @@ class Option(Explained, click.Option):
 
 class Argument(Explained, click.Argument):
     """A field that is told by its place."""
+
+
+def summary(command: click.Command) -> str:
+    """The first paragraph of a command's help, in one line."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
 
 
 def as_option(name: str, value: str | None) -> str | None:
@@ -106,9 +149,9 @@ def as_option(name: str, value: str | None) -> str | None:
 @cache
 def _all() -> dict[str, Any]:
     """All settings by name."""
-    from opmerge.settings import commands, data, distillation, networks, planning
+    from opmerge.settings import commands, data, distillation, networks
 
-    modules = (commands, data, distillation, networks, planning)
+    modules = (commands, data, distillation, networks)
     return {name: value for module in modules for name, value in vars(module).items()}
 
 
@@ -123,22 +166,27 @@ def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | 
         if _fields(field.annotation):
             yield from _parameters(field.annotation, default)
             continue
-        owner: Any = next(each for each in reversed(group.__mro__) if name in _fields(each))
-        shown = {"name": name, "panel": owner.panel, **field.json_schema_extra}
-        value, required = _Value(field.annotation), field.is_required()
+        shown, required = field.json_schema_extra, field.is_required()
+        value = _Value(field.annotation)
         parameter: Option | Argument
         if shown["panel"] == "Arguments":
-            metavar = shown.pop("metavar") if required else f"[{shown.pop('metavar')}]"
+            title, kind = shown["metavar"], f"<{value.name}>"
+            metavar = title if required else f"[{title}]"
             parameter = Argument([name], type=value, metavar=metavar, required=required)
-        elif value.kind is bool:
-            parameter = Option([f"--{shown['name']}", name], is_flag=True)
         else:
-            names = [f"--{shown['name']}", name]
-            parameter = Option(names, type=value, required=required, multiple=value.repeated)
-        is_told = not required and default != () and default is not None and default is not False
-        parameter.description, parameter.panel = field.description, shown["panel"]
-        parameter.kind = shown.get("metavar", f"<{value.name}>")
-        parameter.words = f"({shown['shown']})" if "shown" in shown else str(default) * is_told
+            title, kind = f"--{shown.get('name', name)}", shown.get("metavar", f"<{value.name}>")
+            form: dict[str, Any] = {"is_flag": True} if value.kind is bool else {"type": value}
+            form |= {"required": required, "multiple": value.repeated}
+            parameter = Option([title, name], **form)
+        if required:
+            told = "[required]"
+        elif "shown" in shown:
+            told = f"[default: ({shown['shown']})]"
+        else:
+            told = "" if default is False or default in (None, ()) else f"[default: {default}]"
+        owner: Any = next(each for each in reversed(group.__mro__) if name in _fields(each))
+        parameter.panel, parameter.description = shown["panel"] or owner.panel, field.description
+        parameter.cells = (title, kind, field.description, told)
         yield parameter
 
 

@@ -5,69 +5,67 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from opmerge.merging import Outcome
-    from opmerge.plans import Plan, PlanFile
-    from opmerge.spectra import Spectrum
+import opmerge
 
 
-def show_plan(record: Mapping[str, Any], plan: Plan, folder: Path | None, as_json: bool) -> None:
+def show_plan(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
     """The answer, the plan drawn, and the strategies beside it."""
     from opmerge.page import summary_sentence
     from opmerge.plans import draw_text
 
-    if as_json:
-        _print_json(record, plan)
-        return
+    best = record["best"]
     print(summary_sentence(record), draw_text(plan), sep="\n\n", end="\n\n")
-    if "timesteps" in record["best"]:
-        print(f"the student reads the network timesteps {record['best']['timesteps']}", end="\n\n")
-    _print_strategies(record)
-    show_notes([*record["best"]["notes"], *record["problem"]["notes"]])
+    if "timesteps" in best:
+        print(f"the student reads the network timesteps {best['timesteps']}", end="\n\n")
+    _show_strategies(record)
+    show_notes([*best["notes"], *record["problem"]["notes"]])
     if folder is not None:
         print(f"written: {folder / 'plan.json'}, {folder / 'report.html'}")
 
 
-def show_comparison(record: Mapping[str, Any], plan: Plan, as_json: bool) -> None:
+def show_comparison(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
     """The strategies side by side, and how good the best plan is proved to be."""
-    if as_json:
-        _print_json(record, plan)
-        return
-    _print_strategies(record)
     best = record["best"]
+    _show_strategies(record)
     print(f"no plan is below {best['lower_bound']:.4g} (gap {best['gap']:.1g})")
     show_notes([*best["notes"], *record["problem"]["notes"]])
 
 
-def evaluation_text(outcome: Outcome, made_for: PlanFile | None) -> str:
+def show_json(record: Mapping[str, Any], plan: opmerge.Plan) -> None:
+    """The record without its arrays as one JSON object, the plan as nested lists."""
+    from opmerge.planners.record import summary
+    from opmerge.plans import dumps_with_students
+
+    content = summary(record)
+    content["best"] = {"students": plan, **content["best"]}
+    print(dumps_with_students(content))
+
+
+def evaluation_text(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None) -> str:
     """An evaluation as one JSON object."""
     from opmerge.planners.record import prediction, problem_settings
     from opmerge.plans import dumps_with_students
 
     problem, plan = outcome.problem, outcome.plan
-    trace = zip(plan.merges, outcome.error_shares(), strict=True)
+    counts = {"merges": len(plan.merges), "network_evaluations": plan.network_evaluations()}
+    trace = [
+        {"boundaries": list(merge.boundaries), "share": float(share)}
+        for merge, share in zip(plan.merges, outcome.error_shares(), strict=True)
+    ]
     return dumps_with_students(
         {
             "problem": problem_settings(problem, plan.student_steps),
-            "plan": {
-                "students": plan,
-                **prediction(outcome),
-                "merges": len(plan.merges),
-                "network_evaluations": plan.network_evaluations(),
-            },
-            "trace": [
-                {"boundaries": list(merge.boundaries), "share": float(share)}
-                for merge, share in trace
-            ],
+            "plan": {"students": plan, **prediction(outcome), **counts},
+            "trace": trace,
             "teacher": {"w2_to_data": problem.teacher_to_data},
             "notes": _evaluation_notes(outcome, made_for),
         }
     )
 
 
-def show_evaluation(outcome: Outcome, made_for: PlanFile | None) -> None:
+def show_evaluation(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None) -> None:
     """W2 of a plan, and the merges in which most of the error arises."""
     from opmerge.plans import draw_text
 
@@ -77,15 +75,14 @@ def show_evaluation(outcome: Outcome, made_for: PlanFile | None) -> None:
         print(f"paired error to be expected (rms): {outcome.predicted_error:.6g}")
     print(f"teacher's W2 to the data: {problem.teacher_to_data:.6g}", end="\n\n")
     print(draw_text(plan), end="\n\n")
-    shares = outcome.error_shares()
-    for row in sorted(range(len(shares)), key=lambda row: -shares[row])[:5]:
-        merge = plan.merges[row]
+    shares = zip(outcome.error_shares(), plan.merges, strict=True)
+    for share, merge in sorted(shares, key=lambda pair: -pair[0])[:5]:
         jump = f"{merge.start} → {merge.stop} at {merge.split}"
-        print(f"{shares[row]:6.1%} of the error from merging {jump}")
+        print(f"{share:6.1%} of the error from merging {jump}")
     show_notes(_evaluation_notes(outcome, made_for))
 
 
-def show_spectrum(spectrum: Spectrum, folder: Path | None, as_json: bool) -> None:
+def show_spectrum(spectrum: opmerge.Spectrum, folder: Path | None, as_json: bool) -> None:
     """Number, extremes and sides of the eigenvalues."""
     values, counts = spectrum.eigenvalues, spectrum.multiplicities
     content = {
@@ -101,24 +98,22 @@ def show_spectrum(spectrum: Spectrum, folder: Path | None, as_json: bool) -> Non
         "trace": spectrum.trace,
         "remaining_trace": spectrum.remaining_trace,
         "sha256": spectrum.sha256,
-        "notes": list(spectrum.notes),
     }
     if as_json:
         every = {"eigenvalues": values.tolist(), "multiplicities": counts.tolist()}
-        print(json.dumps({**content, **every}))
+        print(json.dumps({**content, "notes": list(spectrum.notes), **every}))
         return
-    del content["notes"]
-    told = {key: value for key, value in content.items() if value not in (None, [], "")}
-    show_rows({key.replace("_", " "): value for key, value in told.items()}, 15, ".6g")
+    show_rows({key.replace("_", " "): value for key, value in content.items()}, 15, ".6g")
     show_notes(spectrum.notes)
     if folder is not None:
         print(f"written: {folder / 'spectrum.npz'}, {folder / 'spectrum.png'}")
 
 
 def show_rows(rows: Mapping[str, object], width: int = 22, number: str = ".4g") -> None:
-    """Names to the left of a colon, right-aligned, what they stand for to its right."""
+    """Right-aligned names, a colon, and what each stands for; what is empty is left out."""
     for name, value in rows.items():
-        print(f"{name:>{width}}: {format(value, number if isinstance(value, float) else '')}")
+        if value not in (None, [], ""):
+            print(f"{name:>{width}}: {format(value, number if isinstance(value, float) else '')}")
 
 
 def show_notes(notes: Iterable[str]) -> None:
@@ -141,16 +136,7 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
     Console().print(table)
 
 
-def _print_json(record: Mapping[str, Any], plan: Plan) -> None:
-    from opmerge.planners.record import summary
-    from opmerge.plans import dumps_with_students
-
-    content = summary(record)
-    content["best"] = {"students": plan, **content["best"]}
-    print(dumps_with_students(content))
-
-
-def _print_strategies(record: Mapping[str, Any]) -> None:
+def _show_strategies(record: Mapping[str, Any]) -> None:
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
     rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -167,7 +153,7 @@ def _print_strategies(record: Mapping[str, Any]) -> None:
     show_table(f"W2 to the {record['problem']['objective']}", tuple(columns), cells)
 
 
-def _evaluation_notes(outcome: Outcome, made_for: PlanFile | None) -> list[str]:
+def _evaluation_notes(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None) -> list[str]:
     problem = outcome.problem
     notes = [*problem.spectrum.notes, *problem.schedule.notes]
     made_with = made_for.spectrum if made_for else {}

@@ -19,9 +19,14 @@ class Report(Protocol):
     def __call__(self, done: float, doing: str = "") -> None: ...
 
 
+def is_first() -> bool:
+    """Whether this is the first of several processes, as torchrun and accelerate number them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """One line on standard error, from the first of several processes alone."""
-    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate number them
+    if is_first():
         print(f"opmerge: {line}", file=sys.stderr, flush=True)
 
 
@@ -37,66 +42,28 @@ def resumable(how: str, checkpoints: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(
-    title: str, total: float | None = None, enabled: bool = True, begun_at: float = 0.0
-) -> Iterator[Report]:
+def progress_bar(title: str, total: float | None = None, begun_at: float = 0.0) -> Iterator[Report]:
     """A bar of ``total`` units of work, with the time that is left; or a count, without a total.
 
-    Where standard error is no terminal (a log, a pipe) a line is written every 20 seconds.
-
-    Args:
-        title: what the work is.
-        total: units of work; ``None`` if nobody knows.
-        enabled: whether anything is shown, such as on the main process alone.
-        begun_at: units that were done by an earlier run, and say nothing of this one's speed.
+    The first of several processes alone shows it. Where standard error is no terminal (a log, a
+    pipe) a line is written every 20 seconds. The units before ``begun_at``, of an earlier run, say
+    nothing of this one's speed.
     """
-    if not enabled:
+    if not is_first():
         yield lambda done, doing="": None
-    elif sys.stderr.isatty():
-        with _bar(title, total, begun_at) as report:
-            yield report
-    else:
-        yield _Lines(title, total, begun_at)
-
-
-@contextmanager
-def bars_in_turn(enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback for what is being done, how much of it is done and of how much; bars in turn."""
-    with ExitStack() as shown:
-        doing = ""
-        report: Report
-
-        def switch(what: str, done: int, total: int) -> None:
-            nonlocal doing, report
-            if what != doing:
-                shown.close()
-                doing = what
-                report = shown.enter_context(progress_bar(what, total, enabled))
-            report(done)
-
-        yield switch
-
-
-@contextmanager
-def _bar(title: str, total: float | None, begun_at: float) -> Iterator[Report]:
+        return
+    if not sys.stderr.isatty():
+        yield _lines(title, total, begun_at)
+        return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        SpinnerColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    name, elapsed = TextColumn("{task.description}"), TimeElapsedColumn()
-    columns = (
-        (SpinnerColumn(), name, elapsed)
-        if total is None
-        else (name, BarColumn(), TaskProgressColumn(), elapsed, "left:", TimeRemainingColumn())
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    name, elapsed = progress.TextColumn("{task.description}"), progress.TimeElapsedColumn()
+    columns: tuple[str | progress.ProgressColumn, ...] = (progress.SpinnerColumn(), name, elapsed)
+    if total is not None:
+        share = progress.BarColumn(), progress.TaskProgressColumn()
+        columns = (name, *share, elapsed, "left:", progress.TimeRemainingColumn())
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         bar.update(task, completed=begun_at)
 
@@ -108,26 +75,42 @@ def _bar(title: str, total: float | None, begun_at: float) -> Iterator[Report]:
         yield report
 
 
-class _Lines:
+@contextmanager
+def bars_in_turn() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for what is being done, how much of it is done and of how much; bars in turn."""
+    with ExitStack() as shown:
+        doing = ""
+        report: Report
+
+        def switch(what: str, done: int, total: int) -> None:
+            nonlocal doing, report
+            if what != doing:
+                shown.close()
+                doing = what
+                report = shown.enter_context(progress_bar(what, total))
+            report(done)
+
+        yield switch
+
+
+def _lines(title: str, total: float | None, begun_at: float) -> Report:
     """Progress as lines, at most one in 20 seconds."""
+    begin = last = time.monotonic()
 
-    def __init__(self, title: str, total: float | None, begun_at: float) -> None:
-        self._title, self._total, self._begun_at = title, total, begun_at
-        self._begin = self._last = time.monotonic()
-
-    def __call__(self, done: float, doing: str = "") -> None:
+    def report(done: float, doing: str = "") -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - self._last < _SECONDS_BETWEEN_LINES or done <= self._begun_at:
+        if now - last < _SECONDS_BETWEEN_LINES or done <= begun_at:
             return
-        self._last = now
-        what = f"{self._title}: {doing}" if doing else self._title
-        print(f"{what}: {self._state(done, now - self._begin)}", file=sys.stderr, flush=True)
+        last = now
+        if total is None:
+            state = f"{done:,.0f} in {duration(now - begin)}"
+        else:
+            left = (now - begin) * (total - done) / (done - begun_at)
+            state = f"{done / total:.0%}, about {duration(left)} left"
+        print(": ".join(filter(None, (title, doing, state))), file=sys.stderr, flush=True)
 
-    def _state(self, done: float, seconds: float) -> str:
-        if self._total is None:
-            return f"{done:,.0f} in {duration(seconds)}"
-        left = seconds * (self._total - done) / (done - self._begun_at)
-        return f"{done / self._total:.0%}, about {duration(left)} left"
+    return report
 
 
 def duration(seconds: float) -> str:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import click
-
 from opmerge.cli import COMMANDS
-from opmerge.cli.help import Explained, cells, summary
+from opmerge.cli.options import Command, Commands, summary
 
 
-def reference(commands: click.Group, path: str = "opmerge") -> Iterator[str]:
+def reference(commands: Commands, path: str = "opmerge") -> Iterator[str]:
     """Lines of a Markdown page about every option of every command."""
     for name, command in commands.commands.items():
-        if isinstance(command, click.Group):
+        if isinstance(command, Commands):
             yield from reference(command, f"{path} {name}")
-        else:
+        elif isinstance(command, Command):
             yield from ("", f"## {path} {name}", "", summary(command), "")
             yield from ("| | | |", "|---|---|---|")
-            shown = command.get_params(click.Context(command))
-            for option in (each for each in shown if isinstance(each, Explained)):
-                names, kind, *text = (cell.replace("|", "\\|") for cell in cells(option))
+            for option in command.options:
+                names, kind, *text = (cell.replace("|", "\\|") for cell in option.cells)
                 yield f"| `{names}` | {kind.strip('<>')} | {' '.join(text).rstrip()} |"
 
 

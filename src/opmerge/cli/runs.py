@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import opmerge
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.versions import TRAINING_LIBRARIES, versions
 
 if TYPE_CHECKING:
-    from opmerge.planners import PlannerResult
-    from opmerge.plans import Plan, PlanFile
-    from opmerge.problem import Problem
     from opmerge.settings.base import Settings
-    from opmerge.spectra import Spectrum
 
 
 def prepare_folder(folder: Path | None) -> None:
@@ -31,15 +28,13 @@ def prepare_folder(folder: Path | None) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(
-            "output_dir", f"must be a folder that can be written to ({error.strerror})", str(folder)
-        ) from error
+        need = f"must be a folder that can be written to ({error.strerror})"
+        raise InputError("output_dir", need, str(folder)) from error
 
 
 def write_run(
     folder: Path,
-    problem: Problem,
-    result: PlannerResult,
+    result: opmerge.PlannerResult,
     record: Mapping[str, Any],
     command: str,
     *options: Settings,
@@ -49,40 +44,38 @@ def write_run(
     Everything is made before anything is written, so that a failure leaves the folder as it was.
     """
     from opmerge.page import report_page
-    from opmerge.planners.record import prediction
 
-    predicted = prediction(result.outcome)
-    predicted |= {"lower_bound": result.lower_bound, "gap": result.gap}
     used = {
         "merge_time": record["problem"]["training"].get("time"),
         "strategy": [strategy["name"] for strategy in record["strategies"]],
     }
     contents = {
-        "config.json": _config(command, (*options, used), ()),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
-        "plan.json": plan_file(problem, result.plan, predicted).dumps(),
+        "plan.json": plan_file(result.outcome, result.lower_bound, result.gap).dumps(),
     }
+    write_config(folder, command, *options, used, libraries=())
     for name, text in contents.items():
         write_atomic(folder / name, text)
 
 
-def plan_file(problem: Problem, plan: Plan, predicted: Mapping[str, float]) -> PlanFile:
-    """The file of a plan, with the problem that it is for and what is predicted of it."""
-    from opmerge.plans import PlanFile
+def plan_file(outcome: opmerge.Outcome, lower_bound: float, gap: float) -> opmerge.PlanFile:
+    """The file of a plan: the problem that it is for, and what is predicted and proved of it."""
+    from opmerge.planners.record import prediction
 
-    return PlanFile(
-        plan,
+    problem = outcome.problem
+    return opmerge.PlanFile(
+        outcome.plan,
         problem.schedule,
         problem.training,
         problem.merge_rule,
         problem.objective,
-        predicted,
+        {**prediction(outcome), "lower_bound": lower_bound, "gap": gap},
         problem.spectrum.identity(),
     )
 
 
-def write_spectrum(folder: Path, spectrum: Spectrum) -> None:
+def write_spectrum(folder: Path, spectrum: opmerge.Spectrum) -> None:
     """Write spectrum.npz and spectrum.png."""
     from opmerge.page.plan import spectrum_figure
     from opmerge.plotting import figure_png
@@ -99,17 +92,13 @@ def write_config(
     libraries: Sequence[str] = TRAINING_LIBRARIES,
 ) -> None:
     """Write config.json of a command: every option as used, and the versions of libraries."""
-    write_atomic(folder / "config.json", _config(command, options, libraries))
-
-
-def _config(command: str, options: Sequence[Any], libraries: Sequence[str]) -> str:
     config = {
         "command": command,
         "options": {key: value for each in options for key, value in dict(each).items()},
         "versions": versions(*libraries),
         "git_commit": _git_commit(),
     }
-    return json.dumps(config, indent=2, default=_plain) + "\n"
+    write_atomic(folder / "config.json", json.dumps(config, indent=2, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+import opmerge
 from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.output import show_rows
-from opmerge.cli.progress import bars_in_turn
+from opmerge.cli.progress import bars_in_turn, progress_bar
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.denoisers.models import Student, Teacher
-    from opmerge.measure.evaluation import (
-        DirectionErrors,
-        FeatureDistances,
-        Measurement,
-        StudentEvaluation,
-    )
-    from opmerge.plans import PlanFile
+    from opmerge.measure.evaluation import Measurement, StudentEvaluation
     from opmerge.settings.commands import ExportOptions, MeasuringOptions, SamplingOptions
 
 _NUM_DIRECTIONS = 5  # in text; all are in the JSON
@@ -31,63 +26,66 @@ def sample(asked: SamplingOptions) -> None:
     from opmerge.distillation.sampling import draw_samples, write_image_grid, write_samples
 
     prepare_libraries()
-    writers = {".png": write_image_grid, ".npy": write_samples}
-    if asked.output.suffix not in writers:
-        raise InputError("output", "must end in .png or .npy", str(asked.output))
     sampler = _load_sampler(asked.model, asked.steps)
-    with bars_in_turn() as report:
-        samples = draw_samples(
-            sampler,
-            asked.num_samples,
-            asked.seed,
-            asked.batch_size,
-            asked.class_label,
-            lambda done: report("sampling", done, asked.num_samples),
-        )
-    print(f"written: {writers[asked.output.suffix](asked.output, samples)}")
+    count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
+    with progress_bar("sampling", count) as report:
+        samples = draw_samples(sampler, count, seed, batch_size, asked.class_label, report)
+    write = write_image_grid if asked.output.suffix == ".png" else write_samples
+    print(f"written: {write(asked.output, samples)}")
 
 
 def evaluate_student(asked: MeasuringOptions) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
+    from opmerge.denoisers.samples import load_samples
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
-    from opmerge.plans import PlanFile
+    from opmerge.measure.evaluation import evaluate_student as measure
+    from opmerge.measure.features import load_feature_extractor
 
     prepare_libraries()
-    made_for = None if asked.plan is None else PlanFile.read(asked.plan)
+    file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
     student = load_student(asked.student).to(best_device())
     teacher = load_teacher(asked.teacher, student.num_steps).to(best_device())
-    if made_for is not None:
-        _check_executed(made_for, student)
-    result = _measure(teacher, student, asked)
+    jumps = [(jump.start, jump.stop) for jump in student.jumps]
+    planned = jumps if file is None else [(tree.start, tree.stop) for tree in file.plan.students]
+    if planned != jumps:
+        raise InputError("plan", f"must lead to the student's jumps {jumps}", planned)
+    features = None if asked.features is None else load_feature_extractor(asked.features)
+    spectrum = reference = None
+    if asked.source is not None:
+        spectrum = opmerge.resolve_spectrum(asked.source, options=asked)
+        source = opmerge.open_source(asked.source, asked)
+        reference = load_samples(source, student.sample_shape)
+    with bars_in_turn() as report:
+        result = measure(
+            teacher,
+            student,
+            asked.num_samples,
+            asked.seed,
+            spectrum,
+            reference,
+            features,
+            asked.batch_size,
+            num_resamples=asked.num_resamples,
+            progress=report,
+        )
     if asked.as_json:
-        print(json.dumps({**result.to_dict(), **_predicted(made_for)}))
+        print(json.dumps({**result.to_dict(), **_predicted(file)}))
     else:
-        _show_evaluation(result, made_for)
+        _show_evaluation(result, file)
 
 
 def export(asked: ExportOptions) -> None:
     """Print a plan's step list for another program: FastGen's t_list or ComfyUI's sigmas."""
-    from opmerge.plans import PlanFile
     from opmerge.plans import export as formats
 
-    file, time = PlanFile.read(asked.plan), cast(Any, asked.time)
+    file = opmerge.PlanFile.read(asked.plan)
     schedule, boundaries = file.schedule, file.plan.boundaries
     if asked.to == "fastgen":
-        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, time)))
-    elif asked.to == "comfyui":
-        print(formats.comfyui_manual_sigmas(formats.comfyui_sigmas(schedule, boundaries)))
+        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, asked.time)))
     else:
-        raise InputError("to", "must be fastgen or comfyui", asked.to)
-
-
-def _check_executed(file: PlanFile, student: Student) -> None:
-    """Refuse a plan that leads to other jumps than the student's."""
-    jumps = [(jump.start, jump.stop) for jump in student.jumps]
-    planned = [(tree.start, tree.stop) for tree in file.plan.students]
-    if planned != jumps:
-        raise InputError("plan", f"must lead to the student's jumps {jumps}", planned)
+        print(formats.comfyui_manual_sigmas(formats.comfyui_sigmas(schedule, boundaries)))
 
 
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
@@ -110,35 +108,7 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     return load_teacher(folder, steps).to(best_device())
 
 
-def _measure(teacher: Teacher, student: Student, asked: MeasuringOptions) -> StudentEvaluation:
-    from opmerge.data import open_source
-    from opmerge.denoisers.samples import load_samples
-    from opmerge.measure.evaluation import evaluate_student as measure
-    from opmerge.measure.evaluation import load_feature_extractor
-    from opmerge.spectra import resolve_spectrum
-
-    name, source = asked.features, asked.source
-    features = None if name is None else load_feature_extractor(name)
-    spectrum = reference = None
-    if source is not None:
-        spectrum = resolve_spectrum(source, options=asked)
-        reference = load_samples(open_source(source, asked), student.sample_shape)
-    with bars_in_turn() as report:
-        return measure(
-            teacher,
-            student,
-            asked.num_samples,
-            asked.seed,
-            spectrum,
-            reference,
-            features,
-            asked.batch_size,
-            num_resamples=asked.num_resamples,
-            progress=report,
-        )
-
-
-def _predicted(file: PlanFile | None) -> dict[str, float | None]:
+def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:
     """W2 of a plan, and the paired error that is to be expected: W2, or what the file says."""
     predicted = {} if file is None else file.predicted
     w2 = predicted.get("w2")
@@ -146,51 +116,39 @@ def _predicted(file: PlanFile | None) -> dict[str, float | None]:
     return {"predicted_w2": w2, "predicted_paired_rms": predicted.get("paired_rms", to_teacher)}
 
 
-def _show_evaluation(result: StudentEvaluation, file: PlanFile | None) -> None:
+def _show_evaluation(result: StudentEvaluation, file: opmerge.PlanFile | None) -> None:
     """The measurements as lines, intervals behind them, what was predicted below them."""
     w2, paired_rms = _predicted(file).values()
-    rows = {"paired error (rms)": _told(result.paired_rms)}
-    if paired_rms is not None:
-        rows["predicted error (rms)"] = f"{paired_rms:.4g}"
-    gaussian, sliced = _told(result.gaussian_w2), _told(result.sliced_w2)
-    rows["W2 of Gaussian fits"] = f"{gaussian}, floor {result.gaussian_w2_floor:.4g}"
-    rows["sliced W2"] = f"{sliced}, floor {result.sliced_w2_floor:.4g}"
+    rows: dict[str, object] = {
+        "paired error (rms)": _told(result.paired_rms),
+        "predicted error (rms)": paired_rms,
+        "W2 of Gaussian fits": f"{_told(result.gaussian_w2)}, floor {result.gaussian_w2_floor:.4g}",
+        "sliced W2": f"{_told(result.sliced_w2)}, floor {result.sliced_w2_floor:.4g}",
+    }
     if file is not None and w2 is not None:
         rows["predicted W2"] = f"{w2:.4g} to the {file.objective}"
-    if result.reference is not None:
-        found = result.reference
-        rows["Gaussian W2 to data"] = _both(found.student_gaussian_w2, found.teacher_gaussian_w2)
-        rows["sliced W2 to data"] = _both(found.student_sliced_w2, found.teacher_sliced_w2)
-    if result.features is not None:
-        rows |= _frechet_rows(result.features)
+    if (data := result.reference) is not None:
+        rows["Gaussian W2 to data"] = _both(data.student_gaussian_w2, data.teacher_gaussian_w2)
+        rows["sliced W2 to data"] = _both(data.student_sliced_w2, data.teacher_sliced_w2)
+    if (found := result.features) is not None:
+        rows["Fréchet distance"] = f"{_told(found.student_to_teacher)}, floor {found.floor:.4g}"
+        rows["Fréchet to data"] = _both(found.student_to_reference, found.teacher_to_reference)
     print(
         f"{result.num_samples} samples from equal noise; "
         "95 % intervals, of distances without the bias of finite samples"
     )
     show_rows(rows)
-    if result.directions is not None:
-        _show_directions(result.directions)
+    if (along := result.directions) is not None:
+        number = len(along.eigenvalues)
+        print(f"paired squared error along eigenvectors of the data, of the largest of {number} λ")
+        pairs = zip(along.eigenvalues, along.measurements(), strict=True)
+        first = enumerate(islice(pairs, _NUM_DIRECTIONS), start=1)
+        show_rows({f"λ_{n} = {value:.4g}": _told(error) for n, (value, error) in first})
 
 
-def _show_directions(directions: DirectionErrors) -> None:
-    """The paired error along the first eigenvectors; all of them are in the JSON."""
-    number = len(directions.eigenvalues)
-    pairs = zip(directions.eigenvalues, directions.measurements(), strict=True)
-    first = enumerate(islice(pairs, _NUM_DIRECTIONS), start=1)
-    print(f"paired squared error along eigenvectors of the data, of the largest of {number} λ")
-    show_rows({f"λ_{n} = {value:.4g}": _told(error) for n, (value, error) in first})
-
-
-def _frechet_rows(features: FeatureDistances) -> dict[str, str]:
-    to_teacher = _told(features.student_to_teacher)
-    rows = {"Fréchet distance": f"{to_teacher}, floor {features.floor:.4g}"}
-    student, teacher = features.student_to_reference, features.teacher_to_reference
-    if student is not None and teacher is not None:
-        rows["Fréchet to data"] = _both(student, teacher)
-    return rows
-
-
-def _both(student: Measurement, teacher: Measurement) -> str:
+def _both(student: Measurement | None, teacher: Measurement | None) -> str | None:
+    if student is None or teacher is None:
+        return None
     return f"student {_told(student)}, teacher {_told(teacher)}"
 
 

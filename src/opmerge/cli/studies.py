@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opmerge.cli import runs
+from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.progress import progress_bar, resumable, say
 from opmerge.errors import InputError
 from opmerge.files import read_json_object, write_atomic
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from opmerge.settings.commands import ReportOptions, StudyOptions
 
 _ALL = "all"
-_GROUP = "opmerge.studies"
 _FORMAT, _VERSION = "opmerge.study", 1
 _INCOMPLETE = (LookupError, TypeError, ValueError, AttributeError)  # of records of another making
 
@@ -95,13 +95,11 @@ def _question(name: str) -> str:
 def _entries() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
-    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+    return {entry.name: entry for entry in entry_points(group="opmerge.studies")}
 
 
 def _run(study: Study, folder: Path, asked: StudyOptions, changes: Sequence[str]) -> str:
     """Run a study into a folder; its finding."""
-    from opmerge.cli.networks import prepare_libraries
-
     if study.trains_networks:
         prepare_libraries()
     settings = study.configured(asked.quick, changes)
@@ -112,11 +110,11 @@ def _run(study: Study, folder: Path, asked: StudyOptions, changes: Sequence[str]
             record = study.record(settings, runner)
     except InputError as error:
         raise error.in_words(_as_setting(settings.model_dump())) from error
-    page = study.write(folder, record)
+    finding = study.write(folder, record).finding
     options = {"quick": asked.quick, "set": changes}
     libraries = TRAINING_LIBRARIES if study.trains_networks else ()
     runs.write_config(folder, f"study {study.name}", options, libraries=libraries)
-    return str(page.finding)
+    return str(finding)
 
 
 def _run_all(folder: Path, asked: StudyOptions, changes: Sequence[str]) -> None:
@@ -140,20 +138,20 @@ def _run_all(folder: Path, asked: StudyOptions, changes: Sequence[str]) -> None:
 
 def _as_setting(settings: Mapping[str, Any]) -> Callable[[str, str | None], str | None]:
     """What this command calls an argument: ``--set source_options.split=all``."""
-    places = dict(reversed([*_places(settings)]))
+    places: dict[str, str] = {}
+
+    def note(settings: Mapping[str, Any], outer: str = "") -> None:
+        for name, value in settings.items():
+            places.setdefault(name, f"{outer}{name}")
+            if isinstance(value, Mapping):
+                note(value, f"{outer}{name}.")
 
     def words(name: str, value: str | None) -> str | None:
         text = "" if value is None else f"={value.strip(chr(34)).replace('True', 'true')}"
         return f"--set {places[name]}{text}" if name in places else None
 
+    note(settings)
     return words
-
-
-def _places(settings: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        yield name, f"{outer}{name}"
-        if isinstance(value, Mapping):
-            yield from _places(value, f"{outer}{name}.")
 
 
 def _redraw(run: Path) -> Path:
@@ -161,10 +159,9 @@ def _redraw(run: Path) -> Path:
     from opmerge.page import report_page
     from opmerge.planners import record as planning
 
-    record = _find(run)
+    record, path, page = _find(run), run / "record.json", run / "report.html"
     if record is None:
         return _write_index(run)
-    path = run / "record.json"
     kind, name = record.get("format"), str(record.get("study"))
     is_study = kind == _FORMAT and name in study_names()
     if kind != planning.FORMAT and not is_study:
@@ -175,12 +172,13 @@ def _redraw(run: Path) -> Path:
     try:
         if is_study:
             load_study(name).draw(run, record)
-            return run / "report.html"
-        return write_atomic(run / "report.html", report_page(record))
+        else:
+            write_atomic(page, report_page(record))
     except InputError:
         raise
     except _INCOMPLETE as error:
         raise InputError(str(path), f"must be a complete record ({error!r})") from error
+    return page
 
 
 def _write_index(folder: Path) -> Path:

@@ -1,64 +1,58 @@
-"""The commands that train networks: a teacher, and the student of a plan."""
+"""The commands that train networks: a teacher, the student of a plan, probes of a calibration."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opmerge.cli import runs
-from opmerge.cli.output import show_rows
+import opmerge
+from opmerge.cli import networks, runs
+from opmerge.cli.output import show_notes, show_rows, show_table
 from opmerge.cli.planning import read_plan
-from opmerge.cli.progress import duration, progress_bar, say
+from opmerge.cli.progress import bars_in_turn, duration, progress_bar, resumable, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
-    from opmerge.cli.networks import Log
     from opmerge.distillation.executor import Distillation
-    from opmerge.plans import PlanFile
-    from opmerge.settings.commands import DistillOptions, RunOptions
+    from opmerge.measure.linearity import Linearity
+    from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
     from opmerge.settings.data import SampleOptions
-    from opmerge.settings.distillation import DistillationConfig
+    from opmerge.settings.distillation import DistillationConfig, OptimizationConfig, Sharing
     from opmerge.settings.networks import TeacherConfig
-
-_LOG_EVERY = 10
 
 
 def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
     """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
-    from opmerge.cli import networks
-    from opmerge.denoisers.samples import network_shape
     from opmerge.denoisers.teacher_training import train_teacher as train
 
     folder = files.output_dir
-    runs.prepare_folder(folder)
     accelerator = networks.start(config.optimization, folder)
-    data, labels = networks.load_training_data(accelerator, samples, network_shape, folder)
+    data, labels = networks.load_training_data(accelerator, samples, folder)
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
     if accelerator.is_main_process:
         runs.write_config(folder, "train-teacher", samples, config)
-    kept = ""
-    for record, log in networks.followed(
-        records, "training the teacher", accelerator, folder, config
-    ):
+    title, best = "training the teacher", ""
+    for record, log in networks.followed(records, title, accelerator, folder, config):
         if record.validation_loss is not None:
             log(record.iteration, validation_loss=record.validation_loss)
-            kept = f" (least held-out loss: iteration {record.best})"
+            best = f" (least held-out loss: iteration {record.best})"
     if accelerator.is_main_process:
-        print(f"written: {folder / 'teacher'}{kept}")
+        print(f"written: {folder / 'teacher'}{best}")
 
 
 def distill(
     samples: SampleOptions, config: DistillationConfig, asked: DistillOptions, files: RunOptions
 ) -> None:
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
-    from opmerge.cli import networks
     from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
     from opmerge.distillation.executor import Distillation
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
-    from opmerge.schedules import diffusers_schedule
 
     parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps)
     config = _configuration(config, made_for)
@@ -66,14 +60,13 @@ def distill(
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
     folder = None if asked.dry_run else files.output_dir
-    runs.prepare_folder(folder)
-    accelerator = networks.start(config.optimization, files.output_dir)
+    accelerator = networks.start(config.optimization, files.output_dir, not asked.dry_run)
     main = accelerator.is_main_process
     inputs = networks.training_inputs(accelerator, samples, teacher, config.data_free, folder)
     student = files.output_dir / "student"
     check_can_be_saved(teacher, parsed, plan_stages(parsed, config.sharing), student)
     run = Distillation(teacher, parsed, inputs, config, accelerator, folder, warn=say)
-    for note in diffusers_schedule(asked.teacher, parsed.num_steps).notes if main else ():
+    for note in opmerge.diffusers_schedule(asked.teacher, parsed.num_steps).notes:
         say(note)
     if asked.dry_run:
         _show_cost(run)
@@ -92,7 +85,70 @@ def distill(
         _save(run, files.output_dir)
 
 
-def _configuration(config: DistillationConfig, made_for: PlanFile | None) -> DistillationConfig:
+def calibrate(
+    samples: SampleOptions, asked: CalibrationOptions, optimization: OptimizationConfig
+) -> None:
+    """Fit the training model to short probe merges on the real network.
+
+    Says first how linear the teacher is, and where a plan should not be trusted.
+    `opmerge plan --training calibration.json` then predicts runs on this network with these
+    settings, a network for each merge (--sharing merge) and no curriculum. An interrupted
+    calibration goes on when it is started again.
+    """
+    from opmerge.denoisers.inputs import DataInputs
+    from opmerge.denoisers.teacher_folder import load_teacher
+    from opmerge.measure.calibration import calibrate as fit
+    from opmerge.measure.probes import default_probes
+    from opmerge.settings.distillation import DistillationConfig
+
+    shared = asked.model_dump(include={"num_iterations", "merge_rule", "loss_weighting"})
+    config = DistillationConfig(**shared, optimization=optimization)
+    folder, rate = asked.output_dir, optimization.learning_rate
+    probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
+    teacher = load_teacher(asked.teacher, asked.steps)
+    accelerator = networks.start(optimization, folder)
+    inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
+    assert isinstance(inputs, DataInputs), "a calibration is never data-free"
+    spectrum = networks.read_spectrum(samples)
+    main = accelerator.is_main_process
+    with resumable("the same command"), bars_in_turn() as report:
+        found = fit(
+            teacher,
+            inputs,
+            spectrum,
+            config,
+            accelerator,
+            probes,
+            folder,
+            lambda done, total: report("training probes", done, total),
+            _show_linearity if main else lambda linear: None,
+        )
+    if main:
+        path = found.write(folder / "calibration.json")
+        options = asked.model_dump(include={"teacher", "steps", "half_rate"})
+        runs.write_config(folder, "calibrate", options, samples, config)
+        model = {key.replace("_", " "): value for key, value in found.training.to_dict().items()}
+        residual = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
+        show_rows({**model, "residual": residual})
+        show_notes(found.notes[len(found.linearity.notes) :])  # the others were told before
+        print(f"written: {path}")
+
+
+def _show_linearity(linear: Linearity) -> None:
+    """How far the premise of the theory holds, by step, and where a plan is not to be trusted."""
+    columns = (linear.steps, linear.affine, linear.spectral, linear.signal)
+    show_table(
+        "R² of the teacher's denoiser x̂ against linear ones",
+        ("t", "best affine map", "the spectrum's denoiser", "var x̂ / var data"),
+        [(f"{t}", f"{a:.3f}", f"{s:.3f}", f"{v:.1%}") for t, a, s, v in zip(*columns, strict=True)],
+    )
+    show_notes(linear.notes)
+    sys.stdout.flush()  # to a file as well before the probes, which may take hours
+
+
+def _configuration(
+    config: DistillationConfig, made_for: opmerge.PlanFile | None
+) -> DistillationConfig:
     """The settings as given, or else as the plan says, or the defaults."""
     if {"merge_seconds", "num_iterations"} <= config.model_fields_set:
         raise InputError("merge_seconds", "must not be given together with --num_iterations")
@@ -101,48 +157,37 @@ def _configuration(config: DistillationConfig, made_for: PlanFile | None) -> Dis
     rule = config.given("merge_rule", made_for.merge_rule)
     if rule != made_for.merge_rule:
         say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
-    config = config.replaced(merge_rule=rule)
+    config, model = config.replaced(merge_rule=rule), made_for.training
+    calibrated = model if isinstance(model, opmerge.GammaRates) else None
     if not {"merge_seconds", "num_iterations"} & config.model_fields_set:
-        planned = _planned_iterations(made_for, config.sharing)
-        config = config if planned is None else config.replaced(num_iterations=planned)
-    _compare_training(config, made_for)
+        if made_for.iterations is not None:
+            planned = _of_stages(made_for, made_for.iterations, config.sharing)
+            config = config.replaced(num_iterations=planned)
+        elif calibrated:
+            config = config.replaced(num_iterations=calibrated.num_iterations)
+    if calibrated:
+        _compare_training(config, calibrated)
     return config
 
 
-def _plan_file(run: Distillation, samples: SampleOptions) -> PlanFile:
+def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
     """The file of a plan that came as lists or by name, with what the theory predicts of it.
 
     Nothing is proved of such a plan, but that no distance is below 0. Without data nothing is
     predicted.
     """
-    from opmerge.cli.networks import read_spectrum
-    from opmerge.merging import evaluate
-    from opmerge.plans import PlanFile
-    from opmerge.problem import Problem
-    from opmerge.schedules import diffusers_schedule
-    from opmerge.training import GradientFlow
-
-    schedule = diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
+    schedule = opmerge.diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
     rule = run.config.merge_rule
     if run.config.data_free:
-        return PlanFile(run.plan, schedule, GradientFlow(), rule, "teacher")
-    problem = Problem(read_spectrum(samples), schedule, merge_rule=rule)
-    w2 = evaluate(problem, run.plan).w2
-    predicted = {"w2": w2, "lower_bound": 0.0, "gap": 1.0 if w2 else 0.0}
-    return runs.plan_file(problem, run.plan, predicted)
+        return opmerge.PlanFile(run.plan, schedule, opmerge.GradientFlow(), rule, "teacher")
+    problem = opmerge.Problem(networks.read_spectrum(samples), schedule, merge_rule=rule)
+    outcome = opmerge.evaluate(problem, run.plan)
+    return runs.plan_file(outcome, lower_bound=0.0, gap=1.0 if outcome.w2 else 0.0)
 
 
-def _planned_iterations(file: PlanFile, sharing: Any) -> int | tuple[int, ...] | None:
-    """The iterations of every stage, as the plan says or was calibrated for."""
-    from opmerge.training import GammaRates
-
-    if file.iterations is not None:
-        return _of_stages(file, file.iterations, sharing)
-    training = file.training
-    return training.num_iterations if isinstance(training, GammaRates) else None
-
-
-def _of_stages(file: PlanFile, iterations: tuple[int, ...], sharing: Any) -> int | tuple[int, ...]:
+def _of_stages(
+    file: opmerge.PlanFile, iterations: Sequence[int], sharing: Sharing
+) -> int | tuple[int, ...]:
     """A plan's iterations of each merge as those of each stage, one number if they are equal."""
     from opmerge.distillation.stages import plan_stages
 
@@ -165,58 +210,42 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
     """Iterations of each merge in the order of the plan; unknown where seconds were asked."""
     if run.config.merge_seconds is not None:
         return None
-    of_merge = {
-        merge: count
-        for stage, count in zip(run.stages, run.iterations, strict=True)
-        for merge in stage.merges
-    }
+    counts = zip(run.stages, run.iterations, strict=True)
+    of_merge = {merge: count for stage, count in counts for merge in stage.merges}
     return tuple(of_merge[merge] for merge in run.plan.merges)
 
 
-def _compare_training(config: DistillationConfig, made_for: PlanFile) -> None:
+def _compare_training(config: DistillationConfig, model: opmerge.GammaRates) -> None:
     """Say where the run trains otherwise than the plan was calibrated for."""
-    from opmerge.training import GammaRates
-
-    if not isinstance(made_for.training, GammaRates):
-        return
-    model, given, rate = made_for.training, config.num_iterations, config.optimization.learning_rate
+    given, rate = config.num_iterations, config.optimization.learning_rate
     counts = set(given) if isinstance(given, tuple) else {given}
-    in_seconds = config.merge_seconds is not None
-    if counts <= {model.num_iterations} and not in_seconds and rate == model.learning_rate:
-        return
-    used = f"{config.merge_seconds:g} s" if in_seconds else _range(counts)
-    say(
-        f"the plan was calibrated for {model.num_iterations} iterations a merge at learning rate "
-        f"{model.learning_rate:g}; what it predicts is not for {used} at {rate:g}"
-    )
+    used = _range(counts) if config.merge_seconds is None else f"{config.merge_seconds:g} s"
+    if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
+        say(
+            f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "
+            f"rate {model.learning_rate:g}; what it predicts is not for {used} at {rate:g}"
+        )
 
 
 def _range(counts: set[int]) -> str:
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def _train(run: Distillation, done: int, log: Log) -> None:
-    main = run.accelerator.is_main_process
+def _train(run: Distillation, done: int, log: networks.Log) -> None:
     work = [stage.network_evaluations for stage in run.stages]
-    counts = list(run.iterations)
-    worked = 0.0
+    counts, worked = list(run.iterations), 0.0
     for stage_work, count in zip(work, counts, strict=True):
         worked += stage_work * min(done, count)
         done -= min(done, count)
-    with progress_bar("distilling", sum(map(mul, work, counts)), main, worked) as report:
+    with progress_bar("distilling", sum(map(mul, work, counts)), worked) as report:
         for record in run.run():
-            stage = run.stages[record.stage]
-            planned = counts[record.stage] / run.iterations[record.stage]  # differ if timed
-            worked += work[record.stage] * planned
+            stage, total = run.stages[record.stage], run.iterations[record.stage]
+            worked += work[record.stage] * counts[record.stage] / total  # differ if timed
             report(worked, f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}")
-            if record.step % _LOG_EVERY == 0 or record.iteration == run.iterations[record.stage]:
-                log(
-                    record.step,
-                    stage=record.stage,
-                    iteration=record.iteration,
-                    loss=float(record.loss),
-                    learning_rate=record.learning_rate,
-                )
+            if record.step % networks.LOG_EVERY == 0 or record.iteration == total:
+                place = {"stage": record.stage, "iteration": record.iteration}
+                rate = record.learning_rate
+                log(record.step, **place, loss=float(record.loss), learning_rate=rate)
 
 
 def _save(run: Distillation, output_dir: Path) -> None:

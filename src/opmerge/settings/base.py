@@ -9,41 +9,32 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opmerge.errors import InputError
 
+# What pydantic refuses, in our words; the last by the first word of pydantic's name for it.
+_WITHOUT_VALUE = {
+    "extra_forbidden": "must be left out: there is no such setting",
+    "missing": "must be given",
+}
 _BOUNDS = {
     "greater_than": ">",
     "greater_than_equal": ">=",
     "less_than": "<",
     "less_than_equal": "<=",
 }
-_KINDS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "float_type": "a finite number",
-    "float_parsing": "a finite number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "a string",
-}
+_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
 
 
-def option(default: Any, description: str, **shown: str) -> Any:
+def option(default: Any, description: str, panel: str = "", **shown: str) -> Any:
     """A setting: one line that Python, the command line, files and the reference read.
 
-    Args:
-        default: its default; ``...`` where it must be given.
-        description: its help.
-        shown: how the command line shows it, where that is not as usual: its ``name``, ``panel``
-            and ``metavar``, and what is ``shown`` for its default.
+    The command line shows it in its group's panel, unless another is named; ``shown`` holds what
+    else is not as usual there: its ``name`` and ``metavar``, and what is ``shown`` for its default.
     """
-    extra: dict[str, Any] = {**shown}
-    return Field(default, description=description, json_schema_extra=extra)
+    return Field(default, description=description, json_schema_extra={"panel": panel, **shown})
 
 
 def argument(metavar: str, description: str, default: Any = ...) -> Any:
     """A setting that the command line takes by its place, without a name."""
-    return option(default, description, metavar=metavar, panel="Arguments")
+    return option(default, description, "Arguments", metavar=metavar)
 
 
 class Settings(BaseModel):
@@ -103,24 +94,21 @@ def refusal(error: ValidationError) -> InputError:
     errors = error.errors(include_url=False)
     alike = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
     first = max(alike, key=lambda one: len(one["loc"]))  # of several types, the nearest
-    context = first.get("ctx", {})
-    own = context.get("error")
-    if isinstance(own, InputError):
-        return _inside(own, first["loc"])
+    kind, value, context = first["type"], first["input"], first.get("ctx", {})
+    if isinstance(context.get("error"), InputError):
+        return _inside(context["error"], first["loc"])
     place = ".".join(str(part) for part in first["loc"] if not _is_type(part))
-    kind = first["type"]
-    if kind == "extra_forbidden":
-        return InputError(place, "must be left out: there is no such setting")
+    if kind in _WITHOUT_VALUE:
+        return InputError(place, _WITHOUT_VALUE[kind])
     if kind in _BOUNDS:
-        requirement = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}"
+        requirement = f"{_BOUNDS[kind]} {next(iter(context.values())):g}"
     elif kind == "literal_error":
-        requirement = f"must be one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
-    elif kind == "missing":
-        return InputError(place, "must be given")
+        requirement = f"one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
     else:
-        requirement = f"must be {_KINDS.get(kind, first['msg'].removeprefix('Input should be '))}"
-    value = first["input"]
-    return InputError(place, requirement, value if isinstance(value, str) else repr(value))
+        pydantics = first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+        requirement = _KINDS.get(kind.split("_")[0], pydantics)
+    shown = value if isinstance(value, str) else repr(value)
+    return InputError(place, f"must be {requirement}", shown)
 
 
 def _inside(error: InputError, place: tuple[int | str, ...]) -> InputError:

@@ -1,17 +1,56 @@
-"""What single commands are told besides: files, folders, and what to print."""
+"""What single commands are told: the problem and the search, files, folders, what to print."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LossWeighting
-from opmerge.settings.types import Count, File, MergeRule
+from opmerge.settings.types import Count, File, MergeRule, Objective, must
 
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
 _VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."
+_Array = Annotated[File, must("end in .npy", lambda path: path.suffix == ".npy")]
+_Picture = Annotated[
+    File, must("end in .png or .npy", lambda path: path.suffix in (".png", ".npy"))
+]
+_Checked = Annotated[float, Field(allow_inf_nan=True)]  # by the library, in its words
+
+
+class ProblemOptions(Settings):
+    """The merge problem; beside a plan file, what is not ``given`` is as the file says."""
+
+    panel = "Problem"
+
+    steps: int = option(64, "T, the teacher's steps.")
+    merge_time: _Checked = option(6.4, "Optimisation time s of a merge.")
+    schedule: str = option(
+        "cosine",
+        "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
+        "scheduler_config.json or model folder, or a file of arrays.",
+    )
+    training: File | None = option(None, "A training model (JSON), instead of --merge_time.")
+    merge_rule: MergeRule = option("operator-copy", "operator-copy or denoiser-copy.")
+    objective: Objective = option("teacher", "teacher or data.")
+    student_steps: int = option(1, "K, the student's steps.")
+
+
+class SearchOptions(Settings):
+    """How the plan is found, and what is set beside it."""
+
+    panel = "Search"
+
+    planner: str = option("auto", "auto, interval, scalar, certified, pareto or brute-force.")
+    epsilon: _Checked = option(0.0, "ε of the planner pareto, relative to each range.")
+    strategy: tuple[str, ...] | None = option(
+        None,
+        "A strategy to set beside the plan; may be repeated: vanilla, progressive, consistency, "
+        "boot, uniform:4, temporal:8, phased:32,4, hybrid:8.",
+    )
 
 
 class EvaluationOptions(Settings):
@@ -47,9 +86,7 @@ class RunOptions(Settings):
 
     output_dir: File = option(..., "Folder of the run.")
     resume_from_checkpoint: File | None = option(
-        None,
-        "latest, or a checkpoint of --output_dir: go on from there.",
-        metavar="latest|DIR",
+        None, "latest, or a checkpoint of --output_dir: go on from there.", metavar="latest|DIR"
     )
 
     @property
@@ -64,7 +101,7 @@ class DistillOptions(Settings):
 
     panel = "Execution"
 
-    teacher: File = option(..., "The teacher: a diffusers pipeline folder.", panel="Data")
+    teacher: File = option(..., "The teacher: a diffusers pipeline folder.", "Data")
     plan: str = option(
         ...,
         "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then with "
@@ -74,7 +111,7 @@ class DistillOptions(Settings):
     steps: int | None = option(None, "T, the teacher's steps.", shown="the plan's")
     student_steps: int | None = option(None, "K, for lists or a strategy.", shown="1")
     dry_run: bool = option(
-        False, "Say what it will cost in time, memory and disk, and stop.", panel="Run"
+        False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )
 
 
@@ -83,11 +120,9 @@ class CalibrationOptions(Settings):
 
     panel = "Training"
 
-    teacher: File = option(..., _TEACHER, panel="Teacher")
-    steps: int = option(..., "T, the teacher's steps.", panel="Teacher")
-    output_dir: File = option(
-        ..., "Folder for calibration.json; finished probes are kept.", panel="Run"
-    )
+    teacher: File = option(..., _TEACHER, "Teacher")
+    steps: int = option(..., "T, the teacher's steps.", "Teacher")
+    output_dir: File = option(..., "Folder for calibration.json; finished probes are kept.", "Run")
     num_iterations: Count = option(400, "Iterations of a merge to predict for.")
     merge_rule: MergeRule = option("denoiser-copy", "denoiser-copy or operator-copy.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
@@ -102,7 +137,7 @@ class SamplingOptions(Settings):
     panel = "Samples"
 
     model: File = argument("MODEL", "The folder of a student, or of a teacher.")
-    output: File = option(..., _PICTURE, panel="Output", metavar="FILE")
+    output: _Picture = option(..., _PICTURE, "Output", metavar="FILE")
     num_samples: Count = option(64, "How many.")
     steps: int | None = option(None, "T, for a teacher.", shown="none")
     seed: int = option(0, "Of the initial noise.")
@@ -116,7 +151,7 @@ class MeasuringOptions(SourceOptions):
     panel = "Samples"
 
     student: File = argument("STUDENT", "The folder `student` that `distill` wrote.")
-    teacher: File = option(..., _TEACHER, panel="Teacher")
+    teacher: File = option(..., _TEACHER, "Teacher")
     source: str | None = option(
         None,
         "Samples of the data (digits, a file, a folder …): distances to them, and the paired error "
@@ -131,15 +166,12 @@ class MeasuringOptions(SourceOptions):
     seed: int = option(1, "Of the initial noise.")  # not 0: what is measured is no picture's
     batch_size: int = option(256, "Samples at a time.")
     features: str | None = option(
-        None,
-        "A function from samples to features, package.module:name, for Fréchet distances.",
+        None, "A function from samples to features, package.module:name, for Fréchet distances."
     )
     plan: File | None = option(
         None, "The plan file: the error that it predicts beside the measured."
     )
-    as_json: bool = option(
-        False, "One JSON object on standard output.", panel="Output", name="json"
-    )
+    as_json: bool = option(False, "One JSON object on standard output.", "Output", name="json")
 
 
 class ExportOptions(Settings):
@@ -148,8 +180,10 @@ class ExportOptions(Settings):
     panel = "Output"
 
     plan: File = argument("PLAN", "A plan file.")
-    to: str = option(..., "fastgen or comfyui.")
-    time: str = option("edm", "FastGen's noise schedule: edm, rf, trig or alphas.")
+    to: Literal["fastgen", "comfyui"] = option(..., "fastgen or comfyui.")
+    time: Literal["edm", "rf", "trig", "alphas"] = option(
+        "edm", "FastGen's noise schedule: edm, rf, trig or alphas."
+    )
 
 
 class EncoderOptions(Settings):
@@ -168,7 +202,7 @@ class EncodingOptions(Settings):
     panel = "Model"
 
     vae: File = option(..., _VAE)
-    output: File = option(..., "A .npy file.", panel="Output", metavar="FILE")
+    output: _Array = option(..., "A .npy file.", "Output", metavar="FILE")
     sample: bool = option(False, "Draw latents instead of writing their means.")
     seed: int = option(0, "Of the draws.")
     batch_size: int = option(64, "Images at a time.")
@@ -181,9 +215,9 @@ class DecodingOptions(Settings):
 
     latents: File = argument("LATENTS", "A .npy file of one row, or one array, an image.")
     vae: File = option(..., _VAE)
-    output: File = option(..., _PICTURE, panel="Output", metavar="FILE")
+    output: _Picture = option(..., _PICTURE, "Output", metavar="FILE")
     num_images: Count | None = option(
-        None, "The first so many.", panel="Output", shown="64 for .png, else all"
+        None, "The first so many.", "Output", shown="64 for .png, else all"
     )
     image_shape: tuple[int, ...] | None = option(
         None, "Such as 3,64,64, for an AutoencoderKL.", shown="its sample_size"
@@ -198,7 +232,7 @@ class StudyOptions(Settings):
 
     name: str | None = argument("NAME", "Which study, or all; --list tells.", None)
     output_dir: File | None = option(
-        None, "Folder for the record and the page.", panel="Run", shown="runs/NAME"
+        None, "Folder for the record and the page.", "Run", shown="runs/NAME"
     )
     quick: bool = option(False, "A demonstration of a few minutes.")
     settings: tuple[str, ...] = option(
@@ -209,6 +243,6 @@ class StudyOptions(Settings):
         metavar="KEY=VALUE",
     )
     neural: bool = option(False, "celeba: also distil networks by the same plans.")
-    num_workers: int = option(-1, "Processes of a sweep; -1 for one a core.", panel="Run")
-    backend: str = option("loky", "What a sweep runs on: loky, dask or ray.", panel="Run")
+    num_workers: int = option(-1, "Processes of a sweep; -1 for one a core.", "Run")
+    backend: str = option("loky", "What a sweep runs on: loky, dask or ray.", "Run")
     show_list: bool = option(False, "Describe the studies and stop.", name="list")

@@ -46,13 +46,9 @@ class OptimizationConfig(Settings):
     ema_decay: Share = option(0.0, "Moving average of the weights; 0: none.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "no, fp16 or bf16.")
     seed: int = option(0, "Seed of the batches.")
-    checkpointing_steps: Whole = option(
-        500, "Iterations between checkpoints; 0: none.", panel="Run"
-    )
-    checkpoints_total_limit: Count = option(2, "How many are kept.", panel="Run")
-    report_to: str | None = option(
-        None, "A tracker of accelerate, such as tensorboard.", panel="Run"
-    )
+    checkpointing_steps: Whole = option(500, "Iterations between checkpoints; 0: none.", "Run")
+    checkpoints_total_limit: Count = option(2, "How many are kept.", "Run")
+    report_to: str | None = option(None, "A tracker of accelerate, such as tensorboard.", "Run")
 
     def global_batch_size(self, num_processes: int) -> int:
         """Samples per optimizer step, over all processes and accumulation steps."""
@@ -105,11 +101,8 @@ class DistillationConfig(Settings):
         if not isinstance(self.num_iterations, tuple):
             return (self.num_iterations,) * num_stages
         if len(self.num_iterations) != num_stages:
-            raise InputError(
-                "num_iterations",
-                f"must be one number, or {num_stages}, one a stage",
-                f"{len(self.num_iterations)} numbers",
-            )
+            need = f"must be one number, or {num_stages}, one a stage"
+            raise InputError("num_iterations", need, f"{len(self.num_iterations)} numbers")
         return self.num_iterations
 
     def what_decides(self, num_processes: int) -> dict[str, Any]:

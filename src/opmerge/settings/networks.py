@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import Field
 
-from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
 from opmerge.settings.distillation import OptimizationConfig
-from opmerge.settings.types import (
-    Count,
-    NonNegative,
-    PredictionType,
-    ReconstructionLoss,
-    Share,
-)
+from opmerge.settings.types import Count, NonNegative, PredictionType, ReconstructionLoss, Share
 
 TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
 
 UNET_GROUPS = 8
 """Groups of the UNet's normalisation; they must divide its channels."""
 
-
-def _in_groups(channels: int) -> int:
-    if channels % UNET_GROUPS:
-        raise InputError("block_out_channels", f"must be multiples of {UNET_GROUPS}", channels)
-    return channels
+_Channels = Annotated[Count, Field(multiple_of=UNET_GROUPS)]
 
 
 class TeacherConfig(Settings):
@@ -43,7 +32,7 @@ class TeacherConfig(Settings):
     network: Literal["mlp", "unet"] = option("mlp", "mlp or unet.")
     hidden_size: Count = option(256, "Width of the mlp.")
     num_layers: Count = option(3, "Blocks of the mlp.")
-    block_out_channels: tuple[Annotated[Count, AfterValidator(_in_groups)], ...] | None = option(
+    block_out_channels: tuple[_Channels, ...] | None = option(
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )
     prediction_type: PredictionType = option(
@@ -66,8 +55,7 @@ class TeacherConfig(Settings):
 class VAEConfig(Settings):
     """What a variational autoencoder is and how it is trained.
 
-    Overlapping patches or frames tell of each other: a random share of them, held out, shows too
-    little. The KL divergence is summed over latents.
+    The KL divergence is summed over latents. For a share held out see ``TeacherConfig``.
     """
 
     panel = "Model"
@@ -80,16 +68,16 @@ class VAEConfig(Settings):
     base_channels: Count = option(32, "Channels of the first level.")
     loss: ReconstructionLoss = option("ms-ssim", "Reconstruction loss: ms-ssim, or mse (a β-VAE).")
     kl_weight: NonNegative = option(0.00025, "Of the KL divergence.")
-    random_flip: bool = option(False, "Mirror half of the images in training.", panel="Data")
-    num_iterations: Count = option(2000, "Optimizer steps.", panel="Training")
+    random_flip: bool = option(False, "Mirror half of the images in training.", "Data")
+    num_iterations: Count = option(2000, "Optimizer steps.", "Training")
     validation_fraction: Share = option(
         0.1,
         "Share of the images held out: of patches a strip of the photos, for CelebA's training "
         "split its validation split. 0: none.",
-        panel="Data",
+        "Data",
     )
     validation_steps: Count = option(
-        250, "Iterations between looks at held-out images.", panel="Training"
+        250, "Iterations between looks at held-out images.", "Training"
     )
     optimization: OptimizationConfig = option(
         OptimizationConfig(train_batch_size=64, learning_rate=2e-3), "How the network is trained."

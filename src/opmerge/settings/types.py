@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,67 +11,42 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from opmerge.errors import InputError
 
 _Value = TypeVar("_Value")
-_Values = TypeVar("_Values", bound=Sequence[Any])
 
 
-def _ascending(values: _Values, info: ValidationInfo) -> _Values:
-    if not values or list(values) != sorted(set(values)):
-        raise InputError(str(info.field_name), "must ascend and not be empty", repr(values))
-    return values
+def must(requirement: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """A check of a value, which is refused by the name of its field."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if not holds(value):
+            shown = str(value) if isinstance(value, Path) else value
+            raise InputError(str(info.field_name), f"must {requirement}", shown)
+        return value
+
+    return AfterValidator(check)
 
 
-def _ordered(values: _Values, info: ValidationInfo) -> _Values:
-    if list(values) != sorted(set(values)):
-        raise InputError(str(info.field_name), "must ascend", repr(values))
-    return values
-
-
-def _not_empty(values: _Values, info: ValidationInfo) -> _Values:
-    if not values:
-        raise InputError(str(info.field_name), "must not be empty")
-    return values
-
-
-def _distinct(values: _Values, info: ValidationInfo) -> _Values:
-    if not values or len(set(values)) < len(values):
-        raise InputError(str(info.field_name), "must be given, each of them once", values)
-    return values
-
-
-def _share(value: float, info: ValidationInfo) -> float:
-    if not 0 <= value < 1:
-        raise InputError(str(info.field_name), "must be in [0, 1)", value)
-    return value
+def _ascend(values: Any) -> bool:
+    return list(values) == sorted(set(values))
 
 
 Count = Annotated[int, Field(ge=1)]
-"""A whole number >= 1."""
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, must("be in [0, 1)", lambda value: 0 <= value < 1)]
 
 TeacherSteps = Annotated[int, Field(ge=4)]
-"""T of which named strategies differ: a whole number >= 4."""
+"""T of which named strategies differ."""
 
-Whole = Annotated[int, Field(ge=0)]
-"""A whole number >= 0."""
+# Of a tuple, whose length is free otherwise.
+Ascending = must("ascend and not be empty", lambda values: bool(values) and _ascend(values))
+Ordered = must("ascend", _ascend)
+NonEmpty = must("not be empty", bool)
 
-Positive = Annotated[float, Field(gt=0)]
-"""A finite number > 0."""
-
-NonNegative = Annotated[float, Field(ge=0)]
-"""A finite number >= 0."""
-
-Share = Annotated[float, AfterValidator(_share)]
-"""A share in [0, 1)."""
-
-Ascending = AfterValidator(_ascending)
-"""Of a tuple: at least one value, each larger than the one before."""
-
-Ordered = AfterValidator(_ordered)
-"""Of a tuple: each value larger than the one before, if there are any."""
-
-NonEmpty = AfterValidator(_not_empty)
-"""Of a tuple: at least one value."""
-
-Distinct = Annotated[tuple[_Value, ...], AfterValidator(_distinct)]
+Distinct = Annotated[
+    tuple[_Value, ...],
+    must("be given, each of them once", lambda values: 0 < len(values) == len(set(values))),
+]
 """At least one value, no two of them equal: ``Distinct[int]``."""
 
 Rising = Annotated[tuple[_Value, ...], Ascending]

@@ -247,7 +247,7 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
     assert json.loads(out) == [pytest.approx(np.pi / 2), 0.0]
     status, out, _ = run("export", plan, "--to", "comfyui")
     assert (status, out.split(", ")[-1].strip()) == (0, "0")
-    refused(run("export", plan, "--to", "elsewhere"), "to", "fastgen or comfyui")
+    refused(run("export", plan, "--to", "elsewhere"), "to", "fastgen, comfyui")
 
 
 @pytest.mark.parametrize(

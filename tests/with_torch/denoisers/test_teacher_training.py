@@ -403,7 +403,10 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
         ({"validation_steps": 0}, "`validation_steps` must be >= 1, got 0"),
         ({"validation_fraction": 1.0}, "`validation_fraction` must be in [0, 1), got 1"),
         ({"num_train_timesteps": 0}, "`num_train_timesteps` must be >= 1, got 0"),
-        ({"block_out_channels": (16, 20)}, "`block_out_channels.1` must be multiples of 8, got 20"),
+        (
+            {"block_out_channels": (16, 20)},
+            "`block_out_channels.1` must be a multiple of 8, got 20",
+        ),
         (
             {"prediction_type": "epsilon"},
             "`prediction_type` must not be epsilon where alpha_T = 0",

@@ -110,7 +110,7 @@ def _read_on_two(folder: str) -> None:
         yield rows
 
     source = replace(open_source("digits"), num_samples=6, shape=(2,), batches=batches)
-    found = read_samples(accelerator, source, (2,), Path(folder))
+    found = read_samples(accelerator, source, Path(folder), (2,))
     assert np.array_equal(found.numpy(), rows)
 
 
