@@ -105,7 +105,7 @@ def refusal(error: ValidationError) -> InputError:
     elif kind == "literal_error":
         requirement = f"one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
     else:
-        pydantics = first["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+        pydantics = first["msg"].removeprefix("Input should be ").replace("valid string", "string")
         requirement = _KINDS.get(kind.split("_")[0], pydantics)
     shown = value if isinstance(value, str) else repr(value)
     return InputError(place, f"must be {requirement}", shown)
