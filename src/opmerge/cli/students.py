@@ -41,7 +41,7 @@ def evaluate_student(asked: MeasuringOptions) -> None:
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
     from opmerge.measure.evaluation import evaluate_student as measure
-    from opmerge.measure.features import load_feature_extractor
+    from opmerge.measure.evaluation import load_feature_extractor
 
     prepare_libraries()
     file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
