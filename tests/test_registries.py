@@ -30,7 +30,7 @@ def zigzag(start, stop=0, *, width=3):
     "training/halving.py": """
 from dataclasses import dataclass
 import numpy as np
-from opmerge.training.models import Model
+from opmerge.training import Model
 
 @dataclass(frozen=True)
 class Halving(Model):

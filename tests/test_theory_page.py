@@ -30,7 +30,7 @@ from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners import certified_plan
 from opmerge.planners.allocation import OVERHEAD
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
-from opmerge.planners.tails import StepSigns
+from opmerge.planners.combs import step_signs
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.strategies import boot
 from opmerge.problem import MergeRule
@@ -485,7 +485,7 @@ def test_boot_is_best_up_to_the_end_of_shrinking(num_steps: int) -> None:
     assert (values >= theory.composite(0, num_steps)).all()
     assert (values[best] == values.min(axis=0)).all()
     about = Setting(cosine_schedule(num_steps), (edge * (1 + 1e-9), edge * (1 - 1e-9)))
-    assert StepSigns.of(about.problem()).shrinking.tolist() == [False, True]
+    assert step_signs(about.problem()).tolist() == [0, -1]
 
 
 @settings(max_examples=30, deadline=None)

@@ -15,15 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opmerge.checks import check_vector
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
-from opmerge.problem import Problem
+from opmerge.problem import Array, Problem
 from opmerge.training import MODELS
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,6 @@ from opmerge.planners.allocation import (
     SCHEDULES,
     Allocation,
     allocate,
-    excess_slopes,
     largest_gain,
     merge_costs,
     scheduled_times,
@@ -144,7 +143,7 @@ def test_slopes_are_differences(
     """Central differences of step h are good to h² of the third derivative: 1e-8 of the rates."""
     problem, plan = problem_of(*eigenvalues, num_steps=6, merge_rule=rule), Plan.from_nested(nested)
     times = np.random.default_rng(seed).uniform(0.1, 2.0, len(plan.merges))
-    found = excess_slopes(problem, plan, times)
+    found = Allocation(problem, plan, merge_costs(plan), times).slopes
     for row in range(len(times)):
         shift = 1e-5 * np.eye(len(times))[row]
         ends = [evaluate(problem, plan, times + sign * shift).excess for sign in (1, -1)]

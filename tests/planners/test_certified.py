@@ -14,8 +14,8 @@ from strategies import students
 from opmerge.data import SourceOptions
 from opmerge.merging import evaluate
 from opmerge.planners import certified, certified_plan
-from opmerge.planners.combs import CombSearch
-from opmerge.planners.tails import StepSigns, TailBound
+from opmerge.planners.certified import TailBound
+from opmerge.planners.combs import CombSearch, step_signs
 from opmerge.plans.strategies import STRATEGIES, build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
@@ -178,11 +178,10 @@ def test_combs_with_credit_bound_every_plan(seed: int) -> None:
     problem, theory = setting.problem(), DirectTheory(setting)
     ratios = theory.all_students(student_steps) / theory.composite(0, num_steps)
     excess = np.log1p((ratios - 1).astype(float))
-    signs = StepSigns.of(problem)
+    signs = step_signs(problem)
     weights = 10 ** rng.uniform(-2, 2, size) * rng.choice([-1.0, 1.0], size)
-    weights[signs.shrinking] = np.abs(weights[signs.shrinking])
-    weights[signs.growing] = -np.abs(weights[signs.growing])
-    credit = TailBound(problem, signs, student_steps).credit(weights)
+    weights[signs != 0] = -(signs * np.abs(weights))[signs != 0]
+    credit = TailBound(problem, student_steps).credit(weights)
     cost, plan = CombSearch(problem, student_steps).cheapest(weights, credit)
     slack = 1e-12 * np.abs(excess * weights).sum(axis=1).max()
     assert cost <= (excess @ weights).min() + slack

@@ -12,13 +12,12 @@ from pkgutil import iter_modules
 
 from opmerge.errors import InputError
 from opmerge.planners.auto import auto_plan
-from opmerge.planners.brute_force import brute_force_plan
+from opmerge.planners.brute_force import best_strategy_plan, brute_force_plan
 from opmerge.planners.certified import certified_plan
 from opmerge.planners.interval import interval_plan
 from opmerge.planners.pareto import pareto_plan
 from opmerge.planners.result import PLANNERS, PlannerResult, planner
 from opmerge.planners.scalar import scalar_plan
-from opmerge.planners.strategies import best_strategy_plan
 from opmerge.problem import Problem
 
 __all__ = [
@@ -46,19 +45,10 @@ for _module in iter_modules(__path__, f"{__name__}."):
 
 
 def find_plan(problem: Problem, planner: str = "auto", student_steps: int = 1) -> PlannerResult:
-    """Find the best merge plan with the planner of that name.
-
-    Args:
-        problem: the merge problem.
-        planner: a key of ``PLANNERS``.
-        student_steps: K >= 1, the number of steps of the student.
-
-    Returns:
-        The best plan found, evaluated, with ``lower_bound``: a W2 distance that no plan of K
-        trees goes below, proved up to rounding in float64.
+    """The best merge plan of K = ``student_steps`` trees that the planner of that name finds.
 
     Raises:
-        InputError: for an unknown name, or a problem that the planner does not cover.
+        InputError: for an unknown name, a problem that the planner does not cover, or K < 1 or > T.
     """
     if planner not in PLANNERS:
         raise InputError("planner", f"must be one of {', '.join(PLANNERS)}", planner)

@@ -205,15 +205,7 @@ def add_logarithms(log_products: Array, retention: Array, weights: Array, total:
 
 @njit(cache=True)
 def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Cheapest ways down from each step to an end, over blocks k → i that cost [k, i].
-
-    Args:
-        block_costs: (n, n); entries with k <= i are not read.
-        end_costs: (n,) cost of ending at a step, infinite where none may end.
-
-    Returns:
-        (n,) costs, and (n,) where the first block of each path ends; -1 where there is none.
-    """
+    """See ``combs.cheapest_paths``; entries of the (n, n) block costs with k <= i are not read."""
     costs = end_costs.copy()
     ends = np.full(len(costs), -1, dtype=np.int64)
     for above in range(1, len(costs)):

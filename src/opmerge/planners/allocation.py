@@ -19,13 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.merging import Outcome, evaluate, initial_coefficients
 from opmerge.plans.tree import Plan
-from opmerge.problem import Problem
+from opmerge.problem import Array, Problem
 
 OVERHEAD = 3.0
 """κ: the student's forward and backward pass, in forward passes."""
@@ -35,8 +34,6 @@ _MAX_HALVINGS = 40
 _STATIONARY = 1e-8  # relative decrease that the gradient still promises
 _LEAST = 1e-300  # stands for errors that are not above 0
 _SUFFICIENT = 1e-4  # share of the promised decrease with which a step is taken (Armijo)
-
-Array = NDArray[np.float64]
 
 
 def merge_costs(plan: Plan, overhead: float = OVERHEAD) -> Array:
@@ -51,14 +48,8 @@ def water_filling(errors: Array, rates: Array, costs: Array, budget: float) -> A
     ``log μ = (Σ (c_m/r_m) log(r_m a_m / c_m) - B) / Σ c_m/r_m`` over these: those with the
     largest r_m a_m / c_m, as many as leave log μ below it.
 
-    Args:
-        errors: (M,) a_m, what is left of each without training; no time goes to a_m <= 0.
-        rates: (M,) r_m > 0.
-        costs: (M,) c_m > 0.
-        budget: B >= 0.
-
-    Returns:
-        (M,) times; all 0 where no error is above 0.
+    The errors (M,) a_m are what is left of each without training; no time goes to a_m <= 0. Rates
+    and costs (M,) are > 0, the budget >= 0.
     """
     worth = np.log(np.maximum(rates * errors / costs, _LEAST))
     order = np.argsort(-worth, kind="stable")
@@ -75,11 +66,7 @@ def largest_gain(errors: Array, costs: Array) -> float:
     """How many times less the best split errs than equal times, once every merge is trained.
 
     With equal rates it is ``exp(KL(c/Σc ‖ a/Σa))``, whatever the budget: equal times leave
-    Σ a exp(-r B/C), the best split C Π (a/c)^(c/C) exp(-r B/C), with C = Σ c.
-
-    Args:
-        errors: (M,) a_m > 0.
-        costs: (M,) c_m > 0.
+    Σ a exp(-r B/C), the best split C Π (a/c)^(c/C) exp(-r B/C), with C = Σ c; a, c (M,) > 0.
     """
     shares, spent = errors / errors.sum(), costs / costs.sum()
     return float(np.exp(np.sum(spent * np.log(spent / shares))))
@@ -110,23 +97,17 @@ def scheduled_times(name: str, plan: Plan, budget: float, overhead: float = OVER
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """A budget split over the merges of a plan.
+    """A split of a budget over the merges of a plan, the distance reached and its derivatives."""
 
-    Args:
-        outcome: the plan, evaluated with these times.
-        times: (number of merges,) in multiples of the problem's training.
-        costs: (number of merges,) of one unit of time.
-        residual: relative decrease of W2 that its linear model promises anywhere in the budget;
-            0 where the conditions of Karush, Kuhn and Tucker hold.
-        is_convex: whether W2² is known to lie above that model everywhere, so that the residual
-            proves how much better any split could be.
-    """
+    problem: Problem
+    plan: Plan
+    costs: Array  # (number of merges M,) of one unit of time
+    times: Array  # (M,) in multiples of the problem's training
 
-    outcome: Outcome
-    times: Array
-    costs: Array
-    residual: float
-    is_convex: bool
+    @cached_property
+    def outcome(self) -> Outcome:
+        """The plan, evaluated with these times."""
+        return evaluate(self.problem, self.plan, self.times)
 
     @property
     def w2(self) -> float:
@@ -145,62 +126,39 @@ class Allocation:
             return 0.0
         return self.w2 * float(np.sqrt(max(1.0 - 2.0 * self.residual, 0.0)))
 
+    @cached_property
+    def residual(self) -> float:
+        """Relative decrease of W2 that its linear model promises anywhere in the budget.
 
-def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Allocation:
-    """The split of a budget over a plan's merges that brings the student nearest to the target.
+        0 where the conditions of Karush, Kuhn and Tucker hold.
+        """
+        if self.w2 <= _LEAST:
+            return 0.0
+        gradient = self.parts.sum(axis=1)
+        steepest = min(float((gradient / self.costs).min()), 0.0)
+        return max(float(gradient @ self.times) - self.budget * steepest, 0.0) / self.w2
 
-    At given times the distance changes as a sum of a_m exp(-r_m x_m) would, with one a_m and r_m
-    a merge; water-filling minimises that sum, and a line search goes towards its minimum. What
-    is found meets the conditions of Karush, Kuhn and Tucker up to ``residual``.
+    @cached_property
+    def is_convex(self) -> bool:
+        """Whether W2² is known to lie above that model for all times.
 
-    For operator copy towards the teacher with every merge at the head of the plan (combs, THEORY
-    7.6) and no eigenvalue whose blocks both grow and shrink, each excess is convex in the times
-    and of one sign, W2² is convex wherever e > -ln 2, and the result is proved the best.
-    Elsewhere it is a local optimum.
-
-    Args:
-        problem: the merge problem; its training is the unit of time.
-        plan: any plan for its number of steps.
-        budget: B > 0, network evaluations of a sample.
-        overhead: κ.
-
-    Raises:
-        InputError: for a plan that does not fit or merges nothing, or a budget that is not > 0.
-    """
-    _check(plan, budget)
-    costs = merge_costs(plan, overhead)
-    here = _Split(problem, plan, costs, np.full(len(costs), budget / costs.sum()))
-    for _ in range(_MAX_ITERATIONS):
-        following = here.nearer() if here.residual > _STATIONARY else None
-        if following is None:
-            break
-        here = following
-    return Allocation(here.outcome, here.times, costs, here.residual, _lies_above_its_model(here))
-
-
-def excess_slopes(problem: Problem, plan: Plan, times: Array) -> Array:
-    """(number of merges, d) derivative of the student's excess by the time of each merge.
-
-    Of a merge with retention ρ = exp(-r x), excess e of the first child, u of the others and
-    local excess l: ``∂/∂x = r expm1(-l)``, ``∂/∂u = (1 - ρ) exp(-l)`` and ``∂/∂e = (1 - ρ + ρ
-    gain exp(-u)) exp(-l)``, carried back from the student to every merge.
-
-    Args:
-        problem: either merge rule, any objective.
-        plan: any plan.
-        times: (number of merges,) multiples of the problem's training.
-    """
-    return _Split(problem, plan, merge_costs(plan), times).slopes
-
-
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """A point of the search: times of a plan's merges, the distance there and its derivatives."""
-
-    problem: Problem
-    plan: Plan
-    costs: Array
-    times: Array
+        Then the residual proves how much better any split could be. Each |e| of a comb whose blocks
+        all grow or all shrink is convex in the times. expm1(e)² is convex for e >= 0; for e < 0 it
+        is so up to |e| = ln 2 only, and lies above its tangent as far as the untrained student if
+        it does so there.
+        """
+        problem, merges = self.problem, self.plan.merges
+        heads = {tree.start for tree in self.plan.students}
+        covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
+        if not covered or any(merge.start not in heads for merge in merges):
+            return False
+        blocks = np.array([problem.teacher.log_composite(m.stop, m.split) for m in merges])
+        shrinks, grows = (blocks <= 0).all(axis=0), (blocks >= 0).all(axis=0)
+        untrained, trained = blocks.sum(axis=0), -self.outcome.excess
+        slope = -2.0 * np.expm1(-trained) * np.exp(-trained)
+        tangent = np.expm1(-trained) ** 2 + slope * (untrained - trained)
+        is_above = (trained <= np.log(2.0)) & (np.expm1(-untrained) ** 2 >= tangent)
+        return bool((shrinks | (grows & is_above)).all())
 
     @cached_property
     def rates(self) -> Array:
@@ -210,12 +168,13 @@ class _Split:
         return rates
 
     @cached_property
-    def outcome(self) -> Outcome:
-        return evaluate(self.problem, self.plan, self.times)
-
-    @cached_property
     def slopes(self) -> Array:
-        """(M, d) derivative of the excess by each time: see ``excess_slopes``."""
+        """(M, d) derivative of the student's excess by the time of each merge.
+
+        Of a merge with retention ρ = exp(-r x), excess e of the first child, u of the others and
+        local excess l: ``∂/∂x = r expm1(-l)``, ``∂/∂u = (1 - ρ) exp(-l)`` and ``∂/∂e = (1 - ρ + ρ
+        gain exp(-u)) exp(-l)``, carried back from the student to every merge.
+        """
         local, merges = self.outcome.local_excess, self.plan.merges
         steps = range(self.plan.num_steps, 0, -1)
         kept, shrunk = np.exp(-self.rates * self.times[:, None]), np.exp(-local)
@@ -242,18 +201,9 @@ class _Split:
         excess, scale = self.outcome.excess, np.exp(self.problem.log_scale)
         off_target = scale * (np.expm1(excess) - np.expm1(self.problem.target_excess))
         parts: Array = self.slopes * off_target * scale * np.exp(excess)
-        return parts / max(self.outcome.w2, _LEAST)
+        return parts / max(self.w2, _LEAST)
 
-    @cached_property
-    def residual(self) -> float:
-        """Relative decrease of W2 that the gradient promises anywhere in the budget."""
-        if self.outcome.w2 <= _LEAST:
-            return 0.0
-        gradient, budget = self.parts.sum(axis=1), float(self.costs @ self.times)
-        steepest = min(float((gradient / self.costs).min()), 0.0)
-        return max(float(gradient @ self.times) - budget * steepest, 0.0) / self.outcome.w2
-
-    def nearer(self) -> _Split | None:
+    def nearer(self) -> Allocation | None:
         """A point nearer to the refilled times that lowers W2 enough; None if rounding forbids it.
 
         Refilled: where the sum of exponentials with the same derivatives has its minimum. The rate
@@ -264,35 +214,40 @@ class _Split:
         rates = np.maximum((sizes * self.rates).sum(axis=1) / totals, _LEAST)
         with np.errstate(over="ignore"):
             errors = np.minimum(-gradient / rates * np.exp(rates * self.times), 1.0 / _LEAST)
-        refilled = water_filling(errors, rates, self.costs, float(self.costs @ self.times))
+        refilled = water_filling(errors, rates, self.costs, self.budget)
         direction = refilled - self.times
         promised = float(gradient @ direction)
         for step in 0.5 ** np.arange(_MAX_HALVINGS):
             there = replace(self, times=self.times + step * direction)
-            if there.outcome.w2 < self.outcome.w2 + _SUFFICIENT * step * promised:
+            if there.w2 < self.w2 + _SUFFICIENT * step * promised:
                 return there
         return None
 
 
-def _lies_above_its_model(split: _Split) -> bool:
-    """Whether W2² lies above its linear model at these times, for all times.
+def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Allocation:
+    """The split of a budget over a plan's merges that brings the student nearest to the target.
 
-    Each |e| of a comb whose blocks all grow or all shrink is convex in the times. expm1(e)² is
-    convex for e >= 0; for e < 0 it is so up to |e| = ln 2 only, and lies above its tangent as
-    far as the untrained student if it does so there.
+    At given times the distance changes as a sum of a_m exp(-r_m x_m) would, with one a_m and r_m
+    a merge; water-filling minimises that sum, and a line search goes towards its minimum. What
+    is found meets the conditions of Karush, Kuhn and Tucker up to ``residual``.
+
+    For operator copy towards the teacher with every merge at the head of the plan (combs, THEORY
+    7.6) and no eigenvalue whose blocks both grow and shrink, each excess is convex in the times
+    and of one sign, W2² is convex wherever e > -ln 2, and the result is proved the best.
+    Elsewhere it is a local optimum. The budget counts network evaluations of a sample.
+
+    Raises:
+        InputError: for a plan that does not fit or merges nothing, or a budget that is not > 0.
     """
-    problem, merges = split.problem, split.plan.merges
-    heads = {tree.start for tree in split.plan.students}
-    covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
-    if not covered or any(merge.start not in heads for merge in merges):
-        return False
-    blocks = np.array([problem.teacher.log_composite(m.stop, m.split) for m in merges])
-    shrinks, grows = (blocks <= 0).all(axis=0), (blocks >= 0).all(axis=0)
-    untrained, trained = blocks.sum(axis=0), -split.outcome.excess
-    slope = -2.0 * np.expm1(-trained) * np.exp(-trained)
-    tangent = np.expm1(-trained) ** 2 + slope * (untrained - trained)
-    is_above = (trained <= np.log(2.0)) & (np.expm1(-untrained) ** 2 >= tangent)
-    return bool((shrinks | (grows & is_above)).all())
+    _check(plan, budget)
+    costs = merge_costs(plan, overhead)
+    here = Allocation(problem, plan, costs, np.full(len(costs), budget / costs.sum()))
+    for _ in range(_MAX_ITERATIONS):
+        following = here.nearer() if here.residual > _STATIONARY else None
+        if following is None:
+            break
+        here = following
+    return here
 
 
 def _check(plan: Plan, budget: float) -> None:

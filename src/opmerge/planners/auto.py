@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from opmerge.planners.brute_force import MAX_STEPS, brute_force_plan
+from opmerge.planners.brute_force import MAX_STEPS, best_strategy_plan, brute_force_plan
 from opmerge.planners.certified import certified_plan
 from opmerge.planners.interval import MEMORY_LIMIT, interval_memory, interval_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
 from opmerge.planners.result import PlannerResult, planner
 from opmerge.planners.scalar import scalar_plan
-from opmerge.planners.strategies import best_strategy_plan
 from opmerge.problem import Problem
 
 _OPERATIONS = 1e12  # of the separable bound: some minutes

@@ -1,4 +1,4 @@
-"""Every plan, one by one: the optimum by definition, for a few steps (THEORY 8)."""
+"""Plans one by one: all of them, the optimum by definition (THEORY 8), or the named strategies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from functools import cache
 from itertools import combinations, pairwise, product
 
 from opmerge.merging import evaluate
-from opmerge.planners.result import PlannerResult, planner, require
-from opmerge.plans.strategies import uniform_boundaries
+from opmerge.planners.ranges import excess_ranges, separable_bound
+from opmerge.planners.record import compare_strategies
+from opmerge.planners.result import PlannerResult, best_outcome, planner, require
+from opmerge.plans.strategies import strategy_family, uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Problem
 
@@ -36,9 +38,23 @@ def brute_force_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """The best of all plans, T <= 9; either rule, either objective."""
     steps = problem.num_steps
     require(steps <= MAX_STEPS, f"brute-force needs num_steps <= {MAX_STEPS}", steps)
-    plans = all_plans(steps, student_steps)
-    outcome = min((evaluate(problem, plan) for plan in plans), key=lambda each: each.w2)
+    outcome = best_outcome(evaluate(problem, plan) for plan in all_plans(steps, student_steps))
     return PlannerResult(outcome, outcome.w2)
+
+
+@planner("strategies")
+def best_strategy_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
+    """The named strategy with the smallest W2, sizes by powers of two; O(T³ d) for the bound.
+
+    It covers every problem, under the separable bound; K students stand on uniform windows. Under
+    denoiser copy towards the teacher the best one-step plan is sequential BOOT, which reaches the
+    bound (THEORY 7.9).
+    """
+    outcomes = compare_strategies(problem, strategy_family(problem.num_steps), student_steps)
+    best = min(outcomes, key=lambda name: outcomes[name].w2)
+    bound = separable_bound(problem, excess_ranges(problem, student_steps))
+    note = f"{best} is the best of {len(outcomes)} named strategies"
+    return PlannerResult(outcomes[best], bound, notes=(note,))
 
 
 @cache

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from opmerge.planners.backtrack import best_edges
 from opmerge.plans.tree import Plan, Tree
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 _ROUNDING = 1e-15  # of the largest term; thousands as small change nothing above 1e-11
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
@@ -29,6 +27,16 @@ _State = tuple[float, int, tuple[tuple[int, ...], ...]]
 """Of the search: cost, students to follow, and of each tree its head and its steps so far."""
 
 
+def step_signs(problem: Problem) -> NDArray[np.int_]:
+    """(d,) -1 where every step t < T shrinks, 1 where every one grows, else 0 (THEORY 7.2 to 7.4).
+
+    -1 (λ <= λ_0): every excess is >= 0 and BOOT is best. 1 (λ >= λ*): every excess is <= 0 and
+    vanilla is best.
+    """
+    steps = problem.teacher.log_steps[1:-1]
+    return np.select([(steps <= 0).all(axis=0), (steps >= 0).all(axis=0)], [-1, 1], 0)
+
+
 class BlockSums:
     """Weighted excess of every block under one head: Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)).
 
@@ -37,9 +45,7 @@ class BlockSums:
     eigenvalues, of E_k^n - 1 and (o / E_i)^n: nothing nearly equal to 1 is subtracted. Where o r
     is not small the logarithm is taken element by element.
 
-    Args:
-        log_products: (n, d) log P(t, T) for the steps t = 0 … n-1.
-        retention: (d,) ρ of the student at the head.
+    Takes (n, d) log P(t, T) for the steps t = 0 … n-1, and (d,) ρ of the student at the head.
     """
 
     def __init__(self, log_products: Array, retention: Array) -> None:
@@ -117,7 +123,6 @@ class CombSearch:
 
         The (T, T) credit is what a block k → i may save beyond its teacher steps, at [k, i]; <= 0.
         """
-        from opmerge.planners._kernels import cheapest_paths
 
         def costs_under(head: int) -> Array:
             costs = self.block_costs(head, weights)
@@ -128,7 +133,7 @@ class CombSearch:
             trees = np.full((num_steps + 1, num_steps + 1), np.inf)
             for head in range(1, num_steps + 1):
                 upside_down = np.ascontiguousarray(costs_under(head)[::-1, ::-1].T)
-                trees[head, :head] = cheapest_paths(upside_down, only_at(0, head))[0][::-1]
+                trees[head, :head] = cheapest_paths(upside_down)[0][::-1]
             edges = best_edges(trees, self.student_steps, np.add, lambda costs, _: costs)
         combs = [cheapest_comb(costs_under(head), stop) for head, stop in pairwise(edges)]
         return sum(cost for cost, _ in combs), Plan(tuple(tree for _, tree in combs))
@@ -171,37 +176,32 @@ class CombSearch:
 
 def _costs_ahead(blocks: Mapping[int, Array], count: int) -> list[dict[int, Array]]:
     """Cheapest cost to come, at [students after this one][head][step]."""
-    from opmerge.planners._kernels import cheapest_paths
-
-    ahead: list[dict[int, Array]] = []
-    for following in range(count):
-        layer = {}
-        for head, costs in blocks.items():
-            ends = only_at(0, head)
-            if following:
-                ends[:] = [np.inf, *(ahead[-1][stop][stop - 1] for stop in range(1, head))]
-            layer[head] = cheapest_paths(costs, ends)[0]
+    ahead = [{head: cheapest_paths(costs)[0] for head, costs in blocks.items()}]
+    for _ in range(1, count):
+        ends = np.array([np.inf, *(ahead[-1][stop][stop - 1] for stop in range(1, len(blocks)))])
+        layer = {head: cheapest_paths(costs, ends[:head])[0] for head, costs in blocks.items()}
         ahead.append(layer)
     return ahead
 
 
 def cheapest_comb(block_costs: Array, stop: int = 0) -> tuple[float, Tree]:
-    """The comb under the head n with the least sum of costs of its blocks, and that sum.
-
-    Args:
-        block_costs: (n, n) cost of each block k → i at [k, i]; those with k <= i are not read.
-        stop: step at which the tree ends.
-    """
-    from opmerge.planners._kernels import cheapest_paths
-
-    size = len(block_costs)
-    costs, ends = cheapest_paths(block_costs, only_at(stop, size))
-    boundaries = [size - 1]
+    """The comb n → stop with the least sum of (n, n) costs of its blocks, and that sum."""
+    costs, ends = cheapest_paths(block_costs, stop)
+    boundaries = [len(costs) - 1]
     while boundaries[-1] > stop:
         boundaries.append(int(ends[boundaries[-1]]))
-    return float(costs[-1]), Tree.chain(size, boundaries)
+    return float(costs[-1]), Tree.chain(len(costs), boundaries)
 
 
-def only_at(stop: int, size: int) -> Array:
-    """(size,) costs of ending where a path may end at one step only."""
-    return np.where(np.arange(size) == stop, 0.0, np.inf)
+def cheapest_paths(block_costs: Array, ends: Array | int = 0) -> tuple[Array, NDArray[np.int64]]:
+    """Cheapest ways down from each step to an end, over blocks k → i that cost [k, i], k > i.
+
+    Paths end at one step, or anywhere at (n,) costs. Returns their (n,) costs, and (n,) where the
+    first block of each ends; -1 where there is none.
+    """
+    from opmerge.planners import _kernels
+
+    if isinstance(ends, int):
+        ends = np.where(np.arange(len(block_costs)) == ends, 0.0, np.inf)
+    paths: tuple[Array, NDArray[np.int64]] = _kernels.cheapest_paths(block_costs, ends)
+    return paths

@@ -14,33 +14,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.planners.allocation import OVERHEAD, merge_costs
-from opmerge.planners.combs import cheapest_comb
+from opmerge.planners.combs import cheapest_comb, step_signs
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 
 @dataclass(frozen=True, eq=False)
 class FrontierPoint:
-    """The best comb and its times where a network evaluation costs ``price``.
-
-    Args:
-        price: μ > 0, what an evaluation must save of the excess.
-        budget: evaluations spent.
-        excess: e of the student.
-        times: (number of merges,) in the order of ``plan.merges``.
-        plan: a comb.
-    """
+    """The best comb and its times at a price μ > 0 that an evaluation must save of the excess."""
 
     price: float
-    budget: float
+    budget: float  # evaluations spent
     excess: float
-    times: Array
+    times: Array  # (number of merges,)
     plan: Plan
 
 
@@ -53,15 +42,18 @@ def comb_frontier(
     ``|log1p(a exp(-r x))| + μ c x``, least where ``|a| exp(-r x) = μc / (r ∓ μc)`` (minus where
     a > 0), or at x = 0. Blocks add up, so the best comb is a shortest path: O(T²) a price.
 
-    Args:
-        problem: operator copy, one eigenvalue, steps t < T that all shrink or all grow.
-        prices: any number of them, > 0.
-        overhead: κ.
-
     Raises:
-        InputError: if the problem is of another kind.
+        InputError: unless the rule is operator copy and the steps t < T of the one eigenvalue all
+            shrink or all grow.
     """
-    _check(problem)
+    if problem.merge_rule != "operator-copy":
+        raise InputError("merge_rule", "must be operator-copy", problem.merge_rule)
+    if len(problem.eigenvalues) != 1:
+        raise InputError("problem", "must have one eigenvalue", len(problem.eigenvalues))
+    if not step_signs(problem).all():
+        raise InputError(
+            "eigenvalue", "must make every step t < T shrink or grow", problem.eigenvalues[0]
+        )
     log_products = problem.teacher.log_products[:-1, 0]
     errors = np.expm1(log_products[:, None] - log_products[None, :])
     steps = np.arange(problem.num_steps, dtype=np.float64)
@@ -78,8 +70,7 @@ def comb_bound(points: Iterable[FrontierPoint], budget: float) -> float:
 def evaluations_per_fold(problem: Problem, plan: Plan, overhead: float = OVERHEAD) -> float:
     """Σ_m c_m / r_m: at large budgets B the best error of a plan falls as exp(-B / this).
 
-    Args:
-        problem: of one eigenvalue; of several, the slowest to learn decides.
+    Of several eigenvalues, the slowest to learn decides.
     """
     decays = _decays(problem)[[merge.start for merge in plan.merges]]
     return float((merge_costs(plan, overhead) / decays).sum())
@@ -129,18 +120,6 @@ def _best_comb(errors: Array, costs: Array, rate: float, price: float) -> Fronti
     blocks = [merge.split for merge in tree.merges], [merge.stop for merge in tree.merges]
     budget = float(costs[blocks] @ times[blocks])
     return FrontierPoint(price, budget, float(excess[blocks].sum()), times[blocks], Plan((tree,)))
-
-
-def _check(problem: Problem) -> None:
-    if problem.merge_rule != "operator-copy":
-        raise InputError("merge_rule", "must be operator-copy", problem.merge_rule)
-    if len(problem.eigenvalues) != 1:
-        raise InputError("problem", "must have one eigenvalue", len(problem.eigenvalues))
-    steps = problem.teacher.log_steps[1:-1, 0]
-    if not ((steps <= 0).all() or (steps >= 0).all()):
-        raise InputError(
-            "eigenvalue", "must make every step t < T shrink or grow", problem.eigenvalues[0]
-        )
 
 
 def _decays(problem: Problem) -> Array:

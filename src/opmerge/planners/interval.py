@@ -9,24 +9,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners.backtrack import best_edges, trace_tree
-from opmerge.planners.ranges import (
-    compose,
-    estimate_deficits,
-    estimate_weights,
-    excess_ranges,
-    separable_bound,
-)
+from opmerge.planners.ranges import compose, estimates, excess_ranges, separable_bound
 from opmerge.planners.result import PlannerResult, planner
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Plan
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 MEMORY_LIMIT = 2 * 1024**3
 
@@ -57,9 +48,8 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             f"{interval_memory(problem) / 1024**3:.1f} GiB",
             'use `planner="auto"` or fewer steps',
         )
-    teacher, is_denoiser = problem.teacher, problem.merge_rule == "denoiser-copy"
-    columns = range(len(problem.eigenvalues)) if is_denoiser else ()
-    deficits = [estimate_deficits(problem, d) for d in columns] or [np.zeros((1, 1))]
+    teacher, columns = problem.teacher, range(len(problem.eigenvalues))
+    deficits, weights = zip(*(estimates(problem, d) for d in columns), strict=True)
     log_targets = _cumulated_targets(problem)
     trees, _, tree_splits, forest_splits = interval_tables(
         teacher.log_products,
@@ -68,8 +58,8 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         log_targets,
         problem.multiplicities,
         np.ascontiguousarray(np.stack(deficits, axis=-1)),
-        estimate_weights(problem),
-        is_denoiser,
+        weights[0],
+        problem.merge_rule == "denoiser-copy",
     )
 
     def error(values: Array, stop: int) -> Array:

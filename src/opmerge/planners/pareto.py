@@ -21,9 +21,7 @@ from opmerge.planners.ranges import compose, excess_ranges
 from opmerge.planners.result import PlannerResult, planner
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Nested, Plan
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 Indices = NDArray[np.intp]
 Origin = Callable[[int, int, int], list[Nested]]

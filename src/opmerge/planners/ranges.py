@@ -8,11 +8,8 @@ plan does better than every eigenvalue on its own: the separable bound.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 # A compiled kernel does not hear Ctrl-C; between chunks of about a second, Python does.
 _OPERATIONS_AT_ONCE = 1e10
@@ -23,22 +20,20 @@ def compose(first: Array, rest: Array) -> Array:
     return first + rest + first * rest
 
 
-def estimate_weights(problem: Problem) -> Array:
-    """(T+1, T+1) weight of x_0 in a jump, alpha_i sigma_j - sigma_i alpha_j, at [start, stop]."""
-    alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
-    return np.outer(sigmas, alphas) - np.outer(alphas, sigmas)
+def estimates(problem: Problem, d: int) -> tuple[Array, Array]:
+    """How much a jump falls short, 1 - J/P for eigenvalue d, and its weight of x_0.
 
-
-def estimate_deficits(problem: Problem, d: int) -> Array:
-    """(T+1, T+1) how much one jump falls short, 1 - J/P, at [start, stop], for eigenvalue d."""
+    (T+1, T+1) each, at [start, stop]; the weight is alpha_i sigma_j - sigma_i alpha_j. Zeros (1, 1)
+    under operator copy, which makes no jumps.
+    """
     from opmerge.planners._kernels import jump_deficits
 
-    teacher, schedule = problem.teacher, problem.schedule
-    log_cosines = np.ascontiguousarray(teacher.log_cosines[:, d])
-    deficits: Array = jump_deficits(
-        schedule.alphas, schedule.sigmas, teacher.eigenvalues[d], log_cosines
-    )
-    return deficits
+    if problem.merge_rule == "operator-copy":
+        return np.zeros((1, 1)), np.zeros((1, 1))
+    alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
+    log_cosines = np.ascontiguousarray(problem.teacher.log_cosines[:, d])
+    deficits = jump_deficits(alphas, sigmas, problem.eigenvalues[d], log_cosines)
+    return deficits, np.outer(sigmas, alphas) - np.outer(alphas, sigmas)
 
 
 def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
@@ -48,22 +43,21 @@ def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
     """
     from opmerge.planners._kernels import scalar_ranges
 
-    teacher = problem.teacher
+    teacher, weights = problem.teacher, estimates(problem, 0)[1]
     chunk = max(2, int(_OPERATIONS_AT_ONCE / problem.num_steps**3))
-    parts = [slice(first, first + chunk) for first in range(0, len(teacher.eigenvalues), chunk)]
     ranges = [
         scalar_ranges(
-            teacher.log_products[:, part],
-            problem.retentions[:, part],
-            teacher.log_cosines[:, part],
-            teacher.eigenvalues[part],
+            teacher.log_products[:, first : first + chunk],
+            problem.retentions[:, first : first + chunk],
+            teacher.log_cosines[:, first : first + chunk],
+            teacher.eigenvalues[first : first + chunk],
             problem.schedule.alphas,
             problem.schedule.sigmas,
-            estimate_weights(problem),
+            weights,
             problem.merge_rule == "denoiser-copy",
             student_steps,
         )
-        for part in parts
+        for first in range(0, len(teacher.eigenvalues), chunk)
     ]
     with np.errstate(divide="ignore"):
         return np.log1p(np.maximum(np.hstack(ranges), -1.0))
@@ -73,13 +67,11 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
     """Smallest and largest δ of every tree and row of trees for eigenvalue d: ``scalar_tables``."""
     from opmerge.planners._kernels import scalar_tables
 
-    is_denoiser = problem.merge_rule == "denoiser-copy"
+    columns = problem.teacher.log_products[:, d], problem.retentions[:, d]
     tables: tuple[Array, Array] = scalar_tables(
-        np.ascontiguousarray(problem.teacher.log_products[:, d]),
-        np.ascontiguousarray(problem.retentions[:, d]),
-        estimate_deficits(problem, d) if is_denoiser else np.zeros((1, 1)),
-        estimate_weights(problem),
-        is_denoiser,
+        *map(np.ascontiguousarray, columns),
+        *estimates(problem, d),
+        problem.merge_rule == "denoiser-copy",
     )
     return tables
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import wraps
 from importlib import import_module
@@ -20,12 +20,8 @@ P = ParamSpec("P")
 class PlannerResult:
     """A plan with its certificate.
 
-    Args:
-        outcome: the best plan found, evaluated.
-        lower_bound: W2 distance that no plan for the problem can go below (proved).
-        planner: name of the planner.
-        seconds: wall-clock time spent.
-        notes: one line each: why this planner, what limits the bound.
+    ``lower_bound`` is a W2 distance that no plan for the problem can go below, proved up to
+    rounding in float64; each of the notes is a line: why this planner, what limits the bound.
     """
 
     outcome: Outcome
@@ -63,11 +59,9 @@ _PLACES: dict[str, int] = {}
 def planner(
     name: str, place: int | None = None
 ) -> Callable[[Callable[P, PlannerResult]], Callable[P, PlannerResult]]:
-    """Decorator of a planner, whose results it gives their name and the seconds spent.
+    """Decorator of a planner, whose results it gives their name and the wall-clock seconds spent.
 
-    Args:
-        name: of the planner.
-        place: in lists of planners; None for one that is not offered by name.
+    ``place`` is that in lists of planners; None for one that is not offered by name.
     """
 
     def register(search: Callable[P, PlannerResult]) -> Callable[P, PlannerResult]:
@@ -95,6 +89,6 @@ def require(is_covered: bool, requirement: str, value: object) -> None:
         raise InputError("planner", requirement, value, 'use `planner="auto"`')
 
 
-def best_outcome(outcomes: list[Outcome]) -> Outcome:
+def best_outcome(outcomes: Iterable[Outcome]) -> Outcome:
     """The outcome with the smallest W2; the first of equals."""
     return min(outcomes, key=lambda outcome: outcome.w2)

@@ -18,22 +18,19 @@ from numpy.typing import NDArray
 
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.backtrack import best_edges, forest_edges, trace_tree
+from opmerge.planners.brute_force import best_strategy_plan
 from opmerge.planners.pareto import pareto_plan
 from opmerge.planners.ranges import (
     compose,
-    estimate_deficits,
-    estimate_weights,
+    estimates,
     excess_ranges,
     scalar_extremes,
     separable_bound,
 )
 from opmerge.planners.result import PlannerResult, best_outcome, planner, require
-from opmerge.planners.strategies import best_strategy_plan
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Problem
-
-Array = NDArray[np.float64]
+from opmerge.problem import Array, Problem
 
 _FEW_STEPS = 24  # up to which sets of values take less than a second
 _KEPT = 64  # sums of a node
@@ -96,8 +93,7 @@ class Extremes:
     def __init__(self, problem: Problem, side: int) -> None:
         self._problem, self._sign = problem, 1 - 2 * side
         self.trees, self.forests = (table[side] for table in scalar_extremes(problem, 0))
-        if problem.merge_rule == "denoiser-copy":
-            self._deficits, self._weights = estimate_deficits(problem, 0), estimate_weights(problem)
+        self._deficits, self._weights = estimates(problem, 0)
 
     def tree(self, start: int, stop: int) -> Tree:
         """The extreme tree start → stop."""
