@@ -33,8 +33,7 @@ class LinearTeacher:
     """The T-step DDIM teacher of data N(0, Λ), diagonal in the eigenbasis (THEORY 2).
 
     Operators are held as logarithms, cumulated from the noise side, because their products
-    over intervals are then differences of two rows. All arrays are float64; row t belongs to
-    step t, column i to eigenvalue i.
+    over intervals are then differences of two rows: row t for step t, column i for eigenvalue i.
 
     Raises:
         InputError: if the eigenvalues λ are not a finite non-negative vector (d,).
@@ -82,10 +81,8 @@ class LinearTeacher:
         decay = sigmas[1:] * (sigmas[1:] - sigmas[:-1])
         change = (growth - decay) / self.variances[1:]
         inner = alphas[1:] * alphas[:-1] * self.eigenvalues + sigmas[1:] * sigmas[:-1]
-        steps = np.log1p(np.maximum(change, -0.5))
-        far = np.abs(change) >= 0.5
-        inner = np.maximum(inner[far], _RIGHT_ANGLE)
-        steps[far] = np.log(inner) - np.log(self.variances[1:][far])
+        whole = np.log(np.maximum(inner, _RIGHT_ANGLE)) - np.log(self.variances[1:])
+        steps = np.where(np.abs(change) >= 0.5, whole, np.log1p(np.maximum(change, -0.5)))
         return np.vstack([np.zeros(len(self.eigenvalues)), steps])
 
     @cached_property

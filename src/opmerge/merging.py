@@ -25,19 +25,14 @@ from opmerge.training import MODELS
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a plan costs in quality.
-
-    Args:
-        problem, plan: what was evaluated.
-        excess: (d,) e = log(b / P(0, T)) of the whole student.
-        local_excess: (number of merges, d) what each merge adds; the rows, in the order of
-            ``plan.merges``, sum to ``excess``.
-    """
+    """What a plan costs in quality."""
 
     problem: Problem
     plan: Plan
     excess: Array
+    """(d,) e = log(b / P(0, T)) of the whole student."""
     local_excess: Array
+    """(number of merges, d) what each merge of ``plan.merges`` adds; the rows sum to ``excess``."""
 
     @property
     def w2(self) -> float:
@@ -74,16 +69,15 @@ class Outcome:
 
         ``sqrt(W2 to the teacher² + floor²)``, whatever the objective.
         """
-        if self.problem.objective == "teacher":
-            return float(np.hypot(self.w2, self.floor))
-        beside_teacher = replace(self.problem, objective="teacher")
-        return float(np.hypot(beside_teacher.distance(self.excess), self.floor))
+        problem = self.problem
+        if problem.objective != "teacher":
+            problem = replace(problem, objective="teacher")
+        return float(np.hypot(problem.distance(self.excess), self.floor))
 
     def error_shares(self) -> Array:
         """(number of merges,) each merge's share of the squared error; they sum to 1.
 
-        Every eigenvalue's error is divided among the merges in proportion to the size of what
-        they added to its excess.
+        Every eigenvalue's error is divided in proportion to the size of what each added to e.
         """
         sizes = np.abs(self.local_excess)
         totals = sizes.sum(axis=0)
@@ -109,11 +103,8 @@ def initial_coefficients(
     if problem.merge_rule == "operator-copy":
         return np.expm1(-log_rest), np.exp(-log_rest)
     alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
-
-    def estimate_weight(to: int) -> float:
-        return float(alphas[to] * sigmas[start] - sigmas[to] * alphas[start])
-
-    gain = estimate_weight(stop) / estimate_weight(split) * np.exp(-log_rest)
+    weights = alphas * sigmas[start] - sigmas * alphas[start]
+    gain = weights[stop] / weights[split] * np.exp(-log_rest)
     return gain * teacher.jump_deficit(split, start) - teacher.jump_deficit(stop, start), gain
 
 
@@ -122,11 +113,9 @@ def evaluate(
 ) -> Outcome:
     """Excess, error and per-merge trace of a plan, by the closed form (THEORY 4, 6).
 
-    Args:
-        problem, plan: of the same number of steps.
-        training_times: (number of merges,) how long each merge of ``plan.merges`` is trained, in
-            multiples x >= 0 of the problem's training: its retention is ρ^x, as error decays
-            exponentially, mode by mode, with the length of training. 1 each unless given.
+    The (number of merges,) training times say how long each of ``plan.merges`` is trained, in
+    multiples x >= 0 of the problem's training: its retention is ρ^x, as error decays
+    exponentially, mode by mode, with the length of training. 1 each unless given.
 
     Raises:
         InputError: if the plan is for another number of steps, the times do not fit it, or the
@@ -139,9 +128,7 @@ def evaluate(
     zero = np.zeros_like(problem.eigenvalues)
     excess = dict.fromkeys(range(problem.num_steps, 0, -1), zero)
     local = np.zeros((len(plan.merges), len(zero)))
-    times = np.ones(len(local))
-    if training_times is not None:
-        times = _check_times(problem, plan, training_times)
+    times = np.ones(len(local)) if training_times is None else _times(problem, plan, training_times)
     for row, merge in enumerate(plan.merges):
         first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
         rest = np.sum(others, axis=0)
@@ -165,8 +152,7 @@ def _initial_error(problem: Problem, merge: Merge, first: Array, rest: Array) ->
     return (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
 
 
-def _check_times(problem: Problem, plan: Plan, times: Sequence[float] | Array) -> Array:
-    """(number of merges,) times >= 0."""
+def _times(problem: Problem, plan: Plan, times: Sequence[float] | Array) -> Array:
     checked = check_vector("training_times", times)
     if len(checked) != len(plan.merges):
         raise InputError(

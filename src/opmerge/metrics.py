@@ -34,11 +34,8 @@ def gaussian_w2(
     roots = [_square_root(c, f"covariance{n}") for n, c in ((1, covariance1), (2, covariance2))]
     shape = means[0].shape
     if means[1].shape != shape or any(root.shape != shape * 2 for root in roots):
-        raise InputError(
-            "mean and covariance",
-            "must have shapes (d,) and (d, d)",
-            [*(m.shape for m in means), *(r.shape for r in roots)],
-        )
+        shapes = [array.shape for array in (*means, *roots)]
+        raise InputError("mean and covariance", "must have shapes (d,) and (d, d)", shapes)
     if not np.isfinite(means).all():
         raise InputError("mean", "must be finite")
     return _w2(means, roots)
@@ -58,10 +55,9 @@ def gaussian_fit_w2(samples1: ArrayLike, samples2: ArrayLike) -> float:
     first, second = _samples("samples1", samples1), _samples("samples2", samples2)
     if first.shape[1] != second.shape[1]:
         raise InputError("samples2", f"must have shape (m, {first.shape[1]})", second.shape)
-    means = [first.mean(axis=0), second.mean(axis=0)]
+    means = [samples.mean(axis=0) for samples in (first, second)]
     factors = [
-        (samples - mean) / np.sqrt(len(samples) - 1)
-        for samples, mean in zip((first, second), means, strict=True)
+        (samples - samples.mean(axis=0)) / np.sqrt(len(samples) - 1) for samples in (first, second)
     ]
     return _w2(means, factors)
 
@@ -73,8 +69,7 @@ def sliced_w2(
 
     ``SW2² = E_θ W2²(θᵀx, θᵀy)`` over directions θ, uniform on the sphere (Bonneel et al. 2015);
     in one dimension the optimal plan pairs sorted values. For laws that differ by a shift alone,
-    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws. The mean is
-    taken over ``num_projections`` directions.
+    ``SW2² = |shift|² / d``. As every such estimate it is above 0 for equal laws.
 
     Raises:
         InputError: for samples that are not both finite (n, d), n >= 2.

@@ -28,13 +28,6 @@ class Problem:
     and mode of the training model (``mode_weights``), modes of one eigenvalue side by side. They
     are independent directions for all that follows: a mode has its share of the multiplicity.
 
-    Args:
-        spectrum: eigenvalues λ of the data covariance, with multiplicities.
-        schedule: noise schedule with T steps.
-        training: how far a student gets in one merge.
-        merge_rule: where a student starts (THEORY 4).
-        objective: what the result is measured against (THEORY 6).
-
     Raises:
         InputError: for an unknown merge rule or objective.
     """
@@ -42,8 +35,8 @@ class Problem:
     spectrum: Spectrum
     schedule: NoiseSchedule
     training: TrainingModel = field(default_factory=GradientFlow)
-    merge_rule: MergeRule = "operator-copy"
-    objective: Objective = "teacher"
+    merge_rule: MergeRule = "operator-copy"  # where a student starts (THEORY 4)
+    objective: Objective = "teacher"  # what the result is measured against (THEORY 6)
 
     def __post_init__(self) -> None:
         for argument, choices in (("merge_rule", MergeRule), ("objective", Objective)):

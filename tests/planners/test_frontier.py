@@ -11,9 +11,15 @@ from scipy.optimize import minimize_scalar
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.planners.allocation import allocate, merge_costs
+from opmerge.planners.allocation import (
+    allocate,
+    cheapest_plan,
+    comb_bound,
+    comb_frontier,
+    evaluations_per_fold,
+    merge_costs,
+)
 from opmerge.planners.brute_force import all_plans
-from opmerge.planners.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.plans import Plan, Tree, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule

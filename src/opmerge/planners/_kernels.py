@@ -44,8 +44,7 @@ def scalar_tables(
 ) -> tuple[Array, Array]:
     """Smallest and largest δ of every tree and forest, (2, T+1, T+1) each, for one eigenvalue.
 
-    Exact, because a composite and a merge both increase with each child. Takes (T+1,) log P(t, T)
-    and retentions.
+    Exact, because a composite and a merge both increase with each child.
     """
     size = len(log_products)
     trees, forests = np.zeros((2, size, size)), np.zeros((2, size, size))
@@ -129,14 +128,10 @@ def interval_tables(
     Σ w n_start P² (δ - δ_target)² to the interval's target is least, built from the best first
     child and the best forest for the rest. O(T³ d); intervals of one length run in parallel.
 
-    Args:
-        log_products, retentions, log_variances, log_targets: (T+1, d); ``log_targets`` holds
-            target excesses cumulated from the data side, so that an interval's is a difference.
-        deficits: (T+1, T+1, d).
-
-    Returns:
-        trees and forests (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop]; a
-        forest's split 0 stands for a single tree.
+    Takes (T+1, d) tables, ``log_targets`` the target excesses cumulated from the data side, so that
+    an interval's is a difference, and (T+1, T+1, d) deficits. Returns trees and forests
+    (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop]; a forest's split 0 stands
+    for a single tree.
     """
     size, dimensions = log_products.shape
     trees, forests = np.zeros((size, size, dimensions)), np.zeros((size, size, dimensions))
@@ -157,11 +152,10 @@ def interval_tables(
                     first, rest = trees[start, split, d], forests[stop, split, d]
                     composite = first + rest + first * rest
                     gain = inverse[stop, d] * products[split, d]
+                    offset = gain - 1.0
                     if denoiser:
                         gain *= ratio
                         offset = gain * deficits[start, split, d] - deficits[start, stop, d]
-                    else:
-                        offset = gain - 1.0
                     rho = retentions[start, d]
                     merged = (1.0 - rho) * composite + rho * (offset + gain * first)
                     tree_error += scale[d] * (merged - target[d]) ** 2
@@ -172,12 +166,12 @@ def interval_tables(
                     best_forest, forest_splits[start, stop] = forest_error, split
             split, kept = tree_splits[start, stop], retentions[start]
             child, others = trees[start, split], forests[stop, split]
-            growth = np.expm1(log_products[split] - log_products[stop])
-            initial = growth + (1.0 + growth) * child
+            offsets = np.expm1(log_products[split] - log_products[stop])
+            gains = 1.0 + offsets
             if denoiser:
-                gains = (1.0 + growth) * weights[start, stop] / weights[start, split]
-                offset = gains * deficits[start, split] - deficits[start, stop]
-                initial = offset + gains * child
+                gains = gains * weights[start, stop] / weights[start, split]
+                offsets = gains * deficits[start, split] - deficits[start, stop]
+            initial = offsets + gains * child
             trees[start, stop] = (1 - kept) * (child + others + child * others) + kept * initial
             if best_tree <= best_forest:
                 forest_splits[start, stop] = 0

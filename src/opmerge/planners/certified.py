@@ -97,15 +97,13 @@ class _ConvexLoss:
 
 
 def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
-    """BOOT, vanilla and, where there are many eigenvalues, the plans that a coarser spectrum wants.
-
-    The search visits much the same plans whether neighbouring eigenvalues are told apart or not,
-    and each step of it costs a matrix product over all of them.
-    """
+    """BOOT, vanilla and, of many eigenvalues, the plans that a coarser spectrum wants."""
     plans = [build_strategy(name, problem.num_steps, student_steps) for name in ("boot", "vanilla")]
     eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
     if len(eigenvalues) <= 2 * _COARSE:
         return plans
+    # the search visits much the same plans whether neighbouring eigenvalues are told apart or not,
+    # and each step of it costs a matrix product over all of them
     groups = np.array_split(np.arange(len(eigenvalues)), _COARSE)
     means = [np.average(eigenvalues[group], weights=counts[group]) for group in groups]
     spectrum = eigenvalue_spectrum(means, [counts[group].sum() for group in groups])
@@ -143,8 +141,7 @@ class _Relaxation:
 
     def _consider(self, plan: Plan) -> Outcome:
         outcome = evaluate(self.problem, plan)
-        if outcome.w2 < self.best.w2:
-            self.best = outcome
+        self.best = best_outcome([self.best, outcome])
         return outcome
 
     def _tangent(self) -> tuple[float, Array]:
@@ -165,9 +162,8 @@ class _Relaxation:
                 self.lower, self.bound = offset + cost, (offset, gradient)
             vertex = self._consider(plan).excess
             here = float(gradient @ self.point)
-            if self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (offset + here):
-                return
-            if (self.vertices == vertex).all(axis=1).any():
+            is_closed = self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (offset + here)
+            if is_closed or (self.vertices == vertex).all(axis=1).any():
                 return
             self.plans.append(plan)
             self.vertices = np.vstack([self.vertices, vertex])
@@ -309,15 +305,13 @@ class TailBound:
 
 
 def _cheapest_inside(costs: Array) -> Array:
-    """Least total cost of disjoint spine blocks inside each block k → i, at [k, i]; none cost 0.
-
-    A spine block begins below the head of its tree, hence strictly below k.
-    """
+    """Least total cost of disjoint spine blocks inside each block k → i, at [k, i]; none cost 0."""
     size = len(costs)
     single = np.arange(1, size), np.arange(size - 1)
     costs[single] = np.minimum(costs[single], 0.0)  # a step outside spine blocks costs nothing
     least = np.zeros_like(costs)
     for below in range(size - 1):
         inside = np.ascontiguousarray(costs[below:, below:])
+        # a spine block begins below the head of its tree, hence strictly below k
         least[below + 1 :, below] = cheapest_paths(inside)[0][:-1]
     return least

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.planners.backtrack import best_edges
+from opmerge.planners.interval import best_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Array, Problem
 

@@ -1,23 +1,26 @@
 """The paper's planner: per interval, the operator closest in W2 (arXiv 2505.16024, Algorithm 1).
 
 Exact for one eigenvalue where signs agree; a heuristic for several, because closeness of the
-parts does not order closeness of the whole. Its lower bound is the separable one.
+parts does not order closeness of the whole. Its lower bound is the separable one. The way back from
+the choices of such a dynamic programme to trees and students serves other planners too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.planners.backtrack import best_edges, trace_tree
 from opmerge.planners.ranges import compose, estimates, excess_ranges, separable_bound
 from opmerge.planners.result import PlannerResult, planner
-from opmerge.plans.strategies import uniform_boundaries
-from opmerge.plans.tree import Plan
+from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Array, Problem
+
+Split = Callable[[int, int], Any]
 
 MEMORY_LIMIT = 2 * 1024**3
 
@@ -40,7 +43,6 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """
     from opmerge.planners._kernels import interval_tables
 
-    uniform_boundaries(problem.num_steps, student_steps)
     if interval_memory(problem) > MEMORY_LIMIT:
         raise InputError(
             "planner",
@@ -48,9 +50,9 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
             f"{interval_memory(problem) / 1024**3:.1f} GiB",
             'use `planner="auto"` or fewer steps',
         )
-    teacher, columns = problem.teacher, range(len(problem.eigenvalues))
-    deficits, weights = zip(*(estimates(problem, d) for d in columns), strict=True)
-    log_targets = _cumulated_targets(problem)
+    bound = separable_bound(problem, excess_ranges(problem, student_steps))
+    teacher, log_targets = problem.teacher, _cumulated_targets(problem)
+    deficits = [estimates(problem, d)[0] for d in range(len(problem.eigenvalues))]
     trees, _, tree_splits, forest_splits = interval_tables(
         teacher.log_products,
         problem.retentions,
@@ -58,7 +60,7 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         log_targets,
         problem.multiplicities,
         np.ascontiguousarray(np.stack(deficits, axis=-1)),
-        weights[0],
+        estimates(problem, 0)[1],
         problem.merge_rule == "denoiser-copy",
     )
 
@@ -74,11 +76,8 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         trace_tree(*ends, lambda *at: tree_splits[at], lambda *at: forest_splits[at])
         for ends in pairwise(edges)
     )
-    return PlannerResult(
-        evaluate(problem, Plan(tuple(students))),
-        separable_bound(problem, excess_ranges(problem, student_steps)),
-        notes=("the bound lets every eigenvalue have its own plan",),
-    )
+    note = "the bound lets every eigenvalue have its own plan"
+    return PlannerResult(evaluate(problem, Plan(tuple(students))), bound, notes=(note,))
 
 
 def _cumulated_targets(problem: Problem) -> Array:
@@ -88,3 +87,56 @@ def _cumulated_targets(problem: Problem) -> Array:
     targets = -np.cumsum(problem.teacher.log_cosines, axis=0)
     targets[0] = targets[-1] - problem.target_excess  # differs from 0 only where sigma_0 > 0
     return targets
+
+
+def forest_edges(start: int, stop: int, forest_split: Split) -> list[int]:
+    """The steps at which the trees of the row start → stop meet: see ``trace_tree``."""
+    edges = [start]
+    while edges[-1] > stop:
+        here = edges[-1]
+        edges.append(int(here - stop > 1 and forest_split(here, stop)) or stop)
+    return edges
+
+
+def trace_tree(start: int, stop: int, tree_split: Split, forest_split: Split) -> Tree:
+    """The tree start → stop that the choices describe.
+
+    They tell where the first child of the tree (start, stop) ends, and where the first tree of the
+    row (start, stop) ends, which is 0 if it is one tree.
+    """
+    merges: list[Merge] = []
+    pending = [(start, stop)]
+    while pending:
+        head, end = pending.pop()
+        if head - end > 1:
+            first = int(tree_split(head, end))
+            merges.append(Merge((head, *forest_edges(first, end, forest_split))))
+            pending.extend(pairwise(merges[-1].boundaries))
+    return Tree(start, stop, tuple(merges))
+
+
+def best_edges(
+    trees: Array,
+    student_steps: int,
+    compose: Callable[[Array, Array], Array],
+    error: Callable[[Array, int], Array],
+) -> list[int]:
+    """The boundaries (T, …, 0) of K students: of each prefix of k trees the one that errs least.
+
+    The best trees (T+1, T+1, …) stand at [start, stop]; ``compose`` joins (n, …) prefixes with the
+    (n, …) trees that follow, and ``error`` tells the (n,) errors of those that end at a step.
+    """
+    num_steps = len(trees) - 1
+    reached, choices = trees[num_steps].copy(), []
+    for students in range(1, student_steps):
+        choice = np.zeros(num_steps + 1, dtype=int)
+        for stop in range(num_steps - students):
+            above = slice(stop + 1, num_steps - students + 1)
+            values = compose(reached[above], trees[above, stop])
+            best = int(error(values, stop).argmin())
+            choice[stop], reached[stop] = stop + 1 + best, values[best]
+        choices.append(choice)
+    edges = [0]
+    for choice in reversed(choices):
+        edges.append(int(choice[edges[-1]]))
+    return [num_steps, *reversed(edges)]

@@ -19,7 +19,6 @@ from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners.ranges import compose, excess_ranges
 from opmerge.planners.result import PlannerResult, planner
-from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Nested, Plan
 from opmerge.problem import Array, Problem
 
@@ -34,28 +33,19 @@ _LEAST_RAISED = 1e-9  # the ε at which thinning starts where none was asked for
 
 @dataclass(frozen=True, eq=False)
 class _Front:
-    """Candidates for one interval.
-
-    Args:
-        points: (3, n, d) δ of each, and the least and the largest δ of all that it stands for.
-        origins: (n, 3) where each comes from: the split, and the indices of the first part and
-            of the rest in their fronts; in a forest, split 0 stands for a single tree.
-        trees_from: the trees, as nested lists, of a candidate with this origin.
-    """
+    """Candidates for one interval."""
 
     points: Array
+    """(3, n, d) δ of each, and the least and the largest δ of all that it stands for."""
     origins: Indices
+    """(n, 3) where each comes from: the split, and the indices of the first part and of the rest in
+    their fronts; in a forest, split 0 stands for a single tree."""
     trees_from: Origin
+    """The trees, as nested lists, of a candidate with this origin."""
 
     def trees(self, index: int) -> list[Nested]:
         """The trees of a candidate, as nested lists."""
         return self.trees_from(*self.origins[index].tolist())
-
-    def followed_by(self, rest: _Front, split: int) -> tuple[Array, Indices]:
-        """Points and origins of every pair with a candidate of the interval after ``split``."""
-        pairs = np.indices((len(self.origins), len(rest.origins))).reshape(2, -1)
-        points = compose(self.points[:, pairs[0]], rest.points[:, pairs[1]])
-        return points, np.insert(pairs.T, 0, split, axis=1)
 
 
 @planner("pareto", 4)
@@ -65,26 +55,22 @@ def pareto_plan(
     epsilon: float = 0.0,
     max_front: int | None = None,
 ) -> PlannerResult:
-    """The optimal plan (ε = 0), or one within a stated gap.
+    """The optimal plan (ε = 0), or one within a stated gap; either rule, either objective.
 
-    Fronts grow quickly with T and with the number of distinct eigenvalues; where one would exceed
-    ``max_front``, ε is raised for it, and the gap says what that cost.
-
-    Args:
-        problem: either rule, either objective.
-        student_steps: K >= 1.
-        epsilon: ε >= 0, relative to the range of excesses that each eigenvalue can reach.
-        max_front: largest number of candidates kept for an interval. By default there is no
-            limit up to 9 steps, and beyond, one that keeps the search to a minute or so.
+    ε >= 0 is relative to the range of excesses that each eigenvalue can reach. Fronts grow quickly
+    with T and with the number of distinct eigenvalues; where one would hold more candidates than
+    ``max_front``, ε is raised for it, and the gap says what that cost. By default there is no limit
+    up to 9 steps, and beyond, one that keeps the search to a minute or so.
 
     Raises:
         InputError: if K, ε or ``max_front`` is out of range.
     """
-    uniform_boundaries(problem.num_steps, student_steps)
     if not (np.isfinite(epsilon) and epsilon >= 0):
         raise InputError("epsilon", "must be finite and >= 0", epsilon)
-    if max_front is None:
-        max_front = _affordable_front(problem)
+    if max_front is None:  # the most with which T³/6 pairs of fronts stay within bounds
+        pairs = problem.num_steps**3 / 6 * len(problem.eigenvalues)
+        is_short = problem.num_steps <= _MAX_STEPS_UNLIMITED
+        max_front = _UNLIMITED if is_short else max(8, int(np.sqrt(_MAX_NUMBERS / pairs)))
     if max_front < 1:
         raise InputError("max_front", "must be >= 1", max_front)
     search = _Search(problem, student_steps, epsilon, max_front)
@@ -95,14 +81,6 @@ def pareto_plan(
     outcome = evaluate(problem, Plan.from_nested(front.trees(best)))
     notes = (f"fronts were thinned to {max_front} candidates",) if search.raised else ()
     return PlannerResult(outcome, float(np.sqrt(bounds.min())), notes=notes)
-
-
-def _affordable_front(problem: Problem) -> int:
-    """The most candidates with which T³/6 pairs of fronts stay within bounds."""
-    if problem.num_steps <= _MAX_STEPS_UNLIMITED:
-        return _UNLIMITED
-    splits = problem.num_steps**3 / 6
-    return max(8, int(np.sqrt(_MAX_NUMBERS / (splits * len(problem.eigenvalues)))))
 
 
 class _Search:
@@ -127,18 +105,12 @@ class _Search:
 
     def _build(self, start: int, stop: int) -> None:
         """Train one student on every composite; its start is given by the first part."""
-
-        def row(split: int, first: int, rest: int) -> list[Nested]:
-            return self.trees[start, split].trees(first) + self.forests[split, stop].trees(rest)
-
-        rho = self.problem.retentions[start]
-        composed, merged = [], []
-        for split in range(start - 1, stop, -1):
-            first = self.trees[start, split]
-            points, origins = first.followed_by(self.forests[split, stop], split)
+        firsts = {split: self.trees[start, split] for split in range(start - 1, stop, -1)}
+        composed, row = _followed(firsts, self.forests, stop)
+        rho, merged = self.problem.retentions[start], []
+        for (split, first), (points, origins) in zip(firsts.items(), composed, strict=True):
             offset, gain = initial_coefficients(self.problem, start, split, stop)
             initial = offset + gain * first.points[:, origins[:, 1]]
-            composed.append((points, origins))
             merged.append(((1.0 - rho) * points + rho * initial, origins))
         trees = self.trees[start, stop] = self._thin(merged, lambda *origin: [row(*origin)])
         whole = np.zeros_like(trees.origins)
@@ -153,20 +125,13 @@ class _Search:
         num_steps = self.problem.num_steps
         prefixes = {stop: self.trees[num_steps, stop] for stop in range(num_steps)}
         for students in range(2, student_steps + 1):
-            is_last = students == student_steps
-            stops = (0,) if is_last else range(num_steps - students + 1)
-            prefixes = {stop: self._extended(prefixes, stop, is_last) for stop in stops}
+            is_last, extended = students == student_steps, {}
+            for stop in (0,) if is_last else range(num_steps - students + 1):
+                above = {split: front for split, front in prefixes.items() if split > stop}
+                parts, row = _followed(above, self.trees, stop)
+                extended[stop] = _Front(*_joined(parts), row) if is_last else self._thin(parts, row)
+            prefixes = extended
         return prefixes[0]
-
-    def _extended(self, prefixes: dict[int, _Front], stop: int, is_last: bool) -> _Front:
-        """The prefixes that end above a step, each with one more tree down to it."""
-
-        def row(split: int, before: int, tree: int) -> list[Nested]:
-            return prefixes[split].trees(before) + self.trees[split, stop].trees(tree)
-
-        above = [split for split in prefixes if split > stop]
-        parts = [prefixes[split].followed_by(self.trees[split, stop], split) for split in above]
-        return _Front(*_joined(parts), row) if is_last else self._thin(parts, row)
 
     def _thin(self, parts: list[tuple[Array, Indices]], trees_from: Origin) -> _Front:
         """Keep what is not dominated; raise ε here until at most ``limit`` candidates are left."""
@@ -214,6 +179,23 @@ class _Search:
         """(n, m) values such that smaller is better in every column."""
         relative = points[0] / self.scale
         return np.hstack([relative[:, self.lower_is_better], -relative[:, self.higher_is_better]])
+
+
+def _followed(
+    firsts: dict[int, _Front], rests: dict[tuple[int, int], _Front], stop: int
+) -> tuple[list[tuple[Array, Indices]], Origin]:
+    """Points and origins of every pair, split by split, and the trees of a pair of this origin."""
+
+    def row(split: int, first: int, rest: int) -> list[Nested]:
+        return firsts[split].trees(first) + rests[split, stop].trees(rest)
+
+    parts = []
+    for split, first in firsts.items():
+        rest = rests[split, stop]
+        pairs = np.indices((len(first.origins), len(rest.origins))).reshape(2, -1)
+        points = compose(first.points[:, pairs[0]], rest.points[:, pairs[1]])
+        parts.append((points, np.insert(pairs.T, 0, split, axis=1)))
+    return parts, row
 
 
 def _joined(parts: list[tuple[Array, Indices]]) -> tuple[Array, Indices]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from opmerge.plans.strategies import uniform_boundaries
 from opmerge.problem import Array, Problem
 
 # A compiled kernel does not hear Ctrl-C; between chunks of about a second, Python does.
@@ -39,10 +40,11 @@ def estimates(problem: Problem, d: int) -> tuple[Array, Array]:
 def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
     """(2, d) smallest and largest excess of each eigenvalue over all plans with K students.
 
-    O(T³ d) time; eigenvalues run in parallel with O(T²) memory each.
+    O(T³ d) time; eigenvalues run in parallel with O(T²) memory each. It refuses K out of range.
     """
     from opmerge.planners._kernels import scalar_ranges
 
+    uniform_boundaries(problem.num_steps, student_steps)
     teacher, weights = problem.teacher, estimates(problem, 0)[1]
     chunk = max(2, int(_OPERATIONS_AT_ONCE / problem.num_steps**3))
     ranges = [
@@ -67,9 +69,9 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
     """Smallest and largest δ of every tree and row of trees for eigenvalue d: ``scalar_tables``."""
     from opmerge.planners._kernels import scalar_tables
 
-    columns = problem.teacher.log_products[:, d], problem.retentions[:, d]
     tables: tuple[Array, Array] = scalar_tables(
-        *map(np.ascontiguousarray, columns),
+        np.ascontiguousarray(problem.teacher.log_products[:, d]),
+        np.ascontiguousarray(problem.retentions[:, d]),
         *estimates(problem, d),
         problem.merge_rule == "denoiser-copy",
     )

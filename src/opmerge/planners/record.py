@@ -1,8 +1,4 @@
-"""The record of a planning run: everything that a page, a table or a program reads afterwards.
-
-A record is plain JSON. Reports are drawn from it alone, so they can be redrawn without
-computing anything again.
-"""
+"""The record of a planning run, plain JSON: pages, tables and programs read it alone."""
 
 from __future__ import annotations
 
@@ -59,25 +55,18 @@ def prediction(outcome: Outcome) -> dict[str, float]:
 def plan_record(
     problem: Problem, result: PlannerResult, strategies: Mapping[str, Outcome]
 ) -> dict[str, Any]:
-    """The record of one planned problem.
+    """The record of one planned problem, with named strategies beside the plan found.
 
-    Args:
-        problem: the problem.
-        result: the plan found, with its certificate.
-        strategies: outcomes to set beside it, by name.
-
-    Returns:
-        ``problem`` (settings), ``spectrum`` (distinct eigenvalues, descending, and their
-        multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every plan has its
-        ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
-        included.
+    ``problem`` (settings), ``spectrum`` (distinct eigenvalues, descending, and their
+    multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every plan has its
+    ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
+    included.
     """
     best, notes = result.outcome, [*result.notes]
     entry = _outcome_record(best)
-    if problem.schedule.timesteps is not None:  # which the students read, of a diffusers schedule
-        entry["timesteps"] = [
-            problem.schedule.timesteps[tree.start - 1] for tree in best.plan.students
-        ]
+    timesteps = problem.schedule.timesteps  # of a diffusers schedule
+    if timesteps is not None:  # which the students read
+        entry["timesteps"] = [timesteps[tree.start - 1] for tree in best.plan.students]
     if best.floor:
         notes.append(
             f"training itself leaves an error of about {best.floor:.3g} over "

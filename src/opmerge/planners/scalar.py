@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.merging import Outcome, evaluate
-from opmerge.planners.backtrack import best_edges, forest_edges, trace_tree
 from opmerge.planners.brute_force import best_strategy_plan
+from opmerge.planners.interval import best_edges, forest_edges, trace_tree
 from opmerge.planners.pareto import pareto_plan
 from opmerge.planners.ranges import (
     compose,
@@ -28,7 +28,6 @@ from opmerge.planners.ranges import (
     separable_bound,
 )
 from opmerge.planners.result import PlannerResult, best_outcome, planner, require
-from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Array, Problem
 
@@ -55,14 +54,15 @@ def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         "scalar covers training models of a single mode only",
         f"{problem.training.name} with {modes} modes",
     )
-    uniform_boundaries(problem.num_steps, student_steps)
     ranges = excess_ranges(problem, student_steps)
     bound, target = separable_bound(problem, ranges), problem.target_excess
     if ranges[0, 0] < target[0] < ranges[1, 0]:
         note = "the target lies between the extremes: the nearest value was searched for"
         return PlannerResult(_nearest(problem, student_steps), bound, notes=(note,))
     side = 0 if target[0] <= ranges[0, 0] else 1
-    outcome = evaluate(problem, extreme_plan(problem, side, student_steps))
+    extremes, sign = Extremes(problem, side), 1 - 2 * side
+    edges = best_edges(extremes.trees, student_steps, compose, lambda values, _: sign * values)
+    outcome = evaluate(problem, Plan(tuple(extremes.tree(*ends) for ends in pairwise(edges))))
     return PlannerResult(outcome, max(bound, outcome.w2))
 
 
@@ -76,18 +76,10 @@ def _nearest(problem: Problem, student_steps: int) -> Outcome:
     return best_outcome(found)
 
 
-def extreme_plan(problem: Problem, side: int, student_steps: int) -> Plan:
-    """The plan with the smallest (side 0) or largest (side 1) excess of the only eigenvalue."""
-    extremes, sign = Extremes(problem, side), 1 - 2 * side
-    edges = best_edges(extremes.trees, student_steps, compose, lambda values, _: sign * values)
-    return Plan(tuple(extremes.tree(start, stop) for start, stop in pairwise(edges)))
-
-
 class Extremes:
     """Smallest (side 0) or largest (side 1) δ = b/P - 1 of one eigenvalue, under either rule.
 
-    ``trees`` (T+1, T+1) holds δ of the extreme tree at [start, stop], ``forests`` (T+1, T+1) that
-    of the extreme row of trees at [stop, start].
+    That of trees, (T+1, T+1), stands at [start, stop], that of rows of trees at [stop, start].
     """
 
     def __init__(self, problem: Problem, side: int) -> None:
@@ -101,9 +93,8 @@ class Extremes:
 
     def forest(self, start: int, stop: int) -> list[Tree]:
         """The extreme row of trees start → stop, noise side first."""
-        return [
-            self.tree(*ends) for ends in pairwise(forest_edges(start, stop, self._forest_split))
-        ]
+        edges = forest_edges(start, stop, self._forest_split)
+        return [self.tree(*ends) for ends in pairwise(edges)]
 
     def _tree_split(self, start: int, stop: int) -> int:
         splits = np.arange(stop + 1, start)

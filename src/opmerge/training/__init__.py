@@ -98,12 +98,9 @@ class Model(TrainingModel):
 
 @dataclass(frozen=True)
 class GradientFlow(Model):
-    """Gradient flow: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024).
+    """Gradient flow for time s > 0: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024)."""
 
-    The time s > 0 of a merge is its learning rate times its iterations.
-    """
-
-    time: float = DEFAULT_MERGE_TIME
+    time: float = DEFAULT_MERGE_TIME  # learning rate times iterations of one merge
 
     name = "gradient-flow"
 
@@ -136,11 +133,7 @@ class GradientDescent(Model):
     def retention(self, variances: Array, mode: int = 0) -> Array:
         largest = float(np.max(variances))
         if self.learning_rate * largest > 0.5:
-            raise InputError(
-                "learning_rate",
-                f"must be <= 1 / (2 max n_t) = {0.5 / largest:.6g} for monotone descent",
-                self.learning_rate,
-            )
+            raise _too_fast(self.learning_rate, "1 / (2 max n_t)", 0.5 / largest)
         with np.errstate(divide="ignore"):
             log_step = np.log1p(-2.0 * self.learning_rate * variances)
         retention: Array = np.exp(self.num_iterations * log_step)
@@ -164,7 +157,7 @@ class EMAFlow(Model):
     and (1 + r s) e^{-r s} at β = r.
     The average is what later merges build on: it is their first child and part of their targets.
     Within a merge targets are fixed, so averaging the target network as well changes nothing;
-    where all steps train at once it does (``opmerge_studies.stabilisation.mixing``).
+    where all steps train at once it does (``opmerge_studies.stabilisation``).
 
     Optimisation time s > 0 of one merge; rate β > 0 per unit of it: an average of decay D an
     iteration at learning rate η has β = -ln(D) / η.
@@ -226,11 +219,7 @@ class HeavyBall(Model):
         overdamping = (1.0 - root) ** 2 - speed
         if (overdamping < 0).any():
             limit = 0.5 * (1.0 - root) ** 2 / float(np.max(variances))
-            raise InputError(
-                "learning_rate",
-                f"must be <= (1 - √momentum)² / (2 max n_t) = {limit:.6g} for monotone descent",
-                self.learning_rate,
-            )
+            raise _too_fast(self.learning_rate, "(1 - √momentum)² / (2 max n_t)", limit)
         gap = np.sqrt(overdamping * ((1.0 + root) ** 2 - speed))
         rest = 0.5 * (1.0 - self.momentum + speed + gap)
         slow = speed / rest  # 1 - x_1, because (1 - x_1)(1 - x_2) = η r
@@ -348,6 +337,11 @@ def training_from_dict(data: Mapping[str, Any]) -> TrainingModel:
     except TypeError as error:
         expected = ", ".join(signature(MODELS[name]).parameters)
         raise InputError("training", f"must have the parameters {expected}", data) from error
+
+
+def _too_fast(learning_rate: float, bound: str, limit: float) -> InputError:
+    requirement = f"must be <= {bound} = {limit:.6g} for monotone descent"
+    return InputError("learning_rate", requirement, learning_rate)
 
 
 def _require_positive(argument: str, value: object) -> None:

@@ -12,9 +12,15 @@ from pydantic import Field, model_validator
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import allocation, find_plan
-from opmerge.planners.allocation import SCHEDULES, allocate
+from opmerge.planners.allocation import (
+    SCHEDULES,
+    allocate,
+    cheapest_plan,
+    comb_bound,
+    comb_frontier,
+    evaluations_per_fold,
+)
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
-from opmerge.planners.frontier import cheapest_plan, comb_bound, comb_frontier, evaluations_per_fold
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
