@@ -49,11 +49,8 @@ def scalar_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """
     distinct, modes = len(problem.distinct_eigenvalues), len(problem.training.mode_weights)
     require(distinct == 1, "scalar covers a single distinct eigenvalue only", distinct)
-    require(
-        modes == 1,
-        "scalar covers training models of a single mode only",
-        f"{problem.training.name} with {modes} modes",
-    )
+    training = f"{problem.training.name} with {modes} modes"
+    require(modes == 1, "scalar covers training models of a single mode only", training)
     ranges = excess_ranges(problem, student_steps)
     bound, target = separable_bound(problem, ranges), problem.target_excess
     if ranges[0, 0] < target[0] < ranges[1, 0]:

@@ -154,17 +154,15 @@ class EMAFlow(Model):
 
         retention = (β e^{-r s} - r e^{-β s}) / (β - r),    r = 2 n_t,
 
-    and (1 + r s) e^{-r s} at β = r.
-    The average is what later merges build on: it is their first child and part of their targets.
-    Within a merge targets are fixed, so averaging the target network as well changes nothing;
-    where all steps train at once it does (``opmerge_studies.stabilisation``).
-
-    Optimisation time s > 0 of one merge; rate β > 0 per unit of it: an average of decay D an
-    iteration at learning rate η has β = -ln(D) / η.
+    and (1 + r s) e^{-r s} at β = r. The average is what later merges build on: it is their first
+    child and part of their targets. Within a merge targets are fixed, so averaging the target
+    network as well changes nothing; where all steps train at once it does
+    (``opmerge_studies.stabilisation``). An average of decay D an iteration at learning rate
+    η has β = -ln(D) / η.
     """
 
-    time: float
-    rate: float
+    time: float  # s > 0, the optimisation time of one merge
+    rate: float  # β > 0 per unit of that time
 
     name = "ema-flow"
     is_exponential = False
