@@ -485,7 +485,7 @@ def test_boot_is_best_up_to_the_end_of_shrinking(num_steps: int) -> None:
     assert (values >= theory.composite(0, num_steps)).all()
     assert (values[best] == values.min(axis=0)).all()
     about = Setting(cosine_schedule(num_steps), (edge * (1 + 1e-9), edge * (1 - 1e-9)))
-    assert step_signs(about.problem()).tolist() == [0, -1]
+    assert (step_signs(about.problem()) < 0).tolist() == [False, True]
 
 
 @settings(max_examples=30, deadline=None)
