@@ -1,9 +1,9 @@
-"""Checkpoints in diffusers style, ``checkpoint-N/``: complete and one's own, or refused.
+"""What a run keeps to go on from: checkpoints, complete and one's own or refused, and its log.
 
-A checkpoint is what ``Accelerator.save_state`` writes (weights, optimizer, learning rate, random
-states), the tensors that the run adds (networks in place, moving average), and
-``checkpoint.json``: where the run is, what it is a run of, and the SHA-256 of every file. The
-folder gets its name when all of it is on disk, so whatever has the name was whole once.
+A checkpoint, ``checkpoint-N/`` as in diffusers, is what ``Accelerator.save_state`` writes (weights,
+optimizer, learning rate, random states), the tensors that the run adds (networks in place, moving
+average), and ``checkpoint.json``: where the run is, what it is a run of, and the SHA-256 of every
+file. The folder gets its name when all of it is on disk, so whatever has the name was whole once.
 Nothing is unpickled but by torch with ``weights_only``.
 """
 
@@ -13,7 +13,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,7 @@ class Checkpoints:
     warn: Callable[[str], None]
 
     def save(
-        self,
-        accelerator: Accelerator,
-        step: int,
-        state: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
+        self, accelerator: Accelerator, step: int, state: dict[str, Any], tensors: dict[str, Tensor]
     ) -> None:
         """Write ``checkpoint-{step}`` and remove the oldest beyond the limit.
 
@@ -98,7 +95,7 @@ class Checkpoints:
                 "version": VERSION,
                 "identity": self.identity,
                 "step": step,
-                "state": dict(state),
+                "state": state,
                 "files": {path.name: file_digest(path) for path in sorted(unfinished.iterdir())},
             }
             manifest["digest"] = digest(manifest)
@@ -123,12 +120,9 @@ class Checkpoints:
         if wanted != "latest":
             names = [path.name for path in candidates]
             if Path(wanted).name not in names:
-                raise InputError(
-                    "resume_from_checkpoint",
-                    f"must be latest or a checkpoint in {self.folder}",
-                    wanted,
-                    f"there are: {', '.join(names) or 'none'}",
-                )
+                requirement = f"must be latest or a checkpoint in {self.folder}"
+                remedy = f"there are: {', '.join(names) or 'none'}"
+                raise InputError("resume_from_checkpoint", requirement, wanted, remedy)
             candidates = candidates[names.index(Path(wanted).name) :]
         for path in candidates:
             found = self._read(path)
@@ -137,12 +131,9 @@ class Checkpoints:
             refused.append(f"{path.name} {found}")
             self.warn(f"{path} is refused: it {found}")
         if refused:
-            raise InputError(
-                "resume_from_checkpoint",
-                "must find a whole checkpoint of this run",
-                "; ".join(refused),
-                "start anew in another `folder`",
-            )
+            requirement = "must find a whole checkpoint of this run"
+            remedy = "start anew in another `folder`"
+            raise InputError("resume_from_checkpoint", requirement, "; ".join(refused), remedy)
         return None
 
     def _read(self, folder: Path) -> Checkpoint | str:
@@ -179,3 +170,40 @@ class Checkpoints:
             if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
         }
         return [found[step] for step in sorted(found, reverse=True) if step <= most]
+
+
+class MetricsLog:
+    """``metrics.jsonl`` of a run directory: a line an iteration that is logged.
+
+    What a killed run logged beyond its checkpoint, after ``step`` iterations, is dropped first.
+
+    Raises:
+        InputError: here and from ``write``, if it cannot be written.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        with self._writing():
+            lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+            write_atomic(path, "".join(line for line in lines if _step_of(line) <= step))
+
+    def write(self, **values: Any) -> None:
+        """Append one line; ``step`` must be among the values."""
+        with self._writing(), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror})"
+            raise InputError(str(self._path), reason, remedy=GO_ON) from error
+
+
+def _step_of(line: str) -> float:
+    """Step of a line, infinite for one that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf

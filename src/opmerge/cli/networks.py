@@ -144,7 +144,7 @@ def log_to(
     accelerator: Accelerator, folder: Path, settings: Settings, done: int = 0
 ) -> Iterator[Log]:
     """metrics.jsonl, and the tracker of --report_to."""
-    from opmerge.metrics_log import MetricsLog
+    from opmerge.checkpoints import MetricsLog
 
     flat = {key: value for key, value in settings if isinstance(value, int | float | str)}
     accelerator.init_trackers("opmerge", config=flat)
@@ -159,8 +159,6 @@ def log_to(
         with resumable("--resume_from_checkpoint latest", folder):
             yield write
     finally:
-        if log is not None:
-            log.close()
         accelerator.end_training()
 
 
