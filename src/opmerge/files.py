@@ -86,6 +86,16 @@ def why_not_written(error: Exception, folder: Path) -> str:
 
 
 @contextlib.contextmanager
+def reading(path: Path, requirement: str) -> Iterator[None]:
+    """Whatever a library says of a file of the user's is about the file: an ``InputError``."""
+    try:
+        yield
+    except Exception as error:
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(str(path), requirement, first_line) from error
+
+
+@contextlib.contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder``, which takes its place when the block ends without an error.
 

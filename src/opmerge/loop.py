@@ -1,14 +1,13 @@
 """The training loop of everything that is trained here: teachers, students, autoencoders.
 
-``iterations`` is the loop, ``Trainer`` the network in it (optimizer, learning rate, clipping,
-moving average, precision), ``Draws`` the random numbers of a batch, the same on any number of
-processes.
+``Trainer`` is the loop and the network in it (optimizer, learning rate, clipping, moving average,
+precision), ``Draws`` the random numbers of a batch, the same on any number of processes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,8 +51,8 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 class Draws:
     """Random numbers of a batch, of which a process keeps its own rows.
 
-    Every number of the whole batch, of ``size`` samples, is drawn on every process, and each then
-    makes only its own rows: the same seed gives the same batch on any number of processes.
+    Those of all ``size`` samples are drawn on every process, which then makes only its own rows:
+    the same seed gives the same batch on any number of processes.
     """
 
     generator: torch.Generator
@@ -101,45 +100,6 @@ class Iteration:
     learning_rate: float
 
 
-def iterations(
-    trainer: Trainer,
-    loss_of: Callable[[nn.Module, _Part], Tensor],
-    draw: Callable[[int], Sequence[_Part]],
-    first: int,
-    total: int,
-    save: Callable[[int], None],
-    is_due: Callable[[int], bool],
-    place: str = "",
-) -> Iterator[Iteration]:
-    """Train a network; whoever iterates may look at it after each iteration.
-
-    Args:
-        loss_of: () mean loss of the network on a part of a batch.
-        draw: the parts of the batch of an iteration, numbered from 0, one an accumulation step.
-        first, total: iterations that are done already, and in all.
-        save: writes a checkpoint after so many iterations; called once the iteration was looked at.
-        is_due: whether there is a checkpoint after so many iterations.
-        place: what is trained, for messages.
-
-    Raises:
-        InputError: if a loss, or weights that would be kept, are not finite: looked at every 10
-            iterations and before a checkpoint or the end, so that the last checkpoint is good.
-    """
-    unchecked: list[Tensor] = []
-    for iteration in range(first, total):
-        rate = trainer.learning_rate
-        unchecked.append(trainer.step(loss_of, draw(iteration)))
-        done = Iteration(iteration + 1, unchecked[-1], rate)
-        due = is_due(done.iteration)
-        is_kept = due or done.iteration == total
-        if is_kept or len(unchecked) == _CHECK_EVERY:
-            trainer.require_finite(unchecked, done.iteration, is_kept, place)
-            unchecked = []
-        yield done
-        if due:
-            save(done.iteration)
-
-
 def best_device() -> torch.device:
     """This machine's accelerator, or the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -157,11 +117,8 @@ def make_accelerator(
     """
     known = [str(tracker) for tracker in get_available_trackers()]
     if config.report_to is not None and config.report_to not in known:
-        raise InputError(
-            "report_to",
-            f"must be a tracker that is installed ({', '.join(known) or 'none is'})",
-            config.report_to,
-        )
+        requirement = f"must be a tracker that is installed ({', '.join(known) or 'none is'})"
+        raise InputError("report_to", requirement, config.report_to)
     # without a device, accelerate starts several processes only if it is told so
     on_cpu = cpu or not torch.accelerator.is_available()
     if on_cpu and config.mixed_precision == "fp16":  # accelerate would say nothing, and take no
@@ -176,15 +133,14 @@ def make_accelerator(
             step_scheduler_with_optimizer=False,  # iterations count, on any number of processes
         )
     except (ValueError, ImportError) as error:
-        raise InputError(
-            "mixed_precision", f"cannot be used here ({error})", config.mixed_precision
-        ) from error
+        requirement = f"cannot be used here ({error})"
+        raise InputError("mixed_precision", requirement, config.mixed_precision) from error
 
 
 class Trainer:
     """Trains one network, in place and in the mode (train or eval) that it is in.
 
-    A loop that draws batches stands outside. The accelerator forgets what it trained before.
+    The accelerator forgets what it trained before.
     """
 
     def __init__(
@@ -199,6 +155,7 @@ class Trainer:
             anew = torch.amp.GradScaler(accelerator.device.type)
             accelerator.scaler.load_state_dict(anew.state_dict())
         network.to(accelerator.device).requires_grad_(True)
+        self.first, self.total = 0, num_iterations  # the iterations that are done already, and all
         optimizer = _make_optimizer(network, config)
         plain = config.lr_scheduler == "constant"  # which in diffusers ignores the warm-up
         name = "constant_with_warmup" if plain else config.lr_scheduler
@@ -215,11 +172,45 @@ class Trainer:
         """Learning rate of the next iteration."""
         return float(self.schedule.get_last_lr()[0])
 
+    def iterations(
+        self,
+        loss_of: Callable[[nn.Module, _Part], Tensor],
+        draw: Callable[[int], Sequence[_Part]],
+        save: Callable[[int], None],
+        is_due: Callable[[int], bool],
+        place: str = "",
+    ) -> Iterator[Iteration]:
+        """Train to the end; whoever iterates may look at the network after each iteration.
+
+        Args:
+            loss_of: () mean loss of the network on a part of a batch.
+            draw: the parts of an iteration's batch, numbered from 0, one an accumulation step.
+            save: writes a checkpoint after so many iterations, once the last was looked at.
+            is_due: whether there is a checkpoint after so many iterations.
+            place: what is trained, for messages.
+
+        Raises:
+            InputError: if a loss, or weights to be kept, are not finite: looked at every 10
+                iterations and before a checkpoint or the end, so that the last one is good.
+        """
+        unchecked: list[Tensor] = []
+        for iteration in range(self.first, self.total):
+            rate = self.learning_rate
+            unchecked.append(self.step(loss_of, draw(iteration)))
+            done = Iteration(iteration + 1, unchecked[-1], rate)
+            due = is_due(done.iteration)
+            is_kept = due or done.iteration == self.total
+            if is_kept or len(unchecked) == _CHECK_EVERY:
+                self._require_finite(unchecked, done.iteration, is_kept, place)
+                unchecked = []
+            yield done
+            if due:
+                save(done.iteration)
+
     def step(self, loss_of: Callable[[nn.Module, _Part], Tensor], parts: Sequence[_Part]) -> Tensor:
         """One iteration, by the gradient of the mean loss over equal parts of a batch.
 
-        There is a part an accumulation step, and its loss is in the precision of the run. Returns
-        the () mean on this process, detached.
+        Returns the () mean on this process, detached.
         """
         losses = []
         for part in parts:
@@ -246,6 +237,7 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint, iteration: int) -> None:
         """Go on from a checkpoint that was made after so many iterations."""
+        self.first = iteration
         checkpoint.restore(self.accelerator)
         if self.average is not None:
             saved = checkpoint.tensors()
@@ -265,29 +257,20 @@ class Trainer:
         if self.average is not None:
             self.average.restore(network.parameters())
 
-    def require_finite(
-        self, losses: Sequence[Tensor], done: int, with_weights: bool, place: str = ""
+    def _require_finite(
+        self, losses: list[Tensor], done: int, with_weights: bool, place: str
     ) -> None:
-        """Refuse losses of the iterations up to the one numbered ``done``, or weights, not finite.
-
-        All processes are told the same, so that all stop or none; it waits for the device.
-
-        Raises:
-            InputError: naming the first iteration at fault.
-        """
-        total = self.accelerator.reduce(torch.stack(list(losses)), "sum")
+        """Refuse losses up to the iteration ``done``, or weights, not finite, on all processes."""
+        total = self.accelerator.reduce(torch.stack(losses), "sum")
         bad = next(iter(torch.nonzero(~torch.isfinite(total)).flatten().tolist()), None)
-        weights: Iterable[Tensor] = self.network.parameters() if with_weights else ()
+        weights = self.network.parameters() if with_weights else ()
         if bad is None and all(torch.isfinite(values).all() for values in weights):
             return
         first = done if bad is None else done - len(losses) + bad + 1
-        raise InputError(
-            "learning_rate",
-            "must keep the loss and the weights finite, and they are not at iteration "
-            f"{first}{place}",
-            self.config.learning_rate,
-            "lower it or clip with `max_grad_norm`, in another `folder`; this one is kept",
-        )
+        where = f"iteration {first}{place}"
+        requirement = f"must keep the loss and the weights finite, and they are not at {where}"
+        remedy = "lower it or clip with `max_grad_norm`, in another `folder`; this one is kept"
+        raise InputError("learning_rate", requirement, self.config.learning_rate, remedy)
 
     def finish(self) -> nn.Module:
         """The trained network, or its moving average, ready to be read."""
@@ -300,9 +283,7 @@ class Trainer:
 def _make_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
     # One call for all parameters: a third of a small network's step. In fp16 it is the optimizer's
     # own affair to leave out a step that overflows, and the schedule sees one in every iteration.
-    given: Any = {"lr": config.learning_rate, "fused": True}
+    given: Any = dict(params=network.parameters(), lr=config.learning_rate, fused=True)
     if config.optimizer == "adamw":
-        given["weight_decay"] = config.weight_decay
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optimizer: torch.optim.Optimizer = kinds[config.optimizer](network.parameters(), **given)
-    return optimizer
+        return torch.optim.AdamW(**given, weight_decay=config.weight_decay)
+    return torch.optim.Adam(**given) if config.optimizer == "adam" else torch.optim.SGD(**given)

@@ -30,27 +30,17 @@ _FEWEST_DIGITS = 24  # of a digest that names a file
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of finished parts.
-
-    Args:
-        folder: where they are; it is made when the first is written.
-        warn: told, in a line, of each part that cannot be used.
-    """
+    """A folder of finished parts; ``warn`` is told, in a line, of each that cannot be used."""
 
     folder: Path
     warn: Callable[[str], None] = warnings.warn
 
     def kept(self, name: str, identity: Any, compute: Callable[[], Any]) -> Any:
-        """The value of ``compute()``, which is kept in ``folder/NAME.json``.
+        """The value of ``compute()``, called only where ``folder/NAME.json`` keeps none to use.
 
-        Args:
-            name: a path in the folder, such as ``probes/5f3a``, for which ``digest(identity)`` is
-                the name to take if parts of several identities are kept at once.
-            identity: JSON values on which the value depends.
-            compute: returns JSON values; called only if nothing that can be used is kept.
-
-        Returns:
-            The value as it is read from the file, whether or not it was there before.
+        The value, and the identity on which it depends, are JSON values, and it is returned as the
+        file is read, whether or not it was there before. The name is a path in the folder, such as
+        ``probes/5f3a``: with ``digest(identity)`` if parts of several identities are kept at once.
 
         Raises:
             InputError: if it cannot be written.
@@ -60,21 +50,14 @@ class Store:
         return self.write(name, identity, compute()) if value is MISSING else value
 
     def kept_folder(
-        self,
-        name: str,
-        identity: Any,
-        make: Callable[[Path], Any],
-        files: Sequence[str] = (),
+        self, name: str, identity: Any, make: Callable[[Path], Any], files: Sequence[str] = ()
     ) -> Any:
         """The value of ``make(folder/NAME)``, which fills that folder; it is kept with the folder.
 
-        Args:
-            name: a path in the store's folder; ``.`` is that folder itself.
-            identity: JSON values on which the folder's contents depend.
-            make: fills the folder and returns JSON values, such as what was measured while doing
-                so. What an earlier one left, interrupted or of another identity, is still there,
-                to resume from or to replace.
-            files: of the folder, which must be there as ``make`` left them; read whole each time.
+        The name ``.`` is the store's folder itself. What an earlier ``make`` left, interrupted or
+        of another identity, is still there, to resume from or to replace. It returns JSON values,
+        such as what was measured. ``files`` of the folder must be there as it left them; they are
+        read whole each time.
 
         Raises:
             InputError: if the marker cannot be written.

@@ -89,8 +89,8 @@ def export(asked: ExportOptions) -> None:
 
 
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
-    from opmerge.denoisers.teacher_folder import load_teacher
-    from opmerge.distillation.pipeline import is_student_folder, load_student
+    from opmerge.denoisers.teacher_folder import load_teacher, read_student_index
+    from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
 
     if not folder.is_dir():
@@ -99,7 +99,7 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
         if (folder / name / "model_index.json").is_file():
             remedy = f"pass {folder / name}"
             raise InputError(str(folder), "must be the folder of a model", "that of a run", remedy)
-    if is_student_folder(folder):
+    if read_student_index(folder) is not None:
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
         return load_student(folder).to(best_device())

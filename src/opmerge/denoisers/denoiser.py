@@ -1,15 +1,17 @@
-"""The one noun of everything that follows: a denoiser says of z what x_0 and the noise are."""
+"""The one noun of everything that follows: a denoiser says of z what x_0 and the noise are.
+
+With ``z = alpha x_0 + sigma ε`` any prediction form of a network is a linear map between
+(output, z) and (x̂, ε̂), one line each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-from opmerge.denoisers.predictions import Estimate
 
 Step = int | Tensor
 """A step of the schedule: one for the whole batch, or (B,) one a sample."""
@@ -43,15 +45,18 @@ class Condition:
         cut = zip(*(values.chunk(parts) for values in self.rows.values()), strict=True)
         return [Condition(dict(zip(self.rows, part, strict=True))) for part in cut]
 
-    @property
-    def labels(self) -> Tensor | None:
-        """(B,) class labels, if there are any."""
-        return self.rows.get(LABELS)
-
 
 def as_condition(condition: Condition | Tensor | None) -> Condition | None:
     """A condition as it is; a (B,) tensor stands for class labels."""
     return Condition({LABELS: condition}) if isinstance(condition, Tensor) else condition
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a denoiser says of its input: (B, …) x̂ of the clean sample and (B, …) ε̂."""
+
+    x0: Tensor
+    noise: Tensor
 
 
 class Denoiser(Protocol):
@@ -73,3 +78,43 @@ class Denoiser(Protocol):
 
     def to(self, device: torch.device) -> Denoiser:
         """The same denoiser on a device; this one stays where it is."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A form in both directions; alpha (``a``) and sigma (``s``) broadcast over the samples.
+
+    Args:
+        estimate: (output, z, alpha, sigma) to the estimates that they imply.
+        target: (x_0, ε, alpha, sigma) to the output that is right.
+        error: (alpha, sigma) to the output's error when x̂ errs by 1.
+    """
+
+    estimate: Callable[[Tensor, Tensor, Tensor, Tensor], Estimate]
+    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    error: Callable[[Tensor, Tensor], Tensor]
+
+
+PREDICTIONS: Mapping[str, Prediction] = {
+    "epsilon": Prediction(
+        lambda out, z, a, s: Estimate((z - s * out) / a, out),
+        lambda x0, eps, a, s: eps,
+        lambda a, s: a / s,
+    ),
+    "sample": Prediction(
+        lambda out, z, a, s: Estimate(out, (z - a * out) / s),
+        lambda x0, eps, a, s: x0,
+        lambda a, s: a.new_ones(a.shape),
+    ),
+    "v_prediction": Prediction(
+        lambda out, z, a, s: Estimate(a * z - s * out, a * out + s * z),
+        lambda x0, eps, a, s: a * eps - s * x0,
+        lambda a, s: (a**2 + s**2) / s,
+    ),
+    "flow_prediction": Prediction(
+        lambda out, z, a, s: Estimate((z - s * out) / (a + s), (z + a * out) / (a + s)),
+        lambda x0, eps, a, s: eps - x0,
+        lambda a, s: (a + s) / s,
+    ),
+}
+"""Every form by the name that a scheduler's ``prediction_type`` has; a new one is one entry."""

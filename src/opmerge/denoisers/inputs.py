@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.denoiser import Condition, Step, as_condition
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws
@@ -21,17 +21,19 @@ _DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are cop
 
 @dataclass(frozen=True, eq=False)
 class Batch(Columns):
-    """Inputs of one iteration.
+    """Inputs of one iteration: (B, …) states, each at the step of its sample's merge.
 
-    Args:
-        z: (B, …) states at the step of each sample's merge.
-        choice: (B,) index of each sample's merge, or None if there is one merge.
-        condition: what networks are told of each sample.
+    ``choice`` is the (B,) index of that merge, or None if there is one merge.
     """
 
     z: Tensor
     choice: Tensor | None = None
     condition: Condition | None = None
+
+
+def of_choice(steps: Sequence[int], choice: Tensor | None) -> Step:
+    """The step of each sample's merge, or the only one where there is one merge."""
+    return steps[0] if choice is None else torch.tensor(steps, device=choice.device)[choice]
 
 
 class TrainingInputs(Protocol):
@@ -48,9 +50,7 @@ class TrainingInputs(Protocol):
 class DataInputs:
     """Forward noising: ``z = alpha_t x_0 + sigma_t ε`` with x_0 drawn from data, with replacement.
 
-    Args:
-        data: (N, …) samples in the network's shape; may be a memory-mapped file.
-        condition: what networks are told of each sample; an (N,) tensor is class labels.
+    The (N, …) data may be a memory-mapped file; an (N,) tensor as their condition is class labels.
     """
 
     data: Tensor
@@ -59,9 +59,8 @@ class DataInputs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "condition", as_condition(self.condition))
         if self.condition is not None and len(self.condition) != len(self.data):
-            raise InputError(
-                "labels", f"must have {len(self.data)} entries, one a sample", len(self.condition)
-            )
+            requirement = f"must have {len(self.data)} entries, one a sample"
+            raise InputError("labels", requirement, len(self.condition))
 
     def take(self, rows: Tensor) -> DataInputs:
         """Some of the samples."""
@@ -75,13 +74,12 @@ class DataInputs:
         return x0, None if self.condition is None else self.condition[rows].to(device)
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
-        """See ``TrainingInputs``."""
         rows = draws.integers(0, len(self.data))
         choice = _choose(starts, draws)
         noise = draws.normal(*self.data.shape[1:])
         x0, condition = self.read(rows, draws.device)
-        step = starts[0] if choice is None else torch.tensor(starts, device=draws.device)[choice]
-        return Batch(ddim.add_noise(x0, noise, step), choice, condition)
+        z = ddim.add_noise(x0, noise, of_choice(starts, choice))
+        return Batch(z, choice, condition)
 
     def identity(self) -> str:
         """Digest of the shape, of every sample and condition; read once, at about 1 GB/s."""
@@ -109,24 +107,16 @@ class NoiseInputs:
     num_classes: int | None = None
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
-        """See ``TrainingInputs``.
-
-        Raises:
-            InputError: if a student starts below step T.
-        """
-        for below in (start for start in starts if start != ddim.num_steps):
-            raise InputError(
-                "data_free",
-                f"must come with a plan that trains at step T = {ddim.num_steps} only",
-                f"a merge at step {below}",
-                "leave out `data_free`, or take the plan boot, vanilla or hybrid",
-            )
+        """See ``TrainingInputs``; a student that starts below step T is refused."""
+        if min(starts) < ddim.num_steps:
+            requirement = f"must come with a plan that trains at step T = {ddim.num_steps} only"
+            remedy = "leave out `data_free`, or take the plan boot, vanilla or hybrid"
+            raise InputError("data_free", requirement, f"a merge at step {min(starts)}", remedy)
         z, choice = draws.normal(*self.shape), _choose(starts, draws)
         labels = None if self.num_classes is None else draws.integers(0, self.num_classes)
         return Batch(z, choice, as_condition(labels))
 
     def identity(self) -> str:
-        """The shape and the number of classes."""
         return f"noise {self.shape} {self.num_classes}"
 
 

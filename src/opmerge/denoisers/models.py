@@ -41,16 +41,11 @@ def compose(
     choice: Tensor | None = None,
     condition: Condition | None = None,
 ) -> Tensor:
-    """Apply chains of jumps, sample by sample: where each ends, without a gradient.
+    """Apply chains of jumps, noise side first, to (B, …) states: where each ends, with no gradient.
 
-    All samples that meet the same denoiser at the same hop go through it in one forward pass, each
-    with its own timestep.
-
-    Args:
-        chains: noise side first.
-        z: (B, …) states at the start of the samples' chains.
-        choice: (B,) index of each sample's chain; may be left out if there is one chain.
-        condition: what the networks are told of each sample.
+    ``choice`` is the (B,) index of each sample's chain, where there are several. All samples that
+    meet the same denoiser at the same hop go through it in one forward pass, each with its own
+    timestep.
     """
     with torch.no_grad():
         if len(chains) == 1:
@@ -79,13 +74,10 @@ def compose(
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A T-step DDIM sampler with one network.
+    """A T-step DDIM sampler with one network, whose weights are never changed.
 
-    Args:
-        network: its weights are never changed.
-        sample_shape: of one sample as the network reads it, such as (1, 8, 8).
-        num_classes: of a class-conditional network.
-        scheduler_config: of diffusers, that it came with.
+    One sample has the shape in which the network reads it, such as (1, 8, 8). The config is that
+    of the diffusers scheduler that it came with.
     """
 
     network: nn.Module
@@ -117,10 +109,7 @@ class Teacher:
         return replace(self, network=there.network, ddim=there.sampler)
 
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
-        """(B, …) samples from (B, …) noise z_T, in T network evaluations.
-
-        A (B,) tensor is a condition of class labels.
-        """
+        """(B, …) samples of (B, …) noise z_T in T evaluations; a (B,) condition is class labels."""
         return compose(self.ddim, [self.steps()], noise, condition=as_condition(condition))
 
     @cached_property
@@ -158,7 +147,7 @@ class Student:
         return replace(self, jumps=jumps, ddim=self.ddim.to(device))
 
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
-        """(B, …) samples from (B, …) noise z_T, in K network evaluations; see ``Teacher``."""
+        """(B, …) samples of (B, …) noise z_T in K evaluations; a (B,) condition is class labels."""
         return compose(self.ddim, [self.jumps], noise, condition=as_condition(condition))
 
 

@@ -24,9 +24,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
     """A residual multilayer perceptron on the flattened sample.
 
     Time (and class) are embedded as in diffusers' UNet2DModel and added in every block:
-    ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``.
-
-    Samples may have any number of axes; without ``num_classes`` it takes no labels.
+    ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``. Samples may have any number of axes.
     """
 
     @register_to_config
@@ -84,8 +82,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 def own_memory(network: nn.Module) -> None:
     """Copy weights that lie in a mapped file into torch's own, aligned memory.
 
-    The products of single rows are rounded by how the weights are aligned, so that only then a
-    network gives the same bits wherever it comes from.
+    Products of single rows are rounded by how weights are aligned: only then a network gives the
+    same bits wherever it comes from.
     """
     for parameter in network.parameters():
         parameter.data = parameter.data.clone()
@@ -96,36 +94,27 @@ def make_unet(
     block_out_channels: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> UNet2DModel:
-    """A small UNet2DModel for square images of 8 to 64 pixels a side.
+    """A small UNet2DModel for (channels, side, side) images of 8 to 64 pixels a side.
 
-    Args:
-        sample_shape: (channels, side, side).
-        block_out_channels: of its resolutions, multiples of ``UNET_GROUPS``, each resolution half
-            the one before; by default 32, 64, … down to 4 to 8 pixels a side.
-        num_classes: ``None`` for a network without labels.
+    The channels of its resolutions, each half the one before, are multiples of ``UNET_GROUPS``; by
+    default 32, 64, … down to 4 to 8 pixels a side.
 
     Raises:
         InputError: if samples are no such images, or their side cannot be halved that often.
     """
     channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
     if height != width or not _SMALLEST_SIDE <= height <= _LARGEST_SIDE:
-        raise InputError(
-            "network",
-            f"unet must come with square images of {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a "
-            "side, channels first",
-            f"samples of shape {sample_shape}",
-            'pass `network="mlp"`',
-        )
+        sides = f"{_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a side"
+        requirement = f"unet must come with square images of {sides}, channels first"
+        got = f"samples of shape {sample_shape}"
+        raise InputError("network", requirement, got, 'pass `network="mlp"`')
     num_resolutions = max(2, math.ceil(math.log2(height / 8)) + 1)
     widths = block_out_channels or tuple(32 * 2**level for level in range(num_resolutions))
     halvings = len(widths) - 1
     if height % 2**halvings:
-        raise InputError(
-            "network",
-            f"unet with {len(widths)} resolutions must come with a side divisible by {2**halvings}",
-            height,
-            'pass `network="mlp"`, fewer `block_out_channels` or another `image_size`',
-        )
+        needed = f"must come with a side divisible by {2**halvings}"
+        remedy = 'pass `network="mlp"`, fewer `block_out_channels` or another `image_size`'
+        raise InputError("network", f"unet with {len(widths)} resolutions {needed}", height, remedy)
     # Attention at the lowest resolution only: its cost grows with the fourth power of the side.
     return UNet2DModel(
         sample_size=height,

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, Step
+from opmerge.denoisers.denoiser import PREDICTIONS, Condition, Estimate, Step
 from opmerge.denoisers.families import Call, config_of, family_of
-from opmerge.denoisers.predictions import PREDICTIONS, Estimate
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import PredictionType
@@ -35,10 +34,8 @@ class DDIM:
     """The T-step sampler that networks are read with (Song et al. 2021, Eq. 12, η = 0).
 
     Args:
-        alphas: (T+1,) float32 signal coefficients, index 0 on the data side.
-        sigmas: (T+1,) float32 noise coefficients.
+        alphas, sigmas: (T+1,) float32 coefficients of signal and noise, index 0 on the data side.
         timesteps: (T+1,) int64, what the network is told at each step; index 0 is not used.
-        prediction_type: what the network predicts.
 
     Raises:
         InputError: for an unknown prediction type, or one that says nothing about x_0 at step T.
@@ -51,12 +48,9 @@ class DDIM:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTIONS:
-            raise InputError(
-                "prediction_type",
-                f"must be one of {', '.join(PREDICTIONS)}",
-                repr(self.prediction_type),
-                "set it in scheduler_config.json",
-            )
+            requirement = f"must be one of {', '.join(PREDICTIONS)}"
+            remedy = "set it in scheduler_config.json"
+            raise InputError("prediction_type", requirement, repr(self.prediction_type), remedy)
         if self.prediction_type == "epsilon" and float(self.alphas[-1]) == 0:
             raise InputError(
                 "prediction_type",
@@ -118,8 +112,8 @@ class DDIM:
     def read(self, output: Any, z: Tensor, step: Step) -> Estimate:
         """What a network's output says about x_0 and the noise in (B, …) ``z``.
 
-        It is a tensor, a tuple or an output of diffusers; it may have twice the channels (a
-        learned variance, which is dropped).
+        It is a tensor, a tuple or an output of diffusers; a learned variance, which doubles the
+        channels, is dropped.
         """
         output = getattr(output, "sample", output)
         output = output[0] if isinstance(output, tuple) else output
@@ -149,19 +143,17 @@ class DDIM:
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """One network, called as its family is, read in its sampler's times and prediction form."""
+    """A ``Denoiser``: a network, called as its family is, in a sampler's times and form."""
 
     network: nn.Module
     sampler: DDIM
     call: Call
 
     def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
-        """See ``Denoiser``."""
         times = self.sampler.timesteps[step].expand(len(z))
         return self.sampler.read(self.call(self.network, z, times, condition), z, step)
 
     def using(self, network: nn.Module) -> NetworkDenoiser:
-        """See ``Denoiser``."""
         return replace(self, network=network)
 
     def to(self, device: torch.device) -> NetworkDenoiser:

@@ -45,9 +45,7 @@ def load_samples(
 
     Args:
         sample_shape: may differ from the source's in axes of length 1.
-        folder: where the file is written.
         progress: called with the number of samples read or compared so far.
-        memory_limit: in bytes.
         compare: false takes a file that is there by its shape: for processes that come after the
             one that wrote it.
 
@@ -62,11 +60,8 @@ def load_samples(
             rows[:] = batch
         return torch.from_numpy(samples)
     if folder is None:
-        raise InputError(
-            source.name,
-            f"must have a folder to be kept in: it exceeds {memory_limit / 2**30:g} GiB",
-            remedy="pass fewer samples",
-        )
+        requirement = f"must have a folder to be kept in: it exceeds {memory_limit / 2**30:g} GiB"
+        raise InputError(source.name, requirement, remedy="pass fewer samples")
     path = folder / "data.npy"
     there = _map(path, shape)
     parts = () if there is None or not compare else _beside(there, source, progress)
@@ -78,9 +73,7 @@ def load_samples(
 
 
 def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
-    """(N, *sample_shape) float32: the first sample N times over, in the memory of one.
-
-    What a run will cost can be told with it, although the samples are not read.
+    """(N, *sample_shape) float32, the first sample N times over: to tell what a run will cost.
 
     Raises:
         InputError: if samples have another shape, or one of the first is not finite.
@@ -100,9 +93,8 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     if values.dtype.kind not in "iu":
         raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
     if values.shape != (num_samples,):
-        raise InputError(
-            str(path), f"must hold one label for each of {num_samples} samples", values.shape
-        )
+        requirement = f"must hold one label for each of {num_samples} samples"
+        raise InputError(str(path), requirement, values.shape)
     for row in np.flatnonzero(values < 0)[:1]:
         raise InputError(str(path), "must hold labels >= 0", f"{values[row]} for sample {row}")
     return torch.from_numpy(values.astype(np.int64))
@@ -117,12 +109,9 @@ def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Te
     if fraction == 0:
         return torch.arange(num_samples), torch.arange(0)
     if num_samples < 2:
-        raise InputError(
-            "validation_fraction",
-            "must be 0 for a single sample, which cannot be split",
-            fraction,
-            "pass `validation_fraction=0`",
-        )
+        requirement = "must be 0 for a single sample, which cannot be split"
+        remedy = "pass `validation_fraction=0`"
+        raise InputError("validation_fraction", requirement, fraction, remedy)
     count = min(max(round(fraction * num_samples), 1), num_samples - 1)
     generator = seeded_generator(torch.device("cpu"), seed, _SPLIT)
     order = torch.randperm(num_samples, generator=generator)
@@ -133,11 +122,8 @@ def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     """(N, *sample_shape), if that is what the source holds."""
     told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
     if told != wanted:
-        raise InputError(
-            source.name,
-            f"must hold samples of the shape that the network reads, {sample_shape}",
-            f"data of another shape, {source.shape}",
-        )
+        requirement = f"must hold samples of the shape that the network reads, {sample_shape}"
+        raise InputError(source.name, requirement, f"data of another shape, {source.shape}")
     return (source.num_samples, *sample_shape)
 
 

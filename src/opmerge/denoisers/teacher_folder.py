@@ -7,22 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, ModelMixin
+from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin
 
 from opmerge.denoisers.denoiser import LABELS
-from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.families import Rows, config_of, family_of
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
-from opmerge.files import expand_home, folder_beside, read_json_object
+from opmerge.files import expand_home, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
 
-STUDENT_CLASS = "FewStepPipeline"
 _INDEX = "model_index.json"
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
@@ -44,38 +42,27 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     """
     root = expand_home(folder)
     if not root.is_dir():
-        raise InputError(
-            "teacher",
-            "must be an existing folder",
-            str(folder),
-            "download a model first: only local folders are read",
-        )
+        remedy = "download a model first: only local folders are read"
+        raise InputError("teacher", "must be an existing folder", str(folder), remedy)
     if read_student_index(root) is not None:
-        raise InputError(
-            "teacher",
-            "must be a teacher: a student takes its own steps only",
-            str(folder),
-            "pass the folder of the teacher that it was distilled from",
-        )
+        requirement = "must be a teacher: a student takes its own steps only"
+        remedy = "pass the folder of the teacher that it was distilled from"
+        raise InputError("teacher", requirement, str(folder), remedy)
     network_folder = _find_network(root)
     place = network_folder / "config.json"
-    scheduler = read_scheduler(root, num_steps)
+    scheduler = _read_scheduler(root, num_steps)
     ddim = DDIM.from_scheduler(scheduler, num_steps)
     config = read_json_object(place)
     family = family_of(config)
     network = load_network(network_folder, family.network_class(config, place))
     config = config_of(network)
-    shape, labels = family.sample_shape(config, place), family.needs(config, place).get(LABELS)
-    num_classes = None if labels is None else labels.below
+    shape = family.sample_shape(config, place)
+    num_classes = family.needs(config, place).get(LABELS, Rows()).below
     return Teacher(network, ddim, shape, num_classes, dict(scheduler.config))
 
 
-def read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
-    """The DDIM scheduler of a folder; keys that its config leaves out are its own class' defaults.
-
-    Raises:
-        InputError: if there is none, T steps of it cannot be taken, or it is not linear.
-    """
+def _read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
+    """The DDIM scheduler of a folder; keys left out of its config are its own class' defaults."""
     path = find_scheduler_config(folder)
     remedy = "take a teacher whose scheduler is built on betas, such as DDIMScheduler"
     scheduler = read_as_ddim(read_json_object(path), f"{path}: ", remedy)
@@ -102,31 +89,22 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
         InputError: naming the first step that differs.
     """
     ddim = teacher.ddim.to(torch.device("cpu"))
-    remedy = "make the plan with `schedule` set to the folder of the teacher"
     if schedule.num_steps != ddim.num_steps:
-        raise InputError(
-            "plan",
-            f"must have T = {ddim.num_steps} steps, as the teacher",
-            schedule.num_steps,
-            f"pass `num_steps={schedule.num_steps}`, or make a plan for this teacher",
-        )
+        requirement = f"must have T = {ddim.num_steps} steps, as the teacher"
+        remedy = f"pass `num_steps={schedule.num_steps}`, or make a plan for this teacher"
+        raise InputError("plan", requirement, schedule.num_steps, remedy)
     timesteps = ddim.timesteps[1:].tolist()
-    if schedule.timesteps is not None and schedule.timesteps != tuple(timesteps):
+    remedy = "make the plan with `schedule` set to the folder of the teacher"
+    if schedule.timesteps not in (None, tuple(timesteps)):
         raise InputError("plan", "must have the timesteps of the teacher", remedy=remedy)
-    factors = np.array([timesteps[0] + 1, *(timestep + 1 for timestep in timesteps)])
+    factors = np.array([timesteps[0], *timesteps]) + 1
     error = _ROUNDINGS * 2.0**-24 * (factors * ddim.alphas.double().numpy() ** 2 + 1)
-    for name, own, planned in (
-        ("alpha", ddim.alphas, schedule.alphas),
-        ("sigma", ddim.sigmas, schedule.sigmas),
-    ):
-        off = np.abs(own.double().numpy() ** 2 - planned**2)
-        for step in np.flatnonzero(off > error)[:1]:
-            raise InputError(
-                "plan",
-                f"must be made for the teacher's schedule ({name}_{step} = {float(own[step]):.6g})",
-                f"{name}_{step} = {planned[step]:.6g}",
-                remedy,
-            )
+    levels = {"alpha": (ddim.alphas, schedule.alphas), "sigma": (ddim.sigmas, schedule.sigmas)}
+    for name, (table, planned) in levels.items():
+        own = table.double().numpy()
+        for step in np.flatnonzero(np.abs(own**2 - planned**2) > error)[:1]:
+            needed = f"must be made for the teacher's schedule ({name}_{step} = {own[step]:.6g})"
+            raise InputError("plan", needed, f"{name}_{step} = {planned[step]:.6g}", remedy)
 
 
 def write_teacher_folder(
@@ -140,21 +118,8 @@ def write_teacher_folder(
     target = Path(folder)
     if target.exists() and not (target / _INDEX).is_file():
         raise InputError(str(target), "must be a new folder, or one of a model to be replaced")
-    # Diffusers looks for a class in itself, or else in a module, in which it finds ModelMixin too.
-    module = type(network).__module__
-    index = {
-        "_class_name": "DDIMPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "unet": [
-            "diffusers" if module.startswith("diffusers.") else module,
-            type(network).__name__,
-        ],
-    }
     with folder_beside(target) as unfinished:
-        network.save_pretrained(unfinished / "unet")
-        scheduler.save_pretrained(unfinished / "scheduler")
-        (unfinished / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        DDIMPipeline(network, scheduler).save_pretrained(unfinished)
     return target
 
 
@@ -164,7 +129,7 @@ def read_student_index(folder: Path) -> dict[str, Any] | None:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_student = isinstance(index, dict) and index.get("_class_name") == STUDENT_CLASS
+    is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
     return index if is_student else None
 
 
@@ -194,11 +159,8 @@ def _find_network(root: Path) -> Path:
         and not str(entry[-1]).endswith("Scheduler")
     ]
     if len(networks) != 1:
-        raise InputError(
-            str(root / _INDEX),
-            f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only",
-            ", ".join(networks) or "none",
-        )
+        requirement = f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only"
+        raise InputError(str(root / _INDEX), requirement, ", ".join(networks) or "none")
     return root / networks[0]
 
 
@@ -209,7 +171,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
         InputError: if its weights are missing, pickled, damaged or not those of its config.
     """
     variant = _variant(place)
-    try:
+    with reading(place, "must hold a readable config and the weights that fit it"):
         network, report = network_class.from_pretrained(
             place,
             variant=variant,
@@ -218,19 +180,10 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
             torch_dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:
-        # Whatever a library says of a file of the user's is about the file.
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            str(place), "must hold a readable config and the weights that fit it", first_line
-        ) from error
     for kind in ("missing", "unexpected", "mismatched"):
         if keys := report[f"{kind}_keys"]:
-            raise InputError(
-                str(place),
-                f"must hold the weights that config.json describes ({kind} in them)",
-                ", ".join(map(str, keys)),
-            )
+            requirement = f"must hold the weights that config.json describes ({kind} in them)"
+            raise InputError(str(place), requirement, ", ".join(map(str, keys)))
     own_memory(network)
     return network
 

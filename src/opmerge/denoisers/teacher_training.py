@@ -17,14 +17,13 @@ from diffusers import DDIMScheduler, ModelMixin
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.denoiser import PREDICTIONS, Condition, as_condition
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
-from opmerge.denoisers.predictions import PREDICTIONS
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.samples import split_rows
 from opmerge.denoisers.teacher_folder import write_teacher_folder
-from opmerge.loop import Columns, Draws, Iteration, Trainer, iterations, seeded_generator
+from opmerge.loop import Columns, Draws, Iteration, Trainer, seeded_generator
 from opmerge.schedules import (
     NoiseSchedule,
     cosine_schedule,
@@ -48,11 +47,9 @@ _SCHEDULES: dict[TeacherSchedule, Callable[[int], NoiseSchedule]] = {
 
 @dataclass(frozen=True, eq=False)
 class TeacherRecord(Iteration):
-    """What one iteration did.
+    """What one iteration did, the held-out loss where it was looked at, and whose weights are kept.
 
-    Args:
-        validation_loss: on held-out samples, where it was looked at.
-        best: iteration of the weights that are kept so far.
+    ``best`` is the iteration of the least held-out loss so far.
     """
 
     validation_loss: float | None = None
@@ -111,16 +108,14 @@ def train_teacher(
 
     The loss is ``‖prediction - target‖²`` in the space of the prediction type (ε, x_0 or
     ``v = alpha ε - sigma x_0``), with the timestep uniform over the N training timesteps. What an
-    iteration draws is a function of the seed and of its number alone.
+    iteration draws is a function of the seed and of its number alone. There is a record an
+    iteration; the folder is written when the generator ends.
 
     Args:
         data: (N, …) samples in the network's shape.
         labels: (N,) 0 … C - 1, for a class-conditional teacher.
         resume: ``latest`` or a checkpoint of the run to go on from.
         warn: told in one line about every checkpoint that is refused.
-
-    Returns:
-        A generator of a record an iteration; the folder is written when it ends.
 
     Raises:
         InputError: at once, if the settings or the checkpoint do not fit; while it runs, if a loss
@@ -137,16 +132,10 @@ def train_teacher(
         "labels": None if labels is None else labels.tolist(),
     }
     checkpoints = Checkpoints(folder, digest(content), settings.checkpoints_total_limit, warn)
-    run = _Run(
-        config,
-        inputs,
-        *split_rows(len(data), config.validation_fraction, settings.seed),
-        scheduler,
-        DDIM.from_scheduler(scheduler, config.num_train_timesteps).to(accelerator.device),
-        Trainer(accelerator, network.train(), settings, config.num_iterations),
-        folder,
-        checkpoints,
-    )
+    rows = split_rows(len(data), config.validation_fraction, settings.seed)
+    ddim = DDIM.from_scheduler(scheduler, config.num_train_timesteps).to(accelerator.device)
+    trainer = Trainer(accelerator, network.train(), settings, config.num_iterations)
+    run = _Run(config, inputs, *rows, scheduler, ddim, trainer, folder, checkpoints)
     return run.iterate(None if resume is None else checkpoints.find(resume))
 
 
@@ -193,17 +182,22 @@ class _Run:
 
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[TeacherRecord]:
         """Train to the end and write the teacher."""
-        first = 0 if checkpoint is None else self._restore(checkpoint)
+        if checkpoint is not None:
+            self._restore(checkpoint)
         total, is_due = self.config.num_iterations, self.config.optimization.is_checkpoint
-        loop = iterations(
-            self.trainer, denoising_loss, self._draw, first, total, self._save, is_due(total)
-        )
+        loop = self.trainer.iterations(denoising_loss, self._draw, self._save, is_due(total))
         for done in loop:
             due = done.iteration % self.config.validation_steps == 0 or done.iteration == total
             loss = self._validate(done.iteration) if due and len(self.held_out) else None
             best = None if self.best is None else self.best.iteration
             yield TeacherRecord(done.iteration, done.loss, done.learning_rate, loss, best)
-        self._write()
+        network = self.trainer.finish()
+        if self.best is not None:
+            for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
+                parameter.copy_(weight)
+        if self.trainer.accelerator.is_main_process:
+            write_teacher_folder(self.folder / "teacher", network, self.scheduler)
+        self.trainer.accelerator.wait_for_everyone()
 
     def _draw(self, iteration: int) -> list[NoisedSamples]:
         """This process' part of the batch of an iteration."""
@@ -222,21 +216,12 @@ class _Run:
         z = self.ddim.add_noise(x0, noise, steps)
         return NoisedSamples(z, self.ddim.timesteps[steps], target, condition)
 
-    def _validate(self, done: int) -> float:
-        """The held-out loss; its least is remembered with the weights."""
-        loss = self._held_out_loss()
-        if self.best is None or loss < self.best.loss:
-            average = self.trainer.average
-            kept = self.trainer.network.parameters() if average is None else average.shadow_params
-            self.best = _Best(loss, done, [weight.detach().clone() for weight in kept])
-        return loss
-
     @torch.no_grad()
-    def _held_out_loss(self) -> float:
-        """The held-out loss of the network as it would be saved, with the same noise each time.
+    def _validate(self, done: int) -> float:
+        """The held-out loss of the network as it would be saved; the weights of its least are kept.
 
-        Of 4,096 (sample, noise, timestep) the timesteps are spread evenly over 1 … N, so that two
-        networks are told apart by far less than the loss itself would vary.
+        Its 4,096 (sample, noise, timestep) are the same each time, and the timesteps spread evenly
+        over 1 … N, so that two networks are told apart by far less than the loss itself would vary.
         """
         device, seed, losses = self.ddim.alphas.device, self.config.optimization.seed, []
         with self.trainer.as_saved() as network, self.trainer.accelerator.autocast():
@@ -249,7 +234,10 @@ class _Run:
                 rows = self.held_out[place % len(self.held_out)]
                 draws = Draws(generator, _BATCH, slice(0, _BATCH))
                 losses.append(denoising_loss(network, self._noised(rows, steps, draws)))
-        return float(torch.stack(losses).mean())
+            loss = float(torch.stack(losses).mean())
+            if self.best is None or loss < self.best.loss:
+                self.best = _Best(loss, done, [weight.clone() for weight in network.parameters()])
+        return loss
 
     def _save(self, done: int) -> None:
         tensors, state = self.trainer.average_tensors(), {}
@@ -258,20 +246,10 @@ class _Run:
             state["best"] = {"loss": self.best.loss, "iteration": self.best.iteration}
         self.checkpoints.save(self.trainer.accelerator, done, state, tensors)
 
-    def _restore(self, checkpoint: Checkpoint) -> int:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.trainer.restore(checkpoint, checkpoint.step)
         if "best" in checkpoint.state:
             tensors = checkpoint.tensors()
             count = sum(name.startswith("best.") for name in tensors)
             weights = [tensors[f"best.{number}"] for number in range(count)]
             self.best = _Best(**checkpoint.state["best"], weights=weights)
-        return checkpoint.step
-
-    def _write(self) -> None:
-        network = self.trainer.finish()
-        if self.best is not None:
-            for parameter, weight in zip(network.parameters(), self.best.weights, strict=True):
-                parameter.copy_(weight)
-        if self.trainer.accelerator.is_main_process:
-            write_teacher_folder(self.folder / "teacher", network, self.scheduler)
-        self.trainer.accelerator.wait_for_everyone()

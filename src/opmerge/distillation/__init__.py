@@ -13,11 +13,9 @@ try:
     import diffusers  # noqa: F401
     import torch  # noqa: F401
 except ImportError as error:
-    raise InputError(
-        "opmerge.distillation",
-        f"needs the package {error.name}, which is not installed",
-        remedy="pip install 'opmerge[torch]'",
-    ) from error
+    requirement = f"needs the package {error.name}, which is not installed"
+    remedy = "pip install 'opmerge[torch]'"
+    raise InputError("opmerge.distillation", requirement, remedy=remedy) from error
 
 from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise

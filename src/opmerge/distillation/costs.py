@@ -10,7 +10,7 @@ import numpy as np
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.samples import MEMORY_LIMIT
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES, mean_children, merges_at
+from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES, mean_children
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -18,21 +18,18 @@ _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a distillation.
+    """The cost of a distillation, all stages together.
 
     Args:
-        num_stages: networks that are trained.
-        num_iterations: optimizer steps, all stages together.
-        network_evaluations: of one sample, Σ iterations · batch · (children + 3), of
-            the children that the curriculum asks for.
+        network_evaluations: of one sample, Σ iterations · batch · (children + 3), of the children
+            that the curriculum asks for.
         num_parameters: of one network.
         peak_networks: held at once: teacher, students in place, the one in training.
         memory_bytes: of weights, gradients, optimizer and moving average at the peak, on the
             device; activations come on top, as in any training with this batch size.
         disk_bytes: of checkpoints, one more than are kept while one is written, and the student.
-        data_memory_bytes: of samples in the main memory, up to ``MEMORY_LIMIT``.
-        data_disk_bytes: of more samples than that, in ``data.npy``.
-        seconds: from a timing of the shortest and the longest stage.
+        data_memory_bytes, data_disk_bytes: of samples in the main memory, up to ``MEMORY_LIMIT``,
+            and of more than that, in ``data.npy``.
     """
 
     num_stages: int
@@ -93,21 +90,13 @@ def _children(distillation: Distillation, iterations: Sequence[int]) -> list[flo
 
 
 def _timed(distillation: Distillation) -> tuple[list[float], list[float]]:
-    """Operators composed, rising, and the seconds of such iterations: the fewest and the most.
-
-    They are timed in the shortest and the longest stage; where a curriculum begins with fewer, in
-    that beginning as well.
-    """
+    """The fewest and the most operators that an iteration composes, and the seconds of each."""
     lengths = [stage.num_children for stage in distillation.stages]
     probed = {lengths.index(pick(lengths)) for pick in (min, max)} if lengths else set()
-    curriculum = distillation.config.curriculum
     timed: dict[float, float] = {}
-    for number, stage in enumerate(distillation.stages):
+    for number in range(len(lengths)):
         if number in probed:
-            for progress in (1.0,) if curriculum == "none" else (0.0, 1.0):
-                merges = merges_at(stage.merges, progress, curriculum)
-                children = sum(merge.num_children for merge in merges) / len(merges)
-                timed[children] = distillation.time_iteration(progress)
+            timed |= distillation.timed()
         distillation.skip_stage()
     ends = sorted({min(timed), max(timed)}) if timed else []
     return ends, [timed[children] for children in ends]

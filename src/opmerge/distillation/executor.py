@@ -6,10 +6,12 @@ estimate x̂ with which the student would land there, and regresses on that.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +20,125 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.inputs import Batch, TrainingInputs
+from opmerge.denoisers.denoiser import PREDICTIONS, Denoiser
+from opmerge.denoisers.inputs import Batch, TrainingInputs, of_choice
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
-from opmerge.distillation.losses import loss_weights
-from opmerge.distillation.operators import Operators, student_jumps
+from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.stages import MANY_ITERATIONS, mean_children, merges_at, plan_stages
 from opmerge.errors import InputError
-from opmerge.loop import Columns, Draws, Iteration, Trainer, iterations
+from opmerge.loop import Columns, Draws, Iteration, Trainer
 from opmerge.plans import Merge, Plan
-from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.distillation import DistillationConfig, LossWeighting
+from opmerge.settings.types import MergeRule
 from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
+
+
+def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:
+    """The jumps of one student that stands for these merges.
+
+    Denoiser copy lands the network's estimates where the merge stops. Operator copy lands them
+    where the teacher's own step did, so that the copy is at first the child's very operator.
+    """
+    return [
+        Jump(denoiser, m.start, m.stop, m.stop if rule == "denoiser-copy" else m.start - 1)
+        for m in merges
+    ]
+
+
+def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:
+    """(number of students,) weights w of the loss ``w ‖x̂ - target‖²`` at each student's step.
+
+    With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of the output
+    ``Prediction.error`` and that of the state reached ``DDIM.jump_weight``; the weight is the
+    square of one of these:
+
+    - ``uniform``: of the network's own output;
+    - ``x-space``: 1;
+    - ``epsilon-space``: alpha²/sigma², the signal-to-noise ratio;
+    - ``snr-truncated``: the larger of the last two (Salimans & Ho 2022, Eq. 9);
+    - ``jump-space``: of the state that the student produces.
+
+    Raises:
+        InputError: where a weight is zero, so that nothing is learned.
+    """
+    places = torch.tensor([(jump.start, jump.readout) for jump in students])
+    steps, readouts = places.T.to(ddim.alphas.device)
+    alphas, sigmas = ddim.at(steps, 1)
+    signal_to_noise = (alphas / sigmas) ** 2
+    weights = {
+        "uniform": PREDICTIONS[ddim.prediction_type].error(alphas, sigmas) ** 2,
+        "x-space": torch.ones_like(alphas),
+        "epsilon-space": signal_to_noise,
+        "snr-truncated": signal_to_noise.clamp(min=1.0),
+        "jump-space": ddim.jump_weight(steps, readouts) ** 2,
+    }[weighting]
+    for step in steps[weights <= 0][:1].tolist():
+        raise InputError(
+            "loss_weighting",
+            "must not be epsilon-space where a student reads pure noise (alpha = 0 at step "
+            f"{step}): the weight is zero there",
+            weighting,
+            "take snr-truncated",
+        )
+    return weights
+
+
+class _Operators:
+    """Which jump stands at which step, first the teacher's; a network that none holds is freed."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self._at = {jump.start: jump for jump in teacher.steps()}
+
+    def children(self, merge: Merge) -> list[Jump]:
+        """The jumps that a merge composes, noise side first."""
+        return [self._at[step] for step in merge.boundaries[:-1]]
+
+    def copy_of_first(self, merge: Merge) -> nn.Module:
+        """A copy of the network of a merge's noise-side child."""
+        return copy.deepcopy(self._at[merge.start].network)
+
+    def put(self, jump: Jump) -> None:
+        """Put a student's jump in the place of all that it replaces."""
+        for step in range(jump.start, jump.stop, -1):
+            self._at.pop(step, None)
+        self._at[jump.start] = jump
+
+    def student(self) -> Student:
+        """What stands there now, as a sampler."""
+        jumps = tuple(self._at[step] for step in sorted(self._at, reverse=True))
+        teacher = self._teacher
+        return Student(jumps, teacher.ddim, teacher.sample_shape, teacher.num_classes)
+
+    def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
+        """The students' jumps as JSON values, and the weights of their networks."""
+        numbers: dict[nn.Module, int] = {}
+        jumps, tensors = [], {}
+        for jump in self._at.values():
+            if jump.network is self._teacher.network:
+                continue
+            number = numbers.setdefault(jump.network, len(numbers))
+            jumps.append(
+                dict(start=jump.start, stop=jump.stop, readout=jump.readout, network=number)
+            )
+            for name, tensor in jump.network.state_dict().items():
+                tensors[f"network.{number}.{name}"] = tensor
+        return jumps, tensors
+
+    def restore(self, jumps: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` gave."""
+        denoisers: dict[int, Denoiser] = {}
+        for entry in jumps:
+            number = entry["network"]
+            if number not in denoisers:
+                network = copy.deepcopy(self._teacher.network)
+                for name, weight in network.state_dict().items():
+                    weight.copy_(tensors[f"network.{number}.{name}"])
+                denoisers[number] = self._teacher.denoiser.using(network)
+            self.put(Jump(denoisers[number], entry["start"], entry["stop"], entry["readout"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +162,6 @@ class Distillation:
     """Executes a plan: iterate over ``run()``, then ask for ``student()``.
 
     Args:
-        plan: any plan for the teacher's number of steps.
-        inputs: what students read.
         folder: where checkpoints are kept; none are without it.
         warn: told in one line about every checkpoint that is refused.
 
@@ -74,15 +180,14 @@ class Distillation:
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         if plan.num_steps != teacher.num_steps:
-            raise InputError(
-                "plan", f"must have {teacher.num_steps} steps, as the teacher", plan.num_steps
-            )
+            requirement = f"must have {teacher.num_steps} steps, as the teacher"
+            raise InputError("plan", requirement, plan.num_steps)
         self.teacher = teacher.to(accelerator.device)
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator = accelerator
         self.stages = plan_stages(plan, config.sharing)
         self.iterations = list(config.iterations_of(len(self.stages)))
-        self._operators = Operators(self.teacher)
+        self._operators = _Operators(self.teacher)
         self._known_weights: dict[tuple[Merge, ...], Tensor] = {}
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
@@ -96,26 +201,21 @@ class Distillation:
             self._draw(stage.merges, 0, 0)
 
     def resume(self, wanted: str = "latest") -> int:
-        """Go on from a checkpoint: after how many iterations, 0 if there is none yet.
-
-        Raises:
-            InputError: see ``Checkpoints.find``.
-        """
+        """Go on from what ``Checkpoints.find`` finds: after how many iterations, 0 if nothing."""
         assert self._checkpoints is not None, "a run without a folder has no checkpoints"
         self._checkpoint = self._checkpoints.find(wanted)
         if self._checkpoint is None:
             return 0
-        state = self._checkpoint.state
+        state, self._kept = self._checkpoint.state, self._checkpoint.step
         self._stage, self.iterations = state["stage"], list(state["iterations"])
         self._operators.restore(state["jumps"], self._checkpoint.tensors())
-        self._kept = self._checkpoint.step
         return self._kept
 
     def run(self) -> Iterator[TrainingRecord]:
         """Train, stage by stage; a record an iteration, and a checkpoint of the end.
 
         Raises:
-            InputError: if a loss or weights are not finite (see ``loop.iterations``; the message
+            InputError: if a loss or weights are not finite (see ``Trainer.iterations``; the message
                 names the merge too), or a checkpoint cannot be written.
         """
         while self._stage < len(self.stages):
@@ -152,6 +252,15 @@ class Distillation:
             float(trainer.step(self._loss_of(merges), self._parts(merges, -1 - iteration)))
         return (time.perf_counter() - begin) / _PROBE_ITERATIONS
 
+    def timed(self) -> dict[float, float]:
+        """Seconds of an iteration of the next stage, by the operators composed, fewest first.
+
+        They are timed as the curriculum begins and as it ends.
+        """
+        merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
+        ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
+        return {children: self.time_iteration(progress) for children, progress in ends.items()}
+
     def _train_stage(self) -> Iterator[TrainingRecord]:
         number, stage = self._stage, self.stages[self._stage]
         checkpoint, self._checkpoint = self._checkpoint, None
@@ -160,22 +269,17 @@ class Distillation:
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, total)
-        done = 0
         if checkpoint is not None:
-            done = int(checkpoint.state["iteration"])
-            trainer.restore(checkpoint, done)
+            trainer.restore(checkpoint, int(checkpoint.state["iteration"]))
         every = self.config.optimization.checkpointing_steps
 
         def draw(iteration: int) -> list[_Part]:
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
             return self._parts(merges, iteration)
 
-        loop = iterations(
-            trainer,
+        loop = trainer.iterations(
             self._loss_of(stage.merges),
             draw,
-            done,
-            total,
             lambda n: self._write(before + n, number, n, trainer.average_tensors()),
             lambda n: bool(every) and (before + n) % every == 0,
             f" of the merge {stage.name}",
@@ -191,7 +295,7 @@ class Distillation:
 
         def loss(network: nn.Module, part: _Part) -> Tensor:
             denoiser, batch = self.teacher.denoiser.using(network), part.batch
-            x0 = denoiser(batch.z, _at(starts, batch), batch.condition).x0
+            x0 = denoiser(batch.z, of_choice(starts, batch.choice), batch.condition).x0
             return (part.weight * (x0 - part.target) ** 2).mean()
 
         return loss
@@ -218,9 +322,8 @@ class Distillation:
         chains = [self._operators.children(merge) for merge in merges]
         landing = compose(ddim, chains, batch.z, batch.choice, batch.condition)
         jumps = self._jumps(merges, self.teacher.network)
-        start, readout = (
-            _at([getattr(jump, place) for jump in jumps], batch) for place in ("start", "readout")
-        )
+        start = of_choice([jump.start for jump in jumps], batch.choice)
+        readout = of_choice([jump.readout for jump in jumps], batch.choice)
         return ddim.x0_target(batch.z, start, readout, landing)
 
     def _weights(self, merges: Sequence[Merge]) -> Tensor:
@@ -241,16 +344,10 @@ class Distillation:
             self._operators.put(jump)
 
     def _iterations_in(self, seconds: float) -> int:
-        """How many iterations of the stage take that long; the same on every process.
-
-        An iteration's seconds grow evenly with the operators that it composes.
-        """
-        merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
-        first, last = (mean_children(merges, 1, kind) for kind in (curriculum, "none"))
-        long = self.time_iteration()
-        short = long if first == last else self.time_iteration(0.0)
-        mean = mean_children(merges, MANY_ITERATIONS, curriculum)
-        count = [max(1, round(seconds / np.interp(mean, (first, last), (short, long))))]
+        """How many iterations of the stage take that long; the same on every process."""
+        merges, timed = self.stages[self._stage].merges, self.timed()
+        mean = mean_children(merges, MANY_ITERATIONS, self.config.curriculum)
+        count = [max(1, round(seconds / np.interp(mean, list(timed), list(timed.values()))))]
         broadcast_object_list(count)
         return count[0]
 
@@ -259,29 +356,16 @@ class Distillation:
         if self._checkpoints is None:
             return
         jumps, tensors = self._operators.state()
-        state = {
-            "stage": stage,
-            "iteration": iteration,
-            "iterations": self.iterations,
-            "jumps": jumps,
-        }
+        state = dict(stage=stage, iteration=iteration, iterations=self.iterations, jumps=jumps)
         self._checkpoints.save(self.accelerator, step, state, tensors | average)
         self._kept = step
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
-        return digest(
-            {
-                "plan": [list(merge.boundaries) for merge in self.plan.merges],
-                "teacher": self.teacher.digest,
-                "inputs": self.inputs.identity(),
-                "config": self.config.what_decides(self.accelerator.num_processes),
-            }
-        )
-
-
-def _at(steps: Sequence[int], batch: Batch) -> int | Tensor:
-    """The step of the batch if there is one merge, else of each sample."""
-    if batch.choice is None:
-        return steps[0]
-    return torch.tensor(steps, device=batch.z.device)[batch.choice]
+        content = {
+            "plan": [list(merge.boundaries) for merge in self.plan.merges],
+            "teacher": self.teacher.digest,
+            "inputs": self.inputs.identity(),
+            "config": self.config.what_decides(self.accelerator.num_processes),
+        }
+        return digest(content)

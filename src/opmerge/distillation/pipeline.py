@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.denoiser import Condition, as_condition
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.teacher_folder import read_student_index
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
-from opmerge.files import folder_beside
+from opmerge.files import folder_beside, reading
 from opmerge.plans import Plan
 
 MAX_NETWORKS = 8
@@ -101,13 +102,9 @@ class FewStepPipeline(DiffusionPipeline):
     def student(self) -> Student:
         """The student that the pipeline holds."""
         ddim = self.scheduler.ddim.to(self._execution_device)
+        places = itemgetter("start", "stop", "readout")
         jumps = tuple(
-            Jump(
-                ddim.denoiser(getattr(self, jump["network"])),
-                jump["start"],
-                jump["stop"],
-                jump["readout"],
-            )
+            Jump(ddim.denoiser(getattr(self, jump["network"])), *places(jump))
             for jump in self.scheduler.jumps
         )
         shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
@@ -123,7 +120,7 @@ class FewStepPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw samples.
+        """Draw samples: ``images``, a list of images, an array or a tensor.
 
         Samples with two axes (grey) or three (channels first) are images, mapped from [-1, 1] to
         [0, 1] and clamped; vectors are given as they are.
@@ -134,10 +131,6 @@ class FewStepPipeline(DiffusionPipeline):
             latents: (B, *sample_shape) noise z_T to start from.
             class_labels: one label, or (B,) labels, for class-conditional networks.
             output_type: ``pil`` (images), ``np`` (channels last) or ``pt`` (channels first).
-            return_dict: a tuple if false.
-
-        Returns:
-            ``images``: a list of images, an array or a tensor.
 
         Raises:
             InputError: for noise of another shape, labels that do not fit the networks, or an
@@ -147,20 +140,16 @@ class FewStepPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise InputError("output_type", "must be pil, np or pt", output_type)
         if output_type == "pil" and not is_image(shape):
-            raise InputError(
-                "output_type", f"must be np or pt for samples of shape {shape}", output_type
-            )
+            requirement = f"must be np or pt for samples of shape {shape}"
+            raise InputError("output_type", requirement, output_type)
         device = self._execution_device
         if latents is None:
-            latents = randn_tensor(
-                (batch_size, *shape), generator=generator, device=device, dtype=self.unet.dtype
-            )
+            latents = randn_tensor((batch_size, *shape), generator, device, self.unet.dtype)
         elif tuple(latents.shape[1:]) != shape:
             sizes = ", ".join(map(str, shape))
             raise InputError("latents", f"must have shape (B, {sizes})", tuple(latents.shape))
         z = latents.to(device)
-        labels = _labels(class_labels, self.config["num_classes"], len(z))
-        condition = as_condition(None if labels is None else labels.to(device))
+        condition = _condition(class_labels, self.config["num_classes"], z)
         for jump in self.progress_bar(student.jumps):
             z = compose(student.ddim, [[jump]], z, condition=condition)
         self.maybe_free_model_hooks()
@@ -173,9 +162,7 @@ setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
 
 
 def save_student(student: Student, folder: Path) -> Path:
-    """Write the pipeline folder of a student, whole or not at all.
-
-    An older folder of a student is replaced; another folder that is not empty is refused.
+    """Write the pipeline folder of a student, whole or not at all; an older one is replaced.
 
     Raises:
         InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
@@ -191,25 +178,17 @@ def save_student(student: Student, folder: Path) -> Path:
 
 
 def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], folder: Path) -> None:
-    """Refuse, before anything is trained, a student that ``save_student`` would refuse.
-
-    Raises:
-        InputError: as ``save_student``, and if there is no room for its networks.
-    """
+    """Refuse, before anything is trained, what ``save_student`` would refuse or has no room for."""
     in_place = stages[-1].networks_after if stages else 0
     number = in_place + any(not tree.merges for tree in plan.students)
     _check_networks([teacher.network], number)
-    _check_replaceable(Path(folder))
+    _check_replaceable(folder)
     needed = number * sum(weight.nbytes for weight in teacher.network.state_dict().values())
-    existing = next(parent for parent in Path(folder).parents if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     if free < needed:
-        raise InputError(
-            str(folder),
-            f"must have room for {needed:,} bytes",
-            f"{free:,} free",
-            "make room or choose another place",
-        )
+        requirement = f"must have room for {needed:,} bytes"
+        remedy = "make room or choose another place"
+        raise InputError(str(folder), requirement, f"{free:,} free", remedy)
 
 
 def load_student(folder: Path) -> Student:
@@ -234,23 +213,12 @@ def load_student(folder: Path) -> Student:
         is_given = index.get(name, [None])[0] is not None
         if is_given and not (folder / name).is_dir():
             raise InputError(str(folder), f"must have the part {name}/", "none")
-    try:
-        pipeline = FewStepPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        )
-        student: Student = pipeline.student()
-    except Exception as error:
-        # Whatever a library says of a file of the user's is about the file.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(str(folder), "must be a whole folder of a student", reason) from error
+    options = dict(local_files_only=True, use_safetensors=True)
+    with reading(folder, "must be a whole folder of a student"):
+        student: Student = FewStepPipeline.from_pretrained(folder, **options).student()
     for jump in student.jumps:
         own_memory(jump.network)
     return student
-
-
-def is_student_folder(folder: Path) -> bool:
-    """Whether a folder says that it is one of ``save_student``."""
-    return read_student_index(Path(folder)) is not None
 
 
 def is_image(sample_shape: tuple[int, ...]) -> bool:
@@ -268,38 +236,32 @@ def _check_networks(networks: Iterable[nn.Module], number: int) -> None:
                 "a plain torch module says nothing of how to build it again",
             )
     if number > MAX_NETWORKS:
-        raise InputError(
-            "student",
-            f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline",
-            number,
-            'share networks (`sharing="round"`) or take fewer student steps',
-        )
+        requirement = f"must have at most {MAX_NETWORKS} networks to be saved as a pipeline"
+        remedy = 'share networks (`sharing="round"`) or take fewer student steps'
+        raise InputError("student", requirement, number, remedy)
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or is_student_folder(folder):
+    if not folder.exists() or read_student_index(folder) is not None:
         return
     if not folder.is_dir() or any(folder.iterdir()):
-        raise InputError(
-            str(folder),
-            "must be new, empty or the folder of a student",
-            remedy="choose another place",
-        )
+        requirement = "must be new, empty or the folder of a student"
+        raise InputError(str(folder), requirement, remedy="choose another place")
 
 
-def _labels(
-    given: int | Sequence[int] | Tensor | None, number: int | None, size: int
-) -> Tensor | None:
-    """(size,) labels of a student of so many classes."""
+def _condition(
+    given: int | Sequence[int] | Tensor | None, number: int | None, z: Tensor
+) -> Condition | None:
+    """What a student of so many classes is told beside the states."""
     if number is None and given is None:
         return None
+    requirement = "must be left out" if number is None else f"must be in 0 … {number - 1}"
     if number is None or given is None:
-        requirement = "must be left out" if number is None else f"must be in 0 … {number - 1}"
         raise InputError("class_labels", f"{requirement} for this student", repr(given))
-    labels = torch.as_tensor(given).expand(size)
+    labels = torch.as_tensor(given).expand(len(z))
     if ((labels < 0) | (labels >= number)).any():
-        raise InputError("class_labels", f"must be in 0 … {number - 1}", labels.tolist())
-    return labels
+        raise InputError("class_labels", requirement, labels.tolist())
+    return as_condition(labels.to(z.device))
 
 
 def _present(samples: Tensor, output_type: str) -> Any:

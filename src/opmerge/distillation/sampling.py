@@ -96,22 +96,14 @@ def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:
 def write_image_grid(
     path: str | os.PathLike[str], samples: Tensor, num_columns: int | None = None
 ) -> Path:
-    """Write ``image_grid`` as a PNG file, whole or not at all.
-
-    Raises:
-        InputError: as ``image_grid``, or if the file cannot be written.
-    """
+    """Write ``image_grid`` as a PNG file, whole or not at all: else ``InputError``."""
     stream = io.BytesIO()
     image_grid(samples, num_columns).save(stream, format="PNG")
     return write_atomic(path, stream.getvalue())
 
 
 def write_samples(path: str | os.PathLike[str], samples: Tensor) -> Path:
-    """Write (N, …) samples as a ``.npy`` file of float32, whole or not at all.
-
-    Raises:
-        InputError: if the file cannot be written.
-    """
+    """Write (N, …) samples as float32 ``.npy``, whole or not at all: else ``InputError``."""
     stream = io.BytesIO()
     np.save(stream, samples.detach().cpu().float().numpy(), allow_pickle=False)
     return write_atomic(path, stream.getvalue())

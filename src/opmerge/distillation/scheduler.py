@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
@@ -20,8 +20,8 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.settings.types import PredictionType
 
-_PLACES = ("network", "start", "stop", "readout")
-_KEYS = (*_PLACES, "timestep", "alpha", "sigma", "alpha_readout", "sigma_readout")
+_KEYS: tuple[str, ...] = ("network", "start", "stop", "readout", "timestep", "alpha", "sigma")
+_KEYS += ("alpha_readout", "sigma_readout")
 
 
 class JumpScheduler(SchedulerMixin, ConfigMixin):
@@ -36,7 +36,6 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
             the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
             ``sigma_readout`` where its estimates are landed.
-        prediction_type: what the networks predict.
         num_steps: T, the number of teacher steps.
 
     Raises:
@@ -45,6 +44,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
 
     order = 1
 
+    @register_to_config
     def __init__(
         self,
         jumps: Sequence[Mapping[str, Any]],
@@ -52,11 +52,6 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         num_steps: int = 1,
     ) -> None:
         _check_jumps(jumps, num_steps)
-        self.register_to_config(
-            jumps=[dict(jump) for jump in jumps],
-            prediction_type=prediction_type,
-            num_steps=num_steps,
-        )
         # steps that no jump reads or lands on are not a number
         alphas, sigmas = torch.full((2, num_steps + 1), torch.nan)
         timesteps = torch.full((num_steps + 1,), -1)
@@ -71,19 +66,13 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_student(cls, student: Student, networks: Sequence[str]) -> JumpScheduler:
-        """That of a student, with the name of each jump's network among a pipeline's components.
-
-        Raises:
-            InputError: if the student's timesteps are not whole.
-        """
+        """That of a student whose timesteps are whole; ``networks`` names each jump's component."""
         ddim = student.ddim
         if ddim.timesteps.is_floating_point():
-            raise InputError(
-                "timesteps", "must be whole numbers in a student's scheduler", ddim.timesteps[1:]
-            )
-        alphas, sigmas, timesteps = (
-            table.tolist() for table in (ddim.alphas, ddim.sigmas, ddim.timesteps)
-        )
+            requirement = "must be whole numbers in a student's scheduler"
+            raise InputError("timesteps", requirement, ddim.timesteps[1:])
+        tables = (ddim.alphas, ddim.sigmas, ddim.timesteps)
+        alphas, sigmas, timesteps = (table.tolist() for table in tables)
         jumps = [
             {
                 "network": name,
@@ -98,7 +87,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             }
             for jump, name in zip(student.jumps, networks, strict=True)
         ]
-        return cls(jumps, ddim.prediction_type, ddim.num_steps)
+        scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps)
+        return scheduler
 
     @property
     def jumps(self) -> list[dict[str, Any]]:
@@ -106,35 +96,24 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         jumps: list[dict[str, Any]] = self.config["jumps"]
         return jumps
 
-    def jump_at(self, timestep: int | Tensor) -> dict[str, Any]:
-        """The jump that reads this network timestep.
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """Set ``timesteps``, (K,) int64, noise side first; another number than K is refused."""
+        number = len(self.jumps)
+        if num_inference_steps not in (None, number):
+            requirement = f"must be {number}: the student was trained for these steps alone"
+            raise InputError("num_inference_steps", requirement, num_inference_steps)
+        self.num_inference_steps = number
+        self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
 
-        Raises:
-            InputError: if there is none.
-        """
+    def _jump_at(self, timestep: int | Tensor) -> dict[str, Any]:
+        """The jump that reads this network timestep; if there is none, it is refused."""
         for jump in self.jumps:
             if jump["timestep"] == int(timestep):
                 return jump
         known = ", ".join(str(jump["timestep"]) for jump in self.jumps)
         raise InputError("timestep", f"must be one of {known}", int(timestep))
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
-    ) -> None:
-        """Set ``timesteps``, (K,) int64: what the networks are told, noise side first.
-
-        Raises:
-            InputError: if another number than K is asked for.
-        """
-        number = len(self.jumps)
-        if num_inference_steps not in (None, number):
-            raise InputError(
-                "num_inference_steps",
-                f"must be {number}: the student was trained for these steps alone",
-                num_inference_steps,
-            )
-        self.num_inference_steps = number
-        self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The sample itself: networks read z as it is."""
@@ -143,16 +122,12 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
     def step(
         self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
-        """Take the jump that starts at a timestep, from (B, …) states z.
+        """Take the jump that starts at a timestep, from (B, …) states z; no other is accepted.
 
-        Returns:
-            ``prev_sample``, (B, …) the state reached, and ``pred_original_sample``, (B, …) x̂; a
-            tuple of the two without ``return_dict``.
-
-        Raises:
-            InputError: for another timestep.
+        It leads to ``prev_sample``, (B, …), by ``pred_original_sample``, (B, …) x̂; without
+        ``return_dict`` they are a tuple.
         """
-        jump, ddim = self.jump_at(timestep), self.ddim.to(sample.device)
+        jump, ddim = self._jump_at(timestep), self.ddim.to(sample.device)
         estimate = ddim.read(model_output, sample, jump["start"])
         landed = ddim.land(estimate, jump["readout"])
         if not return_dict:
@@ -160,12 +135,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         return DDIMSchedulerOutput(prev_sample=landed, pred_original_sample=estimate.x0)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """``alpha x_0 + sigma ε`` at (B,) timesteps, each that of a jump's start.
-
-        Raises:
-            InputError: for another timestep.
-        """
-        steps = [self.jump_at(timestep)["start"] for timestep in timesteps.reshape(-1).tolist()]
+        """``alpha x_0 + sigma ε`` at (B,) timesteps of jumps' starts; no others are accepted."""
+        steps = [self._jump_at(timestep)["start"] for timestep in timesteps.reshape(-1).tolist()]
         device = original_samples.device
         return self.ddim.to(device).add_noise(
             original_samples, noise, torch.tensor(steps, device=device)
@@ -181,6 +152,5 @@ def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]
     if places != starts:
-        raise InputError(
-            "jumps", f"must follow one another from step {num_steps} to 0", f"starts {starts[:-1]}"
-        )
+        requirement = f"must follow one another from step {num_steps} to 0"
+        raise InputError("jumps", requirement, f"starts {starts[:-1]}")

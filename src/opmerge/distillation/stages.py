@@ -34,10 +34,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stage:
-    """Merges that train one student network, by timestep mixing if there are several.
+    """Merges that train one network, by timestep mixing if several; none waits for another.
 
-    None of them waits for another. When it is over, ``networks_after`` student networks are in
-    place.
+    When it is over, ``networks_after`` student networks are in place.
     """
 
     merges: tuple[Merge, ...]
@@ -101,10 +100,8 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
     share = progress / _SHARE_OF_TRAINING
     if curriculum == "none" or share >= 1:
         return merges
-    lengths = [int(_lengths(merge, np.array(share), curriculum)) for merge in merges]
-    return [
-        Merge(merge.boundaries[: 1 + length]) for merge, length in zip(merges, lengths, strict=True)
-    ]
+    lengths = (int(_lengths(merge, np.array(share), curriculum)) for merge in merges)
+    return [Merge(merge.boundaries[: 1 + n]) for merge, n in zip(merges, lengths, strict=True)]
 
 
 def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:
@@ -116,11 +113,9 @@ def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curr
 def _lengths(merge: Merge, share: Array, curriculum: Curriculum) -> Array:
     """Operators composed at these shares of the growth, which is over from 1 on."""
     most = merge.num_children
-    if curriculum == "none":
-        return np.full(share.shape, float(most))
-    if curriculum == "linear":
-        grown = _FEWEST + np.floor(share * (most - 1))
-    else:
-        grown = 2.0 ** (1 + np.floor(share * math.ceil(math.log2(most))))
-    lengths: Array = np.minimum(grown, most)
-    return lengths
+    grown = {
+        "none": np.full(share.shape, float(most)),
+        "linear": _FEWEST + np.floor(share * (most - 1)),
+        "doubling": 2.0 ** (1 + np.floor(share * math.ceil(math.log2(most)))),
+    }[curriculum]
+    return grown.clip(max=most)

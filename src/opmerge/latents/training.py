@@ -19,7 +19,7 @@ from opmerge.files import folder_beside
 from opmerge.latents import encoders
 from opmerge.latents.images import check_range, held_out_images
 from opmerge.latents.vae import ConvVAE, VAEBatch, check_image_shape, vae_loss
-from opmerge.loop import Draws, Iteration, Trainer, iterations
+from opmerge.loop import Draws, Iteration, Trainer
 from opmerge.settings.networks import VAEConfig
 from opmerge.store import digest
 
@@ -97,16 +97,12 @@ class _Run:
 
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[VAERecord]:
         config, accelerator = self.config, self.trainer.accelerator
-        first = 0 if checkpoint is None else checkpoint.step
         if checkpoint is not None:
-            self.trainer.restore(checkpoint, first)
+            self.trainer.restore(checkpoint, checkpoint.step)
         total = config.num_iterations
-        loop = iterations(
-            self.trainer,
+        loop = self.trainer.iterations(
             partial(vae_loss, kind=config.loss, kl_weight=config.kl_weight),
             self._draw,
-            first,
-            total,
             lambda n: self.checkpoints.save(accelerator, n, {}, self.trainer.average_tensors()),
             config.optimization.is_checkpoint(total),
         )

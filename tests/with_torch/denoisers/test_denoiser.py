@@ -13,9 +13,8 @@ from strategies import schedules
 from torch import Tensor, nn
 
 from opmerge import cosine_schedule
-from opmerge.denoisers.denoiser import as_condition
+from opmerge.denoisers.denoiser import PREDICTIONS, Estimate, as_condition
 from opmerge.denoisers.models import Jump, compose
-from opmerge.denoisers.predictions import PREDICTIONS, Estimate
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, linear_schedule

@@ -274,8 +274,9 @@ def test_one_dimensional_samples(tmp_path: Path) -> None:
 def test_other_schedulers_are_read_as_ddim_with_their_own_defaults(
     tmp_path: Path, scheduler: Any, expected: dict[str, Any]
 ) -> None:
-    write_teacher_folder(tmp_path / "teacher", tiny_mlp(), scheduler)
-    teacher = load_teacher(tmp_path / "teacher", 10)
+    folder = write_teacher_folder(tmp_path / "teacher", tiny_mlp(), DDIMScheduler(**NO_CLIP))
+    scheduler.save_pretrained(folder / "scheduler")
+    teacher = load_teacher(folder, 10)
     reference = DDIMScheduler(**NO_CLIP, **expected)
     reference.set_timesteps(10)
     assert teacher.ddim.timesteps[1:].tolist() == reference.timesteps.tolist()[::-1]

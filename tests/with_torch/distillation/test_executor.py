@@ -31,8 +31,7 @@ from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
-from opmerge.distillation.executor import Distillation, TrainingRecord
-from opmerge.distillation.losses import loss_weights
+from opmerge.distillation.executor import Distillation, TrainingRecord, loss_weights
 from opmerge.distillation.stages import mean_children, merges_at
 from opmerge.errors import InputError
 from opmerge.loop import Draws, make_accelerator
@@ -554,7 +553,7 @@ def test_samples_of_merges_that_train_together_are_each_at_their_own_step() -> N
     whole = draw(slice(0, size))
     assert whole.choice is not None
     assert whole.condition is not None
-    labels = whole.condition.labels
+    labels = whole.condition.rows["class_labels"]
     expected = ddim.alphas[torch.tensor(starts)[whole.choice]] * (labels + 1)
     torch.testing.assert_close(whole.z / 1e6, expected[:, None].expand(-1, 4), rtol=0, atol=1e-5)
     for drawn in (whole.choice, labels):  # evenly, within 4 standard deviations
@@ -564,7 +563,7 @@ def test_samples_of_merges_that_train_together_are_each_at_their_own_step() -> N
     for name in ("z", "choice"):
         together = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(together, getattr(whole, name))
-    assert torch.equal(torch.cat([part.condition.labels for part in parts]), labels)
+    assert torch.equal(torch.cat([part.condition.rows["class_labels"] for part in parts]), labels)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "boot", "hybrid:2"])

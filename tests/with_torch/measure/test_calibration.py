@@ -344,7 +344,7 @@ def test_probes_are_measured_on_samples_that_they_did_not_read() -> None:
     for part, size in ((train, 8), (held_out, 2)):
         assert len(part.data) == size
         assert part.condition is not None
-        assert torch.equal(part.data[:, 0], part.condition.labels.float())
+        assert torch.equal(part.data[:, 0], part.condition.rows["class_labels"].float())
     assert sorted(torch.cat([train.data, held_out.data])[:, 0].tolist()) == list(range(10))
 
 
