@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opmerge import Problem, build_strategy, diffusers_schedule, evaluate, resolve_spectrum
 from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.samples import load_samples
+from opmerge.denoisers.inputs import load_samples
 from opmerge.denoisers.teacher_training import TeacherConfig, train_teacher
 from opmerge.distillation import (
     DataInputs,

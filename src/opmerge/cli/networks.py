@@ -67,7 +67,7 @@ def read_samples(
     shape: tuple[int, ...] | None = None,
 ) -> Tensor:
     """All samples of a source; large data go through a file, which the first process sees to."""
-    from opmerge.denoisers.samples import load_samples, network_shape
+    from opmerge.denoisers.inputs import load_samples, network_shape
 
     shape, first = shape or network_shape(source), accelerator.is_main_process
     with accelerator.main_process_first(), progress_bar("reading", source.num_samples) as report:
@@ -93,7 +93,7 @@ def load_training_data(
     import torch
 
     from opmerge.data import digits_labels
-    from opmerge.denoisers.samples import load_labels, network_shape, stand_in
+    from opmerge.denoisers.inputs import load_labels, network_shape, stand_in
 
     labels = samples.labels
     source = open_samples(samples.source, samples)

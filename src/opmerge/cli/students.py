@@ -36,7 +36,7 @@ def sample(asked: SamplingOptions) -> None:
 
 def evaluate_student(asked: MeasuringOptions) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
-    from opmerge.denoisers.samples import load_samples
+    from opmerge.denoisers.inputs import load_samples
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device

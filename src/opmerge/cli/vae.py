@@ -66,7 +66,7 @@ def train(
 
 def encode(images: ImagesOptions, asked: EncodingOptions) -> None:
     """Encode images: their latents, one row an image, in a .npy file."""
-    from opmerge.denoisers.samples import network_shape
+    from opmerge.denoisers.inputs import network_shape
     from opmerge.latents import encode_source, load_encoder
     from opmerge.loop import best_device
 

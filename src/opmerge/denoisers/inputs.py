@@ -1,22 +1,130 @@
-"""What students read: noised data at any step, or pure noise at step T; a function of the seed."""
+"""What networks read: samples of a source in the shape of a network, and batches drawn from them.
+
+A batch is noised data at any step, or pure noise at step T; a function of the seed.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.data import Progress, Source
+from opmerge.data.arrays import read_array, write_rows
 from opmerge.denoisers.denoiser import Condition, Step, as_condition
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
-from opmerge.loop import Columns, Draws
+from opmerge.loop import Columns, Draws, seeded_generator
 
+MEMORY_LIMIT = 2**31
+"""Bytes of samples that are kept in memory; more are kept in a file."""
+
+_SPLIT = -1  # a stream of its own beside those of the iterations
 _DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are copied
+
+
+def network_shape(source: Source) -> tuple[int, ...]:
+    """The shape in which a new network reads a source: (H, W) becomes (1, H, W)."""
+    return (1, *source.shape) if len(source.shape) == 2 else source.shape
+
+
+def load_samples(
+    source: Source,
+    sample_shape: tuple[int, ...],
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    compare: bool = True,
+) -> Tensor:
+    """All samples, (N, *sample_shape) float32.
+
+    Up to ``memory_limit`` bytes they are in memory. More are written to ``data.npy`` in the
+    folder, in one pass, and mapped into memory from there; one that is there already is compared
+    with the source, also in one pass, and taken if it holds the same samples.
+
+    Args:
+        sample_shape: may differ from the source's in axes of length 1.
+        progress: called with the number of samples read or compared so far.
+        compare: false takes a file that is there by its shape: for processes that come after the
+            one that wrote it.
+
+    Raises:
+        InputError: if samples have another shape, one is not finite, or the file is needed and
+            cannot be written.
+    """
+    shape = _shape(source, sample_shape)
+    if 4 * math.prod(shape) <= memory_limit:
+        samples = np.empty(shape, dtype=np.float32)
+        for rows, batch in _beside(samples, source, progress):
+            rows[:] = batch
+        return torch.from_numpy(samples)
+    if folder is None:
+        requirement = f"must have a folder to be kept in: it exceeds {memory_limit / 2**30:g} GiB"
+        raise InputError(source.name, requirement, remedy="pass fewer samples")
+    path = folder / "data.npy"
+    there = _map(path, shape)
+    parts = () if there is None or not compare else _beside(there, source, progress)
+    same = (np.array_equal(rows, batch.astype(np.float32)) for rows, batch in parts)
+    if there is None or not all(same):
+        write_rows(path, shape, source.batches(), progress)
+        there = _map(path, shape)
+    return torch.from_numpy(there)
+
+
+def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
+    """(N, *sample_shape) float32, the first sample N times over: to tell what a run will cost.
+
+    Raises:
+        InputError: if samples have another shape, or one of the first is not finite.
+    """
+    shape = _shape(source, sample_shape)
+    first = next(iter(source.batches()))[0].astype(np.float32)
+    return torch.from_numpy(first).reshape(sample_shape).expand(shape)
+
+
+def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
+    """(N,) int64 class labels, one a sample, from a ``.npy`` file or another array file.
+
+    Raises:
+        InputError: if they are not N whole numbers >= 0.
+    """
+    values = read_array(Path(path))
+    if values.dtype.kind not in "iu":
+        raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
+    if values.shape != (num_samples,):
+        requirement = f"must hold one label for each of {num_samples} samples"
+        raise InputError(str(path), requirement, values.shape)
+    for row in np.flatnonzero(values < 0)[:1]:
+        raise InputError(str(path), "must hold labels >= 0", f"{values[row]} for sample {row}")
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers to train on and to hold out, a random share of them, at least one of each.
+
+    Raises:
+        InputError: if there is one sample and a fraction > 0.
+    """
+    if fraction == 0:
+        return torch.arange(num_samples), torch.arange(0)
+    if num_samples < 2:
+        requirement = "must be 0 for a single sample, which cannot be split"
+        remedy = "pass `validation_fraction=0`"
+        raise InputError("validation_fraction", requirement, fraction, remedy)
+    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
+    generator = seeded_generator(torch.device("cpu"), seed, _SPLIT)
+    order = torch.randperm(num_samples, generator=generator)
+    return order[count:].sort().values, order[:count].sort().values
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +230,33 @@ class NoiseInputs:
 
 def _choose(starts: Sequence[int], draws: Draws) -> Tensor | None:
     return None if len(starts) == 1 else draws.integers(0, len(starts))
+
+
+def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, *sample_shape), if that is what the source holds."""
+    told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
+    if told != wanted:
+        requirement = f"must hold samples of the shape that the network reads, {sample_shape}"
+        raise InputError(source.name, requirement, f"data of another shape, {source.shape}")
+    return (source.num_samples, *sample_shape)
+
+
+def _beside(
+    samples: NDArray[np.float32], source: Source, progress: Progress | None
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """The rows of the samples beside the batches of the source that belong there."""
+    flat, done = samples.reshape(len(samples), -1), 0
+    for batch in source.batches():
+        yield flat[done : done + len(batch)], batch
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Any:
+    """The array of a file, if it is there and of this shape, mapped into memory."""
+    try:  # copy on write: torch takes no read-only arrays, and the file stays as it is
+        there = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError):
+        return None
+    return there if there.shape == shape and there.dtype == np.float32 else None

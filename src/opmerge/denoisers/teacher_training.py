@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.denoiser import PREDICTIONS, Condition, as_condition
-from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.inputs import DataInputs, split_rows
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.samples import split_rows
 from opmerge.denoisers.teacher_folder import write_teacher_folder
 from opmerge.loop import Columns, Draws, Iteration, Trainer, seeded_generator
 from opmerge.schedules import (

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.samples import MEMORY_LIMIT
+from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES, mean_children
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.data.arrays import write_rows
+from opmerge.denoisers.inputs import network_shape
 from opmerge.denoisers.models import initial_noise
-from opmerge.denoisers.samples import network_shape
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.sampling import write_image_grid
 from opmerge.errors import InputError

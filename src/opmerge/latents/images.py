@@ -13,8 +13,7 @@ from torch import Tensor
 
 from opmerge.data import Source, SourceOptions, open_source
 from opmerge.data.source import AS_GIVEN, source_from_rows
-from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.samples import load_samples, network_shape, split_rows
+from opmerge.denoisers.inputs import DataInputs, load_samples, network_shape, split_rows
 from opmerge.errors import InputError
 from opmerge.latents.vae import check_image_shape
 

@@ -13,8 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.samples import split_rows
+from opmerge.denoisers.inputs import DataInputs, split_rows
 from opmerge.files import folder_beside
 from opmerge.latents import encoders
 from opmerge.latents.images import check_range, held_out_images

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from opmerge import latents
 from opmerge.data import Progress, Source, SourceOptions, open_source
-from opmerge.denoisers.samples import load_samples, network_shape
+from opmerge.denoisers.inputs import load_samples, network_shape
 from opmerge.latents import Encoder, Images
 from opmerge.latents.encoders import find_encoder
 from opmerge.latents.vae import most_latents

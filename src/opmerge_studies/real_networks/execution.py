@@ -18,9 +18,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from opmerge.data import Source
-from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.inputs import DataInputs, load_samples, network_shape
 from opmerge.denoisers.models import Student, Teacher
-from opmerge.denoisers.samples import load_samples, network_shape
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation

@@ -19,9 +19,9 @@ from accelerate.state import AcceleratorState
 from diffusers import DDIMPipeline
 
 from opmerge import cosine_schedule
+from opmerge.denoisers.inputs import split_rows
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.samples import split_rows
 from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
 from opmerge.denoisers.teacher_training import (
     TeacherConfig,

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from opmerge.data import Source, digits_labels, open_source
-from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.samples import (
+from opmerge.denoisers.inputs import (
+    DataInputs,
     load_labels,
     load_samples,
     network_shape,

@@ -22,7 +22,7 @@ from test_resume import (
 
 from opmerge.cli.networks import read_samples
 from opmerge.data import open_source
-from opmerge.denoisers import samples
+from opmerge.denoisers import inputs
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import OptimizationConfig
@@ -118,8 +118,8 @@ def test_large_data_are_read_by_the_first_process_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait for the other, in a collective operation that gives up after a time."""
-    large = partial(samples.load_samples, memory_limit=0)  # as if they were
-    monkeypatch.setattr(samples, "load_samples", large)
+    large = partial(inputs.load_samples, memory_limit=0)  # as if they were
+    monkeypatch.setattr(inputs, "load_samples", large)
     for _ in range(2):  # written, then compared
         debug_launcher(_read_on_two, (str(tmp_path),), num_processes=2)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "read_by_0"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from opmerge.data import Source, SourceOptions, open_source
-from opmerge.denoisers.samples import load_samples
+from opmerge.denoisers.inputs import load_samples
 from opmerge.errors import InputError
 from opmerge.latents import encode_source, fit_pca, load_images, open_images
 

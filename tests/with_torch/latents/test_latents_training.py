@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from opmerge.data import SourceOptions, open_source
-from opmerge.denoisers.samples import split_rows
+from opmerge.denoisers.inputs import split_rows
 from opmerge.errors import InputError
 from opmerge.latents.encoders import load_encoder, reconstruct, reconstruction_quality
 from opmerge.latents.images import held_out_images

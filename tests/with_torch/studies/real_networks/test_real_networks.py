@@ -28,9 +28,8 @@ from opmerge import (
     open_source,
     resolve_spectrum,
 )
-from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.inputs import DataInputs, load_samples
 from opmerge.denoisers.networks import MLPDenoiser
-from opmerge.denoisers.samples import load_samples
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.denoisers.teacher_training import make_scheduler
 from opmerge.distillation.executor import Distillation
