@@ -150,7 +150,8 @@ def _show_strategies(record: Mapping[str, Any]) -> None:
     if not any("paired_rms" in row for row in rows):
         del columns["paired error"]
     cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
-    show_table(f"W2 to the {record['problem']['objective']}", tuple(columns), cells)
+    title = f"W2 to the {record['problem']['objective']}, all merges trained alike at unequal cost"
+    show_table(title, tuple(columns), cells)
 
 
 def _evaluation_notes(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None) -> list[str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from opmerge.settings.distillation import DistillationConfig, OptimizationConfig, Sharing
     from opmerge.settings.networks import TeacherConfig
 
+_LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is asked for
+
 
 def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
     """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
@@ -150,8 +152,11 @@ def _configuration(
     config: DistillationConfig, made_for: opmerge.PlanFile | None
 ) -> DistillationConfig:
     """The settings as given, or else as the plan says, or the defaults."""
-    if {"merge_seconds", "num_iterations"} <= config.model_fields_set:
-        raise InputError("merge_seconds", "must not be given together with --num_iterations")
+    lengths = [name for name in _LENGTHS if config.given(name) is not None]
+    if len(lengths) > 1:
+        raise InputError(lengths[0], f"must not be given together with --{lengths[1]}")
+    if config.budget is None and config.given("budget_split") is not None:
+        raise InputError("budget_split", "must come with --budget", config.budget_split)
     if made_for is None:
         return config
     rule = config.given("merge_rule", made_for.merge_rule)
@@ -159,7 +164,7 @@ def _configuration(
         say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
     config, model = config.replaced(merge_rule=rule), made_for.training
     calibrated = model if isinstance(model, opmerge.GammaRates) else None
-    if not {"merge_seconds", "num_iterations"} & config.model_fields_set:
+    if not lengths:
         if made_for.iterations is not None:
             planned = _of_stages(made_for, made_for.iterations, config.sharing)
             config = config.replaced(num_iterations=planned)
@@ -208,7 +213,7 @@ def _of_stages(
 
 def _of_merges(run: Distillation) -> tuple[int, ...] | None:
     """Iterations of each merge in the order of the plan; unknown where seconds were asked."""
-    if run.config.merge_seconds is not None:
+    if run.seconds is not None:
         return None
     counts = zip(run.stages, run.iterations, strict=True)
     of_merge = {merge: count for stage, count in counts for merge in stage.merges}
@@ -218,8 +223,11 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
 def _compare_training(config: DistillationConfig, model: opmerge.GammaRates) -> None:
     """Say where the run trains otherwise than the plan was calibrated for."""
     given, rate = config.num_iterations, config.optimization.learning_rate
-    counts = set(given) if isinstance(given, tuple) else {given}
-    used = _range(counts) if config.merge_seconds is None else f"{config.merge_seconds:g} s"
+    used = _range(set(given) if isinstance(given, tuple) else {given})
+    if config.merge_seconds is not None:
+        used = f"{config.merge_seconds:g} s"
+    elif config.budget is not None:
+        used = f"a budget of {config.budget} split by {config.budget_split}"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "

@@ -50,11 +50,12 @@ def estimate_cost(distillation: Distillation) -> Cost:
     Seconds of an iteration are taken to grow evenly with the number of operators composed.
     """
     stages, settings = distillation.stages, distillation.config.optimization
-    timed, budget = _timed(distillation), distillation.config.merge_seconds
-    if budget is not None:
+    timed = _timed(distillation)
+    if distillation.seconds is not None:
         means = _children(distillation, [MANY_ITERATIONS] * len(stages))
         each = (np.interp(mean, *timed) for mean in means)
-        distillation.iterations = [max(1, round(budget / seconds)) for seconds in each]
+        asked = zip(distillation.seconds, each, strict=True)
+        distillation.iterations = [max(1, round(total / seconds)) for total, seconds in asked]
     iterations = distillation.iterations
     children = _children(distillation, iterations)
     seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, children, strict=True))

@@ -24,7 +24,13 @@ from opmerge.denoisers.denoiser import PREDICTIONS, Denoiser
 from opmerge.denoisers.inputs import Batch, TrainingInputs, of_choice
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
-from opmerge.distillation.stages import MANY_ITERATIONS, mean_children, merges_at, plan_stages
+from opmerge.distillation.stages import (
+    MANY_ITERATIONS,
+    mean_children,
+    merges_at,
+    plan_effort,
+    plan_stages,
+)
 from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws, Iteration, Trainer
 from opmerge.plans import Merge, Plan
@@ -186,7 +192,8 @@ class Distillation:
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator = accelerator
         self.stages = plan_stages(plan, config.sharing)
-        self.iterations = list(config.iterations_of(len(self.stages)))
+        effort = plan_effort(self.stages, config, accelerator.num_processes)
+        self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._operators = _Operators(self.teacher)
         self._known_weights: dict[tuple[Merge, ...], Tensor] = {}
         self._stage = 0
@@ -264,8 +271,8 @@ class Distillation:
     def _train_stage(self) -> Iterator[TrainingRecord]:
         number, stage = self._stage, self.stages[self._stage]
         checkpoint, self._checkpoint = self._checkpoint, None
-        if self.config.merge_seconds is not None and checkpoint is None:
-            self.iterations[number] = self._iterations_in(self.config.merge_seconds)
+        if self.seconds is not None and checkpoint is None:
+            self.iterations[number] = self._iterations_in(self.seconds[number])
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, total)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.plans import Merge, Plan
-from opmerge.settings.distillation import Curriculum, Sharing
+from opmerge.settings.distillation import Curriculum, DistillationConfig, Sharing
+from opmerge.settings.types import read_budget, read_split
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
@@ -87,6 +88,62 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
                 network_at[merge.start] = len(stages) + 1
             stages.append(Stage(tuple(group), len(set(network_at.values()) - {0})))
     return tuple(stages)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long each stage is trained: ``iterations`` where they are known, or else ``seconds``."""
+
+    iterations: tuple[int, ...]
+    seconds: tuple[float, ...] | None = None
+
+
+def plan_effort(
+    stages: Sequence[Stage], config: DistillationConfig, num_processes: int = 1
+) -> Effort:
+    """Iterations of every stage as the settings give them, or split a budget over the stages.
+
+    A budget B is split into N_m = c L_m^p iterations, L_m the steps that a merge spans (their mean
+    in a stage of several) and c as large as Σ N_m · batch · (children + κ) <= B allows, each
+    rounded down, but to no less than 1 (THEORY 10). Of a time, stages have the same shares.
+
+    Raises:
+        InputError: if the budget does not suffice for an iteration of every stage.
+    """
+    config_iterations = config.iterations_of(len(stages))
+    if config.budget is None or not stages:
+        each = config.merge_seconds
+        return Effort(config_iterations, None if each is None else (each,) * len(stages))
+    total, unit = read_budget(config.budget)
+    spans = [np.mean([merge.start - merge.stop for merge in stage.merges]) for stage in stages]
+    weights = np.array(spans) ** read_split(config.budget_split)
+    children = [mean_children(stage.merges, MANY_ITERATIONS, config.curriculum) for stage in stages]
+    costs = np.array(children) + STUDENT_PASSES
+    if unit == "seconds":
+        shares = weights * costs / float(weights @ costs)
+        return Effort(config_iterations, tuple((total * shares).tolist()))
+    if unit == "iterations":
+        costs = np.ones_like(costs)
+    else:
+        costs *= config.optimization.global_batch_size(num_processes)
+    if total < costs.sum():
+        requirement = f"must be >= {math.ceil(costs.sum()):,} {unit}, one iteration of each merge"
+        raise InputError("budget", requirement, config.budget)
+    return Effort(_split(weights, costs, total))
+
+
+def _split(weights: Array, costs: Array, total: float) -> tuple[int, ...]:
+    """max(1, ⌊c w⌋) with the c at which Σ max(1, c w) · cost is the total."""
+    least = np.zeros(len(weights), dtype=bool)  # whose share is less than one iteration
+    scale = 0.0
+    while not least.all():
+        rest = total - costs[least].sum()
+        scale = rest / float((weights * costs)[~least].sum())
+        short = ~least & (scale * weights < 1)
+        if not short.any():
+            break
+        least |= short
+    return tuple(np.where(least, 1, np.floor(scale * weights + 1e-9)).astype(int).tolist())
 
 
 def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) -> Sequence[Merge]:

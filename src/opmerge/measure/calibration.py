@@ -146,7 +146,7 @@ def calibrate(
             is below 4, or the settings do not fit a plan.
     """
     count, settings = config.num_iterations, config.optimization
-    if isinstance(count, tuple) or config.merge_seconds is not None:
+    if isinstance(count, tuple) or config.merge_seconds is not None or config.budget is not None:
         raise InputError("num_iterations", "must be one number to calibrate for", count)
     if teacher.num_steps < 4:
         raise InputError("steps", "must be >= 4 to calibrate", teacher.num_steps)

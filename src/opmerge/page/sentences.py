@@ -61,7 +61,10 @@ def summary_sentence(record: Record) -> str:
     comparison = _comparison(record)
     gain = f"; {comparison}" if comparison else ""
     error = f"W2 to {target(record)} {number(best['w2'])}"
-    return f"{plan_phrase(plan)}: in the linear theory {error}, {_proof(best)}{gain}."
+    premise = "for Gaussian data and equal training per merge"
+    if record["problem"].get("student_steps", 1) > 1:
+        premise += ", jumps of any length for free,"
+    return f"{plan_phrase(plan)}: {premise} {error}, {_proof(best)}{gain}."
 
 
 def _proof(best: Mapping[str, Any]) -> str:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, MergeRule, NonNegative, Positive, Share, Whole
+from opmerge.settings.types import (
+    Budget,
+    BudgetSplit,
+    Count,
+    MergeRule,
+    NonNegative,
+    Positive,
+    Share,
+    Whole,
+)
 
 LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
 """The space in which the error of a student counts equally at every step."""
@@ -76,6 +85,16 @@ class DistillationConfig(Settings):
         shown="the plan's, or 400",
     )
     merge_seconds: Positive | None = option(None, "Seconds a merge, instead.")
+    budget: Budget | None = option(
+        None,
+        "Of all merges together, instead: network evaluations (3e9), iterations (5000it) or time "
+        "(90m, 20h).",
+    )
+    budget_split: BudgetSplit = option(
+        "length",
+        "Of a budget: as many iterations for every merge (even), or in proportion to a power of "
+        "the steps that it spans (length:1.75, the same as length).",
+    )
     merge_rule: MergeRule = option(
         "denoiser-copy",
         "What a student keeps of its noise-side child: denoiser-copy (its weights as a denoiser) "
@@ -93,7 +112,7 @@ class DistillationConfig(Settings):
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")
 
     def iterations_of(self, num_stages: int) -> tuple[int, ...]:
-        """Iterations of every stage.
+        """Iterations of every stage, unless a budget or seconds say so.
 
         Raises:
             InputError: if a list of another length was given.
@@ -108,4 +127,5 @@ class DistillationConfig(Settings):
     def what_decides(self, num_processes: int) -> dict[str, Any]:
         """What the result depends on: a run is continued only with the same."""
         optimization = self.optimization.what_decides(num_processes)
-        return {**self.model_dump(), "optimization": optimization}
+        unused = {"budget", "budget_split"} if self.budget is None else set()
+        return {**self.model_dump(exclude=unused), "optimization": optimization}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -57,6 +59,52 @@ Some = Annotated[tuple[_Value, ...], NonEmpty]
 
 File = Annotated[Path, Field(strict=False)]
 """A file or folder, also as text."""
+
+_AMOUNT = re.compile(r"([\d.]+(?:e\+?\d+)?)(|it|s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def read_budget(text: str) -> tuple[float, str]:
+    """The amount of a budget and its unit, evaluations, iterations or seconds; 0 if it is none.
+
+    >>> read_budget("3e9"), read_budget("5000it"), read_budget("1.5h")
+    ((3000000000.0, 'evaluations'), (5000.0, 'iterations'), (5400.0, 'seconds'))
+    """
+    parts = _AMOUNT.fullmatch(text)
+    try:
+        amount = float(parts[1]) if parts else 0.0
+    except ValueError:  # 1.2.3
+        amount = 0.0
+    if parts is None or not math.isfinite(amount):
+        return 0.0, "evaluations"
+    if parts[2] in _SECONDS:
+        return amount * _SECONDS[parts[2]], "seconds"
+    return amount, "iterations" if parts[2] else "evaluations"
+
+
+def read_split(text: str) -> float:
+    """The exponent p of a split N ∝ length^p: 0 for ``even``, 1.75 for ``length``; NaN for none.
+
+    >>> read_split("even"), read_split("length"), read_split("length:2.5")
+    (0.0, 1.75, 2.5)
+    """
+    parts = re.fullmatch(r"even|length(?::(\d+\.?\d*))?", text)
+    if parts is None:
+        return math.nan
+    return 0.0 if text == "even" else float(parts[1] or 1.75)
+
+
+Budget = Annotated[
+    str,
+    must(
+        "be above 0: network evaluations (3e9), iterations (5000it) or time (90m, 20h)",
+        lambda text: read_budget(text)[0] > 0,
+    ),
+]
+BudgetSplit = Annotated[
+    str,
+    must("be even, length or length:p with p >= 0", lambda text: read_split(text) >= 0),
+]
 
 MergeRule = Literal["operator-copy", "denoiser-copy"]
 """Where a student starts: from its first child's operator, or from that child's denoiser."""

@@ -1,8 +1,8 @@
 """Does the order of merge plans that the linear theory predicts hold for real networks?
 
-One teacher is trained (or loaded); every plan is executed on it with equal iterations a merge,
-once a seed. The seeds vary what students are trained on; the teacher, and the noise from which
-student and teacher are compared, are the same throughout.
+One teacher is trained (or loaded); every plan is executed on it, at an equal budget or with equal
+iterations a merge, once a seed. The seeds vary what students are trained on; the teacher, and the
+noise from which student and teacher are compared, are the same throughout.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.record import problem_settings
-from opmerge.plans import Plan, build_strategy
-from opmerge.problem import Problem
+from opmerge.plans import Merge, Plan, build_strategy
+from opmerge.problem import Array, Problem
 from opmerge.schedules import diffusers_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.networks import TeacherConfig
-from opmerge.settings.types import Distinct
+from opmerge.settings.types import Distinct, read_budget
 from opmerge.spectra import estimate_spectrum
 from opmerge.training import training_from_dict
 from opmerge_studies.real_networks.agreement import agreement_of
@@ -73,10 +73,12 @@ class RealNetworksSettings(Settings):
         for name in self.plans:
             if name not in PLANNED:
                 build_strategy(name, self.steps)
-        if self.distillation.merge_seconds is not None:
-            requirement = "must be left out: the study compares plans with equal iterations a merge"
-            raise InputError("merge_seconds", requirement, self.distillation.merge_seconds)
-        check_count("num_iterations", self.distillation.num_iterations)
+        config, requirement = self.distillation, "must not be a time: a prediction needs iterations"
+        if config.merge_seconds is not None:
+            raise InputError("merge_seconds", requirement, config.merge_seconds)
+        if config.budget is not None and read_budget(config.budget)[1] == "seconds":
+            raise InputError("budget", requirement, config.budget)
+        check_count("num_iterations", config.num_iterations)
         return self
 
     @classmethod
@@ -87,7 +89,7 @@ class RealNetworksSettings(Settings):
             steps=16,
             plans=(*PLANNED, "vanilla", "progressive", "consistency"),
             seeds=(0,),
-            distillation=DistillationConfig(num_iterations=200),
+            distillation=DistillationConfig(num_iterations=200, budget="1.2e6"),
             num_samples=1000,
         )
 
@@ -159,7 +161,10 @@ def run(settings: RealNetworksSettings, runner: Runner) -> dict[str, Any]:
         problems["calibrated"] = replace(problem, training=training)
     plans = contenders(settings.plans, problems)
     cells = execution.run(plans)
-    entries = [_entry(plan, problems, own) for plan, own in zip(plans, cells, strict=True)]
+    entries = [
+        _entry(plan, problems, execution.iterations(plan.plan), settings.distillation, own)
+        for plan, own in zip(plans, cells, strict=True)
+    ]
     as_used = settings.model_dump(mode="json", exclude={"source_options", "steps"})
     return {
         "problem": problem_settings(problem),
@@ -187,10 +192,19 @@ def run(settings: RealNetworksSettings, runner: Runner) -> dict[str, Any]:
 
 
 def _entry(
-    contender: Contender, problems: Mapping[str, Problem], cells: Sequence[dict[str, Any]]
+    contender: Contender,
+    problems: Mapping[str, Problem],
+    iterations: Mapping[Merge, int],
+    config: DistillationConfig,
+    cells: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What is predicted and what was measured of one plan."""
+    """What is predicted and what was measured of one plan.
+
+    Training models are of ``num_iterations`` a merge; with a budget merges have multiples of that.
+    """
     plan = contender.plan
+    counts = np.array([iterations[merge] for merge in plan.merges], dtype=np.float64)
+    times = None if config.budget is None else counts / config.num_iterations
     name, *aliases = contender.names
     measured = [cell["measured"]["paired_rms"] for cell in cells]
     values = [each["value"] for each in measured]
@@ -204,7 +218,8 @@ def _entry(
         "merges": len(plan.merges),
         "boundaries": list(plan.boundaries),
         "merge_list": [{"boundaries": list(merge.boundaries)} for merge in plan.merges],
-        "predicted": {kind: prediction(problem, plan) for kind, problem in problems.items()},
+        "iterations": [iterations[merge] for merge in plan.merges],
+        "predicted": {kind: prediction(problem, plan, times) for kind, problem in problems.items()},
         "measured": {"mean": float(np.mean(values)), "low": ends["low"], "high": ends["high"]},
         "per_seed": [
             {key: cell[key] for key in ("seed", "measured", "seconds", "network_evaluations")}
@@ -214,9 +229,12 @@ def _entry(
     }
 
 
-def prediction(problem: Problem, plan: Plan) -> dict[str, Any]:
-    """The error that a training model foretells of a plan, its parts, and W2 by eigenvalue."""
-    outcome = evaluate(problem, plan)
+def prediction(problem: Problem, plan: Plan, times: Array | None = None) -> dict[str, Any]:
+    """The error that a training model foretells of a plan, its parts, and W2 by eigenvalue.
+
+    ``times`` (number of merges,) are multiples of the problem's training, if not all are 1.
+    """
+    outcome = evaluate(problem, plan, times)
     return {
         "error": outcome.predicted_error,
         "w2": outcome.w2,

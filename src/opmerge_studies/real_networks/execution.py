@@ -25,12 +25,13 @@ from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import is_image
 from opmerge.distillation.sampling import draw_samples, image_grid
-from opmerge.distillation.stages import plan_stages
+from opmerge.distillation.stages import plan_effort, plan_stages
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.measure.linearity import linearity
+from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, digest
@@ -128,7 +129,8 @@ class Execution:
 
     def calibration(self) -> dict[str, Any]:
         """The contents of ``calibration.json``; the seed of its probes is none of the study's."""
-        config, folder = self._distillation(max(self.settings.seeds) + 1), self.store.folder
+        config = self._distillation(max(self.settings.seeds) + 1).replaced(budget=None)
+        folder = self.store.folder
 
         def compute() -> dict[str, Any]:
             with self.runner.progress("calibrating", 1.0) as report:
@@ -193,11 +195,18 @@ class Execution:
         shutil.rmtree(folder, ignore_errors=True)
         return dict(kept)
 
+    def iterations(self, plan: Plan) -> dict[Merge, int]:
+        """The iterations of every merge of a plan."""
+        stages = plan_stages(plan, self.settings.distillation.sharing)
+        counts = plan_effort(stages, self.settings.distillation).iterations
+        pairs = zip(stages, counts, strict=True)
+        return {merge: count for stage, count in pairs for merge in stage.merges}
+
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, Σ iterations · batch · (children + 3)."""
         config = self.settings.distillation
         stages = plan_stages(contender.plan, config.sharing)
-        pairs = zip(stages, config.iterations_of(len(stages)), strict=True)
+        pairs = zip(stages, plan_effort(stages, config).iterations, strict=True)
         work = sum(iterations * stage.network_evaluations for stage, iterations in pairs)
         return config.optimization.global_batch_size(1) * work
 

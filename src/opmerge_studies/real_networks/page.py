@@ -27,6 +27,7 @@ Record = Mapping[str, Any]
 
 _FACTOR = 1.5  # how far a calibrated prediction may be from the measured error
 _CHANCE = 0.05
+_ALIKE = 1.1  # costs that differ by less are equal budgets
 _SIGNAL = 0.1  # of the data's variance; a denoiser that says less than this is hardly tested
 _KINDS = {"spectrum": "the spectrum alone", "calibrated": "the calibrated training model"}
 _COEFFICIENTS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
@@ -85,6 +86,7 @@ def page(record: Record) -> Page:
         "factors": factors,
         "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
         "probes": probes,
+        "dearest": plans.evaluations.max() / plans.evaluations.min(),
     }
     right = {kind: Count(pairs - len(each["reversed"]), pairs) for kind, each in agreement.items()}
     claims = {
@@ -171,7 +173,7 @@ def _sections(
     yield _direction_section(record, plans)
     for cost, words in _COSTS.items():
         known = plans.dropna(subset=cost)
-        if len(known):
+        if len(known) and known[cost].max() > _ALIKE * known[cost].min():
             front = known[pareto_front(known[cost], known.measured)].sort_values(cost)
             behind = [Series("", front[cost], front.measured, _FRONT)]
             title = f"{len(front)} of {len(known)} plans are beaten by none in both cost and error"
