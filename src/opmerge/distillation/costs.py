@@ -9,7 +9,7 @@ import numpy as np
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES, mean_children
+from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -84,7 +84,7 @@ def _children(distillation: Distillation, iterations: Sequence[int]) -> list[flo
     """Operators composed in an iteration of each stage, on average over so many."""
     curriculum = distillation.config.curriculum
     return [
-        mean_children(stage.merges, count, curriculum)
+        stage.mean_children(count, curriculum)
         for stage, count in zip(distillation.stages, iterations, strict=True)
     ]
 

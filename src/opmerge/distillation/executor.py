@@ -7,6 +7,7 @@ estimate x̂ with which the student would land there, and regresses on that.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +22,19 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.denoiser import PREDICTIONS, Denoiser
-from opmerge.denoisers.inputs import Batch, TrainingInputs, of_choice
+from opmerge.denoisers.inputs import MEMORY_LIMIT, Batch, TrainingInputs, of_choice
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
+    STUDENT_PASSES,
     mean_children,
     merges_at,
     plan_effort,
     plan_stages,
 )
 from opmerge.errors import InputError
-from opmerge.loop import Columns, Draws, Iteration, Trainer
+from opmerge.loop import Columns, Draws, Iteration, Trainer, seeded_generator
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig, LossWeighting
 from opmerge.settings.types import MergeRule
@@ -191,7 +193,9 @@ class Distillation:
         self.teacher = teacher.to(accelerator.device)
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator = accelerator
-        self.stages = plan_stages(plan, config.sharing)
+        if config.target_reuse > 1 and config.curriculum != "none":
+            raise InputError("target_reuse", "must be 1 with a curriculum", config.target_reuse)
+        self.stages = plan_stages(plan, config.sharing, config.target_reuse)
         effort = plan_effort(self.stages, config, accelerator.num_processes)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._operators = _Operators(self.teacher)
@@ -206,6 +210,7 @@ class Distillation:
         for stage in self.stages:  # refuse what does not fit before anything is trained
             self._weights(stage.merges)
             self._draw(stage.merges, 0, 0)
+        self._num_targets(max(self.iterations, default=1))
 
     def resume(self, wanted: str = "latest") -> int:
         """Go on from what ``Checkpoints.find`` finds: after how many iterations, 0 if nothing."""
@@ -266,7 +271,11 @@ class Distillation:
         """
         merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
         ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
-        return {children: self.time_iteration(progress) for children, progress in ends.items()}
+        reuse, timed = self.config.target_reuse, {}
+        for children, progress in ends.items():
+            share = (children / reuse + STUDENT_PASSES) / (children + STUDENT_PASSES)
+            timed[children / reuse] = share * self.time_iteration(progress)
+        return timed
 
     def _train_stage(self) -> Iterator[TrainingRecord]:
         number, stage = self._stage, self.stages[self._stage]
@@ -280,7 +289,15 @@ class Distillation:
             trainer.restore(checkpoint, int(checkpoint.state["iteration"]))
         every = self.config.optimization.checkpointing_steps
 
+        known: dict[int, list[_Part]] = {}
+        num_targets = self._num_targets(total)
+
         def draw(iteration: int) -> list[_Part]:
+            if self.config.target_reuse > 1:
+                batch = self._reused(iteration, num_targets)
+                if batch not in known:  # also where a run goes on
+                    known[batch] = self._parts(stage.merges, batch)
+                return known[batch]
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
             return self._parts(merges, iteration)
 
@@ -295,6 +312,27 @@ class Distillation:
             step = before + each.iteration
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
         self._put(stage.merges, trainer.finish())
+
+    def _num_targets(self, iterations: int) -> int:
+        """Batches of targets that so many iterations learn from; they must fit into memory."""
+        reuse, config = self.config.target_reuse, self.config.optimization
+        count = math.ceil(iterations / reuse)
+        values = 2 * config.train_batch_size * config.gradient_accumulation_steps
+        size = 4 * values * count * math.prod(self.teacher.sample_shape)
+        if reuse > 1 and size > MEMORY_LIMIT:
+            requirement = f"must leave targets of at most {MEMORY_LIMIT / 2**30:g} GiB a merge"
+            remedy = f"pass `target_reuse={math.ceil(reuse * size / MEMORY_LIMIT)}` or more, or 1"
+            raise InputError("target_reuse", requirement, f"{size / 2**30:.3g} GiB", remedy)
+        return count
+
+    def _reused(self, iteration: int, num_batches: int) -> int:
+        """The batch of an iteration: each of them in turn, and in another order in every pass."""
+        done, place = divmod(iteration, num_batches)
+        if done == 0:
+            return place
+        key = (self.config.optimization.seed, self._stage, done)
+        generator = seeded_generator(torch.device("cpu"), *key)
+        return int(torch.randperm(num_batches, generator=generator)[place])
 
     def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, _Part], Tensor]:
         """The weighted square error of a network's x̂ at the steps where the merges start."""
@@ -352,8 +390,8 @@ class Distillation:
 
     def _iterations_in(self, seconds: float) -> int:
         """How many iterations of the stage take that long; the same on every process."""
-        merges, timed = self.stages[self._stage].merges, self.timed()
-        mean = mean_children(merges, MANY_ITERATIONS, self.config.curriculum)
+        mean = self.stages[self._stage].mean_children(MANY_ITERATIONS, self.config.curriculum)
+        timed = self.timed()
         count = [max(1, round(seconds / np.interp(mean, list(timed), list(timed.values()))))]
         broadcast_object_list(count)
         return count[0]

@@ -37,11 +37,13 @@ Array = NDArray[np.float64]
 class Stage:
     """Merges that train one network, by timestep mixing if several; none waits for another.
 
-    When it is over, ``networks_after`` student networks are in place.
+    When it is over, ``networks_after`` student networks are in place. Each target is learned from
+    ``target_reuse`` times.
     """
 
     merges: tuple[Merge, ...]
     networks_after: int
+    target_reuse: int = 1
 
     @property
     def name(self) -> str:
@@ -52,8 +54,13 @@ class Stage:
 
     @property
     def num_children(self) -> float:
-        """Operators composed for a sample's target, on average over the merges."""
-        return sum(merge.num_children for merge in self.merges) / len(self.merges)
+        """Operators composed for a sample of an iteration, on average over the merges."""
+        return self.mean_children(1, "none")
+
+    def mean_children(self, num_iterations: int, curriculum: Curriculum) -> float:
+        """The same, on average over the iterations too."""
+        mean = mean_children(self.merges, num_iterations, curriculum)
+        return mean / self.target_reuse
 
     @property
     def network_evaluations(self) -> float:
@@ -61,7 +68,7 @@ class Stage:
         return self.num_children + STUDENT_PASSES
 
 
-def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
+def plan_stages(plan: Plan, sharing: Sharing = "merge", target_reuse: int = 1) -> tuple[Stage, ...]:
     """Order the merges of a plan into stages.
 
     With ``round``, merges of one round (THEORY 5) share a network if their noise-side children
@@ -86,7 +93,8 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
                 for boundary in merge.boundaries[1:-1]:
                     del network_at[boundary]
                 network_at[merge.start] = len(stages) + 1
-            stages.append(Stage(tuple(group), len(set(network_at.values()) - {0})))
+            networks_after = len(set(network_at.values()) - {0})
+            stages.append(Stage(tuple(group), networks_after, target_reuse))
     return tuple(stages)
 
 
@@ -117,7 +125,7 @@ def plan_effort(
     total, unit = read_budget(config.budget)
     spans = [np.mean([merge.start - merge.stop for merge in stage.merges]) for stage in stages]
     weights = np.array(spans) ** read_split(config.budget_split)
-    children = [mean_children(stage.merges, MANY_ITERATIONS, config.curriculum) for stage in stages]
+    children = [stage.mean_children(MANY_ITERATIONS, config.curriculum) for stage in stages]
     costs = np.array(children) + STUDENT_PASSES
     if unit == "seconds":
         shares = weights * costs / float(weights @ costs)

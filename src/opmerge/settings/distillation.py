@@ -108,6 +108,9 @@ class DistillationConfig(Settings):
     curriculum: Curriculum = option(
         "none", "Targets grow over half of a merge: none, linear, doubling."
     )
+    target_reuse: Count = option(
+        1, "Times that a target is learned from; targets of a merge are kept in memory."
+    )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")
 
@@ -127,5 +130,7 @@ class DistillationConfig(Settings):
     def what_decides(self, num_processes: int) -> dict[str, Any]:
         """What the result depends on: a run is continued only with the same."""
         optimization = self.optimization.what_decides(num_processes)
-        unused = {"budget", "budget_split"} if self.budget is None else set()
+        # older checkpoints do not know what is not used
+        unused = set() if self.budget else {"budget", "budget_split"}
+        unused |= set() if self.target_reuse > 1 else {"target_reuse"}
         return {**self.model_dump(exclude=unused), "optimization": optimization}

@@ -25,7 +25,7 @@ from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import is_image
 from opmerge.distillation.sampling import draw_samples, image_grid
-from opmerge.distillation.stages import plan_effort, plan_stages
+from opmerge.distillation.stages import Stage, plan_effort, plan_stages
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
@@ -197,18 +197,18 @@ class Execution:
 
     def iterations(self, plan: Plan) -> dict[Merge, int]:
         """The iterations of every merge of a plan."""
-        stages = plan_stages(plan, self.settings.distillation.sharing)
-        counts = plan_effort(stages, self.settings.distillation).iterations
-        pairs = zip(stages, counts, strict=True)
-        return {merge: count for stage, count in pairs for merge in stage.merges}
+        return {merge: count for stage, count in self._efforts(plan) for merge in stage.merges}
+
+    def _efforts(self, plan: Plan) -> list[tuple[Stage, int]]:
+        config = self.settings.distillation
+        stages = plan_stages(plan, config.sharing, config.target_reuse)
+        return [*zip(stages, plan_effort(stages, config).iterations, strict=True)]
 
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, Σ iterations · batch · (children + 3)."""
-        config = self.settings.distillation
-        stages = plan_stages(contender.plan, config.sharing)
-        pairs = zip(stages, plan_effort(stages, config).iterations, strict=True)
-        work = sum(iterations * stage.network_evaluations for stage, iterations in pairs)
-        return config.optimization.global_batch_size(1) * work
+        efforts = self._efforts(contender.plan)
+        work = sum(iterations * stage.network_evaluations for stage, iterations in efforts)
+        return self.settings.distillation.optimization.global_batch_size(1) * work
 
     def _distillation(self, seed: int) -> DistillationConfig:
         config = self.settings.distillation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
-from opmerge.distillation import Distillation
+from opmerge.distillation import Distillation, executor
 from opmerge.distillation.stages import plan_effort, plan_stages
 from opmerge.errors import InputError
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
@@ -31,6 +32,18 @@ BATCH = 8
 def settings(budget: str, **given: Any) -> DistillationConfig:
     optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
     return DistillationConfig(budget=budget, **given, optimization=optimization)
+
+
+def small_run(**given: Any) -> Distillation:
+    teacher = Teacher(
+        MLPDenoiser((4,), hidden_size=8, num_layers=1),
+        DDIM.from_schedule(cosine_schedule(4), "v_prediction"),
+        (4,),
+    )
+    optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
+    config = DistillationConfig(**given, optimization=optimization)
+    plan, data = build_strategy("vanilla", 4), DataInputs(torch.randn(16, 4))
+    return Distillation(teacher, plan, data, config, Accelerator(cpu=True))
 
 
 def iterations(plan: Plan, budget: str, **given: Any) -> tuple[int, ...]:
@@ -74,27 +87,65 @@ def test_seconds_are_split_as_evaluations_are() -> None:
     assert np.array(effort.seconds) / 120 == pytest.approx(np.array(spent) / sum(spent))
 
 
-def test_a_budget_is_what_the_networks_are_asked() -> None:
-    """Every iteration asks the children and the student once; κ = 3 counts its way back too."""
-    plan, rows = build_strategy("uniform:2", 8), 0
+@pytest.mark.parametrize("reuse", [1, 4])
+def test_a_budget_is_what_the_networks_are_asked(reuse: int) -> None:
+    """An iteration asks the student once, and its children once in ``reuse`` iterations.
+
+    κ = 3 counts the student's way back too, so it is three evaluations for one pass.
+    """
+    plan, asked, learned = build_strategy("uniform:2", 8), 0, list[float]()
     network = MLPDenoiser((4,), hidden_size=8, num_layers=1)
     schedule = DDIM.from_schedule(cosine_schedule(8), "v_prediction")
 
-    def count(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        nonlocal rows
-        rows += len(inputs[0])
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal asked
+        asked += len(inputs[0])
+        if module.training or torch.is_grad_enabled():
+            learned.append(float(inputs[0].sum()))
 
     network.register_forward_pre_hook(count)  # students are copies of it, hook and all
     teacher, data = Teacher(network, schedule, (4,)), torch.randn(16, 4)
-    run = Distillation(teacher, plan, DataInputs(data), settings("20000"), Accelerator(cpu=True))
+    config = settings("20000", target_reuse=reuse)
+    run = Distillation(teacher, plan, DataInputs(data), config, Accelerator(cpu=True))
     counts = run.iterations
     for _ in run.run():
         pass
     children = [merge.num_children for merge in plan.merges]
-    passes = sum(n * BATCH * (m + 1) for n, m in zip(counts, children, strict=True))
-    assert rows == passes
-    cost = sum(n * BATCH * (m + 3) for n, m in zip(counts, children, strict=True))
-    assert 20000 - BATCH * sum(m + 3 for m in children) < cost <= 20000
+    batches = [math.ceil(n / reuse) for n in counts]
+    passes = sum(n + k * m for n, k, m in zip(counts, batches, children, strict=True))
+    assert asked == BATCH * passes
+    cost = BATCH * sum(n * (m / reuse + 3) for n, m in zip(counts, children, strict=True))
+    assert 20000 - BATCH * sum(m / reuse + 3 for m in children) < cost <= 20000
+    times = Counter(learned).values()
+    assert len(times) == sum(batches)
+    assert max(times) == reuse
+    assert sum(times) == sum(counts)
+
+
+def test_targets_are_taken_in_another_order_in_every_pass() -> None:
+    run = small_run(target_reuse=3)
+    order = [run._reused(iteration, 50) for iteration in range(150)]
+    passes = [order[:50], order[50:100], order[100:]]
+    assert passes[0] == list(range(50))
+    assert all(sorted(one) == passes[0] for one in passes)
+    assert passes[1] != passes[2] != passes[0] != passes[1]
+
+
+def test_targets_that_do_not_fit_are_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor, "MEMORY_LIMIT", 2 * 4 * BATCH * 4 * 10)  # ten batches
+    small_run(target_reuse=2, num_iterations=20)
+    with pytest.raises(InputError, match="target_reuse=3` or more") as refused:
+        small_run(target_reuse=2, num_iterations=21)
+    assert refused.value.argument == "target_reuse"
+    small_run(target_reuse=3, num_iterations=21)
+    small_run(target_reuse=1, num_iterations=21)
+
+
+def test_targets_that_grow_are_not_used_again() -> None:
+    with pytest.raises(InputError, match="must be 1 with a curriculum"):
+        small_run(target_reuse=2, curriculum="linear")
 
 
 def test_a_plan_that_merges_nothing_spends_nothing() -> None:

@@ -189,6 +189,20 @@ def test_every_checkpoint_leads_to_the_same_end(
         assert_same(finish(run)[1], whole)
 
 
+def test_a_run_that_uses_targets_again_goes_on_with_the_same(tmp_path: Path) -> None:
+    """In the first pass through them, where some are missing, and in a later one."""
+    changes: dict[str, Any] = {
+        "network": MLPDenoiser,  # targets are made again, so they must be functions of their batch
+        **{"num_iterations": 7, "target_reuse": 3, "strategy": "boot", "curriculum": "none"},
+        **{"checkpointing_steps": 1, "checkpoints_total_limit": 99},
+    }
+    steps, whole = finish(distillation(tmp_path, **changes))
+    for step in (1, 2, 4, 6, len(steps) - 1):
+        run = distillation(tmp_path, **changes)
+        assert run.resume(f"checkpoint-{step}") == step
+        assert_same(finish(run)[1], whole)
+
+
 def test_a_run_goes_on_in_other_parts(tmp_path: Path) -> None:
     """How a batch is cut into parts decides nothing, wherever the run stopped."""
     changes: dict[str, Any] = {
