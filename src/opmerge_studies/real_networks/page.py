@@ -48,7 +48,7 @@ _AGREEMENT_NOTE = (
     "over the strategies of arXiv 2505.16024 alone."
 )
 _PLAN_COLUMNS = heads(
-    *("plan=label", "the planner's, from=planner", "measured=measured:.4g", "range=low…high:.4g"),
+    *("plan=label", "found from=planner", "measured=measured:.4g", "range=low…high:.4g"),
     *("± of samples=sampling:.2g", "from spectrum=spectrum", "calibrated", "ratio=factor:.2f"),
     *("merges", "evaluations", "seconds"),
 )
