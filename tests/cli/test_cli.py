@@ -284,11 +284,11 @@ def test_control_c_exits_130_without_a_traceback(tmp_path: Path) -> None:
     main([*planned, "4"])  # numba swallows a Ctrl-C while it compiles: what is compiled is kept
     code = (  # a shell's background jobs are born deaf to Ctrl-C, and tests may run in one
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from opmerge.cli import main; "
-        f"raise SystemExit(main({[*planned, '1000', '--output_dir', str(tmp_path)]!r}))"
+        "from opmerge.cli import main; raise SystemExit(main())"
     )
+    arguments = [*planned, "1000", "--output_dir", str(tmp_path)]
     with subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True
     ) as process:
         # on a busy machine too, this is inside the planner, which would run for many minutes
         while psutil.Process(process.pid).cpu_times().user < 12:

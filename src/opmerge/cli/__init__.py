@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output has gone, as in `opmerge … | head`
         _discard_output()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would break off the way out
+        if arguments is None:  # the program: a second one would break off its way out
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("opmerge: interrupted", file=sys.stderr)
         return 130
     except Exception as error:

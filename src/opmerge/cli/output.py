@@ -150,7 +150,9 @@ def _show_strategies(record: Mapping[str, Any]) -> None:
     if not any("paired_rms" in row for row in rows):
         del columns["paired error"]
     cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
-    title = f"W2 to the {record['problem']['objective']}, all merges trained alike at unequal cost"
+    title = f"W2 to the {record['problem']['objective']}"
+    if len({row["network_evaluations"] for row in rows}) > 1:
+        title += ", all merges trained alike at unequal cost"
     show_table(title, tuple(columns), cells)
 
 

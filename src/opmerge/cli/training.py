@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -223,11 +222,16 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
 def _compare_training(config: DistillationConfig, model: opmerge.GammaRates) -> None:
     """Say where the run trains otherwise than the plan was calibrated for."""
     given, rate = config.num_iterations, config.optimization.learning_rate
-    used = _range(set(given) if isinstance(given, tuple) else {given})
     if config.merge_seconds is not None:
         used = f"{config.merge_seconds:g} s"
     elif config.budget is not None:
         used = f"a budget of {config.budget} split by {config.budget_split}"
+    elif given == ():  # nothing is merged
+        return
+    else:
+        used = _range(set(given) if isinstance(given, tuple) else {given})
+    if config.target_reuse > 1:
+        used += f", each target used {config.target_reuse} times,"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "
@@ -240,16 +244,19 @@ def _range(counts: set[int]) -> str:
 
 
 def _train(run: Distillation, done: int, log: networks.Log) -> None:
-    work = [stage.network_evaluations for stage in run.stages]
-    counts, worked = list(run.iterations), 0.0
+    counts = list(run.iterations)
+    pairs = zip(run.stages, counts, strict=True)
+    work = run.seconds or [stage.network_evaluations(n, run.config) for stage, n in pairs]
+    worked = 0.0
     for stage_work, count in zip(work, counts, strict=True):
-        worked += stage_work * min(done, count)
-        done -= min(done, count)
-    with progress_bar("distilling", sum(map(mul, work, counts)), worked) as report:
+        worked += stage_work * min(done / count, 1)
+        done = max(done - count, 0)
+    with progress_bar("distilling", sum(work), worked) as report:
         for record in run.run():
             stage, total = run.stages[record.stage], run.iterations[record.stage]
-            worked += work[record.stage] * counts[record.stage] / total  # differ if timed
-            report(worked, f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}")
+            share = record.iteration / total
+            doing = f"merge {stage.name}, stage {record.stage + 1} of {len(run.stages)}"
+            report(sum(work[: record.stage]) + work[record.stage] * share, doing)
             if record.step % networks.LOG_EVERY == 0 or record.iteration == total:
                 place = {"stage": record.stage, "iteration": record.iteration}
                 rate = record.learning_rate

@@ -9,7 +9,7 @@ import numpy as np
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import MANY_ITERATIONS, STUDENT_PASSES
+from opmerge.distillation.stages import MANY_ITERATIONS, mean_children
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -20,12 +20,13 @@ class Cost:
     """The cost of a distillation, all stages together.
 
     Args:
-        network_evaluations: of one sample, Σ iterations · batch · (children + 3), of the children
-            that the curriculum asks for.
+        network_evaluations: of one sample, Σ batch · (⌈N/R⌉ · children + 3 N): N iterations that
+            use targets R times, of the children that the curriculum asks for.
         num_parameters: of one network.
         peak_networks: held at once: teacher, students in place, the one in training.
-        memory_bytes: of weights, gradients, optimizer and moving average at the peak, on the
-            device; activations come on top, as in any training with this batch size.
+        memory_bytes: of weights, gradients, optimizer and moving average at the peak, and of
+            targets kept, on the device; activations come on top, as in any training with this
+            batch size.
         disk_bytes: of checkpoints, one more than are kept while one is written, and the student.
         data_memory_bytes, data_disk_bytes: of samples in the main memory, up to ``MEMORY_LIMIT``,
             and of more than that, in ``data.npy``.
@@ -49,8 +50,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
     The distillation is walked through with untrained students, and cannot be run afterwards.
     Seconds of an iteration are taken to grow evenly with the number of operators composed.
     """
-    stages, settings = distillation.stages, distillation.config.optimization
-    timed = _timed(distillation)
+    stages, config = distillation.stages, distillation.config
+    settings, timed = config.optimization, _timed(distillation)
     if distillation.seconds is not None:
         means = _children(distillation, [MANY_ITERATIONS] * len(stages))
         each = (np.interp(mean, *timed) for mean in means)
@@ -59,6 +60,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
     iterations = distillation.iterations
     children = _children(distillation, iterations)
     seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, children, strict=True))
+    efforts = zip(stages, iterations, strict=True)
+    targets = max((distillation.kept_targets(n)[1] for n in iterations), default=0)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
@@ -69,10 +72,10 @@ def estimate_cost(distillation: Distillation) -> Cost:
         num_stages=len(stages),
         num_iterations=sum(iterations),
         network_evaluations=settings.global_batch_size(distillation.accelerator.num_processes)
-        * sum(n * (m + STUDENT_PASSES) for n, m in zip(iterations, children, strict=True)),
+        * sum(stage.network_evaluations(n, config) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,
-        memory_bytes=_BYTES * size * (1 + in_place + trained + 1),
+        memory_bytes=_BYTES * size * (1 + in_place + trained + 1) + targets,
         disk_bytes=_BYTES * size * (kept * (in_place + trained) + distillation.plan.student_steps),
         data_memory_bytes=data - on_disk,
         data_disk_bytes=on_disk,
@@ -84,7 +87,7 @@ def _children(distillation: Distillation, iterations: Sequence[int]) -> list[flo
     """Operators composed in an iteration of each stage, on average over so many."""
     curriculum = distillation.config.curriculum
     return [
-        stage.mean_children(count, curriculum)
+        mean_children(stage.merges, count, curriculum)
         for stage, count in zip(distillation.stages, iterations, strict=True)
     ]
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
-    STUDENT_PASSES,
+    Stage,
     mean_children,
     merges_at,
     plan_effort,
@@ -42,6 +43,7 @@ from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
+_ORDER = -2  # of batches used again: a stream of its own beside those of the iterations
 
 
 def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:
@@ -192,10 +194,8 @@ class Distillation:
             raise InputError("plan", requirement, plan.num_steps)
         self.teacher = teacher.to(accelerator.device)
         self.plan, self.inputs, self.config = plan, inputs, config
-        self.accelerator = accelerator
-        if config.target_reuse > 1 and config.curriculum != "none":
-            raise InputError("target_reuse", "must be 1 with a curriculum", config.target_reuse)
-        self.stages = plan_stages(plan, config.sharing, config.target_reuse)
+        self.accelerator, self._warn = accelerator, warn
+        self.stages = plan_stages(plan, config.sharing)
         effort = plan_effort(self.stages, config, accelerator.num_processes)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._operators = _Operators(self.teacher)
@@ -210,7 +210,6 @@ class Distillation:
         for stage in self.stages:  # refuse what does not fit before anything is trained
             self._weights(stage.merges)
             self._draw(stage.merges, 0, 0)
-        self._num_targets(max(self.iterations, default=1))
 
     def resume(self, wanted: str = "latest") -> int:
         """Go on from what ``Checkpoints.find`` finds: after how many iterations, 0 if nothing."""
@@ -249,32 +248,36 @@ class Distillation:
         """The operators that stand at this moment, as a sampler; the student after ``run``."""
         return self._operators.student()
 
-    def time_iteration(self, progress: float = 1.0) -> float:
+    def time_iteration(self, progress: float = 1.0, again: bool = False) -> float:
         """Seconds of an iteration of the stage that comes next, measured on a copy.
 
         ``progress`` is the share of the stage that is done: how far the curriculum has come.
+        With ``again`` it learns from the same targets, which are then not made in this time.
         """
         merges = merges_at(self.stages[self._stage].merges, progress, self.config.curriculum)
         network = self._operators.copy_of_first(merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, _PROBE_ITERATIONS)
-        begin = 0.0
+        begin, parts = 0.0, self._parts(merges, -1)
         for iteration in range(_WARM_UP + _PROBE_ITERATIONS):
             if iteration == _WARM_UP:
                 begin = time.perf_counter()
-            float(trainer.step(self._loss_of(merges), self._parts(merges, -1 - iteration)))
+            parts = parts if again else self._parts(merges, -1 - iteration)
+            float(trainer.step(self._loss_of(merges), parts))
         return (time.perf_counter() - begin) / _PROBE_ITERATIONS
 
     def timed(self) -> dict[float, float]:
         """Seconds of an iteration of the next stage, by the operators composed, fewest first.
 
-        They are timed as the curriculum begins and as it ends.
+        They are timed as the curriculum begins and as it ends; or with new targets and with
+        targets used again, of which it is the mean.
         """
         merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
         ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
-        reuse, timed = self.config.target_reuse, {}
-        for children, progress in ends.items():
-            share = (children / reuse + STUDENT_PASSES) / (children + STUDENT_PASSES)
-            timed[children / reuse] = share * self.time_iteration(progress)
+        timed = {children: self.time_iteration(progress) for children, progress in ends.items()}
+        if self.config.target_reuse > 1:
+            again = self.time_iteration(again=True)
+            for children, seconds in timed.items():
+                timed[children] = again + max(seconds - again, 0) / self.config.target_reuse
         return timed
 
     def _train_stage(self) -> Iterator[TrainingRecord]:
@@ -289,15 +292,11 @@ class Distillation:
             trainer.restore(checkpoint, int(checkpoint.state["iteration"]))
         every = self.config.optimization.checkpointing_steps
 
-        known: dict[int, list[_Part]] = {}
-        num_targets = self._num_targets(total)
+        reused = self._reused(stage, total)
 
         def draw(iteration: int) -> list[_Part]:
-            if self.config.target_reuse > 1:
-                batch = self._reused(iteration, num_targets)
-                if batch not in known:  # also where a run goes on
-                    known[batch] = self._parts(stage.merges, batch)
-                return known[batch]
+            if reused is not None:
+                return reused(iteration)
             merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
             return self._parts(merges, iteration)
 
@@ -313,26 +312,38 @@ class Distillation:
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
         self._put(stage.merges, trainer.finish())
 
-    def _num_targets(self, iterations: int) -> int:
-        """Batches of targets that so many iterations learn from; they must fit into memory."""
-        reuse, config = self.config.target_reuse, self.config.optimization
-        count = math.ceil(iterations / reuse)
-        values = 2 * config.train_batch_size * config.gradient_accumulation_steps
-        size = 4 * values * count * math.prod(self.teacher.sample_shape)
-        if reuse > 1 and size > MEMORY_LIMIT:
-            requirement = f"must leave targets of at most {MEMORY_LIMIT / 2**30:g} GiB a merge"
-            remedy = f"pass `target_reuse={math.ceil(reuse * size / MEMORY_LIMIT)}` or more, or 1"
-            raise InputError("target_reuse", requirement, f"{size / 2**30:.3g} GiB", remedy)
-        return count
+    def kept_targets(self, iterations: int) -> tuple[int, int]:
+        """Batches of targets that so many iterations use again, and their bytes on this process.
 
-    def _reused(self, iteration: int, num_batches: int) -> int:
-        """The batch of an iteration: each of them in turn, and in another order in every pass."""
-        done, place = divmod(iteration, num_batches)
-        if done == 0:
-            return place
-        key = (self.config.optimization.seed, self._stage, done)
-        generator = seeded_generator(torch.device("cpu"), *key)
-        return int(torch.randperm(num_batches, generator=generator)[place])
+        They are ⌈N/R⌉, or as many as take up ``MEMORY_LIMIT``; none with R = 1.
+        """
+        reuse, config = self.config.target_reuse, self.config.optimization
+        if reuse == 1:
+            return 0, 0
+        samples = config.train_batch_size * config.gradient_accumulation_steps
+        size = 2 * 4 * samples * math.prod(self.teacher.sample_shape)  # states and estimates
+        count = min(math.ceil(iterations / reuse), max(1, MEMORY_LIMIT // size))
+        return count, count * size
+
+    def _reused(self, stage: Stage, total: int) -> Callable[[int], list[_Part]] | None:
+        """Draws the batches of a stage again and again, each made when it is first needed."""
+        count, _ = self.kept_targets(total)
+        if count == 0:
+            return None
+        if count * self.config.target_reuse < total:
+            often = f"targets are learned from {math.ceil(total / count)} times each"
+            self._warn(f"{stage.name}: {often}, for more of them do not fit into memory")
+        make = cache(partial(self._parts, stage.merges))
+        key = (_ORDER, self.config.optimization.seed, self._stage)
+
+        @cache
+        def order(done: int) -> list[int]:
+            """The order of a pass through them, the first as they come."""
+            generator = seeded_generator(torch.device("cpu"), *key, done)
+            shuffled = torch.randperm(count, generator=generator)
+            return shuffled.tolist() if done else list(range(count))
+
+        return lambda iteration: make(order(iteration // count)[iteration % count])
 
     def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, _Part], Tensor]:
         """The weighted square error of a network's x̂ at the steps where the merges start."""
@@ -390,8 +401,8 @@ class Distillation:
 
     def _iterations_in(self, seconds: float) -> int:
         """How many iterations of the stage take that long; the same on every process."""
-        mean = self.stages[self._stage].mean_children(MANY_ITERATIONS, self.config.curriculum)
-        timed = self.timed()
+        merges, timed = self.stages[self._stage].merges, self.timed()
+        mean = mean_children(merges, MANY_ITERATIONS, self.config.curriculum)
         count = [max(1, round(seconds / np.interp(mean, list(timed), list(timed.values()))))]
         broadcast_object_list(count)
         return count[0]

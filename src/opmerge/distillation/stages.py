@@ -27,6 +27,7 @@ STUDENT_PASSES = 3.0
 MANY_ITERATIONS = 1000
 """Enough for ``mean_children`` to be that of a stage whose number is not known yet."""
 
+_RESOLVED = 1e-14  # relative: between the last two scales of a split that are tried
 _SHARE_OF_TRAINING = 0.5
 _FEWEST = 2
 
@@ -37,13 +38,11 @@ Array = NDArray[np.float64]
 class Stage:
     """Merges that train one network, by timestep mixing if several; none waits for another.
 
-    When it is over, ``networks_after`` student networks are in place. Each target is learned from
-    ``target_reuse`` times.
+    When it is over, ``networks_after`` student networks are in place.
     """
 
     merges: tuple[Merge, ...]
     networks_after: int
-    target_reuse: int = 1
 
     @property
     def name(self) -> str:
@@ -54,21 +53,20 @@ class Stage:
 
     @property
     def num_children(self) -> float:
-        """Operators composed for a sample of an iteration, on average over the merges."""
-        return self.mean_children(1, "none")
+        """Operators composed for a sample's target, on average over the merges."""
+        return sum(merge.num_children for merge in self.merges) / len(self.merges)
 
-    def mean_children(self, num_iterations: int, curriculum: Curriculum) -> float:
-        """The same, on average over the iterations too."""
-        mean = mean_children(self.merges, num_iterations, curriculum)
-        return mean / self.target_reuse
+    def network_evaluations(self, num_iterations: int, config: DistillationConfig) -> float:
+        """Evaluations of a sample of the batch: ``⌈N/R⌉ children + N κ``, κ = 3 (THEORY 9).
 
-    @property
-    def network_evaluations(self) -> float:
-        """Evaluations a sample and iteration: the children, κ = 3 for the student (THEORY 9)."""
-        return self.num_children + STUDENT_PASSES
+        The children are those that the curriculum asks for; each target is used R times.
+        """
+        num_targets = math.ceil(num_iterations / config.target_reuse)
+        children = mean_children(self.merges, num_iterations, config.curriculum)
+        return num_targets * children + num_iterations * STUDENT_PASSES
 
 
-def plan_stages(plan: Plan, sharing: Sharing = "merge", target_reuse: int = 1) -> tuple[Stage, ...]:
+def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
     """Order the merges of a plan into stages.
 
     With ``round``, merges of one round (THEORY 5) share a network if their noise-side children
@@ -93,8 +91,7 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge", target_reuse: int = 1) -
                 for boundary in merge.boundaries[1:-1]:
                     del network_at[boundary]
                 network_at[merge.start] = len(stages) + 1
-            networks_after = len(set(network_at.values()) - {0})
-            stages.append(Stage(tuple(group), networks_after, target_reuse))
+            stages.append(Stage(tuple(group), len(set(network_at.values()) - {0})))
     return tuple(stages)
 
 
@@ -109,49 +106,48 @@ class Effort:
 def plan_effort(
     stages: Sequence[Stage], config: DistillationConfig, num_processes: int = 1
 ) -> Effort:
-    """Iterations of every stage as the settings give them, or split a budget over the stages.
+    """Iterations of every stage as the settings give them, or a budget split over the stages.
 
-    A budget B is split into N_m = c L_m^p iterations, L_m the steps that a merge spans (their mean
-    in a stage of several) and c as large as Σ N_m · batch · (children + κ) <= B allows, each
-    rounded down, but to no less than 1 (THEORY 10). Of a time, stages have the same shares.
+    A budget B becomes N_m = max(1, ⌊c L_m^p⌋) iterations, L_m the steps that a merge spans (their
+    mean in a stage of several), with the largest c for which the cost is at most B: the
+    evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. Of a time, stages have
+    the shares that they have of evaluations. p = 1.75 is measured (docs/how_to.md).
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
     """
-    config_iterations = config.iterations_of(len(stages))
+    fixed = config.iterations_of(len(stages))
     if config.budget is None or not stages:
         each = config.merge_seconds
-        return Effort(config_iterations, None if each is None else (each,) * len(stages))
+        return Effort(fixed, None if each is None else (each,) * len(stages))
     total, unit = read_budget(config.budget)
-    spans = [np.mean([merge.start - merge.stop for merge in stage.merges]) for stage in stages]
-    weights = np.array(spans) ** read_split(config.budget_split)
-    children = [stage.mean_children(MANY_ITERATIONS, config.curriculum) for stage in stages]
-    costs = np.array(children) + STUDENT_PASSES
+    lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
+    weights = (lengths / lengths.max()) ** read_split(config.budget_split)
+    means = [mean_children(stage.merges, MANY_ITERATIONS, config.curriculum) for stage in stages]
+    reuse, batch = config.target_reuse, config.optimization.global_batch_size(num_processes)
     if unit == "seconds":
-        shares = weights * costs / float(weights @ costs)
-        return Effort(config_iterations, tuple((total * shares).tolist()))
-    if unit == "iterations":
-        costs = np.ones_like(costs)
-    else:
-        costs *= config.optimization.global_batch_size(num_processes)
-    if total < costs.sum():
-        requirement = f"must be >= {math.ceil(costs.sum()):,} {unit}, one iteration of each merge"
+        work = weights * (np.array(means) / reuse + STUDENT_PASSES)
+        return Effort(fixed, tuple((total * work / work.sum()).tolist()))
+
+    def cost(counts: Array) -> float:
+        if unit == "iterations":
+            return float(counts.sum())
+        targets = np.ceil(counts / reuse)
+        return float(batch * (targets @ means + STUDENT_PASSES * counts.sum()))
+
+    def counts_at(scale: float) -> Array:
+        counts: Array = np.maximum(1.0, np.floor(scale * weights))
+        return counts
+
+    least = cost(counts_at(0.0))
+    if total < least:
+        requirement = f"must be >= {math.ceil(least):,} {unit}, one iteration of each merge"
         raise InputError("budget", requirement, config.budget)
-    return Effort(_split(weights, costs, total))
-
-
-def _split(weights: Array, costs: Array, total: float) -> tuple[int, ...]:
-    """max(1, ⌊c w⌋) with the c at which Σ max(1, c w) · cost is the total."""
-    least = np.zeros(len(weights), dtype=bool)  # whose share is less than one iteration
-    scale = 0.0
-    while not least.all():
-        rest = total - costs[least].sum()
-        scale = rest / float((weights * costs)[~least].sum())
-        short = ~least & (scale * weights < 1)
-        if not short.any():
-            break
-        least |= short
-    return tuple(np.where(least, 1, np.floor(scale * weights + 1e-9)).astype(int).tolist())
+    low, high = 0.0, total + 1  # an iteration of the longest merge costs at least 1
+    while high - low > _RESOLVED * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(counts_at(middle)) <= total else (low, middle)
+    return Effort(tuple(map(int, counts_at(low))))
 
 
 def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) -> Sequence[Merge]:
@@ -171,6 +167,8 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
 
 def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:
     """Operators composed for a sample's target, on average over merges and iterations."""
+    if curriculum == "none":
+        return float(np.mean([merge.num_children for merge in merges]))
     share = np.arange(num_iterations) / num_iterations / _SHARE_OF_TRAINING
     return float(np.mean([_lengths(merge, share, curriculum).mean() for merge in merges]))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
@@ -88,7 +90,7 @@ class DistillationConfig(Settings):
     budget: Budget | None = option(
         None,
         "Of all merges together, instead: network evaluations (3e9), iterations (5000it) or time "
-        "(90m, 20h).",
+        "(90m, 20h, 2d).",
     )
     budget_split: BudgetSplit = option(
         "length",
@@ -109,10 +111,20 @@ class DistillationConfig(Settings):
         "none", "Targets grow over half of a merge: none, linear, doubling."
     )
     target_reuse: Count = option(
-        1, "Times that a target is learned from; targets of a merge are kept in memory."
+        1,
+        "Times that a target is learned from, or more where a merge's targets would take over 2 "
+        "GiB of the device's memory.",
     )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.budget is not None and self.merge_seconds is not None:
+            raise InputError("merge_seconds", "must not be given together with budget")
+        if self.target_reuse > 1 and self.curriculum != "none":
+            raise InputError("target_reuse", "must be 1 with a curriculum", self.target_reuse)
+        return self
 
     def iterations_of(self, num_stages: int) -> tuple[int, ...]:
         """Iterations of every stage, unless a budget or seconds say so.

@@ -60,26 +60,23 @@ Some = Annotated[tuple[_Value, ...], NonEmpty]
 File = Annotated[Path, Field(strict=False)]
 """A file or folder, also as text."""
 
-_AMOUNT = re.compile(r"([\d.]+(?:e\+?\d+)?)(|it|s|m|h)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_AMOUNT = re.compile(r"(\d+\.?\d*(?:[eE]\+?\d+)?) ?(|it|s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MOST = 1e18  # of a budget, in any unit
 
 
 def read_budget(text: str) -> tuple[float, str]:
-    """The amount of a budget and its unit, evaluations, iterations or seconds; 0 if it is none.
+    """The amount of a budget and its unit: evaluations, iterations or seconds; 0 if it is none.
 
     >>> read_budget("3e9"), read_budget("5000it"), read_budget("1.5h")
     ((3000000000.0, 'evaluations'), (5000.0, 'iterations'), (5400.0, 'seconds'))
     """
     parts = _AMOUNT.fullmatch(text)
-    try:
-        amount = float(parts[1]) if parts else 0.0
-    except ValueError:  # 1.2.3
-        amount = 0.0
-    if parts is None or not math.isfinite(amount):
+    if parts is None:
         return 0.0, "evaluations"
     if parts[2] in _SECONDS:
-        return amount * _SECONDS[parts[2]], "seconds"
-    return amount, "iterations" if parts[2] else "evaluations"
+        return float(parts[1]) * _SECONDS[parts[2]], "seconds"
+    return float(parts[1]), "iterations" if parts[2] else "evaluations"
 
 
 def read_split(text: str) -> float:
@@ -97,13 +94,14 @@ def read_split(text: str) -> float:
 Budget = Annotated[
     str,
     must(
-        "be above 0: network evaluations (3e9), iterations (5000it) or time (90m, 20h)",
-        lambda text: read_budget(text)[0] > 0,
+        "be above 0 and at most 1e18, in network evaluations (3e9), iterations (5000it) or time "
+        "(90m, 20h, 2d)",
+        lambda text: 0 < read_budget(text)[0] <= _MOST,
     ),
 ]
 BudgetSplit = Annotated[
     str,
-    must("be even, length or length:p with p >= 0", lambda text: read_split(text) >= 0),
+    must("be even, length or length:p, p from 0 to 10", lambda text: 0 <= read_split(text) <= 10),
 ]
 
 MergeRule = Literal["operator-copy", "denoiser-copy"]

@@ -31,11 +31,11 @@ from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.measure.linearity import linearity
-from opmerge.plans import Merge, Plan
+from opmerge.plans import Merge, Plan, build_strategy
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, digest
-from opmerge_studies.real_networks import Contender, RealNetworksSettings
+from opmerge_studies.real_networks import PLANNED, Contender, RealNetworksSettings
 from opmerge_studies.shared.runner import Report, Runner
 
 _NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
@@ -73,6 +73,9 @@ class Execution:
         self, settings: RealNetworksSettings, source: Source, spectrum: Spectrum, runner: Runner
     ) -> None:
         self.settings, self.spectrum, self.runner = settings, spectrum, runner
+        for name in settings.plans:  # refuse a budget that is too small before anything is trained
+            if name not in PLANNED:
+                self.iterations(build_strategy(name, settings.steps))
         self.store, teacher = runner.store, None
         if settings.teacher_folder is not None:
             teacher = load_teacher(settings.teacher_folder, settings.steps)
@@ -161,10 +164,9 @@ class Execution:
         resumed_at = run.resume()
         done += work * resumed_at / sum(run.iterations)
         report(done, doing)
-        batch = run.config.optimization.global_batch_size(1)
-        begin = time.perf_counter()
-        for record in run.run():
-            done += batch * run.stages[record.stage].network_evaluations
+        begin, total = time.perf_counter(), sum(run.iterations)
+        for _ in run.run():
+            done += work / total
             report(done, doing)
         seconds = time.perf_counter() - begin
         student = run.student()
@@ -196,19 +198,21 @@ class Execution:
         return dict(kept)
 
     def iterations(self, plan: Plan) -> dict[Merge, int]:
-        """The iterations of every merge of a plan."""
+        """The iterations of every merge of a plan; ``InputError`` if the budget is too small."""
         return {merge: count for stage, count in self._efforts(plan) for merge in stage.merges}
 
     def _efforts(self, plan: Plan) -> list[tuple[Stage, int]]:
-        config = self.settings.distillation
-        stages = plan_stages(plan, config.sharing, config.target_reuse)
-        return [*zip(stages, plan_effort(stages, config).iterations, strict=True)]
+        stages = plan_stages(plan, self.settings.distillation.sharing)
+        counts = plan_effort(stages, self.settings.distillation).iterations
+        return [*zip(stages, counts, strict=True)]
 
     def _work(self, contender: Contender) -> float:
-        """Network evaluations of the training, Σ iterations · batch · (children + 3)."""
-        efforts = self._efforts(contender.plan)
-        work = sum(iterations * stage.network_evaluations for stage, iterations in efforts)
-        return self.settings.distillation.optimization.global_batch_size(1) * work
+        """Network evaluations of the training, all samples of a batch counted."""
+        config = self.settings.distillation
+        work = sum(
+            stage.network_evaluations(n, config) for stage, n in self._efforts(contender.plan)
+        )
+        return config.optimization.global_batch_size(1) * work
 
     def _distillation(self, seed: int) -> DistillationConfig:
         config = self.settings.distillation

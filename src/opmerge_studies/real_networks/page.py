@@ -74,6 +74,7 @@ def page(record: Record) -> Page:
     planned = plans.explode("kinds").dropna(subset="kinds")
     factors = plans.factor.dropna()
     calibrated = plans.set_index("label").calibrated
+    dearest = plans.evaluations.max() / plans.evaluations.min()
     mended = [calibrated[a] > calibrated[b] for a, b in agreement["spectrum"]["reversed"]]
     values = {
         **record,
@@ -86,7 +87,8 @@ def page(record: Record) -> Page:
         "factors": factors,
         "least_linear": linearity[linearity.signal > _SIGNAL].nsmallest(1, "spectral"),
         "probes": probes,
-        "dearest": plans.evaluations.max() / plans.evaluations.min(),
+        "dearest": dearest,
+        "at_equal_cost": dearest < _ALIKE,
     }
     right = {kind: Count(pairs - len(each["reversed"]), pairs) for kind, each in agreement.items()}
     claims = {
