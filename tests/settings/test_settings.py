@@ -133,7 +133,7 @@ class Example(Settings):
         (
             TeacherConfig,
             {"block_out_channels": (8, 33)},
-            "`block_out_channels.1` must be a multiple of 8, got 33",
+            "`block_out_channels` must be multiples of 8, got (8, 33)",
         ),
         (
             DistillationConfig,

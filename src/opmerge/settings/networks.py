@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from opmerge.settings.base import Settings, option
 from opmerge.settings.distillation import OptimizationConfig
-from opmerge.settings.types import Count, NonNegative, PredictionType, ReconstructionLoss, Share
+from opmerge.settings.types import (
+    Count,
+    NonNegative,
+    PredictionType,
+    ReconstructionLoss,
+    Share,
+    must,
+)
 
 TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
 
 UNET_GROUPS = 8
 """Groups of the UNet's normalisation; they must divide its channels."""
 
-_Channels = Annotated[Count, Field(multiple_of=UNET_GROUPS)]
+_Channels = Annotated[
+    tuple[Count, ...],
+    must(f"be multiples of {UNET_GROUPS}", lambda values: not any(n % UNET_GROUPS for n in values)),
+]
 
 
 class TeacherConfig(Settings):
@@ -32,7 +40,7 @@ class TeacherConfig(Settings):
     network: Literal["mlp", "unet"] = option("mlp", "mlp or unet.")
     hidden_size: Count = option(256, "Width of the mlp.")
     num_layers: Count = option(3, "Blocks of the mlp.")
-    block_out_channels: tuple[_Channels, ...] | None = option(
+    block_out_channels: _Channels | None = option(
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )
     prediction_type: PredictionType = option(

@@ -405,7 +405,7 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
         ({"num_train_timesteps": 0}, "`num_train_timesteps` must be >= 1, got 0"),
         (
             {"block_out_channels": (16, 20)},
-            "`block_out_channels.1` must be a multiple of 8, got 20",
+            "`block_out_channels` must be multiples of 8, got (16, 20)",
         ),
         (
             {"prediction_type": "epsilon"},
