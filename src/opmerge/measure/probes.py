@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,8 @@ class ProbeRunner:
         config = self.config.replaced(
             num_iterations=settings.num_iterations, optimization=optimization
         )
-        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
         identity = {
-            "teacher": self.teacher.digest,
-            "inputs": [self.inputs.identity(), self.held_out.identity()],
-            "eigenvalues": self.spectrum.sha256,
-            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
-            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
+            **self._shared,
             "merge": [settings.start, settings.stop],
             "config": config.what_decides(self.accelerator.num_processes),
         }
@@ -189,6 +185,18 @@ class ProbeRunner:
                 value = _PROBE.dump_python(found, mode="json")
                 Store(self.folder).write(name, identity, value)
         yield found
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What all probes depend on: once, as the eigenvectors may be half a gigabyte."""
+        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
+        return {
+            "teacher": self.teacher.digest,
+            "inputs": [self.inputs.identity(), self.held_out.identity()],
+            "eigenvalues": self.spectrum.sha256,
+            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
+            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
+        }
 
     def _kept(self, settings: ProbeSettings, name: str, identity: dict[str, Any]) -> Probe | None:
         """The probe that an earlier run finished: what the main process reads holds for all."""

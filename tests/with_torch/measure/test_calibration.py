@@ -46,7 +46,7 @@ from opmerge.measure.calibration import (
     calibrate,
     fit_rates,
 )
-from opmerge.measure.linearity import Linearity, linearity
+from opmerge.measure.linearity import Linearity, linearity, require_basis
 from opmerge.measure.probes import (
     Probe,
     ProbeRunner,
@@ -536,6 +536,25 @@ def test_a_probe_is_kept_for_all_that_it_depends_on(tmp_path: Path) -> None:
     (found,) = free.run(replace(settings, tells_floor=True))
     assert found is not None
     assert found.settings.tells_floor
+
+
+def test_eigenvectors_are_digested_once_for_all_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be half a gigabyte. Probes that are kept read nothing else of them."""
+    every = [ProbeSettings(4, 2, 1, 1e-3), ProbeSettings(3, 0, 1, 1e-3)]
+    for settings in every:
+        list(runner(tmp_path).run(settings))
+    calls = []
+
+    def counted(spectrum: Spectrum, size: int) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(size)
+        return require_basis(spectrum, size)
+
+    monkeypatch.setattr("opmerge.measure.probes.require_basis", counted)
+    again = runner(tmp_path)
+    assert [len(list(again.run(settings))) for settings in every] == [1, 1]
+    assert calls == [4]
 
 
 KILLED_AT_THE_THIRD = """
