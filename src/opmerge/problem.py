@@ -35,8 +35,10 @@ class Problem:
     spectrum: Spectrum
     schedule: NoiseSchedule
     training: TrainingModel = field(default_factory=GradientFlow)
-    merge_rule: MergeRule = "operator-copy"  # where a student starts (THEORY 4)
-    objective: Objective = "teacher"  # what the result is measured against (THEORY 6)
+    merge_rule: MergeRule = "operator-copy"
+    """Where a student starts (THEORY 4)."""
+    objective: Objective = "teacher"
+    """What the result is measured against (THEORY 6)."""
 
     def __post_init__(self) -> None:
         for argument, choices in (("merge_rule", MergeRule), ("objective", Objective)):

@@ -172,6 +172,8 @@ class Distillation:
     """Executes a plan: iterate over ``run()``, then ask for ``student()``.
 
     Args:
+        plan: any plan for the teacher's number of steps.
+        inputs: what students read.
         folder: where checkpoints are kept; none are without it.
         warn: told in one line about every checkpoint that is refused.
 

@@ -131,6 +131,7 @@ class FewStepPipeline(DiffusionPipeline):
             latents: (B, *sample_shape) noise z_T to start from.
             class_labels: one label, or (B,) labels, for class-conditional networks.
             output_type: ``pil`` (images), ``np`` (channels last) or ``pt`` (channels first).
+            return_dict: a tuple with the images instead, if false.
 
         Raises:
             InputError: for noise of another shape, labels that do not fit the networks, or an

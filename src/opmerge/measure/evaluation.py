@@ -159,12 +159,15 @@ def evaluate_student(
 
     Args:
         num_samples: n >= 4.
+        seed: of the noise, the directions of sliced W2 and the resampling.
         spectrum: of the data, with eigenvectors.
         reference: (N, …) samples of the data, N >= 2.
         features: maps samples to features, for Fréchet distances.
+        batch_size: samples drawn at a time.
         num_projections: directions of sliced W2.
         num_resamples: bootstrap resamples, which cost n d² + d³ each; 0 for no intervals of
             distances.
+        progress: told what is being done.
 
     Raises:
         InputError: if a number is out of range, or teacher, student, spectrum, reference or

@@ -51,6 +51,10 @@ for _module in iter_modules(__path__, f"{__name__}."):
 def find_plan(problem: Problem, planner: str = "auto", student_steps: int = 1) -> PlannerResult:
     """The best merge plan of K = ``student_steps`` trees that the planner of that name finds.
 
+    Returns:
+        The plan, evaluated, with ``lower_bound``: a W2 distance that no plan of K trees goes
+        below, proved up to rounding in float64.
+
     Raises:
         InputError: for an unknown name, a problem that the planner does not cover, or K < 1 or > T.
     """

@@ -109,8 +109,10 @@ class Allocation:
 
     problem: Problem
     plan: Plan
-    costs: Array  # (number of merges M,) of one unit of time
-    times: Array  # (M,) in multiples of the problem's training
+    costs: Array
+    """(number of merges M,) of one unit of time."""
+    times: Array
+    """(M,) in multiples of the problem's training."""
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -266,12 +268,12 @@ def _check(plan: Plan, budget: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class FrontierPoint:
-    """The best comb and its times at a price μ > 0 that an evaluation must save of the excess."""
+    """The best comb at a price μ > 0 of excess for an evaluation, its times and what they cost."""
 
     price: float
-    budget: float  # evaluations spent
+    budget: float
     excess: float
-    times: Array  # (number of merges,)
+    times: Array
     plan: Plan
 
 

@@ -98,9 +98,10 @@ class Model(TrainingModel):
 
 @dataclass(frozen=True)
 class GradientFlow(Model):
-    """Gradient flow for time s > 0: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024)."""
+    """Gradient flow for time s: ``retention = exp(-2 s n_t)`` (arXiv 2505.16024)."""
 
-    time: float = DEFAULT_MERGE_TIME  # learning rate times iterations of one merge
+    time: float = DEFAULT_MERGE_TIME
+    """s > 0, learning rate times iterations of one merge."""
 
     name = "gradient-flow"
 
@@ -161,8 +162,10 @@ class EMAFlow(Model):
     η has β = -ln(D) / η.
     """
 
-    time: float  # s > 0, the optimisation time of one merge
-    rate: float  # β > 0 per unit of that time
+    time: float
+    """s > 0, the optimisation time of one merge."""
+    rate: float
+    """β > 0 per unit of that time."""
 
     name = "ema-flow"
     is_exponential = False
@@ -245,18 +248,27 @@ class GammaRates(Model):
     The law is read at ``num_modes`` points by the trapezoidal rule in log k, which converges
     exponentially: 16 points give E[retention²] to 2 % for a from 0.05 to 1e4 and θ n^p from 0.05
     to 1e5, and distances of whole plans to 1 % (``tests/training/test_spread_rates.py``).
+
+    Args:
+        shape: a from 0.001 to 1e6.
+        scale: θ > 0, of a merge with N₀ iterations at η₀.
+        exponent, learning_rate_exponent: p and q from 0 to 4.
+        num_iterations, learning_rate: N >= 1 and η > 0 of each merge.
+        fitted_iterations, fitted_learning_rate: N₀ >= 1 and η₀ > 0.
+        floor: squared error >= 0 that training adds in each merge (see ``TrainingModel``).
+        num_modes: from 4 to 256.
     """
 
-    shape: float  # a from 0.001 to 1e6
-    scale: float  # θ > 0, of a merge with N₀ iterations at η₀
-    exponent: float  # p from 0 to 4
-    num_iterations: int  # N
-    learning_rate: float  # η
-    fitted_iterations: int  # N₀
-    fitted_learning_rate: float  # η₀
-    learning_rate_exponent: float = 1.0  # q from 0 to 4
-    floor: float = 0.0  # see TrainingModel
-    num_modes: int = 16  # from 4 to 256
+    shape: float
+    scale: float
+    exponent: float
+    num_iterations: int
+    learning_rate: float
+    fitted_iterations: int
+    fitted_learning_rate: float
+    learning_rate_exponent: float = 1.0
+    floor: float = 0.0
+    num_modes: int = 16
 
     name = "gamma-rates"
 
