@@ -142,9 +142,12 @@ def replace_folder(folder: Path, finished: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Bring a file to the disk, or the names in a folder where its file system knows how to."""
-    with contextlib.nullcontext() if path.is_file() else contextlib.suppress(OSError):
+    try:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError:
+        if path.is_file():
+            raise

@@ -91,32 +91,34 @@ def tell(page: Page, template: Path) -> Told:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
     text = environment.from_string(template.read_text(encoding="utf-8")).render(page.values)
-    parts = _parts(text)
-    stated = dict(item.split(": ", 1) for item in parts["Claims"][1:])
+    paragraphs, items = _parts(text)
+    stated = dict(item.split(": ", 1) for item in items["Claims"])
     assert stated.keys() == page.claims.keys(), (
         f"claims {stated.keys() ^ page.claims.keys()} on one side only"
     )
     return Told(
-        finding=parts["Finding"][0],
-        subject=parts["Subject"][0],
-        facts=[item.rpartition(": ")[::2] for item in parts["Facts"][1:]],
+        finding=paragraphs["Finding"],
+        subject=paragraphs["Subject"],
+        facts=[item.rpartition(": ")[::2] for item in items["Facts"]],
         claims=[Claim(key, words, page.claims[key]) for key, words in stated.items()],
         grounds={
-            "Evidence": parts["Evidence"][1:],
-            "Limits": parts["Limits"][1:],
-            "What would overturn it": parts["Overturned by"][1:],
+            "Evidence": items["Evidence"],
+            "Limits": items["Limits"],
+            "What would overturn it": items["Overturned by"],
         },
     )
 
 
-def _parts(text: str) -> Mapping[str, Sequence[str]]:
-    """Of each heading its paragraph, then its items; of one that is left out ``""``."""
-    parts: defaultdict[str, list[str]] = defaultdict(lambda: [""])
+def _parts(text: str) -> tuple[Mapping[str, str], Mapping[str, Sequence[str]]]:
+    """Paragraphs and items by heading; both are empty where a heading is left out."""
+    paragraphs: defaultdict[str, str] = defaultdict(str)
+    items: defaultdict[str, list[str]] = defaultdict(list)
     _, *pieces = re.split(r"^# (.+)$", text, flags=re.MULTILINE)
     for heading, body in zip(pieces[::2], pieces[1::2], strict=True):
-        items = re.split(r"^- ", body, flags=re.MULTILINE)
-        parts[heading.strip()] = [" ".join(item.split()) for item in items]
-    return parts
+        paragraph, *listed = re.split(r"^- ", body, flags=re.MULTILINE)
+        paragraphs[heading.strip()] = " ".join(paragraph.split())
+        items[heading.strip()] = [" ".join(item.split()) for item in listed]
+    return paragraphs, items
 
 
 def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPage:
@@ -134,7 +136,9 @@ def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPa
         settings={key.capitalize(): record[key] for key in _GROUPS if key in record},
     )
     figures = {section.slug: section.png for section in sections if section.png}
-    return StudyPage(**vars(told), html=html, figures=figures)
+    return StudyPage(
+        told.finding, told.subject, told.facts, told.claims, told.grounds, html, figures
+    )
 
 
 def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:

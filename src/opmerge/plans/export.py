@@ -104,19 +104,18 @@ def _fastgen_time(schedule: NoiseSchedule, step: int, time: FastGenTime) -> floa
         return levels.get(time, math.atan2(sigma, alpha))
     remedy = "take edm, rf or trig"
     if schedule.timesteps is None:
-        requirement = "must come from a diffusers scheduler for FastGen's time alphas"
-        raise InputError("schedule", requirement, schedule.name, remedy)
+        rule = "must come from a diffusers scheduler for FastGen's time alphas"
+        raise InputError("schedule", rule, schedule.name, remedy)
     timestep = schedule.timesteps[step - 1]
-    ends = f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)"
-    whole = f"must have whole timesteps for FastGen's time alphas (step {step} has not)"
-    below = "must have timesteps below 1000, as FastGen has"
-    for is_wrong, requirement, value in (
-        (timestep == 0, ends, None),
-        (timestep % 1 != 0, whole, timestep),
-        (timestep >= _FASTGEN_TRAIN_TIMESTEPS, below, timestep),
-    ):
-        if is_wrong:
-            raise InputError("schedule", requirement, value, remedy)
+    if timestep == 0:
+        rule = f"must not read at timestep 0, where FastGen's time alphas ends (step {step} does)"
+        raise InputError("schedule", rule, remedy=remedy)
+    if timestep % 1 != 0:
+        rule = f"must have whole timesteps for FastGen's time alphas (step {step} has not)"
+        raise InputError("schedule", rule, timestep, remedy)
+    if timestep >= _FASTGEN_TRAIN_TIMESTEPS:
+        rule = f"must have timesteps below {_FASTGEN_TRAIN_TIMESTEPS}, as FastGen has"
+        raise InputError("schedule", rule, timestep, remedy)
     return timestep / _FASTGEN_TRAIN_TIMESTEPS  # which FastGen's int(1000 t) takes back
 
 

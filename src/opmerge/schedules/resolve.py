@@ -100,7 +100,8 @@ def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 def _read_csv(path: Path) -> NDArray[Any]:
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     has_header = bool(lines) and lines[0].replace(" ", "").lower() == "alphas,sigmas"
-    if len(lines) == has_header:
+    rows = lines[1:] if has_header else lines
+    if not rows:
         raise InputError(str(path), "must hold alphas and sigmas", "an empty file")
-    table = np.loadtxt(lines[has_header:], delimiter=",", ndmin=2)
+    table = np.loadtxt(rows, delimiter=",", ndmin=2)
     return table.T if has_header else table
