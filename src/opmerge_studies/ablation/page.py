@@ -71,7 +71,10 @@ def page(record: Mapping[str, Any]) -> Page:
         "kept-plan-serves": count(sources.loss <= _LITTLE),
     }
     values: dict[str, Any] = {
-        **{"settings": settings, "transition": transition, "changes": changes, "sources": sources},
+        "settings": settings,
+        "transition": transition,
+        "changes": changes,
+        "sources": sources,
         "shifts": {words: shifts[column].max() for column, (words, _) in _MARKS.items()},
         "shift": shifts.max(),
     }

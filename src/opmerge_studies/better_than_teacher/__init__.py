@@ -199,7 +199,11 @@ def teach_misfit(
     problem = MatrixProblem(data, noise, schedule, GradientFlow(time), merge_rule, learned)
     plans = {name: build_strategy(name, num_steps) for name in CANONICAL}
     return {
-        **{"merge_rule": merge_rule, "limit": limit, "size": size, "seed": seed, "time": time},
+        "merge_rule": merge_rule,
+        "limit": limit,
+        "size": size,
+        "seed": seed,
+        "time": time,
         "teacher": MatrixOutcome(problem, np.zeros_like(data)).to_data,
         **{name: evaluate_matrices(problem, plan).to_data for name, plan in plans.items()},
     }

@@ -53,8 +53,10 @@ _VAE = VAEConfig(
     num_iterations=1000, optimization=OptimizationConfig(train_batch_size=64, learning_rate=2e-3)
 )
 _SETTLED = {  # settings of autoencoders, by the settings of the study that settle them
-    **{"loss": "encoders", "optimization.seed": "seeds"},
-    **{"num_latents": "num_latents", "base_channels": "base_channels"},
+    "loss": "encoders",
+    "optimization.seed": "seeds",
+    "num_latents": "num_latents",
+    "base_channels": "base_channels",
 }
 
 

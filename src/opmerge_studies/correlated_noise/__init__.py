@@ -133,7 +133,10 @@ def plane_oracle(case: str, angle: float, num_steps: int, merge_time: float) -> 
     chosen["comb"] = evaluate_matrices(problem, problems.matrix_comb(problem).plan).w2
     chosen["named"] = min(_distances(problem, _strategies(num_steps).values()))
     return {
-        **{"case": case, "angle": angle, "num_steps": num_steps, "num_plans": len(plans)},
+        "case": case,
+        "angle": angle,
+        "num_steps": num_steps,
+        "num_plans": len(plans),
         "best": float(errors[best]),
         "plan": str(plans[best].to_nested()[0]),
         **{name: float(error / errors[best] - 1) for name, error in chosen.items()},

@@ -67,7 +67,8 @@ def page(record: Mapping[str, Any]) -> Page:
         **{"ahead": both[both.varied == "d"].iloc[-1], "before": before, "last": last},
         "growth": (last["seconds"] / before["seconds"])
         ** (1 / (last["num_steps"] - before["num_steps"])),
-        **{"gaps": {"interval": interval.gap, "certified": certified.gap}, "largest": largest},
+        "gaps": {"interval": interval.gap, "certified": certified.gap},
+        "largest": largest,
     }
     return Page(values, claims, _sections(settings, times, fits))
 
@@ -79,16 +80,14 @@ def _sections(
         "T": table("Times, memory and gaps", times, _TIME_COLUMNS),
         "d": table("Exponents, cost = c size^p", fits[fits.is_power], _FIT_COLUMNS),
     }
+    by_steps = (
+        f"Processor time on one thread. Interval DP and certified: d = "
+        f"{settings['base_dimensions']}; scalar: one eigenvalue; Pareto and brute force: four."
+    )
+    by_size = f"Processor time on one thread at T = {settings['base_steps']}."
     for varied, heading, words, caption in (
-        (
-            *("T", "Time by number of steps", "teacher steps T"),
-            f"Processor time on one thread. Interval DP and certified: d = "
-            f"{settings['base_dimensions']}; scalar: one eigenvalue; Pareto and brute force: four.",
-        ),
-        (
-            *("d", "Time by number of eigenvalues", "distinct eigenvalues d"),
-            f"Processor time on one thread at T = {settings['base_steps']}.",
-        ),
+        ("T", "Time by number of steps", "teacher steps T", by_steps),
+        ("d", "Time by number of eigenvalues", "distinct eigenvalues d", by_size),
     ):
         powers = fits[fits.varied == varied].set_index("planner").exponent
         labels = {name: f"{name}, {varied}^{power:.2f}" for name, power in powers.items()}
@@ -111,17 +110,14 @@ def _sections(
         )
     rows = times[(times.varied == "T") & times.planner.isin(["interval", "certified", "scalar"])]
     tables, fit = rows[rows.planner == "interval"], fits[fits.planner == "interval"].iloc[0]
-    largest = tables.iloc[-1]
+    largest, dotted = tables.iloc[-1], {"color": INK, "linestyle": DOTTED}
     yield chart(
         "Memory",
         "Peak of what Python and NumPy allocate, by T; the dotted line is what interval DP's "
         "tables take by its own account.",
         [
             *series_by(rows, "planner", "num_steps", "megabytes", _LOOKS),
-            Series(
-                *("its own account", tables.num_steps, tables.table_bytes / 1e6),
-                {"color": INK, "linestyle": DOTTED},
-            ),
+            Series("its own account", tables.num_steps, tables.table_bytes / 1e6, dotted),
         ],
         Axis("teacher steps T", margin=1.3),
         Axis("peak memory, MB", margin=2),

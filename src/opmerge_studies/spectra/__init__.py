@@ -102,7 +102,9 @@ def plan_source(
         choice = min(STRATEGIES, key=named.__getitem__)
         rows.append(
             {
-                **{"source": source, "num_steps": num_steps, "merge_time": time},
+                "source": source,
+                "num_steps": num_steps,
+                "merge_time": time,
                 **plan_row(true, STRATEGIES),
                 "predicted": planned.w2,
                 "predicted_bound": planned.lower_bound,

@@ -101,14 +101,12 @@ def _averaged(crossings: pd.DataFrame) -> pd.DataFrame:
 def _averaging(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     averaged, simulated = rows["averaged"], rows["ema_simulation"]
     if len(averaged.dropna(subset=_COMPARED)):
+        shifts = averaged.assign(shift=averaged["shift"].clip(lower=1e-14))
         yield chart(
             "Averaging: the transition",
             "How far the first crossing of BOOT and vanilla moves when weights are averaged. β s "
             "is the number of the average's time constants in a merge.",
-            series_by(
-                averaged.assign(shift=averaged["shift"].clip(lower=1e-14)),
-                *("label", "turnovers", "shift"),
-            ),
+            series_by(shifts, "label", "turnovers", "shift"),
             _RATES,
             Axis("shift of the crossing in λ", margin=3),
             f"Averaging moves the crossing by {number(averaged['shift'].max())} in λ at most",
@@ -169,6 +167,7 @@ def _mixing(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     lost = copied.mixed_boot > copied.vanilla
     steps = copied.num_steps.unique()[copied.num_steps.nunique() // 2]
     drawn, names = copied[copied.num_steps == steps], ["vanilla", *CHAINS]
+    broken = {name: {**STYLES[name], "marker": "", "linestyle": DASHED} for name in CHAINS}
     yield chart(
         "Mixing: errors",
         "Relative error of the whole student under operator copy; dashed: all merges trained at "
@@ -176,10 +175,7 @@ def _mixing(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
         [
             *series_of(drawn, "eigenvalue", names, marker="", linestyle="-"),
             *(
-                Series(
-                    *(f"{name}, mixed", drawn.eigenvalue, drawn[f"mixed_{name}"]),
-                    {**STYLES[name], "marker": "", "linestyle": DASHED},
-                )
+                Series(f"{name}, mixed", drawn.eigenvalue, drawn[f"mixed_{name}"], broken[name])
                 for name in CHAINS
             ),
         ],
@@ -222,19 +218,15 @@ def _mixing(rows: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     )
     copied = combs[combs.merge_rule == "operator-copy"]
     best, total = (copied.best_at_once == "vanilla").sum(), copied.num_steps.iloc[0]
+    in_turn = {"drawstyle": "steps-mid", "color": BLUE}
+    at_once = {"drawstyle": "steps-mid", "color": ORANGE, "linestyle": DASHED}
     yield chart(
         "Mixing: the best comb",
         "Merges of the best of all combs (only the student at T is trained, block after block), "
         "in turn and at once.",
         [
-            Series(
-                *(f"trained {way}", copied.eigenvalue, copied[f"merges_{way.replace(' ', '_')}"]),
-                {"drawstyle": "steps-mid", **look},
-            )
-            for way, look in (
-                ("in turn", {"color": BLUE}),
-                ("at once", {"color": ORANGE, "linestyle": DASHED}),
-            )
+            Series("trained in turn", copied.eigenvalue, copied.merges_in_turn, in_turn),
+            Series("trained at once", copied.eigenvalue, copied.merges_at_once, at_once),
         ],
         _EIGENVALUES,
         Axis("merges of the best comb", (0, total), log=False),
