@@ -33,6 +33,9 @@ _SPLIT = -1  # a stream of its own beside those of the iterations
 _DIGESTED_AT_ONCE = 1024  # samples: of a mapped file no more than these are copied
 
 
+# Samples and labels of a source, as tensors.
+
+
 def network_shape(source: Source) -> tuple[int, ...]:
     """The shape in which a new network reads a source: (H, W) becomes (1, H, W)."""
     return (1, *source.shape) if len(source.shape) == 2 else source.shape
@@ -109,6 +112,39 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
 
 
+def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, *sample_shape), if that is what the source holds."""
+    told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
+    if told != wanted:
+        requirement = f"must hold samples of the shape that the network reads, {sample_shape}"
+        raise InputError(source.name, requirement, f"data of another shape, {source.shape}")
+    return (source.num_samples, *sample_shape)
+
+
+def _beside(
+    samples: NDArray[np.float32], source: Source, progress: Progress | None
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """The rows of the samples beside the batches of the source that belong there."""
+    flat, done = samples.reshape(len(samples), -1), 0
+    for batch in source.batches():
+        yield flat[done : done + len(batch)], batch
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Any:
+    """The array of a file, if it is there and of this shape, mapped into memory."""
+    try:  # copy on write: torch takes no read-only arrays, and the file stays as it is
+        there = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError):
+        return None
+    return there if there.shape == shape and there.dtype == np.float32 else None
+
+
+# Rows to train on and rows to hold out.
+
+
 def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers to train on and to hold out, a random share of them, at least one of each.
 
@@ -127,6 +163,9 @@ def split_rows(num_samples: int, fraction: float, seed: int) -> tuple[Tensor, Te
     return order[count:].sort().values, order[:count].sort().values
 
 
+# Batches, drawn from samples or from noise.
+
+
 @dataclass(frozen=True, eq=False)
 class Batch(Columns):
     """Inputs of one iteration: (B, …) states, each at the step of its sample's merge.
@@ -137,11 +176,6 @@ class Batch(Columns):
     z: Tensor
     choice: Tensor | None = None
     condition: Condition | None = None
-
-
-def of_choice(steps: Sequence[int], choice: Tensor | None) -> Step:
-    """The step of each sample's merge, or the only one where there is one merge."""
-    return steps[0] if choice is None else torch.tensor(steps, device=choice.device)[choice]
 
 
 class TrainingInputs(Protocol):
@@ -228,35 +262,10 @@ class NoiseInputs:
         return f"noise {self.shape} {self.num_classes}"
 
 
+def of_choice(steps: Sequence[int], choice: Tensor | None) -> Step:
+    """The step of each sample's merge, or the only one where there is one merge."""
+    return steps[0] if choice is None else torch.tensor(steps, device=choice.device)[choice]
+
+
 def _choose(starts: Sequence[int], draws: Draws) -> Tensor | None:
     return None if len(starts) == 1 else draws.integers(0, len(starts))
-
-
-def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(N, *sample_shape), if that is what the source holds."""
-    told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
-    if told != wanted:
-        requirement = f"must hold samples of the shape that the network reads, {sample_shape}"
-        raise InputError(source.name, requirement, f"data of another shape, {source.shape}")
-    return (source.num_samples, *sample_shape)
-
-
-def _beside(
-    samples: NDArray[np.float32], source: Source, progress: Progress | None
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
-    """The rows of the samples beside the batches of the source that belong there."""
-    flat, done = samples.reshape(len(samples), -1), 0
-    for batch in source.batches():
-        yield flat[done : done + len(batch)], batch
-        done += len(batch)
-        if progress is not None:
-            progress(done)
-
-
-def _map(path: Path, shape: tuple[int, ...]) -> Any:
-    """The array of a file, if it is there and of this shape, mapped into memory."""
-    try:  # copy on write: torch takes no read-only arrays, and the file stays as it is
-        there = np.lib.format.open_memmap(path, mode="c")
-    except (OSError, ValueError):
-        return None
-    return there if there.shape == shape and there.dtype == np.float32 else None
