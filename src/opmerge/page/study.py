@@ -86,11 +86,15 @@ class StudyPage(Told):
 
 def tell(page: Page, template: Path) -> Told:
     """The words of a page, by its ``page.md.j2``; no figure is drawn."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
-    text = environment.from_string(template.read_text(encoding="utf-8")).render(page.values)
+    words = environment.from_string(template.read_text(encoding="utf-8"))
+    try:
+        text = words.render(page.values)
+    except UndefinedError as error:  # a record of another making
+        raise LookupError(str(error)) from error
     paragraphs, items = _parts(text)
     stated = dict(item.split(": ", 1) for item in items["Claims"])
     assert stated.keys() == page.claims.keys(), (
