@@ -57,6 +57,12 @@ class InputError(ValueError):
         return type(self)(argument, requirement, value, told)
 
 
+def not_installed(argument: str, package: str | None, extra: str = "torch") -> InputError:
+    """What needs a package that this environment lacks, and the extra that brings it."""
+    requirement = f"needs the package {package}, which is not installed"
+    return InputError(argument, requirement, remedy=f"pip install 'opmerge[{extra}]'")
+
+
 def _shorten(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 1] + "…"

@@ -16,7 +16,7 @@ from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
 from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
 from opmerge.data.images import folder_source
 from opmerge.data.source import Progress, Source, source_from_array, source_from_rows
-from opmerge.errors import InputError
+from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home
 from opmerge.settings.data import SourceOptions
 
@@ -120,7 +120,7 @@ def patches(options: SourceOptions) -> Source:
     try:
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise _missing("patches", "scikit-learn") from error
+        raise not_installed("patches", "scikit-learn", "images") from error
 
     size, stride = options.patch_size, options.stride
     photos = np.array(  # of one size
@@ -157,17 +157,12 @@ def faces(options: SourceOptions) -> Source:
     try:
         from skimage import data
     except ImportError as error:
-        raise _missing("faces", "scikit-image") from error
+        raise not_installed("faces", "scikit-image", "images") from error
 
     load: Callable[[], ArrayLike] = data.lfw_subset  # it carries no types itself
     # The other hundred images of the set are backgrounds.
     images = np.asarray(load(), dtype=np.float64)[:_NUM_FACES] * 2.0 - 1.0
     return source_from_array("faces", images, "pixel values from [0, 1] to [-1, 1]")
-
-
-def _missing(source: str, package: str) -> InputError:
-    remedy = "pip install 'opmerge[images]'"
-    return InputError(source, f"needs {package}, which is not installed", remedy=remedy)
 
 
 _BUILTIN: dict[str, Callable[[SourceOptions], Source]] = {

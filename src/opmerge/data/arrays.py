@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from opmerge.data.source import AS_GIVEN, Progress, Source, source_from_array
-from opmerge.errors import InputError
+from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home
 
 # Which of several arrays in one file is meant.
@@ -63,11 +63,7 @@ def read_array(path: Path) -> NDArray[Any]:
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(
-            str(path),
-            f"needs the package {error.name}, which is not installed",
-            remedy="pip install 'opmerge[torch]'",
-        ) from error
+        raise not_installed(str(path), error.name) from error
     except Exception as error:
         first_line = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(

@@ -6,16 +6,14 @@ diffusers, so that ``DiffusionPipeline.from_pretrained`` opens them.
 
 from __future__ import annotations
 
-from opmerge.errors import InputError
+from opmerge.errors import not_installed
 
 try:
     import accelerate  # noqa: F401
     import diffusers  # noqa: F401
     import torch  # noqa: F401
 except ImportError as error:
-    requirement = f"needs the package {error.name}, which is not installed"
-    remedy = "pip install 'opmerge[torch]'"
-    raise InputError("opmerge.distillation", requirement, remedy=remedy) from error
+    raise not_installed("opmerge.distillation", error.name) from error
 
 from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from opmerge.errors import InputError
+from opmerge.errors import not_installed
 
 try:
     import diffusers  # noqa: F401
     import torch  # noqa: F401
     import torchmetrics  # noqa: F401
 except ImportError as error:
-    raise InputError(
-        "opmerge.latents",
-        f"needs the package {error.name}, which is not installed",
-        remedy="pip install 'opmerge[torch]'",
-    ) from error
+    raise not_installed("opmerge.latents", error.name) from error
 
 from opmerge.latents.encoders import (
     AutoencoderKLEncoder,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.checks import check_count
-from opmerge.errors import InputError
+from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.noise import NoiseSchedule
 
@@ -155,9 +155,7 @@ def _find_class(name: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        requirement = "needs the package diffusers, which is not installed"
-        remedy = "pip install 'opmerge[torch]'"
-        raise InputError("scheduler config", requirement, remedy=remedy) from error
+        raise not_installed("scheduler config", "diffusers") from error
     return getattr(diffusers, name, None)
 
 
