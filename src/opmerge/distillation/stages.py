@@ -111,7 +111,7 @@ def plan_effort(
     A budget B becomes N_m = max(1, ⌊c L_m^p⌋) iterations, L_m the steps that a merge spans (their
     mean in a stage of several), with the largest c for which the cost is at most B: the
     evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. Of a time, stages have
-    the shares that they have of evaluations. p = 1.75 is measured (docs/how_to.md).
+    the shares that they have of evaluations. p = 1.75 is measured (docs/findings.md).
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
