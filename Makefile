@@ -13,6 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # The whole story: a certified plan, and what it and two strategies do to a real network.
 demo: $(VENV)/demo.stamp
+	@echo "a plan in seconds, then networks for about five minutes on two idle cores"
 	$(BIN)/opmerge plan digits --steps 64 --output_dir $(DEMO_DIR)/plan
 	$(BIN)/opmerge study real-networks --quick --output_dir $(DEMO_DIR)/networks
 	@echo "look at $(DEMO_DIR)/plan/report.html and $(DEMO_DIR)/networks/report.html"

@@ -70,7 +70,8 @@ def test_faces_are_the_first_hundred_of_lfw_subset() -> None:
 def test_faces_without_scikit_image_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     assert refusal("faces") == (
-        "`faces` needs the package scikit-image, which is not installed; pip install 'opmerge[images]'"
+        "`faces` needs the package scikit-image, which is not installed; "
+        "pip install 'opmerge[images]'"
     )
 
 
