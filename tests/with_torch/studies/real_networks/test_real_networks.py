@@ -382,8 +382,8 @@ def test_claims_are_counted(told: Record) -> None:
     }
     page = STUDY.told(told)
     assert "plans at unequal cost, boot errs least" in page.finding
-    assert "ρ = -0.50, 2 of 3 pairs reversed" in page.finding
-    assert "The one found from the spectrum alone (boot) is number 1." in page.finding
+    assert "measured errors is -0.50 (from the spectrum alone) and -0.50 (from" in page.finding
+    assert "; the planner's is number 1 (from the spectrum alone) and number 1" in page.finding
     assert any("at unequal cost" in line for line in page.grounds["Limits"])
 
 
