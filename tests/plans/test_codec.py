@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from strategies import plans, schedules
 
 from opmerge.errors import InputError
-from opmerge.plans.codec import FORMAT, VERSION, PlanFile, dumps_with_students, format_students
+from opmerge.plans.codec import (
+    FORMAT,
+    VERSION,
+    PlanFile,
+    dumps_with_students,
+    format_students,
+    parse_plan,
+)
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.schedules import NoiseSchedule, cosine_schedule
@@ -430,3 +437,9 @@ def test_random_nested_lists(value: Any) -> None:
     except InputError:
         return
     assert plan.to_nested() == [value]
+
+
+def test_lists_nested_beyond_all_measure_are_refused_in_a_line() -> None:
+    with pytest.raises(InputError, match="must have at least 2 children") as refused:
+        parse_plan("[" * 1500 + "2,1" + "]" * 1500)
+    assert len(str(refused.value)) < 200

@@ -18,6 +18,8 @@ from opmerge.settings.types import (
     Positive,
     Share,
     Whole,
+    read_budget,
+    read_split,
 )
 
 LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
@@ -143,6 +145,9 @@ class DistillationConfig(Settings):
         """What the result depends on: a run is continued only with the same."""
         optimization = self.optimization.what_decides(num_processes)
         # older checkpoints do not know what is not used
-        unused = set() if self.budget else {"budget", "budget_split"}
-        unused |= set() if self.target_reuse > 1 else {"target_reuse"}
-        return {**self.model_dump(exclude=unused), "optimization": optimization}
+        decides = self.model_dump(exclude={"budget", "budget_split", "target_reuse"})
+        if self.budget:
+            decides["budget"] = [*read_budget(self.budget), read_split(self.budget_split)]
+        if self.target_reuse > 1:
+            decides["target_reuse"] = self.target_reuse
+        return {**decides, "optimization": optimization}

@@ -163,6 +163,13 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
         DistillationConfig(budget="2h", merge_seconds=3)
 
 
+def test_the_same_budget_in_other_words_is_the_same_run() -> None:
+    one, other = settings("20s"), settings("20.0 s", budget_split="length:1.75")
+    assert one.what_decides(1) == other.what_decides(1)
+    for changed in (settings("21s"), settings("20it"), settings("20s", budget_split="even")):
+        assert changed.what_decides(1) != one.what_decides(1)
+
+
 def test_a_plan_that_merges_nothing_spends_nothing() -> None:
     assert iterations(Plan.from_nested([3, 2, 1]), "1") == ()
 
