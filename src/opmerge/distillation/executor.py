@@ -341,9 +341,11 @@ class Distillation:
         @cache
         def order(done: int) -> list[int]:
             """The order of a pass through them, the first as they come."""
+            if done == 0:
+                return list(range(count))
             generator = seeded_generator(torch.device("cpu"), *key, done)
-            shuffled = torch.randperm(count, generator=generator)
-            return shuffled.tolist() if done else list(range(count))
+            shuffled: list[int] = torch.randperm(count, generator=generator).tolist()
+            return shuffled
 
         return lambda iteration: make(order(iteration // count)[iteration % count])
 
