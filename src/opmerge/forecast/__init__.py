@@ -1,0 +1,20 @@
+"""Forecasts: what a merge plan leaves on a real network, from teacher passes and a few probes.
+
+``TeacherTable`` says what the teacher alone determines: how far each merge's student starts from
+its target, and what an error grows to. ``MergeLaw`` says what training leaves of such a start.
+``forecast`` composes the two over the merges of a plan (THEORY 10). No torch is needed.
+"""
+
+from opmerge.forecast.composition import Forecast, forecast
+from opmerge.forecast.law import PRIORS, FittedLaw, MergeLaw
+from opmerge.forecast.table import TeacherTable, linear_table
+
+__all__ = [
+    "PRIORS",
+    "FittedLaw",
+    "Forecast",
+    "MergeLaw",
+    "TeacherTable",
+    "forecast",
+    "linear_table",
+]
