@@ -18,6 +18,7 @@ from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.distillation.executor import Distillation
+    from opmerge.measure.calibration import Calibration
     from opmerge.measure.linearity import Linearity
     from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
     from opmerge.settings.data import SampleOptions
@@ -89,7 +90,7 @@ def distill(
 def calibrate(
     samples: SampleOptions, asked: CalibrationOptions, optimization: OptimizationConfig
 ) -> None:
-    """Fit the training model to short probe merges on the real network.
+    """Fit the training model and the law of merges to short probe merges on the real network.
 
     Says first how linear the teacher is, and where a plan should not be trusted.
     `opmerge plan --training calibration.json` then predicts runs on this network with these
@@ -99,18 +100,27 @@ def calibrate(
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.measure.calibration import calibrate as fit
+    from opmerge.measure.calibration_budget import size_within
     from opmerge.measure.probes import default_probes
     from opmerge.settings.distillation import DistillationConfig
 
-    shared = asked.model_dump(include={"num_iterations", "merge_rule", "loss_weighting"})
-    config = DistillationConfig(**shared, optimization=optimization)
-    folder, rate = asked.output_dir, optimization.learning_rate
+    names = {"num_iterations", "merge_rule", "loss_weighting", "target_reuse"}
+    config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
+    folder, rate, budget = asked.output_dir, optimization.learning_rate, asked.budget
+    if budget is not None and asked.given("num_iterations") is not None:
+        raise InputError("budget", "must not be given together with --num_iterations")
     probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
+    table_samples = None
     teacher = load_teacher(asked.teacher, asked.steps)
     accelerator = networks.start(optimization, folder)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples)
+    if budget is not None:
+        given = (teacher, inputs, spectrum, config, accelerator, folder)
+        size = size_within(budget, *given, slower=asked.half_rate)
+        probes, table_samples = size.probes, size.table_samples
+        config = config.replaced(num_iterations=max(each.num_iterations for each in probes))
     main = accelerator.is_main_process
     with resumable("the same command"), bars_in_turn() as report:
         found = fit(
@@ -123,16 +133,34 @@ def calibrate(
             folder,
             lambda done, total: report("training probes", done, total),
             _show_linearity if main else lambda linear: None,
+            table_samples,
         )
     if main:
         path = found.write(folder / "calibration.json")
-        options = asked.model_dump(include={"teacher", "steps", "half_rate"})
+        options = asked.model_dump(include={"teacher", "steps", "half_rate", "budget"})
         runs.write_config(folder, "calibrate", options, samples, config)
-        model = {key.replace("_", " "): value for key, value in found.training.to_dict().items()}
-        residual = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
-        show_rows({**model, "residual": residual})
-        show_notes(found.notes[len(found.linearity.notes) :])  # the others were told before
+        _show_calibration(found)
         print(f"written: {path}")
+
+
+def _show_calibration(found: Calibration) -> None:
+    """The training model and the law, and how well they foretell the probes."""
+    model = {key.replace("_", " "): value for key, value in found.training.to_dict().items()}
+    residual = f"a factor {math.exp(found.fit.residual):.3g} in squared error"
+    show_rows({**model, "residual": residual})
+    law = found.law_fit.law.law
+    rows: dict[str, object] = {
+        "rates of directions": ", ".join(f"{rate:.3g}" for rate in law.rates),
+        "at step T": f"{law.first:.3g} times",
+        "students behind": f"e^{law.behind:.3g} times",
+        "shape": f"{law.shape:.3g}",
+        "exponent of the length": f"{law.length_exponent:.3g}",
+        "floor": f"{law.floor:.3g}",
+        "probes held out": f"foretold to a factor {math.exp(found.law_fit.held_out_error):.3g}",
+        "network evaluations": f"{sum(found.network_evaluations.values()):,.0f} (samples)",
+    }
+    show_rows(rows)
+    show_notes(found.notes[len(found.linearity.notes) :])  # the others were told before
 
 
 def _show_linearity(linear: Linearity) -> None:

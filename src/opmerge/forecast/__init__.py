@@ -6,15 +6,26 @@ its target, and what an error grows to. ``MergeLaw`` says what training leaves o
 """
 
 from opmerge.forecast.composition import Forecast, forecast
-from opmerge.forecast.law import PRIORS, FittedLaw, MergeLaw
+from opmerge.forecast.files import CalibrationFile, read_calibration, read_table, write_table
+from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
+from opmerge.forecast.law import LAW_PRIORS, PRIORS, FittedLaw, LawPrior, MergeLaw
 from opmerge.forecast.table import TeacherTable, linear_table
 
 __all__ = [
+    "LAW_PRIORS",
     "PRIORS",
+    "CalibrationFile",
     "FittedLaw",
     "Forecast",
+    "LawFit",
+    "LawPrior",
     "MergeLaw",
+    "MergeProbe",
     "TeacherTable",
+    "fit_law",
     "forecast",
     "linear_table",
+    "read_calibration",
+    "read_table",
+    "write_table",
 ]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw
+from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw, progress
 from opmerge.forecast.table import TeacherTable
 from opmerge.plans import Merge, Plan
 
@@ -148,8 +148,8 @@ class _Standing:
         angles = np.arctan2(schedule.sigmas[[start, stop]], schedule.alphas[[start, stop]])
         angle = max(float(angles[0] - angles[1]), _LEAST)
         factor = self._first if start == schedule.num_steps else 1.0
-        factor = factor * np.exp(self._behind * share) * iterations / REFERENCE_ITERATIONS
-        x = self._rates * factor * angle**-self._exponent
+        factor = factor * np.exp(self._behind * share)
+        x = progress(self._rates, factor, self._exponent, angle, iterations)
         return (1 + x) ** -self._shape, (1 + 2 * x) ** -self._shape
 
     def at_output(self) -> Array:

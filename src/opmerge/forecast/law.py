@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
@@ -26,7 +27,20 @@ Array = NDArray[np.float64]
 REFERENCE_ITERATIONS = 400.0
 """N at which the rates θ and the floor f are stated."""
 
-_NUM_DRAWS = 32  # of a prior
+_NUM_DRAWS = 32
+_FARTHEST = 60.0  # logarithm of a parameter
+_SHARED = ("first", "behind", "shape", "length_exponent", "floor")  # as a vector has them
+
+
+def progress(
+    rates: Array, factor: Array | float, length_exponent: Array | float, angle: Any, iterations: Any
+) -> Array:
+    """x of each group of directions, after so many iterations of a jump of an angle in radians.
+
+    The factor is that of the first step and of students behind; all broadcast.
+    """
+    x: Array = rates * factor * (iterations / REFERENCE_ITERATIONS) * angle**-length_exponent
+    return x
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,22 @@ class MergeLaw:
         if len(self.rates) > 1:
             raise InputError("law.rates", f"must be 1 or {count}, as the table's", len(self.rates))
         return MergeLaw(**{**asdict(self), "rates": self.rates * count})
+
+    def to_vector(self) -> Array:
+        """(G + 5,) logarithms of the rates, ``first``, ``behind`` itself, and logarithms of the
+        shape, the exponent and the floor: coordinates in which a law is fitted and drawn."""
+        least = np.finfo(np.float64).tiny
+        values = (*self.rates, self.first, 1.0, self.shape, self.length_exponent, self.floor)
+        vector: Array = np.log(np.maximum(values, least))
+        vector[len(self.rates) + 1] = self.behind
+        return vector
+
+    @classmethod
+    def from_vector(cls, vector: Array) -> MergeLaw:
+        """The law of a ``to_vector``."""
+        values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
+        first, _, *others = values[-5:]
+        return cls(tuple(values[:-5]), first, float(vector[-4]), *others)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as ``from_dict`` reads them."""
@@ -126,30 +156,63 @@ class FittedLaw:
         return cls(law, draws, scatter, str(data.get("source", "")))
 
 
-def _prior(
-    source: str, centre: MergeLaw, spreads: Mapping[str, float], scatter: float
-) -> FittedLaw:
-    """A law of which the logarithms of parameters are known to these standard deviations."""
-    rng, draws = np.random.default_rng(0), []
-    for _ in range(_NUM_DRAWS):
-        changed: dict[str, Any] = {}
-        for name, spread in spreads.items():
-            factor = float(np.exp(spread * rng.standard_normal()))
-            value = getattr(centre, name)
-            is_rates = isinstance(value, tuple)
-            changed[name] = tuple(factor * rate for rate in value) if is_rates else factor * value
-        draws.append(MergeLaw(**{**asdict(centre), **changed}))
-    return FittedLaw(centre, tuple(draws), scatter, source)
+@dataclass(frozen=True)
+class LawPrior:
+    """What is known of a kind of network's law before a probe is trained.
+
+    Args:
+        centre: the most likely law, with one rate for all groups.
+        spreads: standard deviations: of the logarithms of ``rates`` (of all groups together),
+            ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent`` and
+            ``floor``, and of ``behind`` itself.
+        scatter, source: as of ``FittedLaw``.
+    """
+
+    centre: MergeLaw
+    spreads: Mapping[str, float]
+    scatter: float
+    source: str
+
+    def moments(self, count: int) -> tuple[Array, Array]:
+        """(count + 5,) mean and covariance of a law's ``to_vector`` with so many groups."""
+        mean = self.centre.for_groups(count).to_vector()
+        own = [self.spreads["groups"] if count > 1 else 0.0] * count
+        covariance: Array = np.diag([*own, *(self.spreads[name] for name in _SHARED)]) ** 2
+        covariance[:count, :count] += self.spreads["rates"] ** 2
+        return mean, covariance
+
+    def fitted(self, count: int = 1) -> FittedLaw:
+        """The law that is planned with, and draws from the prior."""
+        mean, covariance = self.moments(count)
+        draws = draw_laws(mean, cholesky(covariance, lower=True))
+        return FittedLaw(self.centre.for_groups(count), draws, self.scatter, self.source)
 
 
-_WIDE = {"rates": 1.0, "shape": 0.3, "length_exponent": 0.15, "floor": 0.7}
+def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
+    """Laws whose vectors are ``mean + root ξ``, ξ standard normal; always the same ξ."""
+    normal = np.random.default_rng(0).standard_normal((_NUM_DRAWS, len(mean)))
+    return tuple(MergeLaw.from_vector(mean + root @ each) for each in normal)
 
-PRIORS: Mapping[str, FittedLaw] = {
-    "mlp": _prior(
-        "the prior of MLPs: digits and patches, T = 32",
+
+_WIDE = {
+    "rates": 1.0,
+    "groups": 1.5,
+    "first": 0.7,
+    "behind": 0.3,
+    "shape": 0.3,
+    "length_exponent": 0.15,
+    "floor": 0.7,
+}
+
+LAW_PRIORS: Mapping[str, LawPrior] = {
+    "mlp": LawPrior(
         MergeLaw((3.9,), behind=0.3, shape=0.7, length_exponent=1.6, floor=0.03),
         _WIDE,
         0.2,
+        "the prior of MLPs: digits and patches, T = 32",
     ),
 }
+"""What fits start from, by the kind of network."""
+
+PRIORS: Mapping[str, FittedLaw] = {name: prior.fitted() for name, prior in LAW_PRIORS.items()}
 """Laws to plan with before a probe is trained, by the kind of network."""

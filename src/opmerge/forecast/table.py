@@ -91,11 +91,7 @@ class TeacherTable:
     @cached_property
     def carry(self) -> Array:
         """(M+1, M+1) c(j, i) for i < j: the error of z_i when x̂ at z_j errs by 1; 0 elsewhere."""
-        alpha, sigma = self.schedule.alphas[self.nodes], self.schedule.sigmas[self.nodes]
-        carry = (
-            alpha[None, :] - alpha[:, None] * sigma[None, :] / np.maximum(sigma, 1e-300)[:, None]
-        )
-        return np.tril(carry, -1)
+        return carries(self.schedule, self.nodes)
 
     @cached_property
     def angles(self) -> Array:
@@ -120,6 +116,13 @@ class TeacherTable:
         cross = inner[split, split] + inner[stop, stop] - 2 * inner[split, stop]
         squares: Array = np.maximum(cross, 0.0)
         return squares
+
+
+def carries(schedule: NoiseSchedule, nodes: NDArray[np.int64]) -> Array:
+    """(M+1, M+1) ``c(j, i) = alpha_i - alpha_j sigma_i/sigma_j`` for i < j, 0 elsewhere."""
+    alpha, sigma = schedule.alphas[nodes], schedule.sigmas[nodes]
+    carried = alpha[None, :] - alpha[:, None] * sigma[None, :] / np.maximum(sigma, 1e-300)[:, None]
+    return np.tril(carried, -1)
 
 
 def table_nodes(num_steps: int) -> NDArray[np.int64]:

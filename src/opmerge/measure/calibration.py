@@ -1,9 +1,10 @@
 """Calibration: the training model of a real network, fitted to a few merges of its own.
 
 Real training learns parts of a deviation at very different rates, so no one retention foretells
-what several merges leave. ``calibrate`` trains a few single merges (``probes``) with the settings
-of the run to come and fits ``GammaRates`` to what they leave; planning with that model predicts
-the paired error of plans that were never trained. Notes say which settings of a run are beyond it.
+what several merges leave. ``calibrate`` trains a few merges (``probes``) with the settings of the
+run to come and fits two things to what they leave: ``GammaRates``, for plans of the linear theory,
+and the law of merges, which with the teacher's table forecasts any plan on the network itself.
+Notes say which settings of a run are beyond them.
 """
 
 from __future__ import annotations
@@ -13,30 +14,46 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
+from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
+from opmerge.forecast.law import LAW_PRIORS, LawPrior
+from opmerge.forecast.table import direction_groups
 from opmerge.measure.linearity import Linearity, linearity
-from opmerge.measure.probes import Probe, ProbeRunner, ProbeSettings, default_probes, schedule_of
+from opmerge.measure.probes import (
+    Probe,
+    ProbeRunner,
+    ProbeSettings,
+    default_probes,
+    probe_plan,
+    schedule_of,
+    spectrum_identity,
+)
+from opmerge.measure.teacher_table import MeasuredTable, default_samples, measure_table
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
+from opmerge.store import MISSING, Store, file_digest
 from opmerge.training import GammaRates
 
 Array = NDArray[np.float64]
 
-FORMAT = "opmerge.calibration"
-VERSION = 1
+VERSION = 2
 _HELD_OUT = 0.2
 _START = {  # first guess and bounds; logarithms of shape and scale
     "shape": (0.0, math.log(0.05), math.log(1e3)),
@@ -70,6 +87,8 @@ class Calibration:
     """What was measured and fitted.
 
     Args:
+        fit: the training model of the linear theory, to the probes of teacher steps.
+        law_fit: the law of merges, to all probes.
         settings: with which the probes were trained (``DistillationConfig.what_decides``); the
             model is for runs with the same.
         schedule: of the teacher, which the model is for too.
@@ -77,6 +96,8 @@ class Calibration:
     """
 
     fit: Fit
+    law_fit: LawFit
+    table: MeasuredTable
     probes: tuple[Probe, ...]
     linearity: Linearity
     settings: Mapping[str, Any]
@@ -89,31 +110,52 @@ class Calibration:
         """The model, for ``Problem``."""
         return self.fit.training
 
+    @property
+    def network_evaluations(self) -> dict[str, float]:
+        """Of one sample, that ``probes`` and ``table`` took, whenever that was."""
+        probes = sum(probe.network_evaluations for probe in self.probes)
+        return {"probes": probes, "table": float(self.table.network_evaluations)}
+
     def to_dict(self) -> dict[str, Any]:
-        """Contents of ``calibration.json``; ``opmerge plan --training`` reads its ``training``."""
-        errors = self.fit.standard_errors
+        """Contents of ``calibration.json`` but for its ``table``; ``opmerge plan --training`` reads
+        its ``training``, ``read_calibration`` its ``law``."""
+        errors, law = self.fit.standard_errors, self.law_fit
+        predicted = dict(zip(_of_steps(self.probes), self.fit.predicted, strict=True))
         return {
             "format": FORMAT,
             "version": VERSION,
             "training": self.training.to_dict(),
+            "law": law.law.to_dict(),
+            "held_out_error": law.held_out_error,
             "merge_rule": self.settings["merge_rule"],
             "settings": dict(self.settings),
             "steps": self.schedule.num_steps,
             "schedule": self.schedule.to_dict(),
             "teacher_sha256": self.teacher,
+            "network_evaluations": self.network_evaluations,
             "residual": self.fit.residual,
             "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
             "probes": [
-                {**asdict(probe), "left": probe.left, "predicted": predicted}
-                for probe, predicted in zip(self.probes, self.fit.predicted, strict=True)
+                {
+                    **asdict(probe),
+                    "left": probe.left,
+                    "predicted": predicted.get(probe),
+                    "foretold": foretold,
+                    "held_out": held_out,
+                }
+                for probe, foretold, held_out in zip(
+                    self.probes, law.foretold, law.held_out, strict=True
+                )
             ],
             "linearity": asdict(self.linearity),
             "notes": list(self.notes),
         }
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write ``calibration.json``, whole, or raise ``InputError``."""
-        return write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        """Write ``calibration.json`` and ``table.npz`` beside it, or raise ``InputError``."""
+        digest = write_table(Path(path).parent / TABLE_FILE, self.table.table)
+        content = {**self.to_dict(), "table": {"file": TABLE_FILE, "sha256": digest}}
+        return write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def calibrate(
@@ -126,12 +168,14 @@ def calibrate(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[Linearity], None] = lambda linear: None,
+    table_samples: int | None = None,
 ) -> Calibration:
-    """Train a few merges as the run will, and fit the training model to what they leave.
+    """Train a few merges as the run will, and fit training model and law to what they leave.
 
     A fifth of the samples is held out of the probes' training and used to measure them. The
     result is a function of ``config.optimization.seed``. With a folder, an interrupted
-    calibration goes on after the last probe that was finished, to the same result.
+    calibration goes on after the last probe that was finished, to the same result; the teacher's
+    table, measured before them, is kept as well.
 
     Args:
         inputs, spectrum: data, in the teacher's units, and their spectrum, with eigenvectors.
@@ -140,6 +184,7 @@ def calibrate(
         probes: the merges to train; ``default_probes`` unless given.
         progress: called with the iterations done and how many there will be.
         tell: called with how linear the teacher is, before the first probe.
+        table_samples: that the table is measured on, ``default_samples`` unless given.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
@@ -155,11 +200,12 @@ def calibrate(
     linear = linearity(teacher.to(accelerator.device), inputs, spectrum, seed=settings.seed)
     tell(linear)
     alone = config.replaced(sharing="merge")
+    table = _kept_table(teacher, inputs, spectrum, alone, accelerator, folder, table_samples)
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
     measured, done = [], 0
-    total = sum(each.num_iterations for each in wanted)
+    total = sum(each.num_iterations * each.num_merges for each in wanted)
     for each in wanted:
-        end = done + each.num_iterations
+        end = done + each.num_iterations * each.num_merges
         for probe in runner.run(each):
             if probe is not None:
                 measured.append(probe)
@@ -170,21 +216,125 @@ def calibrate(
     fit = fit_rates(measured, count, settings.learning_rate)
     return Calibration(
         fit,
+        fit_network(teacher, spectrum, measured, table.table.is_nonlinear, settings.learning_rate),
+        table,
         tuple(measured),
         linear,
         alone.what_decides(accelerator.num_processes),
         schedule_of(teacher.ddim),
         teacher.digest,
-        (*linear.notes, *_scope_notes(config), *_fit_notes(fit, measured)),
+        (*linear.notes, *_scope_notes(config), *_fit_notes(fit, _of_steps(measured))),
     )
+
+
+def fit_network(
+    teacher: Teacher,
+    spectrum: Spectrum,
+    probes: Sequence[Probe],
+    is_solved: bool,
+    learning_rate: float,
+) -> LawFit:
+    """The law of merges of a network, from its probes and what is known of its kind."""
+    schedule, steps = schedule_of(teacher.ddim), teacher.num_steps
+    angles = np.arctan2(schedule.sigmas, schedule.alphas)
+    groups = direction_groups(len(spectrum.eigenvalues))
+    sizes = [float(group.stop - group.start) for group in groups]
+    sizes += [float(spectrum.remaining_dimensions)] if spectrum.remaining_dimensions else []
+    merges = []
+    for probe in probes:
+        s = probe.settings
+        boundaries = probe_plan(steps, s.start, s.stop, s.students).merges[-1].boundaries
+        students = [a - b for a, b in pairwise(boundaries[1:]) if a - b > 1]
+        merges.append(
+            MergeProbe(
+                (s.start, s.stop, s.students),
+                float(angles[s.start] - angles[s.stop]),
+                s.start == steps,
+                sum(students) / (boundaries[1] - s.stop),
+                s.num_iterations * s.learning_rate / learning_rate,
+                _by_group(probe.starts, groups),
+                _by_group(probe.after, groups),
+            )
+        )
+    counts = {probe.settings.num_iterations for probe in probes}
+    span = f"{min(counts)} to {max(counts)} iterations" if counts else "no iterations"
+    source = f"{len(probes)} probes of this network, T = {steps}, {span}"
+    return fit_law(merges, np.array(sizes), law_prior(teacher, is_solved), source)
+
+
+def law_prior(teacher: Teacher, is_solved: bool) -> LawPrior:
+    """What is known of the law of a kind of network: perceptrons, and all others."""
+    is_perceptron = "MLPDenoiser" in family_of(config_of(teacher.network)).class_names
+    kinds = ["mlp" if is_perceptron else "unet"]
+    kinds.insert(0, f"{kinds[0]}-solved" if is_solved else kinds[0])
+    return next((LAW_PRIORS[kind] for kind in kinds if kind in LAW_PRIORS), LAW_PRIORS["mlp"])
+
+
+def _by_group(values: Sequence[float], groups: Sequence[slice]) -> Array:
+    """(G,) sums over groups of directions; a value beyond stands for all that are left out."""
+    sums = [sum(values[group]) for group in groups]
+    return np.array([*sums, *values[groups[-1].stop :]])
+
+
+def _of_steps(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes of teacher steps."""
+    return [probe for probe in probes if not probe.settings.students]
+
+
+def _kept_table(
+    teacher: Teacher,
+    inputs: DataInputs,
+    spectrum: Spectrum,
+    config: DistillationConfig,
+    accelerator: Accelerator,
+    folder: Path | None,
+    samples: int | None,
+) -> MeasuredTable:
+    """The teacher's table, measured or as an earlier run left it in the folder."""
+    is_nonlinear = getattr(config, "linear_part", "train") == "solve"
+    settings = config.optimization
+    count = default_samples(teacher) if samples is None else samples
+
+    def measured() -> MeasuredTable:
+        arguments = (teacher, inputs, spectrum, accelerator, is_nonlinear, settings.seed, count)
+        return measure_table(*arguments)
+
+    if folder is None:
+        return measured()
+    identity = {
+        "teacher": teacher.digest,
+        "inputs": inputs.identity(),
+        "spectrum": spectrum_identity(spectrum),
+        "is_nonlinear": is_nonlinear,
+        "samples": count,
+        "seed": settings.seed,
+        "mixed_precision": settings.mixed_precision,
+    }
+    store, path = Store(folder, warn=lambda line: None), folder / TABLE_FILE
+    found: list[Any] = [MISSING]
+    if accelerator.is_main_process:
+        found = [store.read("table", identity)]
+        if found[0] is MISSING or not path.is_file() or file_digest(path) != found[0]["sha256"]:
+            found = [None]
+    broadcast_object_list(found)
+    if found[0] is None:
+        table = measured()
+        if accelerator.is_main_process:
+            evaluations = table.network_evaluations
+            value = {"sha256": write_table(path, table.table), "network_evaluations": evaluations}
+            store.write("table", identity, value)
+            return MeasuredTable(read_table(path), evaluations)
+        return table
+    return MeasuredTable(read_table(path), int(found[0]["network_evaluations"]))
 
 
 def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
     """Least squares of ``GammaRates`` on the logarithms of what the probes' training left.
 
-    A probe is foretold as ``Σ_d before_d E[retention²](n_d) + D floor``. In logarithms all that
-    are not kept for the floor count alike, however large their deviations are: plans mix merges
-    of all lengths, and the relative error of each is that of its part in the plan's error. The
+    A probe of teacher steps is foretold as ``Σ_d before_d E[retention²](n_d) + D floor``; those of
+    students are left out. In logarithms all that are not kept for the floor count alike, however
+    large their deviations are: plans mix merges of all lengths, and the relative error of each is
+    that of its part in the plan's error. The
     floor is the mean of what rates alone miss in the others, where that is more than 0.
     A learning rate's exponent is fitted where there are several, and is 1 otherwise: only rate
     times iterations counts then. The model is used at ``num_iterations`` and ``learning_rate``, and
@@ -194,6 +344,7 @@ def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float
         InputError: if fewer than four probes are not kept for the floor, or one has no deviation to
             learn from.
     """
+    probes = _of_steps(probes)
     long = [probe for probe in probes if not probe.settings.tells_floor]
     for_floor = [probe for probe in probes if probe.settings.tells_floor]
     if len(long) < 4:

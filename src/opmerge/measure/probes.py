@@ -1,16 +1,16 @@
 """Probes: single merges, trained for the sake of measuring how far training gets.
 
 A probe is a plan: of the students of T - (j - i) + 1 steps the one in which j → i is merged and
-all others are teacher steps. So it is trained by the same code as any plan. It is one merge with a
-network of its own, which starts as the teacher: what merges do to one another, one after the
-other or in one network, it does not show.
+all others are teacher steps. So it is trained by the same code as any plan. The merge is of teacher
+steps, or of a few equal students that are trained as long before it; the last one is measured, of
+which a network starts as its first child.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
+from opmerge.distillation.stages import STUDENT_PASSES, plan_stages
 from opmerge.errors import InputError
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
@@ -52,7 +53,8 @@ class ProbeSettings:
     """A merge to train, of the teacher steps start, …, stop + 1, and its highest learning rate.
 
     One that ``tells_floor`` starts so near its target that it shows what training adds, not how
-    fast it learns.
+    fast it learns. With ``students`` above 0 the steps are first merged into so many, which are
+    then merged into one.
     """
 
     start: int
@@ -60,6 +62,12 @@ class ProbeSettings:
     num_iterations: int
     learning_rate: float
     tells_floor: bool = False
+    students: int = 0
+
+    @property
+    def num_merges(self) -> int:
+        """Merges that are trained."""
+        return len(probe_plan(self.start, self.start, self.stop, self.students).merges)
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,14 @@ class Probe:
 
     Args:
         variances: (k,) n_j of each direction.
-        before, after: (k,) mean squared deviation of x̂ from its target along each direction, as
-            the student starts and when it is trained; the last stands for all that the spectrum's
+        before, after: (k,) mean squared deviation of x̂ from its target along each direction, of
+            the first child and of the trained student; the last stands for all that the spectrum's
             eigenvectors leave out.
         dimensions: D, the number of directions in all.
-        expected: sum of ``before`` by the linear theory.
+        expected: sum of ``before`` by the linear theory, if the merge is of teacher steps.
+        untrained: (k,) of the student before its first iteration, which is not its first child
+            where a linear part was solved; empty if it is, or in a file of version 1.
+        network_evaluations: in training, and in measuring, of one sample; 0 in version 1.
     """
 
     settings: ProbeSettings
@@ -81,6 +92,13 @@ class Probe:
     after: tuple[float, ...]
     dimensions: int
     expected: float
+    untrained: tuple[float, ...] = ()
+    network_evaluations: float = 0.0
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """(k,) deviations before the first iteration."""
+        return self.untrained or self.before
 
     @property
     def left(self) -> float:
@@ -94,11 +112,12 @@ _PROBE = TypeAdapter(Probe)
 def default_probes(
     num_steps: int, num_iterations: int, learning_rate: float, slower: bool = False
 ) -> tuple[ProbeSettings, ...]:
-    """Long merges at a quarter of the iterations and at all, and the shortest at all.
+    """Long merges at a quarter of the iterations and at all; the shortest, and of students, at all.
 
     Long ones show what is left of a deviation, from step T, T/2 and T/4, and how that falls with
-    the iterations. The shortest start next to their target, and show what training adds. In all
-    about nine merges; ``slower`` trains some of them at half the learning rate too.
+    the iterations and the length. The shortest start next to their target, and show what training
+    adds. Those of students show how their errors are learned. In all about ten merges; ``slower``
+    trains some of them at half the learning rate too.
 
     Raises:
         InputError: if there is one iteration, which has no quarter.
@@ -111,6 +130,7 @@ def default_probes(
         )
     half, quarter = num_steps // 2, num_steps // 4
     pairs = [(num_steps, 0), (num_steps, half), (half, 0), (half, quarter), (quarter, 0)]
+    pairs.append((num_steps, num_steps - quarter))
     long = list(dict.fromkeys(pair for pair in pairs if pair[0] - pair[1] >= 2))
     short = dict.fromkeys([(num_steps, num_steps - 2), (half, half - 2)])
     counts = dict.fromkeys((max(1, num_iterations // 4), num_iterations))
@@ -120,21 +140,42 @@ def default_probes(
         for pair in short
         if pair[1] >= 0 and pair not in long
     ]
+    every += [
+        ProbeSettings(start, 0, num_iterations, learning_rate, students=students)
+        for start, students in ((num_steps, 4), (half, 2))
+        if start >= 2 * students
+    ]
     if slower:
-        every += [ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in long[::2]]
+        every += [ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in long[:5:2]]
     return tuple(every)
 
 
-def probe_plan(num_steps: int, start: int, stop: int) -> Plan:
-    """Teacher steps, but for one merge of the steps start, …, stop + 1."""
-    merge = Merge(tuple(range(start, stop - 1, -1)))
-    edges = [*range(num_steps, start - 1, -1), *range(stop, -1, -1)]
-    return Plan(tuple(Tree(a, b, (merge,) if a == start else ()) for a, b in pairwise(edges)))
+def probe_plan(num_steps: int, start: int, stop: int, students: int = 0) -> Plan:
+    """Teacher steps, but for one student start → stop: of the steps, or of equal students."""
+    merges = []
+    edges = tuple(range(start, stop - 1, -1))
+    if students:
+        edges = tuple(np.linspace(start, stop, students + 1).round().astype(int).tolist())
+        parts = (range(a, b - 1, -1) for a, b in pairwise(edges))
+        merges = [Merge(tuple(part)) for part in parts if len(part) > 2]
+    merges.append(Merge(edges))
+    ends = [*range(num_steps, start - 1, -1), *range(stop, -1, -1)]
+    return Plan(tuple(Tree(a, b, tuple(merges) if a == start else ()) for a, b in pairwise(ends)))
 
 
 def schedule_of(ddim: DDIM) -> NoiseSchedule:
     """The schedule that a sampler really has, whatever it was made from."""
     return arrays_schedule(as_rows(ddim.alphas[None])[0], as_rows(ddim.sigmas[None])[0])
+
+
+def spectrum_identity(spectrum: Spectrum) -> dict[str, Any]:
+    """All of a spectrum that what is measured along its eigenvectors depends on."""
+    basis, _ = require_basis(spectrum, spectrum.num_dimensions)
+    return {
+        "eigenvalues": spectrum.sha256,
+        "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
+        "remaining": [spectrum.remaining_trace, spectrum.remaining_dimensions],
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,30 +213,37 @@ class ProbeRunner:
             "merge": [settings.start, settings.stop],
             "config": config.what_decides(self.accelerator.num_processes),
         }
+        if settings.students:  # which version 1 did not know
+            identity["students"] = settings.students
         name = f"probes/{digest(identity)}"
         found = self._kept(settings, name, identity)
         if found is None:
-            plan = probe_plan(self.teacher.num_steps, settings.start, settings.stop)
+            ends = (settings.start, settings.stop, settings.students)
+            plan = probe_plan(self.teacher.num_steps, *ends)
             run = Distillation(self.teacher, plan, self.inputs, config, self.accelerator)
-            for _ in run.run():
+            children: list[Jump] = []
+            for record in run.run():
+                if record.stage == len(run.stages) - 1 and not children:
+                    children = self._within(run, settings)
                 yield None
-            (student,) = (jump for jump in run.student().jumps if jump.start == settings.start)
-            found = self._measure(settings, run.teacher, student)
+            found = self._measure(settings, run, children)
             if self.folder is not None and self.accelerator.is_main_process:
                 value = _PROBE.dump_python(found, mode="json")
                 Store(self.folder).write(name, identity, value)
         yield found
 
+    def _within(self, run: Distillation, settings: ProbeSettings) -> list[Jump]:
+        """The operators that stand between the start and the stop of a probe."""
+        jumps = run.student().jumps
+        return [jump for jump in jumps if settings.stop < jump.start <= settings.start]
+
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """What all probes depend on: once, as the eigenvectors may be half a gigabyte."""
-        basis, _ = require_basis(self.spectrum, self.spectrum.num_dimensions)
         return {
             "teacher": self.teacher.digest,
             "inputs": [self.inputs.identity(), self.held_out.identity()],
-            "eigenvalues": self.spectrum.sha256,
-            "eigenvectors": hashlib.sha256(basis.tobytes()).hexdigest(),
-            "remaining": [self.spectrum.remaining_trace, self.spectrum.remaining_dimensions],
+            **spectrum_identity(self.spectrum),
         }
 
     def _kept(self, settings: ProbeSettings, name: str, identity: dict[str, Any]) -> Probe | None:
@@ -211,22 +259,25 @@ class ProbeRunner:
         broadcast_object_list(found)
         return found[0]
 
-    def _measure(self, settings: ProbeSettings, teacher: Teacher, student: Jump) -> Probe:
-        """Deviations of the teacher's and the student's x̂ from the student's target."""
+    def _measure(
+        self, settings: ProbeSettings, run: Distillation, children: Sequence[Jump]
+    ) -> Probe:
+        """Deviations of x̂ from the student's target: its first child's, untrained and trained."""
+        teacher, (student,) = run.teacher, self._within(run, settings)
         ddim, start, stop, spectrum = teacher.ddim, settings.start, settings.stop, self.spectrum
         seed = self.config.optimization.seed + _SEED
         generator = seeded_generator(self.accelerator.device, seed, start, stop)
         draws = Draws(generator, _HELD_OUT, slice(0, _HELD_OUT))
         batch = self.held_out.draw(ddim, [start], draws)
-        chain = [jump for jump in teacher.steps() if stop < jump.start <= start]
         targets = []
         for part in in_parts(batch):
-            landing = compose(ddim, [chain], part.z, condition=part.condition)
+            landing = compose(ddim, [children], part.z, condition=part.condition)
             targets.append(ddim.x0_target(part.z, start, student.readout, landing))
         target = as_rows(torch.cat(targets))
-        before, after = (
+        first, last = children[0].denoiser, student.denoiser
+        before, untrained, after = (
             tuple(_by_direction(denoise(denoiser, batch, start) - target, spectrum).tolist())
-            for denoiser in (teacher.denoiser, student.denoiser)
+            for denoiser in (first, last.using(first.network), last)
         )
         eigenvalues, left_out = spectrum.eigenvalues, spectrum.remaining_dimensions
         if left_out:
@@ -239,7 +290,33 @@ class ProbeRunner:
             after,
             spectrum.num_dimensions,
             _expected(ddim, spectrum, student, stop),
+            () if untrained == before else untrained,
+            self._evaluations(settings),
         )
+
+    def _evaluations(self, settings: ProbeSettings) -> float:
+        """Network evaluations of one sample, in training (κ = 3) and in measuring."""
+        targets, iterations = training_work(self.teacher.num_steps, settings, self.config)
+        batch = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        trained = batch * (targets + STUDENT_PASSES * iterations)
+        return trained + measuring_evaluations(settings)
+
+
+def training_work(
+    num_steps: int, settings: ProbeSettings, config: DistillationConfig
+) -> tuple[float, int]:
+    """Evaluations of a sample for the targets of a probe's merges, and their iterations."""
+    count, ends = settings.num_iterations, (settings.start, settings.stop, settings.students)
+    stages = plan_stages(probe_plan(num_steps, *ends))
+    evaluations = sum(stage.network_evaluations(count, config) for stage in stages)
+    iterations = count * len(stages)
+    return evaluations - STUDENT_PASSES * iterations, iterations
+
+
+def measuring_evaluations(settings: ProbeSettings) -> int:
+    """Network evaluations of one sample in measuring a probe: its children, and three of x̂."""
+    children = settings.students or settings.start - settings.stop
+    return _HELD_OUT * (children + 3)
 
 
 def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:

@@ -9,7 +9,7 @@ from pydantic import Field
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LossWeighting
-from opmerge.settings.types import Count, File, MergeRule, Objective, must
+from opmerge.settings.types import Budget, Count, File, MergeRule, Objective, must
 
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
@@ -124,8 +124,14 @@ class CalibrationOptions(Settings):
     steps: int = option(..., "T, the teacher's steps.", "Teacher")
     output_dir: File = option(..., "Folder for calibration.json; finished probes are kept.", "Run")
     num_iterations: Count = option(400, "Iterations of a merge to predict for.")
+    budget: Budget | None = option(
+        None,
+        "Of probes and table together, instead: network evaluations (2e6), iterations (5000it) or "
+        "time (5m).",
+    )
     merge_rule: MergeRule = option("denoiser-copy", "denoiser-copy or operator-copy.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
+    target_reuse: Count = option(1, "As of the run to come.")
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."
     )

@@ -252,12 +252,27 @@ def test_a_probe_is_a_plan_with_one_merge() -> None:
     assert len(probe_plan(3, 3, 0).students) == 1
 
 
+def test_a_probe_of_students_trains_them_first() -> None:
+    plan = probe_plan(8, 8, 0, 2)
+    assert [merge.boundaries for merge in plan.merges] == [
+        (8, 7, 6, 5, 4),
+        (4, 3, 2, 1, 0),
+        (8, 4, 0),
+    ]
+    uneven = probe_plan(9, 8, 3, 2)  # 8 → 6 → 3, as 5.5 is rounded to even
+    assert [merge.boundaries for merge in uneven.merges] == [(8, 7, 6), (6, 5, 4, 3), (8, 6, 3)]
+    assert [(tree.start, tree.stop) for tree in uneven.students] == [
+        (9, 8), (8, 3), (3, 2), (2, 1), (1, 0)
+    ]  # fmt: skip
+
+
 def test_default_probes() -> None:
     probes = default_probes(32, 400, 1e-3)
-    assert {(p.start, p.stop) for p in probes} == {
-        (32, 0), (32, 16), (16, 0), (16, 8), (8, 0), (32, 30), (16, 14)
+    assert {(p.start, p.stop, p.students) for p in probes} == {
+        (32, 0, 0), (32, 16, 0), (32, 24, 0), (16, 0, 0), (16, 8, 0), (8, 0, 0), (32, 30, 0),
+        (16, 14, 0), (32, 0, 4), (16, 0, 2)
     }  # fmt: skip
-    assert sum(p.num_iterations for p in probes) == 5 * (100 + 400) + 2 * 400
+    assert sum(p.num_iterations for p in probes) == 6 * (100 + 400) + 2 * 400 + 2 * 400
     slower = default_probes(32, 400, 1e-3, slower=True)
     assert slower[: len(probes)] == probes
     assert [(p.start, p.learning_rate) for p in slower[len(probes) :]] == [
@@ -267,6 +282,8 @@ def test_default_probes() -> None:
         small = default_probes(steps, 8, 1e-3)
         assert len(set(small)) == len(small) >= 6
         assert all(p.start - p.stop >= 2 and 0 <= p.stop < p.start <= steps for p in small)
+        for p in small:
+            assert probe_plan(steps, p.start, p.stop, p.students).num_steps == steps
 
 
 TRUTH = GammaRates(0.6, 25.0, 0.8, 400, 1e-3, 400, 1e-3, 0.7, 3e-5)
@@ -277,6 +294,8 @@ def synthetic(noise: float = 0.0, seed: int = 0, slower: bool = True) -> list[Pr
     rng = np.random.default_rng(seed)
     probes = []
     for settings in default_probes(32, 400, 1e-3, slower):
+        if settings.students:  # the model is not for them
+            continue
         angle = math.pi * settings.start / 64
         variances = math.cos(angle) ** 2 * LAMBDAS + math.sin(angle) ** 2
         before = 0.1 * (settings.start - settings.stop) * LAMBDAS / 100

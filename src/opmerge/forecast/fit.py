@@ -1,0 +1,233 @@
+"""The law of merges fitted to probes: Gaussian prior, least squares of logarithms, Gauss-Newton.
+
+A probe is foretold, by group of directions, as
+
+    after_g = before_g (1 + 2 x_g)^-a + f² (size_g / D) 400/N,    x as in ``MergeLaw``.
+
+Residuals are log(foretold / measured) of its unsquared total, and, with less weight, of each group
+by its share of what is left. In units of their standard deviation, which is estimated with them,
+they join the prior's own: without probes the fit is the prior, and each of them narrows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import least_squares
+
+from opmerge.errors import InputError
+from opmerge.forecast.law import (
+    REFERENCE_ITERATIONS,
+    FittedLaw,
+    LawPrior,
+    MergeLaw,
+    draw_laws,
+    progress,
+)
+
+Array = NDArray[np.float64]
+
+_GROUP_WEIGHT = 0.5  # of a group's residual, beside the root of its share of what is left
+_NOISE = 0.15  # of the logarithm of what a probe leaves, before anything is fitted …
+_NOISE_PROBES = 4.0  # … as if so many probes had shown it
+_ROUNDS = 3
+_FARTHEST = 100.0  # of a logarithm
+_LEAST = 1e-12  # of a total: what a group has at least, in a logarithm
+
+
+@dataclass(frozen=True)
+class MergeProbe:
+    """A merge that was trained, and what training left of its deviation.
+
+    Args:
+        merge: its start and stop, and how many students it was made of (0: of teacher steps):
+            probes of one merge are held out together.
+        angle: of the jump, in radians.
+        is_first: whether it starts at step T.
+        share: of the steps behind its first child, that of students there.
+        iterations: N, at the learning rate that the law is for; at another, N times the ratio.
+        before, after: (G,) mean squares of x̂ less its target as it starts and when it is trained.
+    """
+
+    merge: tuple[int, int, int]
+    angle: float
+    is_first: bool
+    share: float
+    iterations: float
+    before: Array
+    after: Array
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """A law and how well it does.
+
+    Args:
+        foretold: of each probe, (unsquared) foretold / measured by the law.
+        held_out: the same by a law that was fitted without the probes of its merge.
+    """
+
+    law: FittedLaw
+    foretold: tuple[float, ...]
+    held_out: tuple[float, ...]
+
+    @property
+    def held_out_error(self) -> float:
+        """Root mean square of log(foretold / measured) of probes held out; 0 without probes."""
+        return float(np.sqrt(np.mean(np.log(self.held_out) ** 2))) if self.held_out else 0.0
+
+
+def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source: str) -> LawFit:
+    """Fit a law to probes of one network and setting.
+
+    The scatter is that of probes held out, merge by merge, beyond what their draws say, joined
+    with the prior's.
+
+    Args:
+        sizes: (G,) directions in each group.
+        source: what the probes are of, in words.
+
+    Raises:
+        InputError: if a probe has other groups, or no deviation to learn from.
+    """
+    for probe in probes:
+        if not len(probe.before) == len(probe.after) == len(sizes):
+            raise InputError("probes", f"must have {len(sizes)} groups", len(probe.before))
+        if not (probe.before.sum() > 0 and probe.after.sum() > 0):
+            raise InputError("probes", "must start and end off their target", probe.merge)
+    if not probes:
+        return LawFit(prior.fitted(len(sizes)), (), ())
+    data = _Data.of(probes, sizes)
+    whole = _posterior(data, prior)
+    held_out, spare = _held_out(data, prior)
+    squares = _NOISE_PROBES * prior.scatter**2 + max(spare, 0.0)
+    scatter = float(np.sqrt(squares / (_NOISE_PROBES + len(probes))))
+    law = MergeLaw.from_vector(whole.point)
+    return LawFit(
+        FittedLaw(law, draw_laws(whole.point, whole.root), scatter, source),
+        tuple(np.exp(data.errors(whole.point)).tolist()),
+        tuple(np.exp(held_out).tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Probes as arrays: (P,) columns, (P, G) deviations."""
+
+    merges: tuple[tuple[int, int, int], ...]
+    angle: Array
+    is_first: Array
+    share: Array
+    iterations: Array
+    before: Array
+    after: Array
+    sizes: Array
+
+    @classmethod
+    def of(cls, probes: Sequence[MergeProbe], sizes: Array) -> _Data:
+        names = ("angle", "is_first", "share", "iterations", "before", "after")
+        columns = {name: np.array([getattr(p, name) for p in probes], float) for name in names}
+        return cls(tuple(p.merge for p in probes), **columns, sizes=np.asarray(sizes, float))
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> _Data:
+        merges = tuple(m for m, keep in zip(self.merges, chosen, strict=True) if keep)
+        columns = {
+            each.name: getattr(self, each.name)[chosen]
+            for each in fields(self)
+            if each.name not in ("merges", "sizes")
+        }
+        return _Data(merges, **columns, sizes=self.sizes)
+
+    def foretold(self, point: Array) -> Array:
+        """(P, G) what is left by the law of a vector."""
+        return self._parts(point)[0]
+
+    def errors(self, point: Array) -> Array:
+        """(P,) log(foretold / measured) of unsquared totals."""
+        logs: Array = 0.5 * np.log(self.foretold(point).sum(1) / self.after.sum(1))
+        return logs
+
+    def residuals(self, point: Array) -> Array:
+        """Those of the totals, then of the groups with their weights, in one row."""
+        foretold, total = self.foretold(point), self.after.sum(1, keepdims=True)
+        ratios = np.maximum(foretold, _LEAST * total) / np.maximum(self.after, _LEAST * total)
+        return np.concatenate([self.errors(point), (self._weights * np.log(ratios)).ravel()])
+
+    def jacobian(self, point: Array) -> Array:
+        """(P + P G, G + 5) derivatives of the residuals."""
+        foretold, slopes = self._parts(point)
+        of_totals = 0.5 * slopes.sum(1) / foretold.sum(1)[:, None]
+        of_groups = self._weights[..., None] * slopes / np.maximum(foretold, 1e-300)[..., None]
+        return np.concatenate([of_totals, of_groups.reshape(-1, len(point))])
+
+    @property
+    def _weights(self) -> Array:
+        """(P, G) of logarithms of squares."""
+        shares = self.after / self.after.sum(1, keepdims=True)
+        weights: Array = 0.5 * _GROUP_WEIGHT * np.sqrt(shares)
+        return weights
+
+    def _parts(self, point: Array) -> tuple[Array, Array]:
+        """(P, G) what is left, and its (P, G, G + 5) derivatives by the vector."""
+        count = len(self.sizes)
+        logs = np.clip(point, -_FARTHEST, _FARTHEST)
+        rates, (shape, exponent, floor) = np.exp(logs[:count]), np.exp(logs[count + 2 :])
+        factor = np.exp(logs[count] * self.is_first + logs[count + 1] * self.share)
+        angle, iterations = self.angle[:, None], self.iterations[:, None]
+        x = progress(rates, factor[:, None], exponent, angle, iterations)
+        kept = self.before * (1 + 2 * x) ** -shape
+        added = floor**2 * self.sizes / self.sizes.sum() * REFERENCE_ITERATIONS / iterations
+        by_log_x = -2 * shape * x / (1 + 2 * x) * kept
+        slopes = np.zeros((*kept.shape, len(point)))
+        slopes[:, np.arange(count), np.arange(count)] = by_log_x
+        slopes[..., count] = by_log_x * self.is_first[:, None]
+        slopes[..., count + 1] = by_log_x * self.share[:, None]
+        slopes[..., count + 2] = -shape * np.log1p(2 * x) * kept
+        slopes[..., count + 3] = -exponent * np.log(angle) * by_log_x
+        slopes[..., count + 4] = 2 * added
+        return kept + added, slopes
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """The most likely vector of a law, and a root of the covariance around it."""
+
+    point: Array
+    root: Array
+
+
+def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
+    """Most likely parameters, the residuals' standard deviation estimated in a few rounds."""
+    mean, covariance = prior.moments(len(data.sizes))
+    root = cholesky(covariance, lower=True)
+    own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, _NOISE
+
+    def whitened(at: Array) -> Array:
+        return np.concatenate([data.residuals(at) / noise, own @ (at - mean)])
+
+    def slopes(at: Array) -> Array:
+        return np.concatenate([data.jacobian(at) / noise, own])
+
+    for _ in range(_ROUNDS):
+        point = least_squares(whitened, point, slopes, x_scale=np.sqrt(np.diag(covariance))).x
+        squares = (data.errors(point) ** 2).sum() + _NOISE_PROBES * _NOISE**2
+        noise = float(np.sqrt(squares / (len(data.merges) + _NOISE_PROBES)))
+    return _Posterior(point, np.linalg.inv(np.linalg.qr(slopes(point), mode="r")))
+
+
+def _held_out(data: _Data, prior: LawPrior) -> tuple[Array, float]:
+    """(P,) errors of laws fitted without a probe's merge, and Σ of their squares less what the
+    draws of those laws differ by."""
+    errors, spread = np.zeros(len(data.merges)), 0.0
+    for merge in sorted(set(data.merges)):
+        held = np.array([each == merge for each in data.merges])
+        posterior, out = _posterior(data[~held], prior), data[held]
+        errors[held] = out.errors(posterior.point)
+        steps = [posterior.point + column for column in posterior.root.T]
+        moved = np.array([out.errors(step) for step in steps]) - errors[held]
+        spread += float((moved**2).sum())
+    return errors, float((errors**2).sum()) - spread

@@ -1,0 +1,128 @@
+"""How much a calibration may cost: its probes and its table within a budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.models import Teacher
+from opmerge.distillation.executor import Distillation
+from opmerge.distillation.stages import STUDENT_PASSES
+from opmerge.errors import InputError
+from opmerge.measure.probes import (
+    ProbeSettings,
+    default_probes,
+    measuring_evaluations,
+    probe_plan,
+    training_work,
+)
+from opmerge.measure.teacher_table import FEWEST_SAMPLES, default_samples, table_evaluations
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.types import read_budget
+from opmerge.spectra import Spectrum
+from opmerge.store import Store
+
+_TABLE_SHARE = 0.2  # of a budget, at most
+_FEWEST_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class CalibrationSize:
+    """What is trained and measured, and what that costs in the budget's unit."""
+
+    probes: tuple[ProbeSettings, ...]
+    table_samples: int
+    cost: float
+
+
+def size_within(
+    budget: str,
+    teacher: Teacher,
+    inputs: DataInputs,
+    spectrum: Spectrum,
+    config: DistillationConfig,
+    accelerator: Accelerator,
+    folder: Path,
+    slower: bool = False,
+) -> CalibrationSize:
+    """The default probes with the most iterations that a budget allows, and a table.
+
+    A budget is network evaluations of one sample, training and measuring together; iterations,
+    those of all probes; or a time: then a batch and an iteration are timed first, and what they
+    took is kept in the folder, so that an interrupted calibration goes on with the same probes.
+
+    Raises:
+        InputError: if it does not suffice for two iterations a merge.
+    """
+    amount, unit = read_budget(budget)
+    costs = _costs(unit, teacher, inputs, config, accelerator, folder)
+    rate = config.optimization.learning_rate
+    most, fewest = default_samples(teacher), FEWEST_SAMPLES
+    evaluation = costs.passes / config.optimization.global_batch_size(accelerator.num_processes)
+    samples, share = most, _TABLE_SHARE * amount
+    if evaluation > 0:
+        gains = table_evaluations(teacher, spectrum, 1)
+        affordable = (share / evaluation - gains) / teacher.num_steps
+        samples = int(min(max(affordable, fewest), most))
+
+    def size(count: int) -> CalibrationSize:
+        probes = default_probes(teacher.num_steps, count, rate, slower)
+        work = [training_work(teacher.num_steps, each, config) for each in probes]
+        trained = sum(costs.passes * a + costs.iteration * b for a, b in work)
+        measured = sum(map(measuring_evaluations, probes))
+        measured += table_evaluations(teacher, spectrum, samples)
+        return CalibrationSize(probes, samples, trained + measured * evaluation)
+
+    least = size(_FEWEST_ITERATIONS).cost
+    if least > amount:
+        requirement = f"must be >= {math.ceil(least):,} {unit} to calibrate"
+        raise InputError("budget", requirement, budget)
+    low, high = _FEWEST_ITERATIONS, 2 * _FEWEST_ITERATIONS
+    while size(high).cost <= amount:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle).cost <= amount else (low, middle)
+    return size(low)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """In the unit of a budget: of a batch through the network, and of a student's iteration."""
+
+    passes: float
+    iteration: float
+
+
+def _costs(
+    unit: str,
+    teacher: Teacher,
+    inputs: DataInputs,
+    config: DistillationConfig,
+    accelerator: Accelerator,
+    folder: Path,
+) -> _Costs:
+    batch = config.optimization.global_batch_size(accelerator.num_processes)
+    if unit == "iterations":
+        return _Costs(0.0, 1.0)
+    if unit == "evaluations":
+        return _Costs(float(batch), STUDENT_PASSES * batch)
+
+    def timed() -> list[float]:
+        plan = probe_plan(teacher.num_steps, teacher.num_steps, 0)
+        run = Distillation(teacher, plan, inputs, config, accelerator)
+        again, new = run.time_iteration(again=True), run.time_iteration()
+        return [max(new - again, 0.0) / teacher.num_steps, again]
+
+    seconds = timed()
+    if accelerator.is_main_process:
+        settings = config.what_decides(accelerator.num_processes)
+        identity = {"teacher": teacher.digest, "config": settings}
+        seconds = Store(folder, warn=lambda line: None).kept("timing", identity, lambda: seconds)
+    broadcast_object_list(found := [seconds])
+    return _Costs(*found[0])
