@@ -6,15 +6,19 @@ renamed; diffusers also looks here for ``SchedulerMixin``, by which it knows how
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart, add
 from opmerge.denoisers.models import Student
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
@@ -22,6 +26,8 @@ from opmerge.settings.types import PredictionType
 
 _KEYS: tuple[str, ...] = ("network", "start", "stop", "readout", "timestep", "alpha", "sigma")
 _KEYS += ("alpha_readout", "sigma_readout")
+_LINEAR = "linear_part"  # a key of those jumps alone that have one
+_FILE = "linear_part.safetensors"
 
 
 class JumpScheduler(SchedulerMixin, ConfigMixin):
@@ -35,7 +41,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         jumps: noise side first; each with ``network`` (the component of the pipeline that it
             reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
             the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
-            ``sigma_readout`` where its estimates are landed.
+            ``sigma_readout`` where its estimates are landed. One with a ``linear_part: true``
+            adds A z + b to x̂ (see ``linear_parts``).
         num_steps: T, the number of teacher steps.
 
     Raises:
@@ -62,6 +69,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             timesteps[start] = jump["timestep"]
         self.ddim = DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))
         self.init_noise_sigma = 1.0
+        self.linear_parts: dict[int, LinearPart] = {}
         self.set_timesteps()
 
     @classmethod
@@ -73,7 +81,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("timesteps", requirement, ddim.timesteps[1:])
         tables = (ddim.alphas, ddim.sigmas, ddim.timesteps)
         alphas, sigmas, timesteps = (table.tolist() for table in tables)
-        jumps = [
+        jumps: list[dict[str, Any]] = [
             {
                 "network": name,
                 "start": jump.start,
@@ -87,8 +95,55 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             }
             for jump, name in zip(student.jumps, networks, strict=True)
         ]
+        linear = {
+            jump.start: jump.denoiser.parts[jump.start]
+            for jump in student.jumps
+            if isinstance(jump.denoiser, LinearDenoiser)
+        }
+        for jump in jumps:
+            if jump["start"] in linear:
+                jump[_LINEAR] = True
         scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps)
+        scheduler.linear_parts = linear
         return scheduler
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write ``scheduler_config.json``, and ``linear_part.safetensors`` beside it if needed."""
+        tensors: dict[str, Tensor] = {}
+        for start, part in self.linear_parts.items():  # copies: directions may be shared
+            tensors |= {name: each.clone() for name, each in part.tensors(f"{start}.").items()}
+        if tensors:  # first, so that what is pushed has it
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_file(tensors, Path(save_directory) / _FILE)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any = None,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """What ``save_pretrained`` wrote; with linear parts, from a folder on this machine."""
+        place = pretrained_model_name_or_path
+        loaded = super().from_pretrained(place, subfolder, return_unused_kwargs, **kwargs)
+        scheduler = loaded[0] if isinstance(loaded, tuple) else loaded
+        if starts := [jump["start"] for jump in scheduler.jumps if _LINEAR in jump]:
+            tensors = load_file(Path(place, subfolder or "", _FILE))
+            found = {start: LinearPart.find(tensors, f"{start}.") for start in starts}
+            scheduler.linear_parts = {at: part for at, part in found.items() if part is not None}
+        return loaded
+
+    def linear_part(self, jump: Mapping[str, Any]) -> LinearPart | None:
+        """The linear part of a jump's x̂, if it has one; refused where it is missing."""
+        if _LINEAR in jump and jump["start"] not in self.linear_parts:
+            requirement = f"must come with {_FILE}, which holds A and b of x̂ = network + A z + b"
+            remedy = "load it by from_pretrained from the student's folder, not from its config"
+            raise InputError("scheduler", requirement, "a config alone", remedy)
+        return self.linear_parts.get(jump["start"])
 
     @property
     def jumps(self) -> list[dict[str, Any]]:
@@ -129,6 +184,9 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         """
         jump, ddim = self._jump_at(timestep), self.ddim.to(sample.device)
         estimate = ddim.read(model_output, sample, jump["start"])
+        if (part := self.linear_part(jump)) is not None:
+            added = part.to(sample.device)(sample)
+            estimate = add(ddim, estimate, added, jump["start"])
         landed = ddim.land(estimate, jump["readout"])
         if not return_dict:
             return landed, estimate.x0
@@ -147,7 +205,7 @@ def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     if not jumps:
         raise InputError("jumps", "must have at least one jump")
     for number, jump in enumerate(jumps):
-        if set(jump) != set(_KEYS):
+        if set(jump) - {_LINEAR} != set(_KEYS) or jump.get(_LINEAR, True) is not True:
             raise InputError(f"jumps[{number}]", f"must have {', '.join(_KEYS)}", sorted(jump))
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]

@@ -24,6 +24,7 @@ from scipy.optimize import least_squares
 
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
+from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.measure.linearity import Linearity, linearity
@@ -145,6 +146,7 @@ def calibrate(
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
             is below 4, or the settings do not fit a plan.
     """
+    config = settled(config, teacher.network)
     count, settings = config.num_iterations, config.optimization
     if isinstance(count, tuple) or config.merge_seconds is not None or config.budget is not None:
         raise InputError("num_iterations", "must be one number to calibrate for", count)

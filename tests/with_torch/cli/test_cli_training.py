@@ -248,6 +248,9 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
     status, out, _ = run("export", plan, "--to", "comfyui")
     assert (status, out.split(", ")[-1].strip()) == (0, "0")
     refused(run("export", plan, "--to", "elsewhere"), "to", "fastgen, comfyui")
+    for folder, lines in (("plan", 0), ("run", 1)):  # beside a student whose linear part is solved
+        _, _, err = run("export", work / folder / "plan.json", "--to", "comfyui")
+        assert err.count("linear part") == err.count("\n") == lines
 
 
 @pytest.mark.parametrize(
@@ -263,6 +266,8 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
         (("--mixed_precision", "fp16"), ("mixed_precision", "no or bf16 on the CPU")),
         (("--loss_weighting", "epsilon-space"), ("loss_weighting", "snr-truncated")),
         (("--sharing", "all"), ("sharing", "round")),
+        (("--linear_part", "no"), ("linear_part", "auto, solve, train")),
+        (("--linear_part", "solve", "--curriculum", "linear"), ("linear_part", "a curriculum")),
         (("--report_to", "nothing"), ("report_to",)),
         (("--labels", "digits"), ("labels", "left out")),
         (("--resume_from_checkpoint", "checkpoint-7"), ("resume_from_checkpoint", "none")),
