@@ -84,10 +84,15 @@ def export(asked: ExportOptions) -> None:
     if _has_linear_part(Path(asked.plan).parent / "student"):
         say("the student beside this plan adds solved linear parts, which no such list carries")
     schedule, boundaries = file.schedule, file.plan.boundaries
+    first = 0
+    if (landing := file.plan.free_step) is not None:
+        say(f"the list starts at step {landing}: the free step to it from T is not in it")
+        first = 1
     if asked.to == "fastgen":
-        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, asked.time)))
+        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, asked.time)[first:]))
     else:
-        print(formats.comfyui_manual_sigmas(formats.comfyui_sigmas(schedule, boundaries)))
+        sigmas = formats.comfyui_sigmas(schedule, boundaries)[first:]
+        print(formats.comfyui_manual_sigmas(sigmas))
 
 
 def _has_linear_part(student: Path) -> bool:

@@ -55,7 +55,7 @@ def distill(
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
 
-    parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps)
+    parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
     config = _configuration(config, made_for)
     teacher = load_teacher(asked.teacher, parsed.num_steps)
     config = settled(config, teacher.network)
@@ -80,7 +80,7 @@ def distill(
             file = made_for or _plan_file(run, samples)
             replace(file, iterations=_of_merges(run)).write(files.output_dir / "plan.json")
         plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
-        plan["student_steps"] = parsed.student_steps
+        plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
         runs.write_config(files.output_dir, "distill", plan, samples, config)
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)

@@ -182,9 +182,28 @@ def solve(train: Moments, held_out: Moments, directions: Tensor | None = None) -
     return part.to(torch.float32)
 
 
-def held_out(rows: Tensor) -> Tensor:
-    """Which pairs choose the ridge, by their number in the whole batch: one of five."""
-    return rows % _HELD_OUT == _HELD_OUT - 1
+class Regression:
+    """The regression of y on z over the pairs of all processes, batch by batch.
+
+    One pair of five chooses the ridge, by its number in the whole batch: the same on any number
+    of processes.
+    """
+
+    def __init__(self, directions: Tensor | None, reduce: Reduce) -> None:
+        self._directions, self._reduce = directions, reduce
+        self._sums: list[Moments] = []
+
+    def add(self, z: Tensor, y: Tensor, rows: Tensor) -> None:
+        """Take in (B, …) pairs, which are those of so many (B,) rows of the whole batch."""
+        held = rows % _HELD_OUT == _HELD_OUT - 1
+        parts = (Moments.of(z[each], y[each], self._directions) for each in (~held, held))
+        before = self._sums
+        self._sums = [a + b for a, b in zip(before, parts, strict=True)] if before else [*parts]
+
+    def solve(self) -> LinearPart:
+        """The map; every process asks for it, in the same order."""
+        train, held_out = (moments.reduced(self._reduce) for moments in self._sums)
+        return solve(train, held_out, self._directions)
 
 
 def leading_directions(

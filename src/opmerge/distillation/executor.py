@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.families import config_of, family_of
-from opmerge.denoisers.inputs import TrainingInputs
+from opmerge.denoisers.inputs import NoiseInputs, TrainingInputs
 from opmerge.denoisers.models import Student, Teacher
+from opmerge.distillation.free_step import fit_free_step, num_batches
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
@@ -80,13 +82,16 @@ class Distillation:
             requirement = f"must have {teacher.num_steps} steps, as the teacher"
             raise InputError("plan", requirement, plan.num_steps)
         self.teacher = teacher.to(accelerator.device)
+        if plan.free_step is not None and isinstance(inputs, NoiseInputs):
+            requirement = "must be left out with a free step: students then read data below step T"
+            raise InputError("data_free", requirement)
         config = settled(config, teacher.network)
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
         effort = plan_effort(self.stages, config, accelerator.num_processes)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
-        self._operators = Operators(self.teacher)
+        self._operators = Operators(self.teacher, plan.free_step or plan.num_steps)
         self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
@@ -116,6 +121,7 @@ class Distillation:
             InputError: if a loss or weights are not finite (see ``Trainer.iterations``; the message
                 names the merge too), or a checkpoint cannot be written.
         """
+        self._fit_free_step()
         while self._stage < len(self.stages):
             yield from self._train_stage()
             self._stage += 1
@@ -143,6 +149,7 @@ class Distillation:
         """
         if self.config.linear_part != "solve":
             raise InputError("linear_part", "must be solve", self.config.linear_part)
+        self._fit_free_step()
         while self._stage < len(self.stages):
             number, stage = self._stage, self.stages[self._stage]
             network = self._operators.copy_of_first(stage.merges[0])
@@ -191,6 +198,21 @@ class Distillation:
             for children, seconds in timed.items():
                 timed[children] = again + max(seconds - again, 0) / self.config.target_reuse
         return timed
+
+    def free_evaluations(self) -> int:
+        """Network evaluations of the runs that the free step is fitted to; 0 without one."""
+        if self.plan.free_step is None:
+            return 0
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        steps = self.plan.num_steps - self.plan.free_step
+        return num_batches(self.teacher, size) * size * steps
+
+    def _fit_free_step(self) -> None:
+        """Fit the plan's free step, unless it has none or a checkpoint had it."""
+        landing, settings = self.plan.free_step, self.config.optimization
+        if landing is not None and self._operators.free_step is None:
+            given = self.teacher, self.inputs, settings, self.accelerator, landing
+            self._operators.free_step = fit_free_step(*given)
 
     def _train_stage(self) -> Iterator[TrainingRecord]:
         number, stage = self._stage, self.stages[self._stage]
@@ -261,10 +283,12 @@ class Distillation:
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
-        content = {
+        content: dict[str, Any] = {
             "plan": [list(merge.boundaries) for merge in self.plan.merges],
             "teacher": self.teacher.digest,
             "inputs": self.inputs.identity(),
             "config": self.config.what_decides(self.accelerator.num_processes),
         }
+        if self.plan.free_step is not None:
+            content["free_step"] = self.plan.free_step
         return digest(content)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from opmerge.denoisers.denoiser import Denoiser
 from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart
 from opmerge.denoisers.models import Jump, Student, Teacher
+from opmerge.distillation.free_step import free_jump
 from opmerge.plans import Merge
 from opmerge.settings.types import MergeRule
 
-_LINEAR = "linear"  # prefix of linear parts in a checkpoint
+_LINEAR = "linear"  # prefixes in a checkpoint: of linear parts, and of a free step
+_FREE = "free"
 
 LinearParts = Mapping[int, LinearPart]
 """The linear part of a student's x̂ at each step where it starts."""
@@ -50,9 +52,11 @@ def unpack(
 class Operators:
     """Which jump stands at which step, first the teacher's; a network that none holds is freed."""
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, num_steps: int) -> None:
+        """Of the teacher's first steps, to which a free step leads if they are not all."""
         self._teacher = teacher
-        self._at = {jump.start: jump for jump in teacher.steps()}
+        self._at = {jump.start: jump for jump in teacher.steps() if jump.start <= num_steps}
+        self.free_step: Jump | None = None
 
     def children(self, merge: Merge) -> list[Jump]:
         """The jumps that a merge composes, noise side first."""
@@ -73,13 +77,16 @@ class Operators:
         """What stands there now, as a sampler."""
         jumps = tuple(self._at[step] for step in sorted(self._at, reverse=True))
         teacher = self._teacher
-        return Student(jumps, teacher.ddim, teacher.sample_shape, teacher.num_classes)
+        shape, classes = teacher.sample_shape, teacher.num_classes
+        return Student(jumps, teacher.ddim, shape, classes, self.free_step)
 
     def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
         """The students' jumps as JSON values, and the tensors of their denoisers."""
         numbers: dict[nn.Module, int] = {}
         jumps: list[dict[str, int]] = []
         tensors: dict[str, Tensor] = {}
+        if self.free_step is not None and isinstance(self.free_step.denoiser, LinearDenoiser):
+            tensors |= pack(self.free_step.denoiser.parts, _FREE)
         for jump in self._at.values():
             if jump.network is self._teacher.network:
                 continue
@@ -95,7 +102,9 @@ class Operators:
 
     def restore(self, jumps: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` gave."""
-        device = self._teacher.ddim.alphas.device
+        ddim, device = self._teacher.ddim, self._teacher.ddim.alphas.device
+        for part in unpack(tensors, [ddim.num_steps], _FREE, device).values():
+            self.free_step = free_jump(ddim, max(self._at), part)
         linear = unpack(tensors, [entry["start"] for entry in jumps], _LINEAR, device)
         denoisers: dict[int, Denoiser] = {}
         for entry in jumps:

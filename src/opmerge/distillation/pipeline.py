@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,10 @@ class FewStepPipeline(DiffusionPipeline):
             for jump in self.scheduler.jumps
         )
         shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
-        return Student(jumps, ddim, shape, num_classes)
+        free_step = self.scheduler.free_step
+        if free_step is not None:
+            free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
+        return Student(jumps, ddim, shape, num_classes, free_step)
 
     def _denoiser(self, jump: Mapping[str, Any], ddim: DDIM) -> Denoiser:
         """What a jump reads: its network, and its linear part if it has one."""
@@ -159,6 +163,8 @@ class FewStepPipeline(DiffusionPipeline):
             raise InputError("latents", f"must have shape (B, {sizes})", tuple(latents.shape))
         z = latents.to(device)
         condition = _condition(class_labels, self.config["num_classes"], z)
+        if student.free_step is not None:
+            z = compose(student.ddim, [[student.free_step]], z)
         for jump in self.progress_bar(student.jumps):
             z = compose(student.ddim, [[jump]], z, condition=condition)
         self.maybe_free_model_hooks()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart, add
-from opmerge.denoisers.models import Student
+from opmerge.denoisers.models import Jump, Student, compose
 from opmerge.denoisers.sampler import DDIM
+from opmerge.distillation.free_step import free_jump
 from opmerge.errors import InputError
 from opmerge.settings.types import PredictionType
 
@@ -42,7 +44,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
             the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
             ``sigma_readout`` where its estimates are landed. One with a ``linear_part: true``
-            adds A z + b to x̂ (see ``linear_parts``).
+            adds A z + b to x̂ (see ``linear_parts``). The first may have no ``network``: a free
+            step, x̂ = A z + b, which is none of the K.
         num_steps: T, the number of teacher steps.
 
     Raises:
@@ -81,9 +84,12 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("timesteps", requirement, ddim.timesteps[1:])
         tables = (ddim.alphas, ddim.sigmas, ddim.timesteps)
         alphas, sigmas, timesteps = (table.tolist() for table in tables)
+        named: list[dict[str, Any]] = [{"network": name} for name in networks]
+        if student.free_step is not None:
+            named.insert(0, {})
         jumps: list[dict[str, Any]] = [
             {
-                "network": name,
+                **network,
                 "start": jump.start,
                 "stop": jump.stop,
                 "readout": jump.readout,
@@ -93,11 +99,11 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
                 "alpha_readout": alphas[jump.readout],
                 "sigma_readout": sigmas[jump.readout],
             }
-            for jump, name in zip(student.jumps, networks, strict=True)
+            for jump, network in zip(student.chain, named, strict=True)
         ]
         linear = {
             jump.start: jump.denoiser.parts[jump.start]
-            for jump in student.jumps
+            for jump in student.chain
             if isinstance(jump.denoiser, LinearDenoiser)
         }
         for jump in jumps:
@@ -131,7 +137,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         place = pretrained_model_name_or_path
         loaded = super().from_pretrained(place, subfolder, return_unused_kwargs, **kwargs)
         scheduler = loaded[0] if isinstance(loaded, tuple) else loaded
-        if starts := [jump["start"] for jump in scheduler.jumps if _LINEAR in jump]:
+        jumps = scheduler.config["jumps"]
+        if starts := [jump["start"] for jump in jumps if _LINEAR in jump]:
             tensors = load_file(Path(place, subfolder or "", _FILE))
             found = {start: LinearPart.find(tensors, f"{start}.") for start in starts}
             scheduler.linear_parts = {at: part for at, part in found.items() if part is not None}
@@ -147,9 +154,15 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def jumps(self) -> list[dict[str, Any]]:
-        """The jumps as they are stored, noise side first."""
-        jumps: list[dict[str, Any]] = self.config["jumps"]
-        return jumps
+        """The K jumps of networks as they are stored, noise side first."""
+        return [jump for jump in self.config["jumps"] if "network" in jump]
+
+    @property
+    def free_step(self) -> Jump | None:
+        """The step without a network that comes before them, if there is one."""
+        first = self.config["jumps"][0]
+        part = None if "network" in first else self.linear_part(first)
+        return None if part is None else free_jump(self.ddim, first["stop"], part)
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None
@@ -171,18 +184,25 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         raise InputError("timestep", f"must be one of {known}", int(timestep))
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample itself: networks read z as it is."""
-        return sample
+        """What the network reads: z itself, and behind a free step where that leads from z_T."""
+        free_step = self.free_step
+        if free_step is None or timestep is None or int(timestep) != self.jumps[0]["timestep"]:
+            return sample
+        free_step = replace(free_step, denoiser=free_step.denoiser.to(sample.device))
+        return compose(self.ddim.to(sample.device), [[free_step]], sample)
 
     def step(
         self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """Take the jump that starts at a timestep, from (B, …) states z; no other is accepted.
 
+        Behind a free step the first jump takes z_T.
+
         It leads to ``prev_sample``, (B, …), by ``pred_original_sample``, (B, …) x̂; without
         ``return_dict`` they are a tuple.
         """
         jump, ddim = self._jump_at(timestep), self.ddim.to(sample.device)
+        sample = self.scale_model_input(sample, timestep)  # a plain loop passes z_T itself
         estimate = ddim.read(model_output, sample, jump["start"])
         if (part := self.linear_part(jump)) is not None:
             added = part.to(sample.device)(sample)
@@ -205,7 +225,9 @@ def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     if not jumps:
         raise InputError("jumps", "must have at least one jump")
     for number, jump in enumerate(jumps):
-        if set(jump) - {_LINEAR} != set(_KEYS) or jump.get(_LINEAR, True) is not True:
+        is_free = number == 0 and len(jumps) > 1 and "network" not in jump
+        needed = set(_KEYS) - ({"network"} if is_free else set())
+        if set(jump) - {_LINEAR} != needed or jump.get(_LINEAR, not is_free) is not True:
             raise InputError(f"jumps[{number}]", f"must have {', '.join(_KEYS)}", sorted(jump))
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]

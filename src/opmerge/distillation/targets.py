@@ -7,9 +7,9 @@ and learned from again, and the linear part of what they ask for may be solved b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +19,9 @@ from opmerge.denoisers.denoiser import PREDICTIONS
 from opmerge.denoisers.inputs import MEMORY_LIMIT, Batch, TrainingInputs, of_choice
 from opmerge.denoisers.linear_part import (
     LinearPart,
-    Moments,
-    held_out,
+    Regression,
     leading_directions,
     linear_sum,
-    solve,
 )
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
@@ -225,24 +223,10 @@ class StageTargets:
 
     def _solved(self, network: nn.Module) -> dict[int, LinearPart]:
         accelerator, starts = self._targets.accelerator, [merge.start for merge in self._merges]
+        reduce = partial(accelerator.reduce, reduction="sum")
         targets = [part.target for parts in self._kept.values() for part in parts]
-
-        def reduce(sums: Tensor) -> Tensor:
-            total: Tensor = accelerator.reduce(sums, "sum")
-            return total
-
         directions = leading_directions(targets, reduce)
-        sums: dict[tuple[int, bool], Moments] = {}
-        for start, held, z, missed in self._missed(network):
-            each = Moments.of(z, missed, directions)
-            sums[start, held] = sums[start, held] + each if (start, held) in sums else each
-        totals = {key: moments.reduced(reduce) for key, moments in sums.items()}
-        solved = {at: solve(totals[at, False], totals[at, True], directions) for at in starts}
-        return {at: part.to(targets[0].device) for at, part in solved.items()}
-
-    def _missed(self, network: nn.Module) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
-        """What the network misses of the kept targets: its start, if held out, z and the rest."""
-        accelerator = self._targets.accelerator
+        regressions = {start: Regression(directions, reduce) for start in starts}
         for parts in self._kept.values():
             first = accelerator.process_index * sum(len(part.target) for part in parts)
             for part in parts:
@@ -252,7 +236,8 @@ class StageTargets:
                 rows = torch.arange(first, first + len(missed), device=missed.device)
                 choice = torch.zeros_like(rows) if batch.choice is None else batch.choice
                 first += len(missed)
-                for index, merge in enumerate(self._merges):
-                    for held in (False, True):
-                        chosen = (choice == index) & (held_out(rows) == held)
-                        yield merge.start, held, batch.z[chosen], missed[chosen]
+                for index, start in enumerate(starts):
+                    own = choice == index
+                    regressions[start].add(batch.z[own], missed[own], rows[own])
+        device = targets[0].device
+        return {start: each.solve().to(device) for start, each in regressions.items()}

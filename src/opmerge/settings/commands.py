@@ -110,6 +110,12 @@ class DistillOptions(Settings):
     )
     steps: int | None = option(None, "T, the teacher's steps.", shown="the plan's")
     student_steps: int | None = option(None, "K, for lists or a strategy.", shown="1")
+    free_step: int | None = option(
+        None,
+        "m: a step from T to m in closed form comes first, fitted to teacher runs; lists or a "
+        "strategy are then of the m steps that remain.",
+        shown="the plan's, or none",
+    )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )

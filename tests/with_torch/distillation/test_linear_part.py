@@ -19,10 +19,8 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.linear_part import (
     LinearDenoiser,
     LinearPart,
-    Moments,
-    held_out,
+    Regression,
     leading_directions,
-    solve,
 )
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
@@ -49,14 +47,12 @@ def pairs(count: int, num_features: int = D, noise: float = 0.3) -> tuple[Tensor
     return z, z @ matrix.T - 2 + noise * rest
 
 
-def in_two(z: Tensor, y: Tensor, directions: Tensor | None = None) -> tuple[Moments, Moments]:
-    """Moments of what is fitted, in uneven batches, and of what is held out."""
-    held = held_out(torch.arange(len(z)))
-    train = [
-        Moments.of(*part, directions)
-        for part in zip(z[~held].split(7), y[~held].split(7), strict=True)
-    ]
-    return sum(train[1:], train[0]), Moments.of(z[held], y[held], directions)
+def solved(z: Tensor, y: Tensor, directions: Tensor | None = None) -> LinearPart:
+    """From uneven batches, whose pairs are numbered on."""
+    regression = Regression(directions, lambda sums: sums)
+    for part in zip(z.split(7), y.split(7), torch.arange(len(z)).split(7), strict=True):
+        regression.add(*part)
+    return regression.solve()
 
 
 def ridge_of_numpy(z: Any, y: Any, ridge: float) -> tuple[Any, Any]:
@@ -82,7 +78,7 @@ def test_the_ridge_regression_is_that_of_numpy(count: int, noise: float) -> None
     best = min(ridges, key=errors.__getitem__)
     assert (best <= 1e-2) == (count == 400)
     matrix, offset = ridge_of_numpy(*arrays, best)
-    found = solve(*in_two(z, y))
+    found = solved(z, y)
     np.testing.assert_allclose(found.matrix, matrix, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.offset, offset, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found(z.float()), arrays[0] @ matrix.T + offset, atol=1e-3)
@@ -91,7 +87,7 @@ def test_the_ridge_regression_is_that_of_numpy(count: int, noise: float) -> None
 def test_all_directions_are_the_whole_matrix() -> None:
     z, y = pairs(60)
     directions = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
-    whole, along = solve(*in_two(z, y)), solve(*in_two(z, y, directions), directions)
+    whole, along = solved(z, y), solved(z, y, directions)
     assert along.directions is not None
     torch.testing.assert_close(along(z.float()), whole(z.float()), rtol=1e-5, atol=1e-5)
 
@@ -103,7 +99,7 @@ def test_a_gain_stands_for_the_rest() -> None:
     first = u[:, :2].T
     matrix = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64)
     y = z @ first.T @ matrix.T @ first - 0.7 * (z - z @ first.T @ first) + 4
-    found = solve(*in_two(z, y, first), first)
+    found = solved(z, y, first)
     torch.testing.assert_close(found(z.float()), y.float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(float(found.gain), -0.7, rtol=1e-5, atol=1e-5)
 
