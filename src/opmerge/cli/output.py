@@ -50,6 +50,7 @@ def evaluation_text(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None)
 
     problem, plan = outcome.problem, outcome.plan
     counts = {"merges": len(plan.merges), "network_evaluations": plan.network_evaluations()}
+    free = {} if plan.free_step is None else {"free_step": plan.free_step}
     trace = [
         {"boundaries": list(merge.boundaries), "share": float(share)}
         for merge, share in zip(plan.merges, outcome.error_shares(), strict=True)
@@ -57,7 +58,7 @@ def evaluation_text(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None)
     return dumps_with_students(
         {
             "problem": problem_settings(problem, plan.student_steps),
-            "plan": {"students": plan, **prediction(outcome), **counts},
+            "plan": {"students": plan, **free, **prediction(outcome), **counts},
             "trace": trace,
             "teacher": {"w2_to_data": problem.teacher_to_data},
             "notes": _evaluation_notes(outcome, made_for),

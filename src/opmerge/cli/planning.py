@@ -65,26 +65,54 @@ def spectrum(data: DataOptions, files: OutputOptions) -> None:
 
 
 def read_plan(
-    text: str, student_steps: int | None, steps: int | None = None
+    text: str, student_steps: int | None, steps: int | None = None, free_step: int | None = None
 ) -> tuple[opmerge.Plan, opmerge.PlanFile | None]:
-    """A plan from nested lists, a strategy's name, or a plan file, which then comes with it."""
+    """A plan from nested lists, a strategy's name, or a plan file, which then comes with it.
+
+    With a free step from T = ``steps``, lists and a strategy are of the steps that remain.
+    """
     from opmerge.plans import STRATEGIES
 
     file, students = None, 1 if student_steps is None else student_steps
-    if text.lstrip().startswith("[") or text.strip().isdecimal():
+    is_nested = text.lstrip().startswith("[") or text.strip().isdecimal()
+    is_named = text.split(":", maxsplit=1)[0] in STRATEGIES
+    if steps is None and (is_named or (is_nested and free_step is not None)):
+        what = "a free step" if is_nested else "a strategy"
+        raise InputError("steps", f"must be given with {what}", remedy="pass --steps 32")
+    if is_nested:
         parsed = opmerge.parse_plan(text, students)
-    elif text.split(":", maxsplit=1)[0] in STRATEGIES:
-        if steps is None:
-            raise InputError("steps", "must be given with a strategy", remedy="pass --steps 32")
-        parsed = opmerge.build_strategy(text, steps, students)
+    elif is_named:
+        assert steps is not None, "refused above"
+        remaining = steps if free_step is None else _check_free_step(free_step, steps)
+        parsed = opmerge.build_strategy(text, remaining, students)
     else:
         file = opmerge.PlanFile.read(text)
         parsed = file.plan
-    planned = {"steps": parsed.num_steps, "student_steps": parsed.student_steps}
-    for name, asked in (("steps", steps), ("student_steps", student_steps)):
+    if free_step is not None and file is None:
+        if free_step != parsed.num_steps:
+            requirement = f"must be {parsed.num_steps}, where the plan's lists start"
+            raise InputError("free_step", requirement, free_step)
+        parsed = opmerge.Plan(parsed.students, steps)
+    planned = {
+        "steps": parsed.num_steps,
+        "student_steps": parsed.student_steps,
+        "free_step": parsed.free_step,
+    }
+    given = {"steps": steps, "student_steps": student_steps, "free_step": free_step}
+    for name, asked in given.items():
         if asked not in (None, planned[name]):
-            raise InputError(name, f"must be {planned[name]}, as the plan's", asked)
+            requirement = f"must be {planned[name]}, as the plan's"
+            if planned[name] is None:
+                requirement = "must be left out: the plan has none"
+            raise InputError(name, requirement, asked)
     return parsed, file
+
+
+def _check_free_step(free_step: int, steps: int) -> int:
+    """The step where a free step from T lands, if it does between the two ends."""
+    if not 1 <= free_step < steps:
+        raise InputError("free_step", f"must be in 1 … {steps - 1}, below T", free_step)
+    return free_step
 
 
 def _answer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import opmerge
 from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.output import show_rows
-from opmerge.cli.progress import bars_in_turn, progress_bar
+from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,11 +81,23 @@ def export(asked: ExportOptions) -> None:
     from opmerge.plans import export as formats
 
     file = opmerge.PlanFile.read(asked.plan)
+    if _has_linear_part(Path(asked.plan).parent / "student"):
+        say("the student beside this plan adds solved linear parts, which no such list carries")
     schedule, boundaries = file.schedule, file.plan.boundaries
+    first = 0
+    if (landing := file.plan.free_step) is not None:
+        say(f"the list starts at step {landing}: the free step to it from T is not in it")
+        first = 1
     if asked.to == "fastgen":
-        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, asked.time)))
+        print(json.dumps(formats.fastgen_t_list(schedule, boundaries, asked.time)[first:]))
     else:
-        print(formats.comfyui_manual_sigmas(formats.comfyui_sigmas(schedule, boundaries)))
+        sigmas = formats.comfyui_sigmas(schedule, boundaries)[first:]
+        print(formats.comfyui_manual_sigmas(sigmas))
+
+
+def _has_linear_part(student: Path) -> bool:
+    """Whether there is a student's folder whose scheduler adds A z + b."""
+    return (student / "scheduler" / "linear_part.safetensors").is_file()
 
 
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:

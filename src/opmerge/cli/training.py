@@ -52,15 +52,17 @@ def distill(
 ) -> None:
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
     from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
-    from opmerge.distillation.executor import Distillation
+    from opmerge.distillation.executor import Distillation, settled
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
 
-    parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps)
+    parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
     config = _configuration(config, made_for)
     teacher = load_teacher(asked.teacher, parsed.num_steps)
+    config = settled(config, teacher.network)
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
+        _compare_training(config, made_for.training)
     folder = None if asked.dry_run else files.output_dir
     accelerator = networks.start(config.optimization, files.output_dir, not asked.dry_run)
     main = accelerator.is_main_process
@@ -79,7 +81,7 @@ def distill(
             file = made_for or _plan_file(run, samples)
             replace(file, iterations=_of_merges(run)).write(files.output_dir / "plan.json")
         plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
-        plan["student_steps"] = parsed.student_steps
+        plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
         runs.write_config(files.output_dir, "distill", plan, samples, config)
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
@@ -94,17 +96,18 @@ def calibrate(
 
     Says first how linear the teacher is, and where a plan should not be trusted.
     `opmerge plan --training calibration.json` then predicts runs on this network with these
-    settings, a network for each merge (--sharing merge) and no curriculum. An interrupted
-    calibration goes on when it is started again.
+    settings, a network for each merge (--sharing merge), no curriculum and --linear_part train.
+    An interrupted calibration goes on when it is started again.
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher
+    from opmerge.distillation.executor import settled
     from opmerge.measure.calibration import calibrate as fit
     from opmerge.measure.calibration_budget import size_within
     from opmerge.measure.probes import default_probes
     from opmerge.settings.distillation import DistillationConfig
 
-    names = {"num_iterations", "merge_rule", "loss_weighting", "target_reuse"}
+    names = {"num_iterations", "merge_rule", "loss_weighting", "linear_part", "target_reuse"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
     folder, rate, budget = asked.output_dir, optimization.learning_rate, asked.budget
     if budget is not None and asked.given("num_iterations") is not None:
@@ -113,6 +116,7 @@ def calibrate(
     table_samples = None
     teacher = load_teacher(asked.teacher, asked.steps)
     accelerator = networks.start(optimization, folder)
+    config = settled(config, teacher.network)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples)
@@ -190,15 +194,12 @@ def _configuration(
     if rule != made_for.merge_rule:
         say(f"the plan was made for {made_for.merge_rule}; what it predicts is not for {rule}")
     config, model = config.replaced(merge_rule=rule), made_for.training
-    calibrated = model if isinstance(model, opmerge.GammaRates) else None
     if not lengths:
         if made_for.iterations is not None:
             planned = _of_stages(made_for, made_for.iterations, config.sharing)
             config = config.replaced(num_iterations=planned)
-        elif calibrated:
-            config = config.replaced(num_iterations=calibrated.num_iterations)
-    if calibrated:
-        _compare_training(config, calibrated)
+        elif isinstance(model, opmerge.GammaRates):
+            config = config.replaced(num_iterations=model.num_iterations)
     return config
 
 
@@ -247,8 +248,10 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
     return tuple(of_merge[merge] for merge in run.plan.merges)
 
 
-def _compare_training(config: DistillationConfig, model: opmerge.GammaRates) -> None:
-    """Say where the run trains otherwise than the plan was calibrated for."""
+def _compare_training(config: DistillationConfig, model: opmerge.TrainingModel) -> None:
+    """Say where the run trains otherwise than the plan was calibrated for, if it was."""
+    if not isinstance(model, opmerge.GammaRates):
+        return
     given, rate = config.num_iterations, config.optimization.learning_rate
     if config.merge_seconds is not None:
         used = f"{config.merge_seconds:g} s"
@@ -260,6 +263,8 @@ def _compare_training(config: DistillationConfig, model: opmerge.GammaRates) -> 
         used = _range(set(given) if isinstance(given, tuple) else {given})
     if config.target_reuse > 1:
         used += f", each target used {config.target_reuse} times,"
+    if config.linear_part == "solve":
+        used += ", linear parts solved,"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "

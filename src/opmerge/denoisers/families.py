@@ -46,6 +46,10 @@ class Family:
     class_names: ClassVar[tuple[str, ...]] = ()
     """What ``_class_name`` may be in a config of the family."""
 
+    solves_linear_part: ClassVar[bool] = False
+    """Whether ``linear_part="auto"`` solves it: convolutions and attention learn it by themselves,
+    and err more with it solved on a few thousand pairs; a perceptron does not (THEORY 10)."""
+
     def __init_subclass__(cls) -> None:
         FAMILIES.insert(0, cls())
 
@@ -102,6 +106,7 @@ class MLP(Family):
     """The perceptron of this package, for samples of any shape, with classes or without."""
 
     class_names = ("MLPDenoiser",)
+    solves_linear_part = True
 
     def network_class(self, config: Config, place: Path) -> Any:
         return MLPDenoiser

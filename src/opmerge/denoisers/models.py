@@ -127,13 +127,20 @@ class Teacher:
 class Student:
     """A few-step sampler: K jumps that follow one another from T to 0, noise side first.
 
-    They read and land at the steps of the teacher's sampler; several may share a network.
+    They read and land at the steps of the teacher's sampler; several may share a network. With a
+    ``free_step``, which has no network, the first of them starts where that lands.
     """
 
     jumps: tuple[Jump, ...]
     ddim: DDIM
     sample_shape: tuple[int, ...]
     num_classes: int | None = None
+    free_step: Jump | None = None
+
+    @property
+    def chain(self) -> tuple[Jump, ...]:
+        """All that is composed from T to 0."""
+        return self.jumps if self.free_step is None else (self.free_step, *self.jumps)
 
     @property
     def num_steps(self) -> int:
@@ -142,13 +149,16 @@ class Student:
 
     def to(self, device: torch.device) -> Student:
         """The same student on a device; this one stays where it is."""
-        there = {jump.denoiser: jump.denoiser.to(device) for jump in self.jumps}
-        jumps = tuple(replace(jump, denoiser=there[jump.denoiser]) for jump in self.jumps)
-        return replace(self, jumps=jumps, ddim=self.ddim.to(device))
+        there = {jump.denoiser: jump.denoiser.to(device) for jump in self.chain}
+        chain = tuple(replace(jump, denoiser=there[jump.denoiser]) for jump in self.chain)
+        first = len(chain) - len(self.jumps)
+        free_step = chain[0] if first else None
+        ddim = self.ddim.to(device)
+        return replace(self, jumps=chain[first:], ddim=ddim, free_step=free_step)
 
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
         """(B, …) samples of (B, …) noise z_T in K evaluations; a (B,) condition is class labels."""
-        return compose(self.ddim, [self.jumps], noise, condition=as_condition(condition))
+        return compose(self.ddim, [self.chain], noise, condition=as_condition(condition))
 
 
 def initial_noise(

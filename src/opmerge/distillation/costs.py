@@ -21,7 +21,8 @@ class Cost:
 
     Args:
         network_evaluations: of one sample, Σ batch · (⌈N/R⌉ · children + 3 N): N iterations that
-            use targets R times, of the children that the curriculum asks for.
+            use targets R times, of the children that the curriculum asks for; one child more
+            where the linear part is solved; and the runs that a free step is fitted to.
         num_parameters: of one network.
         peak_networks: held at once: teacher, students in place, the one in training.
         memory_bytes: of weights, gradients, optimizer and moving average at the peak, and of
@@ -61,7 +62,7 @@ def estimate_cost(distillation: Distillation) -> Cost:
     children = _children(distillation, iterations)
     seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, children, strict=True))
     efforts = zip(stages, iterations, strict=True)
-    targets = max((distillation.kept_targets(n)[1] for n in iterations), default=0)
+    targets = max((distillation.targets.kept(n)[1] for n in iterations), default=0)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
@@ -71,7 +72,8 @@ def estimate_cost(distillation: Distillation) -> Cost:
     return Cost(
         num_stages=len(stages),
         num_iterations=sum(iterations),
-        network_evaluations=settings.global_batch_size(distillation.accelerator.num_processes)
+        network_evaluations=distillation.free_evaluations()
+        + settings.global_batch_size(distillation.accelerator.num_processes)
         * sum(stage.network_evaluations(n, config) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,

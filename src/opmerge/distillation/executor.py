@@ -6,149 +6,45 @@ estimate x̂ with which the student would land there, and regresses on that.
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.denoiser import PREDICTIONS, Denoiser
-from opmerge.denoisers.inputs import MEMORY_LIMIT, Batch, TrainingInputs, of_choice
-from opmerge.denoisers.models import Jump, Student, Teacher, compose
-from opmerge.denoisers.sampler import DDIM
+from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.inputs import NoiseInputs, TrainingInputs
+from opmerge.denoisers.models import Student, Teacher
+from opmerge.distillation.free_step import fit_free_step, num_batches
+from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
-    Stage,
     mean_children,
     merges_at,
     plan_effort,
     plan_stages,
 )
+from opmerge.distillation.targets import Part, StageTargets, Targets
 from opmerge.errors import InputError
-from opmerge.loop import Columns, Draws, Iteration, Trainer, seeded_generator
+from opmerge.loop import Iteration, Trainer
 from opmerge.plans import Merge, Plan
-from opmerge.settings.distillation import DistillationConfig, LossWeighting
-from opmerge.settings.types import MergeRule
+from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
-_ORDER = -2  # of batches used again: a stream of its own beside those of the iterations
+_SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a checkpoint
 
 
-def student_jumps(merges: Sequence[Merge], denoiser: Denoiser, rule: MergeRule) -> list[Jump]:
-    """The jumps of one student that stands for these merges.
-
-    Denoiser copy lands the network's estimates where the merge stops. Operator copy lands them
-    where the teacher's own step did, so that the copy is at first the child's very operator.
-    """
-    return [
-        Jump(denoiser, m.start, m.stop, m.stop if rule == "denoiser-copy" else m.start - 1)
-        for m in merges
-    ]
-
-
-def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting) -> Tensor:
-    """(number of students,) weights w of the loss ``w ‖x̂ - target‖²`` at each student's step.
-
-    With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of the output
-    ``Prediction.error`` and that of the state reached ``DDIM.jump_weight``; the weight is the
-    square of one of these:
-
-    - ``uniform``: of the network's own output;
-    - ``x-space``: 1;
-    - ``epsilon-space``: alpha²/sigma², the signal-to-noise ratio;
-    - ``snr-truncated``: the larger of the last two (Salimans & Ho 2022, Eq. 9);
-    - ``jump-space``: of the state that the student produces.
-
-    Raises:
-        InputError: where a weight is zero, so that nothing is learned.
-    """
-    places = torch.tensor([(jump.start, jump.readout) for jump in students])
-    steps, readouts = places.T.to(ddim.alphas.device)
-    alphas, sigmas = ddim.at(steps, 1)
-    signal_to_noise = (alphas / sigmas) ** 2
-    weights = {
-        "uniform": PREDICTIONS[ddim.prediction_type].error(alphas, sigmas) ** 2,
-        "x-space": torch.ones_like(alphas),
-        "epsilon-space": signal_to_noise,
-        "snr-truncated": signal_to_noise.clamp(min=1.0),
-        "jump-space": ddim.jump_weight(steps, readouts) ** 2,
-    }[weighting]
-    for step in steps[weights <= 0][:1].tolist():
-        raise InputError(
-            "loss_weighting",
-            "must not be epsilon-space where a student reads pure noise (alpha = 0 at step "
-            f"{step}): the weight is zero there",
-            weighting,
-            "take snr-truncated",
-        )
-    return weights
-
-
-class _Operators:
-    """Which jump stands at which step, first the teacher's; a network that none holds is freed."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
-        self._at = {jump.start: jump for jump in teacher.steps()}
-
-    def children(self, merge: Merge) -> list[Jump]:
-        """The jumps that a merge composes, noise side first."""
-        return [self._at[step] for step in merge.boundaries[:-1]]
-
-    def copy_of_first(self, merge: Merge) -> nn.Module:
-        """A copy of the network of a merge's noise-side child."""
-        return copy.deepcopy(self._at[merge.start].network)
-
-    def put(self, jump: Jump) -> None:
-        """Put a student's jump in the place of all that it replaces."""
-        for step in range(jump.start, jump.stop, -1):
-            self._at.pop(step, None)
-        self._at[jump.start] = jump
-
-    def student(self) -> Student:
-        """What stands there now, as a sampler."""
-        jumps = tuple(self._at[step] for step in sorted(self._at, reverse=True))
-        teacher = self._teacher
-        return Student(jumps, teacher.ddim, teacher.sample_shape, teacher.num_classes)
-
-    def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
-        """The students' jumps as JSON values, and the weights of their networks."""
-        numbers: dict[nn.Module, int] = {}
-        jumps, tensors = [], {}
-        for jump in self._at.values():
-            if jump.network is self._teacher.network:
-                continue
-            number = numbers.setdefault(jump.network, len(numbers))
-            jumps.append(
-                dict(start=jump.start, stop=jump.stop, readout=jump.readout, network=number)
-            )
-            for name, tensor in jump.network.state_dict().items():
-                tensors[f"network.{number}.{name}"] = tensor
-        return jumps, tensors
-
-    def restore(self, jumps: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave."""
-        denoisers: dict[int, Denoiser] = {}
-        for entry in jumps:
-            number = entry["network"]
-            if number not in denoisers:
-                network = copy.deepcopy(self._teacher.network)
-                for name, weight in network.state_dict().items():
-                    weight.copy_(tensors[f"network.{number}.{name}"])
-                denoisers[number] = self._teacher.denoiser.using(network)
-            self.put(Jump(denoisers[number], entry["start"], entry["stop"], entry["readout"]))
+def settled(config: DistillationConfig, network: nn.Module) -> DistillationConfig:
+    """The settings with ``linear_part`` decided by the kind of network, if it is ``auto``."""
+    return config.for_network(family_of(config_of(network)).solves_linear_part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +53,6 @@ class TrainingRecord(Iteration):
 
     stage: int
     step: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Part(Columns):
-    """One accumulation step: inputs, the estimates to be learned and their weights."""
-
-    batch: Batch
-    target: Tensor
-    weight: Tensor
 
 
 class Distillation:
@@ -195,13 +82,17 @@ class Distillation:
             requirement = f"must have {teacher.num_steps} steps, as the teacher"
             raise InputError("plan", requirement, plan.num_steps)
         self.teacher = teacher.to(accelerator.device)
+        if plan.free_step is not None and isinstance(inputs, NoiseInputs):
+            requirement = "must be left out with a free step: students then read data below step T"
+            raise InputError("data_free", requirement)
+        config = settled(config, teacher.network)
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
         effort = plan_effort(self.stages, config, accelerator.num_processes)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
-        self._operators = _Operators(self.teacher)
-        self._known_weights: dict[tuple[Merge, ...], Tensor] = {}
+        self._operators = Operators(self.teacher, plan.free_step or plan.num_steps)
+        self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
         self._checkpoints: Checkpoints | None = None
@@ -210,8 +101,7 @@ class Distillation:
             limit = config.optimization.checkpoints_total_limit
             self._checkpoints = Checkpoints(folder, self._identity(), limit, warn)
         for stage in self.stages:  # refuse what does not fit before anything is trained
-            self._weights(stage.merges)
-            self._draw(stage.merges, 0, 0)
+            self.targets.check(stage.merges)
 
     def resume(self, wanted: str = "latest") -> int:
         """Go on from what ``Checkpoints.find`` finds: after how many iterations, 0 if nothing."""
@@ -231,6 +121,7 @@ class Distillation:
             InputError: if a loss or weights are not finite (see ``Trainer.iterations``; the message
                 names the merge too), or a checkpoint cannot be written.
         """
+        self._fit_free_step()
         while self._stage < len(self.stages):
             yield from self._train_stage()
             self._stage += 1
@@ -243,8 +134,30 @@ class Distillation:
     def skip_stage(self) -> None:
         """Let the first child of each merge stand for the student, untrained, and go on."""
         for merge in self.stages[self._stage].merges:
-            self._put([merge], self._operators.children(merge)[0].network)
+            self._put([merge], self._operators.children(merge)[0].network, {})
         self._stage += 1
+
+    def solve(self) -> Student:
+        """The student that costs nothing but targets: linear parts are solved, nothing is trained.
+
+        Each network stays its first child's, ``x̂ = net(z) + A z + b``; (A, b) is solved merge by
+        merge on the targets that the iterations of the settings would learn from. It cannot be
+        run afterwards.
+
+        Raises:
+            InputError: if ``linear_part`` is not solve.
+        """
+        if self.config.linear_part != "solve":
+            raise InputError("linear_part", "must be solve", self.config.linear_part)
+        self._fit_free_step()
+        while self._stage < len(self.stages):
+            number, stage = self._stage, self.stages[self._stage]
+            network = self._operators.copy_of_first(stage.merges[0])
+            made = StageTargets(self.targets, stage.merges, number, self.iterations[number])
+            made.solve(network)
+            self._put(stage.merges, network, made.linear)
+            self._stage += 1
+        return self.student()
 
     def student(self) -> Student:
         """The operators that stand at this moment, as a sampler; the student after ``run``."""
@@ -259,11 +172,15 @@ class Distillation:
         merges = merges_at(self.stages[self._stage].merges, progress, self.config.curriculum)
         network = self._operators.copy_of_first(merges[0])
         trainer = Trainer(self.accelerator, network, self.config.optimization, _PROBE_ITERATIONS)
-        begin, parts = 0.0, self._parts(merges, -1)
+        solves = self.config.linear_part == "solve"
+        begin, parts = 0.0, self.targets.parts(merges, self._stage, -1)
         for iteration in range(_WARM_UP + _PROBE_ITERATIONS):
             if iteration == _WARM_UP:
                 begin = time.perf_counter()
-            parts = parts if again else self._parts(merges, -1 - iteration)
+            if not again:
+                parts = self.targets.parts(merges, self._stage, -1 - iteration)
+            for part in parts if solves and not again else ():  # from which it would be solved
+                self.targets.estimate(self.teacher.network, merges, part.batch)
             float(trainer.step(self._loss_of(merges), parts))
         return (time.perf_counter() - begin) / _PROBE_ITERATIONS
 
@@ -282,6 +199,21 @@ class Distillation:
                 timed[children] = again + max(seconds - again, 0) / self.config.target_reuse
         return timed
 
+    def free_evaluations(self) -> int:
+        """Network evaluations of the runs that the free step is fitted to; 0 without one."""
+        if self.plan.free_step is None:
+            return 0
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        steps = self.plan.num_steps - self.plan.free_step
+        return num_batches(self.teacher, size) * size * steps
+
+    def _fit_free_step(self) -> None:
+        """Fit the plan's free step, unless it has none or a checkpoint had it."""
+        landing, settings = self.plan.free_step, self.config.optimization
+        if landing is not None and self._operators.free_step is None:
+            given = self.teacher, self.inputs, settings, self.accelerator, landing
+            self._operators.free_step = fit_free_step(*given)
+
     def _train_stage(self) -> Iterator[TrainingRecord]:
         number, stage = self._stage, self.stages[self._stage]
         checkpoint, self._checkpoint = self._checkpoint, None
@@ -289,119 +221,48 @@ class Distillation:
             self.iterations[number] = self._iterations_in(self.seconds[number])
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
+        targets = StageTargets(self.targets, stage.merges, number, total)
+        if targets.times_used > self.config.target_reuse:
+            often = f"targets are learned from {targets.times_used} times each"
+            self._warn(f"{stage.name}: {often}, for more of them do not fit into memory")
+        if checkpoint is not None:
+            starts = [merge.start for merge in stage.merges]
+            device = self.accelerator.device
+            targets.linear = unpack(checkpoint.tensors(), starts, _SOLVED, device)
+        elif self.config.linear_part == "solve":
+            targets.solve(network)
         trainer = Trainer(self.accelerator, network, self.config.optimization, total)
         if checkpoint is not None:
             trainer.restore(checkpoint, int(checkpoint.state["iteration"]))
         every = self.config.optimization.checkpointing_steps
 
-        reused = self._reused(stage, total)
-
-        def draw(iteration: int) -> list[_Part]:
-            if reused is not None:
-                return reused(iteration)
-            merges = merges_at(stage.merges, iteration / total, self.config.curriculum)
-            return self._parts(merges, iteration)
+        def save(n: int) -> None:
+            own = pack(targets.linear, _SOLVED) | trainer.average_tensors()
+            self._write(before + n, number, n, own)
 
         loop = trainer.iterations(
             self._loss_of(stage.merges),
-            draw,
-            lambda n: self._write(before + n, number, n, trainer.average_tensors()),
+            targets,
+            save,
             lambda n: bool(every) and (before + n) % every == 0,
             f" of the merge {stage.name}",
         )
         for each in loop:
             step = before + each.iteration
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
-        self._put(stage.merges, trainer.finish())
+        self._put(stage.merges, trainer.finish(), targets.linear)
 
-    def kept_targets(self, iterations: int) -> tuple[int, int]:
-        """Batches of targets that so many iterations use again, and their bytes on this process.
-
-        They are ⌈N/R⌉, or as many as take up ``MEMORY_LIMIT``; none with R = 1.
-        """
-        reuse, config = self.config.target_reuse, self.config.optimization
-        if reuse == 1:
-            return 0, 0
-        samples = config.train_batch_size * config.gradient_accumulation_steps
-        size = 2 * 4 * samples * math.prod(self.teacher.sample_shape)  # states and estimates
-        count = min(math.ceil(iterations / reuse), max(1, MEMORY_LIMIT // size))
-        return count, count * size
-
-    def _reused(self, stage: Stage, total: int) -> Callable[[int], list[_Part]] | None:
-        """Draws the batches of a stage again and again, each made when it is first needed."""
-        count, _ = self.kept_targets(total)
-        if count == 0:
-            return None
-        if count * self.config.target_reuse < total:
-            often = f"targets are learned from {math.ceil(total / count)} times each"
-            self._warn(f"{stage.name}: {often}, for more of them do not fit into memory")
-        make = cache(partial(self._parts, stage.merges))
-        key = (_ORDER, self.config.optimization.seed, self._stage)
-
-        @cache
-        def order(done: int) -> list[int]:
-            """The order of a pass through them, the first as they come."""
-            if done == 0:
-                return list(range(count))
-            generator = seeded_generator(torch.device("cpu"), *key, done)
-            shuffled: list[int] = torch.randperm(count, generator=generator).tolist()
-            return shuffled
-
-        return lambda iteration: make(order(iteration // count)[iteration % count])
-
-    def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, _Part], Tensor]:
+    def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, Part], Tensor]:
         """The weighted square error of a network's x̂ at the steps where the merges start."""
-        starts = [merge.start for merge in merges]
 
-        def loss(network: nn.Module, part: _Part) -> Tensor:
-            denoiser, batch = self.teacher.denoiser.using(network), part.batch
-            x0 = denoiser(batch.z, of_choice(starts, batch.choice), batch.condition).x0
+        def loss(network: nn.Module, part: Part) -> Tensor:
+            x0 = self.targets.estimate(network, merges, part.batch)
             return (part.weight * (x0 - part.target) ** 2).mean()
 
         return loss
 
-    def _parts(self, merges: Sequence[Merge], iteration: int) -> list[_Part]:
-        """This process' batch of an iteration with targets and weights, one part a step."""
-        batch = self._draw(merges, self._stage, iteration)
-        with self.accelerator.autocast():
-            target = self._target(merges, batch)
-        weights = self._weights(merges)
-        each = weights if batch.choice is None else weights[batch.choice]
-        weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(target.shape)
-        whole = _Part(batch, target, weight)
-        return whole.chunk(self.config.optimization.gradient_accumulation_steps)
-
-    def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:
-        """This process' part of the batch of an iteration."""
-        draws = Draws.of(self.accelerator, self.config.optimization, stage, iteration)
-        return self.inputs.draw(self.teacher.ddim, [merge.start for merge in merges], draws)
-
-    def _target(self, merges: Sequence[Merge], batch: Batch) -> Tensor:
-        """The estimates x̂ with which the student would land where its children do."""
-        ddim = self.teacher.ddim
-        chains = [self._operators.children(merge) for merge in merges]
-        landing = compose(ddim, chains, batch.z, batch.choice, batch.condition)
-        jumps = self._jumps(merges, self.teacher.network)
-        start = of_choice([jump.start for jump in jumps], batch.choice)
-        readout = of_choice([jump.readout for jump in jumps], batch.choice)
-        return ddim.x0_target(batch.z, start, readout, landing)
-
-    def _weights(self, merges: Sequence[Merge]) -> Tensor:
-        """Weights of the merges' losses; kept, as small networks would wait for them."""
-        key = tuple(merges)
-        if key not in self._known_weights:
-            jumps = self._jumps(merges, self.teacher.network)
-            weights = loss_weights(self.teacher.ddim, jumps, self.config.loss_weighting)
-            self._known_weights[key] = weights
-        return self._known_weights[key]
-
-    def _jumps(self, merges: Sequence[Merge], network: nn.Module) -> list[Jump]:
-        denoiser = self.teacher.denoiser.using(network)
-        return student_jumps(merges, denoiser, self.config.merge_rule)
-
-    def _put(self, merges: Sequence[Merge], network: nn.Module) -> None:
-        for jump in self._jumps(merges, network):
-            self._operators.put(jump)
+    def _put(self, merges: Sequence[Merge], network: nn.Module, linear: LinearParts) -> None:
+        self._operators.put(merges, network, self.config.merge_rule, linear)
 
     def _iterations_in(self, seconds: float) -> int:
         """How many iterations of the stage take that long; the same on every process."""
@@ -411,21 +272,23 @@ class Distillation:
         broadcast_object_list(count)
         return count[0]
 
-    def _write(self, step: int, stage: int, iteration: int, average: dict[str, Tensor]) -> None:
-        """A checkpoint in a stage, after so many iterations of it and of the run."""
+    def _write(self, step: int, stage: int, iteration: int, own: dict[str, Tensor]) -> None:
+        """A checkpoint after so many iterations of a stage (its tensors ``own``) and of the run."""
         if self._checkpoints is None:
             return
         jumps, tensors = self._operators.state()
         state = dict(stage=stage, iteration=iteration, iterations=self.iterations, jumps=jumps)
-        self._checkpoints.save(self.accelerator, step, state, tensors | average)
+        self._checkpoints.save(self.accelerator, step, state, tensors | own)
         self._kept = step
 
     def _identity(self) -> str:
         """Digest of all that the result depends on."""
-        content = {
+        content: dict[str, Any] = {
             "plan": [list(merge.boundaries) for merge in self.plan.merges],
             "teacher": self.teacher.digest,
             "inputs": self.inputs.identity(),
             "config": self.config.what_decides(self.accelerator.num_processes),
         }
+        if self.plan.free_step is not None:
+            content["free_step"] = self.plan.free_step
         return digest(content)

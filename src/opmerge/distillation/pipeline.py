@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.denoiser import Condition, Denoiser, as_condition
+from opmerge.denoisers.linear_part import LinearDenoiser
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import read_student_index
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
@@ -43,8 +45,8 @@ class FewStepPipeline(DiffusionPipeline):
     ``DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline",
     trust_remote_code=True)`` does, through the three lines of code in the folder.
 
-    A one-step student needs neither, if its network was trained as a denoiser (denoiser copy),
-    at the timestep at which DDIM's trailing spacing starts:
+    A one-step student needs neither, if its network was trained as a denoiser (denoiser copy)
+    without a linear part beside it, at the timestep at which DDIM's trailing spacing starts:
 
         DDIMPipeline(
             unet=UNet2DModel.from_pretrained(folder, subfolder="unet"),
@@ -102,13 +104,23 @@ class FewStepPipeline(DiffusionPipeline):
     def student(self) -> Student:
         """The student that the pipeline holds."""
         ddim = self.scheduler.ddim.to(self._execution_device)
-        places = itemgetter("start", "stop", "readout")
         jumps = tuple(
-            Jump(ddim.denoiser(getattr(self, jump["network"])), *places(jump))
+            Jump(self._denoiser(jump, ddim), jump["start"], jump["stop"], jump["readout"])
             for jump in self.scheduler.jumps
         )
         shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
-        return Student(jumps, ddim, shape, num_classes)
+        free_step = self.scheduler.free_step
+        if free_step is not None:
+            free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
+        return Student(jumps, ddim, shape, num_classes, free_step)
+
+    def _denoiser(self, jump: Mapping[str, Any], ddim: DDIM) -> Denoiser:
+        """What a jump reads: its network, and its linear part if it has one."""
+        denoiser = ddim.denoiser(getattr(self, jump["network"]))
+        part = self.scheduler.linear_part(jump)
+        if part is None:
+            return denoiser
+        return LinearDenoiser(denoiser, ddim, {jump["start"]: part.to(ddim.alphas.device)})
 
     @torch.no_grad()
     def __call__(
@@ -151,6 +163,8 @@ class FewStepPipeline(DiffusionPipeline):
             raise InputError("latents", f"must have shape (B, {sizes})", tuple(latents.shape))
         z = latents.to(device)
         condition = _condition(class_labels, self.config["num_classes"], z)
+        if student.free_step is not None:
+            z = compose(student.ddim, [[student.free_step]], z)
         for jump in self.progress_bar(student.jumps):
             z = compose(student.ddim, [[jump]], z, condition=condition)
         self.maybe_free_model_hooks()

@@ -6,22 +6,30 @@ renamed; diffusers also looks here for ``SchedulerMixin``, by which it knows how
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from opmerge.denoisers.models import Student
+from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart, add
+from opmerge.denoisers.models import Jump, Student, compose
 from opmerge.denoisers.sampler import DDIM
+from opmerge.distillation.free_step import free_jump
 from opmerge.errors import InputError
 from opmerge.settings.types import PredictionType
 
 _KEYS: tuple[str, ...] = ("network", "start", "stop", "readout", "timestep", "alpha", "sigma")
 _KEYS += ("alpha_readout", "sigma_readout")
+_LINEAR = "linear_part"  # a key of those jumps alone that have one
+_FILE = "linear_part.safetensors"
 
 
 class JumpScheduler(SchedulerMixin, ConfigMixin):
@@ -35,7 +43,9 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         jumps: noise side first; each with ``network`` (the component of the pipeline that it
             reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
             the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
-            ``sigma_readout`` where its estimates are landed.
+            ``sigma_readout`` where its estimates are landed. One with a ``linear_part: true``
+            adds A z + b to x̂ (see ``linear_parts``). The first may have no ``network``: a free
+            step, x̂ = A z + b, which is none of the K.
         num_steps: T, the number of teacher steps.
 
     Raises:
@@ -62,6 +72,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             timesteps[start] = jump["timestep"]
         self.ddim = DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))
         self.init_noise_sigma = 1.0
+        self.linear_parts: dict[int, LinearPart] = {}
         self.set_timesteps()
 
     @classmethod
@@ -73,9 +84,12 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("timesteps", requirement, ddim.timesteps[1:])
         tables = (ddim.alphas, ddim.sigmas, ddim.timesteps)
         alphas, sigmas, timesteps = (table.tolist() for table in tables)
-        jumps = [
+        named: list[dict[str, Any]] = [{"network": name} for name in networks]
+        if student.free_step is not None:
+            named.insert(0, {})
+        jumps: list[dict[str, Any]] = [
             {
-                "network": name,
+                **network,
                 "start": jump.start,
                 "stop": jump.stop,
                 "readout": jump.readout,
@@ -85,16 +99,70 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
                 "alpha_readout": alphas[jump.readout],
                 "sigma_readout": sigmas[jump.readout],
             }
-            for jump, name in zip(student.jumps, networks, strict=True)
+            for jump, network in zip(student.chain, named, strict=True)
         ]
+        linear = {
+            jump.start: jump.denoiser.parts[jump.start]
+            for jump in student.chain
+            if isinstance(jump.denoiser, LinearDenoiser)
+        }
+        for jump in jumps:
+            if jump["start"] in linear:
+                jump[_LINEAR] = True
         scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps)
+        scheduler.linear_parts = linear
         return scheduler
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write ``scheduler_config.json``, and ``linear_part.safetensors`` beside it if needed."""
+        tensors: dict[str, Tensor] = {}
+        for start, part in self.linear_parts.items():  # copies: directions may be shared
+            tensors |= {name: each.clone() for name, each in part.tensors(f"{start}.").items()}
+        if tensors:  # first, so that what is pushed has it
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_file(tensors, Path(save_directory) / _FILE)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any = None,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """What ``save_pretrained`` wrote; with linear parts, from a folder on this machine."""
+        place = pretrained_model_name_or_path
+        loaded = super().from_pretrained(place, subfolder, return_unused_kwargs, **kwargs)
+        scheduler = loaded[0] if isinstance(loaded, tuple) else loaded
+        jumps = scheduler.config["jumps"]
+        if starts := [jump["start"] for jump in jumps if _LINEAR in jump]:
+            tensors = load_file(Path(place, subfolder or "", _FILE))
+            found = {start: LinearPart.find(tensors, f"{start}.") for start in starts}
+            scheduler.linear_parts = {at: part for at, part in found.items() if part is not None}
+        return loaded
+
+    def linear_part(self, jump: Mapping[str, Any]) -> LinearPart | None:
+        """The linear part of a jump's x̂, if it has one; refused where it is missing."""
+        if _LINEAR in jump and jump["start"] not in self.linear_parts:
+            requirement = f"must come with {_FILE}, which holds A and b of x̂ = network + A z + b"
+            remedy = "load it by from_pretrained from the student's folder, not from its config"
+            raise InputError("scheduler", requirement, "a config alone", remedy)
+        return self.linear_parts.get(jump["start"])
 
     @property
     def jumps(self) -> list[dict[str, Any]]:
-        """The jumps as they are stored, noise side first."""
-        jumps: list[dict[str, Any]] = self.config["jumps"]
-        return jumps
+        """The K jumps of networks as they are stored, noise side first."""
+        return [jump for jump in self.config["jumps"] if "network" in jump]
+
+    @property
+    def free_step(self) -> Jump | None:
+        """The step without a network that comes before them, if there is one."""
+        first = self.config["jumps"][0]
+        part = None if "network" in first else self.linear_part(first)
+        return None if part is None else free_jump(self.ddim, first["stop"], part)
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None
@@ -116,19 +184,29 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         raise InputError("timestep", f"must be one of {known}", int(timestep))
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample itself: networks read z as it is."""
-        return sample
+        """What the network reads: z itself, and behind a free step where that leads from z_T."""
+        free_step = self.free_step
+        if free_step is None or timestep is None or int(timestep) != self.jumps[0]["timestep"]:
+            return sample
+        free_step = replace(free_step, denoiser=free_step.denoiser.to(sample.device))
+        return compose(self.ddim.to(sample.device), [[free_step]], sample)
 
     def step(
         self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """Take the jump that starts at a timestep, from (B, …) states z; no other is accepted.
 
+        Behind a free step the first jump takes z_T.
+
         It leads to ``prev_sample``, (B, …), by ``pred_original_sample``, (B, …) x̂; without
         ``return_dict`` they are a tuple.
         """
         jump, ddim = self._jump_at(timestep), self.ddim.to(sample.device)
+        sample = self.scale_model_input(sample, timestep)  # a plain loop passes z_T itself
         estimate = ddim.read(model_output, sample, jump["start"])
+        if (part := self.linear_part(jump)) is not None:
+            added = part.to(sample.device)(sample)
+            estimate = add(ddim, estimate, added, jump["start"])
         landed = ddim.land(estimate, jump["readout"])
         if not return_dict:
             return landed, estimate.x0
@@ -147,7 +225,9 @@ def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     if not jumps:
         raise InputError("jumps", "must have at least one jump")
     for number, jump in enumerate(jumps):
-        if set(jump) != set(_KEYS):
+        is_free = number == 0 and len(jumps) > 1 and "network" not in jump
+        needed = set(_KEYS) - ({"network"} if is_free else set())
+        if set(jump) - {_LINEAR} != needed or jump.get(_LINEAR, not is_free) is not True:
             raise InputError(f"jumps[{number}]", f"must have {', '.join(_KEYS)}", sorted(jump))
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]

@@ -57,13 +57,14 @@ class Stage:
         return sum(merge.num_children for merge in self.merges) / len(self.merges)
 
     def network_evaluations(self, num_iterations: int, config: DistillationConfig) -> float:
-        """Evaluations of a sample of the batch: ``⌈N/R⌉ children + N κ``, κ = 3 (THEORY 9).
+        """Evaluations of a sample of the batch: ``⌈N/R⌉ (children + 1) + N κ``, κ = 3 (THEORY 9).
 
-        The children are those that the curriculum asks for; each target is used R times.
+        The children are those that the curriculum asks for; each target is used R times. The 1 is
+        the pass by which the linear part is solved, and is not there where it is trained.
         """
         num_targets = math.ceil(num_iterations / config.target_reuse)
-        children = mean_children(self.merges, num_iterations, config.curriculum)
-        return num_targets * children + num_iterations * STUDENT_PASSES
+        passes = target_passes(self.merges, num_iterations, config)
+        return num_targets * passes + num_iterations * STUDENT_PASSES
 
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
@@ -123,7 +124,7 @@ def plan_effort(
     total, unit = read_budget(config.budget)
     lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
     weights = (lengths / lengths.max()) ** read_split(config.budget_split)
-    means = [mean_children(stage.merges, MANY_ITERATIONS, config.curriculum) for stage in stages]
+    means = [target_passes(stage.merges, MANY_ITERATIONS, config) for stage in stages]
     reuse, batch = config.target_reuse, config.optimization.global_batch_size(num_processes)
     if unit == "seconds":
         work = weights * (np.array(means) / reuse + STUDENT_PASSES)
@@ -163,6 +164,14 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
         return merges
     lengths = (int(_lengths(merge, np.array(share), curriculum)) for merge in merges)
     return [Merge(merge.boundaries[: 1 + n]) for merge, n in zip(merges, lengths, strict=True)]
+
+
+def target_passes(
+    merges: Sequence[Merge], num_iterations: int, config: DistillationConfig
+) -> float:
+    """Forward passes for a sample's target: its children's, and the student's to be solved from."""
+    children = mean_children(merges, num_iterations, config.curriculum)
+    return children + (config.linear_part == "solve")
 
 
 def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:

@@ -28,6 +28,7 @@ from scipy.optimize import least_squares
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
+from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
@@ -190,6 +191,7 @@ def calibrate(
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
             is below 4, or the settings do not fit a plan.
     """
+    config = settled(config, teacher.network)
     count, settings = config.num_iterations, config.optimization
     if isinstance(count, tuple) or config.merge_seconds is not None or config.budget is not None:
         raise InputError("num_iterations", "must be one number to calibrate for", count)
@@ -291,7 +293,7 @@ def _kept_table(
     samples: int | None,
 ) -> MeasuredTable:
     """The teacher's table, measured or as an earlier run left it in the folder."""
-    is_nonlinear = getattr(config, "linear_part", "train") == "solve"
+    is_nonlinear = config.linear_part == "solve"
     settings = config.optimization
     count = default_samples(teacher) if samples is None else samples
 
@@ -421,6 +423,11 @@ def _scope_notes(config: DistillationConfig) -> Iterator[str]:
         yield (
             "the probes have a network each: what merges that share one do to each other is not "
             "in the model"
+        )
+    if config.linear_part == "solve":
+        yield (
+            "linear parts are solved: plans of the linear theory, which has nothing else, are not "
+            "for this run, and its training model says what is left of all; the law is for it"
         )
     if config.curriculum != "none":
         yield (

@@ -32,6 +32,7 @@ _STUDENTS = re.compile(r'(?<!\\)"students"\s*:\s*(?=\[)')
 _PROBLEM = ("schedule", "training", "merge_rule", "objective")
 _KEYS = ("format", "version", "steps", "students", *_PROBLEM)
 _PREDICTION = ("predicted", "spectrum")
+_OPTIONAL = ("free_step", "iterations")
 _SPACE = " \t\r\n"
 _TOKEN = re.compile(rf"[{_SPACE}]*(?:([\[\],])|((?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))")
 _MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stands for any step
@@ -137,6 +138,8 @@ class PlanFile:
             "merge_rule": self.merge_rule,
             "objective": self.objective,
         }
+        if self.plan.free_step is not None:
+            content["free_step"] = self.plan.free_step
         for key in _PREDICTION:
             if getattr(self, key):
                 content[key] = dict(getattr(self, key))
@@ -176,14 +179,11 @@ class PlanFile:
         missing = [key for key in (*_KEYS, *(_PREDICTION if given else ())) if key not in data]
         if missing:
             raise InputError(place, f"must have the key {missing[0]}")
-        unknown = sorted(set(data) - {*_KEYS, *_PREDICTION, "iterations"})
+        unknown = sorted(set(data) - {*_KEYS, *_PREDICTION, *_OPTIONAL})
         if unknown:
             raise InputError(place, "must have no other keys", unknown[0])
         plan = Plan.from_nested(parse_nested(data["students"], f"{place}: students"))
-        steps = data["steps"]
-        if type(steps) is not int or steps != plan.num_steps:
-            requirement = f"must be {plan.num_steps}, as the students cover"
-            raise InputError(f"{place}: steps", requirement, repr(steps))
+        plan = _with_steps(plan, data, place)
         iterations = data.get("iterations")
         if "iterations" in data:
             _check_iterations(iterations, len(plan.merges), f"{place}: iterations")
@@ -245,6 +245,23 @@ def _load_object(text: str, place: str) -> dict[str, Any]:
     if "students" in data and not (found and isinstance(data["students"], str)):
         raise InputError(f"{place}: students", "must be a list of trees", data["students"])
     return data
+
+
+def _with_steps(plan: Plan, data: Mapping[str, Any], place: str) -> Plan:
+    """The plan of a file's students, with its free step if it has one."""
+    steps, start = data["steps"], plan.num_steps
+    if "free_step" not in data:
+        if type(steps) is not int or steps != start:
+            requirement = f"must be {start}, as the students cover"
+            raise InputError(f"{place}: steps", requirement, repr(steps))
+        return plan
+    if type(data["free_step"]) is not int or data["free_step"] != start:
+        requirement = f"must be {start}, where the students start"
+        raise InputError(f"{place}: free_step", requirement, repr(data["free_step"]))
+    if type(steps) is not int or steps <= start:
+        requirement = f"must be above {start}, to which the free step leads"
+        raise InputError(f"{place}: steps", requirement, repr(steps))
+    return Plan(plan.students, steps)
 
 
 def _choice(data: Mapping[str, Any], key: str, choices: tuple[str, ...], place: str) -> Any:

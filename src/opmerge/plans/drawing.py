@@ -22,30 +22,38 @@ _TOUCHING = 0.5  # half the height of a bar that fills its row
 _COLOURS, _PALEST = "YlGnBu", 40  # lightness falls all the way, so it reads in greyscale
 
 
-def plan_from_merges(merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int]) -> Plan:
-    """The plan of a record's merges and (T, …, 0), or ``InputError`` if they do not form one."""
+def plan_from_merges(
+    merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int], has_free_step: bool = False
+) -> Plan:
+    """The plan of a record's merges and (T, …, 0), or ``InputError`` if they do not form one.
+
+    With a free step the first two boundaries are its ends.
+    """
     every = [Merge(tuple(merge["boundaries"])) for merge in merges]
-    return Plan(
-        tuple(
-            Tree(above, below, tuple(m for m in every if below <= m.stop and m.start <= above))
-            for above, below in pairwise(boundaries)
-        )
+    trees = (
+        Tree(above, below, tuple(m for m in every if below <= m.stop and m.start <= above))
+        for above, below in pairwise(boundaries[has_free_step:])
     )
+    return Plan(tuple(trees), boundaries[0] if has_free_step else None)
 
 
 @figure_style()
 def plan_figure(
-    merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int], title: str = ""
+    merges: Sequence[Mapping[str, Any]],
+    boundaries: Sequence[int],
+    title: str = "",
+    has_free_step: bool = False,
 ) -> Figure:
     """Each merge as a bar over the steps that it jumps over, in the round in which it is trained.
 
     A merge has its ``boundaries`` (j, k_1, …, i) and its ``share`` of the squared error; at the
-    ``boundaries`` (T, …, 0) of the plan one student hands over to the next. The title is by default
-    the number of merges. ``InputError`` says if all this forms no plan.
+    ``boundaries`` (T, …, 0) of the plan one student hands over to the next. The first two may be
+    those of a free step, which is hatched. The title is by default the number of merges.
+    ``InputError`` says if all this forms no plan.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    plan = plan_from_merges(merges, boundaries)
+    plan = plan_from_merges(merges, boundaries, has_free_step)
     last = max(plan.rounds(), default=0)
     share_of = {tuple(merge["boundaries"]): 100 * merge["share"] for merge in merges}
     shares = [share_of[merge.boundaries] for merge in plan.merges]
@@ -56,6 +64,9 @@ def plan_figure(
     if shares:
         _draw_bars(figure, axes, plan, shares, half)
     _draw_marks(axes, plan, half)
+    if plan.free_step is not None:
+        ends = (plan.num_steps, plan.free_step)
+        axes.fill_between(ends, -half, half, hatch="////", facecolor="none", edgecolor=INK, lw=0)
     for boundary in plan.boundaries[1:-1]:
         axes.axvline(boundary, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     axes.set_xlim(plan.num_steps, 0)

@@ -87,6 +87,9 @@ def _rows(line: _Line, prefix: str, rest: str, width: int) -> Iterator[str]:
 def _outline(plan: Plan, max_depth: int) -> list[_Line]:
     """The outline of a plan, with nested parts drawn down to ``max_depth`` levels."""
     lines: list[_Line] = []
+    if plan.free_step is not None:
+        path = f"z_{plan.num_steps} → z_{plan.free_step}".replace(" ", _NBSP)
+        lines.append(_Line(f"{path}: a free step, in closed form and without a network"))
     for nodes in _runs(_roots(plan)):
         first, count = nodes[0], len(nodes)
         if first.shape == 0:

@@ -147,11 +147,18 @@ class Tree:
 class Plan:
     """A K-step student: K trees, noise side first, that cover the steps T … 1.
 
+    Args:
+        students: the trees.
+        free_start: T, where a free step leads from there to the first tree's start m < T: one in
+            closed form, without a network (THEORY 10). The trees then cover m … 1.
+
     Raises:
-        InputError: if the trees do not follow one another from T down to 0.
+        InputError: if the trees do not follow one another down to 0, or the free step does not
+            lead down to the first.
     """
 
     students: tuple[Tree, ...]
+    free_start: int | None = None
 
     def __post_init__(self) -> None:
         if not self.students:
@@ -162,15 +169,24 @@ class Plan:
                 raise InputError(f"students[{number}]", requirement, after.start)
         if self.students[-1].stop != 0:
             raise InputError("students", "must end with step 1", self.students[-1].stop + 1)
+        first = self.students[0].start
+        if self.free_start is not None and self.free_start <= first:
+            requirement = f"must be above {first}, where the students start"
+            raise InputError("free_start", requirement, self.free_start)
 
     @property
     def num_steps(self) -> int:
         """T, the number of teacher steps."""
-        return self.students[0].start
+        return self.free_start or self.students[0].start
+
+    @property
+    def free_step(self) -> int | None:
+        """m, where a free step from T lands, if there is one."""
+        return None if self.free_start is None else self.students[0].start
 
     @property
     def student_steps(self) -> int:
-        """K, the number of steps of the student."""
+        """K, the number of steps that the student takes by networks."""
         return len(self.students)
 
     @cached_property
@@ -180,8 +196,9 @@ class Plan:
 
     @property
     def boundaries(self) -> tuple[int, ...]:
-        """(T, …, 0): the steps at which one student hands over to the next."""
-        return (self.num_steps, *(tree.stop for tree in self.students))
+        """(T, …, 0): the steps at which one student hands over to the next, a free step first."""
+        free = () if self.free_start is None else (self.free_start,)
+        return (*free, self.students[0].start, *(tree.stop for tree in self.students))
 
     def rounds(self) -> list[int]:
         """Round of each merge: 1 + the last round of its children, 0 for a teacher step.
@@ -204,12 +221,12 @@ class Plan:
         return sum(merge.num_children + overhead for merge in self.merges)
 
     @classmethod
-    def from_nested(cls, students: Sequence[Nested]) -> Plan:
+    def from_nested(cls, students: Sequence[Nested], free_start: int | None = None) -> Plan:
         """Read the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student: as ``Tree`` does."""
         if not isinstance(students, list | tuple):
             raise InputError("students", "must be a list of trees", students)
         trees = (Tree.from_nested(tree, f"students[{k}]") for k, tree in enumerate(students))
-        return cls(tuple(trees))
+        return cls(tuple(trees), free_start)
 
     def to_nested(self) -> list[Nested]:
         """The list of trees as nested lists."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
-from opmerge.settings.distillation import LossWeighting
+from opmerge.settings.distillation import LinearPartChoice, LossWeighting
 from opmerge.settings.types import Budget, Count, File, MergeRule, Objective, must
 
 _TEACHER = "A diffusers pipeline folder."
@@ -110,6 +110,12 @@ class DistillOptions(Settings):
     )
     steps: int | None = option(None, "T, the teacher's steps.", shown="the plan's")
     student_steps: int | None = option(None, "K, for lists or a strategy.", shown="1")
+    free_step: int | None = option(
+        None,
+        "m: a step from T to m in closed form comes first, fitted to teacher runs; lists or a "
+        "strategy are then of the m steps that remain.",
+        shown="the plan's, or none",
+    )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )
@@ -131,6 +137,9 @@ class CalibrationOptions(Settings):
     )
     merge_rule: MergeRule = option("denoiser-copy", "denoiser-copy or operator-copy.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
+    linear_part: LinearPartChoice = option(
+        "auto", "As of the run to come.", shown="solve for the perceptron, train for others"
+    )
     target_reuse: Count = option(1, "As of the run to come.")
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."

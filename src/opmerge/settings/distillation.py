@@ -31,6 +31,9 @@ Sharing = Literal["merge", "round"]
 Curriculum = Literal["none", "linear", "doubling"]
 """How the length of the target grows over the first half of a merge's iterations."""
 
+LinearPartChoice = Literal["auto", "solve", "train"]
+"""How a student learns the linear part of its merge; auto: as suits the kind of network."""
+
 # What may change between a run and its continuation, or counts only as part of the global batch.
 _FREE = {
     "checkpointing_steps",
@@ -117,6 +120,12 @@ class DistillationConfig(Settings):
         "Times that a target is learned from, or more where a merge's targets would take over 2 "
         "GiB of the device's memory.",
     )
+    linear_part: LinearPartChoice = option(
+        "auto",
+        "The linear part of a student: solved on the merge's own targets, and the network trained "
+        "on what is left (solve), or trained as all of it (train).",
+        shown="solve for the perceptron, train for other networks and with a curriculum",
+    )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")
 
@@ -126,6 +135,9 @@ class DistillationConfig(Settings):
             raise InputError("merge_seconds", "must not be given together with budget")
         if self.target_reuse > 1 and self.curriculum != "none":
             raise InputError("target_reuse", "must be 1 with a curriculum", self.target_reuse)
+        if self.linear_part == "solve" and self.curriculum != "none":
+            requirement = "must be train with a curriculum, whose targets change"
+            raise InputError("linear_part", requirement, self.linear_part)
         return self
 
     def iterations_of(self, num_stages: int) -> tuple[int, ...]:
@@ -141,13 +153,26 @@ class DistillationConfig(Settings):
             raise InputError("num_iterations", need, f"{len(self.num_iterations)} numbers")
         return self.num_iterations
 
+    def for_network(self, is_solved: bool) -> Self:
+        """The same settings with ``auto`` decided: whether a network's linear part is solved."""
+        if self.linear_part != "auto":
+            return self
+        solves = is_solved and self.curriculum == "none"
+        return self.replaced(linear_part="solve" if solves else "train")
+
     def what_decides(self, num_processes: int) -> dict[str, Any]:
-        """What the result depends on: a run is continued only with the same."""
+        """What the result depends on: a run is continued only with the same.
+
+        ``auto`` is to be decided before (``for_network``).
+        """
         optimization = self.optimization.what_decides(num_processes)
         # older checkpoints do not know what is not used
-        decides = self.model_dump(exclude={"budget", "budget_split", "target_reuse"})
+        newer = {"budget", "budget_split", "target_reuse", "linear_part"}
+        decides = self.model_dump(exclude=newer)
         if self.budget:
             decides["budget"] = [*read_budget(self.budget), read_split(self.budget_split)]
         if self.target_reuse > 1:
             decides["target_reuse"] = self.target_reuse
+        if self.linear_part == "solve":
+            decides["linear_part"] = self.linear_part
         return {**decides, "optimization": optimization}

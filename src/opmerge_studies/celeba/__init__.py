@@ -96,7 +96,9 @@ class CelebaSettings(Settings):
     )
     neural_steps: AtLeastTwo = option(16, "its T")
     teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
-    distillation: DistillationConfig = option(DistillationConfig(), "how each plan is executed")
+    distillation: DistillationConfig = option(
+        DistillationConfig(linear_part="train"), "how each plan is executed"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -132,7 +134,7 @@ class CelebaSettings(Settings):
             num_samples=256,
             neural_steps=8,
             teacher=TeacherConfig(num_iterations=3000),
-            distillation=DistillationConfig(num_iterations=200),
+            distillation=DistillationConfig(num_iterations=200, linear_part="train"),
         )
 
 

@@ -59,7 +59,8 @@ class RealNetworksSettings(Settings):
         (0, 1, 2), "of the distillation's batches; each plan is executed with each"
     )
     distillation: DistillationConfig = option(
-        DistillationConfig(), "how each plan is executed; its own seed is not used"
+        DistillationConfig(linear_part="train"),
+        "how each plan is executed; its own seed is not used",
     )
     num_samples: Annotated[int, Field(ge=4)] = option(
         2000, "samples from equal noise by which a student is measured"
@@ -89,7 +90,9 @@ class RealNetworksSettings(Settings):
             steps=16,
             plans=(*PLANNED, "vanilla", "progressive", "consistency"),
             seeds=(0,),
-            distillation=DistillationConfig(num_iterations=200, budget="1.2e6"),
+            distillation=DistillationConfig(
+                num_iterations=200, budget="1.2e6", linear_part="train"
+            ),
             num_samples=1000,
         )
 

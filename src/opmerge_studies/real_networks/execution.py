@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -203,19 +204,25 @@ class Execution:
 
     def _efforts(self, plan: Plan) -> list[tuple[Stage, int]]:
         stages = plan_stages(plan, self.settings.distillation.sharing)
-        counts = plan_effort(stages, self.settings.distillation).iterations
+        counts = plan_effort(stages, self._config).iterations
         return [*zip(stages, counts, strict=True)]
 
     def _work(self, contender: Contender) -> float:
         """Network evaluations of the training, all samples of a batch counted."""
-        config = self.settings.distillation
+        config = self._config
         work = sum(
             stage.network_evaluations(n, config) for stage, n in self._efforts(contender.plan)
         )
         return config.optimization.global_batch_size(1) * work
 
-    def _distillation(self, seed: int) -> DistillationConfig:
+    @cached_property
+    def _config(self) -> DistillationConfig:
+        """The settings; what limited training leaves is the question, so nothing is solved."""
         config = self.settings.distillation
+        return config.replaced(linear_part=config.given("linear_part", "train"))
+
+    def _distillation(self, seed: int) -> DistillationConfig:
+        config = self._config
         return config.replaced(optimization=config.optimization.replaced(seed=seed))
 
     def _part(self, contender: Contender, seed: int) -> tuple[str, Any]:

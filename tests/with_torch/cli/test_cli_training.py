@@ -211,6 +211,39 @@ def test_a_strategy_is_executed_as_a_plan_file_with_its_prediction(run: Run, wor
     assert (work / "again" / student).read_bytes() == (work / "named" / student).read_bytes()
 
 
+def test_a_free_step_comes_before_a_strategy_lists_and_in_a_file(run: Run, work: Path) -> None:
+    """All three are the same plan, and the same student."""
+    free = ("--free_step", 3)
+    assert run(*distill(work, *free, output="free"))[0] == 0
+    path = work / "free" / "plan.json"
+    content = json.loads(path.read_text())
+    kept = (content["steps"], content["free_step"], content["students"])
+    assert kept == (STEPS, 3, [[[3, 2], 1]])
+    lists = distill(work, *free, "--steps", STEPS, plan="[[3,2],1]", output="free_lists")
+    for again in (lists, distill(work, plan=path, output="free_file")):
+        assert run(*again)[0] == 0
+        student = Path("student", "scheduler", "linear_part.safetensors")
+        folder = work / str(again[again.index("--output_dir") + 1])
+        assert (folder / student).read_bytes() == (work / "free" / student).read_bytes()
+    status, out, _ = run("evaluate", "digits", "--plan", path, "--json")
+    assert (status, json.loads(out)["plan"]["free_step"]) == (0, 3)
+    teacher = work / "trained" / "teacher"
+    measure = ("evaluate-student", work / "free" / "student", "--teacher", teacher)
+    assert run(*measure, "--num_samples", 8, "--plan", path)[0] == 0
+    _, out, err = run("export", path, "--to", "fastgen", "--time", "trig")
+    schedule = PlanFile.read(path).schedule
+    level = np.arctan2(schedule.sigmas[3], schedule.alphas[3])
+    assert json.loads(out) == [pytest.approx(level), 0.0]
+    assert "starts at step 3" in err
+    refused(run(*distill(work, "--free_step", 2, plan=path)), "`free_step` must be 3")
+    refused(run(*distill(work, "--free_step", STEPS)), "`free_step` must be in 1 … 3")
+    plain = work / "plan" / "plan.json"
+    refused(run(*distill(work, *free, plan=plain)), "`free_step` must be left out")
+    refused(run(*distill(work, *free, plan="[[3,2],1]")), "`steps` must be given with a free step")
+    refused(run(*distill(work, "--free_step", 2, "--steps", 4, plan="[[3,2],1]")), "must be 3")
+    refused(run(*distill(work, *free, "--data_free")), "`data_free` must be left out")
+
+
 def test_a_killed_run_goes_on_and_the_log_has_every_step_once(run: Run, work: Path) -> None:
     assert run(*distill(work, output="whole"))[0] == 0
     assert run(*distill(work, output="cut"))[0] == 0
@@ -248,6 +281,9 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
     status, out, _ = run("export", plan, "--to", "comfyui")
     assert (status, out.split(", ")[-1].strip()) == (0, "0")
     refused(run("export", plan, "--to", "elsewhere"), "to", "fastgen, comfyui")
+    for folder, lines in (("plan", 0), ("run", 1)):  # beside a student whose linear part is solved
+        _, _, err = run("export", work / folder / "plan.json", "--to", "comfyui")
+        assert err.count("linear part") == err.count("\n") == lines
 
 
 @pytest.mark.parametrize(
@@ -263,6 +299,8 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
         (("--mixed_precision", "fp16"), ("mixed_precision", "no or bf16 on the CPU")),
         (("--loss_weighting", "epsilon-space"), ("loss_weighting", "snr-truncated")),
         (("--sharing", "all"), ("sharing", "round")),
+        (("--linear_part", "no"), ("linear_part", "auto, solve, train")),
+        (("--linear_part", "solve", "--curriculum", "linear"), ("linear_part", "a curriculum")),
         (("--report_to", "nothing"), ("report_to",)),
         (("--labels", "digits"), ("labels", "left out")),
         (("--resume_from_checkpoint", "checkpoint-7"), ("resume_from_checkpoint", "none")),

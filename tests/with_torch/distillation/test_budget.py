@@ -19,8 +19,9 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
-from opmerge.distillation import Distillation, executor
+from opmerge.distillation import Distillation, targets
 from opmerge.distillation.stages import plan_effort, plan_stages
+from opmerge.distillation.targets import StageTargets
 from opmerge.errors import InputError
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.types import read_budget, read_split
@@ -97,12 +98,15 @@ def test_seconds_are_split_as_evaluations_are() -> None:
     assert np.array(effort.seconds) / 120 == pytest.approx(np.array(spent) / sum(spent))
 
 
+@pytest.mark.parametrize("linear_part", ["solve", "train"])
 @pytest.mark.parametrize("reuse", [1, 4])
-def test_a_budget_is_what_the_networks_are_asked(reuse: int) -> None:
+def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -> None:
     """An iteration asks the student once, and its children once in ``reuse`` iterations.
 
-    κ = 3 counts the student's way back too, so it is three evaluations for one pass.
+    κ = 3 counts the student's way back too, so it is three evaluations for one pass. To solve the
+    linear part the student's copy is asked once of every target.
     """
+    solved = int(linear_part == "solve")
     plan, asked, learned = build_strategy("uniform:2", 8), 0, list[float]()
     network = MLPDenoiser((4,), hidden_size=8, num_layers=1)
     schedule = DDIM.from_schedule(cosine_schedule(8), "v_prediction")
@@ -115,12 +119,12 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int) -> None:
 
     network.register_forward_pre_hook(count)  # students are copies of it, hook and all
     teacher, data = Teacher(network, schedule, (4,)), torch.randn(16, 4)
-    config = settings("20000", target_reuse=reuse)
+    config = settings("20000", target_reuse=reuse, linear_part=linear_part)
     run = Distillation(teacher, plan, DataInputs(data), config, Accelerator(cpu=True))
     counts = run.iterations
     for _ in run.run():
         pass
-    children = [merge.num_children for merge in plan.merges]
+    children = [merge.num_children + solved for merge in plan.merges]
     batches = [math.ceil(n / reuse) for n in counts]
     passes = sum(n + k * m for n, k, m in zip(counts, batches, children, strict=True))
     assert asked == BATCH * passes
@@ -133,9 +137,8 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int) -> None:
 
 
 def test_targets_are_taken_in_another_order_in_every_pass() -> None:
-    run = small_run(num_iterations=150, target_reuse=3)
-    reused = run._reused(run.stages[0], 150)
-    assert reused is not None
+    run = small_run(num_iterations=150, target_reuse=3, linear_part="train")
+    reused = StageTargets(run.targets, run.stages[0].merges, 0, 150)
     order = [id(reused(iteration)) for iteration in range(150)]  # the same batches, as objects
     passes = [order[:50], order[50:100], order[100:]]
     assert len(set(order)) == 50
@@ -145,20 +148,24 @@ def test_targets_are_taken_in_another_order_in_every_pass() -> None:
 
 def test_as_many_targets_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2 * 4 * BATCH * 4  # states and estimates of four float32 values
-    monkeypatch.setattr(executor, "MEMORY_LIMIT", 10 * size)
+    monkeypatch.setattr(targets, "MEMORY_LIMIT", 10 * size)
     said: list[str] = []
     run = small_run(said.append, num_iterations=30, target_reuse=2)
-    assert run.kept_targets(20) == (10, 10 * size)
-    assert run.kept_targets(30) == (10, 10 * size)
+    assert run.targets.kept(20) == (10, 10 * size)
+    assert run.targets.kept(30) == (10, 10 * size)
     assert sum(1 for _ in run.run()) == 30
     (line,) = said
     assert "learned from 3 times each" in line
-    assert small_run(num_iterations=30).kept_targets(30) == (0, 0)
+    assert small_run(num_iterations=30, linear_part="train").targets.kept(30) == (0, 0)
+    assert small_run(num_iterations=30).targets.kept(8) == (8, 8 * size)
+    assert small_run(num_iterations=30).targets.kept(30) == (10, 10 * size)
 
 
 def test_settings_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(InputError, match="must be 1 with a curriculum"):
         DistillationConfig(target_reuse=2, curriculum="linear")
+    with pytest.raises(InputError, match="`linear_part` must be train with a curriculum"):
+        DistillationConfig(linear_part="solve", curriculum="linear")
     with pytest.raises(InputError, match="must not be given together with budget"):
         DistillationConfig(budget="2h", merge_seconds=3)
 

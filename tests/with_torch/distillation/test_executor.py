@@ -31,8 +31,9 @@ from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
-from opmerge.distillation.executor import Distillation, TrainingRecord, loss_weights
+from opmerge.distillation.executor import Distillation, TrainingRecord
 from opmerge.distillation.stages import mean_children, merges_at
+from opmerge.distillation.targets import loss_weights
 from opmerge.errors import InputError
 from opmerge.loop import Draws, make_accelerator
 from opmerge.problem import MergeRule
@@ -451,7 +452,7 @@ def scaled_losses(accelerator: Any, size: float, **optimization: Any) -> list[fl
     """Of one merge of a network whose output is multiplied by a size."""
     teacher = perceptron()
     teacher.network.proj_out.weight.mul_(size)  # type: ignore[operator, union-attr]
-    config = small(12, optimization={"max_grad_norm": 0.0, **optimization})
+    config = small(12, linear_part="train", optimization={"max_grad_norm": 0.0, **optimization})
     plan = build_strategy("vanilla", 4)
     run = Distillation(teacher, plan, DataInputs(DATA), config, accelerator)
     return [float(record.loss) for record in run.run()]

@@ -82,6 +82,12 @@ def test_two_processes_distil_what_one_does_and_go_on(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(rest["weights"], whole["weights"], strict=True))
 
 
+def test_two_processes_solve_the_linear_parts_that_one_does(tmp_path: Path) -> None:
+    """Sums over both, of batches cut in two; pairs are held out by their place in the whole."""
+    changes = {"linear_part": "solve", "curriculum": "none", "num_iterations": 3}
+    assert_close(on_two(tmp_path / "two", **changes), on_one(tmp_path / "one", **changes))
+
+
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     """One process stops, two go on with parts of a quarter, one finishes what two left."""
     whole = on_one(tmp_path / "whole")

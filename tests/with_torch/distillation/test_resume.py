@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from opmerge import build_strategy, cosine_schedule
 from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.linear_part import LinearDenoiser
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
@@ -75,7 +76,11 @@ def distillation(
 
 
 def weights(run: Distillation) -> list[Tensor]:
-    return [w for jump in run.student().jumps for w in jump.network.state_dict().values()]
+    """Those of the students' networks, and their linear parts."""
+    jumps = run.student().jumps
+    solved = [j.denoiser.parts[j.start] for j in jumps if isinstance(j.denoiser, LinearDenoiser)]
+    found = [w for jump in jumps for w in jump.network.state_dict().values()]
+    return found + [values for part in solved for values in part.tensors().values()]
 
 
 def finish(run: Distillation) -> tuple[list[int], list[Tensor]]:
@@ -198,6 +203,27 @@ def test_a_run_that_uses_targets_again_goes_on_with_the_same(tmp_path: Path) -> 
     }
     steps, whole = finish(distillation(tmp_path, **changes))
     for step in (1, 2, 4, 6, len(steps) - 1):
+        run = distillation(tmp_path, **changes)
+        assert run.resume(f"checkpoint-{step}") == step
+        assert_same(finish(run)[1], whole)
+
+
+@pytest.mark.parametrize("reuse", [1, 3])
+@pytest.mark.parametrize(("strategy", "sharing"), [("boot", "merge"), ("progressive", "round")])
+def test_a_run_whose_linear_parts_are_solved_goes_on_with_the_same(
+    tmp_path: Path, strategy: str, sharing: str, reuse: int
+) -> None:
+    """In the stage that they are of, and of the children after it; nothing is solved again."""
+    changes: dict[str, Any] = {
+        "network": MLPDenoiser,
+        **{"num_iterations": 4, "target_reuse": reuse, "curriculum": "none"},
+        **{"strategy": strategy, "sharing": sharing, "linear_part": "solve"},
+        **{"checkpointing_steps": 1, "checkpoints_total_limit": 99},
+    }
+    whole_run = distillation(tmp_path, **changes)
+    steps, whole = finish(whole_run)
+    assert len(whole) > len(list(whole_run.teacher.network.state_dict()))
+    for step in (1, 3, 4, 6, len(steps) - 1, len(steps)):
         run = distillation(tmp_path, **changes)
         assert run.resume(f"checkpoint-{step}") == step
         assert_same(finish(run)[1], whole)

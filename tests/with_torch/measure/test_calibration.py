@@ -369,7 +369,13 @@ def test_probes_are_measured_on_samples_that_they_did_not_read() -> None:
 
 def small_config(**more: Any) -> DistillationConfig:
     optimization = OptimizationConfig(train_batch_size=32, learning_rate=1e-3)
-    return DistillationConfig(**{"num_iterations": 24, "optimization": optimization, **more})
+    settings: dict[str, Any] = {
+        "num_iterations": 24,
+        "linear_part": "train",
+        "optimization": optimization,
+        **more,
+    }
+    return DistillationConfig(**settings)
 
 
 def small_teacher(steps: int = 4) -> Teacher:

@@ -1,4 +1,4 @@
-"""The measured table: of a linear teacher it is the closed form, and nothing of it is non-linear."""
+"""The measured table: a linear teacher's is the closed form, and nothing of it is non-linear."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def small(**settings: Any) -> RealNetworksSettings:
     optimization = OptimizationConfig(
         train_batch_size=32, learning_rate=1e-3, checkpointing_steps=4
     )
-    distillation = DistillationConfig(num_iterations=5, optimization=optimization)
+    distillation = DistillationConfig(
+        num_iterations=5, linear_part="train", optimization=optimization
+    )
     given = {
         "plans": ("best", "best-calibrated", "vanilla", "boot", "consistency"),
         "seeds": (0, 1),
