@@ -44,7 +44,7 @@ if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 for _module in iter_modules(__path__, f"{__name__}."):
-    if not _module.name.endswith("._kernels"):
+    if not _module.name.endswith("_kernels"):
         import_module(_module.name)
 
 
