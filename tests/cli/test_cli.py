@@ -60,7 +60,7 @@ def test_defaults_are_the_contracts(run: Run) -> None:
     assert problem["training"] == {"model": "gradient-flow", "time": 6.4}
     assert problem["schedule"]["name"] == "cosine"
     assert problem["student_steps"] == 1
-    assert (problem["merge_rule"], problem["objective"]) == ("operator-copy", "teacher")
+    assert (problem["merge_rule"], problem["objective"]) == ("denoiser-copy", "teacher")
 
 
 def test_options_accept_hyphens_and_underscores(run: Run) -> None:

@@ -68,6 +68,7 @@ def make_record(
 ) -> Record:
     """The record of a plan given by hand, ``bound`` its lower bound as a share of its W2."""
     spectrum = eigenvalue_spectrum(eigenvalues, multiplicities, source)
+    settings = {"merge_rule": "operator-copy", **settings}
     problem = Problem(spectrum, cosine_schedule(steps), **settings)
     tree = plan if isinstance(plan, Plan) else build_strategy(plan, steps, students)
     outcome = evaluate(problem, tree)

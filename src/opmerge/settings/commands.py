@@ -9,7 +9,7 @@ from pydantic import Field
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LossWeighting
-from opmerge.settings.types import Count, File, MergeRule, Objective, must
+from opmerge.settings.types import DEFAULT_MERGE_RULE, Count, File, MergeRule, Objective, must
 
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
@@ -34,7 +34,9 @@ class ProblemOptions(Settings):
         "scheduler_config.json or model folder, or a file of arrays.",
     )
     training: File | None = option(None, "A training model (JSON), instead of --merge_time.")
-    merge_rule: MergeRule = option("operator-copy", "operator-copy or denoiser-copy.")
+    merge_rule: MergeRule = option(
+        DEFAULT_MERGE_RULE, "denoiser-copy (as networks are trained) or operator-copy."
+    )
     objective: Objective = option("teacher", "teacher or data.")
     student_steps: int = option(1, "K, the student's steps.")
 
@@ -124,7 +126,7 @@ class CalibrationOptions(Settings):
     steps: int = option(..., "T, the teacher's steps.", "Teacher")
     output_dir: File = option(..., "Folder for calibration.json; finished probes are kept.", "Run")
     num_iterations: Count = option(400, "Iterations of a merge to predict for.")
-    merge_rule: MergeRule = option("denoiser-copy", "denoiser-copy or operator-copy.")
+    merge_rule: MergeRule = option(DEFAULT_MERGE_RULE, "denoiser-copy or operator-copy.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."
