@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import opmerge
 from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
-from opmerge.files import read_json_object, write_atomic
+from opmerge.files import expand_home, read_json_object, write_atomic
 
 if TYPE_CHECKING:
     from opmerge.settings.commands import (
@@ -43,7 +44,8 @@ def evaluate(
 ) -> None:
     """Evaluate a plan: what it costs in quality, and where the error arises."""
     runs.prepare_folder(files.output_dir)
-    parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"))
+    steps = problem.steps if _is_strategy(chosen.plan) else None
+    parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"), steps)
     asked = problem.replaced(steps=problem.given("steps", parsed.num_steps))
     outcome = opmerge.evaluate(_build_problem(_load_spectrum(data), asked, made_for), parsed)
     text = output.evaluation_text(outcome, made_for)
@@ -68,16 +70,15 @@ def read_plan(
     text: str, student_steps: int | None, steps: int | None = None
 ) -> tuple[opmerge.Plan, opmerge.PlanFile | None]:
     """A plan from nested lists, a strategy's name, or a plan file, which then comes with it."""
-    from opmerge.plans import STRATEGIES
-
     file, students = None, 1 if student_steps is None else student_steps
     if text.lstrip().startswith("[") or text.strip().isdecimal():
         parsed = opmerge.parse_plan(text, students)
-    elif text.split(":", maxsplit=1)[0] in STRATEGIES:
+    elif _is_strategy(text):
         if steps is None:
             raise InputError("steps", "must be given with a strategy", remedy="pass --steps 32")
         parsed = opmerge.build_strategy(text, steps, students)
     else:
+        _check_names_a_file(text)
         file = opmerge.PlanFile.read(text)
         parsed = file.plan
     planned = {"steps": parsed.num_steps, "student_steps": parsed.student_steps}
@@ -85,6 +86,23 @@ def read_plan(
         if asked not in (None, planned[name]):
             raise InputError(name, f"must be {planned[name]}, as the plan's", asked)
     return parsed, file
+
+
+def _is_strategy(text: str) -> bool:
+    from opmerge.plans import STRATEGIES
+
+    return text.partition(":")[0] in STRATEGIES
+
+
+def _check_names_a_file(text: str) -> None:
+    """Refuse a word that names no file: what was meant may be a strategy."""
+    from opmerge.plans import EXAMPLES
+
+    path = expand_home(text)
+    if os.fspath(path) == path.name and not path.suffix and not os.path.lexists(path):
+        known = ", ".join(EXAMPLES.values())
+        need = f"must be a plan file, a strategy ({known}) or nested lists such as [[3,2],1]"
+        raise InputError("plan", need, text)
 
 
 def _answer(

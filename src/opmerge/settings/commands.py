@@ -60,9 +60,9 @@ class EvaluationOptions(Settings):
 
     plan: str = option(
         ...,
-        "A plan file, or nested lists such as '[[3,2],1]' (a list of K trees with --student_steps "
-        "K). What a plan file says holds where no option is given.",
-        metavar="FILE|LISTS",
+        "A plan file, nested lists such as '[[3,2],1]' (a list of K trees with --student_steps K), "
+        "or a strategy such as boot. What a plan file says holds where no option is given.",
+        metavar="FILE|LISTS|NAME",
     )
 
 
