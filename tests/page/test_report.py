@@ -68,6 +68,7 @@ def make_record(
 ) -> Record:
     """The record of a plan given by hand, ``bound`` its lower bound as a share of its W2."""
     spectrum = eigenvalue_spectrum(eigenvalues, multiplicities, source)
+    settings = {"merge_rule": "operator-copy", **settings}
     problem = Problem(spectrum, cosine_schedule(steps), **settings)
     tree = plan if isinstance(plan, Plan) else build_strategy(plan, steps, students)
     outcome = evaluate(problem, tree)
@@ -94,7 +95,8 @@ def test_answer_first_says_the_plan_its_cost_its_proof_and_its_gain(record: Reco
     assert 0 < ratio < 10
     assert summary_sentence(altered(record, gap=3.4e-11)) == (
         "Merge steps 24 … 14 at once, then one step at a time: "
-        "for Gaussian data and equal training per merge W2 to the teacher "
+        "for Gaussian data, a linear denoiser and equal training per merge, under operator copy, "
+        "W2 to the teacher "
         f"{record['best']['w2']:.3g}, "
         "proved within 3e-11 of the best of all plans; "
         f"the best named strategy ({named['name']}) is worse by {ratio:.2g} %."
@@ -155,8 +157,9 @@ def test_answer_without_strategies_or_merges_or_error() -> None:
     kept = make_record("vanilla", steps=3, students=3)
     assert kept["best"]["w2"] == 0
     assert summary_sentence(kept) == (
-        "Keep the teacher's steps as they are: for Gaussian data and equal training per merge, "
-        "jumps of any length for free, W2 to the teacher 0, proved the best of all plans."
+        "Keep the teacher's steps as they are: for Gaussian data, a linear denoiser and equal "
+        "training per merge, under operator copy, where jumps of any length cost nothing, "
+        "W2 to the teacher 0, proved the best of all plans."
     )
 
 

@@ -113,8 +113,15 @@ def _sections(record: Record) -> Iterator[Section]:
 
 
 def _why_spectrum(record: Record) -> str:
-    if record["problem"]["merge_rule"] != "operator-copy" or target(record) != "the teacher":
+    problem = record["problem"]
+    if target(record) != "the teacher":
         return ""
+    if problem["merge_rule"] == "denoiser-copy":
+        hands_over = ", and where students hand over" if problem["student_steps"] > 1 else ""
+        return (
+            " Under denoiser copy every direction is best merged one step at a time from the noise "
+            f"side, whatever its λ; the spectrum decides how large the error is{hands_over}."
+        )
     return (
         " Alone, a direction with λ ≤ 1 is best merged one step at a time from the noise side, one "
         "with λ well above 1 all at once; a plan for both is a compromise."

@@ -49,6 +49,11 @@ def target(record: Record) -> str:
     return "the data" if record["problem"]["objective"] == "data" else "the teacher"
 
 
+def merge_rule(record: Record) -> str:
+    """Where students start, in words: ``denoiser copy``."""
+    return str(record["problem"]["merge_rule"]).replace("-", " ")
+
+
 def best_named(record: Record) -> Mapping[str, Any] | None:
     """The named strategy with the smallest W2, where any was compared."""
     return min(record["strategies"], key=lambda strategy: float(strategy["w2"]), default=None)
@@ -61,10 +66,11 @@ def summary_sentence(record: Record) -> str:
     comparison = _comparison(record)
     gain = f"; {comparison}" if comparison else ""
     error = f"W2 to {target(record)} {number(best['w2'])}"
-    premise = "for Gaussian data and equal training per merge"
+    premise = "for Gaussian data, a linear denoiser and equal training per merge"
+    where = f"under {merge_rule(record)}"
     if record["problem"].get("student_steps", 1) > 1:
-        premise += ", jumps of any length for free,"
-    return f"{plan_phrase(plan)}: {premise} {error}, {_proof(best)}{gain}."
+        where += ", where jumps of any length cost nothing"
+    return f"{plan_phrase(plan)}: {premise}, {where}, {error}, {_proof(best)}{gain}."
 
 
 def _proof(best: Mapping[str, Any]) -> str:
@@ -84,7 +90,8 @@ def _comparison(record: Record) -> str:
     best, named = record["best"], best_named(record)
     if named is None or not best["merges"]:
         return ""
-    name, ratio = named["name"], named["ratio_to_best"]
+    ratio, students = named["ratio_to_best"], record["problem"].get("student_steps", 1)
+    name = named["name"] if students == 1 else f"{named['name']} in {students} equal windows"
     if ratio is not None and ratio < 1 - _CLOSED:
         return f"the named strategy {name} is better by {percent(1 - ratio)}"
     for strategy in record["strategies"]:
