@@ -137,6 +137,8 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
 
 
 def _show_strategies(record: Mapping[str, Any]) -> None:
+    from opmerge.page.sentences import costs_told
+
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
     rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -146,14 +148,16 @@ def _show_strategies(record: Mapping[str, Any]) -> None:
         "ratio to best": lambda row: "–" if (r := row["ratio_to_best"]) is None else f"{r:.4g}",
         "merges": lambda row: str(row["merges"]),
         "network evaluations": lambda row: f"{row['network_evaluations']:.0f}",
+        "W2 at equal cost": lambda row: f"{row['w2_at_equal_cost']:.4g}",
     }
     if not any("paired_rms" in row for row in rows):
         del columns["paired error"]
+    if not all("w2_at_equal_cost" in row for row in rows):
+        del columns["W2 at equal cost"]
     cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
-    title = f"W2 to the {record['problem']['objective']}"
-    if len({row["network_evaluations"] for row in rows}) > 1:
-        title += ", all merges trained alike at unequal cost"
-    show_table(title, tuple(columns), cells)
+    show_table(
+        f"W2 to the {record['problem']['objective']}{costs_told(record)}", (*columns,), cells
+    )
 
 
 def _evaluation_notes(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None) -> list[str]:
