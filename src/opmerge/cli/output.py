@@ -139,7 +139,7 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
 
 
 def _show_strategies(record: Mapping[str, Any]) -> None:
-    from opmerge.page.sentences import merge_rule, target
+    from opmerge.page.sentences import costs_told, merge_rule, target
 
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
     rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
@@ -150,13 +150,14 @@ def _show_strategies(record: Mapping[str, Any]) -> None:
         "ratio to best": lambda row: "–" if (r := row["ratio_to_best"]) is None else f"{r:.4g}",
         "merges": lambda row: str(row["merges"]),
         "network evaluations": lambda row: f"{row['network_evaluations']:.0f}",
+        "W2 at equal cost": lambda row: f"{row['w2_at_equal_cost']:.4g}",
     }
     if not any("paired_rms" in row for row in rows):
         del columns["paired error"]
+    if not all("w2_at_equal_cost" in row for row in rows):
+        del columns["W2 at equal cost"]
     cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
-    title = f"W2 to {target(record)}, {merge_rule(record)}"
-    if len({row["network_evaluations"] for row in rows}) > 1:
-        title += "; merges trained alike, at unequal cost"
+    title = f"W2 to {target(record)}, {merge_rule(record)}{costs_told(record)}"
     show_table(title, tuple(columns), cells)
 
 

@@ -59,6 +59,22 @@ def best_named(record: Record) -> Mapping[str, Any] | None:
     return min(record["strategies"], key=lambda strategy: float(strategy["w2"]), default=None)
 
 
+def costs_told(record: Record) -> str:
+    """What a table of the plans must say of their costs, after what it shows; may be empty."""
+    best = record["best"]
+    told = ""
+    if any(not _costs_alike(best, entry) for entry in record["strategies"]):
+        told = ", all merges trained alike at unequal cost"
+    if all("w2_at_equal_cost" in entry for entry in (best, *record["strategies"])):
+        total = f"{best['network_evaluations']:g} network evaluations"
+        told += f"; W2 at equal cost: best split of {total} each"
+    return told
+
+
+def _costs_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["network_evaluations"] == other["network_evaluations"])
+
+
 def summary_sentence(record: Record) -> str:
     """The answer in one sentence: what to do, what it costs, what is proved, what it gains."""
     best = record["best"]
@@ -92,16 +108,26 @@ def _comparison(record: Record) -> str:
         return ""
     ratio, students = named["ratio_to_best"], record["problem"].get("student_steps", 1)
     name = named["name"] if students == 1 else f"{named['name']} in {students} equal windows"
+    cost = _relative_cost(named, best)
     if ratio is not None and ratio < 1 - _CLOSED:
-        return f"the named strategy {name} is better by {percent(1 - ratio)}"
+        told = f" ({cost})" if cost else ""
+        return f"the named strategy {name}{told} is better by {percent(1 - ratio)}"
     for strategy in record["strategies"]:
         if _merges(strategy) == _merges(best):
             return f"this is the plan of {strategy['name']}"
+    named_best = f"the best named strategy ({name}{', ' if cost else ''}{cost})"
     if ratio is None or ratio <= 1 + _CLOSED:
-        return f"the best named strategy ({name}) is as good"
+        return f"{named_best} is as good"
     if ratio < 1 + 10 * _SMALL:
-        return f"the best named strategy ({name}) is worse by {percent(ratio - 1)}"
-    return f"{times(ratio)} better than the best named strategy ({name})"
+        return f"{named_best} is worse by {percent(ratio - 1)}"
+    return f"{times(ratio)} better than {named_best}"
+
+
+def _relative_cost(named: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """How many times as much a strategy costs as the plan; empty where they cost the same."""
+    if _costs_alike(named, best):
+        return ""
+    return f"{named['network_evaluations'] / best['network_evaluations']:.3g} times the cost"
 
 
 def _merges(entry: Mapping[str, Any]) -> tuple[list[int], set[tuple[int, ...]]]:
