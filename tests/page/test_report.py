@@ -200,7 +200,8 @@ def test_answer_names_the_strategy_that_the_plan_is() -> None:
     )
     # vanilla is optimal here (THEORY 7.3), and naming boot as found must not hide it
     worse = make_record("boot", eigenvalues=[5.0], bound=0.1)
-    assert "; the named strategy vanilla (0.235 times the cost) is better by" in summary_sentence(worse)
+    told = "; the named strategy vanilla (0.235 times the cost) is better by"
+    assert told in summary_sentence(worse)
 
 
 def test_answer_without_strategies_or_merges_or_error() -> None:
