@@ -131,6 +131,40 @@ class DistillOptions(Settings):
     )
 
 
+class SpendingOptions(Settings):
+    """What a budget is spent on, and what stands beside it."""
+
+    panel = "Budget"
+
+    teacher: File = option(..., _TEACHER, "Teacher")
+    steps: int = option(..., "T, the teacher's steps.", "Teacher")
+    output_dir: File = option(..., "Folder of the run; every part of it is kept.", "Run")
+    budget: Budget = option(
+        ...,
+        "Of all together: network evaluations (3e9), iterations (5000it) or time (90m, 20h, 2d).",
+    )
+    student_steps: Count = option(1, "K, the student's steps.")
+    calibration_share: Annotated[
+        float, must("be above 0 and below 1", lambda value: 0 < value < 1)
+    ] = option(0.1, "Of the budget, spent on probes that say what plans leave on this network.")
+    compare_with: tuple[str, ...] = option(
+        (),
+        "Strategies that are trained too, as people run them, each for the whole budget, such as "
+        "vanilla,progressive.",
+    )
+    num_samples: Count = option(2000, "Samples on which students are measured.")
+    loss_weighting: LossWeighting = option("snr-truncated", "As of `distill`.", "Execution")
+    linear_part: LinearPartChoice = option(
+        "auto",
+        "As of `distill`.",
+        "Execution",
+        shown="solve for the perceptron, train for others",
+    )
+    target_reuse: Count | Literal["auto"] = option(
+        "auto", "As of `distill`: times that a target is learned from.", "Execution"
+    )
+
+
 class CalibrationOptions(Settings):
     """What is calibrated; the merges are trained as those of the run to come."""
 
