@@ -116,7 +116,8 @@ def measured_figure(record: Record) -> Figure:
 
     def series(key: str, label: str, look: Mapping[str, Any]) -> Series:
         known = [(place, each[key]) for place, each in enumerate(trained) if each[key] is not None]
-        ends = [np.array([told[end] for _, told in known]) / spread for end in ("value", "low", "high")]
+        keys = ("value", "low", "high")
+        ends = [np.array([told[key] for _, told in known]) / spread for key in keys]
         return Series(label, ends[0], [place for place, _ in known], look, ends[1], ends[2])
 
     expected = series("forecast", "expected", {"color": BLUE, "marker": "o"})

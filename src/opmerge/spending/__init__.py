@@ -1,4 +1,4 @@
-"""A budget spent on a few-step student: calibrated, planned, trained and measured, in that order."""
+"""A budget spent on a few-step student: calibrated, planned, trained and measured."""
 
 from opmerge.spending.prices import Prices, priced
 from opmerge.spending.record import spending_record

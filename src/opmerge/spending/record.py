@@ -1,4 +1,4 @@
-"""The record of a run: the plan for the budget, as forecast, and all that was trained, as measured."""
+"""The record of a run: the plan for the budget with its forecast, and what was measured."""
 
 from __future__ import annotations
 
