@@ -32,6 +32,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.executor import settled
+    from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.spending import Spending, priced, spending_record
 
@@ -41,6 +42,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     if not 1 <= asked.student_steps <= asked.steps:
         need = f"must be from 1 to {asked.steps}, the teacher's steps"
         raise InputError("student_steps", need, asked.student_steps)
+    for name in asked.compare_with:  # refused before anything is trained
+        build_strategy(name, asked.steps, asked.student_steps)
     config = settled(config, teacher.network)
     accelerator = networks.start(optimization, folder)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)

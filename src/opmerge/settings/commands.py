@@ -189,8 +189,8 @@ class SpendingOptions(Settings):
     ] = option(0.1, "Of the budget, spent on probes that say what plans leave on this network.")
     compare_with: tuple[str, ...] = option(
         (),
-        "Strategies that are trained too, as people run them, each for the whole budget, such as "
-        "vanilla,progressive.",
+        "A strategy that is trained too, as people run it, for the whole budget; may be repeated.",
+        metavar="NAME",
     )
     num_samples: Count = option(2000, "Samples on which students are measured.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of `distill`.", "Execution")

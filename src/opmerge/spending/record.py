@@ -19,17 +19,17 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     calibration that it needed, in the unit of the budget, ``forecast`` and ``measured`` paired
     errors with their intervals, and ``seconds``.
     """
-    calibration, prices = spending.calibration, spending.prices
+    knowledge, prices = spending.knowledge, spending.prices
     problem = Problem(
         spending.spectrum, schedule_of(spending.teacher.ddim), merge_rule="denoiser-copy"
     )
-    given = (calibration.table, calibration.law, spending.planned, spending.curve)
+    given = (knowledge.table, knowledge.law, spending.planned, spending.curve)
     record = budget_record(problem, *given, prices.cost, prices.told)
     record["run"] = {
         "budget": prices.told,
         "amount": prices.amount,
         "seconds_per_evaluation": prices.seconds,
-        "calibration": spending.calibration_share * prices.amount,
+        "calibration": knowledge.cost,
         "samples": spending.num_samples,
         "teacher": spending.teacher.digest,
     }
@@ -39,7 +39,7 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
 
 def _entry(spending: Spending, each: Trained) -> dict[str, Any]:
     needs_calibration = each.forecast is not None
-    paid = spending.calibration_share * spending.prices.amount if needs_calibration else 0.0
+    paid = spending.knowledge.cost if needs_calibration else 0.0
     forecast = each.forecast
     return {
         "name": each.name,

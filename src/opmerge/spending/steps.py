@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,16 +23,15 @@ from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
-from opmerge.forecast import Forecast
-from opmerge.forecast.files import CalibrationFile, read_calibration
-from opmerge.measure.calibration import calibrate
+from opmerge.forecast import FittedLaw, Forecast, TeacherTable
+from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
 from opmerge.measure.probes import schedule_of
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
 from opmerge.plans import Plan, PlanFile, build_strategy
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.settings.types import DEFAULT_MERGE_RULE
+from opmerge.settings.types import DEFAULT_MERGE_RULE, read_budget
 from opmerge.spectra import Spectrum
 from opmerge.spending.prices import Prices
 from opmerge.store import Store
@@ -41,6 +41,11 @@ CLOSED_FORM = "closed form alone"
 
 _PAIRS = 100
 """Batches of pairs from which a student that is only solved is solved."""
+
+_FEWEST_ITERATIONS = 25
+"""Of a probe; with fewer the law of its kind of network foretells more than they would."""
+
+_FEW_SAMPLES = 500  # of a table without probes
 
 _FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
 _SEED = 0  # of the noise that students are compared on; training draws from other streams
@@ -69,6 +74,15 @@ class Trained:
     forecast: Forecast | None
     measured: Measurement
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What forecasts are made from, and what it cost, in the unit of the budget."""
+
+    law: FittedLaw
+    table: TeacherTable
+    cost: float
 
 
 class Spending:
@@ -103,39 +117,42 @@ class Spending:
         self._report, self._warn = report, warn
 
     @cached_property
-    def calibration(self) -> CalibrationFile:
-        """The law and the teacher's table, from probes that cost a share of the budget."""
+    def knowledge(self) -> Knowledge:
+        """The law and the teacher's table: from probes, where the share pays for enough of them,
+        or the law of its kind of network and a table alone."""
+        given = self.teacher, self.inputs, self.spectrum, self.config, self.accelerator
         folder = self.folder / "calibration"
-        budget = self.prices.share(self.calibration_share)
-        given = (self.teacher, self.inputs, self.spectrum, self.config, self.accelerator, folder)
-        size = size_within(budget, *given)
-        count = max(each.num_iterations for each in size.probes)
-        found = calibrate(
-            self.teacher,
-            self.inputs,
-            self.spectrum,
-            self.config.replaced(num_iterations=count),
-            self.accelerator,
-            size.probes,
-            folder,
-            lambda done, total: self._report("calibrating", done, total),
-            table_samples=size.table_samples,
-        )
-        path = folder / "calibration.json"
-        if self.accelerator.is_main_process:
-            found.write(path)
-        self.accelerator.wait_for_everyone()
-        return read_calibration(path)
+        part = self.calibration_share * self.prices.amount
+        with suppress(InputError):  # of a share that pays for no probes
+            size = size_within(self.prices.share(self.calibration_share), *given, folder)
+            count = max(each.num_iterations for each in size.probes)
+            if count >= _FEWEST_ITERATIONS:
+                config = self.config.replaced(num_iterations=count)
+                found = calibrate(
+                    *given[:3],
+                    config,
+                    self.accelerator,
+                    size.probes,
+                    folder,
+                    lambda done, total: self._report("calibrating", done, total),
+                    table_samples=size.table_samples,
+                )
+                return Knowledge(found.law_fit.law, found.table.table, part)
+        table = kept_table(*given, folder, _FEW_SAMPLES)
+        is_solved = self.config.linear_part == "solve"
+        law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
+        counts_iterations = read_budget(self.prices.told)[1] == "iterations"
+        return Knowledge(law, table.table, 0.0 if counts_iterations else table.network_evaluations)
 
     @property
     def left(self) -> float:
-        """What the calibration leaves of the budget."""
-        return self.prices.amount * (1 - self.calibration_share)
+        """What calibration and table leave of the budget."""
+        return self.prices.amount - self.knowledge.cost
 
     @cached_property
     def curve(self) -> list[BudgetResult]:
         """What budgets around this one would buy, this one among them."""
-        table, law = self.calibration.table, self.calibration.law
+        table, law = self.knowledge.table, self.knowledge.law
         budgets = [factor * self.left for factor in _FACTORS]
         return frontier(table, law, budgets, [self.student_steps], self.prices.cost)
 
