@@ -501,8 +501,9 @@ def test_a_calibration_predicts_for_the_rule_that_it_was_made_for(run: Run, work
     assert "gamma-rates" in out
     plan = ("plan", "digits", "--schedule", teacher, "--steps", STEPS, "--training")
     file = folder / "calibration.json"
-    refused(run(*plan, file, "--json"), "merge_rule", "denoiser-copy, as calibrated")
-    status, out, _ = run(*plan, file, "--merge_rule", "denoiser-copy", "--json")
+    other = ("--merge_rule", "operator-copy")
+    refused(run(*plan, file, *other, "--json"), "merge_rule", "denoiser-copy, as calibrated")
+    status, out, _ = run(*plan, file, "--json")  # both commands have the same default
     assert status == 0
     found = json.loads(out)
     assert found["problem"]["training"] == json.loads(file.read_text())["training"]
