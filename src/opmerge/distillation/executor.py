@@ -153,7 +153,7 @@ class Distillation:
         while self._stage < len(self.stages):
             number, stage = self._stage, self.stages[self._stage]
             network = self._operators.copy_of_first(stage.merges[0])
-            made = StageTargets(self.targets, stage.merges, number, self.iterations[number])
+            made = StageTargets(self.targets, stage, number, self.iterations[number])
             made.solve(network)
             self._put(stage.merges, network, made.linear)
             self._stage += 1
@@ -190,13 +190,14 @@ class Distillation:
         They are timed as the curriculum begins and as it ends; or with new targets and with
         targets used again, of which it is the mean.
         """
-        merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
+        stage, curriculum = self.stages[self._stage], self.config.curriculum
+        merges, reuse = stage.merges, stage.reuse(self.config)
         ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
         timed = {children: self.time_iteration(progress) for children, progress in ends.items()}
-        if self.config.target_reuse > 1:
+        if reuse > 1:
             again = self.time_iteration(again=True)
             for children, seconds in timed.items():
-                timed[children] = again + max(seconds - again, 0) / self.config.target_reuse
+                timed[children] = again + max(seconds - again, 0) / reuse
         return timed
 
     def free_evaluations(self) -> int:
@@ -221,8 +222,8 @@ class Distillation:
             self.iterations[number] = self._iterations_in(self.seconds[number])
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
-        targets = StageTargets(self.targets, stage.merges, number, total)
-        if targets.times_used > self.config.target_reuse:
+        targets = StageTargets(self.targets, stage, number, total)
+        if targets.times_used > stage.reuse(self.config):
             often = f"targets are learned from {targets.times_used} times each"
             self._warn(f"{stage.name}: {often}, for more of them do not fit into memory")
         if checkpoint is not None:

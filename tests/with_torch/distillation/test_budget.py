@@ -31,7 +31,9 @@ BATCH = 8
 
 def settings(budget: str, **given: Any) -> DistillationConfig:
     optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
-    return DistillationConfig(budget=budget, **given, optimization=optimization)
+    return DistillationConfig(
+        **{"budget": budget, "target_reuse": 1, **given}, optimization=optimization
+    )
 
 
 def small_run(warn: Any = None, **given: Any) -> Distillation:
@@ -136,9 +138,40 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     assert sum(times) == sum(counts)
 
 
+@pytest.mark.parametrize(
+    ("plan", "uses"),
+    [
+        (build_strategy("vanilla", 64), [32]),
+        (build_strategy("vanilla", 20), [20]),
+        (build_strategy("uniform:4", 8), [4, 4, 2]),
+        (build_strategy("boot", 4), [2, 2, 2]),
+    ],
+)
+def test_auto_uses_a_target_as_often_as_a_merge_has_children(plan: Plan, uses: list[int]) -> None:
+    """At most 32 times; with a curriculum once. The budget and the cost know of it."""
+    stages, auto = plan_stages(plan), settings("1e5", target_reuse="auto")
+    assert [stage.reuse(auto) for stage in stages] == uses
+    curriculum = settings("1e5", target_reuse="auto", curriculum="linear")
+    assert [stage.reuse(curriculum) for stage in stages] == [1] * len(uses)
+    counts = iterations(plan, "1e5", target_reuse="auto")
+    children = [merge.num_children for merge in plan.merges]
+    cost = [
+        BATCH * (math.ceil(n / r) * m + 3 * n)
+        for n, r, m in zip(counts, uses, children, strict=True)
+    ]
+    efforts = zip(stages, counts, strict=True)
+    assert [BATCH * stage.network_evaluations(n, auto) for stage, n in efforts] == cost
+    assert 0.99e5 < sum(cost) <= 1e5
+    if len(set(uses)) == 1:  # and so as if it were given
+        assert counts == iterations(plan, "1e5", target_reuse=uses[0])
+    assert auto.what_decides(1) != settings("1e5").what_decides(1)
+    once = settings("1e5", curriculum="linear")
+    assert curriculum.what_decides(1) == once.what_decides(1)
+
+
 def test_targets_are_taken_in_another_order_in_every_pass() -> None:
     run = small_run(num_iterations=150, target_reuse=3, linear_part="train")
-    reused = StageTargets(run.targets, run.stages[0].merges, 0, 150)
+    reused = StageTargets(run.targets, run.stages[0], 0, 150)
     order = [id(reused(iteration)) for iteration in range(150)]  # the same batches, as objects
     passes = [order[:50], order[50:100], order[100:]]
     assert len(set(order)) == 50
@@ -151,14 +184,14 @@ def test_as_many_targets_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(targets, "MEMORY_LIMIT", 10 * size)
     said: list[str] = []
     run = small_run(said.append, num_iterations=30, target_reuse=2)
-    assert run.targets.kept(20) == (10, 10 * size)
-    assert run.targets.kept(30) == (10, 10 * size)
+    assert run.targets.kept(20, 2) == (10, 10 * size)
+    assert run.targets.kept(30, 2) == (10, 10 * size)
     assert sum(1 for _ in run.run()) == 30
     (line,) = said
     assert "learned from 3 times each" in line
-    assert small_run(num_iterations=30, linear_part="train").targets.kept(30) == (0, 0)
-    assert small_run(num_iterations=30).targets.kept(8) == (8, 8 * size)
-    assert small_run(num_iterations=30).targets.kept(30) == (10, 10 * size)
+    assert small_run(num_iterations=30, linear_part="train").targets.kept(30, 1) == (0, 0)
+    assert small_run(num_iterations=30).targets.kept(8, 1) == (8, 8 * size)
+    assert small_run(num_iterations=30).targets.kept(30, 1) == (10, 10 * size)
 
 
 def test_settings_that_contradict_one_another_are_refused() -> None:
