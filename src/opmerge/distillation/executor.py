@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from opmerge.distillation.free_step import fit_free_step, num_batches
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
+    Stage,
     mean_children,
     merges_at,
     plan_effort,
@@ -39,6 +41,7 @@ from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
+_BY_HEART = 2.0  # held-out over trained loss; 1.2 where reuse was best, 2 where it was too much
 _SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a checkpoint
 
 
@@ -251,7 +254,24 @@ class Distillation:
         for each in loop:
             step = before + each.iteration
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
-        self._put(stage.merges, trainer.finish(), targets.linear)
+        network = trainer.finish()
+        if targets.times_used > 1:
+            self._watch(stage, network, learned=targets(total - 1), unseen=targets.unseen())
+        self._put(stage.merges, network, targets.linear)
+
+    def _watch(
+        self, stage: Stage, network: nn.Module, learned: list[Part], unseen: list[Part]
+    ) -> None:
+        """Say where a network has learned its targets by heart, by a batch that it has not seen."""
+        loss = self._loss_of(stage.merges)
+        with torch.no_grad(), self.accelerator.autocast():
+            means = (
+                torch.stack([loss(network, part) for part in own]) for own in (unseen, learned)
+            )
+            held, trained = (float(self.accelerator.reduce(m.mean(), "mean")) for m in means)
+        if held > _BY_HEART * trained:
+            missed = f"the loss on targets that were not learned from is {held / trained:.1f} times"
+            self._warn(f"{stage.name}: {missed} that on those that were: lower target_reuse")
 
     def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, Part], Tensor]:
         """The weighted square error of a network's x̂ at the steps where the merges start."""

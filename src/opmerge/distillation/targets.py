@@ -32,6 +32,7 @@ from opmerge.loop import Columns, Draws, seeded_generator
 from opmerge.plans import Merge
 from opmerge.settings.distillation import DistillationConfig, LossWeighting
 
+_UNSEEN = -1  # the number of a batch beside those of the iterations
 _ORDER = -2  # of batches used again: a stream of its own beside those of the iterations
 
 
@@ -189,6 +190,10 @@ class StageTargets:
         if number not in self._kept:
             self._kept[number] = self._left(self._made(number))
         return self._kept[number]
+
+    def unseen(self) -> list[Part]:
+        """A batch that no iteration learns from."""
+        return self._left(self._made(_UNSEEN))
 
     def solve(self, network: nn.Module) -> None:
         """Solve the linear parts of what the network misses, on all targets that are kept."""

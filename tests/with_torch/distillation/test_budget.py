@@ -36,13 +36,15 @@ def settings(budget: str, **given: Any) -> DistillationConfig:
     )
 
 
-def small_run(warn: Any = None, **given: Any) -> Distillation:
+def small_run(warn: Any = None, rate: float = 3e-4, **given: Any) -> Distillation:
     teacher = Teacher(
         MLPDenoiser((4,), hidden_size=8, num_layers=1),
         DDIM.from_schedule(cosine_schedule(4), "v_prediction"),
         (4,),
     )
-    optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
+    optimization = OptimizationConfig(
+        train_batch_size=BATCH, checkpointing_steps=0, learning_rate=rate
+    )
     config = DistillationConfig(**given, optimization=optimization)
     plan, data = build_strategy("vanilla", 4), DataInputs(torch.randn(16, 4))
     told = {} if warn is None else {"warn": warn}
@@ -106,7 +108,8 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     """An iteration asks the student once, and its children once in ``reuse`` iterations.
 
     κ = 3 counts the student's way back too, so it is three evaluations for one pass. To solve the
-    linear part the student's copy is asked once of every target.
+    linear part the student's copy is asked once of every target. Where targets are used again, a
+    batch that was not learned from, and one that was, tell at the end if they are known by heart.
     """
     solved = int(linear_part == "solve")
     plan, asked, learned = build_strategy("uniform:2", 8), 0, list[float]()
@@ -129,7 +132,8 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     children = [merge.num_children + solved for merge in plan.merges]
     batches = [math.ceil(n / reuse) for n in counts]
     passes = sum(n + k * m for n, k, m in zip(counts, batches, children, strict=True))
-    assert asked == BATCH * passes
+    watched = sum(merge.num_children + 2 for merge in plan.merges) if reuse > 1 else 0
+    assert asked == BATCH * (passes + watched)
     cost = passes + 2 * sum(counts)  # κ = 3
     assert 20000 - sum(m + 3 for m in children) * BATCH < cost * BATCH <= 20000
     times = Counter(learned).values()
@@ -192,6 +196,20 @@ def test_as_many_targets_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert small_run(num_iterations=30, linear_part="train").targets.kept(30, 1) == (0, 0)
     assert small_run(num_iterations=30).targets.kept(8, 1) == (8, 8 * size)
     assert small_run(num_iterations=30).targets.kept(30, 1) == (10, 10 * size)
+
+
+@pytest.mark.parametrize("linear_part", ["train", "solve"])
+def test_a_network_that_learns_by_heart_is_told_of(linear_part: str) -> None:
+    """8 targets of noise are learned exactly, and say nothing of others; 4,000 are not."""
+    said: list[str] = []
+    given: dict[str, Any] = {"num_iterations": 500, "linear_part": linear_part}
+    for reuse in (2, 500):
+        run = small_run(said.append, target_reuse=reuse, rate=3e-2, **given)
+        run.targets._target = lambda merges, batch: 100 * batch.z.sin()  # type: ignore[method-assign]
+        list(run.run())
+    (line,) = said
+    assert line.startswith("4 → 0: the loss on targets that were not learned from is ")
+    assert float(line.split(" is ")[1].split(" times")[0]) > 2
 
 
 def test_settings_that_contradict_one_another_are_refused() -> None:
