@@ -96,8 +96,8 @@ def calibrate(
 
     Says first how linear the teacher is, and where a plan should not be trusted.
     `opmerge plan --training calibration.json` then predicts runs on this network with these
-    settings, a network for each merge (--sharing merge), no curriculum, --linear_part train
-    and --target_reuse 1. An interrupted calibration goes on when it is started again.
+    settings (of --linear_part and --target_reuse too), a network for each merge (--sharing merge)
+    and no curriculum. An interrupted calibration goes on when it is started again.
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher

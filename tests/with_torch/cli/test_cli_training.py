@@ -225,11 +225,11 @@ def test_a_free_step_comes_before_a_strategy_lists_and_in_a_file(run: Run, work:
         assert run(*again)[0] == 0
         student = Path("student", "scheduler", "linear_part.safetensors")
         folder = work / str(again[again.index("--output_dir") + 1])
-        assert (folder / student).read_bytes() == (work / "free" / student).read_bytes()
+        assert (folder / student).read_bytes() == (work / "stepped" / student).read_bytes()
     status, out, _ = run("evaluate", "digits", "--plan", path, "--json")
     assert (status, json.loads(out)["plan"]["free_step"]) == (0, 3)
     teacher = work / "trained" / "teacher"
-    measure = ("evaluate-student", work / "free" / "student", "--teacher", teacher)
+    measure = ("evaluate-student", work / "stepped" / "student", "--teacher", teacher)
     assert run(*measure, "--num_samples", 8, "--plan", path)[0] == 0
     _, out, err = run("export", path, "--to", "fastgen", "--time", "trig")
     schedule = PlanFile.read(path).schedule
