@@ -246,7 +246,9 @@ def test_titles_count_what_is_seen() -> None:
     assert plan_title(altered(one, merge_list=merges)) == (
         "2 merges; the one that reaches 4 → 0 makes 70 % of the error"
     )
-    assert strategies_title(one).startswith("The named strategy boot is better by")
+    assert strategies_title(one).startswith(
+        "The named strategy boot (4.26 times the cost) is better"
+    )
     assert strategies_title(make_record(names=())) == "The plan and the bound that no plan can beat"
 
 

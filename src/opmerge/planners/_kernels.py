@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_LOST = 1e-280  # errors whose logarithm is not to be trusted
+
 # NaN never occurs, and letting the compiler reorder a minimum is what makes it vectorise.
 _FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
 
@@ -254,7 +256,7 @@ def add_head(
         for split in range(stop + 1, start):
             pair = split * (split - 1) // 2 + stop
             last = len(nodes) - 1
-            while last > 0 and values[pair, last] < 1e-280:  # where its logarithm is lost
+            while last > 0 and values[pair, last] < _LOST:
                 last -= 1
             node = last
             for count in range(1, split - stop + 1):
