@@ -140,8 +140,8 @@ class FirstOrderTheory:
 
             f(x) >= f_p exp(-R_p (x - x_p)),    R_p = -f'_p / f_p,
 
-        whose minimum with the cost is in closed form; the greatest of the two nodes about the
-        optimum stands for the merge. It is exact for one column, and a lower bound in any case.
+        whose minimum with the cost is in closed form; the greater of those at the two nodes about
+        the optimum stands for the merge. It is exact for one column, and a lower bound in any case.
         O(T⁴ / 12) after T³/3 · X · (distinct eigenvalues) multiplications.
         """
         from opmerge.planners._kernels import add_head
@@ -179,13 +179,9 @@ class FirstOrderTheory:
             head = self._heads[merge.start]
             terms = scaled * self._size(merge)[:, None] * head.decays
             curve, slope = terms.sum(axis=0), head.rates @ terms
-            last = max(int((curve >= _LOST).sum()) - 1, 0)
-            node = max(int((slope[: last + 1] >= price * costs[row]).sum()) - 1, 0)
-            pairs = [
-                cheapest_time(curve, slope, head.nodes, near, price * costs[row])
-                for near in (node, min(node + 1, last))
-            ]
-            times[row] = max(pairs)[1]
+            charge = price * float(costs[row])
+            node = max(int(((slope >= charge) & (curve >= _LOST)).sum()) - 1, 0)
+            times[row] = cheapest_time(curve, slope, head.nodes, node, charge)[1]
         return times
 
     def cost(self, plan: Plan, times: Array) -> float:
