@@ -195,9 +195,10 @@ class _Hull:
         from scipy.optimize import nnls
 
         count, within = len(self._plans), self._costs <= budget * (1.0 + 1e-9)
-        unit = float(np.linalg.norm(self._sizes[within], axis=1).min())
+        sizes = np.linalg.norm(self._sizes[within], axis=1)
+        unit = float(sizes.min())
         if unit == 0.0:
-            spike: Array = np.eye(count)[np.linalg.norm(self._sizes, axis=1).argmin()]
+            spike: Array = np.eye(count)[np.flatnonzero(within)[sizes.argmin()]]
             return spike
         rows = np.zeros((self._sizes.shape[1] + 2, count + 1))
         rows[:-2, :count] = self._sizes.T / unit
