@@ -29,7 +29,8 @@ SPREAD = GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4, num_modes=6)
 
 def problem_of(*eigenvalues: float, num_steps: int = 5, **more: Any) -> Problem:
     spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
-    return Problem(spectrum, schedule, **{"training": GradientFlow(1.0), **more})
+    usual: dict[str, Any] = {"training": GradientFlow(1.0), "merge_rule": "operator-copy"}
+    return Problem(spectrum, schedule, **(usual | more))
 
 
 def first_order_terms(problem: Problem, plan: Plan) -> tuple[Array, Array]:
