@@ -6,10 +6,11 @@ child's aligned error A, that of the students behind E, their scattered ones O a
 units of x̂ of this jump and by group of directions (THEORY 10):
 
     before = D + (1 - g) A - E,    A' = g A + E + E[r] before,
-    O'² = ((g + (1-g) E[r]) O)² + O_E² (1 - 2 E[r] + E[r²])
+    O'² = E[(g + (1-g) r)²] O² + E[(1-r)²] O_E²
           + (E[r²] - E[r]²) before² + E[r²] (D(j;k,i)² - D²) + f² 400/N.
 
-D is the part of the deviation that lies along what the teacher's own step would be asked for.
+D is the part of the deviation that lies along what the teacher's own step would be asked for. Were
+the parts of a deviation learned at independent rates, and alike in sign, this would be exact.
 """
 
 from __future__ import annotations
@@ -115,13 +116,13 @@ class _Standing:
 
         left, left_squared = self._left(start, stop, iterations, share)
         before = along + (1 - gain) * aligned - behind
-        carried = gain + (1 - gain) * left
+        carried = gain**2 + 2 * gain * (1 - gain) * left + (1 - gain) ** 2 * left_squared
         floor = self._floor**2 * table.sizes / table.num_dimensions
         beside = left_squared * (own - along**2) + (left_squared - left**2) * before**2
         self._at[start] = (
             stop,
             gain * aligned + behind + left * before,
-            carried**2 * scattered
+            carried * scattered
             + scattered_behind * (1 - 2 * left + left_squared)
             + np.maximum(beside, 0.0)
             + floor * REFERENCE_ITERATIONS / max(iterations, 1.0),
