@@ -15,6 +15,7 @@ the parts of a deviation learned at independent rates, and alike in sign, this w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def forecast(
         InputError: for a plan of another number of steps, or not one number a merge.
     """
     laws = (law.law, *law.draws)
-    errors = np.sqrt(squared_errors(laws, table, plan, iterations))
+    errors = np.sqrt(squared_errors(laws, table, plan, iterations, law.pairs))
     draws = errors[1:] if law.draws else errors
     rng = np.random.default_rng(0)  # the scatter, beside what the draws differ by
     spread = np.exp(law.scatter * rng.standard_normal((256, 1))) * draws
@@ -68,24 +69,30 @@ def forecast(
 
 
 def squared_errors(
-    laws: Sequence[MergeLaw], table: TeacherTable, plan: Plan, iterations: Sequence[float]
+    laws: Sequence[MergeLaw],
+    table: TeacherTable,
+    plan: Plan,
+    iterations: Sequence[float],
+    pairs: float = math.inf,
 ) -> Array:
-    """(number of laws,) squared paired errors of a plan."""
+    """(number of laws,) squared paired errors of a plan; ``pairs`` as of ``FittedLaw``."""
     if plan.num_steps != table.num_steps:
         raise InputError("plan", f"must have {table.num_steps} steps", plan.num_steps)
     if len(iterations) != len(plan.merges):
         requirement = f"must be {len(plan.merges)}, one a merge"
         raise InputError("iterations", requirement, len(iterations))
-    standing = _Standing(laws, table)
+    standing = _Standing(laws, table, pairs)
     for merge, count in zip(plan.merges, iterations, strict=True):
         standing.train(merge, float(count))
-    return standing.at_output()
+    free = 0.0 if plan.free_step is None else float(table.free_error(plan.free_step).sum())
+    return standing.at_output() + free
 
 
 class _Standing:
     """Errors of the students in place, for several laws at once, by the step where each starts."""
 
-    def __init__(self, laws: Sequence[MergeLaw], table: TeacherTable) -> None:
+    def __init__(self, laws: Sequence[MergeLaw], table: TeacherTable, pairs: float) -> None:
+        self._pairs = pairs
         laws = [law.for_groups(len(table.sizes)) for law in laws]
         self._table = table
         self._rates = np.array([law.rates for law in laws])
@@ -108,10 +115,11 @@ class _Standing:
         gain = np.minimum(table.carry[j, k] * table.gains[k] / unit, 1.0)  # unused if k = j
         behind, scattered_behind, share = self._behind_of(merge, unit)
 
-        whole, own = table.deviation(j, j, i), table.deviation(j, k, i)
+        more = table.solved_from(self._pairs * max(iterations, 1.0))
+        whole, own = more * table.deviation(j, j, i), more * table.deviation(j, k, i)
         along = np.sqrt(own)
         if not is_teacher_step:
-            inner = whole + own - table.deviation(j, j, k)
+            inner = whole + own - more * table.deviation(j, j, k)
             along = np.clip(inner / (2 * np.sqrt(whole) + _LEAST), 0.0, np.sqrt(own))
 
         left, left_squared = self._left(start, stop, iterations, share)

@@ -136,6 +136,8 @@ def test_nothing_of_a_linear_teacher_is_non_linear() -> None:
         for stop in range(start):
             assert table.deviation(start, start, stop).max() < 1e-10
     assert np.array_equal(table.gains, linear.gains)
+    for step in range(STEPS + 1):  # and a free step costs nothing
+        assert table.free_error(step).max() < 1e-10
 
 
 def test_the_non_linear_part_is_unbiased() -> None:
@@ -147,6 +149,17 @@ def test_the_non_linear_part_is_unbiased() -> None:
     table = measured(is_nonlinear=True, curved=curved).table
     own = table.products[STEPS, STEPS, STEPS].sum()
     assert own == pytest.approx(4 * 2 * curved**2, rel=5 * 0.042)
+
+
+def test_a_free_step_costs_what_no_affine_map_says() -> None:
+    """To step T - 1 it errs by what x̂ has beyond an affine map, c (z² - 1), times c(T, T-1)."""
+    curved = 0.05
+    table = measured(curved=curved).table
+    assert table.free_steps is not None
+    reached = float(table.carry[STEPS, STEPS - 1])
+    expected = 8 * curved**2 * reached**2
+    assert table.free_steps[STEPS - 1].sum() == pytest.approx(expected, rel=5 * 0.042)
+    assert table.free_steps[STEPS].max() < 1e-10
 
 
 def test_residuals_make_up_for_what_the_fit_took() -> None:
