@@ -42,7 +42,8 @@ def problem(num_steps: int, dimensions: int, num_mixed: int = 0) -> Problem:
             np.geomspace(0.99, 1e-4, dimensions - num_large - num_mixed),
         ]
     )
-    return Problem(eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps))
+    spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
+    return Problem(spectrum, schedule, merge_rule="operator-copy")
 
 
 def best_time(work: Callable[[], object], repetitions: int = 3) -> float:
@@ -166,7 +167,8 @@ def _kernel_ratio(loops: Any, num_steps: int, dimensions: int) -> dict[str, floa
 
 
 def _single(num_steps: int) -> Problem:
-    return Problem(eigenvalue_spectrum([0.5]), cosine_schedule(num_steps))
+    spectrum, schedule = eigenvalue_spectrum([0.5]), cosine_schedule(num_steps)
+    return Problem(spectrum, schedule, merge_rule="operator-copy")
 
 
 def start_up() -> dict[str, Any]:

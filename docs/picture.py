@@ -12,12 +12,13 @@ from opmerge.plotting import figure_png
 
 def main() -> None:
     spectrum = resolve_spectrum("patches", options=SourceOptions(patch_size=16))
-    outcome = find_plan(Problem(spectrum, cosine_schedule(64))).outcome
+    problem = Problem(spectrum, cosine_schedule(64), merge_rule="operator-copy")
+    outcome = find_plan(problem).outcome
     merges = [
         {"boundaries": list(merge.boundaries), "share": float(share)}
         for merge, share in zip(outcome.plan.merges, outcome.error_shares(), strict=True)
     ]
-    title = "Photo patches: merge steps 64 … 17 at once, then one at a time"
+    title = "Photo patches, operator copy: merge steps 64 … 17 at once, then one at a time"
     figure = plan_figure(merges, outcome.plan.boundaries, title)
     write_atomic(Path(__file__).with_name("plan.png"), figure_png(figure))
 

@@ -36,6 +36,7 @@ def problem_of(
     *eigenvalues: float, num_steps: int = 64, time: float = 6.4, **options: Any
 ) -> Problem:
     spectrum = eigenvalue_spectrum(eigenvalues)
+    options = {"merge_rule": "operator-copy", **options}
     return Problem(spectrum, cosine_schedule(num_steps), GradientFlow(time), **options)
 
 
@@ -213,9 +214,8 @@ def test_excess_is_to_first_order_a_sum_over_merges(data: st.DataObject) -> None
     """Σ ρ_j (init/target - 1) with every operator the teacher's (THEORY 4)."""
     plan = data.draw(plans(max_steps=8))
     values = data.draw(st.sets(st.floats(0.3, 3.0), min_size=1, max_size=3))
-    problem = Problem(
-        eigenvalue_spectrum(list(values)), cosine_schedule(plan.num_steps), GradientFlow(30.0)
-    )
+    spectrum, schedule = eigenvalue_spectrum(list(values)), cosine_schedule(plan.num_steps)
+    problem = Problem(spectrum, schedule, GradientFlow(30.0), "operator-copy")
     local = np.zeros((len(plan.merges) + 1, len(values)))
     for row, merge in enumerate(plan.merges):
         rest = problem.teacher.log_composite(merge.stop, merge.split)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
 from opmerge.schedules import NoiseSchedule
-from opmerge.settings.types import MergeRule, Objective
+from opmerge.settings.types import DEFAULT_MERGE_RULE, MergeRule, Objective
 from opmerge.spectra import Spectrum
 from opmerge.training import GradientFlow, TrainingModel
 
@@ -35,7 +35,7 @@ class Problem:
     spectrum: Spectrum
     schedule: NoiseSchedule
     training: TrainingModel = field(default_factory=GradientFlow)
-    merge_rule: MergeRule = "operator-copy"
+    merge_rule: MergeRule = DEFAULT_MERGE_RULE
     """Where a student starts (THEORY 4)."""
     objective: Objective = "teacher"
     """What the result is measured against (THEORY 6)."""

@@ -60,7 +60,7 @@ def test_defaults_are_the_contracts(run: Run) -> None:
     assert problem["training"] == {"model": "gradient-flow", "time": 6.4}
     assert problem["schedule"]["name"] == "cosine"
     assert problem["student_steps"] == 1
-    assert (problem["merge_rule"], problem["objective"]) == ("operator-copy", "teacher")
+    assert (problem["merge_rule"], problem["objective"]) == ("denoiser-copy", "teacher")
 
 
 def test_options_accept_hyphens_and_underscores(run: Run) -> None:
@@ -207,6 +207,9 @@ def test_a_file_of_eigenvalues(run: Run, tmp_path: Path) -> None:
         (("evaluate", "digits", "--plan", "[3,1]"), "must continue with step 2"),
         (("evaluate", "digits", "--plan", "[[3,2],1]", "--steps", "4"), "must have 4 steps"),
         (("evaluate", "digits", "--plan", "/nonexistent.json"), "cannot be read"),
+        (("evaluate", "digits", "--plan", "nonexistent.json"), "cannot be read"),
+        (("evaluate", "digits", "--plan", "bot"), "`plan` must be a plan file, a strategy (van"),
+        (("evaluate", "digits", "--plan", "bot"), "or nested lists such as [[3,2],1], got bot"),
         (("evaluate", "digits", "--plan", "/"), "cannot be read"),
         (("report", "/nonexistent"), "`run` must be the folder of a plan or of studies, got /"),
     ],
@@ -218,6 +221,24 @@ def test_bad_input_is_one_line_and_status_2(
         assert main([]) in (0, 2)  # help
         return
     assert message in refused(run(*arguments))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("plan",), ("compare",), ("evaluate", "--plan", "boot"), ("spectrum",)],
+    ids=lambda words: words[0],
+)
+def test_a_refused_command_leaves_no_folder(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Nor those on the way to it; one that was there stays."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for folder in (kept / "new" / "run", kept, tmp_path / "run"):
+        refused(run(*command, "nosuch", "--output_dir", folder))
+        assert list(tmp_path.rglob("*")) == [kept]
+    assert run(*command, "eigenvalues:0.5", "--output_dir", kept / "new" / "run")[0] == 0
+    assert list((kept / "new" / "run").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -366,6 +387,16 @@ def test_public_names_exist() -> None:
         assert getattr(opmerge, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = opmerge.nothing
+
+
+def test_a_strategy_is_evaluated_by_its_name(run: Run) -> None:
+    options = ("evaluate", "eigenvalues:0.3,0.9,4", "--student_steps", 2, "--json", "--plan")
+    named = json.loads(run(*options, "uniform:3", "--steps", 7)[1])
+    lists = json.dumps(named["plan"]["students"])
+    assert named == json.loads(run(*options, lists)[1])
+    assert named["plan"]["students"] == build_strategy("uniform:3", 7, 2).to_nested()
+    whole = run("evaluate", "eigenvalues:0.3", "--plan", "vanilla", "--json")[1]
+    assert json.loads(whole)["problem"]["steps"] == 64
 
 
 def test_evaluate_is_the_librarys(run: Run) -> None:

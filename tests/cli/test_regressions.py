@@ -30,7 +30,7 @@ def test_enumerated_combs_bound_other_plans_only_where_no_training_inside_pays()
     """Training inside a block wins by a third here; combs alone were once proved the best."""
     spectrum = eigenvalue_spectrum([2.026106749407175, 1.0935725033968533], [117826653, 79])
     schedule = arrays_schedule(ALPHAS, np.sqrt(1 - ALPHAS**2))
-    problem = Problem(spectrum, schedule, GradientFlow(1.088))
+    problem = Problem(spectrum, schedule, GradientFlow(1.088), "operator-copy")
     best = find_plan(problem, "brute-force")
     assert certified_plan(problem).lower_bound <= best.w2
     assert find_plan(problem).w2 == best.w2
@@ -42,15 +42,15 @@ def test_steps_close_to_1_keep_the_bound_below_the_value(
 ) -> None:
     """The bound once crossed the value by 1e-9, and a clamp hid it; rounding is 1e-12."""
     monkeypatch.setattr("opmerge.planners.result.PlannerResult.__post_init__", lambda self: None)
-    problem = Problem(
-        eigenvalue_spectrum([1.0, 0.9999]), cosine_schedule(num_steps), GradientFlow(time)
-    )
+    spectrum, schedule = eigenvalue_spectrum([1.0, 0.9999]), cosine_schedule(num_steps)
+    problem = Problem(spectrum, schedule, GradientFlow(time), "operator-copy")
     assert abs(certified_plan(problem).gap) < 1e-12
 
 
 def test_the_search_for_combs_ends_where_thousands_tie() -> None:
     """It once filled the memory; [1, 0.999] has one comb and its near copies."""
-    problem = Problem(eigenvalue_spectrum([1, 0.999]), cosine_schedule(500), GradientFlow(10.0))
+    spectrum, schedule = eigenvalue_spectrum([1, 0.999]), cosine_schedule(500)
+    problem = Problem(spectrum, schedule, GradientFlow(10.0), "operator-copy")
     assert certified_plan(problem).gap < 1e-9
 
 
@@ -102,9 +102,10 @@ def test_config_holds_the_command_and_every_option_as_used(tmp_path: Path, comma
         "top_k",
         "training",
     }
-    assert (options["merge_time"], options["merge_rule"]) == (6.4, "operator-copy")
+    assert (options["merge_time"], options["merge_rule"]) == (6.4, "denoiser-copy")
 
 
 def test_auto_takes_the_better_of_two_bounds() -> None:
-    problem = Problem(eigenvalue_spectrum([0.5, 10]), cosine_schedule(128), GradientFlow(0.1))
+    spectrum, schedule = eigenvalue_spectrum([0.5, 10]), cosine_schedule(128)
+    problem = Problem(spectrum, schedule, GradientFlow(0.1), "operator-copy")
     assert find_plan(problem).gap < 1e-3 < certified_plan(problem).gap

@@ -28,6 +28,7 @@ from opmerge.page.plan import (
     teacher_figure,
 )
 from opmerge.page.sentences import (
+    costs_told,
     error_by_step,
     half_of_error,
     location_title,
@@ -39,6 +40,7 @@ from opmerge.page.sentences import (
     teacher_title,
     times,
 )
+from opmerge.planners.allocation import allocate
 from opmerge.planners.record import compare_strategies, plan_record
 from opmerge.planners.result import PlannerResult
 from opmerge.plans.strategies import build_strategy
@@ -47,6 +49,7 @@ from opmerge.plotting import figure_png, figure_svg, power_of_ten
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.spectra import eigenvalue_spectrum
+from opmerge.training import EMAFlow
 
 NAMES = ("vanilla", "progressive", "consistency", "boot")
 EIGENVALUES = np.append(np.geomspace(3.0, 1e-3, 20), [0.0, 0.0])
@@ -68,6 +71,7 @@ def make_record(
 ) -> Record:
     """The record of a plan given by hand, ``bound`` its lower bound as a share of its W2."""
     spectrum = eigenvalue_spectrum(eigenvalues, multiplicities, source)
+    settings = {"merge_rule": "operator-copy", **settings}
     problem = Problem(spectrum, cosine_schedule(steps), **settings)
     tree = plan if isinstance(plan, Plan) else build_strategy(plan, steps, students)
     outcome = evaluate(problem, tree)
@@ -92,12 +96,15 @@ def test_answer_first_says_the_plan_its_cost_its_proof_and_its_gain(record: Reco
     named = min(record["strategies"], key=lambda s: s["w2"])
     ratio = 100 * (named["w2"] / record["best"]["w2"] - 1)
     assert 0 < ratio < 10
+    cost = named["network_evaluations"] / record["best"]["network_evaluations"]
     assert summary_sentence(altered(record, gap=3.4e-11)) == (
         "Merge steps 24 … 14 at once, then one step at a time: "
-        "for Gaussian data and equal training per merge W2 to the teacher "
+        "for Gaussian data, a linear denoiser and equal training per merge, under operator copy, "
+        "W2 to the teacher "
         f"{record['best']['w2']:.3g}, "
         "proved within 3e-11 of the best of all plans; "
-        f"the best named strategy ({named['name']}) is worse by {ratio:.2g} %."
+        f"the best named strategy ({named['name']}, {cost:.3g} times the cost) "
+        f"is worse by {ratio:.2g} %."
     )
 
 
@@ -123,12 +130,12 @@ def test_answer_is_honest_about_the_gap(record: Record, best: Record, says: str)
 @pytest.mark.parametrize(
     ("ratio", "says"),
     [
-        (2.1, "2.1 times better than the best named strategy (boot)"),
-        (12345.0, "12,300 times better than the best named strategy (boot)"),
-        (1.02, "the best named strategy (boot) is worse by 2 %"),
-        (1.0, "the best named strategy (boot) is as good"),
-        (0.75, "the named strategy boot is better by 25 %"),
-        (None, "the best named strategy (boot) is as good"),
+        (2.1, "2.1 times better than the best named strategy (boot, 1.46 times the cost)"),
+        (12345.0, "12,300 times better than the best named strategy (boot, 1.46 times the cost)"),
+        (1.02, "the best named strategy (boot, 1.46 times the cost) is worse by 2 %"),
+        (1.0, "the best named strategy (boot, 1.46 times the cost) is as good"),
+        (0.75, "the named strategy boot (1.46 times the cost) is better by 25 %"),
+        (None, "the best named strategy (boot, 1.46 times the cost) is as good"),
     ],
 )
 def test_answer_compares_with_the_best_named_strategy(
@@ -140,13 +147,61 @@ def test_answer_compares_with_the_best_named_strategy(
     assert summary_sentence(changed).endswith(f"; {says}.")
 
 
+def test_answer_is_silent_about_costs_that_are_equal(record: Record) -> None:
+    (boot,) = (dict(s) for s in record["strategies"] if s["name"] == "boot")
+    boot["network_evaluations"] = record["best"]["network_evaluations"]
+    assert "cost" not in summary_sentence({**record, "strategies": [boot]})
+
+
+# At equal cost
+
+
+def test_every_plan_is_split_to_the_cost_of_the_best(record: Record) -> None:
+    """24 steps, first block of 10 and 13 single steps: 11 + 3 + 13 · 5 = 79 evaluations."""
+    assert record["best"]["network_evaluations"] == 79
+    problem = Problem(eigenvalue_spectrum(EIGENVALUES), cosine_schedule(24))
+    for entry in record["strategies"]:
+        split = allocate(problem, build_strategy(entry["name"], 24), 79.0)
+        assert split.w2 <= entry["w2_at_equal_cost"] * (1 + 1e-9)
+        assert entry["w2_at_equal_cost"] <= 1.001 * split.w2
+    assert record["best"]["w2_at_equal_cost"] <= record["best"]["w2"]
+    (vanilla,) = (s for s in record["strategies"] if s["name"] == "vanilla")
+    alike = evaluate(problem, build_strategy("vanilla", 24), [79.0 / 27.0])
+    assert vanilla["w2_at_equal_cost"] == pytest.approx(alike.w2)
+
+
+def test_tables_say_which_column_is_at_equal_cost(record: Record) -> None:
+    told = ", all merges trained alike at unequal cost"
+    split = "; W2 at equal cost: best split of 79 network evaluations each"
+    assert costs_told(record) == told + split
+    assert f"The plan and the named strategies{told}{split}" in report_page(record)
+    assert "W2 at equal cost</th>" in report_page(record)
+    entries = [record["best"], *record["strategies"]]
+    older = [{k: v for k, v in e.items() if k != "w2_at_equal_cost"} for e in entries]
+    before = {**record, "best": older[0], "strategies": older[1:]}
+    assert costs_told(before) == told
+    assert "W2 at equal cost" not in report_page(before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"training": EMAFlow(1.0, 2.0)}, {"steps": 400}, {"plan": "boot", "steps": 1, "names": ()}],
+    ids=["memory", "too large", "nothing to train"],
+)
+def test_some_problems_are_not_split(settings: Any) -> None:
+    record = make_record(**{"plan": "vanilla", "names": ("vanilla",), **settings})
+    assert "w2_at_equal_cost" not in record["best"]
+    assert costs_told(record) == ""
+
+
 def test_answer_names_the_strategy_that_the_plan_is() -> None:
     assert summary_sentence(make_record("boot", eigenvalues=[0.5])).endswith(
         "proved the best of all plans; this is the plan of boot."
     )
     # vanilla is optimal here (THEORY 7.3), and naming boot as found must not hide it
     worse = make_record("boot", eigenvalues=[5.0], bound=0.1)
-    assert "; the named strategy vanilla is better by" in summary_sentence(worse)
+    told = "; the named strategy vanilla (0.235 times the cost) is better by"
+    assert told in summary_sentence(worse)
 
 
 def test_answer_without_strategies_or_merges_or_error() -> None:
@@ -155,8 +210,9 @@ def test_answer_without_strategies_or_merges_or_error() -> None:
     kept = make_record("vanilla", steps=3, students=3)
     assert kept["best"]["w2"] == 0
     assert summary_sentence(kept) == (
-        "Keep the teacher's steps as they are: for Gaussian data and equal training per merge, "
-        "jumps of any length for free, W2 to the teacher 0, proved the best of all plans."
+        "Keep the teacher's steps as they are: for Gaussian data, a linear denoiser and equal "
+        "training per merge, under operator copy, where jumps of any length cost nothing, "
+        "W2 to the teacher 0, proved the best of all plans."
     )
 
 

@@ -46,7 +46,7 @@ Array = NDArray[np.float64]
 
 def problem_of(*eigenvalues: float, num_steps: int = 8, **more: Any) -> Problem:
     spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
-    return Problem(spectrum, schedule, GradientFlow(1.0), **more)
+    return Problem(spectrum, schedule, GradientFlow(1.0), **{"merge_rule": "operator-copy", **more})
 
 
 # Times of merges

@@ -28,7 +28,7 @@ CLOSED = 1e-9
 
 
 def problem_of(spectrum: Spectrum, num_steps: int, time: float = 6.4) -> Problem:
-    return Problem(spectrum, cosine_schedule(num_steps), GradientFlow(time))
+    return Problem(spectrum, cosine_schedule(num_steps), GradientFlow(time), "operator-copy")
 
 
 @pytest.fixture(scope="module", params=["digits", "patches 16", "patches 32", "faces"])
@@ -150,7 +150,7 @@ def test_a_line_search_without_a_slope_ends() -> None:
 def test_the_loss_lies_above_its_tangents(eigenvalue: float, here: float, there: float) -> None:
     """Σ scale² expm1(e)² turns concave below -ln 2, which little training of a large λ reaches."""
     problem = problem_of(eigenvalue_spectrum([eigenvalue]), 16)
-    loss = certified._ConvexLoss(problem)
+    loss = certified._ConvexLoss(problem, CombSearch(problem, 1).least_excess())
     corner = -np.maximum(problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
     # Points of the range that operators can reach, and up to ln 2 above.
     at, point = (corner + part * (np.log(2.0) - corner) for part in (here, there))

@@ -31,7 +31,7 @@ STEPS = 6
 
 def problem_of(*eigenvalues: float, num_steps: int = STEPS, **more: Any) -> Problem:
     spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
-    return Problem(spectrum, schedule, GradientFlow(1.0), **more)
+    return Problem(spectrum, schedule, GradientFlow(1.0), **{"merge_rule": "operator-copy", **more})
 
 
 def combs() -> list[list[int]]:

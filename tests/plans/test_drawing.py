@@ -168,7 +168,24 @@ def test_width_is_refused_where_nothing_fits() -> None:
             Plan.from_nested([[4, 3], 2, 1]),
             "For a student of 3 steps take z_4 → z_2 → z_1 → z_0 and merge both steps at once",
         ),
-        (build_strategy("boot", 64, 8), "For a student of 8 steps use the plan of 56 merges"),
+        (
+            build_strategy("boot", 64, 8),
+            "For a student of 8 steps merge one step at a time from the noise side within each "
+            "window",
+        ),
+        (
+            Plan.from_nested([[[7, 6], 5], [4, 3], 2, 1]),
+            "For a student of 4 steps take z_7 → z_4 → z_2 → z_1 → z_0 and merge one step at a "
+            "time from the noise side within each window",
+        ),
+        (
+            build_strategy("vanilla", 8, 2),
+            "For a student of 2 steps take z_8 → z_4 → z_0 and use the plan of 2 merges",
+        ),
+        (
+            build_strategy("vanilla", 4, 2),
+            "For a student of 2 steps take z_4 → z_2 → z_0 and use the plan of 2 merges",
+        ),
     ],
 )
 def test_phrase_says_what_to_do(plan: Plan, phrase: str) -> None:

@@ -19,11 +19,11 @@ from opmerge import GradientFlow, Problem, cosine_schedule, eigenvalue_spectrum
 from opmerge.errors import InputError
 from opmerge.settings import commands, data, distillation, networks
 from opmerge.settings.base import Settings, option
-from opmerge.settings.commands import ProblemOptions
+from opmerge.settings.commands import CalibrationOptions, ProblemOptions
 from opmerge.settings.data import DataOptions, SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import Ascending, Count, NonEmpty
+from opmerge.settings.types import DEFAULT_MERGE_RULE, Ascending, Count, NonEmpty
 
 GROUPS: list[type[Settings]] = [
     group
@@ -220,6 +220,16 @@ def test_the_defaults_of_a_problem_are_the_options() -> None:
     problem, asked = Problem(eigenvalue_spectrum([0.5]), cosine_schedule(4)), ProblemOptions()
     assert (problem.merge_rule, problem.objective) == (asked.merge_rule, asked.objective)
     assert GradientFlow().time == asked.merge_time
+
+
+def test_one_merge_rule_is_the_default_of_plans_and_of_what_executes_them() -> None:
+    """What copying a network's weights does; no group of settings has a default of its own."""
+    assert DEFAULT_MERGE_RULE == "denoiser-copy"
+    assert Problem(eigenvalue_spectrum([0.5]), cosine_schedule(4)).merge_rule == DEFAULT_MERGE_RULE
+    groups = [group for group in GROUPS if "merge_rule" in group.model_fields]
+    assert {ProblemOptions, DistillationConfig, CalibrationOptions} <= set(groups)
+    for group in groups:
+        assert group.model_fields["merge_rule"].default is DEFAULT_MERGE_RULE
 
 
 def test_settings_are_read_without_numpy_and_torch() -> None:

@@ -150,7 +150,9 @@ def test_other_planners_bound_all_plans(planner: str) -> None:
 def test_many_eigenvalues_are_made_coarser_before_modes_are() -> None:
     """Multiplicities stay whole numbers, which a spectrum requires."""
     spectrum = eigenvalue_spectrum(np.geomspace(1e-3, 3, 300))
-    result = certified_plan(Problem(spectrum, cosine_schedule(5), rates(0.7, 3, num_modes=4)))
+    result = certified_plan(
+        Problem(spectrum, cosine_schedule(5), rates(0.7, 3, num_modes=4), "operator-copy")
+    )
     assert result.gap < 1e-9
 
 

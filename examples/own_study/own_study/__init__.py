@@ -13,7 +13,7 @@ from opmerge.settings.base import Settings
 from opmerge.settings.types import Ascending, NonEmpty, Positive, TeacherSteps
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge_studies.shared import Runner, Study, grid
-from opmerge_studies.shared.strategies import strategy_errors
+from opmerge_studies.shared.strategies import PAPER_RULE, strategy_errors
 
 __all__ = ["STUDY", "OwnSettings", "compare", "run"]
 
@@ -51,16 +51,13 @@ def run(settings: OwnSettings, runner: Runner) -> dict[str, Any]:
 
 
 def compare(schedule: str, num_steps: int, eigenvalues: Sequence[float]) -> list[dict[str, Any]]:
-    """W2 of BOOT and vanilla to the teacher at each λ."""
-    noise = resolve_schedule(schedule, num_steps)
-    return [
-        {
-            "schedule": schedule,
-            "eigenvalue": value,
-            **strategy_errors(Problem(eigenvalue_spectrum([value]), noise), ["boot", "vanilla"]),
-        }
-        for value in eigenvalues
-    ]
+    """W2 of BOOT and vanilla to the teacher at each λ, under operator copy."""
+    noise, rows = resolve_schedule(schedule, num_steps), []
+    for value in eigenvalues:
+        problem = Problem(eigenvalue_spectrum([value]), noise, merge_rule=PAPER_RULE)
+        errors = strategy_errors(problem, ["boot", "vanilla"])
+        rows.append({"schedule": schedule, "eigenvalue": value, **errors})
+    return rows
 
 
 STUDY = Study(

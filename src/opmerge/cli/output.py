@@ -71,7 +71,8 @@ def show_evaluation(outcome: opmerge.Outcome, made_for: opmerge.PlanFile | None)
     from opmerge.plans import draw_text
 
     problem, plan = outcome.problem, outcome.plan
-    print(f"W2 to the {problem.objective}: {outcome.w2:.6g}")
+    rule = problem.merge_rule.replace("-", " ")
+    print(f"W2 to the {problem.objective} under {rule}: {outcome.w2:.6g}")
     if outcome.predicted_error != outcome.w2:
         print(f"paired error to be expected (rms): {outcome.predicted_error:.6g}")
     print(f"teacher's W2 to the data: {problem.teacher_to_data:.6g}", end="\n\n")
@@ -138,6 +139,8 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
 
 
 def _show_strategies(record: Mapping[str, Any]) -> None:
+    from opmerge.page.sentences import costs_told, merge_rule, target
+
     best = {"name": "best found", "ratio_to_best": 1.0, **record["best"]}
     rows = sorted((best, *record["strategies"]), key=lambda row: float(row["w2"]))
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -147,13 +150,14 @@ def _show_strategies(record: Mapping[str, Any]) -> None:
         "ratio to best": lambda row: "–" if (r := row["ratio_to_best"]) is None else f"{r:.4g}",
         "merges": lambda row: str(row["merges"]),
         "network evaluations": lambda row: f"{row['network_evaluations']:.0f}",
+        "W2 at equal cost": lambda row: f"{row['w2_at_equal_cost']:.4g}",
     }
     if not any("paired_rms" in row for row in rows):
         del columns["paired error"]
+    if not all("w2_at_equal_cost" in row for row in rows):
+        del columns["W2 at equal cost"]
     cells = [tuple(cell(row) for cell in columns.values()) for row in rows]
-    title = f"W2 to the {record['problem']['objective']}"
-    if len({row["network_evaluations"] for row in rows}) > 1:
-        title += ", all merges trained alike at unequal cost"
+    title = f"W2 to {target(record)}, {merge_rule(record)}{costs_told(record)}"
     show_table(title, tuple(columns), cells)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import opmerge
 from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
-from opmerge.files import read_json_object, write_atomic
+from opmerge.files import expand_home, read_json_object, write_atomic
 
 if TYPE_CHECKING:
     from opmerge.settings.commands import (
@@ -43,7 +44,8 @@ def evaluate(
 ) -> None:
     """Evaluate a plan: what it costs in quality, and where the error arises."""
     runs.prepare_folder(files.output_dir)
-    parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"))
+    steps = problem.steps if _is_strategy(chosen.plan) else None
+    parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"), steps)
     asked = problem.replaced(steps=problem.given("steps", parsed.num_steps))
     outcome = opmerge.evaluate(_build_problem(_load_spectrum(data), asked, made_for), parsed)
     text = output.evaluation_text(outcome, made_for)
@@ -71,11 +73,9 @@ def read_plan(
 
     With a free step from T = ``steps``, lists and a strategy are of the steps that remain.
     """
-    from opmerge.plans import STRATEGIES
-
     file, students = None, 1 if student_steps is None else student_steps
     is_nested = text.lstrip().startswith("[") or text.strip().isdecimal()
-    is_named = text.split(":", maxsplit=1)[0] in STRATEGIES
+    is_named = _is_strategy(text)
     if steps is None and (is_named or (is_nested and free_step is not None)):
         what = "a free step" if is_nested else "a strategy"
         raise InputError("steps", f"must be given with {what}", remedy="pass --steps 32")
@@ -86,6 +86,7 @@ def read_plan(
         remaining = steps if free_step is None else _check_free_step(free_step, steps)
         parsed = opmerge.build_strategy(text, remaining, students)
     else:
+        _check_names_a_file(text)
         file = opmerge.PlanFile.read(text)
         parsed = file.plan
     if free_step is not None and file is None:
@@ -113,6 +114,23 @@ def _check_free_step(free_step: int, steps: int) -> int:
     if not 1 <= free_step < steps:
         raise InputError("free_step", f"must be in 1 … {steps - 1}, below T", free_step)
     return free_step
+
+
+def _is_strategy(text: str) -> bool:
+    from opmerge.plans import STRATEGIES
+
+    return text.partition(":")[0] in STRATEGIES
+
+
+def _check_names_a_file(text: str) -> None:
+    """Refuse a word that names no file: what was meant may be a strategy."""
+    from opmerge.plans import EXAMPLES
+
+    path = expand_home(text)
+    if os.fspath(path) == path.name and not path.suffix and not os.path.lexists(path):
+        known = ", ".join(EXAMPLES.values())
+        need = f"must be a plan file, a strategy ({known}) or nested lists such as [[3,2],1]"
+        raise InputError("plan", need, text)
 
 
 def _answer(

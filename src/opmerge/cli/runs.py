@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 import opmerge
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
@@ -20,16 +22,29 @@ if TYPE_CHECKING:
 
 
 def prepare_folder(folder: Path | None) -> None:
-    """Make the output folder, and make sure it can be written to, before any long work."""
+    """Make the output folder, and make sure it can be written to, before any long work.
+
+    Folders that were made and are empty when the command ends, refused, are taken away again.
+    """
     if folder is None:
         return
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        if made and (command := click.get_current_context(silent=True)):
+            command.call_on_close(lambda: _remove_empty(made))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         need = f"must be a folder that can be written to ({error.strerror})"
         raise InputError("output_dir", need, str(folder)) from error
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each before the one that holds it, up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def write_run(

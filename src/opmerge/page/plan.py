@@ -82,8 +82,9 @@ def _sections(record: Record) -> Iterator[Section]:
     )
     yield draw_section(
         "Strategies compared",
-        f"Distance of the student's output from {target(record)}, on a log scale. Dashed: the "
-        "proved lower bound; no plan can be left of it."
+        f"Distance of the student's output from {target(record)}, on a log scale, all merges "
+        "trained alike, whatever they cost in all. Dashed: the proved lower bound; no plan can be "
+        "left of it."
         + (f" Named strategies merge in {students} equal windows." if students > 1 else ""),
         strategies_figure(record),
         table=_strategy_table(record),
@@ -113,8 +114,15 @@ def _sections(record: Record) -> Iterator[Section]:
 
 
 def _why_spectrum(record: Record) -> str:
-    if record["problem"]["merge_rule"] != "operator-copy" or target(record) != "the teacher":
+    problem = record["problem"]
+    if target(record) != "the teacher":
         return ""
+    if problem["merge_rule"] == "denoiser-copy":
+        hands_over = ", and where students hand over" if problem["student_steps"] > 1 else ""
+        return (
+            " Under denoiser copy every direction is best merged one step at a time from the noise "
+            f"side, whatever its λ; the spectrum decides how large the error is{hands_over}."
+        )
     return (
         " Alone, a direction with λ ≤ 1 is best merged one step at a time from the noise side, one "
         "with λ well above 1 all at once; a plan for both is a compromise."
@@ -155,6 +163,7 @@ def _strategy_table(record: Record) -> Table:
         *((s["name"], s, s["ratio_to_best"]) for s in record["strategies"]),
     ]
     paired = any("paired_rms" in entry for _, entry, _ in entries)
+    is_split = all("w2_at_equal_cost" in entry for _, entry, _ in entries)
     rows = [
         [
             name,
@@ -163,14 +172,16 @@ def _strategy_table(record: Record) -> Table:
             "–" if ratio is None else f"{ratio:.6g}",
             f"{entry['merges']}",
             f"{entry['network_evaluations']:g}",
+            *([f"{entry['w2_at_equal_cost']:.4g}"] if is_split else []),
         ]
         for name, entry, ratio in sorted(entries, key=lambda entry: float(entry[1]["w2"]))
     ]
     more = ["expected paired error"] if paired else []
     columns = ["plan", f"W2 to {target(record)}", *more, "ratio to best", "merges"]
-    columns += ["network evaluations"]
+    columns += ["network evaluations", *(["W2 at equal cost"] if is_split else [])]
     bound = f"Lower bound {best['lower_bound']:.10g}, relative gap {best['gap']:.3g}."
-    return Table("The plan and the named strategies", columns, rows, bound)
+    title = f"The plan and the named strategies{sentences.costs_told(record)}"
+    return Table(title, columns, rows, bound)
 
 
 def _direction_table(record: Record) -> Table:

@@ -49,9 +49,30 @@ def target(record: Record) -> str:
     return "the data" if record["problem"]["objective"] == "data" else "the teacher"
 
 
+def merge_rule(record: Record) -> str:
+    """Where students start, in words: ``denoiser copy``."""
+    return str(record["problem"]["merge_rule"]).replace("-", " ")
+
+
 def best_named(record: Record) -> Mapping[str, Any] | None:
     """The named strategy with the smallest W2, where any was compared."""
     return min(record["strategies"], key=lambda strategy: float(strategy["w2"]), default=None)
+
+
+def costs_told(record: Record) -> str:
+    """What a table of the plans must say of their costs, after what it shows; may be empty."""
+    best = record["best"]
+    told = ""
+    if any(not _costs_alike(best, entry) for entry in record["strategies"]):
+        told = ", all merges trained alike at unequal cost"
+    if all("w2_at_equal_cost" in entry for entry in (best, *record["strategies"])):
+        total = f"{best['network_evaluations']:g} network evaluations"
+        told += f"; W2 at equal cost: best split of {total} each"
+    return told
+
+
+def _costs_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["network_evaluations"] == other["network_evaluations"])
 
 
 def summary_sentence(record: Record) -> str:
@@ -61,10 +82,11 @@ def summary_sentence(record: Record) -> str:
     comparison = _comparison(record)
     gain = f"; {comparison}" if comparison else ""
     error = f"W2 to {target(record)} {number(best['w2'])}"
-    premise = "for Gaussian data and equal training per merge"
+    premise = "for Gaussian data, a linear denoiser and equal training per merge"
+    where = f"under {merge_rule(record)}"
     if record["problem"].get("student_steps", 1) > 1:
-        premise += ", jumps of any length for free,"
-    return f"{plan_phrase(plan)}: {premise} {error}, {_proof(best)}{gain}."
+        where += ", where jumps of any length cost nothing"
+    return f"{plan_phrase(plan)}: {premise}, {where}, {error}, {_proof(best)}{gain}."
 
 
 def _proof(best: Mapping[str, Any]) -> str:
@@ -84,17 +106,28 @@ def _comparison(record: Record) -> str:
     best, named = record["best"], best_named(record)
     if named is None or not best["merges"]:
         return ""
-    name, ratio = named["name"], named["ratio_to_best"]
+    ratio, students = named["ratio_to_best"], record["problem"].get("student_steps", 1)
+    name = named["name"] if students == 1 else f"{named['name']} in {students} equal windows"
+    cost = _relative_cost(named, best)
     if ratio is not None and ratio < 1 - _CLOSED:
-        return f"the named strategy {name} is better by {percent(1 - ratio)}"
+        told = f" ({cost})" if cost else ""
+        return f"the named strategy {name}{told} is better by {percent(1 - ratio)}"
     for strategy in record["strategies"]:
         if _merges(strategy) == _merges(best):
             return f"this is the plan of {strategy['name']}"
+    named_best = f"the best named strategy ({name}{', ' if cost else ''}{cost})"
     if ratio is None or ratio <= 1 + _CLOSED:
-        return f"the best named strategy ({name}) is as good"
+        return f"{named_best} is as good"
     if ratio < 1 + 10 * _SMALL:
-        return f"the best named strategy ({name}) is worse by {percent(ratio - 1)}"
-    return f"{times(ratio)} better than the best named strategy ({name})"
+        return f"{named_best} is worse by {percent(ratio - 1)}"
+    return f"{times(ratio)} better than {named_best}"
+
+
+def _relative_cost(named: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """How many times as much a strategy costs as the plan; empty where they cost the same."""
+    if _costs_alike(named, best):
+        return ""
+    return f"{named['network_evaluations'] / best['network_evaluations']:.3g} times the cost"
 
 
 def _merges(entry: Mapping[str, Any]) -> tuple[list[int], set[tuple[int, ...]]]:

@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from opmerge.errors import InputError
 from opmerge.planners.brute_force import MAX_STEPS, best_strategy_plan, brute_force_plan
 from opmerge.planners.certified import certified_plan
+from opmerge.planners.handovers import handover_memory
 from opmerge.planners.interval import MEMORY_LIMIT, interval_memory, interval_plan
 from opmerge.planners.pareto import pareto_plan
 from opmerge.planners.ranges import excess_ranges, separable_bound
@@ -44,7 +45,7 @@ if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 for _module in iter_modules(__path__, f"{__name__}."):
-    if not _module.name.endswith("._kernels"):
+    if not _module.name.endswith("_kernels"):
         import_module(_module.name)
 
 
@@ -67,23 +68,28 @@ def find_plan(problem: Problem, planner: str = "auto", student_steps: int = 1) -
 def auto_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """The planner that proves most for this problem; its notes begin with why.
 
-    One eigenvalue: scalar. Operator copy towards the teacher: certified. Anything else of a few
-    steps: brute force. The rest: interval DP and the named strategies, whichever is better,
-    under the separable bound.
+    One eigenvalue: scalar. Towards the teacher: certified. Anything else of a few steps: brute
+    force. The rest: interval DP and the named strategies, whichever is better, under the separable
+    bound.
     """
-    is_covered = problem.merge_rule == "operator-copy" and problem.objective == "teacher"
+    is_table = problem.merge_rule == "denoiser-copy" and student_steps > 1
+    is_covered = problem.objective == "teacher" and (
+        not is_table or handover_memory(problem) <= MEMORY_LIMIT
+    )
     is_short = problem.num_steps <= MAX_STEPS
     if len(problem.eigenvalues) == 1:
         result, reason = scalar_plan(problem, student_steps), "it is for a single eigenvalue"
     elif is_covered:
         result = certified_plan(problem, student_steps)
-        reason = "it proves its plans for operator copy towards the teacher"
+        reason = "it proves its plans towards the teacher"
     elif is_short:
         result, reason = brute_force_plan(problem, student_steps), "few enough steps to try all"
     else:
         result = best_strategy_plan(problem, student_steps)
         reason = "the best named strategy reaches the separable bound"
-        if result.gap > _CLOSED and interval_memory(problem) <= MEMORY_LIMIT:
+        if result.gap > _CLOSED and interval_memory(problem) > MEMORY_LIMIT:
+            reason = "the tables of the planners that prove more take over 2 GiB"
+        elif result.gap > _CLOSED:
             interval = interval_plan(problem, student_steps)
             is_better = interval.w2 < result.w2
             result = interval if is_better else result

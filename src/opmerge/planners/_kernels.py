@@ -208,3 +208,76 @@ def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray
             if cost < costs[above]:
                 costs[above], ends[above] = cost, below
     return costs, ends
+
+
+@njit(cache=True, error_model="numpy")
+def cheapest_time(
+    values: Array, slopes: Array, nodes: Array, node: int, charge: float
+) -> tuple[float, float]:
+    """Least of ``f_p exp(-R (x - x_p)) + charge x`` over x >= 0, R = -f'_p / f_p, and that x.
+
+    (X,) values f and slopes -f' at the nodes x, of which p is one.
+    """
+    value, slope = values[node], slopes[node]
+    if value <= 0.0 or slope <= 0.0:
+        return max(value, 0.0), 0.0
+    rate = slope / value
+    time = nodes[node] + np.log(slope / charge) / rate
+    if time <= 0.0:
+        return value * np.exp(rate * nodes[node]), 0.0
+    return charge / rate + charge * time, time
+
+
+@njit(cache=True, error_model="numpy")
+def add_head(
+    start: int,
+    values: Array,
+    slopes: Array,
+    nodes: Array,
+    price: float,
+    overhead: float,
+    trees: Array,
+    forests: Array,
+    splits: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    times: Array,
+    breaks: NDArray[np.int64],
+) -> None:
+    """Fill the tables of ``first_order`` for trees and forests that read step ``start``.
+
+    Those of all earlier steps are there. Takes (pairs, X) values f and slopes -f' of what a merge
+    at k down to i leaves after the (X,) times of the nodes, at row k (k - 1) / 2 + i.
+    """
+    trees[start, start - 1] = forests[1, start, start - 1] = 0.0
+    for stop in range(start - 2, -1, -1):
+        best = np.inf
+        for split in range(stop + 1, start):
+            pair = split * (split - 1) // 2 + stop
+            last = len(nodes) - 1
+            while last > 0 and values[pair, last] < 1e-280:  # where its logarithm is lost
+                last -= 1
+            node = last
+            for count in range(1, split - stop + 1):
+                inside = trees[start, split] + forests[count, split, stop]
+                if inside >= best:
+                    continue
+                charge = price * (count + 1.0 + overhead)
+                while node > 0 and slopes[pair, node] < charge:
+                    node -= 1
+                paid, time = cheapest_time(values[pair], slopes[pair], nodes, node, charge)
+                if node < last:
+                    other = cheapest_time(values[pair], slopes[pair], nodes, node + 1, charge)
+                    if other[0] > paid:
+                        paid, time = other
+                if inside + paid < best:
+                    best, splits[start, stop] = inside + paid, split
+                    counts[start, stop], times[start, stop] = count, time
+        trees[start, stop] = forests[1, start, stop] = best
+    for stop in range(start - 1):
+        for count in range(2, start - stop + 1):
+            best = np.inf
+            for split in range(stop + count - 1, start):
+                value = trees[start, split] + forests[count - 1, split, stop]
+                if value < best:
+                    best, breaks[count, start, stop] = value, split
+            forests[count, start, stop] = best

@@ -233,12 +233,19 @@ class Allocation:
         return None
 
 
-def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVERHEAD) -> Allocation:
+def allocate(
+    problem: Problem,
+    plan: Plan,
+    budget: float,
+    overhead: float = OVERHEAD,
+    tolerance: float = _STATIONARY,
+) -> Allocation:
     """The split of a budget over a plan's merges that brings the student nearest to the target.
 
     At given times the distance changes as a sum of a_m exp(-r_m x_m) would, with one a_m and r_m
     a merge; water-filling minimises that sum, and a line search goes towards its minimum. What
-    is found meets the conditions of Karush, Kuhn and Tucker up to ``residual``.
+    is found meets the conditions of Karush, Kuhn and Tucker up to ``residual``, which the search
+    brings to ``tolerance`` if it can.
 
     For operator copy towards the teacher with every merge at the head of the plan (combs, THEORY
     7.6) and no eigenvalue whose blocks both grow and shrink, each excess is convex in the times
@@ -252,7 +259,7 @@ def allocate(problem: Problem, plan: Plan, budget: float, overhead: float = OVER
     costs = merge_costs(plan, overhead)
     here = Allocation(problem, plan, costs, np.full(len(costs), budget / costs.sum()))
     for _ in range(_MAX_ITERATIONS):
-        following = here.nearer() if here.residual > _STATIONARY else None
+        following = here.nearer() if here.residual > tolerance else None
         if following is None:
             break
         here = following

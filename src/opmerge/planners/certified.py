@@ -21,6 +21,9 @@ and u_d is itself a sum of h over the spine blocks of the trees inside, which fo
 one sign is at least its value with nothing trained further inside, and for the others lies
 between the extremes that an exact interval DP gives. Hence one number per block bounds what a
 spine block there can cost, and the cheapest disjoint choice of them bounds the saving.
+
+Under denoiser copy BOOT is the best tree between any two steps, for every eigenvalue (THEORY 7.9):
+what is searched and enumerated in the same way is where students hand over.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ import numpy as np
 
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.combs import BlockSums, CombSearch, cheapest_paths, step_signs
+from opmerge.planners.handovers import HandoverSearch, handover_memory
+from opmerge.planners.interval import MEMORY_LIMIT
 from opmerge.planners.ranges import scalar_extremes
 from opmerge.planners.result import PlannerResult, best_outcome, planner, require
 from opmerge.plans.strategies import build_strategy
@@ -46,21 +51,34 @@ _TOLERANCE = 1e-13  # relative gap in squared distance at which rounding takes o
 _CLOSED = 1e-10  # and at which there is nothing worth an enumeration
 _MAX_ENUMERATED = 5_000
 _MAX_STEPS_ENUMERATED = 256  # keeping every head's block costs takes T³/3 numbers
+_ALWAYS_BOOT = "under denoiser copy no plan of one student beats sequential BOOT, for any data"
 _MEMORY = 512 * 1024**2  # bytes of tails' extremes that are kept
 
 
 @planner("certified", 3)
 def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
-    """The best comb plan with a proved lower bound on every plan (THEORY 7.6, 7.7).
+    """The best plan with a proved lower bound on every plan (THEORY 7.6, 7.7, 7.9).
 
-    Covers operator copy with the teacher as target. On real spectra the gap closes to rounding.
-    It may stay open where eigenvalues in (λ_0, λ*) carry much of the error, and for long samplers
-    trained very briefly, where more combs lie within the bound than can be tried; the notes say
-    which. The certificate is in float64: bound and value are exact to about 1e-10.
+    Covers the teacher as target. Under operator copy the plan is a comb, and on real spectra the
+    gap closes to rounding. It may stay open where eigenvalues in (λ_0, λ*) carry much of the error,
+    and for long samplers trained very briefly, where more combs lie within the bound than can be
+    tried; the notes say which. Under denoiser copy the plan is sequential BOOT between handovers:
+    one window for one student, which no plan beats whatever the spectrum. The certificate is in
+    float64: bound and value are exact to about 1e-10.
+
+    Raises:
+        InputError: for the objective data, and where the table of windows (denoiser copy, K > 1)
+            would take more than 2 GiB.
     """
-    rule, objective = problem.merge_rule, problem.objective
-    require(rule == "operator-copy", "certified covers the merge rule operator-copy only", rule)
+    objective = problem.objective
     require(objective == "teacher", "certified covers the objective teacher only", objective)
+    if problem.merge_rule == "denoiser-copy":
+        if student_steps == 1:
+            outcome = evaluate(problem, build_strategy("boot", problem.num_steps))
+            return PlannerResult(outcome, outcome.w2, notes=(_ALWAYS_BOOT,))
+        size, most = handover_memory(problem) / 1024**3, MEMORY_LIMIT / 1024**3
+        need = f"certified needs a table of at most {most:g} GiB for several students"
+        require(size <= most, need, f"{size:.1f} GiB")
     relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
     relaxation.descend()
     note = "" if relaxation.account_for_tails() else relaxation.tail_note()
@@ -73,10 +91,9 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
 class _ConvexLoss:
     """Convex minorant of F: its envelope on the excesses that plans can reach."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, least_excess: Array) -> None:
         self.scale = np.exp(problem.log_scale)  # (d,) √(w n_T) P
-        # b >= its first leaf times the shrinking steps, so e >= -Σ log max(A_t, 1)
-        corner = -np.maximum(problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
+        self.corner = corner = least_excess
         self.tangent = np.full_like(corner, -np.inf)  # (d,) where the envelope leaves the curve
         is_concave = corner < -np.log(2.0)
         ends = corner[is_concave]
@@ -98,7 +115,8 @@ class _ConvexLoss:
 
 def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
     """BOOT, vanilla and, of many eigenvalues, the plans that a coarser spectrum wants."""
-    plans = [build_strategy(name, problem.num_steps, student_steps) for name in ("boot", "vanilla")]
+    names = ("boot", "vanilla") if problem.merge_rule == "operator-copy" else ("boot",)
+    plans = [build_strategy(name, problem.num_steps, student_steps) for name in names]
     eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
     if len(eigenvalues) <= 2 * _COARSE:
         return plans
@@ -121,12 +139,16 @@ class _Relaxation:
     def __init__(self, problem: Problem, student_steps: int, plans: list[Plan]) -> None:
         self.problem, self.student_steps = problem, student_steps
         self.tails = TailBound(problem, student_steps)
-        self.search = CombSearch(problem, student_steps)
-        self.loss = _ConvexLoss(problem)
+        self.search: CombSearch | HandoverSearch
+        if problem.merge_rule == "operator-copy":
+            self.search = CombSearch(problem, student_steps)
+        else:
+            self.search = HandoverSearch(problem, student_steps)
+        self.loss = _ConvexLoss(problem, self.search.least_excess())
         self.plans = plans
         starts = [evaluate(problem, plan) for plan in plans]
         self.best = best_outcome(starts)
-        self.vertices = np.array([outcome.excess for outcome in starts])
+        self.vertices = np.array([self._vertex(outcome) for outcome in starts])
         self.weights = np.array([float(outcome is self.best) for outcome in starts])
         self._correct()
         self.lower, self.bound = 0.0, self._tangent()
@@ -138,6 +160,10 @@ class _Relaxation:
     @property
     def gap(self) -> float:
         return (self.upper - self.lower) / self.upper if self.upper > 0 else 0.0
+
+    def _vertex(self, outcome: Outcome) -> Array:
+        """Its excess: finite, where that of an output that is 0 is not."""
+        return np.maximum(outcome.excess, self.loss.corner)
 
     def _consider(self, plan: Plan) -> Outcome:
         outcome = evaluate(self.problem, plan)
@@ -160,7 +186,7 @@ class _Relaxation:
             cost, plan = self.search.cheapest(gradient)
             if offset + cost >= self.lower:
                 self.lower, self.bound = offset + cost, (offset, gradient)
-            vertex = self._consider(plan).excess
+            vertex = self._vertex(self._consider(plan))
             here = float(gradient @ self.point)
             is_closed = self.gap <= _TOLERANCE or here - cost <= _TOLERANCE * (offset + here)
             if is_closed or (self.vertices == vertex).all(axis=1).any():
@@ -255,7 +281,10 @@ class TailBound:
     """
 
     def __init__(self, problem: Problem, student_steps: int) -> None:
-        self._problem, self.mixed = problem, np.flatnonzero(step_signs(problem) == 0)
+        is_mixed = step_signs(problem) == 0
+        if problem.merge_rule == "denoiser-copy":
+            is_mixed[:] = False  # where training inside never pays
+        self._problem, self.mixed = problem, np.flatnonzero(is_mixed)
         trained = problem.retentions[1:]
         self._least, self._most = trained.min(axis=0), trained.max(axis=0)
         heads = problem.retentions[-1] if student_steps == 1 else self._most

@@ -103,6 +103,11 @@ class CombSearch:
         self._top_sums = self._sums(problem.num_steps)
         self._top_costs: tuple[Array, Array] | None = None
 
+    def least_excess(self) -> Array:
+        """(d,) that no plan goes below: b >= its first leaf times the steps that shrink."""
+        corner: Array = -np.maximum(self.problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
+        return corner
+
     def _sums(self, head: int) -> BlockSums:
         return BlockSums(self.problem.teacher.log_products[:head], self.problem.retentions[head])
 

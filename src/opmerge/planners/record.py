@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opmerge.merging import Outcome, evaluate
+from opmerge.planners.allocation import allocate
 from opmerge.planners.result import PlannerResult
 from opmerge.plans.strategies import build_strategy
 from opmerge.problem import Problem
@@ -13,6 +14,9 @@ from opmerge.versions import versions
 
 FORMAT = "opmerge.record"
 VERSION = 1
+
+_SPLIT_TOLERANCE = 1e-3  # relative, of a W2 that is shown beside others
+_LARGEST_SPLIT = 80_000  # T (d + 200) up to which a plan is split in a second or so
 
 
 def compare_strategies(
@@ -52,6 +56,20 @@ def prediction(outcome: Outcome) -> dict[str, float]:
     return {"w2": w2} if paired_rms == w2 else {"w2": w2, "paired_rms": paired_rms}
 
 
+def equal_cost_distance(problem: Problem, outcome: Outcome, cost: float) -> float | None:
+    """W2 of a plan whose merges share this many network evaluations of a sample, split best.
+
+    Within 0.1 %. None where nothing is to be trained, where error does not decay exponentially
+    with training, or where the problem is so large that splits take minutes.
+    """
+    size = problem.num_steps * (len(problem.eigenvalues) + 200)
+    if cost <= 0 or size > _LARGEST_SPLIT or not getattr(problem.training, "is_exponential", False):
+        return None
+    if not outcome.plan.merges:
+        return outcome.w2
+    return allocate(problem, outcome.plan, cost, tolerance=_SPLIT_TOLERANCE).w2
+
+
 def plan_record(
     problem: Problem, result: PlannerResult, strategies: Mapping[str, Outcome]
 ) -> dict[str, Any]:
@@ -60,10 +78,13 @@ def plan_record(
     ``problem`` (settings), ``spectrum`` (distinct eigenvalues, descending, and their
     multiplicities), ``best``, ``strategies``, ``teacher`` and ``versions``. Every plan has its
     ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
-    included.
+    included. Those are of merges trained alike, so that plans differ in cost; where it is known
+    (``equal_cost_distance``), ``w2_at_equal_cost`` is the W2 with the best split of the network
+    evaluations that the best plan takes when its merges are trained alike.
     """
     best, notes = result.outcome, [*result.notes]
-    entry = _outcome_record(best)
+    cost = best.plan.network_evaluations()
+    entry = _outcome_record(best, cost)
     timesteps = problem.schedule.timesteps  # of a diffusers schedule
     if timesteps is not None:  # which the students read
         entry["timesteps"] = [timesteps[tree.start - 1] for tree in best.plan.students]
@@ -92,7 +113,7 @@ def plan_record(
         "strategies": [
             {
                 "name": name,
-                **_outcome_record(outcome),
+                **_outcome_record(outcome, cost),
                 "ratio_to_best": outcome.w2 / best.w2 if best.w2 > 0 else None,
             }
             for name, outcome in strategies.items()
@@ -119,10 +140,11 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outcome_record(outcome: Outcome) -> dict[str, Any]:
-    plan = outcome.plan
+def _outcome_record(outcome: Outcome, cost: float) -> dict[str, Any]:
+    plan, distance = outcome.plan, equal_cost_distance(outcome.problem, outcome, cost)
     return {
         **prediction(outcome),
+        **({} if distance is None else {"w2_at_equal_cost": distance}),
         "merges": len(plan.merges),
         "network_evaluations": plan.network_evaluations(),
         "boundaries": list(plan.boundaries),

@@ -110,7 +110,11 @@ def plan_phrase(plan: Plan) -> str:
     merged = [node for node in roots if node.merges]
     if not merged:
         return "Keep the teacher's steps as they are"
-    phrase = _tree_phrase(merged[0]) if len(merged) == 1 else ""
+    phrases = {_tree_phrase(node) for node in merged if node.merges > 1 or len(merged) == 1}
+    phrase = phrases.pop() if len(phrases) == 1 else ""
+    if len(merged) > 1:  # what names steps is of one tree alone
+        is_alike = phrase and not any(letter.isdigit() for letter in phrase)
+        phrase = f"{phrase} within each window" if is_alike else ""
     what = f"merge {phrase}" if phrase else f"use the plan of {_counted(len(plan.merges))}"
     if len(roots) == 1:
         return what[0].upper() + what[1:]

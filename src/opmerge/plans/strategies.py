@@ -133,12 +133,20 @@ def build_strategy(text: str, num_steps: int, student_steps: int = 1) -> Plan:
     Raises:
         InputError: for an unknown name, a bad parameter or more student steps than teacher steps.
     """
+    return windowed_strategy(text, uniform_boundaries(num_steps, student_steps))
+
+
+def windowed_strategy(text: str, boundaries: Sequence[int]) -> Plan:
+    """The plan that applies a strategy between each two of these steps (T, …, 0).
+
+    Raises:
+        InputError: for an unknown name or a bad parameter.
+    """
     name, _, numbers = text.partition(":")
     if name not in STRATEGIES:
         raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}", name)
     options = _options(name, numbers) if numbers else {}
-    edges = uniform_boundaries(num_steps, student_steps)
-    return Plan(tuple(STRATEGIES[name](a, b, **options) for a, b in pairwise(edges)))
+    return Plan(tuple(STRATEGIES[name](a, b, **options) for a, b in pairwise(boundaries)))
 
 
 def default_strategies(num_steps: int) -> tuple[str, ...]:

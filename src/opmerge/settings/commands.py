@@ -9,7 +9,15 @@ from pydantic import Field
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LinearPartChoice, LossWeighting
-from opmerge.settings.types import Budget, Count, File, MergeRule, Objective, must
+from opmerge.settings.types import (
+    DEFAULT_MERGE_RULE,
+    Budget,
+    Count,
+    File,
+    MergeRule,
+    Objective,
+    must,
+)
 
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
@@ -34,7 +42,9 @@ class ProblemOptions(Settings):
         "scheduler_config.json or model folder, or a file of arrays.",
     )
     training: File | None = option(None, "A training model (JSON), instead of --merge_time.")
-    merge_rule: MergeRule = option("operator-copy", "operator-copy or denoiser-copy.")
+    merge_rule: MergeRule = option(
+        DEFAULT_MERGE_RULE, "denoiser-copy (as networks are trained) or operator-copy."
+    )
     objective: Objective = option("teacher", "teacher or data.")
     student_steps: int = option(1, "K, the student's steps.")
 
@@ -58,9 +68,9 @@ class EvaluationOptions(Settings):
 
     plan: str = option(
         ...,
-        "A plan file, or nested lists such as '[[3,2],1]' (a list of K trees with --student_steps "
-        "K). What a plan file says holds where no option is given.",
-        metavar="FILE|LISTS",
+        "A plan file, nested lists such as '[[3,2],1]' (a list of K trees with --student_steps K), "
+        "or a strategy such as boot. What a plan file says holds where no option is given.",
+        metavar="FILE|LISTS|NAME",
     )
 
 
@@ -135,7 +145,7 @@ class CalibrationOptions(Settings):
         "Of probes and table together, instead: network evaluations (2e6), iterations (5000it) or "
         "time (5m).",
     )
-    merge_rule: MergeRule = option("denoiser-copy", "denoiser-copy or operator-copy.")
+    merge_rule: MergeRule = option(DEFAULT_MERGE_RULE, "denoiser-copy or operator-copy.")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
     linear_part: LinearPartChoice = option(
         "auto", "As of the run to come.", shown="solve for the perceptron, train for others"

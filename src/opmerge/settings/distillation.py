@@ -10,6 +10,7 @@ from pydantic import model_validator
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import (
+    DEFAULT_MERGE_RULE,
     Budget,
     BudgetSplit,
     Count,
@@ -103,10 +104,10 @@ class DistillationConfig(Settings):
         "the steps that it spans (length:1.75, the same as length).",
     )
     merge_rule: MergeRule = option(
-        "denoiser-copy",
+        DEFAULT_MERGE_RULE,
         "What a student keeps of its noise-side child: denoiser-copy (its weights as a denoiser) "
         "or operator-copy (a direct jump network).",
-        shown="the plan's, or denoiser-copy",
+        shown=f"the plan's, or {DEFAULT_MERGE_RULE}",
     )
     loss_weighting: LossWeighting = option(
         "snr-truncated", "uniform, snr-truncated, x-space, epsilon-space or jump-space."

@@ -107,6 +107,9 @@ BudgetSplit = Annotated[
 MergeRule = Literal["operator-copy", "denoiser-copy"]
 """Where a student starts: from its first child's operator, or from that child's denoiser."""
 
+DEFAULT_MERGE_RULE: MergeRule = "denoiser-copy"
+"""What copying a network's weights does, so that plans are made for the merges that are trained."""
+
 Objective = Literal["teacher", "data"]
 """What the student's output law is compared with: the teacher's, or the data's N(0, Λ)."""
 

@@ -18,7 +18,13 @@ from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
-from opmerge_studies.shared.strategies import is_as_good, plan_row, scalar_problem, strategy_errors
+from opmerge_studies.shared.strategies import (
+    PAPER_RULE,
+    is_as_good,
+    plan_row,
+    scalar_problem,
+    strategy_errors,
+)
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
 __all__ = ["STUDY", "AblationSettings", "plan_eigenvalue", "plan_source", "run", "transition"]
@@ -111,7 +117,7 @@ def plan_source(
     source: str, num_steps: int, merge_times: Sequence[float], kept_time: float
 ) -> list[dict[str, Any]]:
     """The same for the spectrum of a source of data."""
-    problem = Problem(resolve_spectrum(source), cosine_schedule(num_steps))
+    problem = Problem(resolve_spectrum(source), cosine_schedule(num_steps), merge_rule=PAPER_RULE)
     return [{"source": source, **row} for row in _over_times(problem, merge_times, kept_time)]
 
 

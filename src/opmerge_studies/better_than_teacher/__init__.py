@@ -34,7 +34,7 @@ from opmerge.spectra import resolve_spectrum
 from opmerge.training import GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
-from opmerge_studies.shared.strategies import CANONICAL, scalar_problem, strategy_errors
+from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, scalar_problem, strategy_errors
 
 __all__ = ["STUDY", "BetterThanTeacherSettings", "limited_covariance", "nearer_excesses", "run"]
 
@@ -174,7 +174,7 @@ def compare_spectrum(source: str, num_steps: int, time: float) -> Row:
     """W2 to the data: teacher, strategies, the best plan found and its bound."""
     hybrids = [f"hybrid:{last}" for last in (2, 4, 8, 16, 32) if last < num_steps]
     spectrum, schedule = resolve_spectrum(source), cosine_schedule(num_steps)
-    problem = Problem(spectrum, schedule, GradientFlow(time), objective="data")
+    problem = Problem(spectrum, schedule, GradientFlow(time), PAPER_RULE, "data")
     planned, errors = find_plan(problem), strategy_errors(problem)
     hybrid = min(strategy_errors(problem, hybrids).values())
     best = min(planned.w2, hybrid, *errors.values())

@@ -24,6 +24,7 @@ from opmerge_studies.correlated_noise.problems import PLANE, Array, plane_proble
 from opmerge_studies.correlated_noise.samples import LAWS, Row, batch_training
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
+from opmerge_studies.shared.strategies import PAPER_RULE
 from opmerge_studies.shared.transition import sign_changes
 
 __all__ = ["STUDY", "CorrelatedNoiseSettings", "half_angle", "run"]
@@ -232,7 +233,7 @@ def _with_chosen(problem: MatrixProblem, merge_time: float) -> dict[str, Plan]:
 
     def planned(eigenvalues: Array) -> Plan:
         spectrum = eigenvalue_spectrum(np.maximum(eigenvalues, 0.0))
-        return find_plan(Problem(spectrum, problem.schedule, training)).plan
+        return find_plan(Problem(spectrum, problem.schedule, training, PAPER_RULE)).plan
 
     return {
         **_strategies(num_steps),

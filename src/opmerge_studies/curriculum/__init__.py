@@ -30,7 +30,7 @@ from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, grid
-from opmerge_studies.shared.strategies import is_as_good
+from opmerge_studies.shared.strategies import PAPER_RULE, is_as_good
 
 __all__ = ["PILOT", "SCHEDULES", "SPREAD_CASE", "STUDY", "CurriculumSettings", "run"]
 
@@ -150,7 +150,7 @@ def case_problem(case: str, num_steps: int) -> Problem:
     if case == SPREAD_CASE:
         return Problem(resolve_spectrum("digits"), schedule, SPREAD, merge_rule="denoiser-copy")
     source = case.replace("λ = ", "eigenvalues:")
-    return Problem(resolve_spectrum(source), schedule, GradientFlow(1.0))
+    return Problem(resolve_spectrum(source), schedule, GradientFlow(1.0), PAPER_RULE)
 
 
 def case_plan(problem: Problem, name: str) -> Plan:

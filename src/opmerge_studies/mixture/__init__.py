@@ -25,7 +25,7 @@ from opmerge_studies.mixture import merging
 from opmerge_studies.mixture.laws import GaussianMixture, quadrature_nodes, sampled_nodes
 from opmerge_studies.mixture.merging import MixtureProblem, closest_plans
 from opmerge_studies.shared import Cell, Runner, Study, grid
-from opmerge_studies.shared.strategies import CANONICAL
+from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE
 
 __all__ = ["MOST_GATES", "REGIMES", "STUDY", "MixtureSettings", "dimension_mixture", "run"]
 
@@ -264,7 +264,7 @@ def _problem(line: Cell, case: Cell, signal: float = 0.0) -> MixtureProblem:
     cosine = cosine_schedule(line["num_steps"])
     schedule = arrays_schedule(np.cos(angles), np.sin(angles)) if signal else cosine
     nodes = quadrature_nodes(mixture, schedule, line["num_nodes"])
-    flow, rule = GradientFlow(line["merge_time"]), case.get("merge_rule", "operator-copy")
+    flow, rule = GradientFlow(line["merge_time"]), case.get("merge_rule", PAPER_RULE)
     return MixtureProblem(mixture, schedule, nodes, flow, nodes[-1], rule)
 
 

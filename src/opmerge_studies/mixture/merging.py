@@ -32,6 +32,7 @@ from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import MergeRule
 from opmerge.training import TrainingModel
 from opmerge_studies.mixture.laws import Array, GaussianMixture, Nodes, weighted_w2
+from opmerge_studies.shared.strategies import PAPER_RULE
 
 _RANK = 1e-10  # singular values below this part of the largest are rounding
 _STEP = 1e-5  # of a central difference of a smooth map
@@ -144,7 +145,7 @@ class MixtureProblem:
     nodes: Sequence[Nodes]
     training: TrainingModel | None
     inputs: Nodes
-    merge_rule: MergeRule = "operator-copy"
+    merge_rule: MergeRule = PAPER_RULE
     _trained: dict[tuple[Merge, ...], LiftedMap] = field(default_factory=dict, init=False)
 
     @property

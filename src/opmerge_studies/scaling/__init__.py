@@ -23,6 +23,7 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Count, Ordered
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge_studies.shared import Runner, Study
+from opmerge_studies.shared.strategies import PAPER_RULE
 
 __all__ = ["STUDY", "ScalingSettings", "fit_exponent", "measure", "natural_problem", "run"]
 
@@ -137,7 +138,7 @@ def natural_problem(num_steps: int, dimensions: int) -> Problem:
     num_large = dimensions // 16
     small = np.geomspace(0.5, 1e-4, dimensions - num_large)
     values = np.concatenate([np.geomspace(100.0, 2.5, num_large), small])
-    return Problem(eigenvalue_spectrum(values), cosine_schedule(num_steps))
+    return Problem(eigenvalue_spectrum(values), cosine_schedule(num_steps), merge_rule=PAPER_RULE)
 
 
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from opmerge.plans.tree import Merge
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import MergeRule
 from opmerge.training import GradientFlow, TrainingModel
+from opmerge_studies.shared.strategies import PAPER_RULE
 
 _SINGULAR = 1e-12  # relative variance below which directions are not rotated further
 _REFINEMENTS = 3
@@ -53,7 +54,7 @@ class MatrixProblem:
     noise_covariance: Array
     schedule: NoiseSchedule
     training: TrainingModel = field(default_factory=GradientFlow)
-    merge_rule: MergeRule = "operator-copy"
+    merge_rule: MergeRule = PAPER_RULE
     learned_covariance: Array | None = None
 
     def __post_init__(self) -> None:

@@ -20,6 +20,9 @@ from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow, TrainingModel
 CANONICAL = ("vanilla", "progressive", "consistency", "boot")
 """The strategies that arXiv 2505.16024 sets beside its optimum."""
 
+PAPER_RULE: MergeRule = "operator-copy"
+"""The merge rule of arXiv 2505.16024, which studies of its claims ask for by this name."""
+
 _EQUAL = 1e-9  # relative difference of two distances that is rounding
 
 
@@ -27,7 +30,7 @@ def cosine_problem(
     eigenvalues: ArrayLike,
     num_steps: int,
     training: TrainingModel,
-    merge_rule: MergeRule = "operator-copy",
+    merge_rule: MergeRule = PAPER_RULE,
     objective: Objective = "teacher",
 ) -> Problem:
     """The problem of these eigenvalues on the plain cosine schedule."""
@@ -39,7 +42,7 @@ def scalar_problem(
     eigenvalue: float,
     num_steps: int,
     merge_time: float = DEFAULT_MERGE_TIME,
-    merge_rule: MergeRule = "operator-copy",
+    merge_rule: MergeRule = PAPER_RULE,
     objective: Objective = "teacher",
 ) -> Problem:
     """The problem of one eigenvalue, on the plain cosine schedule, under gradient flow."""

@@ -18,7 +18,7 @@ from opmerge.settings.types import Positive, Rising, Some
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid, rows_of
-from opmerge_studies.shared.strategies import CANONICAL, plan_row
+from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, plan_row
 
 __all__ = ["STRATEGIES", "STUDY", "SpectraSettings", "describe_source", "plan_source", "run"]
 
@@ -96,7 +96,7 @@ def plan_source(
     rows = []
     for num_steps, time in product(steps, merge_times):
         schedule, training = cosine_schedule(num_steps), GradientFlow(time)
-        true, diagonal = (Problem(spectrum, schedule, training) for spectrum in spectra)
+        true, diagonal = (Problem(spectrum, schedule, training, PAPER_RULE) for spectrum in spectra)
         planned = find_plan(diagonal)
         named = plan_row(diagonal, STRATEGIES, planned)
         choice = min(STRATEGIES, key=named.__getitem__)

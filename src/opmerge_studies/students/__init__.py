@@ -20,7 +20,7 @@ from opmerge.settings.types import Count, Objective, Positive, Rising, Some
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
-from opmerge_studies.shared.strategies import CANONICAL, strategy_errors
+from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, strategy_errors
 
 __all__ = ["STUDY", "StudentsSettings", "plan_students", "run"]
 
@@ -76,7 +76,7 @@ def plan_students(
     what was not its objective.
     """
     spectrum, schedule = resolve_spectrum(source), cosine_schedule(num_steps)
-    problem = Problem(spectrum, schedule, GradientFlow(merge_time), objective=objective)
+    problem = Problem(spectrum, schedule, GradientFlow(merge_time), PAPER_RULE, objective)
     best = find_plan(problem, student_steps=student_steps)
     windows = list(pairwise(best.plan.boundaries))
     moved = [Plan(tuple(STRATEGIES[name](*each) for each in windows)) for name in CANONICAL]

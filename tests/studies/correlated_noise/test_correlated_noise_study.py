@@ -73,7 +73,7 @@ def test_commuting_rows_are_those_of_scalar_problems(record: Record) -> None:
     squares = 0.0
     for eigenvalue, scale in ((8.0, 2.0), (3.0, 0.5)):
         spectrum, training = eigenvalue_spectrum([eigenvalue / scale]), GradientFlow(6.4 * scale)
-        problem = Problem(spectrum, cosine_schedule(8), training)
+        problem = Problem(spectrum, cosine_schedule(8), training, "operator-copy")
         squares += scale * evaluate(problem, build_strategy("boot", 8)).w2 ** 2
     assert row["angle"] == 0
     assert row["w2"] == pytest.approx(math.sqrt(squares))
@@ -136,7 +136,10 @@ def test_the_angle_of_half_the_error_falls_with_the_root_of_time() -> None:
 
 def test_digits_without_correlation_are_the_study_of_spectra(record: Record) -> None:
     spectrum = resolve_spectrum("digits")
-    expected = evaluate(Problem(spectrum, cosine_schedule(8)), build_strategy("vanilla", 8)).w2
+    expected = evaluate(
+        Problem(spectrum, cosine_schedule(8), merge_rule="operator-copy"),
+        build_strategy("vanilla", 8),
+    ).w2
     rows = [r for r in record["tables"]["digits"] if r["correlation"] == 0]
     found = next(r for r in rows if r["plan"] == "vanilla")
     for key in ("w2", "paired", "generalised", "data_basis", "isotropic"):

@@ -118,7 +118,8 @@ def test_components_that_coincide_are_one_gaussian(record: Record) -> None:
     for variance in (0.2, 5.0):
         row = next(r for r in record["tables"]["distances"] if r["variance"] == variance)
         assert row["separation"] == pytest.approx(1e-4)
-        problem = Problem(eigenvalue_spectrum([variance]), cosine_schedule(6), GradientFlow(3.2))
+        spectrum, schedule = eigenvalue_spectrum([variance]), cosine_schedule(6)
+        problem = Problem(spectrum, schedule, GradientFlow(3.2), "operator-copy")
         for name in ("boot", "vanilla"):
             expected = evaluate(problem, build_strategy(name, 6)).w2
             assert row[name] == pytest.approx(expected, rel=1e-4)

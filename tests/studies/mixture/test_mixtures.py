@@ -318,7 +318,9 @@ def test_equal_components_train_more_slowly(strategy: str) -> None:
     plan = build_strategy(strategy, 8)
     found = line_problem(copies, 8, GradientFlow(5.0)).outcome(plan).error
     slower = GradientFlow(5.0 * float(weights @ weights))
-    theory = evaluate(Problem(eigenvalue_spectrum([0.7]), cosine_schedule(8), slower), plan)
+    theory = evaluate(
+        Problem(eigenvalue_spectrum([0.7]), cosine_schedule(8), slower, "operator-copy"), plan
+    )
     assert found == pytest.approx(theory.w2, rel=1e-10)
 
 
@@ -331,7 +333,9 @@ def test_independent_coordinates_are_gaussian_too() -> None:
     plan = build_strategy("consistency", 6)
     problem = MixtureProblem(mixture, schedule, nodes, GradientFlow(1.0), nodes[-1])
     found = problem.outcome(plan).error
-    theory = Problem(eigenvalue_spectrum(eigenvalues.tolist()), schedule, GradientFlow(1.0))
+    theory = Problem(
+        eigenvalue_spectrum(eigenvalues.tolist()), schedule, GradientFlow(1.0), "operator-copy"
+    )
     assert found == pytest.approx(evaluate(theory, plan).w2, rel=5 / np.sqrt(20_000))
 
 

@@ -37,7 +37,8 @@ STRATEGIES = ("vanilla", "progressive", "consistency", "boot", "uniform:3", "hyb
 
 
 def make(training: TrainingModel, num_steps: int = 9) -> Problem:
-    return Problem(eigenvalue_spectrum(EIGENVALUES), cosine_schedule(num_steps), training)
+    spectrum, schedule = eigenvalue_spectrum(EIGENVALUES), cosine_schedule(num_steps)
+    return Problem(spectrum, schedule, training, "operator-copy")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from opmerge_studies.shared.transition import crossings, scan_points, sign_chang
 
 
 def distances(num_steps: int, eigenvalue: float, training: TrainingModel) -> tuple[float, float]:
-    problem = Problem(eigenvalue_spectrum([eigenvalue]), cosine_schedule(num_steps), training)
+    spectrum, schedule = eigenvalue_spectrum([eigenvalue]), cosine_schedule(num_steps)
+    problem = Problem(spectrum, schedule, training, "operator-copy")
     boot, vanilla = (
         evaluate(problem, build_strategy(name, num_steps)).w2 for name in ("boot", "vanilla")
     )

@@ -208,7 +208,8 @@ def test_every_further_student_of_a_mixed_comb_only_adds(
 
 
 def refusal(plan: Plan, training: TrainingModel | None = None, **options: Any) -> str:
-    problem = Problem(eigenvalue_spectrum([0.5]), cosine_schedule(8), training or GradientFlow())
+    spectrum, schedule = eigenvalue_spectrum([0.5]), cosine_schedule(8)
+    problem = Problem(spectrum, schedule, training or GradientFlow(), "operator-copy")
     with pytest.raises(InputError) as caught:
         mixed_excess(problem, plan, **options)
     return str(caught.value)

@@ -96,7 +96,8 @@ def test_the_window_of_mixed_boot_is_where_its_error_passes_through_zero(
         boot, vanilla = (build_strategy(name, row["num_steps"]) for name in ("boot", "vanilla"))
         wins = []
         for eigenvalue in beyond:
-            problem = Problem(eigenvalue_spectrum([eigenvalue]), schedule, GradientFlow(6.4))
+            spectrum = eigenvalue_spectrum([eigenvalue])
+            problem = Problem(spectrum, schedule, GradientFlow(6.4), "operator-copy")
             mixed = abs(np.expm1(mixed_excess(problem, boot)[0]))
             wins.append(bool(mixed < abs(np.expm1(evaluate(problem, vanilla).excess[0]))))
         assert wins == [False, True, False]

@@ -345,6 +345,8 @@ def test_a_refused_command_leaves_the_files_of_a_run(run: Run, work: Path, tmp_p
     refused(run("train-teacher", "digits", *SMALL, *nowhere), "resume_from_checkpoint")
     assert (tmp_path / "config.json").read_text() == "of a finished run"
     assert not (tmp_path / "plan.json").exists()
+    refused(run("train-teacher", "nosuch", *SMALL, "--output_dir", tmp_path / "new"), "data")
+    assert not (tmp_path / "new").exists()
 
 
 def test_labels_are_classes_of_the_teacher(run: Run, work: Path, tmp_path: Path) -> None:

@@ -283,7 +283,9 @@ def test_refused_settings(settings: Record, message: str) -> None:
 def problems_of(eigenvalue: float, calibrated: float) -> dict[str, Problem]:
     """Operator copy at T = 4: BOOT is best of a small eigenvalue, vanilla of a large one."""
     return {
-        kind: Problem(resolve_spectrum(f"eigenvalues:{value}"), cosine_schedule(4))
+        kind: Problem(
+            resolve_spectrum(f"eigenvalues:{value}"), cosine_schedule(4), merge_rule="operator-copy"
+        )
         for kind, value in (("spectrum", eigenvalue), ("calibrated", calibrated))
     }
 

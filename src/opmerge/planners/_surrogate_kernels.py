@@ -1,0 +1,135 @@
+"""Exact dynamic programme over all trees for errors that add up over merges, each at its price.
+
+A student of a merge j → i whose first child lands on k leaves, with N iterations,
+
+    a = carry · √(Σ_g W² (E[r²] D(j;k,i)² + f² 400/N)),
+
+and is charged ``μ (targets(m)/R(m) + passes) N`` for its m children. Both are summed over the
+merges of a plan. m is part of the state of the search, so any cost of m will do. Nodes may be
+several teacher steps apart; between neighbours a first child may be the teacher step itself, and
+what follows it is a run of teacher steps, each a child.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from opmerge.forecast._kernels import Law, Tables
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+_Short = NDArray[np.int16]
+
+_REFERENCE = 400.0
+_RUN = -1
+
+
+@njit(cache=True, error_model="numpy")
+def _errors(
+    j: int, i: int, steps: Indices, grid: Array, tables: Tables, law: Law, share: float
+) -> tuple[Array, Array]:
+    """(n, G) of what D² is multiplied by, and (n,) of the floor: squared, at the output."""
+    groups = len(law.rates)
+    factors, floors = np.empty((len(grid), groups)), np.zeros(len(grid))
+    angle = max(tables.angles[steps[j]] - tables.angles[steps[i]], 1e-12)
+    scale = angle**-law.exponent * np.exp(law.behind * share) / _REFERENCE
+    if j == len(steps) - 1:
+        scale *= law.first
+    for n in range(len(grid)):
+        for g in range(groups):
+            unit = (tables.carry[j, i] * tables.gains[i, g]) ** 2
+            factors[n, g] = unit * (1 + 2 * law.rates[g] * scale * grid[n]) ** -law.shape
+            floors[n] += unit * law.floor[g] * _REFERENCE / max(grid[n], 1.0)
+    return factors, floors
+
+
+@njit(cache=True, error_model="numpy")
+def _cheapest_iterations(
+    errors: Array, charges: Array, grid: Array, sums: Array, fixed: float, before: int
+) -> tuple[float, int, int]:
+    """The least ``fixed + sums[p] + min_n (errors[n] + charges[before + p] grid[n])``, and p and n.
+
+    Errors are convex in N, so the best N falls or rises step by step with the charge.
+    """
+    least, best_p, best_n, n = np.inf, 0, 0, 0
+    for p in range(len(sums)):
+        reached, m = fixed + sums[p], before + p
+        if m < 2 or reached >= least:
+            continue
+        charge = charges[m]
+        here = errors[n] + charge * grid[n]
+        while n + 1 < len(grid) and errors[n + 1] + charge * grid[n + 1] < here:
+            n += 1
+            here = errors[n] + charge * grid[n]
+        while n > 0 and errors[n - 1] + charge * grid[n - 1] < here:
+            n -= 1
+            here = errors[n] + charge * grid[n]
+        if reached + here < least:
+            least, best_p, best_n = reached + here, p, n
+    return least, best_p, best_n
+
+
+@njit(cache=True, error_model="numpy")
+def _cheapest_rows(
+    j: int, i: int, steps: Indices, values: Array, rows: Array, parts: _Short
+) -> None:
+    """Fill in the cheapest row of operators j → i, by its number of operators."""
+    for s in range(j - 1, i - 1, -1):
+        own = values[j, s]
+        for p in range(steps[s] - steps[i] + 1):
+            total = own + rows[s, i, p]
+            if total < rows[j, i, p + 1]:
+                rows[j, i, p + 1], parts[j, i, p + 1] = total, s
+    gap = steps[j] - steps[j - 1]
+    if gap > 1:
+        for p in range(steps[j - 1] - steps[i] + 1):
+            if rows[j - 1, i, p] < rows[j, i, p + gap]:
+                rows[j, i, p + gap] = rows[j - 1, i, p]
+                parts[j, i, p + gap] = _RUN
+
+
+@njit(cache=True, error_model="numpy")
+def cheapest_trees(
+    steps: Indices, grid: Array, charges: Array, tables: Tables, law: Law, share: float
+) -> tuple[Array, _Short, _Short, _Short, _Short]:
+    """The least Σ a + Σ charges of a student of every interval of nodes, and how it is built.
+
+    Takes the (M+1,) steps of the nodes, an ascending grid of N, and (T+1,) the charge of an
+    iteration by the number of children. Returns (M+1, M+1) values at [start, stop]; the first
+    child's end (start itself: a teacher step), the number of children and the index of N in the
+    grid; and (M+1, M+1, T+1) the end of the first part of the cheapest row of so many operators,
+    -1 where it is a run of teacher steps down to the next node.
+    """
+    size = len(steps)
+    values = np.full((size, size), np.inf)
+    firsts, counts = np.zeros((size, size), np.int16), np.zeros((size, size), np.int16)
+    chosen = np.zeros((size, size), np.int16)
+    rows = np.full((size, size, steps[-1] + 1), np.inf)
+    parts = np.zeros(rows.shape, np.int16)
+    for i in range(size):
+        rows[i, i, 0] = 0.0
+    for length in range(1, size):
+        for i in range(size - length):
+            j = i + length
+            gap = steps[j] - steps[j - 1]
+            if length == 1 and gap == 1:
+                values[j, i] = 0.0
+                _cheapest_rows(j, i, steps, values, rows, parts)
+                continue
+            factors, floors = _errors(j, i, steps, grid, tables, law, share)
+            for k in range(j, i, -1):
+                if k == j - 1 and gap == 1:
+                    continue  # the same as a teacher step
+                rest, before, fixed = k, 1, values[j, k]
+                if k == j:
+                    rest, before, fixed = j - 1, gap, 0.0
+                errors = np.sqrt((factors * tables.deviations[j, k, i]).sum(axis=1) + floors)
+                sums = rows[rest, i, : steps[rest] - steps[i] + 1]
+                least, p, n = _cheapest_iterations(errors, charges, grid, sums, fixed, before)
+                if least < values[j, i]:
+                    values[j, i] = least
+                    firsts[j, i], counts[j, i], chosen[j, i] = k, before + p, n
+            _cheapest_rows(j, i, steps, values, rows, parts)
+    return values, firsts, counts, chosen, parts

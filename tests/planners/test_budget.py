@@ -1,0 +1,191 @@
+"""Plans for budgets: within them, and never worse than what is set beside them."""
+
+import math
+
+import numpy as np
+import pytest
+from forecast_cases import a_law, a_table
+
+from opmerge import InputError, build_strategy
+from opmerge.forecast import PRIORS, FittedLaw, Forecast, forecast
+from opmerge.forecast.cost import IterationCost
+from opmerge.planners.budget import (
+    BudgetResult,
+    equal_angle_boundaries,
+    frontier,
+    plan_for_budget,
+    ratio_interval,
+)
+from opmerge.plans import STRATEGIES
+
+COST = IterationCost(128, "auto", is_linear_solved=True)
+BUDGETS = (2e5, 1e6, 5e6, 2.5e7)
+
+
+@pytest.fixture(scope="module")
+def results() -> list[BudgetResult]:
+    return frontier(a_table(16), PRIORS["mlp"], BUDGETS, (1, 2, 4), COST)
+
+
+def plans_of(result: BudgetResult):
+    equal = [result.equal] if result.equal else []
+    return [result.best, result.least, *equal, *result.strategies, *(t.plan for t in result.ties)]
+
+
+def test_results_are_by_student_steps_and_then_by_budget(results):
+    expected = [(k, budget) for k in (1, 2, 4) for budget in BUDGETS]
+    assert [(each.student_steps, each.budget) for each in results] == expected
+
+
+def test_every_plan_is_whole_within_its_budget_and_forecast_by_the_reference(results):
+    table, law = a_table(16), PRIORS["mlp"]
+    for result in results:
+        for planned in plans_of(result):
+            plan, counts = planned.plan, planned.iterations
+            assert plan.student_steps == result.student_steps
+            assert plan.num_steps == 16
+            assert len(counts) == len(plan.merges)
+            assert min(counts) >= 1
+            cost = COST.total([merge.num_children for merge in plan.merges], counts)
+            assert planned.cost == cost <= result.budget
+            assert planned.forecast == forecast(law, table, plan, counts)
+            assert planned.forecast.low < planned.forecast.rms < planned.forecast.high
+
+
+def test_no_plan_beside_the_least_is_better(results):
+    for result in results:
+        assert all(each.forecast.rms >= result.least.forecast.rms for each in plans_of(result))
+
+
+def test_more_budget_never_forecasts_worse(results):
+    for number, budget in enumerate(BUDGETS[1:], start=1):
+        for start in (0, 4, 8):
+            before, after = results[start + number - 1], results[start + number]
+            assert after.budget == budget
+            assert after.least.forecast.rms <= before.least.forecast.rms
+
+
+def test_more_student_steps_never_forecast_worse(results):
+    # one more handover takes a merge away; the search is no proof, but 1, 2 and 4 are far apart
+    rms = [[each.least.forecast.rms for each in results[k : k + 4]] for k in (0, 4, 8)]
+    assert all(a > b > c for a, b, c in zip(*rms, strict=True))
+
+
+def test_ties_are_those_whose_ratio_may_be_1_and_the_simplest_is_proposed(results):
+    for result in results:
+        scatter, least = PRIORS["mlp"].scatter, result.least
+        tied = {tie.plan.plan for tie in result.ties}
+        for tie in result.ties:
+            interval = ratio_interval(tie.plan.forecast, least.forecast, scatter)
+            assert (tie.low, tie.high) == interval
+            assert tie.low <= 1 <= tie.high
+        for strategy in result.strategies:
+            if strategy.plan not in tied and strategy.plan != least.plan:
+                low, _ = ratio_interval(strategy.forecast, least.forecast, scatter)
+                assert low > 1
+        fewest = min(len(plan.merges) for plan in (*tied, least.plan))
+        assert len(result.best.iterations) == fewest
+        assert result.best.plan in {*tied, least.plan}
+
+
+def test_a_law_that_is_sure_proposes_the_least():
+    law = FittedLaw(PRIORS["mlp"].law, (), 1e-6, "for a test")
+    result = plan_for_budget(a_table(16), law, 2e6, 1, COST)
+    assert result.best == result.least
+    assert len(result.best.iterations) > 1
+
+
+def test_every_strategy_stands_beside_the_best_once(results):
+    for result in results:
+        families = [each.name.partition(":")[0] for each in result.strategies]
+        assert len(families) == len(set(families))
+        if result.budget > 1e6:
+            assert set(families) == set(STRATEGIES)
+        else:
+            assert set(families) >= {"vanilla"}
+
+
+def test_equal_is_progressive_as_people_run_it(results):
+    for result in results:
+        if result.equal is not None:
+            assert result.equal.plan == build_strategy("progressive", 16, result.student_steps)
+            assert len(set(result.equal.iterations)) == 1
+
+
+def test_a_smooth_budget_is_found_alone_as_on_a_frontier(results):
+    alone = plan_for_budget(a_table(16), PRIORS["mlp"], BUDGETS[1], 1, COST)
+    # other prices are tried on the way, so that the plan may be another: by little
+    assert alone.least.forecast.rms == pytest.approx(results[1].least.forecast.rms, rel=0.02)
+
+
+def test_longer_samplers_than_the_table_are_planned_in_real_steps():
+    table = a_table(150)
+    result = plan_for_budget(table, PRIORS["mlp"], 5e6, 2, COST)
+    assert result.least.plan.num_steps == 150
+    assert result.least.forecast.rms <= min(s.forecast.rms for s in result.strategies)
+    counts = [merge.num_children for merge in result.least.plan.merges]
+    assert result.least.cost == COST.total(counts, result.least.iterations) <= 5e6
+
+
+def test_as_many_student_steps_as_the_teachers_need_no_training():
+    result = plan_for_budget(a_table(4), PRIORS["mlp"], 1e5, 4, COST)
+    assert (result.best.iterations, result.best.cost, result.best.forecast.rms) == ((), 0.0, 0.0)
+
+
+def test_boundaries_of_k_student_steps_are_the_plans(results):
+    for result in results:
+        edges = result.least.plan.boundaries
+        assert (edges[0], edges[-1], len(edges)) == (16, 0, result.student_steps + 1)
+
+
+@pytest.mark.parametrize(("num_steps", "student_steps"), [(16, 4), (64, 7), (5, 5), (5, 4)])
+def test_equal_angles_of_the_cosine_schedule_are_equal_steps(num_steps, student_steps):
+    edges = equal_angle_boundaries(a_table(num_steps), student_steps)
+    exact = np.linspace(num_steps, 0, student_steps + 1)
+    assert (edges[0], edges[-1]) == (num_steps, 0)
+    assert (np.diff(edges) < 0).all()
+    assert abs(edges - exact).max() <= 0.5 + 1e-9
+
+
+def test_ratio_interval_is_of_paired_draws_and_the_scatter_of_both():
+    one = Forecast(2.0, 1.0, 3.0, (1.0, 2.0, 4.0))
+    other = Forecast(1.0, 0.5, 1.5, (0.5, 1.0, 2.0))
+    assert ratio_interval(one, other, 0.0) == (2.0, 2.0)  # whatever the draw
+    low, high = np.log(ratio_interval(one, one, 0.1))
+    # 5 % quantiles of a normal with √2 · 0.1; of 256 samples they have a standard error of
+    # √(0.05 · 0.95 / 256) / 0.103 = 0.13 standard deviations
+    spread = math.sqrt(2) * 0.1
+    assert low == pytest.approx(-1.645 * spread, abs=3 * 0.13 * spread)
+    assert high == pytest.approx(1.645 * spread, abs=3 * 0.13 * spread)
+
+
+def test_other_laws_and_costs_change_the_plan():
+    table = a_table(16)
+    slow = FittedLaw(a_law(table, floor=0.0), (), 0.1, "for a test")
+    dear = IterationCost(128, 1)
+    with_reuse, without = (plan_for_budget(table, slow, 3e6, 1, c) for c in (COST, dear))
+    assert with_reuse.least.forecast.rms < without.least.forecast.rms
+
+
+@pytest.mark.parametrize(
+    ("budget", "student_steps", "words"),
+    [
+        (0.0, 1, "budget` must be > 0"),
+        (-1.0, 1, "budget` must be > 0"),
+        (math.nan, 1, "budget` must be a finite number"),
+        (100.0, 1, "budget` must be >= 2,560 evaluations"),  # 128 (16 + 1 + 3)
+        (1e6, 17, "student_steps` must be <= the number of teacher steps 16"),
+        (1e6, 0, "student_steps` must be >= 1"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(budget, student_steps, words):
+    with pytest.raises(InputError) as refused:
+        plan_for_budget(a_table(16), PRIORS["mlp"], budget, student_steps, COST)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_frontier_needs_budgets_and_student_steps():
+    for budgets, counts in (([], [1]), ([1e6], [])):
+        with pytest.raises(InputError, match="must not be empty"):
+            frontier(a_table(8), PRIORS["mlp"], budgets, counts, COST)
