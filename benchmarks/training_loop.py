@@ -91,7 +91,9 @@ def _executor(teacher: Teacher, data: Tensor) -> Iterator[Any]:
     optimization = OptimizationConfig(
         train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, checkpointing_steps=0
     )
-    config = DistillationConfig(num_iterations=LENGTH, optimization=optimization)
+    config = DistillationConfig(
+        num_iterations=LENGTH, linear_part="train", target_reuse=1, optimization=optimization
+    )
     plan = build_strategy("boot", NUM_STEPS)
     return Distillation(teacher, plan, DataInputs(data), config, Accelerator(cpu=True)).run()
 

@@ -211,6 +211,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         if self.kind is str:
             hyphens = value.replace("_", "-")
             return hyphens if hyphens in self.choices else value
+        if value in self.choices:  # a word that may stand for a number
+            return value
         return click.types.convert_type(self.kind)(value, param, ctx)
 
     def _read_numbers(self, text: str, name: str) -> int | tuple[int, ...]:

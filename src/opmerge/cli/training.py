@@ -96,8 +96,8 @@ def calibrate(
 
     Says first how linear the teacher is, and where a plan should not be trusted.
     `opmerge plan --training calibration.json` then predicts runs on this network with these
-    settings, a network for each merge (--sharing merge), no curriculum and --linear_part train.
-    An interrupted calibration goes on when it is started again.
+    settings (of --linear_part and --target_reuse too), a network for each merge (--sharing merge)
+    and no curriculum. An interrupted calibration goes on when it is started again.
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.denoisers.teacher_folder import load_teacher
@@ -261,8 +261,8 @@ def _compare_training(config: DistillationConfig, model: opmerge.TrainingModel) 
         return
     else:
         used = _range(set(given) if isinstance(given, tuple) else {given})
-    if config.target_reuse > 1:
-        used += f", each target used {config.target_reuse} times,"
+    if config.target_reuse != 1 and config.curriculum == "none":
+        used += ", targets used again,"
     if config.linear_part == "solve":
         used += ", linear parts solved,"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):

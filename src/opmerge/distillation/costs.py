@@ -61,12 +61,13 @@ def estimate_cost(distillation: Distillation) -> Cost:
     iterations = distillation.iterations
     children = _children(distillation, iterations)
     seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, children, strict=True))
-    efforts = zip(stages, iterations, strict=True)
-    targets = max((distillation.targets.kept(n)[1] for n in iterations), default=0)
+    efforts = [*zip(stages, iterations, strict=True)]
+    kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
+    targets = max((size for _, size in kept), default=0)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
-    kept = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
+    checkpoints = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
     on_disk = data if data > MEMORY_LIMIT else 0
     return Cost(
@@ -78,7 +79,9 @@ def estimate_cost(distillation: Distillation) -> Cost:
         num_parameters=size,
         peak_networks=2 + in_place,
         memory_bytes=_BYTES * size * (1 + in_place + trained + 1) + targets,
-        disk_bytes=_BYTES * size * (kept * (in_place + trained) + distillation.plan.student_steps),
+        disk_bytes=_BYTES
+        * size
+        * (checkpoints * (in_place + trained) + distillation.plan.student_steps),
         data_memory_bytes=data - on_disk,
         data_disk_bytes=on_disk,
         seconds=float(sum(seconds)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from opmerge.distillation.free_step import fit_free_step, num_batches
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
+    Stage,
     mean_children,
     merges_at,
     plan_effort,
@@ -39,6 +41,7 @@ from opmerge.store import digest
 
 _PROBE_ITERATIONS = 10
 _WARM_UP = 3
+_BY_HEART = 2.0  # held-out over trained loss; 1.2 where reuse was best, 2 where it was too much
 _SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a checkpoint
 
 
@@ -153,7 +156,7 @@ class Distillation:
         while self._stage < len(self.stages):
             number, stage = self._stage, self.stages[self._stage]
             network = self._operators.copy_of_first(stage.merges[0])
-            made = StageTargets(self.targets, stage.merges, number, self.iterations[number])
+            made = StageTargets(self.targets, stage, number, self.iterations[number])
             made.solve(network)
             self._put(stage.merges, network, made.linear)
             self._stage += 1
@@ -190,13 +193,14 @@ class Distillation:
         They are timed as the curriculum begins and as it ends; or with new targets and with
         targets used again, of which it is the mean.
         """
-        merges, curriculum = self.stages[self._stage].merges, self.config.curriculum
+        stage, curriculum = self.stages[self._stage], self.config.curriculum
+        merges, reuse = stage.merges, stage.reuse(self.config)
         ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
         timed = {children: self.time_iteration(progress) for children, progress in ends.items()}
-        if self.config.target_reuse > 1:
+        if reuse > 1:
             again = self.time_iteration(again=True)
             for children, seconds in timed.items():
-                timed[children] = again + max(seconds - again, 0) / self.config.target_reuse
+                timed[children] = again + max(seconds - again, 0) / reuse
         return timed
 
     def free_evaluations(self) -> int:
@@ -221,8 +225,8 @@ class Distillation:
             self.iterations[number] = self._iterations_in(self.seconds[number])
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
-        targets = StageTargets(self.targets, stage.merges, number, total)
-        if targets.times_used > self.config.target_reuse:
+        targets = StageTargets(self.targets, stage, number, total)
+        if targets.times_used > stage.reuse(self.config):
             often = f"targets are learned from {targets.times_used} times each"
             self._warn(f"{stage.name}: {often}, for more of them do not fit into memory")
         if checkpoint is not None:
@@ -250,7 +254,24 @@ class Distillation:
         for each in loop:
             step = before + each.iteration
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
-        self._put(stage.merges, trainer.finish(), targets.linear)
+        network = trainer.finish()
+        if targets.times_used > 1:
+            self._watch(stage, network, learned=targets(total - 1), unseen=targets.unseen())
+        self._put(stage.merges, network, targets.linear)
+
+    def _watch(
+        self, stage: Stage, network: nn.Module, learned: list[Part], unseen: list[Part]
+    ) -> None:
+        """Say where a network has learned its targets by heart, by a batch that it has not seen."""
+        loss = self._loss_of(stage.merges)
+        with torch.no_grad(), self.accelerator.autocast():
+            means = (
+                torch.stack([loss(network, part) for part in own]) for own in (unseen, learned)
+            )
+            held, trained = (float(self.accelerator.reduce(m.mean(), "mean")) for m in means)
+        if held > _BY_HEART * trained:
+            missed = f"the loss on targets that were not learned from is {held / trained:.1f} times"
+            self._warn(f"{stage.name}: {missed} that on those that were: lower target_reuse")
 
     def _loss_of(self, merges: Sequence[Merge]) -> Callable[[nn.Module, Part], Tensor]:
         """The weighted square error of a network's x̂ at the steps where the merges start."""

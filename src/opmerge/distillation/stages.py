@@ -56,13 +56,17 @@ class Stage:
         """Operators composed for a sample's target, on average over the merges."""
         return sum(merge.num_children for merge in self.merges) / len(self.merges)
 
+    def reuse(self, config: DistillationConfig) -> int:
+        """R, how often a target of the stage is learned from."""
+        return config.reuse_of(self.num_children)
+
     def network_evaluations(self, num_iterations: int, config: DistillationConfig) -> float:
         """Evaluations of a sample of the batch: ``⌈N/R⌉ (children + 1) + N κ``, κ = 3 (THEORY 9).
 
         The children are those that the curriculum asks for; each target is used R times. The 1 is
         the pass by which the linear part is solved, and is not there where it is trained.
         """
-        num_targets = math.ceil(num_iterations / config.target_reuse)
+        num_targets = math.ceil(num_iterations / self.reuse(config))
         passes = target_passes(self.merges, num_iterations, config)
         return num_targets * passes + num_iterations * STUDENT_PASSES
 
@@ -125,7 +129,8 @@ def plan_effort(
     lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
     weights = (lengths / lengths.max()) ** read_split(config.budget_split)
     means = [target_passes(stage.merges, MANY_ITERATIONS, config) for stage in stages]
-    reuse, batch = config.target_reuse, config.optimization.global_batch_size(num_processes)
+    reuse = np.array([stage.reuse(config) for stage in stages])
+    batch = config.optimization.global_batch_size(num_processes)
     if unit == "seconds":
         work = weights * (np.array(means) / reuse + STUDENT_PASSES)
         return Effort(fixed, tuple((total * work / work.sum()).tolist()))

@@ -26,12 +26,13 @@ from opmerge.denoisers.linear_part import (
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.operators import LinearParts, Operators, student_jumps
-from opmerge.distillation.stages import merges_at
+from opmerge.distillation.stages import Stage, merges_at
 from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws, seeded_generator
 from opmerge.plans import Merge
 from opmerge.settings.distillation import DistillationConfig, LossWeighting
 
+_UNSEEN = -1  # the number of a batch beside those of the iterations
 _ORDER = -2  # of batches used again: a stream of its own beside those of the iterations
 
 
@@ -118,13 +119,13 @@ class Targets:
         step = of_choice([merge.start for merge in merges], batch.choice)
         return self.teacher.denoiser.using(network)(batch.z, step, batch.condition).x0
 
-    def kept(self, iterations: int) -> tuple[int, int]:
+    def kept(self, iterations: int, reuse: int) -> tuple[int, int]:
         """Batches of targets that are kept for so many iterations, and their bytes on this process.
 
         They are ⌈N/R⌉, or as many as take up ``MEMORY_LIMIT``; none with R = 1, where nothing is
         solved.
         """
-        reuse, config = self.config.target_reuse, self.config.optimization
+        config = self.config.optimization
         if reuse == 1 and self.config.linear_part != "solve":
             return 0, 0
         samples = config.train_batch_size * config.gradient_accumulation_steps
@@ -166,10 +167,11 @@ class StageTargets:
     Once ``linear`` parts are solved or set, targets are what is left to the network.
     """
 
-    def __init__(self, targets: Targets, merges: Sequence[Merge], stage: int, total: int) -> None:
-        self._targets, self._merges, self._stage, self._total = targets, merges, stage, total
-        self._reuse = targets.config.target_reuse
-        self._count, _ = targets.kept(total)
+    def __init__(self, targets: Targets, stage: Stage, number: int, total: int) -> None:
+        self._targets, self._merges = targets, stage.merges
+        self._stage, self._total = number, total
+        self._reuse = stage.reuse(targets.config)
+        self._count, _ = targets.kept(total, self._reuse)
         self._kept: dict[int, list[Part]] = {}
         self._order = cache(self._order_of_pass)
         self.linear: LinearParts = {}
@@ -188,6 +190,10 @@ class StageTargets:
         if number not in self._kept:
             self._kept[number] = self._left(self._made(number))
         return self._kept[number]
+
+    def unseen(self) -> list[Part]:
+        """A batch that no iteration learns from."""
+        return self._left(self._made(_UNSEEN))
 
     def solve(self, network: nn.Module) -> None:
         """Solve the linear parts of what the network misses, on all targets that are kept."""

@@ -35,6 +35,8 @@ Curriculum = Literal["none", "linear", "doubling"]
 LinearPartChoice = Literal["auto", "solve", "train"]
 """How a student learns the linear part of its merge; auto: as suits the kind of network."""
 
+_MOST_REUSE = 32
+
 # What may change between a run and its continuation, or counts only as part of the global batch.
 _FREE = {
     "checkpointing_steps",
@@ -116,10 +118,11 @@ class DistillationConfig(Settings):
     curriculum: Curriculum = option(
         "none", "Targets grow over half of a merge: none, linear, doubling."
     )
-    target_reuse: Count = option(
-        1,
+    target_reuse: Count | Literal["auto"] = option(
+        "auto",
         "Times that a target is learned from, or more where a merge's targets would take over 2 "
-        "GiB of the device's memory.",
+        "GiB of the device's memory; auto: of each merge its number of operators, at most 32.",
+        shown="auto, or 1 with a curriculum",
     )
     linear_part: LinearPartChoice = option(
         "auto",
@@ -134,7 +137,7 @@ class DistillationConfig(Settings):
     def _check(self) -> Self:
         if self.budget is not None and self.merge_seconds is not None:
             raise InputError("merge_seconds", "must not be given together with budget")
-        if self.target_reuse > 1 and self.curriculum != "none":
+        if self.target_reuse not in ("auto", 1) and self.curriculum != "none":
             raise InputError("target_reuse", "must be 1 with a curriculum", self.target_reuse)
         if self.linear_part == "solve" and self.curriculum != "none":
             requirement = "must be train with a curriculum, whose targets change"
@@ -154,6 +157,16 @@ class DistillationConfig(Settings):
             raise InputError("num_iterations", need, f"{len(self.num_iterations)} numbers")
         return self.num_iterations
 
+    def reuse_of(self, num_children: float) -> int:
+        """R of a merge of so many operators, or of several merges of so many on average.
+
+        Measured (docs/findings.md): with as many uses as operators, targets cost about a pass an
+        iteration, and with many more a network learns them by heart.
+        """
+        if self.target_reuse != "auto":
+            return self.target_reuse
+        return 1 if self.curriculum != "none" else min(round(num_children), _MOST_REUSE)
+
     def for_network(self, is_solved: bool) -> Self:
         """The same settings with ``auto`` decided: whether a network's linear part is solved."""
         if self.linear_part != "auto":
@@ -172,7 +185,7 @@ class DistillationConfig(Settings):
         decides = self.model_dump(exclude=newer)
         if self.budget:
             decides["budget"] = [*read_budget(self.budget), read_split(self.budget_split)]
-        if self.target_reuse > 1:
+        if self.target_reuse != 1 and self.curriculum == "none":
             decides["target_reuse"] = self.target_reuse
         if self.linear_part == "solve":
             decides["linear_part"] = self.linear_part

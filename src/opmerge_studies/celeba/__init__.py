@@ -97,7 +97,7 @@ class CelebaSettings(Settings):
     neural_steps: AtLeastTwo = option(16, "its T")
     teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
     distillation: DistillationConfig = option(
-        DistillationConfig(linear_part="train"), "how each plan is executed"
+        DistillationConfig(linear_part="train", target_reuse=1), "how each plan is executed"
     )
 
     @model_validator(mode="after")
@@ -134,7 +134,9 @@ class CelebaSettings(Settings):
             num_samples=256,
             neural_steps=8,
             teacher=TeacherConfig(num_iterations=3000),
-            distillation=DistillationConfig(num_iterations=200, linear_part="train"),
+            distillation=DistillationConfig(
+                num_iterations=200, linear_part="train", target_reuse=1
+            ),
         )
 
 

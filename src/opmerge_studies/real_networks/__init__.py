@@ -59,7 +59,7 @@ class RealNetworksSettings(Settings):
         (0, 1, 2), "of the distillation's batches; each plan is executed with each"
     )
     distillation: DistillationConfig = option(
-        DistillationConfig(linear_part="train"),
+        DistillationConfig(linear_part="train", target_reuse=1),
         "how each plan is executed; its own seed is not used",
     )
     num_samples: Annotated[int, Field(ge=4)] = option(
@@ -91,7 +91,7 @@ class RealNetworksSettings(Settings):
             plans=(*PLANNED, "vanilla", "progressive", "consistency"),
             seeds=(0,),
             distillation=DistillationConfig(
-                num_iterations=200, budget="1.2e6", linear_part="train"
+                num_iterations=200, budget="1.2e6", linear_part="train", target_reuse=1
             ),
             num_samples=1000,
         )

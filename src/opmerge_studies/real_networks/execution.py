@@ -217,9 +217,10 @@ class Execution:
 
     @cached_property
     def _config(self) -> DistillationConfig:
-        """The settings; what limited training leaves is the question, so nothing is solved."""
+        """The settings; what limited training leaves is the question, so it is plain training."""
         config = self.settings.distillation
-        return config.replaced(linear_part=config.given("linear_part", "train"))
+        plain = {"linear_part": "train", "target_reuse": 1}
+        return config.replaced(**{name: config.given(name, value) for name, value in plain.items()})
 
     def _distillation(self, seed: int) -> DistillationConfig:
         config = self._config

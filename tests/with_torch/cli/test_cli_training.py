@@ -144,8 +144,9 @@ def test_dry_run_says_the_cost_and_writes_nothing(run: Run, work: Path) -> None:
     assert status == 0
     for word in ("network evaluations", "MiB", "expected duration", "networks held at once"):
         assert word in out
-    # Σ iterations · batch · (children + 3) = 3 merges · 6 · 16 · (2 + 3)
-    assert "1,440" in out
+    # Σ batch · (iterations / children · (children + 1) + 3 iterations), solved and used again:
+    # 3 merges · 16 · (3 · (2 + 1) + 3 · 6)
+    assert "1,296" in out
     assert not list((work / "dry").glob("*"))
 
 
@@ -214,8 +215,8 @@ def test_a_strategy_is_executed_as_a_plan_file_with_its_prediction(run: Run, wor
 def test_a_free_step_comes_before_a_strategy_lists_and_in_a_file(run: Run, work: Path) -> None:
     """All three are the same plan, and the same student."""
     free = ("--free_step", 3)
-    assert run(*distill(work, *free, output="free"))[0] == 0
-    path = work / "free" / "plan.json"
+    assert run(*distill(work, *free, output="stepped"))[0] == 0
+    path = work / "stepped" / "plan.json"
     content = json.loads(path.read_text())
     kept = (content["steps"], content["free_step"], content["students"])
     assert kept == (STEPS, 3, [[[3, 2], 1]])
@@ -224,11 +225,11 @@ def test_a_free_step_comes_before_a_strategy_lists_and_in_a_file(run: Run, work:
         assert run(*again)[0] == 0
         student = Path("student", "scheduler", "linear_part.safetensors")
         folder = work / str(again[again.index("--output_dir") + 1])
-        assert (folder / student).read_bytes() == (work / "free" / student).read_bytes()
+        assert (folder / student).read_bytes() == (work / "stepped" / student).read_bytes()
     status, out, _ = run("evaluate", "digits", "--plan", path, "--json")
     assert (status, json.loads(out)["plan"]["free_step"]) == (0, 3)
     teacher = work / "trained" / "teacher"
-    measure = ("evaluate-student", work / "free" / "student", "--teacher", teacher)
+    measure = ("evaluate-student", work / "stepped" / "student", "--teacher", teacher)
     assert run(*measure, "--num_samples", 8, "--plan", path)[0] == 0
     _, out, err = run("export", path, "--to", "fastgen", "--time", "trig")
     schedule = PlanFile.read(path).schedule
@@ -241,7 +242,9 @@ def test_a_free_step_comes_before_a_strategy_lists_and_in_a_file(run: Run, work:
     refused(run(*distill(work, *free, plan=plain)), "`free_step` must be left out")
     refused(run(*distill(work, *free, plan="[[3,2],1]")), "`steps` must be given with a free step")
     refused(run(*distill(work, "--free_step", 2, "--steps", 4, plan="[[3,2],1]")), "must be 3")
-    refused(run(*distill(work, *free, "--data_free")), "`data_free` must be left out")
+    no_data = distill(work, *free, "--data_free")
+    no_data[1] = "none"
+    refused(run(*no_data), "`data_free` must be left out")
 
 
 def test_a_killed_run_goes_on_and_the_log_has_every_step_once(run: Run, work: Path) -> None:
@@ -299,6 +302,9 @@ def test_export_prints_the_step_list(run: Run, work: Path) -> None:
         (("--mixed_precision", "fp16"), ("mixed_precision", "no or bf16 on the CPU")),
         (("--loss_weighting", "epsilon-space"), ("loss_weighting", "snr-truncated")),
         (("--sharing", "all"), ("sharing", "round")),
+        (("--target_reuse", "0"), ("target_reuse", ">= 1")),
+        (("--target_reuse", "x"), ("target_reuse",)),
+        (("--target_reuse", "2", "--curriculum", "linear"), ("target_reuse", "a curriculum")),
         (("--linear_part", "no"), ("linear_part", "auto, solve, train")),
         (("--linear_part", "solve", "--curriculum", "linear"), ("linear_part", "a curriculum")),
         (("--report_to", "nothing"), ("report_to",)),

@@ -31,16 +31,20 @@ BATCH = 8
 
 def settings(budget: str, **given: Any) -> DistillationConfig:
     optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
-    return DistillationConfig(budget=budget, **given, optimization=optimization)
+    return DistillationConfig(
+        **{"budget": budget, "target_reuse": 1, **given}, optimization=optimization
+    )
 
 
-def small_run(warn: Any = None, **given: Any) -> Distillation:
+def small_run(warn: Any = None, rate: float = 3e-4, **given: Any) -> Distillation:
     teacher = Teacher(
         MLPDenoiser((4,), hidden_size=8, num_layers=1),
         DDIM.from_schedule(cosine_schedule(4), "v_prediction"),
         (4,),
     )
-    optimization = OptimizationConfig(train_batch_size=BATCH, checkpointing_steps=0)
+    optimization = OptimizationConfig(
+        train_batch_size=BATCH, checkpointing_steps=0, learning_rate=rate
+    )
     config = DistillationConfig(**given, optimization=optimization)
     plan, data = build_strategy("vanilla", 4), DataInputs(torch.randn(16, 4))
     told = {} if warn is None else {"warn": warn}
@@ -104,7 +108,8 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     """An iteration asks the student once, and its children once in ``reuse`` iterations.
 
     κ = 3 counts the student's way back too, so it is three evaluations for one pass. To solve the
-    linear part the student's copy is asked once of every target.
+    linear part the student's copy is asked once of every target. Where targets are used again, a
+    batch that was not learned from, and one that was, tell at the end if they are known by heart.
     """
     solved = int(linear_part == "solve")
     plan, asked, learned = build_strategy("uniform:2", 8), 0, list[float]()
@@ -127,7 +132,8 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     children = [merge.num_children + solved for merge in plan.merges]
     batches = [math.ceil(n / reuse) for n in counts]
     passes = sum(n + k * m for n, k, m in zip(counts, batches, children, strict=True))
-    assert asked == BATCH * passes
+    watched = sum(merge.num_children + 2 for merge in plan.merges) if reuse > 1 else 0
+    assert asked == BATCH * (passes + watched)
     cost = passes + 2 * sum(counts)  # κ = 3
     assert 20000 - sum(m + 3 for m in children) * BATCH < cost * BATCH <= 20000
     times = Counter(learned).values()
@@ -136,9 +142,40 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     assert sum(times) == sum(counts)
 
 
+@pytest.mark.parametrize(
+    ("plan", "uses"),
+    [
+        (build_strategy("vanilla", 64), [32]),
+        (build_strategy("vanilla", 20), [20]),
+        (build_strategy("uniform:4", 8), [4, 4, 2]),
+        (build_strategy("boot", 4), [2, 2, 2]),
+    ],
+)
+def test_auto_uses_a_target_as_often_as_a_merge_has_children(plan: Plan, uses: list[int]) -> None:
+    """At most 32 times; with a curriculum once. The budget and the cost know of it."""
+    stages, auto = plan_stages(plan), settings("1e5", target_reuse="auto")
+    assert [stage.reuse(auto) for stage in stages] == uses
+    curriculum = settings("1e5", target_reuse="auto", curriculum="linear")
+    assert [stage.reuse(curriculum) for stage in stages] == [1] * len(uses)
+    counts = iterations(plan, "1e5", target_reuse="auto")
+    children = [merge.num_children for merge in plan.merges]
+    cost = [
+        BATCH * (math.ceil(n / r) * m + 3 * n)
+        for n, r, m in zip(counts, uses, children, strict=True)
+    ]
+    efforts = zip(stages, counts, strict=True)
+    assert [BATCH * stage.network_evaluations(n, auto) for stage, n in efforts] == cost
+    assert 0.99e5 < sum(cost) <= 1e5
+    if len(set(uses)) == 1:  # and so as if it were given
+        assert counts == iterations(plan, "1e5", target_reuse=uses[0])
+    assert auto.what_decides(1) != settings("1e5").what_decides(1)
+    once = settings("1e5", curriculum="linear")
+    assert curriculum.what_decides(1) == once.what_decides(1)
+
+
 def test_targets_are_taken_in_another_order_in_every_pass() -> None:
     run = small_run(num_iterations=150, target_reuse=3, linear_part="train")
-    reused = StageTargets(run.targets, run.stages[0].merges, 0, 150)
+    reused = StageTargets(run.targets, run.stages[0], 0, 150)
     order = [id(reused(iteration)) for iteration in range(150)]  # the same batches, as objects
     passes = [order[:50], order[50:100], order[100:]]
     assert len(set(order)) == 50
@@ -151,14 +188,28 @@ def test_as_many_targets_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(targets, "MEMORY_LIMIT", 10 * size)
     said: list[str] = []
     run = small_run(said.append, num_iterations=30, target_reuse=2)
-    assert run.targets.kept(20) == (10, 10 * size)
-    assert run.targets.kept(30) == (10, 10 * size)
+    assert run.targets.kept(20, 2) == (10, 10 * size)
+    assert run.targets.kept(30, 2) == (10, 10 * size)
     assert sum(1 for _ in run.run()) == 30
     (line,) = said
     assert "learned from 3 times each" in line
-    assert small_run(num_iterations=30, linear_part="train").targets.kept(30) == (0, 0)
-    assert small_run(num_iterations=30).targets.kept(8) == (8, 8 * size)
-    assert small_run(num_iterations=30).targets.kept(30) == (10, 10 * size)
+    assert small_run(num_iterations=30, linear_part="train").targets.kept(30, 1) == (0, 0)
+    assert small_run(num_iterations=30).targets.kept(8, 1) == (8, 8 * size)
+    assert small_run(num_iterations=30).targets.kept(30, 1) == (10, 10 * size)
+
+
+@pytest.mark.parametrize("linear_part", ["train", "solve"])
+def test_a_network_that_learns_by_heart_is_told_of(linear_part: str) -> None:
+    """8 targets of noise are learned exactly, and say nothing of others; 4,000 are not."""
+    said: list[str] = []
+    given: dict[str, Any] = {"num_iterations": 500, "linear_part": linear_part}
+    for reuse in (2, 500):
+        run = small_run(said.append, target_reuse=reuse, rate=3e-2, **given)
+        run.targets._target = lambda merges, batch: 100 * batch.z.sin()  # type: ignore[method-assign]
+        list(run.run())
+    (line,) = said
+    assert line.startswith("4 → 0: the loss on targets that were not learned from is ")
+    assert float(line.split(" is ")[1].split(" times")[0]) > 2
 
 
 def test_settings_that_contradict_one_another_are_refused() -> None:

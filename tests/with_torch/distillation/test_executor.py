@@ -108,7 +108,13 @@ def descent(rule: str = "denoiser-copy", **given: Any) -> DistillationConfig:
         "checkpointing_steps": 0,
         **given.pop("optimization", {}),
     }
-    settings = {"num_iterations": COUNT, "loss_weighting": "x-space", "merge_rule": rule, **given}
+    settings = {
+        "num_iterations": COUNT,
+        "target_reuse": 1,
+        "loss_weighting": "x-space",
+        "merge_rule": rule,
+        **given,
+    }
     return DistillationConfig(**settings, optimization=OptimizationConfig(**optimization))
 
 
@@ -350,9 +356,8 @@ DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()
 def small(num_iterations: Any = 4, **given: Any) -> DistillationConfig:
     optimization = {"train_batch_size": 8, "checkpointing_steps": 0, "learning_rate": 1e-2}
     optimization |= given.pop("optimization", {})
-    return DistillationConfig(
-        num_iterations=num_iterations, **given, optimization=OptimizationConfig(**optimization)
-    )
+    settings = {"num_iterations": num_iterations, "target_reuse": 1, **given}
+    return DistillationConfig(**settings, optimization=OptimizationConfig(**optimization))
 
 
 def states(student: Student) -> list[dict[str, Tensor]]:

@@ -135,7 +135,7 @@ def run_of(
 ) -> Distillation:
     """A small run that solves."""
     optimization = OptimizationConfig(train_batch_size=40, checkpointing_steps=0)
-    settings = {"num_iterations": 4, "linear_part": "solve", **given}
+    settings = {"num_iterations": 4, "linear_part": "solve", "target_reuse": 1, **given}
     config = DistillationConfig(**settings, optimization=optimization)
     accelerator = make_accelerator(optimization, cpu=True)
     return Distillation(teacher, plan, DataInputs(data), config, accelerator, folder)

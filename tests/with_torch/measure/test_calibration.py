@@ -377,6 +377,7 @@ def small_config(**more: Any) -> DistillationConfig:
     settings: dict[str, Any] = {
         "num_iterations": 24,
         "linear_part": "train",
+        "target_reuse": 1,
         "optimization": optimization,
         **more,
     }

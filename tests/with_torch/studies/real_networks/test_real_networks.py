@@ -65,7 +65,7 @@ def small(**settings: Any) -> RealNetworksSettings:
         train_batch_size=32, learning_rate=1e-3, checkpointing_steps=4
     )
     distillation = DistillationConfig(
-        num_iterations=5, linear_part="train", optimization=optimization
+        num_iterations=5, linear_part="train", target_reuse=1, optimization=optimization
     )
     given = {
         "plans": ("best", "best-calibrated", "vanilla", "boot", "consistency"),
