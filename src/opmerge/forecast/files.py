@@ -113,6 +113,7 @@ def write_table(path: str | os.PathLike[str], table: TeacherTable) -> str:
         deviations=deviations.astype(np.float32),
         gains=table.gains.astype(np.float32),
         sizes=table.sizes.astype(np.float32),
+        free_steps=np.float32(table.free_steps),
     )
     content = stream.getvalue()
     write_atomic(path, content)
@@ -130,8 +131,8 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
             header = json.loads(str(archive["header"]))
             if {name: header[name] for name in _TABLE} != _TABLE:
                 raise ValueError("another format")
-            names = ("deviations", "gains", "sizes")
-            deviations, gains, sizes = (archive[name].astype(np.float64) for name in names)
+            names = ("deviations", "gains", "sizes", "free_steps")
+            deviations, gains, sizes, free = (archive[name].astype(np.float64) for name in names)
             own = np.arange(len(deviations))
             relative = deviations[own, own]  # (M+1, M+1, G) from the network's own estimate
             products = (relative[:, :, None] + relative[:, None] - deviations) / 2
@@ -143,6 +144,7 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
                 sizes,
                 float(header["output_spread"]),
                 bool(header["is_nonlinear"]),
+                free,
             )
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):

@@ -69,16 +69,14 @@ class LawFit:
     Args:
         foretold: of each probe, (unsquared) foretold / measured by the law.
         held_out: the same by a law that was fitted without the probes of its merge.
+        held_out_error: root mean square of the logarithms of these, weighted by the (unsquared)
+            deviations that are left, as these add up to a plan's; 0 without probes.
     """
 
     law: FittedLaw
     foretold: tuple[float, ...]
     held_out: tuple[float, ...]
-
-    @property
-    def held_out_error(self) -> float:
-        """Root mean square of log(foretold / measured) of probes held out; 0 without probes."""
-        return float(np.sqrt(np.mean(np.log(self.held_out) ** 2))) if self.held_out else 0.0
+    held_out_error: float
 
 
 def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source: str) -> LawFit:
@@ -100,17 +98,21 @@ def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source:
         if not (probe.before.sum() > 0 and probe.after.sum() > 0):
             raise InputError("probes", "must start and end off their target", probe.merge)
     if not probes:
-        return LawFit(prior.fitted(len(sizes)), (), ())
+        return LawFit(prior.fitted(len(sizes)), (), (), 0.0)
     data = _Data.of(probes, sizes)
     whole = _posterior(data, prior)
-    held_out, spare = _held_out(data, prior)
-    squares = _NOISE_PROBES * prior.scatter**2 + max(spare, 0.0)
+    held_out, variances = _held_out(data, prior)
+    weights = np.sqrt(data.after.sum(1))
+    weights /= weights.sum()
+    spare = max(float(weights @ (held_out**2 - variances)), 0.0)
+    squares = _NOISE_PROBES * prior.scatter**2 + len(probes) * spare
     scatter = float(np.sqrt(squares / (_NOISE_PROBES + len(probes))))
     law = MergeLaw.from_vector(whole.point)
     return LawFit(
         FittedLaw(law, draw_laws(whole.point, whole.root), scatter, source),
         tuple(np.exp(data.errors(whole.point)).tolist()),
         tuple(np.exp(held_out).tolist()),
+        float(np.sqrt(weights @ held_out**2)),
     )
 
 
@@ -219,15 +221,14 @@ def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
     return _Posterior(point, np.linalg.inv(np.linalg.qr(slopes(point), mode="r")))
 
 
-def _held_out(data: _Data, prior: LawPrior) -> tuple[Array, float]:
-    """(P,) errors of laws fitted without a probe's merge, and Σ of their squares less what the
-    draws of those laws differ by."""
-    errors, spread = np.zeros(len(data.merges)), 0.0
+def _held_out(data: _Data, prior: LawPrior) -> tuple[Array, Array]:
+    """(P,) errors of laws fitted without a probe's merge, and (P,) variances by their draws."""
+    errors, variances = np.zeros((2, len(data.merges)))
     for merge in sorted(set(data.merges)):
         held = np.array([each == merge for each in data.merges])
         posterior, out = _posterior(data[~held], prior), data[held]
         errors[held] = out.errors(posterior.point)
         steps = [posterior.point + column for column in posterior.root.T]
         moved = np.array([out.errors(step) for step in steps]) - errors[held]
-        spread += float((moved**2).sum())
-    return errors, float((errors**2).sum()) - spread
+        variances[held] = (moved**2).sum(axis=0)
+    return errors, variances

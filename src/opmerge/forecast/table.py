@@ -29,6 +29,7 @@ MOST_NODES = 64
 """Steps that a table knows at most; of longer samplers evenly spread ones."""
 
 _GROUPS = 7
+_MOST_REGRESSORS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class TeacherTable:
         output_spread: root of the total variance of the teacher's output, Σ over directions.
         is_nonlinear: whether the products are of what is left of x̂ when its best affine function
             of z_j is taken away: all that is to be trained where the linear part is solved.
+        free_steps: (M+1, G) mean squares of what the best affine function of z_T leaves of the
+            state at each node: the error of a free step to there; nothing unless given.
 
     Raises:
         InputError: if shapes do not fit one another, or a number is not finite.
@@ -61,20 +64,23 @@ class TeacherTable:
     sizes: Array
     output_spread: float
     is_nonlinear: bool = False
+    free_steps: Array | None = None
 
     def __post_init__(self) -> None:
         count, groups = len(self.nodes), len(self.sizes)
+        free = np.zeros((count, groups)) if self.free_steps is None else self.free_steps
+        object.__setattr__(self, "free_steps", free)
         is_right = (
             self.nodes[0] == 0
             and self.nodes[-1] == self.schedule.num_steps
             and bool((np.diff(self.nodes) > 0).all())
             and self.products.shape == (count, count, count, groups)
-            and self.gains.shape == (count, groups)
+            and self.gains.shape == (count, groups) == free.shape
         )
         if not is_right:
             shapes = (self.nodes.shape, self.products.shape, self.gains.shape, self.sizes.shape)
             raise InputError("table", "must have nodes from 0 to T and fitting shapes", shapes)
-        for name in ("products", "gains", "sizes"):
+        for name in ("products", "gains", "sizes", "free_steps"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InputError(f"table.{name}", "must be finite")
 
@@ -108,6 +114,24 @@ class TeacherTable:
         is_nearer = self.nodes[after] - step < step - self.nodes[after - 1]
         inner = after if is_nearer else after - 1
         return min(max(inner, 1), len(self.nodes) - 2) if len(self.nodes) > 2 else inner
+
+    def free_error(self, step: int) -> Array:
+        """(G,) squared error at the output of a free step from T to there."""
+        assert self.free_steps is not None, "set when built"
+        node = self.node_at(step)
+        error: Array = np.maximum(self.free_steps[node], 0.0) * self.gains[node] ** 2
+        return error
+
+    def solved_from(self, num_pairs: float) -> float:
+        """How much larger D² is where the linear part is solved from so many pairs, not known.
+
+        Of p regressors a least-squares fit adds ``p / (n - p)``, and a ridge that is chosen well
+        less where n is small; ``p / (n - p/2)`` is measured on digits (n = 2 p and 8 p).
+        """
+        if not self.is_nonlinear:
+            return 1.0
+        regressors = min(self.num_dimensions, _MOST_REGRESSORS)
+        return 1.0 + regressors / max(num_pairs - regressors / 2, num_pairs / 2)
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a

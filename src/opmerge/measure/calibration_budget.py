@@ -66,7 +66,7 @@ def size_within(
     evaluation = costs.passes / config.optimization.global_batch_size(accelerator.num_processes)
     samples, share = most, _TABLE_SHARE * amount
     if evaluation > 0:
-        gains = table_evaluations(teacher, spectrum, 1)
+        gains = table_evaluations(teacher, spectrum, fewest) - fewest * teacher.num_steps
         affordable = (share / evaluation - gains) / teacher.num_steps
         samples = int(min(max(affordable, fewest), most))
 

@@ -95,6 +95,7 @@ def measure_table(
         moments.sizes,
         float(np.sqrt(as_rows(path[0]).var(axis=0).sum())),
         is_nonlinear,
+        np.diagonal(moments.left_of(len(nodes) - 1, range(len(nodes))), axis1=1, axis2=2).T,
     )
     return MeasuredTable(table, passes.count)
 

@@ -39,6 +39,7 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
+from opmerge.forecast import forecast, read_calibration
 from opmerge.loop import Draws
 from opmerge.measure.calibration import (
     Calibration,
@@ -46,6 +47,7 @@ from opmerge.measure.calibration import (
     calibrate,
     fit_rates,
 )
+from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.linearity import Linearity, linearity, require_basis
 from opmerge.measure.probes import (
     Probe,
@@ -54,7 +56,10 @@ from opmerge.measure.probes import (
     default_probes,
     probe_plan,
 )
+from opmerge.measure.teacher_table import MeasuredTable, measure_table
+from opmerge.plans import build_strategy
 from opmerge.problem import MergeRule
+from opmerge.settings.types import read_budget
 from opmerge.store import digest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -690,6 +695,86 @@ def test_a_calibration_says_where_it_is_used_for_other_steps(tmp_path: Path, run
         f"opmerge: `{path}` must say for which steps and schedule it was made; run `opmerge "
         "calibrate` again, which keeps finished probes\n"
     )
+
+
+def test_a_calibration_forecasts(tmp_path: Path) -> None:
+    """Its law and table are read again without the network, and foretell a plan of its probes."""
+    calibration, _ = small_calibration()
+    found = read_calibration(calibration.write(tmp_path / "calibration.json"))
+    assert found.law == calibration.law_fit.law
+    assert found.teacher_sha256 == small_teacher().digest
+    evaluations = calibration.network_evaluations
+    assert found.network_evaluations == sum(evaluations.values())
+    # 4 merges of 4, 4, 2, 2 steps: batch 32, κ = 3; and 2000 states down m steps and three times x̂
+    trained = 32 * sum(n * (m + 3) for n, m in ((6, 4), (24, 4), (6, 2), (24, 2)))
+    measuring = 2000 * sum(m + 3 for m in (4, 4, 2, 2))
+    assert evaluations["probes"] == trained + measuring
+    found.check(settings=small_config().what_decides(1))
+    plan = build_strategy("vanilla", 4)
+    foretold = forecast(found.law, found.table, plan, [24])
+    assert foretold.low < foretold.rms < foretold.high
+
+
+def test_probes_with_a_solved_linear_part_start_without_it() -> None:
+    """A merge of the whole: untrained is nearer than the first child, and the table non-linear."""
+    solved, _ = calibrate_small(linear_part="solve")
+    trained, _ = small_calibration()
+    for probe, other in zip(solved.probes, trained.probes, strict=True):
+        assert probe.before == other.before
+        assert other.untrained == ()
+        assert sum(probe.untrained) < sum(probe.before)
+        assert probe.starts == probe.untrained
+    assert (solved.table.table.is_nonlinear, trained.table.table.is_nonlinear) == (True, False)
+    assert any(note.startswith("linear parts are solved") for note in solved.notes)
+    assert solved.law_fit.law.pairs == 32
+
+
+def test_a_table_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged one, or that of another teacher, is measured again."""
+    calls = []
+
+    def counted(*arguments: Any) -> MeasuredTable:
+        calls.append(arguments)
+        return measure_table(*arguments)
+
+    monkeypatch.setattr("opmerge.measure.calibration.measure_table", counted)
+    first, _ = calibrate_small(tmp_path)
+    again, _ = calibrate_small(tmp_path)
+    assert len(calls) == 1
+    assert np.array_equal(again.table.table.products, first.table.table.products)
+    assert again.table.network_evaluations == first.table.network_evaluations
+    (tmp_path / "table.npz").write_bytes(b"torn")
+    calibrate_small(tmp_path)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("budget", ["400000", "900it"])
+def test_a_budget_is_kept_and_used(tmp_path: Path, budget: str) -> None:
+    """The cost stays within it, and one iteration more of the longest would not."""
+    arguments = (small_teacher(8), gaussian_inputs(200), small_spectrum())
+    config = small_config()
+    size = size_within(budget, *arguments, config, Accelerator(cpu=True), tmp_path)
+    amount, unit = read_budget(budget)
+    count = max(probe.num_iterations for probe in size.probes)
+    assert size.probes == default_probes(8, count, 1e-3)
+    assert size.cost <= amount
+    merges = sum(probe.num_iterations * probe.num_merges for probe in size.probes)
+    if unit == "iterations":
+        assert size.cost == merges
+        more = default_probes(8, count + 1, 1e-3)
+        assert sum(probe.num_iterations * probe.num_merges for probe in more) > amount
+    else:
+        # a fifth of it, less 32 samples in 4 groups and without, down from 8 nodes, over T
+        assert size.table_samples == min(2000, (80_000 - 32 * 5 * 36) // 8)
+
+
+def test_a_time_is_timed_once(tmp_path: Path) -> None:
+    """So that an interrupted calibration goes on with the probes that it began with."""
+    arguments = (small_teacher(8), gaussian_inputs(200), small_spectrum(), small_config())
+    given = (*arguments, Accelerator(cpu=True), tmp_path)
+    assert size_within("1h", *given) == size_within("1h", *given)
+    with pytest.raises(InputError, match=r"`budget` must be >= \d+ seconds to calibrate"):
+        size_within("0.001s", *given)
 
 
 def test_notes_name_what_is_missed() -> None:

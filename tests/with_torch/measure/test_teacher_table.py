@@ -19,7 +19,12 @@ from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.sampler import DDIM
 from opmerge.forecast import linear_table
 from opmerge.linear_teacher import LinearTeacher
-from opmerge.measure.teacher_table import MeasuredTable, measure_table, table_evaluations
+from opmerge.measure.teacher_table import (
+    MeasuredTable,
+    _Moments,
+    measure_table,
+    table_evaluations,
+)
 
 LAMBDAS = np.array([3.0, 1.5, 0.9, 0.2])
 STEPS = 8
@@ -131,6 +136,8 @@ def test_nothing_of_a_linear_teacher_is_non_linear() -> None:
         for stop in range(start):
             assert table.deviation(start, start, stop).max() < 1e-10
     assert np.array_equal(table.gains, linear.gains)
+    for step in range(STEPS + 1):  # and a free step costs nothing
+        assert table.free_error(step).max() < 1e-10
 
 
 def test_the_non_linear_part_is_unbiased() -> None:
@@ -139,17 +146,29 @@ def test_the_non_linear_part_is_unbiased() -> None:
     each of 4 axes. Its sum over the axes is known to √(Var/n): fourth moments of z² - 1 are 60,
     so one axis has relative standard deviation √((60 - 4)/4/2000) = 8.4 %, four 4.2 %."""
     curved = 0.05
-    accelerator, samples = Accelerator(cpu=True), SAMPLES
     table = measured(is_nonlinear=True, curved=curved).table
     own = table.products[STEPS, STEPS, STEPS].sum()
     assert own == pytest.approx(4 * 2 * curved**2, rel=5 * 0.042)
-    # fitted to 128 samples, 5 parameters of each axis take 4 % of it away, unless corrected
-    few = [
-        measure_table(teacher(curved), inputs(), spectrum(), accelerator, True, seed, 128)
-        for seed in range(40)
-    ]
-    mean = np.mean([each.table.products[STEPS, STEPS, STEPS].sum() for each in few])
-    assert mean == pytest.approx(8 * curved**2, rel=3 * 0.042 * math.sqrt(samples / 128 / 40))
+
+
+def test_a_free_step_costs_what_no_affine_map_says() -> None:
+    """To step T - 1 it errs by what x̂ has beyond an affine map, c (z² - 1), times c(T, T-1)."""
+    curved = 0.05
+    table = measured(curved=curved).table
+    assert table.free_steps is not None
+    reached = float(table.carry[STEPS, STEPS - 1])
+    expected = 8 * curved**2 * reached**2
+    assert table.free_steps[STEPS - 1].sum() == pytest.approx(expected, rel=5 * 0.042)
+    assert table.free_steps[STEPS].max() < 1e-10
+
+
+def test_residuals_make_up_for_what_the_fit_took() -> None:
+    """Rows of independent normals, D = 32, n = 128: of each row a regression on another leaves all,
+    variance 1 a direction, and would take 32 of 127 degrees of freedom. Residual variances have
+    relative standard deviation √(2 / (32 · 95)) = 2.6 %."""
+    path = torch.randn(3, 128, 32, generator=torch.Generator().manual_seed(0))
+    left = _Moments.of(path, np.eye(32)).left_of(0, [1, 2]).sum(axis=0)
+    assert np.diag(left) / 32 == pytest.approx(1, abs=5 * 0.026)
 
 
 def test_directions_that_are_left_out_are_one_group() -> None:

@@ -1,0 +1,175 @@
+"""Files of a calibration: what is written is read, to float32, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opmerge import InputError, cosine_schedule, eigenvalue_spectrum
+from opmerge.forecast import (
+    PRIORS,
+    CalibrationFile,
+    FittedLaw,
+    TeacherTable,
+    forecast,
+    linear_table,
+    read_calibration,
+    read_table,
+    write_table,
+)
+from opmerge.plans import Plan, build_strategy
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "v0_1" / "calibration.json"
+OPTIMIZATION = {"learning_rate": 3e-4, "mixed_precision": "no", "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "merge_rule": "denoiser-copy",
+    "num_iterations": 400,
+    "optimization": OPTIMIZATION,
+}
+
+
+def table(steps: int = 8) -> TeacherTable:
+    return linear_table(eigenvalue_spectrum([3.0, 0.4, 0.1]), cosine_schedule(steps))
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    """A calibration.json with what its reader needs."""
+    digest = write_table(folder / "table.npz", table())
+    content = {
+        "format": "opmerge.calibration",
+        "version": 2,
+        "law": PRIORS["mlp"].to_dict(),
+        "table": {"file": "table.npz", "sha256": digest},
+        "settings": SETTINGS,
+        "teacher_sha256": "ab" * 32,
+        "network_evaluations": {"probes": 1e6, "table": 2e5},
+        **changes,
+    }
+    path = folder / "calibration.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_a_table_is_read_as_it_was(tmp_path: Path) -> None:
+    """Each deviation keeps the 6e-8 of its own float32, however near two estimates are."""
+    path, own = tmp_path / "table.npz", table(64)
+    write_table(path, own)
+    again = read_table(path)
+    for start in (64, 33, 2):
+        for split in range(start + 1):
+            for stop in (0, max(split - 1, 0)):
+                before = own.deviation(start, split, stop)
+                exact = before > 1e-12  # below it products of 1 have lost what float64 holds
+                assert again.deviation(start, split, stop)[exact] == pytest.approx(
+                    before[exact], rel=1e-6
+                )
+    assert np.array_equal(again.nodes, own.nodes)
+    assert again.gains == pytest.approx(own.gains, rel=1e-6)
+    assert (again.is_nonlinear, again.output_spread) == (False, own.output_spread)
+    assert np.array_equal(again.schedule.alphas, own.schedule.alphas)
+    plan = build_strategy("progressive", 64)
+    counts = [100] * len(plan.merges)
+    errors = [forecast(PRIORS["mlp"], each, plan, counts).rms for each in (own, again)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-6)
+
+
+def test_the_same_table_is_the_same_file(tmp_path: Path) -> None:
+    assert write_table(tmp_path / "a.npz", table()) == write_table(tmp_path / "b.npz", table())
+
+
+def test_a_calibration_is_read(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path))
+    assert isinstance(found, CalibrationFile)
+    assert found.law == PRIORS["mlp"]
+    assert found.network_evaluations == 1.2e6
+    assert found.learning_rate == 3e-4
+    found.check(teacher_sha256="ab" * 32, schedule=cosine_schedule(8), settings=SETTINGS)
+    # what a law does not depend on
+    found.check(settings={**SETTINGS, "num_iterations": 7, "budget": [3e9, "evaluations"]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"teacher_sha256": "cd" * 32}, "`teacher` must be abababababab, as the calibration's"),
+        ({"schedule": cosine_schedule(4)}, "`steps` must be 8, as the calibration's, got 4"),
+        (
+            {"schedule": replace(cosine_schedule(8), alphas=cosine_schedule(8).alphas ** 2)},
+            # cos and cos² are furthest apart where cos is nearest 1/2
+            "`schedule` must be alpha_5 = 0.5556, as the calibration's, got alpha_5 = 0.3087",
+        ),
+        (
+            {"settings": {**SETTINGS, "optimization": {**OPTIMIZATION, "learning_rate": 1e-3}}},
+            "`learning_rate` must be 0.0003, as the calibration's, got 0.001",
+        ),
+        (
+            {"settings": {**SETTINGS, "optimization": {**OPTIMIZATION, "mixed_precision": "bf16"}}},
+            "`mixed_precision` must be no, as the calibration's, got bf16",
+        ),
+        (
+            {"settings": {**SETTINGS, "linear_part": "solve"}},
+            "`linear_part` must be the default, as the calibration's, got solve",
+        ),
+    ],
+)
+def test_another_run_is_refused(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_calibration(written(tmp_path)).check(**asked)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_version_1_has_no_law() -> None:
+    with pytest.raises(InputError, match="must hold a law of merges, which version 1 did not; run"):
+        read_calibration(FIXTURE)
+
+
+def test_a_table_that_is_missing_or_another(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    write_table(tmp_path / "table.npz", table(4))
+    with pytest.raises(InputError, match="must be the table that the calibration came with"):
+        read_calibration(path)
+    (tmp_path / "table.npz").unlink()
+    with pytest.raises(InputError, match="must be the table that the calibration came with"):
+        read_calibration(path)
+    (tmp_path / "table.npz").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"must be the table of a calibration"):
+        read_table(tmp_path / "table.npz")
+    with pytest.raises(InputError, match="must be whole"):
+        read_calibration(written(tmp_path, settings=None, table={}))
+
+
+def test_a_law_keeps_how_many_pairs_an_iteration_has() -> None:
+    for pairs in (4.0, math.inf):
+        law = replace(PRIORS["mlp"], pairs=pairs)
+        assert FittedLaw.from_dict(json.loads(json.dumps(law.to_dict()))) == law
+
+
+def test_few_pairs_leave_more_of_a_linear_part_that_is_solved() -> None:
+    """p / (n - p/2) of three regressors: 1.5 at four pairs (n/2 = 2, n - p/2 = 2.5: 3/2.5)."""
+    solved = replace(table(), is_nonlinear=True)
+    assert solved.solved_from(4) == pytest.approx(1 + 3 / 2.5)
+    assert solved.solved_from(2) == pytest.approx(1 + 3 / 1)  # never beyond 2 p / n
+    assert solved.solved_from(math.inf) == 1.0
+    assert table().solved_from(2) == 1.0
+    law, vanilla = replace(PRIORS["mlp"], pairs=0.04), build_strategy("vanilla", 8)
+    few = forecast(law, solved, vanilla, [100]).rms
+    every = forecast(PRIORS["mlp"], solved, vanilla, [100]).rms
+    floor = law.law.floor**2 * 4
+    assert (few**2 - floor) / (every**2 - floor) == pytest.approx(1 + 3 / 2.5)
+
+
+def test_a_free_step_adds_its_own_error() -> None:
+    """That of the table at its landing, carried by the gains; none in the linear theory."""
+    free = np.zeros((9, 3))
+    free[5] = [0.01, 0.02, 0.03]
+    given, plan = replace(table(), free_steps=free), Plan.from_nested([[5, 4, 3, 2, 1]], 8)
+    without = forecast(PRIORS["mlp"], table(), plan, [100]).rms
+    whole = forecast(PRIORS["mlp"], given, plan, [100]).rms
+    assert whole**2 - without**2 == pytest.approx(free[5] @ table().gains[5] ** 2)
