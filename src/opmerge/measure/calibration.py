@@ -31,6 +31,7 @@ from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.forecast.cost import MOST_REUSE
 from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
@@ -266,7 +267,9 @@ def fit_network(
     span = f"{min(counts)} to {max(counts)} iterations" if counts else "no iterations"
     source = f"{len(probes)} probes of this network, T = {steps}, {span}"
     fit = fit_law(merges, np.array(sizes), law_prior(teacher, is_solved), source)
-    pairs = settings.global_batch_size(num_processes) / config.target_reuse
+    # under auto as of the longest merges, whose targets are used most
+    reuse = MOST_REUSE if config.target_reuse == "auto" else config.target_reuse
+    pairs = settings.global_batch_size(num_processes) / reuse
     return replace(fit, law=replace(fit.law, pairs=pairs))
 
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable
+from opmerge.forecast.cost import MOST_REUSE
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
@@ -141,6 +142,8 @@ class Spending:
         table = kept_table(*given, folder, _FEW_SAMPLES)
         is_solved = self.config.linear_part == "solve"
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
+        pairs = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        law = replace(law, pairs=pairs / MOST_REUSE)
         counts_iterations = read_budget(self.prices.told)[1] == "iterations"
         return Knowledge(law, table.table, 0.0 if counts_iterations else table.network_evaluations)
 
