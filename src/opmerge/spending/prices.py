@@ -38,6 +38,11 @@ class Prices:
     seconds: float | None = None
 
     @property
+    def counts_iterations(self) -> bool:
+        """Whether the budget is of iterations, so that teacher passes cost nothing of it."""
+        return read_budget(self.told)[1] == "iterations"
+
+    @property
     def usual(self) -> IterationCost:
         """The cost where targets are used once and nothing is solved."""
         return replace(self.cost, reuse=1, is_linear_solved=False)
@@ -46,8 +51,7 @@ class Prices:
         """A part of the budget in the words of budgets."""
         if self.seconds is not None:
             return f"{part * self.amount * self.seconds:.6f}s"
-        _, unit = read_budget(self.told)
-        return f"{part * self.amount:.0f}{'it' if unit == 'iterations' else ''}"
+        return f"{part * self.amount:.0f}{'it' if self.counts_iterations else ''}"
 
 
 def priced(

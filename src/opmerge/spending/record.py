@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from opmerge.measure.probes import schedule_of
@@ -23,7 +23,8 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     problem = Problem(
         spending.spectrum, schedule_of(spending.teacher.ddim), merge_rule="denoiser-copy"
     )
-    given = (knowledge.table, knowledge.law, spending.planned, spending.curve)
+    planned = replace(spending.planned, best=spending.chosen)
+    given = (knowledge.table, knowledge.law, planned, spending.curve)
     record = budget_record(problem, *given, prices.cost, prices.told)
     record["run"] = {
         "budget": prices.told,

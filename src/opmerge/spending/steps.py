@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.executor import Distillation
+from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable
@@ -30,18 +31,16 @@ from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
 from opmerge.measure.probes import schedule_of
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
+from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan, PlanFile, build_strategy
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.settings.types import DEFAULT_MERGE_RULE, read_budget
+from opmerge.settings.types import DEFAULT_MERGE_RULE
 from opmerge.spectra import Spectrum
 from opmerge.spending.prices import Prices
 from opmerge.store import Store
 from opmerge.training import GradientFlow
 
 CLOSED_FORM = "closed form alone"
-
-_PAIRS = 100
-"""Batches of pairs from which a student that is only solved is solved."""
 
 _FEWEST_ITERATIONS = 25
 """Of a probe; with fewer the law of its kind of network foretells more than they would."""
@@ -144,8 +143,8 @@ class Spending:
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
         pairs = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         law = replace(law, pairs=pairs / MOST_REUSE)
-        counts_iterations = read_budget(self.prices.told)[1] == "iterations"
-        return Knowledge(law, table.table, 0.0 if counts_iterations else table.network_evaluations)
+        free = self.prices.counts_iterations
+        return Knowledge(law, table.table, 0.0 if free else table.network_evaluations)
 
     @property
     def left(self) -> float:
@@ -171,9 +170,25 @@ class Spending:
                 return result
         raise InputError("budget", "must suffice for an iteration of a merge", self.prices.told)
 
+    @cached_property
+    def chosen(self) -> BudgetPlan:
+        """The plan that is trained: ``planned.best``, or one with a free step that is worth it."""
+        best, knowledge = self.planned.best, self.knowledge
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        runs = size * num_batches(self.teacher, size)
+        return with_free_step(
+            knowledge.table,
+            knowledge.law,
+            self.left,
+            best,
+            self.student_steps,
+            self.prices.cost,
+            0 if self.prices.counts_iterations else runs,
+        )
+
     def plan_file(self) -> PlanFile:
         """The plan with its iterations, as ``distill`` executes it."""
-        best, spectrum = self.planned.best, self.spectrum
+        best, spectrum = self.chosen, self.spectrum
         forecast = best.forecast
         predicted = {"paired_rms": forecast.rms, "low": forecast.low, "high": forecast.high}
         schedule = schedule_of(self.teacher.ddim)
@@ -191,7 +206,7 @@ class Spending:
 
     def best(self) -> Trained:
         """The plan that is forecast to leave least, trained."""
-        best: BudgetPlan = self.planned.best
+        best = self.chosen
         config = self.config.replaced(num_iterations=best.iterations or 1)
         return self._trained("plan", best.plan, config, best.cost, best.forecast)
 
@@ -210,8 +225,10 @@ class Spending:
     def closed_form(self) -> Trained:
         """One merge a window, its linear part solved and nothing trained."""
         plan = build_strategy("vanilla", self.teacher.num_steps, self.student_steps)
-        config = self.config.replaced(num_iterations=_PAIRS, target_reuse=1)
-        cost = float(self.prices.cost.target_evaluations(children_of(plan)).sum()) * _PAIRS
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        batches = num_batches(self.teacher, size)
+        config = self.config.replaced(num_iterations=batches, target_reuse=1)
+        cost = batches * float(self.prices.cost.target_evaluations(children_of(plan)).sum())
         return self._trained(CLOSED_FORM, plan, config, cost, None)
 
     def student(self, name: str) -> Student:
