@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from opmerge import InputError, cosine_schedule, eigenvalue_spectrum
 from opmerge.forecast import (
     PRIORS,
     CalibrationFile,
-    FittedLaw,
     TeacherTable,
     forecast,
     linear_table,
@@ -143,26 +141,6 @@ def test_a_table_that_is_missing_or_another(tmp_path: Path) -> None:
         read_table(tmp_path / "table.npz")
     with pytest.raises(InputError, match="must be whole"):
         read_calibration(written(tmp_path, settings=None, table={}))
-
-
-def test_a_law_keeps_how_many_pairs_an_iteration_has() -> None:
-    for pairs in (4.0, math.inf):
-        law = replace(PRIORS["mlp"], pairs=pairs)
-        assert FittedLaw.from_dict(json.loads(json.dumps(law.to_dict()))) == law
-
-
-def test_few_pairs_leave_more_of_a_linear_part_that_is_solved() -> None:
-    """p / (n - p/2) of three regressors: 1.5 at four pairs (n/2 = 2, n - p/2 = 2.5: 3/2.5)."""
-    solved = replace(table(), is_nonlinear=True)
-    assert solved.solved_from(4) == pytest.approx(1 + 3 / 2.5)
-    assert solved.solved_from(2) == pytest.approx(1 + 3 / 1)  # never beyond 2 p / n
-    assert solved.solved_from(math.inf) == 1.0
-    assert table().solved_from(2) == 1.0
-    law, vanilla = replace(PRIORS["mlp"], pairs=0.04), build_strategy("vanilla", 8)
-    few = forecast(law, solved, vanilla, [100]).rms
-    every = forecast(PRIORS["mlp"], solved, vanilla, [100]).rms
-    floor = law.law.floor**2 * 4
-    assert (few**2 - floor) / (every**2 - floor) == pytest.approx(1 + 3 / 2.5)
 
 
 def test_a_free_step_adds_its_own_error() -> None:

@@ -11,7 +11,6 @@ probes (THEORY 10); ``FittedLaw`` carries how sure they are of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -130,15 +129,12 @@ class FittedLaw:
         scatter: standard deviation of log(measured / forecast), beyond that of the draws, of
             unsquared errors of whole plans.
         source: what it was fitted to, in words.
-        pairs: different targets of one iteration, the batch over their reuse: what counts where
-            linear parts are solved from them (``TeacherTable.solved_from``).
     """
 
     law: MergeLaw
     draws: tuple[MergeLaw, ...]
     scatter: float
     source: str
-    pairs: float = math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as ``from_dict`` reads them."""
@@ -147,7 +143,6 @@ class FittedLaw:
             "draws": [law.to_dict() for law in self.draws],
             "scatter": self.scatter,
             "source": self.source,
-            "pairs": self.pairs if math.isfinite(self.pairs) else None,
         }
 
     @classmethod
@@ -158,9 +153,7 @@ class FittedLaw:
         scatter = check_number("law.scatter", data["scatter"])
         draws = tuple(map(MergeLaw.from_dict, data["draws"]))
         law = MergeLaw.from_dict(data["law"])
-        pairs = data.get("pairs")
-        pairs = math.inf if pairs is None else check_number("law.pairs", pairs)
-        return cls(law, draws, scatter, str(data.get("source", "")), pairs)
+        return cls(law, draws, scatter, str(data.get("source", "")))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ MOST_NODES = 64
 """Steps that a table knows at most; of longer samplers evenly spread ones."""
 
 _GROUPS = 7
-_MOST_REGRESSORS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +135,6 @@ class TeacherTable:
             gains=self.gains[nodes],
             free_steps=None,
         )
-
-    def solved_from(self, num_pairs: float) -> float:
-        """How much larger D² is where the linear part is solved from so many pairs, not known.
-
-        Of p regressors a least-squares fit adds ``p / (n - p)``, and a ridge that is chosen well
-        less where n is small; ``p / (n - p/2)`` is measured on digits (n = 2 p and 8 p).
-        """
-        if not self.is_nonlinear:
-            return 1.0
-        regressors = min(self.num_dimensions, _MOST_REGRESSORS)
-        return 1.0 + regressors / max(num_pairs - regressors / 2, num_pairs / 2)
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a

@@ -31,7 +31,6 @@ from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.forecast.cost import MOST_REUSE
 from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
@@ -219,7 +218,7 @@ def calibrate(
     fit = fit_rates(measured, count, settings.learning_rate)
     return Calibration(
         fit,
-        fit_network(teacher, spectrum, measured, alone, accelerator.num_processes),
+        fit_network(teacher, spectrum, measured, alone),
         table,
         tuple(measured),
         linear,
@@ -235,13 +234,11 @@ def fit_network(
     spectrum: Spectrum,
     probes: Sequence[Probe],
     config: DistillationConfig,
-    num_processes: int = 1,
 ) -> LawFit:
     """The law of merges of a network, from its probes and what is known of its kind.
 
-    It is for the learning rate and the batches of the settings.
+    It is for the learning rate of the settings.
     """
-    settings, is_solved = config.optimization, config.linear_part == "solve"
     schedule, steps = schedule_of(teacher.ddim), teacher.num_steps
     angles = np.arctan2(schedule.sigmas, schedule.alphas)
     groups = direction_groups(len(spectrum.eigenvalues))
@@ -258,7 +255,7 @@ def fit_network(
                 float(angles[s.start] - angles[s.stop]),
                 s.start == steps,
                 sum(students) / (boundaries[1] - s.stop),
-                s.num_iterations * s.learning_rate / settings.learning_rate,
+                s.num_iterations * s.learning_rate / config.optimization.learning_rate,
                 _by_group(probe.starts, groups),
                 _by_group(probe.after, groups),
             )
@@ -266,11 +263,8 @@ def fit_network(
     counts = {probe.settings.num_iterations for probe in probes}
     span = f"{min(counts)} to {max(counts)} iterations" if counts else "no iterations"
     source = f"{len(probes)} probes of this network, T = {steps}, {span}"
-    fit = fit_law(merges, np.array(sizes), law_prior(teacher, is_solved), source)
-    # under auto as of the longest merges, whose targets are used most
-    reuse = MOST_REUSE if config.target_reuse == "auto" else config.target_reuse
-    pairs = settings.global_batch_size(num_processes) / reuse
-    return replace(fit, law=replace(fit.law, pairs=pairs))
+    is_solved = config.linear_part == "solve"
+    return fit_law(merges, np.array(sizes), law_prior(teacher, is_solved), source)
 
 
 def law_prior(teacher: Teacher, is_solved: bool) -> LawPrior:

@@ -224,7 +224,9 @@ class CalibrationOptions(Settings):
     linear_part: LinearPartChoice = option(
         "auto", "As of the run to come.", shown="solve for the perceptron, train for others"
     )
-    target_reuse: Count = option(1, "As of the run to come.")
+    target_reuse: Count | Literal["auto"] = option(
+        "auto", "As of the run to come.", shown="auto: the operators of a merge, at most 32"
+    )
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."
     )

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable
-from opmerge.forecast.cost import MOST_REUSE
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
@@ -141,8 +140,6 @@ class Spending:
         table = kept_table(*given, folder, _FEW_SAMPLES)
         is_solved = self.config.linear_part == "solve"
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
-        pairs = self.config.optimization.global_batch_size(self.accelerator.num_processes)
-        law = replace(law, pairs=pairs / MOST_REUSE)
         free = self.prices.counts_iterations
         return Knowledge(law, table.table, 0.0 if free else table.network_evaluations)
 
