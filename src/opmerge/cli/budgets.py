@@ -90,13 +90,20 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
         chosen = asked_for[0]
     problem = opmerge.Problem(spectrum, schedule, merge_rule="denoiser-copy")
     record = budget_record(problem, table, law, chosen, curve, spent.cost, spent.told)
-    record["best"]["notes"] += [*premises.notes, *spent.notes]
+    record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]
     if files.output_dir is not None:
         _write(files.output_dir, problem, record, options)
     if files.as_json:
         output.show_json(record, chosen.best.plan)
     else:
         output.show_budget(record, chosen.best.plan, files.output_dir)
+
+
+def _as_trained(spending: BudgetOptions) -> list[str]:
+    """What `distill` is to be told, so that the iterations cost what was planned."""
+    names = ("train_batch_size", "target_reuse")
+    told = [f"--{name} {getattr(spending, name)}" for name in names if spending.given(name)]
+    return [f"planned for `opmerge distill {' '.join(told)}`"] if told else []
 
 
 @dataclass(frozen=True)
@@ -144,11 +151,11 @@ class _Spent:
         as told, or as in the runs that the calibration is for."""
         from opmerge.forecast.cost import IterationCost
 
-        known, told = premises.settings, spending.given
+        known, given = premises.settings, spending.given
         batches = known.get("optimization", {}).get("global_batch_size", spending.train_batch_size)
         cost = IterationCost(
-            told("train_batch_size", batches),
-            told("target_reuse", known.get("target_reuse", spending.target_reuse)),
+            given("train_batch_size", batches),
+            given("target_reuse", known.get("target_reuse", spending.target_reuse)),
             premises.table.is_nonlinear,
         )
         if spending.budget is None:
