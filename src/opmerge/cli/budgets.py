@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import opmerge
@@ -79,7 +79,7 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
     counts = steps if isinstance(steps, tuple) else (steps,)
     schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
     premises = _premises(asked, spectrum, schedule)
-    spent = _Spent.of(spending, asked.steps, premises.table.is_nonlinear)
+    spent = _Spent.of(spending, asked.steps, premises)
     law, table = premises.law, premises.table
     with progress_bar(f"planning {asked.steps} steps for a budget"):
         budgets = [factor * spent.amount for factor in _FACTORS]
@@ -90,13 +90,20 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
         chosen = asked_for[0]
     problem = opmerge.Problem(spectrum, schedule, merge_rule="denoiser-copy")
     record = budget_record(problem, table, law, chosen, curve, spent.cost, spent.told)
-    record["best"]["notes"] += [*premises.notes, *spent.notes]
+    record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]
     if files.output_dir is not None:
         _write(files.output_dir, problem, record, options)
     if files.as_json:
         output.show_json(record, chosen.best.plan)
     else:
         output.show_budget(record, chosen.best.plan, files.output_dir)
+
+
+def _as_trained(spending: BudgetOptions) -> list[str]:
+    """What `distill` is to be told, so that the iterations cost what was planned."""
+    names = ("train_batch_size", "target_reuse")
+    told = [f"--{name} {getattr(spending, name)}" for name in names if spending.given(name)]
+    return [f"planned for `opmerge distill {' '.join(told)}`"] if told else []
 
 
 @dataclass(frozen=True)
@@ -106,14 +113,15 @@ class _Premises:
     table: TeacherTable
     law: FittedLaw
     notes: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the runs that a calibration is for."""
 
 
 def _premises(
     asked: PlanOptions, spectrum: opmerge.Spectrum, schedule: opmerge.NoiseSchedule
 ) -> _Premises:
     """A calibration's table and law, or those of Gaussian data and of other networks."""
-    from opmerge.forecast import PRIORS, linear_table
-    from opmerge.forecast.files import read_calibration
+    from opmerge.forecast import PRIORS, linear_table, read_calibration
 
     if asked.training is None:
         law = PRIORS["mlp"]
@@ -122,13 +130,9 @@ def _premises(
             "that of Gaussian data: intervals are wide"
         )
         return _Premises(linear_table(spectrum, schedule), law, (note,))
-    found = read_calibration(asked.training)
-    steps = found.table.num_steps
-    if steps != asked.steps:
-        raise InputError("steps", f"must be {steps}, as the calibration's", asked.steps)
-    return _Premises(
-        found.table, found.law, (f"the law of merges is fitted to {found.law.source}",)
-    )
+    calibration = read_calibration(asked.training)
+    calibration.check(schedule=schedule)
+    return _Premises(calibration.table, calibration.law, (), calibration.settings)
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,18 @@ class _Spent:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spending: BudgetOptions, steps: int, is_linear_solved: bool) -> _Spent:
-        """The budget that was asked for, or the one that stands for it."""
+    def of(cls, spending: BudgetOptions, steps: int, premises: _Premises) -> _Spent:
+        """The budget that was asked for, or the one that stands for it; what an iteration costs is
+        as told, or as in the runs that the calibration is for."""
         from opmerge.forecast.cost import IterationCost
 
-        reuse, batch = spending.target_reuse, spending.train_batch_size
-        cost = IterationCost(batch, reuse, is_linear_solved)
+        known, given = premises.settings, spending.given
+        batches = known.get("optimization", {}).get("global_batch_size", spending.train_batch_size)
+        cost = IterationCost(
+            given("train_batch_size", batches),
+            given("target_reuse", known.get("target_reuse", spending.target_reuse)),
+            premises.table.is_nonlinear,
+        )
         if spending.budget is None:
             amount = cost.total(steps, DEFAULT_ITERATIONS)
             told = f"{DEFAULT_ITERATIONS} iterations of vanilla"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli import budgets, output, runs
+from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object, write_atomic
@@ -40,6 +40,8 @@ def plan(
     In the linear theory, with proof; for a --budget, and for students of several steps, by the law
     of merges, with the iterations of every merge and a forecast of the error.
     """
+    from opmerge.cli import budgets
+
     if budgets.is_asked(problem, searching, spending):
         runs.prepare_folder(files.output_dir)
         spectrum = _load_spectrum(data)
@@ -221,6 +223,7 @@ def _training(
     rule: str,
     schedule: opmerge.NoiseSchedule,
 ) -> opmerge.TrainingModel:
+    from opmerge.settings.types import GRADIENT_FLOW
     from opmerge.training import training_from_dict
 
     time = asked.given("merge_time")

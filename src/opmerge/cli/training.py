@@ -79,7 +79,10 @@ def distill(
     if main:
         if not done:
             file = made_for or _plan_file(run, samples)
-            replace(file, iterations=_of_merges(run)).write(files.output_dir / "plan.json")
+            iterations = _of_merges(run)
+            budget = file.budget if iterations == file.iterations else None  # or not the plan's
+            used = replace(file, iterations=iterations, budget=budget)
+            used.write(files.output_dir / "plan.json")
         plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
         plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
         runs.write_config(files.output_dir, "distill", plan, samples, config)

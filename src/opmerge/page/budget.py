@@ -54,6 +54,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 
 def budget_sections(record: Record) -> Iterator[Section]:
+    """Frontier, iterations and other plans: all that is forecast."""
     best = record["best"]
     yield draw_section(
         "What a budget buys",
@@ -225,6 +226,7 @@ def _merge_table(record: Record) -> Table:
 
 
 def budget_settings(record: Record) -> dict[str, Any]:
+    """What the forecasts were made from."""
     return {
         "Budget": record["budget"],
         "Problem": record["problem"],

@@ -602,6 +602,33 @@ def test_a_plan_keeps_the_iterations_of_its_merges(run: Run, work: Path) -> None
     assert PlanFile.read(work / "timed" / "plan.json").iterations is None
 
 
+def test_a_plan_for_a_budget_is_trained_as_it_says(run: Run, work: Path) -> None:
+    """The iterations are the plan's and cost the budget; others are no longer of that budget."""
+    teacher, folder = work / "trained" / "teacher", work / "budget"
+    planned = ("plan", "digits", "--schedule", teacher, "--steps", STEPS, "--student_steps", 2)
+    cheap = ("--budget", "2000", "--train_batch_size", 16, "--output_dir", folder)
+    assert run(*planned, *cheap)[0] == 0
+    file = PlanFile.read(folder / "plan.json")
+    assert file.budget == 2000
+    again = without_iterations(distill(work, plan=folder / "plan.json", output="budgeted"))
+    status, out, _ = run(*again, "--dry_run")
+    assert status == 0
+    spent = sum(
+        16 * count * (merge.num_children + 3)
+        for merge, count in zip(file.plan.merges, file.iterations, strict=True)
+    )
+    assert f"{spent:,}" in out or f"{spent:.4g}" in out
+    assert spent <= 2000
+    assert run(*again)[0] == 0
+    used = PlanFile.read(work / "budgeted" / "plan.json")
+    assert (used.iterations, used.budget) == (file.iterations, 2000)
+    config = json.loads((work / "budgeted" / "config.json").read_text())["options"]
+    assert config["num_iterations"] in (list(file.iterations), file.iterations[0])
+    other = distill(work, plan=folder / "plan.json", output="otherwise")
+    assert run(*other)[0] == 0
+    assert PlanFile.read(work / "otherwise" / "plan.json").budget is None
+
+
 def test_a_plan_without_merges_has_no_iterations(run: Run, work: Path) -> None:
     """T students of one step each; nothing is trained, by its own file as well."""
     steps = distill(work, "--student_steps", STEPS, plan="[4,3,2,1]", output="unmerged")
