@@ -223,7 +223,6 @@ def _training(
     rule: str,
     schedule: opmerge.NoiseSchedule,
 ) -> opmerge.TrainingModel:
-    from opmerge.settings.types import GRADIENT_FLOW
     from opmerge.training import training_from_dict
 
     time = asked.given("merge_time")
