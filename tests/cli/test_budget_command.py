@@ -180,6 +180,7 @@ def test_the_linear_theory_plans_where_it_is_asked_for(
         (("--budget", "1e6", "--merge_time", "3"), "merge_time` must be left out"),
         (("--budget", "1e6", "--merge_rule", "operator-copy"), "merge_rule` must be left out"),
         (("--budget", "1e6", "--objective", "data"), "objective` must be left out"),
+        (("--budget", "1e6", "--strategy", "boot"), "strategy` must be left out"),
         (("--merge_time", "3", "--student_steps", "1,2"), "student_steps` must be one number"),
     ],
 )

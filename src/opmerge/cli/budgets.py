@@ -62,6 +62,9 @@ def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOpt
     for name, value in told.items():
         need = "must be left out beside a budget: it is of the linear theory"
         raise InputError(name, need, str(value))
+    if searching.strategy:
+        need = "must be left out beside a budget: every strategy stands beside its plan"
+        raise InputError("strategy", need, ", ".join(searching.strategy))
     return True
 
 
