@@ -194,25 +194,37 @@ def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
     return tuple(MergeLaw.from_vector(mean + root @ each) for each in normal)
 
 
-_WIDE = {
-    "rates": 1.0,
-    "groups": 1.5,
-    "first": 0.7,
-    "behind": 0.3,
-    "shape": 0.3,
-    "length_exponent": 0.15,
-    "floor": 0.7,
-}
-
 LAW_PRIORS: Mapping[str, LawPrior] = {
     "mlp": LawPrior(
-        MergeLaw((3.9,), behind=0.3, shape=0.7, length_exponent=1.6, floor=0.03),
-        _WIDE,
+        MergeLaw((4.0,), first=0.7, behind=0.45, shape=0.65, length_exponent=1.5, floor=0.025),
+        dict(
+            rates=0.8,
+            groups=1.5,  # within a factor of two on digits, of a thousand on patches
+            first=0.5,
+            behind=0.3,
+            shape=0.2,
+            length_exponent=0.15,
+            floor=0.7,
+        ),
+        0.15,
+        "the prior of perceptrons, linear part trained: digits and patches, T = 32",
+    ),
+    "mlp-solved": LawPrior(
+        MergeLaw((0.9,), first=2.2, behind=0.45, shape=0.6, length_exponent=1.1, floor=0.003),
+        dict(
+            rates=0.8,
+            groups=0.7,
+            first=0.6,
+            behind=0.3,
+            shape=0.3,
+            length_exponent=0.2,
+            floor=1.0,
+        ),
         0.2,
-        "the prior of MLPs: digits and patches, T = 32",
+        "the prior of perceptrons, linear part solved: digits, T = 32",
     ),
 }
-"""What fits start from, by the kind of network."""
+"""What fits start from, by the kind of network: measured on few, so the widths are guesses."""
 
 PRIORS: Mapping[str, FittedLaw] = {name: prior.fitted() for name, prior in LAW_PRIORS.items()}
 """Laws to plan with before a probe is trained, by the kind of network."""

@@ -62,6 +62,7 @@ _START = {  # first guess and bounds; logarithms of shape and scale
     "exponent": (1.0, 0.0, 2.0),
     "learning_rate_exponent": (1.0, 0.0, 2.0),
 }
+_PAIRS_A_VALUE = 8  # measured: at 2, forecasts of chains were 1.2 to 1.4 times too large
 _FAR = 1.5  # factor in the (unsquared) error at which theory and probe disagree
 
 
@@ -225,7 +226,12 @@ def calibrate(
         alone.what_decides(accelerator.num_processes),
         schedule_of(teacher.ddim),
         teacher.digest,
-        (*linear.notes, *_scope_notes(config), *_fit_notes(fit, _of_steps(measured))),
+        (
+            *linear.notes,
+            *_scope_notes(config),
+            *_pair_notes(alone, wanted, spectrum.num_dimensions, accelerator.num_processes),
+            *_fit_notes(fit, _of_steps(measured)),
+        ),
     )
 
 
@@ -436,6 +442,27 @@ def _scope_notes(config: DistillationConfig) -> Iterator[str]:
         yield (
             f"the curriculum {config.curriculum} slows merges of many operators, as the probes "
             "are, but not those of two: the model is not for plans of both"
+        )
+
+
+def _pair_notes(
+    config: DistillationConfig,
+    probes: Sequence[ProbeSettings],
+    num_values: int,
+    num_processes: int,
+) -> Iterator[str]:
+    """Whether linear parts are solved from so few pairs that their own error is in the law."""
+    if config.linear_part != "solve":
+        return
+    batch = config.optimization.global_batch_size(num_processes)
+    reuses = (config.reuse_of(p.students or p.start - p.stop) for p in probes)
+    batches = (math.ceil(p.num_iterations / r) for p, r in zip(probes, reuses, strict=True))
+    pairs = batch * min(batches)
+    if pairs < _PAIRS_A_VALUE * num_values:
+        yield (
+            f"the linear part of a probe is solved from {pairs} pairs, fewer than {_PAIRS_A_VALUE} "
+            f"for each of {num_values} values: the law is not for merges that train for longer; "
+            "calibrate with more iterations, or a lower target_reuse"
         )
 
 
