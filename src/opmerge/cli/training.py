@@ -264,10 +264,12 @@ def _compare_training(config: DistillationConfig, model: opmerge.TrainingModel) 
         return
     else:
         used = _range(set(given) if isinstance(given, tuple) else {given})
-    if config.target_reuse != 1 and config.curriculum == "none":
-        used += ", targets used again,"
-    if config.linear_part == "solve":
-        used += ", linear parts solved,"
+    otherwise = {
+        "targets used again": config.target_reuse != 1 and config.curriculum == "none",
+        "linear parts solved": config.linear_part == "solve",
+    }
+    if any(otherwise.values()):
+        used += f" ({', '.join(what for what, holds in otherwise.items() if holds)})"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "

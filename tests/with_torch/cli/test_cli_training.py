@@ -401,9 +401,11 @@ def test_help_does_not_load_torch() -> None:
 
 
 def test_torchrun_on_two_processes_gives_the_student_of_one(work: Path, run: Run) -> None:
-    one = distill(work, "--train_batch_size", 8, "--gradient_accumulation_steps", 2, output="one")
+    # solved on fewer pairs than values, targets leave gradients of rounding, which Adam magnifies
+    size = ("--train_batch_size", 8, "--linear_part", "train")
+    one = distill(work, *size, "--gradient_accumulation_steps", 2, output="one")
     assert run(*one)[0] == 0
-    two = distill(work, "--train_batch_size", 8, output="two")
+    two = distill(work, *size, output="two")
     launcher = (*("-m", "torch.distributed.run"), "--standalone", "--nproc_per_node=2")
     command = [sys.executable, *launcher, "-m", "opmerge.cli", *map(str, two)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -451,7 +453,7 @@ def test_a_result_without_room_says_how_to_go_on(run: Run, work: Path, command: 
     again = [*start, "--output_dir", folder, "--resume_from_checkpoint", "latest"]
     assert run(*again)[0] == 0
     result = folder / ("student" if command == "distill" else "teacher")
-    (weights,) = result.rglob("*.safetensors")
+    (weights,) = result.rglob("diffusion_pytorch_model.safetensors")
     whole, log = weights.read_bytes(), (folder / "metrics.jsonl").read_text()
     shutil.rmtree(result)
     with files_up_to(5000):
@@ -496,6 +498,7 @@ def test_the_plan_says_what_a_student_keeps(run: Run, work: Path) -> None:
 def test_a_calibration_predicts_for_the_rule_that_it_was_made_for(run: Run, work: Path) -> None:
     teacher, folder = work / "trained" / "teacher", work / "calibration"
     probes = ("calibrate", "digits", "--teacher", teacher, "--steps", STEPS, "--half_rate")
+    probes += ("--linear_part", "train")
     status, out, _ = run(*probes, "--num_iterations", 8, "--output_dir", folder)
     assert status == 0
     assert "gamma-rates" in out
@@ -544,7 +547,11 @@ def test_a_calibrated_plan_says_how_long_to_train(run: Run, work: Path, tmp_path
     plan.write_text(json.dumps({**content, "students": [[[[4, 3], 2], 1]]}))
     file = replace(PlanFile.read(plan), training=model)
     file.write(plan)
+    plain = ("--linear_part", "train", "--target_reuse", 1)
     dry = without_iterations(distill(work, "--dry_run", plan=plan, output="calibrated"))
+    _, _, err = run(*dry, "--learning_rate", 1e-3)
+    assert "not for 8 (targets used again, linear parts solved) at 0.001\n" in err
+    dry += plain
     rate = ("--learning_rate", 1e-3)
     start = "the plan was calibrated for 8 iterations a merge at learning rate 0.001; what it "
     for more, total, used in (
