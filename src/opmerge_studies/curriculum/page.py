@@ -225,6 +225,11 @@ def _sections(frames: Mapping[str, pd.DataFrame]) -> Iterator[Section]:
     caption = "Squared error to the teacher, digits, T = 32; the first four took equal time."
     yield Section("Networks of the pilot", caption, table=made)
     if len(frames["equal_cost"]):
-        made = table("At equal cost by budget", frames["equal_cost"], _NETWORK_COLUMNS, _PILOT_NOTE)
+        made = table(
+            "At equal cost where the evaluations are equal",
+            frames["equal_cost"],
+            _NETWORK_COLUMNS,
+            _PILOT_NOTE,
+        )
         caption = "Paired error to the teacher, digits, T = 32; budgets are network evaluations."
         yield Section("Networks at equal cost", caption, table=made)
