@@ -1,0 +1,66 @@
+"""Plans with a free step: the table below it, and when it is worth it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from forecast_cases import a_table
+
+from opmerge.errors import InputError
+from opmerge.forecast import PRIORS, forecast, linear_table
+from opmerge.forecast.cost import IterationCost
+from opmerge.planners.budget import plan_for_budget
+from opmerge.planners.free_step import with_free_step
+from opmerge.plans import Plan
+from opmerge.schedules import arrays_schedule, cosine_schedule
+from opmerge.spectra import Spectrum, eigenvalue_spectrum
+
+T = 12
+COST = IterationCost(reuse="auto", is_linear_solved=True)
+
+
+def spectrum() -> Spectrum:
+    return eigenvalue_spectrum(np.array([4.0, 1.5, 0.7, 0.2, 0.05]))
+
+
+def test_the_table_below_a_node_is_that_of_the_shorter_sampler() -> None:
+    schedule, step = cosine_schedule(T), 8
+    whole = linear_table(spectrum(), schedule)
+    shorter = arrays_schedule(schedule.alphas[: step + 1], schedule.sigmas[: step + 1])
+    expected, found = linear_table(spectrum(), shorter), whole.below(step)
+    for name in ("nodes", "products", "gains", "carry", "angles"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+    with pytest.raises(InputError, match="must be a node"):
+        replace(whole, nodes=np.array([*range(T), T])).below(T + 3)
+
+
+@pytest.mark.parametrize("student_steps", [1, 2])
+def test_a_free_step_that_leaves_nothing_is_taken_and_paid_for(student_steps: int) -> None:
+    table, law, budget = a_table(T), PRIORS["mlp"], 2e5
+    assert table.free_steps is not None and not table.free_steps.any()
+    without = plan_for_budget(table, law, budget, student_steps, COST).best
+    found = with_free_step(table, law, budget, without, student_steps, COST, runs=100)
+    assert found.plan.free_step is not None and found.plan.student_steps == student_steps
+    assert found.forecast.rms < without.forecast.rms
+    runs = 100 * (T - found.plan.free_step)
+    children = [merge.num_children for merge in found.plan.merges]
+    assert found.cost == pytest.approx(COST.total(children, found.iterations) + runs)
+    assert found.cost <= budget
+    bare = Plan(found.plan.students, T)
+    assert found.forecast == forecast(law, table, bare, found.iterations)
+
+
+def test_a_free_step_that_leaves_more_than_it_saves_is_not_taken() -> None:
+    law, budget = PRIORS["mlp"], 2e5
+    table = a_table(T)
+    table = replace(table, free_steps=np.full((len(table.nodes), len(table.sizes)), 1e6))
+    without = plan_for_budget(table, law, budget, 1, COST).best
+    assert with_free_step(table, law, budget, without, 1, COST, runs=100) is without
+
+
+def test_runs_that_cost_all_leave_no_free_step() -> None:
+    table, law, budget = a_table(T), PRIORS["mlp"], 2e5
+    without = plan_for_budget(table, law, budget, 1, COST).best
+    assert with_free_step(table, law, budget, without, 1, COST, runs=budget) is without

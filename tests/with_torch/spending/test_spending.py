@@ -1,0 +1,141 @@
+"""``opmerge run``: a budget spent on a small network, for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opmerge.cli import main
+from opmerge.forecast.cost import IterationCost
+from opmerge.page.spending import spending_page
+from opmerge.plans import PlanFile
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+T, BUDGET, BATCH = 8, 60_000, 16
+
+
+def call(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    small = ("--hidden_size", 16, "--num_layers", 1, "--train_batch_size", 32)
+    assert not call(
+        "train-teacher", "digits", "--output_dir", folder, *small, "--num_iterations", 60
+    )
+    return folder / "teacher"
+
+
+def run(teacher: Path, folder: Path, *more: object, budget: object = BUDGET) -> int:
+    return call(
+        *("run", "digits", "--teacher", teacher, "--steps", T, "--output_dir", folder),
+        *("--budget", budget, "--train_batch_size", BATCH, "--num_samples", 64, *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def spent(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spent")
+    assert not run(teacher, folder, "--compare_with", "vanilla", "--compare_with", "progressive")
+    return folder
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+
+def test_all_that_was_trained_cost_the_budget_and_no_more(spent: Path) -> None:
+    record = record_of(spent)
+    names = [each["name"] for each in record["trained"]]
+    assert names == ["plan", "closed form alone", "vanilla", "progressive"]
+    plan, _, vanilla, progressive = record["trained"]
+    assert plan["total"] == plan["cost"] + record["run"]["calibration"]
+    for each in (plan, vanilla, progressive):
+        assert 0.8 * BUDGET < each["total"] <= BUDGET
+    plain = IterationCost(BATCH)
+    assert vanilla["cost"] == plain.total([T], vanilla["iterations"])
+    assert progressive["cost"] == plain.total([2] * (T - 1), progressive["iterations"])
+    assert len(set(progressive["iterations"])) == 1
+    for each in record["trained"]:
+        assert 0 < each["measured"]["low"] <= each["measured"]["value"] <= each["measured"]["high"]
+    assert plan["forecast"]["low"] < plan["forecast"]["value"] < plan["forecast"]["high"]
+    assert vanilla["forecast"] is None  # the law is of other settings
+
+
+def test_the_plan_file_is_what_was_trained(spent: Path) -> None:
+    file, record = PlanFile.read(spent / "plan.json"), record_of(spent)
+    assert list(file.iterations or ()) == record["trained"][0]["iterations"]
+    assert list(file.plan.boundaries) == record["best"]["boundaries"]
+    assert file.predicted["paired_rms"] == record["trained"][0]["forecast"]["value"]
+    assert (spent / "students" / "plan" / "student" / "model_index.json").is_file()
+
+
+def test_the_same_command_again_trains_nothing(teacher: Path, spent: Path) -> None:
+    before = (spent / "record.json").read_bytes()
+    weights = sorted(spent.glob("students/*/student/**/*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in weights]
+    assert not run(teacher, spent, "--compare_with", "vanilla", "--compare_with", "progressive")
+    assert (spent / "record.json").read_bytes() == before
+    assert [path.stat().st_mtime_ns for path in weights] == times
+
+
+def test_the_page_is_drawn_from_the_record_alone(spent: Path) -> None:
+    page = spending_page(record_of(spent))
+    assert page == (spent / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5  # the teacher's row and four students'
+    assert page.count("<svg") >= 4
+
+
+def test_a_share_that_pays_for_probes_calibrates(teacher: Path, tmp_path: Path) -> None:
+    budget = 2_500_000
+    assert not run(teacher, tmp_path, "--calibration_share", 0.5, budget=budget)
+    record = record_of(tmp_path)
+    assert record["budget"]["law"].split()[1] == "probes"
+    assert 0.25 * budget < record["run"]["calibration"] <= 0.5 * budget
+    assert record["trained"][0]["total"] <= budget
+
+
+def test_students_of_two_steps(teacher: Path, tmp_path: Path) -> None:
+    assert not run(teacher, tmp_path, "--student_steps", 2, "--linear_part", "train")
+    record = record_of(tmp_path)
+    assert record["problem"]["student_steps"] == 2
+    assert [each["name"] for each in record["trained"]] == ["plan"]  # nothing is solved
+
+
+def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:
+    assert not run(teacher, tmp_path, budget="4s")
+    first = record_of(tmp_path)
+    assert first["run"]["seconds_per_evaluation"] > 0
+    assert first["run"]["amount"] * first["run"]["seconds_per_evaluation"] == pytest.approx(4.0)
+    assert not run(teacher, tmp_path, budget="4s")
+    assert record_of(tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("budget", "more", "words"),
+    [
+        ("0", (), "budget"),
+        ("-3", (), "budget"),
+        ("3 furlongs", (), "budget"),
+        ("100", (), "budget"),
+        ("20000", ("--student_steps", T + 1), "student_steps"),
+        ("20000", ("--compare_with", "fastest"), "strategy"),
+        ("20000", ("--calibration_share", 1.5), "calibration_share"),
+    ],
+)
+def test_bad_input_is_one_line(
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    budget: str,
+    more: tuple[object, ...],
+    words: str,
+) -> None:
+    assert run(teacher, tmp_path / "run", *more, budget=f"{budget}") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert words in lines[-1] and "Traceback" not in "".join(lines)
