@@ -39,6 +39,7 @@ class Answered:
     name: str
     question: str
     settings: Mapping[str, Any]
+    tables: Mapping[str, Any]
     told: Told
 
     @property
@@ -54,7 +55,8 @@ def answered(root: Path) -> dict[str, Answered]:
         path = root / "docs" / "records" / f"{name}.json.gz"
         if path.exists():
             study, record = load_study(name), json.loads(gzip.decompress(path.read_bytes()))
-            found[name] = Answered(name, study.question, record["settings"], study.told(record))
+            told, tables = study.told(record), record.get("tables", {})
+            found[name] = Answered(name, study.question, record["settings"], tables, told)
     return found
 
 

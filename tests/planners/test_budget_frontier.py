@@ -29,7 +29,8 @@ SPREAD = GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4, num_modes=6)
 
 def problem_of(*eigenvalues: float, num_steps: int = 5, **more: Any) -> Problem:
     spectrum, schedule = eigenvalue_spectrum(eigenvalues), cosine_schedule(num_steps)
-    return Problem(spectrum, schedule, **{"training": GradientFlow(1.0), **more})
+    usual: dict[str, Any] = {"training": GradientFlow(1.0), "merge_rule": "operator-copy"}
+    return Problem(spectrum, schedule, **(usual | more))
 
 
 def first_order_terms(problem: Problem, plan: Plan) -> tuple[Array, Array]:
@@ -37,7 +38,7 @@ def first_order_terms(problem: Problem, plan: Plan) -> tuple[Array, Array]:
 
     From the exact evaluation: one merge has the time 0 and all others are trained to the end.
     """
-    count, ends = len(plan.merges), 1e4
+    count, ends = len(plan.merges), 1e9
     alone = [
         evaluate(problem, plan, np.where(np.arange(count) == row, 0.0, ends)).excess
         for row in range(count)
@@ -103,7 +104,7 @@ def priced(problem: Problem, plan: Plan, weights: Array, price: float) -> float:
         def paid(time: float, row: int = row, cost: float = cost) -> float:
             return float(scaled[row] @ np.exp(-rates[row] * time)) + price * cost * time
 
-        grid = np.append(0.0, np.geomspace(1e-3, 1e3, 121))
+        grid = np.append(0.0, np.geomspace(1e-3, 1e6, 181))
         near = int(np.argmin([paid(time) for time in grid]))
         bounds = grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]
         total += min(paid(0.0), float(minimize_scalar(paid, bounds=bounds, method="bounded").fun))
@@ -125,6 +126,18 @@ def test_the_cheapest_plan_is_the_cheapest_of_all(rule: Any, count: int, price: 
     reached = weights @ theory.sizes(found.plan, found.times)
     paid = reached + price * theory.cost(found.plan, found.times)
     assert least * (1 - 1e-6) <= paid <= 1.01 * least
+
+
+@pytest.mark.parametrize("training", [GradientFlow(1.0), SPREAD])
+def test_times_of_a_given_plan_are_the_best_at_the_price(training: Any) -> None:
+    problem, weights = problem_of(0.1, 0.7, 4.0, training=training), np.array([0.5, 0.7, 0.3])
+    columns = np.repeat(weights, len(training.mode_weights))
+    theory = FirstOrderTheory(problem)
+    for plan in list(all_plans(5, 1))[::4]:
+        times = theory.times(plan, columns, 1e-3)
+        paid = columns @ theory.sizes(plan, times) + 1e-3 * theory.cost(plan, times)
+        least = priced(problem, plan, columns, 1e-3)
+        assert least * (1 - 1e-6) <= paid <= 1.01 * least
 
 
 def test_one_column_is_exact() -> None:

@@ -78,12 +78,13 @@ def test_crossing_jumps_are_no_plan():
 
 @pytest.mark.parametrize("name", ["boot", "progressive", "uniform:4", "temporal:8", "hybrid:4"])
 @pytest.mark.parametrize("budget", [3e5, 1e7])
-def test_best_split_meets_the_conditions_of_the_optimum(name, budget):
+@pytest.mark.parametrize("reuse", [1, "auto"])
+def test_best_split_meets_the_conditions_of_the_optimum(name, budget, reuse):
     """With h = -dE²/dN of the reference, h/c is one number where N > 1 and at most it where N = 1.
 
     A relative decrease of 1e-9 a round ends the descent, so h/c agrees to about its root.
     """
-    splitter = a_splitter(32)
+    splitter = a_splitter(32, IterationCost(reuse=reuse))
     plan = build_strategy(name, 32)
     jumps, costs = (
         jumps_of(plan),

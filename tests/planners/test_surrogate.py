@@ -23,7 +23,9 @@ COSTS = {
 def thinned(table: TeacherTable, nodes: list[int]) -> TeacherTable:
     """The table at fewer nodes."""
     products = table.products[np.ix_(nodes, nodes, nodes)]
-    return replace(table, nodes=np.array(nodes), products=products, gains=table.gains[nodes])
+    return replace(
+        table, nodes=np.array(nodes), products=products, gains=table.gains[nodes], free_steps=None
+    )
 
 
 def surrogate(splitter: Splitter, plan: Plan, price: float) -> float:

@@ -443,3 +443,48 @@ def test_lists_nested_beyond_all_measure_are_refused_in_a_line() -> None:
     with pytest.raises(InputError, match="must have at least 2 children") as refused:
         parse_plan("[" * 1500 + "2,1" + "]" * 1500)
     assert len(str(refused.value)) < 200
+
+
+def test_a_budget_and_the_interval_of_its_forecast_are_written_and_read() -> None:
+    file = PlanFile.loads(budgeted())
+    assert (file.budget, file.iterations) == (2e6, (400,))
+    assert (file.predicted["low"], file.predicted["high"]) == (0.5, 2.0)
+    assert PlanFile.loads(file.dumps()).dumps() == file.dumps()
+
+
+def budgeted(**changed: object) -> str:
+    plan = Plan.from_nested([[3, 2, 1]])
+    predicted = {"w2": 1.0, "lower_bound": 0.0, "gap": 1.0, "paired_rms": 1.0}
+    predicted |= {"low": 0.5, "high": 2.0}
+    spectrum = {"sha256": "0" * 64, "number": 1, "min": 1.0, "max": 1.0}
+    file = PlanFile(
+        plan,
+        cosine_schedule(3),
+        GradientFlow(),
+        "denoiser-copy",
+        "teacher",
+        predicted,
+        spectrum,
+        (400,),
+        2e6,
+    )
+    content = json.loads(file.dumps())
+    for key, value in changed.items():
+        content[key] = value if not isinstance(value, dict) else {**content[key], **value}
+    return json.dumps({key: value for key, value in content.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"budget": 0}, "budget` must be > 0"),
+        ({"budget": "much"}, "budget` must be a finite number"),
+        ({"iterations": None}, "budget` must come with iterations"),
+        ({"predicted": {"low": 3.0}}, "low` must be <= high"),
+        ({"predicted": {"low": -1.0}}, "low` must be a number >= 0"),
+    ],
+)
+def test_a_malformed_budget_is_refused(changed: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        PlanFile.loads(budgeted(**changed))
+    assert words in str(refused.value)

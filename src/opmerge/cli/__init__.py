@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from opmerge.cli import planning, students, studies, training, vae
+from opmerge.cli import planning, spending, students, studies, training, vae
 from opmerge.cli.options import Commands, as_option
 from opmerge.errors import InputError
 
@@ -23,6 +23,7 @@ COMMANDS = Commands(
     "opmerge",
     "Certified merge plans for diffusion trajectory distillation.",
     {
+        "run": spending.run,
         "plan": planning.plan,
         "compare": planning.compare,
         "evaluate": planning.evaluate,

@@ -204,6 +204,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         self.name = f"list[{name}]" if self.repeated else name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.choices:
+            return value
         if self.kind is Path:
             return expand_home(value)  # a shell leaves --output_dir=~/run as it is
         if self._numbers:

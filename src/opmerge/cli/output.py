@@ -25,6 +25,34 @@ def show_plan(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None
         print(f"written: {folder / 'plan.json'}, {folder / 'report.html'}")
 
 
+def show_budget(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
+    """What to spend the budget on, and what other plans are forecast to leave at its cost."""
+    from opmerge.page.sentences import compared, summary_sentence, tie_sentence
+    from opmerge.plans import draw_text
+
+    best = record["best"]
+    print(summary_sentence(record), tie_sentence(record), sep="\n", end="\n\n")
+    print(draw_text(plan), end="\n\n")
+    print(f"iterations, in the order of execution: {best['iterations']}", end="\n\n")
+    if "timesteps" in best:
+        print(f"the student reads the network timesteps {best['timesteps']}", end="\n\n")
+    head = ("plan", "paired error", "90 %", "ratio to best", "merges")
+    cells: list[tuple[str, ...]] = [
+        (
+            name,
+            f"{row['paired_rms']:.4g}",
+            f"{row['low']:.2g} … {row['high']:.2g}",
+            "–" if row["ratio_to_best"] is None else f"{row['ratio_to_best']:.3g}",
+            str(len(row["iterations"])),
+        )
+        for name, row in compared(record)
+    ]
+    show_table("Forecasts at the same cost", head, cells)
+    show_notes([*best["notes"], *record["problem"]["notes"]])
+    if folder is not None:
+        print(f"written: {folder / 'plan.json'}, {folder / 'report.html'}")
+
+
 def show_comparison(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
     """The strategies side by side, and how good the best plan is proved to be."""
     best = record["best"]

@@ -12,11 +12,14 @@ from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object, write_atomic
+from opmerge.settings.types import GRADIENT_FLOW
 
 if TYPE_CHECKING:
     from opmerge.settings.commands import (
+        BudgetOptions,
         EvaluationOptions,
         OutputOptions,
+        PlanOptions,
         ProblemOptions,
         SearchOptions,
     )
@@ -26,10 +29,25 @@ _SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers ha
 
 
 def plan(
-    data: DataOptions, problem: ProblemOptions, searching: SearchOptions, files: OutputOptions
+    data: DataOptions,
+    problem: PlanOptions,
+    searching: SearchOptions,
+    spending: BudgetOptions,
+    files: OutputOptions,
 ) -> None:
-    """Find the best order in which to merge a sampler's steps, with proof."""
-    _answer("plan", output.show_plan, data, problem, searching, files)
+    """Find the best order in which to merge a sampler's steps.
+
+    In the linear theory, with proof; for a --budget, and for students of several steps, by the law
+    of merges, with the iterations of every merge and a forecast of the error.
+    """
+    from opmerge.cli import budgets
+
+    if budgets.is_asked(problem, searching, spending):
+        runs.prepare_folder(files.output_dir)
+        spectrum = _load_spectrum(data)
+        budgets.answer(spectrum, (data, problem, searching, spending), files)
+    else:
+        _answer("plan", output.show_plan, data, problem, searching, files)
 
 
 def compare(
@@ -208,6 +226,8 @@ def _training(
     from opmerge.training import training_from_dict
 
     time = asked.given("merge_time")
+    if asked.training == GRADIENT_FLOW:
+        return opmerge.GradientFlow(asked.merge_time)
     if asked.training is None:
         file = made_for if time is None else None
         return file.training if file else opmerge.GradientFlow(asked.merge_time)

@@ -79,7 +79,10 @@ def distill(
     if main:
         if not done:
             file = made_for or _plan_file(run, samples)
-            replace(file, iterations=_of_merges(run)).write(files.output_dir / "plan.json")
+            iterations = _of_merges(run)
+            budget = file.budget if iterations == file.iterations else None  # or not the plan's
+            used = replace(file, iterations=iterations, budget=budget)
+            used.write(files.output_dir / "plan.json")
         plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
         plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
         runs.write_config(files.output_dir, "distill", plan, samples, config)
@@ -261,10 +264,12 @@ def _compare_training(config: DistillationConfig, model: opmerge.TrainingModel) 
         return
     else:
         used = _range(set(given) if isinstance(given, tuple) else {given})
-    if config.target_reuse != 1 and config.curriculum == "none":
-        used += ", targets used again,"
-    if config.linear_part == "solve":
-        used += ", linear parts solved,"
+    otherwise = {
+        "targets used again": config.target_reuse != 1 and config.curriculum == "none",
+        "linear parts solved": config.linear_part == "solve",
+    }
+    if any(otherwise.values()):
+        used += f" ({', '.join(what for what, holds in otherwise.items() if holds)})"
     if (used, rate) != (f"{model.num_iterations}", model.learning_rate):
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "

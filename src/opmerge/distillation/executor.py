@@ -102,7 +102,7 @@ class Distillation:
         self._kept = 0  # iterations of the run at its last checkpoint
         if folder is not None:
             limit = config.optimization.checkpoints_total_limit
-            self._checkpoints = Checkpoints(folder, self._identity(), limit, warn)
+            self._checkpoints = Checkpoints(folder, self.identity(), limit, warn)
         for stage in self.stages:  # refuse what does not fit before anything is trained
             self.targets.check(stage.merges)
 
@@ -302,7 +302,7 @@ class Distillation:
         self._checkpoints.save(self.accelerator, step, state, tensors | own)
         self._kept = step
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """Digest of all that the result depends on."""
         content: dict[str, Any] = {
             "plan": [list(merge.boundaries) for merge in self.plan.merges],

@@ -49,6 +49,11 @@ class IterationCost:
         if check_number("student_passes", self.student_passes) <= 0:
             raise InputError("student_passes", "must be > 0", self.student_passes)
 
+    @classmethod
+    def of_iterations(cls) -> IterationCost:
+        """1 an iteration, whatever it does: for budgets that count iterations."""
+        return _Iterations(batch=1, student_passes=1.0)
+
     def uses(self, children: ArrayLike) -> Array:
         """R(m), elementwise."""
         counts = np.asarray(children, dtype=np.float64)
@@ -71,3 +76,10 @@ class IterationCost:
         counts = np.asarray(iterations, dtype=np.float64)
         targets = np.ceil(counts / self.uses(children)) * self.target_evaluations(children)
         return float((targets + self.batch * self.student_passes * counts).sum())
+
+
+class _Iterations(IterationCost):
+    """Targets cost nothing, and the student's passes 1."""
+
+    def target_evaluations(self, children: ArrayLike) -> Array:
+        return np.zeros(np.shape(children))

@@ -12,7 +12,7 @@ Gaussian data, in closed form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
-from opmerge.schedules import NoiseSchedule
+from opmerge.schedules import NoiseSchedule, arrays_schedule
 from opmerge.spectra import Spectrum
 
 Array = NDArray[np.float64]
@@ -120,6 +120,21 @@ class TeacherTable:
         node = self.node_at(step)
         error: Array = np.maximum(self.free_steps[node], 0.0) * self.gains[node] ** 2
         return error
+
+    def below(self, step: int) -> TeacherTable:
+        """The table of the sampler that starts at a node, where a free step lands."""
+        last, schedule = self.node_at(step), self.schedule
+        if self.nodes[last] != step:
+            raise InputError("step", "must be a node of the table", step)
+        nodes = slice(last + 1)
+        return replace(
+            self,
+            schedule=arrays_schedule(schedule.alphas[: step + 1], schedule.sigmas[: step + 1]),
+            nodes=self.nodes[nodes],
+            products=self.products[nodes, nodes, nodes],
+            gains=self.gains[nodes],
+            free_steps=None,
+        )
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a

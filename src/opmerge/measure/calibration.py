@@ -203,7 +203,7 @@ def calibrate(
     linear = linearity(teacher.to(accelerator.device), inputs, spectrum, seed=settings.seed)
     tell(linear)
     alone = config.replaced(sharing="merge")
-    table = _kept_table(teacher, inputs, spectrum, alone, accelerator, folder, table_samples)
+    table = kept_table(teacher, inputs, spectrum, alone, accelerator, folder, table_samples)
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
     measured, done = [], 0
     total = sum(each.num_iterations * each.num_merges for each in wanted)
@@ -292,7 +292,7 @@ def _of_steps(probes: Sequence[Probe]) -> list[Probe]:
     return [probe for probe in probes if not probe.settings.students]
 
 
-def _kept_table(
+def kept_table(
     teacher: Teacher,
     inputs: DataInputs,
     spectrum: Spectrum,

@@ -41,6 +41,10 @@ def report_page(record: Record) -> str:
 
     It is under a megabyte and the same text each time; nothing is computed again.
     """
+    if "budget" in record:
+        from opmerge.page.budget import budget_page
+
+        return budget_page(record)
     problem = record["problem"]
     return render_page(
         title=f"Merge plan for {problem['source']}, T = {problem['steps']}",

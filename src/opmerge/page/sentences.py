@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ def _costs_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def summary_sentence(record: Record) -> str:
     """The answer in one sentence: what to do, what it costs, what is proved, what it gains."""
+    if "budget" in record:
+        return budget_sentence(record)
     best = record["best"]
     plan = plan_from_merges(best["merge_list"], best["boundaries"])
     comparison = _comparison(record)
@@ -87,6 +89,69 @@ def summary_sentence(record: Record) -> str:
     if record["problem"].get("student_steps", 1) > 1:
         where += ", where jumps of any length cost nothing"
     return f"{plan_phrase(plan)}: {premise}, {where}, {error}, {_proof(best)}{gain}."
+
+
+def budget_sentence(record: Record) -> str:
+    """What to spend a budget on, and what is expected of it: a forecast, no proof."""
+    best, budget = record["best"], record["budget"]
+    phrase = plan_phrase(plan_from_merges(best["merge_list"], best["boundaries"]))
+    return (
+        f"Spend {amount(budget['evaluations'])} network evaluations like this: "
+        f"{phrase[0].lower()}{phrase[1:]}, {iteration_range(best['iterations'])}; "
+        f"expected error {forecast_phrase(record, best)}."
+    )
+
+
+def amount(evaluations: float) -> str:
+    """``2,000,000``, ``3.1 billion``."""
+    return f"{evaluations / 1e9:.3g} billion" if evaluations >= 1e9 else f"{evaluations:,.0f}"
+
+
+def iteration_range(iterations: Sequence[int]) -> str:
+    """``with 7 to 2,444 iterations a merge``."""
+    if not iterations:
+        return "with nothing to train"
+    least, most = min(iterations), max(iterations)
+    told = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"with {told} iterations" + (" a merge" if len(iterations) > 1 else "")
+
+
+def forecast_phrase(record: Record, entry: Mapping[str, Any]) -> str:
+    """``0.577 (0.21 to 1.3), 18 % of the teacher's spread``: an error, and its 90 % interval."""
+    error, spread = entry["paired_rms"], record["budget"]["output_spread"]
+    interval = f"{entry['low']:.2g} to {entry['high']:.2g}"
+    return f"{number(error)} ({interval}), {percent(error / spread)} of the teacher's spread"
+
+
+def compared(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
+    """The plan, that with the least forecast and the strategies, by name, the least error first."""
+    best, least = record["best"], record["least"]
+    named = [(each["name"], each) for each in record["strategies"]]
+    entries = [("this plan", best), *((n, e) for n, e in named if _merges(e) != _merges(best))]
+    if least["paired_rms"] < best["paired_rms"]:
+        entries.append(("least forecast", least))
+    if record["equal"] is not None:
+        entries.append(("progressive, equal", record["equal"]))
+    return sorted(entries, key=lambda entry: float(entry[1]["paired_rms"]))
+
+
+def tie_sentence(record: Record) -> str:
+    """Why the proposed plan is not the one with the least forecast; empty where it is."""
+    best, least = record["best"], record["least"]
+    if best["paired_rms"] == least["paired_rms"]:
+        return ""
+    count = len(least["iterations"])
+    ratio = f"{number(best['paired_rms'] / least['paired_rms'])} times"
+    interval = f"{best['ratio_low']:.2g} to {best['ratio_high']:.2g}"
+    return (
+        f"The least forecast has {_named(least['name'])} with {count} merges "
+        f"({number(least['paired_rms'])}); the error of this simpler one is {ratio} as large "
+        f"({interval}), which the law of merges cannot tell from 1."
+    )
+
+
+def _named(name: str) -> str:
+    return "a plan found by search" if name == "search" else name
 
 
 def _proof(best: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_LOST = 1e-280  # errors whose logarithm is not to be trusted
+
 # NaN never occurs, and letting the compiler reorder a minimum is what makes it vectorise.
 _FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
 
@@ -214,18 +216,26 @@ def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray
 def cheapest_time(
     values: Array, slopes: Array, nodes: Array, node: int, charge: float
 ) -> tuple[float, float]:
-    """Least of ``f_p exp(-R (x - x_p)) + charge x`` over x >= 0, R = -f'_p / f_p, and that x.
+    """Lower bound on the least of f(x) + charge x over x >= 0, and about where that is.
 
-    (X,) values f and slopes -f' at the nodes x, of which p is one.
+    (X,) values of f and slopes -f' at the nodes. The least lies between ``node``, the last at
+    which -f' >= charge, and the next; f is above its tangents in the logarithm there,
+    ``f_p exp(-R (x - x_p))`` with R = -f'_p / f_p, whose least with the cost is in closed form.
     """
-    value, slope = values[node], slopes[node]
-    if value <= 0.0 or slope <= 0.0:
-        return max(value, 0.0), 0.0
-    rate = slope / value
-    time = nodes[node] + np.log(slope / charge) / rate
-    if time <= 0.0:
-        return value * np.exp(rate * nodes[node]), 0.0
-    return charge / rate + charge * time, time
+    if slopes[node] < charge or values[node] <= 0.0:  # nothing pays
+        return values[0], 0.0
+    first, end = nodes[node], nodes[node + 1] if node + 1 < len(nodes) else np.inf
+    best, time = -np.inf, first
+    for near in range(node, min(node + 2, len(nodes))):
+        value, slope = values[near], slopes[near]
+        if value < _LOST:
+            break
+        rate = slope / value
+        at = min(max(nodes[near] + np.log(slope / charge) / rate, first), end)
+        least = value * np.exp(-rate * (at - nodes[near])) + charge * at
+        if least > best:
+            best, time = least, at
+    return best, time
 
 
 @njit(cache=True, error_model="numpy")
@@ -254,7 +264,7 @@ def add_head(
         for split in range(stop + 1, start):
             pair = split * (split - 1) // 2 + stop
             last = len(nodes) - 1
-            while last > 0 and values[pair, last] < 1e-280:  # where its logarithm is lost
+            while last > 0 and values[pair, last] < _LOST:
                 last -= 1
             node = last
             for count in range(1, split - stop + 1):
@@ -265,10 +275,6 @@ def add_head(
                 while node > 0 and slopes[pair, node] < charge:
                     node -= 1
                 paid, time = cheapest_time(values[pair], slopes[pair], nodes, node, charge)
-                if node < last:
-                    other = cheapest_time(values[pair], slopes[pair], nodes, node + 1, charge)
-                    if other[0] > paid:
-                        paid, time = other
                 if inside + paid < best:
                     best, splits[start, stop] = inside + paid, split
                     counts[start, stop], times[start, stop] = count, time

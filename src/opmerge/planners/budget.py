@@ -131,9 +131,10 @@ def frontier(
     """``plan_for_budget`` for every K, and of each for every budget, ascending.
 
     With more budget no forecast of ``least`` is worse: what a smaller one pays for is a candidate.
+    Budgets that do not pay for an iteration of every merge are left out.
 
     Raises:
-        InputError: as ``plan_for_budget``, or if there is no budget or K.
+        InputError: as ``plan_for_budget``, if no budget does for some K, or there is none.
     """
     ordered = sorted({_checked(budget) for budget in budgets})
     counts = list(dict.fromkeys(student_steps))
@@ -151,7 +152,8 @@ def frontier(
     results = []
     for count in counts:
         search = _Search(splitter, law, count, found[count])
-        results += [search.at(budget) for budget in ordered]
+        enough = [budget for budget in ordered if budget >= search.least_cost]
+        results += [search.at(budget) for budget in enough or ordered[-1:]]
     return results
 
 
@@ -219,6 +221,11 @@ class _Search:
             for name in strategy_family(table.num_steps):
                 yield jumps_of(windowed_strategy(name, edges)), name
 
+    @property
+    def least_cost(self) -> float:
+        """Evaluations of an iteration of every merge in the cheapest candidate."""
+        return min(self.splitter.least_cost(jumps) for jumps in self._weights)
+
     def at(self, budget: float) -> BudgetResult:
         """The result for a budget; they must ascend."""
         splits = self._splits(budget)
@@ -234,16 +241,15 @@ class _Search:
 
     def _splits(self, budget: float) -> dict[Jumps, Split]:
         """Every candidate that the budget pays for, with its best split."""
-        costs = {jumps: self.splitter.least_cost(jumps) for jumps in self._weights}
-        if min(costs.values()) > budget:
+        if budget < self.least_cost:
             requirement = (
-                f"must be >= {min(costs.values()):,.0f} evaluations, which an iteration of each "
+                f"must be >= {self.least_cost:,.0f} evaluations, which an iteration of each "
                 f"merge costs in the cheapest plan with {self.student_steps} student steps"
             )
             raise InputError("budget", requirement, f"{budget:,.0f}")
         splits = {}
         for jumps, weights in self._weights.items():
-            if costs[jumps] <= budget:
+            if self.splitter.least_cost(jumps) <= budget:
                 splits[jumps] = self.splitter.best(jumps, budget, weights)
                 self._weights[jumps] = splits[jumps].counts
         return splits

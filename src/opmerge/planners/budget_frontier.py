@@ -9,14 +9,16 @@ and any price μ >= 0, by Cauchy and Schwarz, a plan that costs at most B has
 V the least of <u, e> + μ c over all plans and times, a dynamic programme. The greatest of these
 lines is a bound on every plan with every split of every budget, convex in B. Best u and μ belong to
 the nearest point of the convex hull of all (e, c) with c <= B, which the Frank-Wolfe method finds:
-u is the direction of the best point so far, V's plan the next vertex. At the end the plans seen
-whose exact distance is least get the split that ``allocate`` gives them (THEORY 8.1).
+u is the direction of the best point so far, V's plan the next vertex. At the end those of the plans
+seen and of the named strategies whose exact distance is least get the split that ``allocate`` gives
+them (THEORY 8.1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,14 +27,13 @@ from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners.allocation import OVERHEAD, Allocation, allocate, merge_costs
 from opmerge.planners.first_order import FirstOrderTheory, first_order_distance
-from opmerge.plans.strategies import build_strategy
+from opmerge.plans.strategies import build_strategy, strategy_family
 from opmerge.plans.tree import Plan
 from opmerge.problem import Array, Problem
 
 _CLOSED = 5e-3  # relative gap of the hull below which plans, not mixtures, are looked for
 _MAX_ITERATIONS = 25  # of a budget
 _MOST_PLANS = 3  # that are split exactly
-_STRETCH = 2.0  # points that cost up to so many times more or less are tried for a budget
 _PENALTY = 1e3  # of what the weights of a mixture miss their sum and the budget by
 _BEYOND = 2.0  # a vertex costs so many times the largest budget: every budget lies between two
 _LOG_PRICES = (-250.0, 50.0)
@@ -102,12 +103,22 @@ def budget_frontier(
     rounded: dict[float, BudgetPoint] = {}
     best: Allocation | None = None
     for budget in ascending:
-        plans = hull.nearest(budget)
+        plans = hull.candidates(budget)
         candidates = dict.fromkeys([*plans, best.plan] if best else plans)
         splits = [allocate(problem, plan, budget, overhead) for plan in candidates]
         best = min([*splits, best] if best else splits, key=lambda split: split.w2)
         rounded[budget] = BudgetPoint(budget, best, hull.bound(budget))
     return [rounded[budget] for budget in asked]
+
+
+class _Aim(NamedTuple):
+    """The best mixture of points at a budget."""
+
+    distance: float
+    direction: Array
+    """(d,) unit vector u, or 0 where the distance is."""
+    price: float
+    """μ."""
 
 
 class _Hull:
@@ -118,6 +129,9 @@ class _Hull:
 
     def __init__(self, theory: FirstOrderTheory, first: Plan, budgets: Sequence[float]) -> None:
         self._theory = theory
+        steps, students = theory.problem.num_steps, theory.student_steps
+        named = (build_strategy(name, steps, students) for name in strategy_family(steps))
+        self._named = [plan for plan in dict.fromkeys(named) if plan.merges]
         self._plans: list[Plan] = []
         self._times: list[Array] = []
         self._sizes = np.empty((0, len(theory.scale)))
@@ -134,26 +148,37 @@ class _Hull:
     def descend(self, budget: float) -> None:
         """Come near the best mixture of points at this budget, and add what that finds."""
         for _ in range(_MAX_ITERATIONS):
-            point = self._mixture(budget) @ self._sizes
-            distance = float(np.linalg.norm(point))
-            if distance - self.bound(budget) <= _CLOSED * distance:
+            aim = self._aim(budget)
+            if aim.distance - self.bound(budget) <= _CLOSED * aim.distance:
                 return
-            direction = point / distance
-            price = self._price(direction, budget)
-            priced = self._theory.cheapest(direction, price)
+            priced = self._theory.cheapest(aim.direction, aim.price)
             self._values.append(priced.value)
-            self._prices.append(price)
+            self._prices.append(aim.price)
             self._add(priced.plan, priced.times)
 
-    def nearest(self, budget: float) -> list[Plan]:
-        """A few plans: those of least exact W2 with the times of points stretched to the budget."""
+    def candidates(self, budget: float) -> list[Plan]:
+        """A few plans: those of least exact W2 with first-order times stretched to the budget.
+
+        Of the points seen that cost about as much, and of the named strategies at the prices here.
+        """
+        aim, near = self._aim(budget), (self._costs > 0.5 * budget) & (self._costs < 2.0 * budget)
+        seen = [(self._plans[index], self._times[index]) for index in np.flatnonzero(near)]
+        for plan in self._named:
+            seen.append((plan, self._theory.times(plan, aim.direction, aim.price)))
         distances: dict[Plan, float] = {}
-        costs, least, most = self._costs, budget / _STRETCH, budget * _STRETCH
-        for index in np.flatnonzero((costs > least) & (costs < most)):
-            plan, stretch = self._plans[index], budget / costs[index]
-            w2 = evaluate(self._theory.problem, plan, self._times[index] * stretch).w2
-            distances[plan] = min(w2, distances.get(plan, w2))
+        for plan, times in seen:
+            cost = self._theory.cost(plan, times)
+            if cost > 0.0:
+                w2 = evaluate(self._theory.problem, plan, times * (budget / cost)).w2
+                distances[plan] = min(w2, distances.get(plan, w2))
         return sorted(distances, key=distances.__getitem__)[:_MOST_PLANS]
+
+    def _aim(self, budget: float) -> _Aim:
+        """Where the best mixture of the points seen lies, and the prices that belong to it."""
+        point = self._mixture(budget) @ self._sizes
+        distance = float(np.linalg.norm(point))
+        direction = point / distance if distance > 0.0 else np.zeros_like(point)
+        return _Aim(distance, direction, self._price(direction, budget))
 
     def _add(self, plan: Plan, times: Array) -> None:
         self._plans.append(plan)
@@ -170,9 +195,10 @@ class _Hull:
         from scipy.optimize import nnls
 
         count, within = len(self._plans), self._costs <= budget * (1.0 + 1e-9)
-        unit = float(np.linalg.norm(self._sizes[within], axis=1).min())
+        sizes = np.linalg.norm(self._sizes[within], axis=1)
+        unit = float(sizes.min())
         if unit == 0.0:
-            spike: Array = np.eye(count)[np.linalg.norm(self._sizes, axis=1).argmin()]
+            spike: Array = np.eye(count)[np.flatnonzero(within)[sizes.argmin()]]
             return spike
         rows = np.zeros((self._sizes.shape[1] + 2, count + 1))
         rows[:-2, :count] = self._sizes.T / unit

@@ -31,6 +31,7 @@ from opmerge.problem import Array, Problem
 _FORGOTTEN = 1e6  # decay that stands for those whose retention is 0 in float64
 _RATIO = 1.1  # of neighbouring times at which errors are tabulated
 _EARLIEST, _LATEST = 0.1, 40.0  # tabulated times, in units of the fastest and the slowest decay
+_LOST = 1e-280  # errors whose logarithm is not to be trusted
 _MEMORY = 2 * 1024**3  # bytes of the tables
 
 
@@ -125,13 +126,10 @@ class FirstOrderTheory:
 
     def sizes(self, plan: Plan, times: Array) -> Array:
         """(d,) distance of each column to first order, >= 0; their norm is that of W2."""
-        total = np.zeros((len(self.signs), self._num_modes))
+        total = np.zeros_like(self.scale)
         for merge, time in zip(plan.merges, times, strict=True):
-            head = self._heads[merge.start]
-            size = head.sizes[merge.split * (merge.split - 1) // 2 + merge.stop]
-            total += size[:, None] * np.exp(-head.rates * time).reshape(total.shape)
-        sizes: Array = total.ravel() * self.scale
-        return sizes
+            total += self._size(merge) * np.exp(-self._heads[merge.start].rates * time)
+        return total * self.scale
 
     def cheapest(self, weights: Array, price: float) -> Priced:
         """The plan and the times with the least Σ_d u_d size_d + μ Σ_m (m + κ) x_m.
@@ -142,8 +140,8 @@ class FirstOrderTheory:
 
             f(x) >= f_p exp(-R_p (x - x_p)),    R_p = -f'_p / f_p,
 
-        whose minimum with the cost is in closed form; the greatest of the two nodes about the
-        optimum stands for the merge. It is exact for one column, and a lower bound in any case.
+        whose minimum with the cost is in closed form; the greater of those at the two nodes about
+        the optimum stands for the merge. It is exact for one column, and a lower bound in any case.
         O(T⁴ / 12) after T³/3 · X · (distinct eigenvalues) multiplications.
         """
         from opmerge.planners._kernels import add_head
@@ -171,6 +169,21 @@ class FirstOrderTheory:
         plan, times = tables.read(self.problem.num_steps, self.student_steps)
         return Priced(float(value), plan, times)
 
+    def times(self, plan: Plan, weights: Array, price: float) -> Array:
+        """(M,) times of a given plan that make the same sum least, as ``cheapest`` finds them."""
+        from opmerge.planners._kernels import cheapest_time
+
+        scaled = (weights * self.scale)[:, None]
+        costs, times = merge_costs(plan, self.overhead), np.zeros(len(plan.merges))
+        for row, merge in enumerate(plan.merges):
+            head = self._heads[merge.start]
+            terms = scaled * self._size(merge)[:, None] * head.decays
+            curve, slope = terms.sum(axis=0), head.rates @ terms
+            charge = price * float(costs[row])
+            node = max(int(((slope >= charge) & (curve >= _LOST)).sum()) - 1, 0)
+            times[row] = cheapest_time(curve, slope, head.nodes, node, charge)[1]
+        return times
+
     def cost(self, plan: Plan, times: Array) -> float:
         """Σ_m (m + κ) x_m."""
         return float(merge_costs(plan, self.overhead) @ times)
@@ -178,6 +191,11 @@ class FirstOrderTheory:
     @cached_property
     def _num_modes(self) -> int:
         return len(self.problem.training.mode_weights)
+
+    def _size(self, merge: Merge) -> Array:
+        """(d,) |a| of a merge."""
+        row = merge.split * (merge.split - 1) // 2 + merge.stop
+        return np.repeat(self._heads[merge.start].sizes[row], self._num_modes)
 
     def _by_eigenvalue(self, values: Array) -> Array:
         """Sums over modes of (d, X) values: what merges start with is alike in all of them."""

@@ -137,6 +137,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "best": brief(record["best"]),
         "strategies": [brief(strategy) for strategy in record["strategies"]],
         "teacher": {"w2_to_data": record["teacher"]["w2_to_data"]},
+        **{key: record[key] for key in ("budget", "ties", "frontier") if key in record},
     }
 
 

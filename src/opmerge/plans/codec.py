@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.files import expand_home, write_atomic
 from opmerge.plans.tree import Plan, Tree
@@ -32,7 +32,7 @@ _STUDENTS = re.compile(r'(?<!\\)"students"\s*:\s*(?=\[)')
 _PROBLEM = ("schedule", "training", "merge_rule", "objective")
 _KEYS = ("format", "version", "steps", "students", *_PROBLEM)
 _PREDICTION = ("predicted", "spectrum")
-_OPTIONAL = ("free_step", "iterations")
+_OPTIONAL = ("free_step", "iterations", "budget")
 _SPACE = " \t\r\n"
 _TOKEN = re.compile(rf"[{_SPACE}]*(?:([\[\],])|((?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))")
 _MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stands for any step
@@ -104,13 +104,16 @@ class PlanFile:
         plan: the plan.
         schedule, training, merge_rule, objective: of the problem that it was made for.
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
-            square of student minus teacher, where that is not ``w2``.
+            square of student minus teacher, where that is not ``w2``, and the ends ``low`` and
+            ``high`` of its 90 % interval where that is known.
         spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``. Both are
             empty, and left out of the file, if nothing was predicted because there are no data.
         iterations: of each merge, in the order of ``plan.merges``; None if nothing was said.
+        budget: network evaluations that the iterations were chosen for; None if they were not.
 
     Raises:
-        InputError: if there are not as many iterations as merges, or one is below 1.
+        InputError: if there are not as many iterations as merges, or one is below 1; for a budget
+            that is not above 0, or comes without iterations.
     """
 
     plan: Plan
@@ -121,10 +124,13 @@ class PlanFile:
     predicted: Mapping[str, float] = field(default_factory=dict)
     spectrum: Mapping[str, Any] = field(default_factory=dict)
     iterations: tuple[int, ...] | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.iterations is not None:
             _check_iterations(self.iterations, len(self.plan.merges), "iterations")
+        if self.budget is not None:
+            _check_budget(self.budget, self.iterations, "budget")
 
     def dumps(self) -> str:
         """The file's text."""
@@ -145,6 +151,8 @@ class PlanFile:
                 content[key] = dict(getattr(self, key))
         if self.iterations is not None:
             content["iterations"] = list(self.iterations)
+        if self.budget is not None:
+            content["budget"] = self.budget
         return dumps_with_students(content) + "\n"
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -187,6 +195,8 @@ class PlanFile:
         iterations = data.get("iterations")
         if "iterations" in data:
             _check_iterations(iterations, len(plan.merges), f"{place}: iterations")
+        if "budget" in data:
+            _check_budget(data["budget"], iterations, f"{place}: budget")
         return cls(
             plan,
             NoiseSchedule.from_dict(data["schedule"], plan.num_steps),
@@ -196,6 +206,7 @@ class PlanFile:
             _predicted(data["predicted"], f"{place}: predicted") if given else {},
             _spectrum(data["spectrum"], f"{place}: spectrum") if given else {},
             None if iterations is None else tuple(iterations),
+            data.get("budget"),
         )
 
 
@@ -278,6 +289,13 @@ def _check_iterations(iterations: object, num_merges: int, place: str) -> None:
         check_count(f"{place}[{position}]", count)
 
 
+def _check_budget(budget: object, iterations: object, place: str) -> None:
+    if check_number(place, budget) <= 0:
+        raise InputError(place, "must be > 0", budget)
+    if iterations is None:
+        raise InputError(place, "must come with iterations")
+
+
 def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float]:
     if not isinstance(data, dict) or sorted(data) != sorted(keys):
         raise InputError(place, f"must be an object with {', '.join(keys)}", repr(data))
@@ -293,7 +311,10 @@ def _predicted(data: object, place: str) -> dict[str, float]:
     keys: tuple[str, ...] = ("w2", "lower_bound", "gap")
     if isinstance(data, dict) and "paired_rms" in data:
         keys = (*keys, "paired_rms")
+        keys = (*keys, "low", "high") if {"low", "high"} & set(data) else keys
     numbers = _numbers(data, keys, place)
+    if "low" in numbers and numbers["low"] > numbers["high"]:
+        raise InputError(f"{place}.low", "must be <= high", numbers["low"])
     if numbers["lower_bound"] > numbers["w2"]:
         raise InputError(f"{place}.lower_bound", "must be <= w2", numbers["lower_bound"])
     if numbers["gap"] > 1:

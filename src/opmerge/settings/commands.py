@@ -8,7 +8,7 @@ from pydantic import Field
 
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.data import SourceOptions
-from opmerge.settings.distillation import LinearPartChoice, LossWeighting
+from opmerge.settings.distillation import DistillationConfig, LinearPartChoice, LossWeighting
 from opmerge.settings.types import (
     DEFAULT_MERGE_RULE,
     Budget,
@@ -16,11 +16,13 @@ from opmerge.settings.types import (
     File,
     MergeRule,
     Objective,
+    Positive,
     must,
 )
 
 _TEACHER = "A diffusers pipeline folder."
 _PICTURE = "A .png (grid) or .npy (array) file."
+_TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
 _VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."
 _Array = Annotated[File, must("end in .npy", lambda path: path.suffix == ".npy")]
 _Picture = Annotated[
@@ -41,12 +43,50 @@ class ProblemOptions(Settings):
         "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
         "scheduler_config.json or model folder, or a file of arrays.",
     )
-    training: File | None = option(None, "A training model (JSON), instead of --merge_time.")
+    training: File | None = option(
+        None,
+        "A training model or calibration (JSON), instead of --merge_time; gradient-flow: the "
+        "linear theory's, also for K > 1.",
+    )
     merge_rule: MergeRule = option(
         DEFAULT_MERGE_RULE, "denoiser-copy (as networks are trained) or operator-copy."
     )
     objective: Objective = option("teacher", "teacher or data.")
     student_steps: int = option(1, "K, the student's steps.")
+
+
+class PlanOptions(ProblemOptions):
+    """The merge problem of `plan`, which may be for several K."""
+
+    # one number, or several of which a frontier shows all
+    student_steps: int | tuple[int, ...] = option(  # type: ignore[assignment]
+        1,
+        "K, the student's steps; several, 1,2,4: a plan for the first, a frontier of each.",
+        "Problem",
+    )
+
+
+class BudgetOptions(Settings):
+    """What the training of a plan may cost."""
+
+    panel = "Budget"
+
+    budget: Budget | None = option(
+        None,
+        "Of all merges together: network evaluations (3e9), iterations (5000it) or time (90m, "
+        "20h, 2d). The plan and its iterations are chosen for it.",
+    )
+    train_batch_size: Count = option(
+        _TRAINED["optimization"].default.train_batch_size, "Samples of an iteration."
+    )
+    target_reuse: Count | Literal["auto"] = option(
+        _TRAINED["target_reuse"].default,
+        "As of the run to come: times that a target is learned from, or auto, as many as a merge "
+        "has children, at most 32.",
+    )
+    seconds_per_evaluation: Positive | None = option(
+        None, "Of a sample on the machine to come, forward; a budget of time needs it."
+    )
 
 
 class SearchOptions(Settings):
@@ -128,6 +168,40 @@ class DistillOptions(Settings):
     )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
+    )
+
+
+class SpendingOptions(Settings):
+    """What a budget is spent on, and what stands beside it."""
+
+    panel = "Budget"
+
+    teacher: File = option(..., _TEACHER, "Teacher")
+    steps: int = option(..., "T, the teacher's steps.", "Teacher")
+    output_dir: File = option(..., "Folder of the run; every part of it is kept.", "Run")
+    budget: Budget = option(
+        ...,
+        "Of all together: network evaluations (3e9), iterations (5000it) or time (90m, 20h, 2d).",
+    )
+    student_steps: Count = option(1, "K, the student's steps.")
+    calibration_share: Annotated[
+        float, must("be above 0 and below 1", lambda value: 0 < value < 1)
+    ] = option(0.1, "Of the budget, spent on probes that say what plans leave on this network.")
+    compare_with: tuple[str, ...] = option(
+        (),
+        "A strategy that is trained too, as people run it, for the whole budget; may be repeated.",
+        metavar="NAME",
+    )
+    num_samples: Count = option(2000, "Samples on which students are measured.")
+    loss_weighting: LossWeighting = option("snr-truncated", "As of `distill`.", "Execution")
+    linear_part: LinearPartChoice = option(
+        "auto",
+        "As of `distill`.",
+        "Execution",
+        shown="solve for the perceptron, train for others",
+    )
+    target_reuse: Count | Literal["auto"] = option(
+        "auto", "As of `distill`: times that a target is learned from.", "Execution"
     )
 
 

@@ -104,6 +104,9 @@ BudgetSplit = Annotated[
     must("be even, length or length:p, p from 0 to 10", lambda text: 0 <= read_split(text) <= 10),
 ]
 
+GRADIENT_FLOW = Path("gradient-flow")
+"""In place of a file of a training model: the linear theory's own."""
+
 MergeRule = Literal["operator-copy", "denoiser-copy"]
 """Where a student starts: from its first child's operator, or from that child's denoiser."""
 

@@ -21,6 +21,8 @@ from opmerge.planners.allocation import (
     evaluations_per_fold,
 )
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
+from opmerge.planners.budget_frontier import budget_frontier
+from opmerge.planners.first_order import first_order_distance
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
@@ -28,7 +30,14 @@ from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
-from opmerge.training import DEFAULT_MERGE_TIME, GammaRates, GradientFlow
+from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
+from opmerge_studies.curriculum.networks import (
+    PILOT,
+    SPREAD,
+    STEPS,
+    check_equal_cost,
+    check_pilot,
+)
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import PAPER_RULE, is_as_good
 
@@ -46,22 +55,7 @@ _CASES: Mapping[str, Sequence[str]] = {  # and plans that are none of the named 
 }
 _BOUNDED = ("λ = 0.2", "λ = 5")
 _PRICES = np.geomspace(1.0, 1e-30, 400)
-
-PILOT: Mapping[tuple[str, int], float] = {
-    ("boot", 400): 0.934,
-    ("hybrid:8", 1000): 0.911,
-    ("hybrid:4", 1600): 0.911,
-    ("vanilla", 3200): 0.932,
-    ("hybrid:8", 400): 1.19,
-    ("progressive", 400): 1.40,
-    ("vanilla", 400): 1.71,
-    ("consistency", 400): 2.16,
-}
-"""Squared error of networks trained on digits for so many iterations a merge (THEORY 9): the
-first four took the same time in all."""
-
-SPREAD = GammaRates(0.5, 12.0, 0.0, 400, 3e-4, 400, 3e-4)
-"""The spread of rates that probes of a digits network gave, rounded; its unit is 400 iterations."""
+_TOLERANCE = 1e-3  # relative, of the W2 of a strategy that is set beside others
 
 
 class CurriculumSettings(Settings):
@@ -83,6 +77,9 @@ class CurriculumSettings(Settings):
             *("uniform:4", "temporal:8", "phased:8"),
         ),
         "plans by name",
+    )
+    spectra: Annotated[tuple[str, ...], Field(min_length=1)] = option(
+        ("digits", "patches"), "sources whose whole spectrum gets a frontier"
     )
     small_steps: Annotated[int, Field(ge=3, le=MAX_STEPS)] = option(
         6, "T at which every plan is tried"
@@ -106,6 +103,7 @@ class CurriculumSettings(Settings):
             budgets=(10, 30, 100, 300, 1000),
             spread_budgets=(10, 100, 1000, 10000),
             strategies=(*COMPARED, "hybrid:2", "hybrid:8"),
+            spectra=("digits",),
             small_steps=4,
             small_budgets=(10, 30),
         )
@@ -116,9 +114,10 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
 
     Returns:
         ``tables``: ``splits`` (of each case, plan and budget: W2 by schedule and by the best
-        split), ``frontier`` (of each case and budget: the best plans), ``plans`` (what each
-        costs, and the most that a split can gain), ``small`` (the best of all plans) and
-        ``pilot`` (networks beside theory).
+        split), ``frontier`` (of each case and budget: the best of these plans), ``plans`` (what
+        each costs, and the most that a split can gain), ``small`` (the best of all plans),
+        ``whole`` (of each spectrum and budget: the best plan found, and a bound), ``pilot`` and
+        ``equal_cost`` (networks beside theory).
     """
     usual = {"num_steps": settings.steps, "budgets": list(settings.budgets)}
     spread = {**usual, "budgets": list(settings.spread_budgets)}
@@ -130,6 +129,8 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
     combs = [{"case": case, **usual} for case in _BOUNDED]
     sizes = {"num_steps": settings.small_steps, "budget": settings.small_budgets}
     small = grid(eigenvalue=(0.2, 0.8, 5.0, 50.0), **sizes)
+    whole = [{"case": case, **usual} for case in settings.spectra]
+    whole.append({"case": SPREAD_CASE, **spread})
     tried = runner.sweep(allocate_plan, cells, "splitting budgets")
     bounds = runner.rows(bound_combs, combs, "bounding combs")
     splits = [row for cell in tried for row in cell["splits"]]
@@ -139,7 +140,8 @@ def run(settings: CurriculumSettings, runner: Runner) -> dict[str, Any]:
             "splits": splits,
             "plans": [cell["plan"] for cell in tried],
             "small": runner.sweep(try_all_plans, small, "trying all plans"),
-            "pilot": runner.rows(check_pilot, [{"num_steps": 32}], "pilot"),
+            "whole": runner.rows(find_frontier, whole, "frontiers of whole spectra"),
+            **runner.tables(check_networks, [{"num_steps": STEPS}], "networks"),
         }
     }
 
@@ -236,19 +238,31 @@ def try_all_plans(eigenvalue: float, num_steps: int, budget: float) -> dict[str,
     }
 
 
-def check_pilot(num_steps: int) -> list[dict[str, Any]]:
-    """What spread rates and gradient flow predict for the networks of the pilot."""
-    problems = {"spread_rates": SPREAD_CASE, "gradient_flow": "digits"}
-    rows = []
-    for (name, iterations), measured in PILOT.items():
-        plan, time = build_strategy(name, num_steps), iterations / SPREAD.fitted_iterations
-        key = {"plan": name, "iterations": iterations, "measured": measured}
-        predicted = {
-            rates: evaluate(case_problem(case, num_steps), plan, [time] * len(plan.merges)).w2 ** 2
-            for rates, case in problems.items()
+def find_frontier(case: str, num_steps: int, budgets: Sequence[float]) -> list[dict[str, Any]]:
+    """For a whole spectrum the best plan at each budget, and strategies with their best splits."""
+    problem, rows = case_problem(case, num_steps), []
+    plans = {name: build_strategy(name, num_steps) for name in COMPARED}
+    for point in budget_frontier(problem, budgets):
+        splits = {
+            name: allocate(problem, plan, point.budget, tolerance=_TOLERANCE)
+            for name, plan in plans.items()
         }
-        rows.append({**key, "evaluations": time * plan.network_evaluations(), **predicted})
+        least = min(
+            first_order_distance(problem, split.plan, split.times) for split in splits.values()
+        )
+        proof = {"first_order": point.first_order, "lower_bound": point.lower_bound}
+        shape = {"merges": len(point.plan.merges), "plan": plan_phrase(point.plan)}
+        others = {name: split.w2 for name, split in splits.items()} | {"least_first_order": least}
+        rows.append(
+            {"case": case, "budget": point.budget, "w2": point.w2, **proof, **shape, **others}
+        )
     return rows
+
+
+def check_networks(num_steps: int) -> dict[str, list[dict[str, Any]]]:
+    """What the theories predict for the networks of the pilot and for those of equal cost."""
+    problems = case_problem(SPREAD_CASE, num_steps), case_problem("digits", num_steps)
+    return {"pilot": check_pilot(*problems), "equal_cost": check_equal_cost(*problems)}
 
 
 def _frontier(splits: Sequence[Cell], bounds: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from study_records import rows
 
 from opmerge.errors import InputError
+from opmerge.merging import evaluate
 from opmerge.planners.allocation import allocate
 from opmerge.planners.brute_force import all_plans
+from opmerge.plans import build_strategy
 from opmerge_studies.curriculum import (
     PILOT,
     SPREAD_CASE,
@@ -21,6 +25,7 @@ from opmerge_studies.curriculum import (
     CurriculumSettings,
     case_problem,
 )
+from opmerge_studies.curriculum.networks import AT_EQUAL_COST, LENGTH_LAW, theories
 
 Record = dict[str, Any]
 
@@ -29,6 +34,7 @@ TINY = CurriculumSettings(
     budgets=(20.0, 120.0),
     spread_budgets=(30.0, 300.0),
     strategies=("vanilla", "boot", "progressive", "hybrid:2"),
+    spectra=("digits",),
     small_steps=4,
     small_budgets=(10.0,),
 )
@@ -96,6 +102,57 @@ def test_the_pilot_is_told_beside_what_is_predicted(record: Record) -> None:
     assert boot["gradient_flow"] > 1e6 * vanilla["gradient_flow"]
 
 
+def test_networks_at_equal_cost_are_told_beside_theories(record: Record) -> None:
+    """And the order of plans turns with the split in theory as it does in networks."""
+    table = record["tables"]["equal_cost"]
+    found = {(row["plan"], row["split"], row["evaluations"]): row for row in table}
+    assert {key: row["measured"] for key, row in found.items()} == AT_EQUAL_COST
+    for theory in ("measured", "spread_rates", "length_law"):
+        even, length = (
+            found["progressive", split, 2e6][theory] / found["boot", split, 2e6][theory]
+            for split in ("even", "length")
+        )
+        assert even > 1 > length
+    for row in table:
+        assert row["best_split"] <= row["spread_rates"] * (1 + 1e-9)
+    (vanilla,) = (row for key, row in found.items() if key[0] == "vanilla" and key[2] == 2e6)
+    time = 2e6 / (128 * 400) / (32 + 3)
+    problem = case_problem(SPREAD_CASE, 32)
+    expected = evaluate(problem, build_strategy("vanilla", 32), [time]).w2
+    assert vanilla["spread_rates"] == vanilla["best_split"] == pytest.approx(expected)
+
+
+def test_long_merges_learn_slowly_in_the_law_with_length() -> None:
+    """One merge of all steps: φ = π/2, so its rates are (π/2)^-1.63 = 0.479 of the fitted ones."""
+    problem = case_problem(SPREAD_CASE, 8)
+    plan, law = build_strategy("vanilla", 8), theories(problem, problem)["length_law"]
+    slower = replace(problem, training=replace(LENGTH_LAW, scale=0.479 * LENGTH_LAW.scale))
+    expected = evaluate(slower, plan, [3.0]).w2
+    assert law(plan, np.array([3.0])) == pytest.approx(expected, rel=1e-3)
+
+
+def test_whole_spectra_have_a_frontier(record: Record) -> None:
+    for case, budgets in (("digits", TINY.budgets), (SPREAD_CASE, TINY.spread_budgets)):
+        found = rows(record, "whole", case=case)
+        assert [row["budget"] for row in found] == list(budgets)
+        assert found[0]["w2"] > found[1]["w2"]
+        for row in found:
+            splits = rows(record, "splits", case=case, budget=row["budget"])
+            least = min(split["best"] for split in splits)
+            assert row["w2"] <= least * (1 + 1e-6)
+
+
+def test_a_record_without_whole_spectra_still_draws(record: Record) -> None:
+    before = copy.deepcopy(record)
+    for name in ("whole", "equal_cost"):
+        del before["tables"][name]
+    for row in before["tables"]["pilot"]:
+        del row["length_law"], row["best_split"]
+    told = counts(before)
+    assert told["no-strategy-beats-the-frontier"] == (0, 0)
+    assert told["one-merge-beats-boot"] == counts(record)["one-merge-beats-boot"]
+
+
 def counts(record: Record) -> dict[str, tuple[int, int]]:
     return {claim.key: (claim.count.n, claim.count.of) for claim in STUDY.page(record).claims}
 
@@ -119,6 +176,13 @@ def test_claims_count_what_the_tables_hold(record: Record) -> None:
         for row in rows(record, "plans", case=case)
         if row["comb_gain"] and row["plan"] != "vanilla"
     ]
+    whole, networks = tables["whole"], tables["equal_cost"]
+    ratios = {
+        theory: np.log([row[theory] / row["measured"] for row in networks])
+        for theory in ("length_law", "spread_rates")
+    }
+    off = {theory: np.exp(abs(logs - logs.mean())) for theory, logs in ratios.items()}
+    named = ("vanilla", "boot", "progressive")
     expected = {
         "one-merge-beats-boot": [row["vanilla"] <= row["boot"] for row in flow],
         "combs-are-best": [row["is_comb"] for row in small],
@@ -128,6 +192,18 @@ def test_claims_count_what_the_tables_hold(record: Record) -> None:
         "gain-is-the-divergence": [True] * len(gains),
         "equal-times-beat-schedules": several,
         "spread-rates-bring-plans-together": [row["boot"] < 2 * row["vanilla"] for row in spread],
+        "no-strategy-beats-the-frontier": [
+            row["w2"] <= 1.001 * min(row[name] for name in named) for row in whole
+        ],
+        "no-strategy-is-below-the-bound": [
+            row["least_first_order"] >= row["lower_bound"] for row in whole
+        ],
+        "plans-are-near-the-bound": [
+            row["lower_bound"] > 0.9 * row["first_order"] for row in whole
+        ],
+        "length-law-foretells-networks": (off["length_law"] < 1.25).tolist(),
+        "spread-rates-foretell-networks": (off["spread_rates"] < 1.25).tolist(),
+        "the-split-turns-the-order": [True] * 3,
     }
     assert counts(record) == {key: (sum(cases), len(cases)) for key, cases in expected.items()}
     assert counts(record)["one-merge-beats-boot"] == (8, 8)
@@ -152,8 +228,8 @@ def test_the_page_tells_numbers_and_what_is_best_from_where(record: Record) -> N
     ]
     assert f"gains {max(seen):.2g} times on BOOT" in page.finding
     text = unescape(page.html)
-    assert text.count("<svg") == len(page.figures) == 7
-    assert text.count("<table") == 10
+    assert text.count("<svg") == len(page.figures) == 9
+    assert text.count("<table") == 13
     for case in ("λ = 0.2", SPREAD_CASE):
         best = [row["best_plan"] for row in rows(record, "frontier", case=case)]
         assert f"{case}: with its best split the best of the plans tried is {best[0]} from" in text

@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_the_same_free_step(tmp_path: Path, linear_part: str)
     assert weights(whole_run)
     other = run_of(perceptron(), Plan(build_strategy("boot", M).students, T), tmp_path / "other")
     kept = run_of(perceptron(), Plan.from_nested([6, 5, [[[4, 3], 2], 1]]), tmp_path / "other")
-    assert other._identity() != kept._identity()
+    assert other.identity() != kept.identity()
 
 
 def test_its_runs_are_counted() -> None:

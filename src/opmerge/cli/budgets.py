@@ -1,0 +1,216 @@
+"""``opmerge plan --budget``: a plan, the iterations of its merges, and a forecast, for a budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import opmerge
+from opmerge.cli import output, runs
+from opmerge.cli.progress import progress_bar
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+from opmerge.settings.types import GRADIENT_FLOW, read_budget
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from opmerge.forecast import FittedLaw, TeacherTable
+    from opmerge.forecast.cost import IterationCost
+    from opmerge.settings.base import Settings
+    from opmerge.settings.commands import (
+        BudgetOptions,
+        OutputOptions,
+        PlanOptions,
+        SearchOptions,
+    )
+    from opmerge.settings.data import DataOptions
+
+    _Options = tuple[DataOptions, PlanOptions, SearchOptions, BudgetOptions]
+
+DEFAULT_ITERATIONS = 400
+"""Of vanilla: what they cost is the budget of a student of several steps where none is told."""
+
+_FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
+
+
+def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOptions) -> bool:
+    """Whether the law of merges is to plan: for a budget, or K > 1 unless a linear plan is meant.
+
+    Raises:
+        InputError: for a budget beside what belongs to the linear theory alone.
+    """
+    linear = {
+        "planner": searching.given("planner"),
+        "epsilon": searching.given("epsilon"),
+        "merge_time": problem.given("merge_time"),
+        "training": problem.training,
+        "objective": "data" if problem.objective == "data" else None,
+        "merge_rule": problem.given("merge_rule") if _copies_operators(problem) else None,
+    }
+    told = {name: value for name, value in linear.items() if value is not None}
+    if spending.budget is None:
+        several = isinstance(problem.student_steps, tuple)
+        if several and told:
+            raise InputError("student_steps", "must be one number", problem.student_steps)
+        if not several and (told or problem.student_steps == 1):
+            return False
+    if told.get("training") not in (None, GRADIENT_FLOW):
+        del told["training"]  # a calibration
+    for name, value in told.items():
+        need = "must be left out beside a budget: it is of the linear theory"
+        raise InputError(name, need, str(value))
+    if searching.strategy:
+        need = "must be left out beside a budget: every strategy stands beside its plan"
+        raise InputError("strategy", need, ", ".join(searching.strategy))
+    return True
+
+
+def _copies_operators(problem: PlanOptions) -> bool:
+    return bool(problem.given("merge_rule", "denoiser-copy") != "denoiser-copy")
+
+
+def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) -> None:
+    """Plan for the budget, write the run where a folder is given, and show the answer."""
+    from opmerge.planners.budget import frontier, plan_for_budget
+    from opmerge.planners.budget_record import budget_record
+
+    _, asked, _, spending = options
+    steps = asked.student_steps
+    counts = steps if isinstance(steps, tuple) else (steps,)
+    schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
+    premises = _premises(asked, spectrum, schedule)
+    spent = _Spent.of(spending, asked.steps, premises)
+    law, table = premises.law, premises.table
+    with progress_bar(f"planning {asked.steps} steps for a budget"):
+        budgets = [factor * spent.amount for factor in _FACTORS]
+        curve = frontier(table, law, budgets, counts, spent.charged)
+        asked_for = [each for each in curve if each.budget == spent.amount]
+        if not asked_for or asked_for[0].student_steps != counts[0]:  # it does not suffice
+            asked_for = [plan_for_budget(table, law, spent.amount, counts[0], spent.charged)]
+        chosen = asked_for[0]
+    problem = opmerge.Problem(spectrum, schedule, merge_rule="denoiser-copy")
+    record = budget_record(problem, table, law, chosen, curve, spent.cost, spent.told)
+    record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]
+    if files.output_dir is not None:
+        _write(files.output_dir, problem, record, options)
+    if files.as_json:
+        output.show_json(record, chosen.best.plan)
+    else:
+        output.show_budget(record, chosen.best.plan, files.output_dir)
+
+
+def _as_trained(spending: BudgetOptions) -> list[str]:
+    """What `distill` is to be told, so that the iterations cost what was planned."""
+    names = ("train_batch_size", "target_reuse")
+    told = [f"--{name} {getattr(spending, name)}" for name in names if spending.given(name)]
+    return [f"planned for `opmerge distill {' '.join(told)}`"] if told else []
+
+
+@dataclass(frozen=True)
+class _Premises:
+    """What forecasts are made from, and what a reader must know of it."""
+
+    table: TeacherTable
+    law: FittedLaw
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the runs that a calibration is for."""
+
+
+def _premises(
+    asked: PlanOptions, spectrum: opmerge.Spectrum, schedule: opmerge.NoiseSchedule
+) -> _Premises:
+    """A calibration's table and law, or those of Gaussian data and of other networks."""
+    from opmerge.forecast import PRIORS, linear_table, read_calibration
+
+    if asked.training is None:
+        law = PRIORS["mlp"]
+        note = (
+            f"without a calibration the law of merges is {law.source}, and the teacher's table "
+            "that of Gaussian data: intervals are wide"
+        )
+        return _Premises(linear_table(spectrum, schedule), law, (note,))
+    calibration = read_calibration(asked.training)
+    calibration.check(schedule=schedule)
+    return _Premises(calibration.table, calibration.law, (), calibration.settings)
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """A budget: the amount, what it is charged by, and what an iteration costs in evaluations."""
+
+    amount: float
+    charged: IterationCost
+    cost: IterationCost
+    told: str
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, spending: BudgetOptions, steps: int, premises: _Premises) -> _Spent:
+        """The budget that was asked for, or the one that stands for it; what an iteration costs is
+        as told, or as in the runs that the calibration is for."""
+        from opmerge.forecast.cost import IterationCost
+
+        known, given = premises.settings, spending.given
+        batches = known.get("optimization", {}).get("global_batch_size", spending.train_batch_size)
+        cost = IterationCost(
+            given("train_batch_size", batches),
+            given("target_reuse", known.get("target_reuse", spending.target_reuse)),
+            premises.table.is_nonlinear,
+        )
+        if spending.budget is None:
+            amount = cost.total(steps, DEFAULT_ITERATIONS)
+            told = f"{DEFAULT_ITERATIONS} iterations of vanilla"
+            note = (
+                f"no budget was told: planned for {amount:,.0f} network evaluations, what "
+                f"{DEFAULT_ITERATIONS} iterations of vanilla cost (--budget); --training "
+                "gradient-flow plans by the linear theory, in which long jumps cost nothing"
+            )
+            return cls(amount, cost, cost, told, (note,))
+        amount, unit = read_budget(spending.budget)
+        if unit == "iterations":
+            return cls(amount, IterationCost.of_iterations(), cost, spending.budget)
+        if unit == "seconds":
+            if spending.seconds_per_evaluation is None:
+                raise InputError(
+                    "budget",
+                    "of time must come with the seconds of a network evaluation",
+                    spending.budget,
+                    "pass `seconds_per_evaluation`, which `opmerge distill --dry_run` tells",
+                )
+            amount /= spending.seconds_per_evaluation
+        return cls(amount, cost, cost, spending.budget)
+
+
+def _write(
+    folder: Path, problem: opmerge.Problem, record: Mapping[str, Any], options: tuple[Settings, ...]
+) -> None:
+    """Write config.json, record.json, report.html and, last, plan.json."""
+    from opmerge.page import report_page
+
+    page = report_page(record)
+    runs.write_config(folder, "plan", *options, libraries=())
+    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
+    write_atomic(folder / "report.html", page)
+    write_atomic(folder / "plan.json", _plan_file(problem, record).dumps())
+
+
+def _plan_file(problem: opmerge.Problem, record: Mapping[str, Any]) -> opmerge.PlanFile:
+    from opmerge.plans.drawing import plan_from_merges
+
+    best = record["best"]
+    keys = ("w2", "lower_bound", "gap", "paired_rms")
+    return opmerge.PlanFile(
+        plan_from_merges(best["merge_list"], best["boundaries"]),
+        problem.schedule,
+        problem.training,
+        problem.merge_rule,
+        problem.objective,
+        {**{key: best[key] for key in keys}, "low": best["low"], "high": best["high"]},
+        problem.spectrum.identity(),
+        tuple(best["iterations"]),
+        record["budget"]["evaluations"],
+    )

@@ -1,0 +1,111 @@
+"""``opmerge run``: a budget in, a student out, with what was forecast beside what was measured."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from opmerge.cli import networks, runs
+from opmerge.cli.output import show_rows
+from opmerge.cli.progress import bars_in_turn, resumable, say
+from opmerge.errors import InputError
+from opmerge.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opmerge.settings.commands import SpendingOptions
+    from opmerge.settings.data import SampleOptions
+    from opmerge.settings.distillation import OptimizationConfig
+    from opmerge.spending import Spending, Trained
+
+_NUM_PICTURES = 8
+
+
+def run(samples: SampleOptions, asked: SpendingOptions, optimization: OptimizationConfig) -> None:
+    """Spend a budget on a few-step student: calibrate, plan, distil, measure, and draw the page.
+
+    Each part is kept in the folder: the same command goes on where it was interrupted.
+    """
+    from opmerge.denoisers.inputs import DataInputs
+    from opmerge.denoisers.teacher_folder import load_teacher
+    from opmerge.distillation.executor import settled
+    from opmerge.plans import build_strategy
+    from opmerge.settings.distillation import DistillationConfig
+    from opmerge.spending import Spending, priced, spending_record
+
+    names = {"loss_weighting", "linear_part", "target_reuse"}
+    config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
+    teacher, folder = load_teacher(asked.teacher, asked.steps), asked.output_dir
+    if not 1 <= asked.student_steps <= asked.steps:
+        need = f"must be from 1 to {asked.steps}, the teacher's steps"
+        raise InputError("student_steps", need, asked.student_steps)
+    for name in asked.compare_with:  # refused before anything is trained
+        build_strategy(name, asked.steps, asked.student_steps)
+    config = settled(config, teacher.network)
+    accelerator = networks.start(optimization, folder)
+    inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
+    assert isinstance(inputs, DataInputs), "a run reads data"
+    spectrum = networks.read_spectrum(samples)
+    prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
+    with resumable("the same command"), bars_in_turn() as report:
+        spending = Spending(
+            teacher,
+            inputs,
+            spectrum,
+            config,
+            accelerator,
+            folder,
+            prices,
+            asked.student_steps,
+            asked.calibration_share,
+            asked.num_samples,
+            lambda what, done, total: report(what, int(done), int(total)),
+            say,
+        )
+        if accelerator.is_main_process:
+            runs.write_config(folder, "run", samples, asked, optimization)
+            write_atomic(folder / "plan.json", spending.plan_file().dumps())
+        trained = [spending.best()]
+        if config.linear_part == "solve":
+            trained.append(spending.closed_form())
+        trained += [spending.usual(name) for name in asked.compare_with]
+    if accelerator.is_main_process:
+        record = spending_record(spending, trained)
+        record["pictures"] = dict(_pictures(spending, trained))
+        _write(spending, record)
+        _show(record)
+
+
+def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, str]]:
+    """Teacher's and students' samples of equal noise, as PNGs in base64, by name."""
+    from opmerge.distillation.pipeline import is_image
+    from opmerge.distillation.sampling import draw_samples, image_grid
+
+    if not is_image(spending.teacher.sample_shape):
+        return
+    samplers: dict[str, Any] = {"teacher": spending.teacher}
+    samplers |= {each.name: spending.student(each.name) for each in trained}
+    for name, sampler in samplers.items():
+        samples = draw_samples(sampler, _NUM_PICTURES, 0, _NUM_PICTURES)
+        stream = io.BytesIO()
+        image_grid(samples.float(), _NUM_PICTURES).save(stream, format="PNG")
+        yield name, base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _write(spending: Spending, record: dict[str, Any]) -> None:
+    """The record and the page of a run."""
+    from opmerge.page.spending import spending_page
+
+    page, folder = spending_page(record), spending.folder
+    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
+    write_atomic(folder / "report.html", page)
+
+
+def _show(record: dict[str, Any]) -> None:
+    from opmerge.page.spending import answer, rows
+
+    print(answer(record))
+    show_rows({name: told for name, *told in rows(record)})

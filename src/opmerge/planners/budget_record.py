@@ -1,0 +1,116 @@
+"""The record of a plan for a budget: what is forecast, beside the linear theory's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opmerge.forecast import FittedLaw, TeacherTable
+from opmerge.forecast.cost import IterationCost
+from opmerge.merging import evaluate
+from opmerge.planners.budget import BudgetPlan, BudgetResult, ratio_interval
+from opmerge.planners.record import plan_record
+from opmerge.planners.result import PlannerResult
+from opmerge.problem import Problem
+
+
+def budget_record(
+    problem: Problem,
+    table: TeacherTable,
+    law: FittedLaw,
+    result: BudgetResult,
+    curve: Sequence[BudgetResult],
+    cost: IterationCost,
+    told: str,
+) -> dict[str, Any]:
+    """A plan's record, in which every plan has what it costs and what is forecast of it.
+
+    Beside the linear theory's ``w2``, of which nothing is proved (``lower_bound`` 0), each plan has
+    ``iterations``, ``cost`` in network evaluations, ``paired_rms`` with ``low`` and ``high``, and
+    the 90 % interval of the ratio of its error to the least (``ratio_low``, ``ratio_high``). All
+    strategies are at the budget. ``least`` is the plan with the least forecast; ``frontier`` has a
+    row for every K and budget. A budget is told in its own words, by its amount, and as network
+    evaluations (those of the plan, where iterations were asked for).
+    """
+    outcomes = {each.name: evaluate(problem, each.plan) for each in result.strategies}
+    best = evaluate(problem, result.best.plan)
+    linear = PlannerResult(best, 0.0, "budget", 0.0)
+    record = plan_record(problem, linear, outcomes)
+
+    def entry(planned: BudgetPlan) -> dict[str, Any]:
+        expected, least = planned.forecast, result.least.forecast
+        low, high = ratio_interval(expected, least, law.scatter) if least.rms else (1.0, 1.0)
+        return {
+            "iterations": list(planned.iterations),
+            "cost": _evaluations(planned, cost),
+            "paired_rms": expected.rms,
+            "low": expected.low,
+            "high": expected.high,
+            "ratio_to_best": _ratio(expected.rms, result.best.forecast.rms),
+            "ratio_low": low,
+            "ratio_high": high,
+        }
+
+    record["best"] |= {"name": result.best.name, **entry(result.best)}
+    record["best"]["gap"] = 1.0 if record["best"]["w2"] else 0.0
+    pairs = zip(record["strategies"], result.strategies, strict=True)
+    record["strategies"] = [{**known, **entry(planned)} for known, planned in pairs]
+    structure = _structure(result.least)
+    record["least"] = {"name": result.least.name, **structure, **entry(result.least)}
+    record["equal"] = None
+    if result.equal is not None:
+        record["equal"] = {"name": result.equal.name, **entry(result.equal)}
+    is_in_evaluations = result.best.cost == record["best"]["cost"]
+    record["ties"] = [tie.plan.name for tie in result.ties]
+    record["frontier"] = [_row(each, cost) for each in curve]
+    record["budget"] = {
+        "told": told,
+        "amount": result.budget,
+        "evaluations": result.budget if is_in_evaluations else record["best"]["cost"],
+        "batch": cost.batch,
+        "reuse": cost.reuse,
+        "linear_part": "solve" if cost.is_linear_solved else "train",
+        "student_passes": cost.student_passes,
+        "law": law.source,
+        "scatter": law.scatter,
+        "output_spread": table.output_spread,
+        "dimensions": table.num_dimensions,
+    }
+    return record
+
+
+def _row(result: BudgetResult, cost: IterationCost) -> dict[str, Any]:
+    least = result.least.forecast
+    return {
+        "student_steps": result.student_steps,
+        "budget": result.budget,
+        "cost": _evaluations(result.least, cost),
+        "paired_rms": least.rms,
+        "low": least.low,
+        "high": least.high,
+        "name": result.least.name,
+        "merges": len(result.least.iterations),
+        "best": {
+            "name": result.best.name,
+            "paired_rms": result.best.forecast.rms,
+            "merges": len(result.best.iterations),
+        },
+    }
+
+
+def _structure(planned: BudgetPlan) -> dict[str, Any]:
+    return {
+        "boundaries": list(planned.plan.boundaries),
+        "merge_list": [
+            {"boundaries": list(merge.boundaries), "share": 0.0} for merge in planned.plan.merges
+        ],
+    }
+
+
+def _evaluations(planned: BudgetPlan, cost: IterationCost) -> float:
+    children = [merge.num_children for merge in planned.plan.merges]
+    return cost.total(children, planned.iterations)
+
+
+def _ratio(error: float, least: float) -> float | None:
+    return error / least if least > 0 else None

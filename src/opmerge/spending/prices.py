@@ -1,0 +1,89 @@
+"""What a budget is worth on this machine: its amount, and what an iteration takes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from opmerge.denoisers.inputs import TrainingInputs
+from opmerge.denoisers.models import Teacher
+from opmerge.distillation.executor import Distillation
+from opmerge.forecast.cost import IterationCost
+from opmerge.plans import build_strategy
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.types import read_budget
+from opmerge.store import Store
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A budget in network evaluations, or in iterations, and the cost of an iteration in them.
+
+    A time is turned into evaluations by what they take here: κ is then what a training step of the
+    student really takes, in forward passes.
+
+    Args:
+        told: the budget as it was asked for.
+        amount: B.
+        cost: of an iteration of a merge.
+        seconds: that a network evaluation takes; None where no time was asked for.
+    """
+
+    told: str
+    amount: float
+    cost: IterationCost
+    seconds: float | None = None
+
+    @property
+    def counts_iterations(self) -> bool:
+        """Whether the budget is of iterations, so that teacher passes cost nothing of it."""
+        return read_budget(self.told)[1] == "iterations"
+
+    @property
+    def usual(self) -> IterationCost:
+        """The cost where targets are used once and nothing is solved."""
+        return replace(self.cost, reuse=1, is_linear_solved=False)
+
+    def share(self, part: float) -> str:
+        """A part of the budget in the words of budgets."""
+        if self.seconds is not None:
+            return f"{part * self.amount * self.seconds:.6f}s"
+        return f"{part * self.amount:.0f}{'it' if self.counts_iterations else ''}"
+
+
+def priced(
+    budget: str,
+    teacher: Teacher,
+    inputs: TrainingInputs,
+    config: DistillationConfig,
+    accelerator: Accelerator,
+    folder: Path,
+) -> Prices:
+    """A budget's prices; for a time an iteration is timed first, once for all resumptions."""
+    amount, unit = read_budget(budget)
+    batch = config.optimization.global_batch_size(accelerator.num_processes)
+    cost = IterationCost(batch, config.target_reuse, config.linear_part == "solve")
+    if unit == "evaluations":
+        return Prices(budget, amount, cost)
+    if unit == "iterations":
+        return Prices(budget, amount, IterationCost.of_iterations())
+
+    def timed() -> list[float]:
+        plan = build_strategy("vanilla", teacher.num_steps)
+        run = Distillation(teacher, plan, inputs, config, accelerator)
+        again, new = run.time_iteration(again=True), run.time_iteration()
+        children = teacher.num_steps + cost.is_linear_solved
+        return [max(new - again, 1e-9) / children, again]
+
+    seconds = [0.0, 0.0]
+    if accelerator.is_main_process:
+        settings = config.what_decides(accelerator.num_processes)
+        identity = {"teacher": teacher.digest, "config": settings}
+        seconds = Store(folder, warn=lambda line: None).kept("timing", identity, timed)
+    broadcast_object_list(found := [seconds])
+    a_pass, step = found[0]
+    cost = replace(cost, student_passes=step / a_pass)
+    return Prices(budget, amount * batch / a_pass, cost, a_pass / batch)

@@ -1,0 +1,56 @@
+"""The record of a run: the plan for the budget with its forecast, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from opmerge.measure.probes import schedule_of
+from opmerge.planners.budget_record import budget_record
+from opmerge.problem import Problem
+from opmerge.spending.steps import Spending, Trained
+
+
+def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str, Any]:
+    """``budget_record`` of what the calibration left, and ``trained``.
+
+    Each that was trained has ``name``, ``iterations``, ``cost`` without and ``total`` with the
+    calibration that it needed, in the unit of the budget, ``forecast`` and ``measured`` paired
+    errors with their intervals, and ``seconds``.
+    """
+    knowledge, prices = spending.knowledge, spending.prices
+    problem = Problem(
+        spending.spectrum, schedule_of(spending.teacher.ddim), merge_rule="denoiser-copy"
+    )
+    planned = replace(spending.planned, best=spending.chosen)
+    given = (knowledge.table, knowledge.law, planned, spending.curve)
+    record = budget_record(problem, *given, prices.cost, prices.told)
+    record["run"] = {
+        "budget": prices.told,
+        "amount": prices.amount,
+        "seconds_per_evaluation": prices.seconds,
+        "calibration": knowledge.cost,
+        "samples": spending.num_samples,
+        "teacher": spending.teacher.digest,
+    }
+    record["trained"] = [_entry(spending, each) for each in trained]
+    return record
+
+
+def _entry(spending: Spending, each: Trained) -> dict[str, Any]:
+    needs_calibration = each.forecast is not None
+    paid = spending.knowledge.cost if needs_calibration else 0.0
+    forecast = each.forecast
+    return {
+        "name": each.name,
+        "iterations": list(each.iterations),
+        "merges": len(each.plan.merges),
+        "cost": each.cost,
+        "total": each.cost + paid,
+        "forecast": None
+        if forecast is None
+        else {"value": forecast.rms, "low": forecast.low, "high": forecast.high},
+        "measured": asdict(each.measured),
+        "seconds": each.seconds,
+    }

@@ -1,0 +1,288 @@
+"""The steps of spending: each is kept in the run's folder, and done once however often it is asked.
+
+A share of the budget goes to the calibration; with the rest, the plan is trained that is forecast
+to leave least. Others beside it are trained at the same total, so what planning costs counts.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.models import Student, Teacher
+from opmerge.distillation.executor import Distillation
+from opmerge.distillation.free_step import num_batches
+from opmerge.distillation.pipeline import load_student, save_student
+from opmerge.errors import InputError
+from opmerge.forecast import FittedLaw, Forecast, TeacherTable
+from opmerge.measure.calibration import calibrate, kept_table, law_prior
+from opmerge.measure.calibration_budget import size_within
+from opmerge.measure.evaluation import Measurement, evaluate_student
+from opmerge.measure.probes import schedule_of
+from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
+from opmerge.planners.free_step import with_free_step
+from opmerge.plans import Plan, PlanFile, build_strategy
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.types import DEFAULT_MERGE_RULE
+from opmerge.spectra import Spectrum
+from opmerge.spending.prices import Prices
+from opmerge.store import Store
+from opmerge.training import GradientFlow
+
+CLOSED_FORM = "closed form alone"
+
+_FEWEST_ITERATIONS = 25
+"""Of a probe; with fewer the law of its kind of network foretells more than they would."""
+
+_FEW_SAMPLES = 500  # of a table without probes
+
+_FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
+_SEED = 0  # of the noise that students are compared on; training draws from other streams
+
+Report = Callable[[str, float, float], None]
+"""Told what is done, how much of it, and of how much."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A plan that was trained, what it cost and what it left.
+
+    Args:
+        name: of the plan.
+            iterations: one a merge, in the order of execution; 0 of what was only solved.
+        cost: in the unit of the budget, calibration apart.
+        forecast: the paired error that the law gave; None where it does not hold.
+        measured: the paired error, with its 95 % interval.
+        seconds: that the training took here.
+    """
+
+    name: str
+    plan: Plan
+    iterations: tuple[int, ...]
+    cost: float
+    forecast: Forecast | None
+    measured: Measurement
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What forecasts are made from, and what it cost, in the unit of the budget."""
+
+    law: FittedLaw
+    table: TeacherTable
+    cost: float
+
+
+class Spending:
+    """One budget for one teacher.
+
+    Args:
+        inputs, spectrum: data in the teacher's units, and their spectrum with eigenvectors.
+        config: of all trainings, but for their iterations.
+        folder: of the run; every part is kept there.
+        calibration_share: of the budget.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        inputs: DataInputs,
+        spectrum: Spectrum,
+        config: DistillationConfig,
+        accelerator: Accelerator,
+        folder: Path,
+        prices: Prices,
+        student_steps: int = 1,
+        calibration_share: float = 0.1,
+        num_samples: int = 2000,
+        report: Report = lambda what, done, total: None,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.teacher, self.inputs, self.spectrum = teacher, inputs, spectrum
+        self.config, self.accelerator, self.folder = config, accelerator, folder
+        self.prices, self.student_steps = prices, student_steps
+        self.calibration_share, self.num_samples = calibration_share, num_samples
+        self._report, self._warn = report, warn
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """The law and the teacher's table: from probes, where the share pays for enough of them,
+        or the law of its kind of network and a table alone."""
+        given = self.teacher, self.inputs, self.spectrum, self.config, self.accelerator
+        folder = self.folder / "calibration"
+        part = self.calibration_share * self.prices.amount
+        with suppress(InputError):  # of a share that pays for no probes
+            size = size_within(self.prices.share(self.calibration_share), *given, folder)
+            count = max(each.num_iterations for each in size.probes)
+            if count >= _FEWEST_ITERATIONS:
+                config = self.config.replaced(num_iterations=count)
+                found = calibrate(
+                    *given[:3],
+                    config,
+                    self.accelerator,
+                    size.probes,
+                    folder,
+                    lambda done, total: self._report("calibrating", done, total),
+                    table_samples=size.table_samples,
+                )
+                return Knowledge(found.law_fit.law, found.table.table, part)
+        table = kept_table(*given, folder, _FEW_SAMPLES)
+        is_solved = self.config.linear_part == "solve"
+        law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
+        free = self.prices.counts_iterations
+        return Knowledge(law, table.table, 0.0 if free else table.network_evaluations)
+
+    @property
+    def left(self) -> float:
+        """What calibration and table leave of the budget."""
+        return self.prices.amount - self.knowledge.cost
+
+    @cached_property
+    def curve(self) -> list[BudgetResult]:
+        """What budgets around this one would buy, this one among them."""
+        table, law = self.knowledge.table, self.knowledge.law
+        budgets = [factor * self.left for factor in _FACTORS]
+        return frontier(table, law, budgets, [self.student_steps], self.prices.cost)
+
+    @property
+    def planned(self) -> BudgetResult:
+        """The plan for what is left of the budget, and what stands beside it.
+
+        Raises:
+            InputError: if it does not pay for an iteration of every merge of any plan.
+        """
+        for result in self.curve:
+            if result.budget == self.left:
+                return result
+        raise InputError("budget", "must suffice for an iteration of a merge", self.prices.told)
+
+    @cached_property
+    def chosen(self) -> BudgetPlan:
+        """The plan that is trained: ``planned.best``, or one with a free step that is worth it."""
+        best, knowledge = self.planned.best, self.knowledge
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        runs = size * num_batches(self.teacher, size)
+        return with_free_step(
+            knowledge.table,
+            knowledge.law,
+            self.left,
+            best,
+            self.student_steps,
+            self.prices.cost,
+            0 if self.prices.counts_iterations else runs,
+        )
+
+    def plan_file(self) -> PlanFile:
+        """The plan with its iterations, as ``distill`` executes it."""
+        best, spectrum = self.chosen, self.spectrum
+        forecast = best.forecast
+        predicted = {"paired_rms": forecast.rms, "low": forecast.low, "high": forecast.high}
+        schedule = schedule_of(self.teacher.ddim)
+        return PlanFile(
+            best.plan,
+            schedule,
+            GradientFlow(),
+            DEFAULT_MERGE_RULE,
+            "teacher",
+            predicted,
+            spectrum.identity(),
+            best.iterations,
+            self.left,
+        )
+
+    def best(self) -> Trained:
+        """The plan that is forecast to leave least, trained."""
+        best = self.chosen
+        config = self.config.replaced(num_iterations=best.iterations or 1)
+        return self._trained("plan", best.plan, config, best.cost, best.forecast)
+
+    def usual(self, strategy: str) -> Trained:
+        """A strategy as people run it, for the whole budget: equal iterations of every merge,
+        targets used once, nothing solved."""
+        plan = build_strategy(strategy, self.teacher.num_steps, self.student_steps)
+        each = float(self.prices.usual.per_iteration(children_of(plan)).sum())
+        count = int(self.prices.amount // each) if plan.merges else 1
+        if count < 1:
+            requirement = f"must be >= {each:,.0f} for an iteration of each merge of {strategy}"
+            raise InputError("budget", requirement, self.prices.told)
+        config = self.config.replaced(num_iterations=count, linear_part="train", target_reuse=1)
+        return self._trained(strategy, plan, config, count * each, None)
+
+    def closed_form(self) -> Trained:
+        """One merge a window, its linear part solved and nothing trained."""
+        plan = build_strategy("vanilla", self.teacher.num_steps, self.student_steps)
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        batches = num_batches(self.teacher, size)
+        config = self.config.replaced(num_iterations=batches, target_reuse=1)
+        cost = batches * float(self.prices.cost.target_evaluations(children_of(plan)).sum())
+        return self._trained(CLOSED_FORM, plan, config, cost, None)
+
+    def student(self, name: str) -> Student:
+        """A student that was trained, by its name."""
+        return load_student(self._folder(name) / "student").to(self.accelerator.device)
+
+    def _folder(self, name: str) -> Path:
+        return self.folder / "students" / re.sub(r"\W+", "-", name)
+
+    def _trained(
+        self,
+        name: str,
+        plan: Plan,
+        config: DistillationConfig,
+        cost: float,
+        forecast: Forecast | None,
+    ) -> Trained:
+        """Train and measure a student, or read what an earlier run kept of it."""
+        folder = self._folder(name)
+        run = Distillation(
+            self.teacher, plan, self.inputs, config, self.accelerator, folder, self._warn
+        )
+        identity = {"run": run.identity(), "samples": self.num_samples, "seed": _SEED}
+        store, is_main = Store(self.folder, warn=self._warn), self.accelerator.is_main_process
+        part = f"students/{folder.name}/measured"
+        broadcast_object_list(found := [store.read(part, identity) if is_main else None])
+        value = found[0]
+        if not isinstance(value, dict):
+            value = self._made(name, run, folder)
+            if is_main:
+                store.write(part, identity, value)
+        counts = run.iterations if name != CLOSED_FORM else [0] * len(plan.merges)
+        measured = Measurement(**value["measured"])
+        return Trained(name, plan, tuple(counts), cost, forecast, measured, value["seconds"])
+
+    def _made(self, name: str, run: Distillation, folder: Path) -> dict[str, Any]:
+        """What is kept of a student: its folder, what it was measured to leave, the seconds."""
+        seconds = self._train(name, run)
+        student = run.student()
+        if self.accelerator.is_main_process:
+            save_student(student, folder / "student")
+        found = evaluate_student(run.teacher, student, self.num_samples, _SEED, num_resamples=0)
+        return {"measured": asdict(found.paired_rms), "seconds": seconds}
+
+    def _train(self, name: str, run: Distillation) -> float:
+        """Train all stages, or solve them; the seconds that it took, interruptions apart."""
+        begin = time.perf_counter()
+        if name == CLOSED_FORM:
+            run.solve()
+            return time.perf_counter() - begin
+        run.resume()
+        total = sum(run.iterations)
+        for record in run.run():
+            self._report(f"training {name}", record.step, total)
+        return time.perf_counter() - begin
+
+
+def children_of(plan: Plan) -> list[int]:
+    """Operators that each merge replaces, in the order of execution."""
+    return [merge.num_children for merge in plan.merges]
