@@ -763,8 +763,8 @@ def test_a_budget_is_kept_and_used(tmp_path: Path, budget: str) -> None:
         more = default_probes(8, count + 1, 1e-3)
         assert sum(probe.num_iterations * probe.num_merges for probe in more) > amount
     else:
-        # a fifth of it, less 32 samples in 4 groups and without, down from 8 nodes, over T
-        assert size.table_samples == min(2000, (80_000 - 32 * 5 * 36) // 8)
+        # a fifth of it, less 32 samples in 4 groups and without, down from 7 nodes, over T
+        assert size.table_samples == min(2000, (80_000 - 32 * 5 * 31) // 8)
 
 
 def test_a_time_is_timed_once(tmp_path: Path) -> None:
