@@ -130,7 +130,8 @@ def _premises(
         law = PRIORS["mlp"]
         note = (
             f"without a calibration the law of merges is {law.source}, and the teacher's table "
-            "that of Gaussian data: intervals are wide"
+            "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
+            "solved is paid for"
         )
         return _Premises(linear_table(spectrum, schedule), law, (note,))
     calibration = read_calibration(asked.training)
@@ -159,7 +160,7 @@ class _Spent:
         cost = IterationCost(
             given("train_batch_size", batches),
             given("target_reuse", known.get("target_reuse", spending.target_reuse)),
-            premises.table.is_nonlinear,
+            premises.table.is_nonlinear or not known,  # it may be solved, and must not cost more
         )
         if spending.budget is None:
             amount = cost.total(steps, DEFAULT_ITERATIONS)

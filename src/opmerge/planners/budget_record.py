@@ -69,7 +69,7 @@ def budget_record(
         "evaluations": result.budget if is_in_evaluations else record["best"]["cost"],
         "batch": cost.batch,
         "reuse": cost.reuse,
-        "linear_part": "solve" if cost.is_linear_solved else "train",
+        "linear_part": "solve" if table.is_nonlinear else "train",
         "student_passes": cost.student_passes,
         "law": law.source,
         "scatter": law.scatter,
