@@ -191,27 +191,10 @@ def _write(
 ) -> None:
     """Write config.json, record.json, report.html and, last, plan.json."""
     from opmerge.page import report_page
+    from opmerge.planners.budget_record import budget_plan_file
 
     page = report_page(record)
     runs.write_config(folder, "plan", *options, libraries=())
     write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
     write_atomic(folder / "report.html", page)
-    write_atomic(folder / "plan.json", _plan_file(problem, record).dumps())
-
-
-def _plan_file(problem: opmerge.Problem, record: Mapping[str, Any]) -> opmerge.PlanFile:
-    from opmerge.plans.drawing import plan_from_merges
-
-    best = record["best"]
-    keys = ("w2", "lower_bound", "gap", "paired_rms")
-    return opmerge.PlanFile(
-        plan_from_merges(best["merge_list"], best["boundaries"]),
-        problem.schedule,
-        problem.training,
-        problem.merge_rule,
-        problem.objective,
-        {**{key: best[key] for key in keys}, "low": best["low"], "high": best["high"]},
-        problem.spectrum.identity(),
-        tuple(best["iterations"]),
-        record["budget"]["evaluations"],
-    )
+    write_atomic(folder / "plan.json", budget_plan_file(problem, record).dumps())

@@ -34,7 +34,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     from opmerge.distillation.executor import settled
     from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
-    from opmerge.spending import Spending, priced, spending_record
+    from opmerge.spending import Spending, priced, spending_plan, spending_record
 
     names = {"loss_weighting", "linear_part", "target_reuse"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
@@ -67,7 +67,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
         )
         if accelerator.is_main_process:
             runs.write_config(folder, "run", samples, asked, optimization)
-            write_atomic(folder / "plan.json", spending.plan_file().dumps())
+            write_atomic(folder / "plan.json", spending_plan(spending).dumps())
         trained = [spending.best()]
         if config.linear_part == "solve":
             trained.append(spending.closed_form())

@@ -123,10 +123,9 @@ class TeacherTable:
 
     def below(self, step: int) -> TeacherTable:
         """The table of the sampler that starts at a node, where a free step lands."""
-        last, schedule = self.node_at(step), self.schedule
-        if self.nodes[last] != step:
+        if step not in self.nodes[1:]:
             raise InputError("step", "must be a node of the table", step)
-        nodes = slice(last + 1)
+        schedule, nodes = self.schedule, slice(self.node_at(step) + 1)
         return replace(
             self,
             schedule=arrays_schedule(schedule.alphas[: step + 1], schedule.sigmas[: step + 1]),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -15,6 +16,7 @@ from opmerge.distillation.executor import Distillation
 from opmerge.distillation.stages import STUDENT_PASSES
 from opmerge.errors import InputError
 from opmerge.measure.probes import (
+    MOST_STATES,
     ProbeSettings,
     default_probes,
     measuring_evaluations,
@@ -28,6 +30,8 @@ from opmerge.spectra import Spectrum
 from opmerge.store import Store
 
 _TABLE_SHARE = 0.2  # of a budget, at most
+_MEASURING_SHARE = 0.3
+_FEWEST_STATES = 200
 _FEWEST_ITERATIONS = 2
 
 
@@ -69,9 +73,14 @@ def size_within(
         gains = table_evaluations(teacher, spectrum, fewest) - fewest * teacher.num_steps
         affordable = (share / evaluation - gains) / teacher.num_steps
         samples = int(min(max(affordable, fewest), most))
+    each = default_probes(teacher.num_steps, _FEWEST_ITERATIONS, rate, slower, num_states=1)
+    of_one = evaluation * sum(map(measuring_evaluations, each))
+    states = MOST_STATES
+    if of_one > 0:
+        states = int(np.clip(_MEASURING_SHARE * amount / of_one, _FEWEST_STATES, MOST_STATES))
 
     def size(count: int) -> CalibrationSize:
-        probes = default_probes(teacher.num_steps, count, rate, slower)
+        probes = default_probes(teacher.num_steps, count, rate, slower, states)
         work = [training_work(teacher.num_steps, each, config) for each in probes]
         trained = sum(costs.passes * a + costs.iteration * b for a, b in work)
         measured = sum(map(measuring_evaluations, probes))

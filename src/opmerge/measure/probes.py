@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,9 @@ from opmerge.store import MISSING, Store, digest
 
 Array = NDArray[np.float64]
 
-_HELD_OUT = 2000  # states on which deviations are measured: 1 % of a sum over many directions
+MOST_STATES = 2000
+"""Held-out states that a probe is measured on, unless told: 1 % of a sum over many directions."""
+
 _SEED = 1  # added to the run's, so that these states are no training batch
 
 
@@ -54,7 +56,7 @@ class ProbeSettings:
 
     One that ``tells_floor`` starts so near its target that it shows what training adds, not how
     fast it learns. With ``students`` above 0 the steps are first merged into so many, which are
-    then merged into one.
+    then merged into one. It is measured on ``num_states`` held-out states.
     """
 
     start: int
@@ -63,6 +65,7 @@ class ProbeSettings:
     learning_rate: float
     tells_floor: bool = False
     students: int = 0
+    num_states: int = MOST_STATES
 
     @property
     def num_merges(self) -> int:
@@ -110,7 +113,11 @@ _PROBE = TypeAdapter(Probe)
 
 
 def default_probes(
-    num_steps: int, num_iterations: int, learning_rate: float, slower: bool = False
+    num_steps: int,
+    num_iterations: int,
+    learning_rate: float,
+    slower: bool = False,
+    num_states: int = MOST_STATES,
 ) -> tuple[ProbeSettings, ...]:
     """Long merges at a quarter of the iterations and at all; the shortest, and of students, at all.
 
@@ -147,7 +154,7 @@ def default_probes(
     ]
     if slower:
         every += [ProbeSettings(*pair, num_iterations, learning_rate / 2) for pair in long[:5:2]]
-    return tuple(every)
+    return tuple(replace(each, num_states=num_states) for each in every)
 
 
 def probe_plan(num_steps: int, start: int, stop: int, students: int = 0) -> Plan:
@@ -215,6 +222,8 @@ class ProbeRunner:
         }
         if settings.students:  # which version 1 did not know
             identity["students"] = settings.students
+        if settings.num_states != MOST_STATES:
+            identity["states"] = settings.num_states
         name = f"probes/{digest(identity)}"
         found = self._kept(settings, name, identity)
         if found is None:
@@ -267,7 +276,7 @@ class ProbeRunner:
         ddim, start, stop, spectrum = teacher.ddim, settings.start, settings.stop, self.spectrum
         seed = self.config.optimization.seed + _SEED
         generator = seeded_generator(self.accelerator.device, seed, start, stop)
-        draws = Draws(generator, _HELD_OUT, slice(0, _HELD_OUT))
+        draws = Draws(generator, settings.num_states, slice(0, settings.num_states))
         batch = self.held_out.draw(ddim, [start], draws)
         targets = []
         for part in in_parts(batch):
@@ -316,7 +325,7 @@ def training_work(
 def measuring_evaluations(settings: ProbeSettings) -> int:
     """Network evaluations of one sample in measuring a probe: its children, and three of x̂."""
     children = settings.students or settings.start - settings.stop
-    return _HELD_OUT * (children + 3)
+    return settings.num_states * (children + 3)
 
 
 def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opmerge.forecast import FittedLaw, TeacherTable
@@ -11,6 +11,8 @@ from opmerge.merging import evaluate
 from opmerge.planners.budget import BudgetPlan, BudgetResult, ratio_interval
 from opmerge.planners.record import plan_record
 from opmerge.planners.result import PlannerResult
+from opmerge.plans import PlanFile
+from opmerge.plans.drawing import plan_from_merges
 from opmerge.problem import Problem
 
 
@@ -77,6 +79,23 @@ def budget_record(
         "dimensions": table.num_dimensions,
     }
     return record
+
+
+def budget_plan_file(problem: Problem, record: Mapping[str, Any]) -> PlanFile:
+    """The plan of a record with its iterations and forecast, as ``distill`` executes it."""
+    best = record["best"]
+    keys = ("w2", "lower_bound", "gap", "paired_rms")
+    return PlanFile(
+        plan_from_merges(best["merge_list"], best["boundaries"]),
+        problem.schedule,
+        problem.training,
+        problem.merge_rule,
+        problem.objective,
+        {**{key: best[key] for key in keys}, "low": best["low"], "high": best["high"]},
+        problem.spectrum.identity(),
+        tuple(best["iterations"]),
+        record["budget"]["evaluations"],
+    )
 
 
 def _row(result: BudgetResult, cost: IterationCost) -> dict[str, Any]:

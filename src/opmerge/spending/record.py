@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from opmerge.measure.probes import schedule_of
-from opmerge.planners.budget_record import budget_record
+from opmerge.planners.budget_record import budget_plan_file, budget_record
+from opmerge.plans import PlanFile
 from opmerge.problem import Problem
 from opmerge.spending.steps import Spending, Trained
 
@@ -20,9 +21,7 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     errors with their intervals, and ``seconds``.
     """
     knowledge, prices = spending.knowledge, spending.prices
-    problem = Problem(
-        spending.spectrum, schedule_of(spending.teacher.ddim), merge_rule="denoiser-copy"
-    )
+    problem = _problem(spending)
     planned = replace(spending.planned, best=spending.chosen)
     given = (knowledge.table, knowledge.law, planned, spending.curve)
     record = budget_record(problem, *given, prices.cost, prices.told)
@@ -36,6 +35,15 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     }
     record["trained"] = [_entry(spending, each) for each in trained]
     return record
+
+
+def spending_plan(spending: Spending) -> PlanFile:
+    """The plan that is trained, with its iterations and its forecast."""
+    return budget_plan_file(_problem(spending), spending_record(spending, []))
+
+
+def _problem(spending: Spending) -> Problem:
+    return Problem(spending.spectrum, schedule_of(spending.teacher.ddim))
 
 
 def _entry(spending: Spending, each: Trained) -> dict[str, Any]:

@@ -28,16 +28,13 @@ from opmerge.forecast import FittedLaw, Forecast, TeacherTable
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
-from opmerge.measure.probes import schedule_of
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
 from opmerge.planners.free_step import with_free_step
-from opmerge.plans import Plan, PlanFile, build_strategy
+from opmerge.plans import Plan, build_strategy
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.settings.types import DEFAULT_MERGE_RULE
 from opmerge.spectra import Spectrum
 from opmerge.spending.prices import Prices
 from opmerge.store import Store
-from opmerge.training import GradientFlow
 
 CLOSED_FORM = "closed form alone"
 
@@ -181,24 +178,6 @@ class Spending:
             self.student_steps,
             self.prices.cost,
             0 if self.prices.counts_iterations else runs,
-        )
-
-    def plan_file(self) -> PlanFile:
-        """The plan with its iterations, as ``distill`` executes it."""
-        best, spectrum = self.chosen, self.spectrum
-        forecast = best.forecast
-        predicted = {"paired_rms": forecast.rms, "low": forecast.low, "high": forecast.high}
-        schedule = schedule_of(self.teacher.ddim)
-        return PlanFile(
-            best.plan,
-            schedule,
-            GradientFlow(),
-            DEFAULT_MERGE_RULE,
-            "teacher",
-            predicted,
-            spectrum.identity(),
-            best.iterations,
-            self.left,
         )
 
     def best(self) -> Trained:

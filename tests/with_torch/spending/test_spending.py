@@ -14,7 +14,7 @@ from opmerge.plans import PlanFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-T, BUDGET, BATCH = 8, 60_000, 16
+T, BUDGET, BATCH = 8, 20_000, 16
 
 
 def call(*arguments: object) -> int:
@@ -56,7 +56,7 @@ def test_all_that_was_trained_cost_the_budget_and_no_more(spent: Path) -> None:
     plan, _, vanilla, progressive = record["trained"]
     assert plan["total"] == plan["cost"] + record["run"]["calibration"]
     for each in (plan, vanilla, progressive):
-        assert 0.8 * BUDGET < each["total"] <= BUDGET
+        assert 0.7 * BUDGET < each["total"] <= BUDGET
     plain = IterationCost(BATCH)
     assert vanilla["cost"] == plain.total([T], vanilla["iterations"])
     assert progressive["cost"] == plain.total([2] * (T - 1), progressive["iterations"])
@@ -92,11 +92,11 @@ def test_the_page_is_drawn_from_the_record_alone(spent: Path) -> None:
 
 
 def test_a_share_that_pays_for_probes_calibrates(teacher: Path, tmp_path: Path) -> None:
-    budget = 2_500_000
+    budget = 600_000
     assert not run(teacher, tmp_path, "--calibration_share", 0.5, budget=budget)
     record = record_of(tmp_path)
     assert record["budget"]["law"].split()[1] == "probes"
-    assert 0.25 * budget < record["run"]["calibration"] <= 0.5 * budget
+    assert 0.2 * budget < record["run"]["calibration"] <= 0.5 * budget
     assert record["trained"][0]["total"] <= budget
 
 
@@ -138,4 +138,5 @@ def test_bad_input_is_one_line(
 ) -> None:
     assert run(teacher, tmp_path / "run", *more, budget=f"{budget}") == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert words in lines[-1] and "Traceback" not in "".join(lines)
+    assert words in lines[-1]
+    assert "Traceback" not in "".join(lines)
