@@ -11,12 +11,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-core test-full lint findings benchmarks constraints clean
 
-# The whole story: a certified plan, and what it and two strategies do to a real network.
+# The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
-	@echo "a plan in seconds, then networks for about five minutes on two idle cores"
-	$(BIN)/opmerge plan digits --steps 64 --output_dir $(DEMO_DIR)/plan
-	$(BIN)/opmerge study real-networks --quick --output_dir $(DEMO_DIR)/networks
-	@echo "look at $(DEMO_DIR)/plan/report.html and $(DEMO_DIR)/networks/report.html"
+	@echo "a teacher, then students for a budget: about five minutes on two idle cores, ten on busy ones"
+	$(BIN)/opmerge train-teacher digits --num_iterations 6000 --output_dir $(DEMO_DIR)/teacher \
+	  --resume_from_checkpoint latest
+	$(BIN)/opmerge run digits --teacher $(DEMO_DIR)/teacher/teacher --steps 32 --budget 1e6 \
+	  --compare_with vanilla --compare_with progressive --output_dir $(DEMO_DIR)/run
+	@echo "look at $(DEMO_DIR)/run/report.html"
 
 test: $(VENV)/dev.stamp lint
 	$(PYTEST)

@@ -44,7 +44,11 @@ REQUIRED: dict[Any, Any] = {
 def built(group: type[Settings], **values: Any) -> Settings:
     """With something for each field that must be given."""
     fields = group.model_fields
-    must = {name: REQUIRED[f.annotation] for name, f in fields.items() if f.is_required()}
+    must = {
+        name: "1e6" if name == "budget" else REQUIRED[field.annotation]
+        for name, field in fields.items()
+        if field.is_required()
+    }
     return group(**{**must, **values})
 
 

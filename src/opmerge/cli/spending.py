@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opmerge.spending import Spending, Trained
 
 _NUM_PICTURES = 8
+_FASTER = 3.0  # how many times a learning rate the other is that the pilot tries
 
 
 def run(samples: SampleOptions, asked: SpendingOptions, optimization: OptimizationConfig) -> None:
@@ -49,6 +50,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
+    rate, is_told = optimization.learning_rate, optimization.given("learning_rate") is not None
+    rates = [rate] if is_told else [rate, _FASTER * rate]
     prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
     with resumable("the same command"), bars_in_turn() as report:
         spending = Spending(
@@ -61,6 +64,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
             prices,
             asked.student_steps,
             asked.calibration_share,
+            asked.pilot_share,
+            rates,
             asked.num_samples,
             lambda what, done, total: report(what, int(done), int(total)),
             say,

@@ -14,7 +14,7 @@ from opmerge.errors import InputError
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
 
-MOST_REUSE = 32
+MOST_REUSE = 16
 """Times that a target is used at most under ``"auto"`` (THEORY 10, reused targets)."""
 
 Array = NDArray[np.float64]
@@ -29,7 +29,7 @@ class IterationCost:
 
     Args:
         batch: samples of an iteration, over all processes.
-        reuse: R, or ``"auto"`` for min(m, 32).
+        reuse: R, or ``"auto"`` for min(m, 16).
         is_linear_solved: whether the linear part of each merge is solved in closed form.
         student_passes: κ.
 

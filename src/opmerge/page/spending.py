@@ -80,7 +80,10 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("expected", number(best["forecast"]["value"])),
         ("of one value", number(error / float(np.sqrt(budget["dimensions"])))),
         ("of the teacher's own spread", percent(error / budget["output_spread"])),
-        ("of the budget went to the calibration", percent(run["calibration"] / run["amount"])),
+        (
+            "of the budget went to calibration and pilot",
+            percent((run["calibration"] + run["pilot"]) / run["amount"]),
+        ),
         ("teacher's steps → student's", f"{problem['steps']} → {problem['student_steps']}"),
     ]
 

@@ -17,6 +17,7 @@ from opmerge.settings.types import (
     MergeRule,
     Objective,
     Positive,
+    Share,
     must,
 )
 
@@ -82,7 +83,7 @@ class BudgetOptions(Settings):
     target_reuse: Count | Literal["auto"] = option(
         _TRAINED["target_reuse"].default,
         "As of the run to come: times that a target is learned from, or auto, as many as a merge "
-        "has children, at most 32.",
+        "has children, at most 16.",
     )
     seconds_per_evaluation: Positive | None = option(
         None, "Of a sample on the machine to come, forward; a budget of time needs it."
@@ -187,21 +188,26 @@ class SpendingOptions(Settings):
     calibration_share: Annotated[
         float, must("be above 0 and below 1", lambda value: 0 < value < 1)
     ] = option(0.1, "Of the budget, spent on probes that say what plans leave on this network.")
+    pilot_share: Share = option(
+        0.1,
+        "Of the budget, spent on short runs of plans that forecasts do not tell apart, with the "
+        "learning rate and with three times that; 0: none.",
+    )
     compare_with: tuple[str, ...] = option(
         (),
         "A strategy that is trained too, as people run it, for the whole budget; may be repeated.",
         metavar="NAME",
     )
     num_samples: Count = option(2000, "Samples on which students are measured.")
-    loss_weighting: LossWeighting = option("snr-truncated", "As of `distill`.", "Execution")
+    loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.", "Execution")
     linear_part: LinearPartChoice = option(
         "auto",
-        "As of `distill`.",
+        "As of the run to come.",
         "Execution",
         shown="solve for the perceptron, train for others",
     )
     target_reuse: Count | Literal["auto"] = option(
-        "auto", "As of `distill`: times that a target is learned from.", "Execution"
+        "auto", "As of the run to come.", "Execution"
     )
 
 
@@ -225,7 +231,7 @@ class CalibrationOptions(Settings):
         "auto", "As of the run to come.", shown="solve for the perceptron, train for others"
     )
     target_reuse: Count | Literal["auto"] = option(
-        "auto", "As of the run to come.", shown="auto: the operators of a merge, at most 32"
+        "auto", "As of the run to come.", shown="auto: the operators of a merge, at most 16"
     )
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."

@@ -35,7 +35,7 @@ Curriculum = Literal["none", "linear", "doubling"]
 LinearPartChoice = Literal["auto", "solve", "train"]
 """How a student learns the linear part of its merge; auto: as suits the kind of network."""
 
-_MOST_REUSE = 32
+_MOST_REUSE = 16
 
 # What may change between a run and its continuation, or counts only as part of the global batch.
 _FREE = {
@@ -121,13 +121,13 @@ class DistillationConfig(Settings):
     target_reuse: Count | Literal["auto"] = option(
         "auto",
         "Times that a target is learned from, or more where a merge's targets would take over 2 "
-        "GiB of the device's memory; auto: of each merge its number of operators, at most 32.",
+        "GiB of the device's memory; auto: of each merge its number of operators, at most 16.",
         shown="auto, or 1 with a curriculum",
     )
     linear_part: LinearPartChoice = option(
         "auto",
         "The linear part of a student: solved on the merge's own targets, and the network trained "
-        "on what is left (solve), or trained as all of it (train).",
+        "on what is left (solve), or trained as all of it (train); auto: by the network.",
         shown="solve for the perceptron, train for other networks and with a curriculum",
     )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")

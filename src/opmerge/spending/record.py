@@ -17,12 +17,12 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     """``budget_record`` of what the calibration left, and ``trained``.
 
     Each that was trained has ``name``, ``iterations``, ``cost`` without and ``total`` with the
-    calibration that it needed, in the unit of the budget, ``forecast`` and ``measured`` paired
-    errors with their intervals, and ``seconds``.
+    calibration and the pilot that it needed, in the unit of the budget, ``forecast`` and
+    ``measured`` paired errors with their intervals, and ``seconds``.
     """
     knowledge, prices = spending.knowledge, spending.prices
     problem = _problem(spending)
-    planned = replace(spending.planned, best=spending.chosen)
+    planned = replace(spending.planned, best=spending.chosen.planned)
     given = (knowledge.table, knowledge.law, planned, spending.curve)
     record = budget_record(problem, *given, prices.cost, prices.told)
     record["run"] = {
@@ -30,6 +30,8 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
         "amount": prices.amount,
         "seconds_per_evaluation": prices.seconds,
         "calibration": knowledge.cost,
+        "pilot": spending.pilot_share * prices.amount,
+        "learning_rate": spending.chosen.learning_rate,
         "samples": spending.num_samples,
         "teacher": spending.teacher.digest,
     }
@@ -47,8 +49,8 @@ def _problem(spending: Spending) -> Problem:
 
 
 def _entry(spending: Spending, each: Trained) -> dict[str, Any]:
-    needs_calibration = each.forecast is not None
-    paid = spending.knowledge.cost if needs_calibration else 0.0
+    is_planned = each.forecast is not None
+    paid = spending.planning_cost if is_planned else 0.0
     forecast = each.forecast
     return {
         "name": each.name,

@@ -6,9 +6,10 @@ to leave least. Others beside it are trained at the same total, so what planning
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from opmerge.distillation.executor import Distillation
 from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
-from opmerge.forecast import FittedLaw, Forecast, TeacherTable
+from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
@@ -33,8 +34,9 @@ from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan, build_strategy
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
+from opmerge.spending.pilot import successive_halving
 from opmerge.spending.prices import Prices
-from opmerge.store import Store
+from opmerge.store import Store, digest
 
 CLOSED_FORM = "closed form alone"
 
@@ -42,6 +44,12 @@ _FEWEST_ITERATIONS = 25
 """Of a probe; with fewer the law of its kind of network foretells more than they would."""
 
 _FEW_SAMPLES = 500  # of a table without probes
+
+_MOST_PLANS = 2
+"""In a pilot; the law's ties are alike in all that matters but how they are trained."""
+
+_PILOT_SAMPLES = 500
+_LEAST = 1e-12
 
 _FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
 _SEED = 0  # of the noise that students are compared on; training draws from other streams
@@ -81,6 +89,14 @@ class Knowledge:
     cost: float
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A plan for what is left of the budget, and the learning rate that it is trained with."""
+
+    planned: BudgetPlan
+    learning_rate: float
+
+
 class Spending:
     """One budget for one teacher.
 
@@ -88,7 +104,8 @@ class Spending:
         inputs, spectrum: data in the teacher's units, and their spectrum with eigenvectors.
         config: of all trainings, but for their iterations.
         folder: of the run; every part is kept there.
-        calibration_share: of the budget.
+        calibration_share, pilot_share: of the budget.
+        learning_rates: among which the pilot chooses; the first without one.
     """
 
     def __init__(
@@ -102,6 +119,8 @@ class Spending:
         prices: Prices,
         student_steps: int = 1,
         calibration_share: float = 0.1,
+        pilot_share: float = 0.0,
+        learning_rates: Sequence[float] = (),
         num_samples: int = 2000,
         report: Report = lambda what, done, total: None,
         warn: Callable[[str], None] = lambda line: None,
@@ -109,7 +128,9 @@ class Spending:
         self.teacher, self.inputs, self.spectrum = teacher, inputs, spectrum
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.prices, self.student_steps = prices, student_steps
-        self.calibration_share, self.num_samples = calibration_share, num_samples
+        self.calibration_share, self.pilot_share = calibration_share, pilot_share
+        self.learning_rates = tuple(learning_rates) or (config.optimization.learning_rate,)
+        self.num_samples = num_samples
         self._report, self._warn = report, warn
 
     @cached_property
@@ -142,8 +163,13 @@ class Spending:
 
     @property
     def left(self) -> float:
-        """What calibration and table leave of the budget."""
-        return self.prices.amount - self.knowledge.cost
+        """What calibration, table and pilot leave of the budget."""
+        return self.prices.amount - self.planning_cost
+
+    @property
+    def planning_cost(self) -> float:
+        """What is spent before the plan is trained."""
+        return self.knowledge.cost + self.pilot_share * self.prices.amount
 
     @cached_property
     def curve(self) -> list[BudgetResult]:
@@ -165,25 +191,58 @@ class Spending:
         raise InputError("budget", "must suffice for an iteration of a merge", self.prices.told)
 
     @cached_property
-    def chosen(self) -> BudgetPlan:
-        """The plan that is trained: ``planned.best``, or one with a free step that is worth it."""
-        best, knowledge = self.planned.best, self.knowledge
-        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
-        runs = size * num_batches(self.teacher, size)
-        return with_free_step(
-            knowledge.table,
-            knowledge.law,
-            self.left,
-            best,
-            self.student_steps,
-            self.prices.cost,
-            0 if self.prices.counts_iterations else runs,
+    def chosen(self) -> Candidate:
+        """What is trained: of the plans that forecasts do not tell apart, and of the learning
+        rates, those that short runs are for."""
+        least = self._with_free_step(self.planned.best)
+        plans = [least, *(tie.plan for tie in self.planned.ties if least == self.planned.best)]
+        distinct = {planned.plan: planned for planned in reversed(plans[:_MOST_PLANS])}
+        candidates = [
+            Candidate(planned, rate)
+            for planned in reversed(distinct.values())
+            for rate in self.learning_rates
+        ]
+        if not self.pilot_share or len(candidates) == 1:
+            return candidates[0]
+        return successive_halving(
+            candidates, self.pilot_share * self.prices.amount, self._after_a_short_run
         )
 
+    def _with_free_step(self, best: BudgetPlan) -> BudgetPlan:
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        runs = 0 if self.prices.counts_iterations else size * num_batches(self.teacher, size)
+        table, law = self.knowledge.table, self.knowledge.law
+        given = table, law, self.left, best, self.student_steps, self.prices.cost, runs
+        return with_free_step(*given)
+
+    def _after_a_short_run(self, candidate: Candidate, budget: float) -> float:
+        """The error to be expected of a candidate, from what a run of so much left.
+
+        The law says by how much more iterations lower it.
+        """
+        planned = candidate.planned
+        if not self.prices.counts_iterations:
+            drawn = self.teacher.num_steps + planned.plan.student_steps
+            budget -= _PILOT_SAMPLES * drawn
+        factor = max(budget, 0.0) / planned.cost
+        counts = tuple(max(1, math.floor(factor * count)) for count in planned.iterations)
+        law, table = self.knowledge.law, self.knowledge.table
+        short = forecast(law, table, planned.plan, counts)
+        number = f"{digest([planned.plan.to_nested(), planned.plan.free_step])[:8]}"
+        name = f"pilot {number} at {candidate.learning_rate:g}, {sum(counts)} iterations"
+        config = self._config_of(candidate).replaced(num_iterations=counts or 1)
+        found = self._trained(name, planned.plan, config, budget, short, _PILOT_SAMPLES)
+        return found.measured.value * planned.forecast.rms / max(short.rms, _LEAST)
+
+    def _config_of(self, candidate: Candidate) -> DistillationConfig:
+        optimization = self.config.optimization
+        rated = optimization.replaced(learning_rate=candidate.learning_rate)
+        return self.config.replaced(optimization=rated)
+
     def best(self) -> Trained:
-        """The plan that is forecast to leave least, trained."""
-        best = self.chosen
-        config = self.config.replaced(num_iterations=best.iterations or 1)
+        """The plan that was chosen, trained."""
+        best = self.chosen.planned
+        config = self._config_of(self.chosen).replaced(num_iterations=best.iterations or 1)
         return self._trained("plan", best.plan, config, best.cost, best.forecast)
 
     def usual(self, strategy: str) -> Trained:
@@ -220,33 +279,35 @@ class Spending:
         plan: Plan,
         config: DistillationConfig,
         cost: float,
-        forecast: Forecast | None,
+        expected: Forecast | None,
+        num_samples: int | None = None,
     ) -> Trained:
         """Train and measure a student, or read what an earlier run kept of it."""
         folder = self._folder(name)
         run = Distillation(
             self.teacher, plan, self.inputs, config, self.accelerator, folder, self._warn
         )
-        identity = {"run": run.identity(), "samples": self.num_samples, "seed": _SEED}
+        samples = num_samples or self.num_samples
+        identity = {"run": run.identity(), "samples": samples, "seed": _SEED}
         store, is_main = Store(self.folder, warn=self._warn), self.accelerator.is_main_process
         part = f"students/{folder.name}/measured"
         broadcast_object_list(found := [store.read(part, identity) if is_main else None])
         value = found[0]
         if not isinstance(value, dict):
-            value = self._made(name, run, folder)
+            value = self._made(name, run, folder, samples)
             if is_main:
                 store.write(part, identity, value)
         counts = run.iterations if name != CLOSED_FORM else [0] * len(plan.merges)
         measured = Measurement(**value["measured"])
-        return Trained(name, plan, tuple(counts), cost, forecast, measured, value["seconds"])
+        return Trained(name, plan, tuple(counts), cost, expected, measured, value["seconds"])
 
-    def _made(self, name: str, run: Distillation, folder: Path) -> dict[str, Any]:
+    def _made(self, name: str, run: Distillation, folder: Path, samples: int) -> dict[str, Any]:
         """What is kept of a student: its folder, what it was measured to leave, the seconds."""
         seconds = self._train(name, run)
         student = run.student()
         if self.accelerator.is_main_process:
             save_student(student, folder / "student")
-        found = evaluate_student(run.teacher, student, self.num_samples, _SEED, num_resamples=0)
+        found = evaluate_student(run.teacher, student, samples, _SEED, num_resamples=0)
         return {"measured": asdict(found.paired_rms), "seconds": seconds}
 
     def _train(self, name: str, run: Distillation) -> float:

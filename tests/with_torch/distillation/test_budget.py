@@ -145,14 +145,14 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
 @pytest.mark.parametrize(
     ("plan", "uses"),
     [
-        (build_strategy("vanilla", 64), [32]),
-        (build_strategy("vanilla", 20), [20]),
+        (build_strategy("vanilla", 64), [16]),
+        (build_strategy("vanilla", 12), [12]),
         (build_strategy("uniform:4", 8), [4, 4, 2]),
         (build_strategy("boot", 4), [2, 2, 2]),
     ],
 )
 def test_auto_uses_a_target_as_often_as_a_merge_has_children(plan: Plan, uses: list[int]) -> None:
-    """At most 32 times; with a curriculum once. The budget and the cost know of it."""
+    """At most 16 times; with a curriculum once. The budget and the cost know of it."""
     stages, auto = plan_stages(plan), settings("1e5", target_reuse="auto")
     assert [stage.reuse(auto) for stage in stages] == uses
     curriculum = settings("1e5", target_reuse="auto", curriculum="linear")
