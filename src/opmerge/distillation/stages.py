@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
+from opmerge.forecast.cost import STUDENT_PASSES
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import Curriculum, DistillationConfig, Sharing
 from opmerge.settings.types import read_budget, read_split
-
-STUDENT_PASSES = 3.0
-"""κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
 
 MANY_ITERATIONS = 1000
 """Enough for ``mean_children`` to be that of a stage whose number is not known yet."""

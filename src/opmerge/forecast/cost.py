@@ -10,12 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
+from opmerge.settings.distillation import MOST_REUSE
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
-
-MOST_REUSE = 16
-"""Times that a target is used at most under ``"auto"`` (THEORY 10, reused targets)."""
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import STUDENT_PASSES
 from opmerge.errors import InputError
+from opmerge.forecast.cost import STUDENT_PASSES
 from opmerge.measure.probes import (
     MOST_STATES,
     ProbeSettings,

@@ -29,8 +29,9 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import STUDENT_PASSES, plan_stages
+from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
+from opmerge.forecast.cost import STUDENT_PASSES
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients

@@ -56,11 +56,13 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 def budget_sections(record: Record) -> Iterator[Section]:
     """Frontier, iterations and other plans: all that is forecast."""
     best = record["best"]
+    has_free_step = plan_from_merges(best["merge_list"], best["boundaries"]).free_step is not None
     yield draw_section(
         "What a budget buys",
         "The least error that is forecast at each cost, as a share of the teacher's spread, one "
         "line for each number of student steps K; bands hold 90 %. Dashed: the budget. The "
-        "diamond is the plan of this page.",
+        "diamond is the plan of this page"
+        + (" with its free first step, which the lines leave out." if has_free_step else "."),
         frontier_figure(record),
         _frontier_table(record),
     )

@@ -29,13 +29,13 @@ import numpy as np
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
+from opmerge.forecast.cost import STUDENT_PASSES
 from opmerge.merging import Outcome, evaluate, initial_coefficients
 from opmerge.planners.combs import cheapest_comb, step_signs
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.problem import Array, Problem
 
-OVERHEAD = 3.0
-"""κ: the student's forward and backward pass, in forward passes."""
+OVERHEAD = STUDENT_PASSES
 
 _MAX_ITERATIONS = 300
 _MAX_HALVINGS = 40

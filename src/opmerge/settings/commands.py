@@ -206,9 +206,7 @@ class SpendingOptions(Settings):
         "Execution",
         shown="solve for the perceptron, train for others",
     )
-    target_reuse: Count | Literal["auto"] = option(
-        "auto", "As of the run to come.", "Execution"
-    )
+    target_reuse: Count | Literal["auto"] = option("auto", "As of the run to come.", "Execution")
 
 
 class CalibrationOptions(Settings):

@@ -35,7 +35,8 @@ Curriculum = Literal["none", "linear", "doubling"]
 LinearPartChoice = Literal["auto", "solve", "train"]
 """How a student learns the linear part of its merge; auto: as suits the kind of network."""
 
-_MOST_REUSE = 16
+MOST_REUSE = 16
+"""Times that a target is used at most under ``auto``: with more, it is learned by heart."""
 
 # What may change between a run and its continuation, or counts only as part of the global batch.
 _FREE = {
@@ -165,7 +166,7 @@ class DistillationConfig(Settings):
         """
         if self.target_reuse != "auto":
             return self.target_reuse
-        return 1 if self.curriculum != "none" else min(round(num_children), _MOST_REUSE)
+        return 1 if self.curriculum != "none" else min(round(num_children), MOST_REUSE)
 
     def for_network(self, is_solved: bool) -> Self:
         """The same settings with ``auto`` decided: whether a network's linear part is solved."""
