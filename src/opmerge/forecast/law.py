@@ -210,18 +210,18 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((0.9,), first=2.2, behind=0.45, shape=0.6, length_exponent=1.1, floor=0.003),
+        MergeLaw((0.9,), first=1.7, behind=0.48, shape=0.72, length_exponent=0.93, floor=0.004),
         dict(
-            rates=0.8,
-            groups=0.7,
-            first=0.6,
-            behind=0.3,
-            shape=0.3,
+            rates=0.6,
+            groups=0.5,
+            first=0.4,
+            behind=0.2,
+            shape=0.25,
             length_exponent=0.2,
             floor=1.0,
         ),
         0.2,
-        "the prior of perceptrons, linear part solved: digits, T = 32",
+        "the prior of perceptrons, linear part solved: digits and patches, T = 32",
     ),
 }
 """What fits start from, by the kind of network: measured on few, so the widths are guesses."""
