@@ -15,8 +15,8 @@ from opmerge.forecast.cost import IterationCost
 from opmerge.planners.budget import BudgetPlan, plan_for_budget
 from opmerge.plans import Plan
 
-# Landings, as shares of the nodes below T. Students that start further down learn noised data, which
-# are few: there forecasts were too good by a third (digits, T = 32, from step 20).
+# Landings, as shares of the nodes below T. Students that start further down learn noised data,
+# which are few: there forecasts were too good by a third (digits, T = 32, from step 20).
 _PLACES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4)
 _WORTH_IT = 0.95  # of the forecast without: the step is one thing more to explain
 
