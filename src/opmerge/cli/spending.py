@@ -8,18 +8,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from opmerge.cli import networks, runs
-from opmerge.cli.output import show_rows
+from opmerge.cli.output import show_table
 from opmerge.cli.progress import bars_in_turn, resumable, say
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from opmerge.settings.commands import SpendingOptions
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
     from opmerge.spending import Spending, Trained
+
+STUDENT = "students/plan/student"
+"""Where in the run's folder the student lies."""
 
 _NUM_PICTURES = 8
 _FASTER = 3.0  # how many times a learning rate the other is that the pilot tries
@@ -81,7 +85,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
         record = spending_record(spending, trained)
         record["pictures"] = dict(_pictures(spending, trained))
         _write(spending, record)
-        _show(record)
+        _show(record, folder)
 
 
 def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, str]]:
@@ -109,8 +113,9 @@ def _write(spending: Spending, record: dict[str, Any]) -> None:
     write_atomic(folder / "report.html", page)
 
 
-def _show(record: dict[str, Any]) -> None:
-    from opmerge.page.spending import answer, rows
+def _show(record: dict[str, Any], folder: Path) -> None:
+    from opmerge.page.spending import COLUMNS, answer, rows
 
-    print(answer(record))
-    show_rows({name: told for name, *told in rows(record)})
+    print(answer(record), end="\n\n")
+    show_table("Students and the teacher, equal noise", tuple(COLUMNS), [*map(tuple, rows(record))])
+    print(f"written: {folder / 'report.html'} and, for diffusers, {folder / STUDENT}")

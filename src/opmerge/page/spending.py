@@ -15,12 +15,18 @@ from opmerge.page.budget import budget_sections, budget_settings
 from opmerge.page.charts import Axis, Series, intervals
 from opmerge.page.layout import Section, Table, draw_section, render_page
 from opmerge.page.sentences import amount, number, percent
+from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.outline import plan_phrase
 from opmerge.plotting import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+
+COLUMNS = ["plan", "measured (95 %)", "expected (90 %)", "a value", "of the spread", "total cost"]
+COLUMNS += ["merges", "iterations", "seconds"]
+"""Heads of ``rows``."""
 
 
 def spending_page(record: Record) -> str:
@@ -37,15 +43,22 @@ def spending_page(record: Record) -> str:
 
 def answer(record: Record) -> str:
     """What to spend the budget on, what was expected and what was measured, in a few sentences."""
-    best, others = record["trained"][0], record["trained"][1:]
-    told = [f"{sentences.budget_sentence(record)} Measured: {_told(best['measured'])}."]
-    rivals = [each for each in others if each["total"] > 0.5 * best["total"]]
-    if rivals:
-        ratios = (
-            f"{each['name']} {number(each['measured']['value'] / best['measured']['value'])} times"
-            for each in rivals
-        )
-        told.append(f"For the same total, as people run them: {', '.join(ratios)} that error.")
+    best, run, kept = record["best"], record["run"], record["trained"][0]
+    planning = percent((run["calibration"] + run["pilot"]) / run["amount"])
+    phrase = plan_phrase(plan_from_merges(best["merge_list"], best["boundaries"]))
+    told = [
+        f"Spend {run['budget']} like this: {planning} on planning; then "
+        f"{phrase[0].lower()}{phrase[1:]}, {sentences.iteration_range(best['iterations'])} at a "
+        f"learning rate of {run['learning_rate']:g}. Expected error "
+        f"{sentences.forecast_phrase(record, best)}; measured {_told(kept['measured'])}."
+    ]
+    ratios = [
+        f"{each['name']} {number(each['measured']['value'] / kept['measured']['value'])} times"
+        for each in record["trained"][1:]
+        if any(each["iterations"])
+    ]
+    if ratios:
+        told.append(f"For the same total, as people run them, {' and '.join(ratios)} that error.")
     return " ".join(told)
 
 
@@ -104,13 +117,9 @@ def _sections(record: Record) -> Iterator[Section]:
         "costs next to nothing. A forecast is given where the law holds: with the settings that it "
         "was calibrated for.",
         measured_figure(record),
-        Table("What was trained", _COLUMNS, rows(record), is_open=True),
+        Table("What was trained", COLUMNS, rows(record), is_open=True),
     )
     yield from budget_sections(record)
-
-
-_COLUMNS = ["plan", "measured (95 %)", "expected (90 %)", "a value", "of the spread", "total cost"]
-_COLUMNS += ["merges", "iterations", "seconds"]
 
 
 def measured_figure(record: Record) -> Figure:

@@ -116,6 +116,8 @@ def plan_phrase(plan: Plan) -> str:
         is_alike = phrase and not any(letter.isdigit() for letter in phrase)
         phrase = f"{phrase} within each window" if is_alike else ""
     what = f"merge {phrase}" if phrase else f"use the plan of {_counted(len(plan.merges))}"
+    if plan.free_step is not None:
+        what = f"step from z_{plan.num_steps} to z_{plan.free_step} in closed form, then {what}"
     if len(roots) == 1:
         return what[0].upper() + what[1:]
     is_short = len(roots) <= _MOST_HANDOVERS
