@@ -56,6 +56,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     spectrum = networks.read_spectrum(samples)
     rate, is_told = optimization.learning_rate, optimization.given("learning_rate") is not None
     rates = [rate] if is_told else [rate, _FASTER * rate]
+    if config.linear_part == "solve":  # perceptrons erred less with the faster wherever tried
+        rates.reverse()
     prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
     with resumable("the same command"), bars_in_turn() as report:
         spending = Spending(

@@ -49,6 +49,10 @@ _MOST_PLANS = 2
 """In a pilot; the law's ties are alike in all that matters but how they are trained."""
 
 _PILOT_SAMPLES = 500
+
+_FEWEST_PILOTED = 100
+"""Iterations of the longest merge of a short run; fewer say more of targets learned by heart."""
+
 _LEAST = 1e-12
 
 _FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
@@ -169,7 +173,25 @@ class Spending:
     @property
     def planning_cost(self) -> float:
         """What is spent before the plan is trained."""
-        return self.knowledge.cost + self.pilot_share * self.prices.amount
+        return self.knowledge.cost + self.pilot_budget
+
+    @property
+    def pilot_budget(self) -> float:
+        """The share of a pilot, if that pays for short runs that tell anything; or else nothing."""
+        budget = self.pilot_share * self.prices.amount
+        return budget if budget >= 2 * self._a_short_run else 0.0
+
+    @property
+    def _a_short_run(self) -> float:
+        """The least that a short run of a merge of all steps may cost, measured."""
+        training = _FEWEST_PILOTED * self.prices.cost.per_iteration([self.teacher.num_steps]).sum()
+        return float(training) + self._measuring
+
+    @property
+    def _measuring(self) -> float:
+        """What measuring a short run costs: samples of teacher and student."""
+        drawn = self.teacher.num_steps + self.student_steps
+        return 0.0 if self.prices.counts_iterations else float(_PILOT_SAMPLES * drawn)
 
     @cached_property
     def curve(self) -> list[BudgetResult]:
@@ -202,11 +224,13 @@ class Spending:
             for planned in reversed(distinct.values())
             for rate in self.learning_rates
         ]
-        if not self.pilot_share or len(candidates) == 1:
-            return candidates[0]
-        return successive_halving(
-            candidates, self.pilot_share * self.prices.amount, self._after_a_short_run
-        )
+        while candidates[1:] and self._of_each(len(candidates)) < self._a_short_run:
+            candidates.pop()
+        return successive_halving(candidates, self.pilot_budget, self._after_a_short_run)
+
+    def _of_each(self, count: int) -> float:
+        """What the first of the short runs of so many candidates may cost."""
+        return self.pilot_budget / math.ceil(math.log2(count)) / count
 
     def _with_free_step(self, best: BudgetPlan) -> BudgetPlan:
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
@@ -221,10 +245,7 @@ class Spending:
         The law says by how much more iterations lower it.
         """
         planned = candidate.planned
-        if not self.prices.counts_iterations:
-            drawn = self.teacher.num_steps + planned.plan.student_steps
-            budget -= _PILOT_SAMPLES * drawn
-        factor = max(budget, 0.0) / planned.cost
+        factor = max(budget - self._measuring, 0.0) / planned.cost
         counts = tuple(max(1, math.floor(factor * count)) for count in planned.iterations)
         law, table = self.knowledge.law, self.knowledge.table
         short = forecast(law, table, planned.plan, counts)
