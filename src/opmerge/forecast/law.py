@@ -220,7 +220,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             length_exponent=0.2,
             floor=1.0,
         ),
-        0.2,
+        0.28,
         "the prior of perceptrons, linear part solved: digits and patches, T = 32",
     ),
 }

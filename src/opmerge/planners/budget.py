@@ -81,7 +81,8 @@ class BudgetResult:
         budget: network evaluations.
         student_steps: K.
         best: the plan that is proposed, the one with the fewest merges among ``least`` and its
-            ties, and of several the one with the least forecast.
+            ties; of several the one that hands over at equal angles, as people do, and of the
+            others the one with the least forecast.
         least: the plan with the least forecast.
         equal: progressive distillation as people run it, with equal iterations of every merge;
             None if the budget does not pay for it.
@@ -260,9 +261,19 @@ class _Search:
         ]
         chosen = self._planned(least)
         simpler = [self._planned(split) for split in _simplest(splits.values(), least)]
-        ties = tuple(self._ties(chosen, [*simpler, *strategies]))
+        edges = tuple(equal_angle_boundaries(self.splitter.table, self.student_steps))
+        even = splits.get(jumps_of(windowed_strategy("vanilla", edges)))
+        alike = [] if even is None else [self._planned(even)]
+        ties = tuple(self._ties(chosen, [*simpler, *alike, *strategies]))
         among = [chosen, *(tie.plan for tie in ties)]
-        best = min(among, key=lambda each: (len(each.iterations), each.forecast.rms))
+        best = min(
+            among,
+            key=lambda each: (
+                len(each.iterations),
+                each.plan.boundaries != edges,
+                each.forecast.rms,
+            ),
+        )
         num_steps = self.splitter.table.num_steps
         progressive = jumps_of(build_strategy("progressive", num_steps, self.student_steps))
         equal = None
