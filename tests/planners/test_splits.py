@@ -25,8 +25,8 @@ def a_splitter(num_steps: int, cost: IterationCost | None = None, **law: float) 
         (IterationCost(2, 1), 4, 2 * (4 + 3)),
         (IterationCost(2, 8), 4, 2 * (4 / 8 + 3)),
         (IterationCost(2, "auto"), 4, 2 * (4 / 4 + 3)),
-        (IterationCost(2, "auto", is_linear_solved=True), 40, 2 * (41 / 32 + 3)),
-        (IterationCost(2, "auto", student_passes=5.0), 64, 2 * (64 / 32 + 5)),
+        (IterationCost(2, "auto", is_linear_solved=True), 40, 2 * (41 / 16 + 3)),
+        (IterationCost(2, "auto", student_passes=5.0), 64, 2 * (64 / 16 + 5)),
     ],
 )
 def test_iteration_costs_its_target_by_reuse_and_the_students_passes(cost, children, expected):

@@ -80,9 +80,9 @@ class BudgetResult:
     Args:
         budget: network evaluations.
         student_steps: K.
-        best: the plan that is proposed, the one with the fewest merges among ``least`` and its
-            ties; of several the one that hands over at equal angles, as people do, and of the
-            others the one with the least forecast.
+        best: the plan that is proposed: among ``least`` and its ties those that hand over at equal
+            angles, as people do, if there are any; of these the one with the fewest merges, and
+            of several the one with the least forecast.
         least: the plan with the least forecast.
         equal: progressive distillation as people run it, with equal iterations of every merge;
             None if the budget does not pay for it.
@@ -269,8 +269,8 @@ class _Search:
         best = min(
             among,
             key=lambda each: (
-                len(each.iterations),
                 each.plan.boundaries != edges,
+                len(each.iterations),
                 each.forecast.rms,
             ),
         )

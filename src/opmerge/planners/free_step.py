@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from opmerge.forecast import FittedLaw, TeacherTable, forecast
 from opmerge.forecast.cost import IterationCost
-from opmerge.planners.budget import BudgetPlan, plan_for_budget
+from opmerge.planners.budget import BudgetPlan, equal_angle_boundaries, plan_for_budget
 from opmerge.plans import Plan
 
 # Landings, as shares of the nodes below T. Students that start further down learn noised data,
@@ -64,7 +64,7 @@ def _planned(
     runs: float,
 ) -> BudgetPlan | None:
     """The best plan of students from a step on; None if the budget does not pay for one."""
-    left = budget - runs * (table.num_steps - step)
+    left, below_it = budget - runs * (table.num_steps - step), table.below(step)
     below = replace(  # no merge of theirs starts at step T
         law,
         law=replace(law.law, first=1.0),
@@ -72,7 +72,9 @@ def _planned(
     )
     if left <= cost.batch * (step + cost.student_passes):
         return None
-    best = plan_for_budget(table.below(step), below, left, student_steps, cost).best
+    best = plan_for_budget(below_it, below, left, student_steps, cost).best
+    if list(best.plan.boundaries) != equal_angle_boundaries(below_it, student_steps):
+        return None  # far from what was measured of free steps
     plan = Plan(best.plan.students, table.num_steps)
     expected = forecast(law, table, plan, best.iterations)
     return replace(best, plan=plan, cost=best.cost + budget - left, forecast=expected)
