@@ -180,11 +180,11 @@ def test_width_is_refused_where_nothing_fits() -> None:
         ),
         (
             build_strategy("vanilla", 8, 2),
-            "For a student of 2 steps take z_8 → z_4 → z_0 and use the plan of 2 merges",
+            "For a student of 2 steps take z_8 → z_4 → z_0 and merge each window at once",
         ),
         (
             build_strategy("vanilla", 4, 2),
-            "For a student of 2 steps take z_4 → z_2 → z_0 and use the plan of 2 merges",
+            "For a student of 2 steps take z_4 → z_2 → z_0 and merge each window at once",
         ),
     ],
 )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STUDENT = "students/plan/student"
 """Where in the run's folder the student lies."""
 
+_SHOWN = (0, 1, 2, 5, 6)  # columns of the page's table that fit a terminal
 _NUM_PICTURES = 8
 _FASTER = 3.0  # how many times a learning rate the other is that the pilot tries
 
@@ -119,5 +120,7 @@ def _show(record: dict[str, Any], folder: Path) -> None:
     from opmerge.page.spending import COLUMNS, answer, rows
 
     print(answer(record), end="\n\n")
-    show_table("Students and the teacher, equal noise", tuple(COLUMNS), [*map(tuple, rows(record))])
+    cells = [[row[place] for place in _SHOWN] for row in [COLUMNS, *rows(record)]]
+    head, *students = map(tuple, cells)
+    show_table("Students beside the teacher, from equal noise", head, students)
     print(f"written: {folder / 'report.html'} and, for diffusers, {folder / STUDENT}")

@@ -14,7 +14,7 @@ from opmerge.page import sentences
 from opmerge.page.charts import LOOKS, Axis, Level, Series, curves, intervals
 from opmerge.page.layout import Section, Table, draw_section, render_page
 from opmerge.page.sentences import amount, number, percent
-from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.drawing import recorded_plan
 from opmerge.plans.outline import draw_text
 from opmerge.plotting import BLUE, INK, ORANGE, figure_style, log_axis, new_figure
 
@@ -56,7 +56,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 def budget_sections(record: Record) -> Iterator[Section]:
     """Frontier, iterations and other plans: all that is forecast."""
     best = record["best"]
-    has_free_step = plan_from_merges(best["merge_list"], best["boundaries"]).free_step is not None
+    has_free_step = "free_step" in best
     yield draw_section(
         "What a budget buys",
         "The least error that is forecast at each cost, as a share of the teacher's spread, one "
@@ -67,7 +67,7 @@ def budget_sections(record: Record) -> Iterator[Section]:
         _frontier_table(record),
     )
     if best["merges"]:
-        plan = plan_from_merges(best["merge_list"], best["boundaries"])
+        plan = recorded_plan(best)
         yield draw_section(
             "Where the iterations go",
             "Each line is one merge: the steps that its student jumps over, at the height of its "

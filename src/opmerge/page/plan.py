@@ -16,7 +16,7 @@ from opmerge.page import sentences
 from opmerge.page.charts import Axis, Level, Series, curves
 from opmerge.page.layout import Section, Table, draw_section, render_page
 from opmerge.page.sentences import best_named, number, percent, summary_sentence, target
-from opmerge.plans.drawing import plan_figure, plan_from_merges
+from opmerge.plans.drawing import plan_figure, recorded_plan
 from opmerge.plans.outline import draw_text
 from opmerge.plotting import BLUE, GREEN, GREY, INK, ORANGE, figure_style, log_axis, new_figure
 
@@ -80,9 +80,14 @@ def _sections(record: Record) -> Iterator[Section]:
         "marks show where the operators that it replaces meet. Round 0 is the teacher; merges of "
         "one round do not wait for one another."
         + (" Dashed: where one student hands over to the next." if students > 1 else ""),
-        plan_figure(best["merge_list"], best["boundaries"], sentences.plan_title(record)),
+        plan_figure(
+            best["merge_list"],
+            best["boundaries"],
+            sentences.plan_title(record),
+            "free_step" in best,
+        ),
         table=_merge_table(record),
-        outline=draw_text(plan_from_merges(best["merge_list"], best["boundaries"]), _OUTLINE_WIDTH),
+        outline=draw_text(recorded_plan(best), _OUTLINE_WIDTH),
     )
     yield draw_section(
         "Strategies compared",
@@ -144,7 +149,7 @@ def _merge_table(record: Record) -> Table | None:
     best = record["best"]
     if not best["merge_list"]:
         return None
-    plan = plan_from_merges(best["merge_list"], best["boundaries"])
+    plan = recorded_plan(best)
     shares = {tuple(m["boundaries"]): m["share"] for m in best["merge_list"]}
     rows = [
         [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.drawing import recorded_plan
 from opmerge.plans.outline import plan_phrase
 
 Record = Mapping[str, Any]
@@ -80,7 +80,7 @@ def summary_sentence(record: Record) -> str:
     if "budget" in record:
         return budget_sentence(record)
     best = record["best"]
-    plan = plan_from_merges(best["merge_list"], best["boundaries"])
+    plan = recorded_plan(best)
     comparison = _comparison(record)
     gain = f"; {comparison}" if comparison else ""
     error = f"W2 to {target(record)} {number(best['w2'])}"
@@ -94,7 +94,7 @@ def summary_sentence(record: Record) -> str:
 def budget_sentence(record: Record) -> str:
     """What to spend a budget on, and what is expected of it: a forecast, no proof."""
     best, budget = record["best"], record["budget"]
-    phrase = plan_phrase(plan_from_merges(best["merge_list"], best["boundaries"]))
+    phrase = plan_phrase(recorded_plan(best))
     return (
         f"Spend {amount(budget['evaluations'])} network evaluations like this: "
         f"{phrase[0].lower()}{phrase[1:]}, {iteration_range(best['iterations'])}; "

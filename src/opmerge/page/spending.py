@@ -15,7 +15,7 @@ from opmerge.page.budget import budget_sections, budget_settings
 from opmerge.page.charts import Axis, Series, intervals
 from opmerge.page.layout import Section, Table, draw_section, render_page
 from opmerge.page.sentences import amount, number, percent
-from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.drawing import recorded_plan
 from opmerge.plans.outline import plan_phrase
 from opmerge.plotting import BLUE, ORANGE
 
@@ -45,7 +45,7 @@ def answer(record: Record) -> str:
     """What to spend the budget on, what was expected and what was measured, in a few sentences."""
     best, run, kept = record["best"], record["run"], record["trained"][0]
     planning = percent((run["calibration"] + run["pilot"]) / run["amount"])
-    phrase = plan_phrase(plan_from_merges(best["merge_list"], best["boundaries"]))
+    phrase = plan_phrase(recorded_plan(best))
     told = [
         f"Spend {run['budget']} like this: {planning} on planning; then "
         f"{phrase[0].lower()}{phrase[1:]}, {sentences.iteration_range(best['iterations'])} at a "

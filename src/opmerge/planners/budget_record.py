@@ -12,7 +12,7 @@ from opmerge.planners.budget import BudgetPlan, BudgetResult, ratio_interval
 from opmerge.planners.record import plan_record
 from opmerge.planners.result import PlannerResult
 from opmerge.plans import PlanFile
-from opmerge.plans.drawing import plan_from_merges
+from opmerge.plans.drawing import recorded_plan
 from opmerge.problem import Problem
 
 
@@ -86,7 +86,7 @@ def budget_plan_file(problem: Problem, record: Mapping[str, Any]) -> PlanFile:
     best = record["best"]
     keys = ("w2", "lower_bound", "gap", "paired_rms")
     return PlanFile(
-        plan_from_merges(best["merge_list"], best["boundaries"]),
+        recorded_plan(best),
         problem.schedule,
         problem.training,
         problem.merge_rule,

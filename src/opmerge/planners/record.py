@@ -149,6 +149,7 @@ def _outcome_record(outcome: Outcome, cost: float) -> dict[str, Any]:
         "merges": len(plan.merges),
         "network_evaluations": plan.network_evaluations(),
         "boundaries": list(plan.boundaries),
+        **({} if plan.free_step is None else {"free_step": plan.free_step}),
         "errors": outcome.errors.tolist(),
         "merge_list": [
             {"boundaries": list(merge.boundaries), "share": float(share)}

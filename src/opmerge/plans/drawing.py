@@ -23,18 +23,12 @@ _COLOURS, _PALEST = "YlGnBu", 40  # lightness falls all the way, so it reads in 
 
 
 def plan_from_merges(
-    merges: Sequence[Mapping[str, Any]],
-    boundaries: Sequence[int],
-    has_free_step: bool | None = None,
+    merges: Sequence[Mapping[str, Any]], boundaries: Sequence[int], has_free_step: bool = False
 ) -> Plan:
     """The plan of a record's merges and (T, …, 0), or ``InputError`` if they do not form one.
 
-    With a free step the first two boundaries are its ends; unless told, several steps there that
-    no merge starts with are one.
+    With a free step the first two boundaries are its ends.
     """
-    if has_free_step is None:
-        is_merged = any(merge["boundaries"][0] == boundaries[0] for merge in merges)
-        has_free_step = boundaries[0] - boundaries[1] > 1 and not is_merged
     every = [Merge(tuple(merge["boundaries"])) for merge in merges]
     trees = (
         Tree(above, below, tuple(m for m in every if below <= m.stop and m.start <= above))
@@ -43,12 +37,17 @@ def plan_from_merges(
     return Plan(tuple(trees), boundaries[0] if has_free_step else None)
 
 
+def recorded_plan(entry: Mapping[str, Any]) -> Plan:
+    """The plan of a record's entry: ``merge_list``, ``boundaries`` and, with one, ``free_step``."""
+    return plan_from_merges(entry["merge_list"], entry["boundaries"], "free_step" in entry)
+
+
 @figure_style()
 def plan_figure(
     merges: Sequence[Mapping[str, Any]],
     boundaries: Sequence[int],
     title: str = "",
-    has_free_step: bool | None = None,
+    has_free_step: bool = False,
 ) -> Figure:
     """Each merge as a bar over the steps that it jumps over, in the round in which it is trained.
 

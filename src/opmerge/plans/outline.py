@@ -115,6 +115,7 @@ def plan_phrase(plan: Plan) -> str:
     if len(merged) > 1:  # what names steps is of one tree alone
         is_alike = phrase and not any(letter.isdigit() for letter in phrase)
         phrase = f"{phrase} within each window" if is_alike else ""
+        phrase = "each window at once" if all(node.merges == 1 for node in merged) else phrase
     what = f"merge {phrase}" if phrase else f"use the plan of {_counted(len(plan.merges))}"
     if plan.free_step is not None:
         what = f"step from z_{plan.num_steps} to z_{plan.free_step} in closed form, then {what}"
