@@ -290,6 +290,7 @@ class TestNetworks:
             *("distill", SAMPLES, "--teacher", "teacher", "--plan", "[[[4,3],2],1]"),
             *("--num_iterations", "4,6,5", "--train_batch_size", 16, "--ema_decay", 0.9),
             *("--checkpointing_steps", 7, "--checkpoints_total_limit", 9),
+            *("--linear_part", "train", "--target_reuse", 1),  # the defaults of its version
             *("--output_dir", folder, "--resume_from_checkpoint", "latest"),
         )
         assert status == 0, err

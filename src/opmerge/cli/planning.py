@@ -12,7 +12,6 @@ from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object, write_atomic
-from opmerge.settings.types import GRADIENT_FLOW
 
 if TYPE_CHECKING:
     from opmerge.settings.commands import (
@@ -223,6 +222,7 @@ def _training(
     rule: str,
     schedule: opmerge.NoiseSchedule,
 ) -> opmerge.TrainingModel:
+    from opmerge.settings.types import GRADIENT_FLOW
     from opmerge.training import training_from_dict
 
     time = asked.given("merge_time")

@@ -16,8 +16,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import least_squares
 
 from opmerge.errors import InputError
 from opmerge.forecast.law import (
@@ -204,8 +202,11 @@ class _Posterior:
 
 def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
     """Most likely parameters, the residuals' standard deviation estimated in a few rounds."""
+    from scipy.linalg import solve_triangular
+    from scipy.optimize import least_squares
+
     mean, covariance = prior.moments(len(data.sizes))
-    root = cholesky(covariance, lower=True)
+    root = np.linalg.cholesky(covariance)
     own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, _NOISE
 
     def whitened(at: Array) -> Array:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
@@ -184,7 +183,8 @@ class LawPrior:
     def fitted(self, count: int = 1) -> FittedLaw:
         """The law that is planned with, and draws from the prior."""
         mean, covariance = self.moments(count)
-        draws = draw_laws(mean, cholesky(covariance, lower=True))
+        root = np.linalg.cholesky(covariance).astype(np.float64)
+        draws = draw_laws(mean, root)
         return FittedLaw(self.centre.for_groups(count), draws, self.scatter, self.source)
 
 

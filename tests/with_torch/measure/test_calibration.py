@@ -54,6 +54,7 @@ from opmerge.measure.probes import (
     ProbeRunner,
     ProbeSettings,
     default_probes,
+    measuring_evaluations,
     probe_plan,
 )
 from opmerge.measure.teacher_table import MeasuredTable, measure_table
@@ -755,7 +756,10 @@ def test_a_budget_is_kept_and_used(tmp_path: Path, budget: str) -> None:
     size = size_within(budget, *arguments, config, Accelerator(cpu=True), tmp_path)
     amount, unit = read_budget(budget)
     count = max(probe.num_iterations for probe in size.probes)
-    assert size.probes == default_probes(8, count, 1e-3)
+    states = size.probes[0].num_states
+    assert size.probes == default_probes(8, count, 1e-3, num_states=states)
+    measured = sum(measuring_evaluations(probe) for probe in size.probes)
+    assert states == 2000 or 0.29 * amount < measured <= 0.3 * amount
     assert size.cost <= amount
     merges = sum(probe.num_iterations * probe.num_merges for probe in size.probes)
     if unit == "iterations":
