@@ -5,18 +5,20 @@ CORE := .venv-core
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_DIR ?= runs/demo
-# One thread per worker: torch and BLAS would otherwise fight over the cores.
+# Networks this small gain nothing by a second thread, and lose much where the cores are busy; workers
+# of tests would fight over the cores.
+ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-core test-full lint findings benchmarks constraints clean
 
 # The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
 	@echo "a teacher, then students for a budget: about five minutes on two idle cores, ten on busy ones"
-	$(BIN)/opmerge train-teacher digits --num_iterations 6000 --output_dir $(DEMO_DIR)/teacher \
+	$(ONE_THREAD) $(BIN)/opmerge train-teacher digits --num_iterations 6000 --output_dir $(DEMO_DIR)/teacher \
 	  --resume_from_checkpoint latest
-	$(BIN)/opmerge run digits --teacher $(DEMO_DIR)/teacher/teacher --steps 32 --budget 1e6 \
+	$(ONE_THREAD) $(BIN)/opmerge run digits --teacher $(DEMO_DIR)/teacher/teacher --steps 32 --budget 1e6 \
 	  --compare_with vanilla --compare_with progressive --output_dir $(DEMO_DIR)/run
 	@echo "look at $(DEMO_DIR)/run/report.html"
 
