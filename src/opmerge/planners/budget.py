@@ -80,9 +80,9 @@ class BudgetResult:
     Args:
         budget: network evaluations.
         student_steps: K.
-        best: the plan that is proposed: among ``least`` and its ties those that hand over at equal
-            angles, as people do, if there are any; of these the one with the fewest merges, and
-            of several the one with the least forecast.
+        best: the plan that is proposed: among ``least`` and its ties one merge a window of equal
+            angles, as people hand over, if that is one of them; or else the one with the fewest
+            merges, and of several the one with the least forecast.
         least: the plan with the least forecast.
         equal: progressive distillation as people run it, with equal iterations of every merge;
             None if the budget does not pay for it.
@@ -262,14 +262,14 @@ class _Search:
         chosen = self._planned(least)
         simpler = [self._planned(split) for split in _simplest(splits.values(), least)]
         edges = tuple(equal_angle_boundaries(self.splitter.table, self.student_steps))
-        even = splits.get(jumps_of(windowed_strategy("vanilla", edges)))
-        alike = [] if even is None else [self._planned(even)]
+        even = windowed_strategy("vanilla", edges)
+        alike = [self._planned(splits[jumps])] if (jumps := jumps_of(even)) in splits else []
         ties = tuple(self._ties(chosen, [*simpler, *alike, *strategies]))
         among = [chosen, *(tie.plan for tie in ties)]
         best = min(
             among,
             key=lambda each: (
-                each.plan.boundaries != edges,
+                each.plan != even,
                 len(each.iterations),
                 each.forecast.rms,
             ),
