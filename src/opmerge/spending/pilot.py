@@ -28,7 +28,6 @@ def successive_halving(
     rounds = math.ceil(math.log2(len(left)))
     while len(left) > 1:
         each = budget / rounds / len(left)
-        left = sorted(left, key=lambda candidate: score(candidate, each))[
-            : math.ceil(len(left) / 2)
-        ]
+        ranked = sorted(left, key=lambda candidate: score(candidate, each))
+        left = ranked[: math.ceil(len(left) / 2)]
     return left[0]

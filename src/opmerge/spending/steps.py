@@ -29,6 +29,7 @@ from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
+from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
 from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan, build_strategy
@@ -159,11 +160,34 @@ class Spending:
                     table_samples=size.table_samples,
                 )
                 return Knowledge(found.law_fit.law, found.table.table, part)
-        table = kept_table(*given, folder, _FEW_SAMPLES)
+        table = kept_table(*given, folder, self._samples_without_probes())
         is_solved = self.config.linear_part == "solve"
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
         free = self.prices.counts_iterations
         return Knowledge(law, table.table, 0.0 if free else table.network_evaluations)
+
+    def _samples_without_probes(self) -> int:
+        """Of a table that costs the calibration's share, or the least that one can be made of.
+
+        Raises:
+            InputError: if that takes more than half of the budget.
+        """
+        if self.prices.counts_iterations:
+            return _FEW_SAMPLES
+        costs = {
+            count: table_evaluations(self.teacher, self.spectrum, count)
+            for count in (_FEW_SAMPLES, FEWEST_SAMPLES)
+        }
+        amount = self.prices.amount
+        if costs[_FEW_SAMPLES] <= self.calibration_share * amount:
+            return _FEW_SAMPLES
+        if 2 * costs[FEWEST_SAMPLES] > amount:
+            requirement = (
+                f"must be worth >= {2 * costs[FEWEST_SAMPLES]:,} network evaluations, twice what "
+                "the teacher's table takes"
+            )
+            raise InputError("budget", requirement, self.prices.told)
+        return FEWEST_SAMPLES
 
     @property
     def left(self) -> float:

@@ -123,6 +123,7 @@ def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:
         ("-3", (), "budget"),
         ("3 furlongs", (), "budget"),
         ("100", (), "budget"),
+        ("12000", (), "twice what the teacher's table takes"),
         ("20000", ("--student_steps", T + 1), "student_steps"),
         ("20000", ("--compare_with", "fastest"), "strategy"),
         ("20000", ("--calibration_share", 1.5), "calibration_share"),
