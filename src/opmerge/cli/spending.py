@@ -79,6 +79,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
         )
         if accelerator.is_main_process:
             runs.write_config(folder, "run", samples, asked, optimization)
+        _ = spending.chosen  # by all processes: probes and short runs train on each
+        if accelerator.is_main_process:
             write_atomic(folder / "plan.json", spending_plan(spending).dumps())
         trained = [spending.best()]
         if config.linear_part == "solve":

@@ -64,7 +64,7 @@ def size_within(
         InputError: if it does not suffice for two iterations a merge.
     """
     amount, unit = read_budget(budget)
-    costs = _costs(unit, teacher, inputs, config, accelerator, folder)
+    costs = iteration_times(unit, teacher, inputs, config, accelerator, folder)
     rate = config.optimization.learning_rate
     most, fewest = default_samples(teacher), FEWEST_SAMPLES
     evaluation = costs.passes / config.optimization.global_batch_size(accelerator.num_processes)
@@ -101,26 +101,30 @@ def size_within(
 
 
 @dataclass(frozen=True)
-class _Costs:
+class IterationTimes:
     """In the unit of a budget: of a batch through the network, and of a student's iteration."""
 
     passes: float
     iteration: float
 
 
-def _costs(
+def iteration_times(
     unit: str,
     teacher: Teacher,
     inputs: DataInputs,
     config: DistillationConfig,
     accelerator: Accelerator,
     folder: Path,
-) -> _Costs:
+) -> IterationTimes:
+    """What a batch and an iteration take of a budget; a time is measured once, kept in the folder.
+
+    It is measured on the merge of all steps. Every process asks; the first one's times hold.
+    """
     batch = config.optimization.global_batch_size(accelerator.num_processes)
     if unit == "iterations":
-        return _Costs(0.0, 1.0)
+        return IterationTimes(0.0, 1.0)
     if unit == "evaluations":
-        return _Costs(float(batch), STUDENT_PASSES * batch)
+        return IterationTimes(float(batch), STUDENT_PASSES * batch)
 
     def timed() -> list[float]:
         plan = probe_plan(teacher.num_steps, teacher.num_steps, 0)
@@ -134,4 +138,4 @@ def _costs(
         identity = {"teacher": teacher.digest, "config": settings}
         seconds = Store(folder, warn=lambda line: None).kept("timing", identity, lambda: seconds)
     broadcast_object_list(found := [seconds])
-    return _Costs(*found[0])
+    return IterationTimes(*found[0])

@@ -6,16 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
-from opmerge.denoisers.inputs import TrainingInputs
+from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
-from opmerge.distillation.executor import Distillation
 from opmerge.forecast.cost import IterationCost
-from opmerge.plans import build_strategy
+from opmerge.measure.calibration_budget import iteration_times
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.types import read_budget
-from opmerge.store import Store
+
+_LEAST_PASS = 1e-3  # of a training step: passes too short to be timed
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Prices:
 def priced(
     budget: str,
     teacher: Teacher,
-    inputs: TrainingInputs,
+    inputs: DataInputs,
     config: DistillationConfig,
     accelerator: Accelerator,
     folder: Path,
@@ -71,19 +70,9 @@ def priced(
     if unit == "iterations":
         return Prices(budget, amount, IterationCost.of_iterations())
 
-    def timed() -> list[float]:
-        plan = build_strategy("vanilla", teacher.num_steps)
-        run = Distillation(teacher, plan, inputs, config, accelerator)
-        again, new = run.time_iteration(again=True), run.time_iteration()
-        children = teacher.num_steps + cost.is_linear_solved
-        return [max(new - again, 1e-9) / children, again]
-
-    seconds = [0.0, 0.0]
-    if accelerator.is_main_process:
-        settings = config.what_decides(accelerator.num_processes)
-        identity = {"teacher": teacher.digest, "config": settings}
-        seconds = Store(folder, warn=lambda line: None).kept("timing", identity, timed)
-    broadcast_object_list(found := [seconds])
-    a_pass, step = found[0]
+    # where the calibration keeps it too, so that both go by the same times
+    times = iteration_times(unit, teacher, inputs, config, accelerator, folder / "calibration")
+    step = times.iteration
+    a_pass = max(times.passes, _LEAST_PASS * step)
     cost = replace(cost, student_passes=step / a_pass)
     return Prices(budget, amount * batch / a_pass, cost, a_pass / batch)

@@ -27,7 +27,7 @@ from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
-from opmerge.measure.calibration_budget import size_within
+from opmerge.measure.calibration_budget import CalibrationSize, size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
 from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
@@ -145,21 +145,21 @@ class Spending:
         given = self.teacher, self.inputs, self.spectrum, self.config, self.accelerator
         folder = self.folder / "calibration"
         part = self.calibration_share * self.prices.amount
+        size: CalibrationSize | None = None
         with suppress(InputError):  # of a share that pays for no probes
             size = size_within(self.prices.share(self.calibration_share), *given, folder)
-            count = max(each.num_iterations for each in size.probes)
-            if count >= _FEWEST_ITERATIONS:
-                config = self.config.replaced(num_iterations=count)
-                found = calibrate(
-                    *given[:3],
-                    config,
-                    self.accelerator,
-                    size.probes,
-                    folder,
-                    lambda done, total: self._report("calibrating", done, total),
-                    table_samples=size.table_samples,
-                )
-                return Knowledge(found.law_fit.law, found.table.table, part)
+        count = max((each.num_iterations for each in size.probes), default=0) if size else 0
+        if size is not None and count >= _FEWEST_ITERATIONS:
+            found = calibrate(
+                *given[:3],
+                self.config.replaced(num_iterations=count),
+                self.accelerator,
+                size.probes,
+                folder,
+                lambda done, total: self._report("calibrating", done, total),
+                table_samples=size.table_samples,
+            )
+            return Knowledge(found.law_fit.law, found.table.table, part)
         table = kept_table(*given, folder, self._samples_without_probes())
         is_solved = self.config.linear_part == "solve"
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
