@@ -32,7 +32,7 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
         "calibration": knowledge.cost,
         "pilot": spending.pilot_budget,
         "learning_rate": spending.chosen.learning_rate,
-        "samples": spending.num_samples,
+        "samples": spending.asked.num_samples,
         "teacher": spending.teacher.digest,
     }
     record["trained"] = [_entry(spending, each) for each in trained]

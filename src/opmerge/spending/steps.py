@@ -33,6 +33,7 @@ from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
 from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan, build_strategy
+from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
 from opmerge.spending.pilot import successive_halving
@@ -107,9 +108,8 @@ class Spending:
 
     Args:
         inputs, spectrum: data in the teacher's units, and their spectrum with eigenvectors.
+        asked: the shares of the budget, the student's steps, and the folder that keeps every part.
         config: of all trainings, but for their iterations.
-        folder: of the run; every part is kept there.
-        calibration_share, pilot_share: of the budget.
         learning_rates: among which the pilot chooses; the first without one.
     """
 
@@ -118,24 +118,18 @@ class Spending:
         teacher: Teacher,
         inputs: DataInputs,
         spectrum: Spectrum,
+        asked: SpendingOptions,
         config: DistillationConfig,
         accelerator: Accelerator,
-        folder: Path,
         prices: Prices,
-        student_steps: int = 1,
-        calibration_share: float = 0.1,
-        pilot_share: float = 0.0,
         learning_rates: Sequence[float] = (),
-        num_samples: int = 2000,
         report: Report = lambda what, done, total: None,
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.teacher, self.inputs, self.spectrum = teacher, inputs, spectrum
-        self.config, self.accelerator, self.folder = config, accelerator, folder
-        self.prices, self.student_steps = prices, student_steps
-        self.calibration_share, self.pilot_share = calibration_share, pilot_share
+        self.asked, self.folder = asked, asked.output_dir
+        self.config, self.accelerator, self.prices = config, accelerator, prices
         self.learning_rates = tuple(learning_rates) or (config.optimization.learning_rate,)
-        self.num_samples = num_samples
         self._report, self._warn = report, warn
 
     @cached_property
@@ -144,10 +138,10 @@ class Spending:
         or the law of its kind of network and a table alone."""
         given = self.teacher, self.inputs, self.spectrum, self.config, self.accelerator
         folder = self.folder / "calibration"
-        part = self.calibration_share * self.prices.amount
+        part = self.asked.calibration_share * self.prices.amount
         size: CalibrationSize | None = None
         with suppress(InputError):  # of a share that pays for no probes
-            size = size_within(self.prices.share(self.calibration_share), *given, folder)
+            size = size_within(self.prices.share(self.asked.calibration_share), *given, folder)
         count = max((each.num_iterations for each in size.probes), default=0) if size else 0
         if size is not None and count >= _FEWEST_ITERATIONS:
             found = calibrate(
@@ -179,7 +173,7 @@ class Spending:
             for count in (_FEW_SAMPLES, FEWEST_SAMPLES)
         }
         amount = self.prices.amount
-        if costs[_FEW_SAMPLES] <= self.calibration_share * amount:
+        if costs[_FEW_SAMPLES] <= self.asked.calibration_share * amount:
             return _FEW_SAMPLES
         if 2 * costs[FEWEST_SAMPLES] > amount:
             requirement = (
@@ -202,7 +196,7 @@ class Spending:
     @property
     def pilot_budget(self) -> float:
         """The share of a pilot, if that pays for short runs that tell anything; or else nothing."""
-        budget = self.pilot_share * self.prices.amount
+        budget = self.asked.pilot_share * self.prices.amount
         return budget if budget >= 2 * self._a_short_run else 0.0
 
     @property
@@ -214,7 +208,7 @@ class Spending:
     @property
     def _measuring(self) -> float:
         """What measuring a short run costs: samples of teacher and student."""
-        drawn = self.teacher.num_steps + self.student_steps
+        drawn = self.teacher.num_steps + self.asked.student_steps
         return 0.0 if self.prices.counts_iterations else float(_PILOT_SAMPLES * drawn)
 
     @cached_property
@@ -222,7 +216,7 @@ class Spending:
         """What budgets around this one would buy, this one among them."""
         table, law = self.knowledge.table, self.knowledge.law
         budgets = [factor * self.left for factor in _FACTORS]
-        return frontier(table, law, budgets, [self.student_steps], self.prices.cost)
+        return frontier(table, law, budgets, [self.asked.student_steps], self.prices.cost)
 
     @property
     def planned(self) -> BudgetResult:
@@ -260,7 +254,7 @@ class Spending:
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         runs = 0 if self.prices.counts_iterations else size * num_batches(self.teacher, size)
         table, law = self.knowledge.table, self.knowledge.law
-        given = table, law, self.left, best, self.student_steps, self.prices.cost, runs
+        given = table, law, self.left, best, self.asked.student_steps, self.prices.cost, runs
         return with_free_step(*given)
 
     def _after_a_short_run(self, candidate: Candidate, budget: float) -> float:
@@ -293,7 +287,7 @@ class Spending:
     def usual(self, strategy: str) -> Trained:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
         targets used once, nothing solved."""
-        plan = build_strategy(strategy, self.teacher.num_steps, self.student_steps)
+        plan = build_strategy(strategy, self.teacher.num_steps, self.asked.student_steps)
         each = float(self.prices.usual.per_iteration(children_of(plan)).sum())
         count = int(self.prices.amount // each) if plan.merges else 1
         if count < 1:
@@ -304,7 +298,7 @@ class Spending:
 
     def closed_form(self) -> Trained:
         """One merge a window, its linear part solved and nothing trained."""
-        plan = build_strategy("vanilla", self.teacher.num_steps, self.student_steps)
+        plan = build_strategy("vanilla", self.teacher.num_steps, self.asked.student_steps)
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         batches = num_batches(self.teacher, size)
         config = self.config.replaced(num_iterations=batches, target_reuse=1)
@@ -332,7 +326,7 @@ class Spending:
         run = Distillation(
             self.teacher, plan, self.inputs, config, self.accelerator, folder, self._warn
         )
-        samples = num_samples or self.num_samples
+        samples = num_samples or self.asked.num_samples
         identity = {"run": run.identity(), "samples": samples, "seed": _SEED}
         store, is_main = Store(self.folder, warn=self._warn), self.accelerator.is_main_process
         part = f"students/{folder.name}/measured"
