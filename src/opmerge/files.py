@@ -36,7 +36,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
+def write_atomic(
+    path: str | os.PathLike[str], content: str | bytes, remedy: str = "choose another place"
+) -> Path:
     """Write ``content`` beside ``path``, then rename, so no half-written file is ever seen.
 
     Missing parent folders are made. Text is written as UTF-8. Returns the path written.
@@ -58,7 +60,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
         _sync(target.parent)
     except OSError as error:
         raise InputError(
-            str(target), f"cannot be written ({error.strerror})", remedy="choose another place"
+            str(target), f"cannot be written ({error.strerror})", remedy=remedy
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
 from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
 from opmerge.data.images import folder_source
+from opmerge.data.prepared import is_prepared, open_prepared
 from opmerge.data.source import Progress, Source, source_from_array, source_from_rows
 from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home
@@ -31,8 +32,9 @@ _DEFAULT_OPTIONS = SourceOptions()
 def open_source(
     argument: str, options: SourceOptions = _DEFAULT_OPTIONS, progress: Progress | None = None
 ) -> Source:
-    """Open ``digits``, ``patches``, ``faces``, a file of samples or a folder of images.
+    """Open ``digits``, ``patches``, ``faces``, a file of samples, or a folder.
 
+    A folder holds images, or is a prepared data set, whose samples are as the network reads them.
     A built-in name wins over a file of that name; write ``./digits`` for the file. Files are
     ``.npy``, ``.npz``, ``.csv``, ``.pt`` or ``.safetensors``. A folder that holds CelebA is
     recognised, and cropped and split as usual for CelebA; nothing else takes a ``split``.
@@ -56,6 +58,8 @@ def open_source(
         return _BUILTIN[argument](options)
     if not path.is_dir():
         return array_source(path)
+    if is_prepared(path):
+        return open_prepared(path).source()
     source = folder_source(path, options, progress)
     if celeba is None:
         return source
@@ -79,7 +83,7 @@ def existing_path(argument: str) -> Path:
     raise InputError(
         "data",
         f"must be {', '.join(BUILTIN_SOURCES)}, {EIGENVALUES_PREFIX}0.5,2, "
-        f"a {'/'.join(ARRAY_SUFFIXES)} file or a folder of images",
+        f"a {'/'.join(ARRAY_SUFFIXES)} file, a folder of images or a prepared data set",
         argument or "nothing",
         f"did you mean {close[0]}?" if close else "",
     )

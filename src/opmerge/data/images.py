@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # Files that data sets of images are shipped in.
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet")
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Files that tell of the images of a folder, as the imagefolder of ``datasets`` has them."""
 _NAMES_IN_NOTE = 3
 _CHECKED_AT_ONCE = 256
 
@@ -37,7 +39,8 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
     Every file is decoded once here (a fraction of a millisecond for a small photo), so that
     the number of samples is right from the start: a truncated file has a good header. Files
     that cannot be decoded are left out and named in the notes, and so are files that are not
-    images by their suffix. Hidden files and folders are passed over.
+    images by their suffix, unless they hold captions of them. Hidden files and folders are passed
+    over.
 
     An image is scaled so that its short side is ``options.image_size``, its centre is cropped
     to a square, and its pixel values go from [0, 255] to [−1, 1]. Samples are
@@ -51,7 +54,12 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
     suffixes = image_suffixes()
     names = sorted(visible_files(folder), key=lambda name: name.split("/"))
     candidates = [name for name in names if name.lower().endswith(suffixes)]
-    others = [name for name in names if not name.lower().endswith(suffixes)]
+    stems = {name.rpartition(".")[0] for name in candidates}
+    others = [
+        name
+        for name in names
+        if not name.lower().endswith(suffixes) and not _tells_of_images(name, stems)
+    ]
     sizes = image_sizes(folder, candidates, progress)
     good = [name for name in candidates if sizes[name] is not None]
     bad = [name for name in candidates if sizes[name] is None]
@@ -104,6 +112,7 @@ def image_source(
         rows,
         scaling=f"{colours} pixel values from [0, 255] to [-1, 1], {fitted} to {side} x {side}",
         notes=tuple(notes),
+        files=files,
     )
 
 
@@ -124,6 +133,12 @@ def visible_files(folder: Path) -> Iterator[str]:
         place = Path(parent).relative_to(folder).as_posix()
         prefix = "" if place == "." else f"{place}/"
         yield from (prefix + name for name in files if not name.startswith("."))
+
+
+def _tells_of_images(name: str, stems: set[str]) -> bool:
+    """Whether a file holds captions: of a whole folder, or of the image beside it."""
+    stem, _, suffix = name.rpartition(".")
+    return name.rpartition("/")[2] in METADATA or (suffix == "txt" and stem in stems)
 
 
 def image_suffixes() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class Source:
             called again for another pass.
         split: the part of an official partition that the samples are, or None where there is
             none.
+        files: of images in files, the path of each below their folder, in the order of samples.
 
     Raises:
         InputError: on a shape without values or fewer than two samples; from ``batches``
@@ -53,6 +54,7 @@ class Source:
     notes: tuple[str, ...]
     batches: Callable[[], Iterator[NDArray[np.float64]]]
     split: Split | None = None
+    files: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -76,6 +78,7 @@ def source_from_rows(
     *,
     scaling: str,
     notes: tuple[str, ...] = (),
+    files: Sequence[str] = (),
 ) -> Source:
     """Build a source from a function that reads samples.
 
@@ -101,7 +104,7 @@ def source_from_rows(
                 )
             yield batch
 
-    return Source(name, shape, num_samples, scaling, notes, batches)
+    return Source(name, shape, num_samples, scaling, notes, batches, files=files)
 
 
 def source_from_array(

@@ -429,7 +429,7 @@ def test_unknown_names_list_the_choices_and_the_closest(
     text = refusal(argument)
     assert text == (
         "`data` must be digits, patches, faces, eigenvalues:0.5,2, "
-        "a .npy/.npz/.csv/.pt/.safetensors file or a folder of images, "
+        "a .npy/.npz/.csv/.pt/.safetensors file, a folder of images or a prepared data set, "
         f"got {argument}; did you mean digits?"
     )
 
