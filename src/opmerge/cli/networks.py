@@ -121,12 +121,15 @@ def training_inputs(
         InputError: if samples and --data_free contradict one another, or a class-conditional
             teacher lacks labels or has fewer classes.
     """
-    from opmerge.denoisers.denoiser import as_condition
+    from opmerge.denoisers.denoiser import LABELS, as_condition
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
     if data_free != (samples.source == "none"):
         need = "must be none with" if data_free else "must be given, unless with"
         raise InputError("source", f"{need} --data_free", samples.source)
+    if unread := sorted(set(teacher.needs) - {LABELS}):
+        requirement = "must need nothing beside samples and labels: this one reads"
+        raise InputError("teacher", f"{requirement} {', '.join(unread)}", str(teacher.folder))
     if data_free:
         return NoiseInputs(teacher.sample_shape, teacher.num_classes)
     data, labels = load_training_data(accelerator, samples, folder, teacher.sample_shape)

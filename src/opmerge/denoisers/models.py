@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, Denoiser, as_condition
+from opmerge.denoisers.denoiser import LABELS, Condition, Denoiser, as_condition
+from opmerge.denoisers.families import Rows
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 
 
@@ -72,19 +74,32 @@ def compose(
     return z
 
 
+class _Told:
+    """What a sampler's network is told beside the states."""
+
+    needs: Mapping[str, Rows]
+
+    @property
+    def num_classes(self) -> int | None:
+        """The classes of which it is told one, if it is."""
+        return self.needs.get(LABELS, Rows()).below
+
+
 @dataclass(frozen=True, eq=False)
-class Teacher:
+class Teacher(_Told):
     """A T-step DDIM sampler with one network, whose weights are never changed.
 
-    One sample has the shape in which the network reads it, such as (1, 8, 8). The config is that
-    of the diffusers scheduler that it came with.
+    One sample has the shape in which the network reads it, such as (1, 8, 8). ``needs`` are the
+    rows of the conditions that the network must be told, by their names. The config is that of the
+    diffusers scheduler that it came with, and the folder the place where both were read.
     """
 
     network: nn.Module
     ddim: DDIM
     sample_shape: tuple[int, ...]
-    num_classes: int | None = None
+    needs: Mapping[str, Rows] = field(default_factory=dict)
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -124,7 +139,7 @@ class Teacher:
 
 
 @dataclass(frozen=True, eq=False)
-class Student:
+class Student(_Told):
     """A few-step sampler: K jumps that follow one another from T to 0, noise side first.
 
     They read and land at the steps of the teacher's sampler; several may share a network. With a
@@ -134,7 +149,7 @@ class Student:
     jumps: tuple[Jump, ...]
     ddim: DDIM
     sample_shape: tuple[int, ...]
-    num_classes: int | None = None
+    needs: Mapping[str, Rows] = field(default_factory=dict)
     free_step: Jump | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,7 @@ import numpy as np
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin
 
-from opmerge.denoisers.denoiser import LABELS
-from opmerge.denoisers.families import Rows, config_of, family_of
+from opmerge.denoisers.families import family_of
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
@@ -21,9 +21,10 @@ from opmerge.files import expand_home, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
+_GUIDES = ("controlnet", "adapter", "image_encoder")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
 # bring in: of beta, of 1 - beta, of the product, and as many again where betas are rescaled.
 _ROUNDINGS = 6
@@ -48,17 +49,35 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
         requirement = "must be a teacher: a student takes its own steps only"
         remedy = "pass the folder of the teacher that it was distilled from"
         raise InputError("teacher", requirement, str(folder), remedy)
-    network_folder = _find_network(root)
+    network_folder = find_network(root)
     place = network_folder / "config.json"
     scheduler = _read_scheduler(root, num_steps)
     ddim = DDIM.from_scheduler(scheduler, num_steps)
+    _refuse_guides(root)
     config = read_json_object(place)
     family = family_of(config)
-    network = load_network(network_folder, family.network_class(config, place))
-    config = config_of(network)
-    shape = family.sample_shape(config, place)
-    num_classes = family.needs(config, place).get(LABELS, Rows()).below
-    return Teacher(network, ddim, shape, num_classes, dict(scheduler.config))
+    network_class = family.network_class(config, place)
+    config = {**_defaults(network_class), **config}
+    shape, needs = family.sample_shape(config, place), family.needs(config, place)
+    network = load_network(network_folder, network_class)
+    return Teacher(network, ddim, shape, needs, dict(scheduler.config), root)
+
+
+def _refuse_guides(root: Path) -> None:
+    """Refuse a pipeline that tells its network what none of our conditions holds."""
+    index = read_json_object(root / INDEX) if (root / INDEX).is_file() else {}
+    for name in _GUIDES:
+        if isinstance(index.get(name), list) and index[name] and index[name][0] is not None:
+            requirement = (
+                f"must have no {name}: only texts and classes guide what is distilled here"
+            )
+            raise InputError(str(root), requirement, index.get("_class_name"))
+
+
+def _defaults(network_class: type[ModelMixin]) -> dict[str, Any]:
+    """What keys that a config leaves out are."""
+    known = inspect.signature(network_class.__init__).parameters.items()
+    return {name: each.default for name, each in known if each.default is not each.empty}
 
 
 def _read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
@@ -116,7 +135,7 @@ def write_teacher_folder(
         InputError: if it cannot be written, or something other than a pipeline has the name.
     """
     target = Path(folder)
-    if target.exists() and not (target / _INDEX).is_file():
+    if target.exists() and not (target / INDEX).is_file():
         raise InputError(str(target), "must be a new folder, or one of a model to be replaced")
     with folder_beside(target) as unfinished:
         DDIMPipeline(network, scheduler).save_pretrained(unfinished)
@@ -126,27 +145,27 @@ def write_teacher_folder(
 def read_student_index(folder: Path) -> dict[str, Any] | None:
     """``model_index.json`` of a folder, or None if it is not that of a saved student."""
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
     return index if is_student else None
 
 
-def _find_network(root: Path) -> Path:
+def find_network(root: Path) -> Path:
     """The folder that holds config.json and the weights of the network."""
-    if not (root / _INDEX).is_file():
+    if not (root / INDEX).is_file():
         if (root / "config.json").is_file() and (root / "scheduler_config.json").is_file():
             return root
         value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
-        if (root / "teacher" / _INDEX).is_file():
+        if (root / "teacher" / INDEX).is_file():
             remedy = f"pass {root / 'teacher'}"  # of a run that trained one
         elif any(any((root / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
             value = "a network without its scheduler"
             remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
-        needed = f"must hold {_INDEX}, or config.json and scheduler_config.json"
+        needed = f"must hold {INDEX}, or config.json and scheduler_config.json"
         raise InputError(str(root), needed, value, remedy)
-    index = read_json_object(root / _INDEX)
+    index = read_json_object(root / INDEX)
     for name in _NETWORK_FOLDERS:
         if name in index:
             return root / name
@@ -160,7 +179,7 @@ def _find_network(root: Path) -> Path:
     ]
     if len(networks) != 1:
         requirement = f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only"
-        raise InputError(str(root / _INDEX), requirement, ", ".join(networks) or "none")
+        raise InputError(str(root / INDEX), requirement, ", ".join(networks) or "none")
     return root / networks[0]
 
 

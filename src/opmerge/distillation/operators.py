@@ -77,8 +77,8 @@ class Operators:
         """What stands there now, as a sampler."""
         jumps = tuple(self._at[step] for step in sorted(self._at, reverse=True))
         teacher = self._teacher
-        shape, classes = teacher.sample_shape, teacher.num_classes
-        return Student(jumps, teacher.ddim, shape, classes, self.free_step)
+        shape, needs = teacher.sample_shape, teacher.needs
+        return Student(jumps, teacher.ddim, shape, needs, self.free_step)
 
     def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
         """The students' jumps as JSON values, and the tensors of their denoisers."""

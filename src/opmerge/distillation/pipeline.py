@@ -16,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition, Denoiser, as_condition
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.linear_part import LinearDenoiser
 from opmerge.denoisers.models import Jump, Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
@@ -108,11 +109,13 @@ class FewStepPipeline(DiffusionPipeline):
             Jump(self._denoiser(jump, ddim), jump["start"], jump["stop"], jump["readout"])
             for jump in self.scheduler.jumps
         )
-        shape, num_classes = tuple(self.config["sample_shape"]), self.config["num_classes"]
+        network, shape = self.unet, tuple(self.config["sample_shape"])
+        config = config_of(network)
+        needs = family_of(config).needs(config, Path(type(network).__name__))
         free_step = self.scheduler.free_step
         if free_step is not None:
             free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
-        return Student(jumps, ddim, shape, num_classes, free_step)
+        return Student(jumps, ddim, shape, needs, free_step)
 
     def _denoiser(self, jump: Mapping[str, Any], ddim: DDIM) -> Denoiser:
         """What a jump reads: its network, and its linear part if it has one."""

@@ -116,6 +116,7 @@ def test_what_it_needs_is_said_beforehand() -> None:
         (nn.Linear(2, 2), "Family"),
         ({"_class_name": "UNet2DModel"}, "UNet"),
         ({"_class_name": "UNet1DModel"}, "Family"),
+        ({"_class_name": "UNet2DConditionModel"}, "StableDiffusion"),
         ({"_class_name": "DiTTransformer2DModel"}, "DiT"),
         ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}, "DiT"),
         ({"_class_name": "Transformer2DModel", "norm_type": "layer_norm"}, "Family"),

@@ -22,7 +22,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     PNDMScheduler,
     UNet1DModel,
-    UNet2DConditionModel,
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
@@ -468,19 +467,15 @@ def test_bad_folders_are_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_text_conditional_networks_are_refused(tmp_path: Path) -> None:
-    network = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        cross_attention_dim=4,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    folder = write_teacher_folder(tmp_path / "teacher", network, DDIMScheduler(**NO_CLIP))
-    with pytest.raises(InputError, match=r"must need no text: .* encoder_hidden_states"):
+@pytest.mark.parametrize(
+    "name", ["UNetSpatioTemporalConditionModel", "UNet3DConditionModel", "HunyuanDiT2DModel"]
+)
+def test_networks_of_unknown_families_that_are_told_more_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    folder = write_teacher_folder(tmp_path / "teacher", tiny_unet(), DDIMScheduler(**NO_CLIP))
+    edit(folder / CONFIG, _class_name=name)
+    with pytest.raises(InputError, match=f"must be of a known family, .*, got {name}"):
         load_teacher(folder, 4)
 
 

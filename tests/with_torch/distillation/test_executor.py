@@ -26,6 +26,7 @@ from opmerge import (
     eigenvalue_spectrum,
     evaluate,
 )
+from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.inputs import Batch, DataInputs, NoiseInputs
 from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
@@ -347,7 +348,7 @@ def perceptron(num_steps: int = 4, size: int = 16, **given: Any) -> Teacher:
     network = MLPDenoiser((4,), hidden_size=size, num_layers=1, **given)
     nn.init.normal_(network.proj_out.weight, std=0.3)
     ddim = DDIM.from_schedule(cosine_schedule(num_steps), "v_prediction")
-    return Teacher(network, ddim, (4,), num_classes=given.get("num_classes"))
+    return Teacher(network, ddim, (4,), class_rows(given.get("num_classes")))
 
 
 DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()

@@ -170,7 +170,7 @@ def test_samples_of_the_device_are_those_of_the_cpu(tmp_path: Path) -> None:
 
 
 def teacher_as_student(teacher: Teacher) -> Student:
-    return Student(tuple(teacher.steps()), teacher.ddim, teacher.sample_shape, teacher.num_classes)
+    return Student(tuple(teacher.steps()), teacher.ddim, teacher.sample_shape, teacher.needs)
 
 
 @pytest.mark.parametrize("kept", ["in memory", "in a file", "on the device"])

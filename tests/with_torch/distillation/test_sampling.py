@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
@@ -56,7 +57,7 @@ def test_a_network_rounds_by_batch_size_at_most() -> None:
 
 def test_classes_and_progress() -> None:
     jump = Jump(DDIM_OF_ONE.denoiser(ClassOrNoise()), 1, 0, 0)
-    sampler = Student((jump,), DDIM_OF_ONE, (2,), num_classes=3)
+    sampler = Student((jump,), DDIM_OF_ONE, (2,), class_rows(3))
     reports: list[int] = []
     every = draw_samples(sampler, 7, 0, 2, progress=reports.append)
     assert every[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]

@@ -18,6 +18,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 from torch import nn
 from torch_helpers import files_up_to
 
+from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
@@ -74,10 +75,10 @@ def three_jumps(prediction_type: str = "v_prediction") -> Student:
     return Student(jumps, ddim, SHAPE)
 
 
-def one_jump(network: nn.Module, ddim: DDIM, *shape_and_classes: Any) -> Student:
+def one_jump(network: nn.Module, ddim: DDIM, *shape_and_needs: Any) -> Student:
     """From the last step to the data."""
     jump = Jump(ddim.denoiser(network), ddim.num_steps, 0, 0)
-    return Student((jump,), ddim, *shape_and_classes)
+    return Student((jump,), ddim, *shape_and_needs)
 
 
 def test_the_saved_student_gives_the_same_bits(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_other_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
 
 def test_class_labels_reach_the_networks(tmp_path: Path) -> None:
     ddim = DDIM.from_schedule(cosine_schedule(4), "sample")
-    student = one_jump(mlp(0, (5,), 3), ddim, (5,), 3)
+    student = one_jump(mlp(0, (5,), 3), ddim, (5,), class_rows(3))
     folder = save_student(student, tmp_path / "student")
     assert load_student(folder).num_classes == 3
     pipeline = FewStepPipeline.from_student(student)

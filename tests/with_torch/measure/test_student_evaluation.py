@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opmerge.data import open_source
+from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.models import Jump, Student, Teacher
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
@@ -347,7 +348,10 @@ def test_refused_settings() -> None:
     with pytest.raises(InputError, match=r"`student` must have samples of shape \(2,\)"):
         evaluate_student(teacher(np.eye(2)), student(), 10, 0)
     for wanted, given in ((None, 10), (10, None)):
-        samplers = replace(teacher(), num_classes=wanted), replace(student(), num_classes=given)
+        samplers = (
+            replace(teacher(), needs=class_rows(wanted)),
+            replace(student(), needs=class_rows(given)),
+        )
         words = [f"{number or 'no'} classes" for number in (wanted, given)]
         message = "`student` must have {}, as the teacher, got {}".format(*words)
         with pytest.raises(InputError, match=f"^{message}$"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from opmerge import InputError, Spectrum, cosine_schedule, eigenvalue_spectrum
 from opmerge.denoisers.denoiser import LABELS
+from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.sampler import DDIM
@@ -234,7 +235,7 @@ def test_conditions_go_with_their_samples() -> None:
     assert told.condition is not None
     assert LABELS in told.condition.rows
     ddim = DDIM.from_schedule(SCHEDULE, "sample")
-    conditional = Teacher(Told(), ddim, (4,), num_classes=3)
+    conditional = Teacher(Told(), ddim, (4,), class_rows(3))
     table = measure_table(conditional, told, spectrum(), Accelerator(cpu=True), num_samples=2000)
     total = table.table.products[STEPS, STEPS, STEPS].sum()
     # mean of 4 · {0, 1, 4} is 20/3; standard deviation of one √(16 · 17/3 - (20/3)²) = 6.8

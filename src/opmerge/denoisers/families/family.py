@@ -1,13 +1,9 @@
-"""Families of networks: what a config names, what samples it is for, how the network is called.
-
-A family is one subclass of ``Family``, which is found by itself. A teacher's folder is read, and
-its network called in training and in sampling, by what that class says.
-"""
+"""What a family of networks says of itself: what it reads, what it is told, how it is called."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +11,8 @@ from typing import Any, ClassVar
 import diffusers
 from torch import Tensor, nn
 
+from opmerge.denoisers.autoencoders import autoencoder_of, decode_latents, encode_images
 from opmerge.denoisers.denoiser import LABELS, Condition
-from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.errors import InputError
 
 Config = Mapping[str, Any]
@@ -30,10 +26,18 @@ _CLASSES_KEYS = ("num_classes", "num_class_embeds", "num_embeds_ada_norm")
 
 @dataclass(frozen=True)
 class Rows:
-    """What rows of a condition are: real numbers of a shape, or classes, whole and ``below``."""
+    """What rows of a condition are: real numbers of a shape, or classes, whole and ``below``.
 
-    shape: tuple[int, ...] = ()
+    An axis of any length, such as that of the tokens of a text, is None.
+    """
+
+    shape: tuple[int | None, ...] = ()
     below: int | None = None
+
+
+def class_rows(num_classes: int | None) -> dict[str, Rows]:
+    """The needs of a network of so many classes, or of one without."""
+    return {} if num_classes is None else {LABELS: Rows(below=num_classes)}
 
 
 class Family:
@@ -59,20 +63,17 @@ class Family:
 
     def network_class(self, config: Config, place: Path) -> Any:
         """The class that the config names, of diffusers and of no other place."""
-        name = str(config.get("_class_name"))
-        found: Any = getattr(diffusers, name, None)
-        is_model = isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
-        if not is_model:
-            requirement = "must be a model class of diffusers, or MLPDenoiser"
-            remedy = "distil a class of your own in Python, as examples/distil_own_network.py does"
-            raise InputError(f"{place}: _class_name", requirement, name, remedy)
+        found = model_class(config, place)
         inputs = inspect.signature(found.forward).parameters
         if "encoder_hidden_states" in inputs:
-            requirement = "must need no text: this network reads encoder_hidden_states"
-            remedy = "take an unconditional or class-conditional network"
-            raise InputError("teacher", requirement, name, remedy)
+            requirement = "must be of a known family, as it reads encoder_hidden_states: "
+            requirement += ", ".join(
+                sorted({name for each in FAMILIES for name in each.class_names})
+            )
+            raise InputError(f"{place}: _class_name", requirement, found.__name__)
         if "timestep" not in inputs:
-            raise InputError("teacher", "must be a denoiser: this network reads no timestep", name)
+            requirement = "must be a denoiser: this network reads no timestep"
+            raise InputError("teacher", requirement, found.__name__)
         return found
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
@@ -91,55 +92,51 @@ class Family:
     def needs(self, config: Config, place: Path) -> dict[str, Rows]:
         """The rows of the ``Condition`` that the network must be told, by their names."""
         known = [config[key] for key in _CLASSES_KEYS if config.get(key) is not None]
-        return {LABELS: Rows(below=known[0])} if known else {}
+        return class_rows(known[0] if known else None)
 
     def call(self, network: nn.Module, z: Tensor, times: Tensor, told: Condition | None) -> Any:
         """See ``Call``."""
         return network(z, times, **({} if told is None else told.rows))
+
+    # What the pipeline around the network knows: texts, and images behind an autoencoder. Each
+    # is computed on the device of the part of the pipeline that does it, with no gradient.
+
+    def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
+        """What the network is told for each of (B,) prompts, as the pipeline tells it."""
+        requirement = "must be left out: the network of this teacher reads no text"
+        raise InputError("prompts", requirement, len(prompts))
+
+    def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
+        """One row: what the pipeline guides away from; None where it knows nothing of the kind."""
+        if negative_prompt:
+            requirement = "must be left out: the network of this teacher reads no text"
+            raise InputError("negative_prompt", requirement, negative_prompt)
+        return None
+
+    def encode_images(self, pipeline: Any, images: Tensor) -> Tensor:
+        """(B, …) samples as the network reads them, of (B, C, H, W) images in [-1, 1]."""
+        vae = autoencoder_of(pipeline)
+        return images if vae is None else encode_images(vae, images)
+
+    def decode(self, pipeline: Any, samples: Tensor) -> Tensor:
+        """(B, C, H, W) images, about [-1, 1], of (B, …) samples as the network reads them."""
+        vae = autoencoder_of(pipeline)
+        return samples if vae is None else decode_latents(vae, samples)
 
 
 FAMILIES: list[Family] = [Family()]
 """All families; the last takes what no other reads."""
 
 
-class MLP(Family):
-    """The perceptron of this package, for samples of any shape, with classes or without."""
-
-    class_names = ("MLPDenoiser",)
-    solves_linear_part = True
-
-    def network_class(self, config: Config, place: Path) -> Any:
-        return MLPDenoiser
-
-    def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
-        return tuple(config["sample_shape"])
-
-
-class UNet(Family):
-    """diffusers' UNet2DModel for images, with classes or without."""
-
-    class_names = ("UNet2DModel",)
-
-    def needs(self, config: Config, place: Path) -> dict[str, Rows]:
-        if config.get("class_embed_type") is not None:
-            requirement = "must be null (classes are read from num_class_embeds)"
-            raise InputError(f"{place}: class_embed_type", requirement, config["class_embed_type"])
-        return super().needs(config, place)
-
-
-class DiT(Family):
-    """Transformers that are told a class by adaptive layer norms (Peebles & Xie 2023).
-
-    They are diffusers' DiT, also as diffusers before 0.29 saved it: a ``Transformer2DModel``.
-    """
-
-    def reads(self, config: Config) -> bool:
-        name, norm = config.get("_class_name"), config.get("norm_type")
-        is_old = name == "Transformer2DModel" and norm == "ada_norm_zero"
-        return is_old or name == "DiTTransformer2DModel"
-
-    def network_class(self, config: Config, place: Path) -> Any:
-        return diffusers.DiTTransformer2DModel
+def model_class(config: Config, place: Path) -> Any:
+    """The model class of diffusers that a config names, and no class of any other place."""
+    name = str(config.get("_class_name"))
+    found: Any = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+        requirement = "must be a model class of diffusers, or MLPDenoiser"
+        remedy = "distil a class of your own in Python, as examples/distil_own_network.py does"
+        raise InputError(f"{place}: _class_name", requirement, name, remedy)
+    return found
 
 
 def config_of(network: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Transformers that are told a class by adaptive layer norms (Peebles & Xie 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.families.family import Config, Family
+
+
+class DiT(Family):
+    """diffusers' DiT, also as diffusers before 0.29 saved it: a ``Transformer2DModel``.
+
+    The index after its classes stands for none: training drops some labels, and DiTPipeline
+    guides away from it.
+    """
+
+    def reads(self, config: Config) -> bool:
+        name, norm = config.get("_class_name"), config.get("norm_type")
+        is_old = name == "Transformer2DModel" and norm == "ada_norm_zero"
+        return is_old or name == "DiTTransformer2DModel"
+
+    def network_class(self, config: Config, place: Path) -> Any:
+        return diffusers.DiTTransformer2DModel
+
+    def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
+        super().null_condition(pipeline, negative_prompt)
+        return as_condition(torch.tensor([pipeline.transformer.config["num_embeds_ada_norm"]]))

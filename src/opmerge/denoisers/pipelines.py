@@ -1,0 +1,104 @@
+"""The pipeline around a teacher's network: what encodes texts and images, and decodes latents."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from diffusers import DiffusionPipeline, ModelMixin
+
+from opmerge.denoisers.families import family_of
+from opmerge.denoisers.teacher_folder import INDEX, find_network, read_student_index
+from opmerge.errors import InputError, not_installed
+from opmerge.files import expand_home, read_json_object, reading
+
+_GUARDS = ("safety_checker", "feature_extractor")
+
+
+def load_pipeline(
+    folder: str | os.PathLike[str], network: ModelMixin | None = None, device: str = "cpu"
+) -> Any:
+    """The diffusers pipeline of a teacher, from a local folder, in float32.
+
+    It is built by diffusers of safetensors alone; nothing is downloaded, and no code of the folder
+    is run.
+
+    Args:
+        network: takes the place of the pipeline's own, which is then not read. Without one the
+            pipeline encodes and decodes only: its network has a config and no weights (it is on
+            torch's device ``meta``), and what checks images for safety is left out.
+        device: of all parts but the network.
+
+    Raises:
+        InputError: if there is no pipeline in the folder, a part of it is missing, damaged or
+            pickled, or a package that it needs is not installed.
+    """
+    root = expand_home(folder)
+    index = _read_index(root)
+    place = find_network(root)
+    parts: dict[str, Any] = {place.name: network}
+    if network is None:
+        parts[place.name] = _without_weights(place)
+        parts |= {name: None for name in _GUARDS if name in index}
+        if "safety_checker" in index:
+            parts["requires_safety_checker"] = False
+    with reading(root, "must be a whole pipeline of diffusers, with safetensors"):
+        pipeline = DiffusionPipeline.from_pretrained(
+            root,
+            **parts,
+            variant=_variant(root, index),
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and name != place.name:
+            part.requires_grad_(False).eval().to(device, torch.float32)
+    return pipeline
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    """``model_index.json`` of a folder, if nothing that it names is code of the folder's own."""
+    if read_student_index(root) is not None:
+        requirement = "must be a teacher's folder, not a student's"
+        raise InputError("teacher", requirement, str(root), "pass the teacher that it stands for")
+    if not (root / INDEX).is_file():
+        requirement = f"must hold {INDEX}, which says how texts and images are encoded"
+        raise InputError(str(root), requirement, remedy="pass the folder of a whole pipeline")
+    index = read_json_object(root / INDEX)
+    name = index.get("_class_name")
+    if not isinstance(name, str) or not hasattr(diffusers, name):
+        requirement = "must be a pipeline of diffusers (code that lies in a folder is not run)"
+        raise InputError(f"{root / INDEX}: _class_name", requirement, name)
+    libraries = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
+    if "transformers" in libraries and find_spec("transformers") is None:
+        raise not_installed("teacher", "transformers", extra="text")
+    return index
+
+
+def _without_weights(place: Path) -> ModelMixin:
+    """The network of a folder as its config says it, with no memory for weights."""
+    config = read_json_object(place / "config.json")
+    network_class = family_of(config).network_class(config, place / "config.json")
+    with reading(place, "must hold a readable config"), init_empty_weights():
+        network: ModelMixin = network_class.from_config(config)
+    return network
+
+
+def _variant(root: Path, index: dict[str, Any]) -> str | None:
+    """What the names of weights have more, such as fp16, where a part has none without it."""
+    variants = set()
+    for name in index:
+        files = [path.name for path in (root / name).glob("*.safetensors")]
+        parts = [file.split("-0")[0].removesuffix(".safetensors").split(".") for file in files]
+        if files and all(len(part) > 1 for part in parts):
+            variants.add(frozenset(part[1] for part in parts))
+    shared = frozenset.intersection(*variants) if variants else frozenset()
+    if variants and len(shared) != 1:
+        told = ", ".join(sorted({name for names in variants for name in names}))
+        raise InputError(str(root), "must hold weights in one variant", told)
+    return next(iter(shared), None)
