@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from opmerge.data import Source
+    from opmerge.data.prepared import Prepared
+    from opmerge.denoisers.conditions import KeptConditions
+    from opmerge.denoisers.denoiser import Condition
     from opmerge.denoisers.inputs import TrainingInputs
     from opmerge.denoisers.models import Teacher
     from opmerge.settings.base import Settings
@@ -85,27 +88,44 @@ def load_training_data(
     samples: SampleOptions,
     folder: Path | None,
     shape: tuple[int, ...] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Samples in the network's shape and their labels; large data go through a file, once.
+) -> tuple[Tensor, Condition | KeptConditions | None]:
+    """Samples in the network's shape and what is told of them; large data go through a file, once.
 
     Without a folder there is no run, and something of their size stands for the samples.
     """
-    import torch
+    from opmerge.denoisers.inputs import network_shape, stand_in
 
-    from opmerge.data import digits_labels
-    from opmerge.denoisers.inputs import load_labels, network_shape, stand_in
-
-    labels = samples.labels
     source = open_samples(samples.source, samples)
     if folder is None:
         data = stand_in(source, shape or network_shape(source))
     else:
         data = read_samples(accelerator, source, folder, shape)
-    if labels is None:
-        return data, None
-    if labels == "digits":
-        return data, torch.from_numpy(digits_labels())
-    return data, load_labels(Path(labels), len(data))
+    return data, _told(samples, len(data))
+
+
+def _told(samples: SampleOptions, count: int) -> Condition | KeptConditions | None:
+    """What is told of samples: by labels, or by the data set that was prepared."""
+    from opmerge.denoisers.conditions import kept_conditions
+    from opmerge.denoisers.denoiser import as_condition
+    from opmerge.denoisers.inputs import load_labels
+
+    prepared = _prepared(samples.source)
+    kept = None if prepared is None else kept_conditions(prepared)
+    if samples.labels is None:
+        return kept
+    if kept is not None:
+        requirement = "must be left out: the data set was prepared with what is told of it"
+        raise InputError("labels", requirement, samples.labels)
+    return as_condition(load_labels(samples.labels, count))
+
+
+def _prepared(source: str) -> Prepared | None:
+    """The prepared data set of that name, if it is one."""
+    from opmerge.data.prepared import is_prepared, open_prepared
+    from opmerge.files import expand_home
+
+    folder = expand_home(source)
+    return open_prepared(folder) if is_prepared(folder) else None
 
 
 def training_inputs(
@@ -118,28 +138,27 @@ def training_inputs(
     """What students read: noised samples (without a folder, their like), or pure noise.
 
     Raises:
-        InputError: if samples and --data_free contradict one another, or a class-conditional
-            teacher lacks labels or has fewer classes.
+        InputError: if samples and --data_free contradict one another, or samples come without
+            what the teacher's network is told, or with something else.
     """
-    from opmerge.denoisers.denoiser import LABELS, as_condition
+    from opmerge.denoisers.conditions import check_told, kept_conditions
+    from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
-    if data_free != (samples.source == "none"):
-        need = "must be none with" if data_free else "must be given, unless with"
-        raise InputError("source", f"{need} --data_free", samples.source)
-    if unread := sorted(set(teacher.needs) - {LABELS}):
-        requirement = "must need nothing beside samples and labels: this one reads"
-        raise InputError("teacher", f"{requirement} {', '.join(unread)}", str(teacher.folder))
     if data_free:
-        return NoiseInputs(teacher.sample_shape, teacher.num_classes)
-    data, labels = load_training_data(accelerator, samples, folder, teacher.sample_shape)
-    if (labels is None) != (teacher.num_classes is None):
-        need = "must be left out" if teacher.num_classes is None else "must be given"
-        raise InputError("labels", f"{need} for this teacher", samples.labels or "none")
-    if labels is not None and int(labels.max()) >= (classes := teacher.num_classes or 0):
-        need = f"must be < {classes}, the number of the teacher's classes"
-        raise InputError("labels", need, int(labels.max()))
-    return DataInputs(data, as_condition(labels))
+        prepared = _prepared(samples.source)
+        if prepared is None and samples.source != "none":
+            need = "must be none, or a prepared data set of prompts, with --data_free"
+            raise InputError("source", need, samples.source)
+        kept = None if prepared is None else kept_conditions(prepared)
+        if kept is not None or teacher.needs.keys() - {LABELS}:  # classes may be drawn evenly
+            check_told(teacher.needs, kept)
+        return NoiseInputs(teacher.sample_shape, teacher.num_classes, kept)
+    if samples.source == "none":
+        raise InputError("source", "must be given, unless with --data_free", samples.source)
+    data, told = load_training_data(accelerator, samples, folder, teacher.sample_shape)
+    check_told(teacher.needs, told)
+    return DataInputs(data, told)
 
 
 @contextmanager

@@ -30,11 +30,16 @@ _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is aske
 
 def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
     """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
+    from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
     folder = files.output_dir
     accelerator = networks.start(config.optimization, folder)
-    data, labels = networks.load_training_data(accelerator, samples, folder)
+    data, told = networks.load_training_data(accelerator, samples, folder)
+    if told is not None and set(told.shapes) != {LABELS}:
+        requirement = "must tell of classes alone: the teachers that are trained here read no text"
+        raise InputError("source", requirement, samples.source)
+    labels = None if told is None else told[:].rows[LABELS]
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
     if accelerator.is_main_process:
         runs.write_config(folder, "train-teacher", samples, config)
@@ -303,12 +308,13 @@ def _train(run: Distillation, done: int, log: networks.Log) -> None:
 
 def _save(run: Distillation, output_dir: Path) -> None:
     from opmerge.distillation.pipeline import is_image, save_student
-    from opmerge.distillation.sampling import draw_samples, write_image_grid
+    from opmerge.distillation.sampling import draw_samples, told_of, write_image_grid
 
     student = run.student()
     print(f"written: {save_student(student, output_dir / 'student')}")
     if is_image(student.sample_shape):
-        picture = write_image_grid(output_dir / "samples.png", draw_samples(student, 64, 0, 64))
+        samples = draw_samples(student, 64, 0, 64, told=told_of(student, run.inputs))
+        picture = write_image_grid(output_dir / "samples.png", samples)
         print(f"written: {picture}")
 
 

@@ -6,15 +6,18 @@ With ``z = alpha x_0 + sigma ε`` any prediction form of a network is a linear m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Step = int | Tensor
 """A step of the schedule: one for the whole batch, or (B,) one a sample."""
+
+_Conditions = TypeVar("_Conditions")
 
 LABELS = "class_labels"
 """The rows of a condition that say the class of each sample."""
@@ -36,6 +39,29 @@ class Condition:
         """The rows of some samples."""
         return Condition({name: values[index] for name, values in self.rows.items()})
 
+    def take(self, rows: Tensor) -> Condition:
+        """The rows of some samples: see ``KeptConditions``."""
+        return self[rows]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of what is told of one sample, by names."""
+        return {name: tuple(values.shape[1:]) for name, values in self.rows.items()}
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what is told of one sample."""
+        return sum(values[:1].nbytes for values in self.rows.values())
+
+    def identity(self) -> str:
+        """SHA-256 of all rows."""
+        digest = hashlib.sha256()
+        for name in sorted(self.rows):
+            values = self.rows[name].detach().cpu().contiguous()
+            digest.update(repr((name, values.dtype, tuple(values.shape))).encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> Condition:
         """The same rows on a device."""
         return Condition({name: values.to(device) for name, values in self.rows.items()})
@@ -46,8 +72,8 @@ class Condition:
         return [Condition(dict(zip(self.rows, part, strict=True))) for part in cut]
 
 
-def as_condition(condition: Condition | Tensor | None) -> Condition | None:
-    """A condition as it is; a (B,) tensor stands for class labels."""
+def as_condition(condition: Tensor | _Conditions) -> Condition | _Conditions:
+    """Conditions, or None, as they are; a (B,) tensor stands for class labels."""
     return Condition({LABELS: condition}) if isinstance(condition, Tensor) else condition
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opmerge.data import Progress, Source
+from opmerge.data import Progress, Source, digits_labels
 from opmerge.data.arrays import read_array, write_rows
+from opmerge.denoisers.conditions import KeptConditions
 from opmerge.denoisers.denoiser import Condition, Step, as_condition
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
@@ -98,10 +99,12 @@ def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
 def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     """(N,) int64 class labels, one a sample, from a ``.npy`` file or another array file.
 
+    ``digits`` are those of the built-in samples of that name.
+
     Raises:
         InputError: if they are not N whole numbers >= 0.
     """
-    values = read_array(Path(path))
+    values = digits_labels() if path == "digits" else read_array(Path(path))
     if values.dtype.kind not in "iu":
         raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
     if values.shape != (num_samples,):
@@ -184,6 +187,10 @@ class TrainingInputs(Protocol):
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         """A batch, each sample at one of the steps ``starts``."""
 
+    @property
+    def condition(self) -> Condition | KeptConditions | None:
+        """What is told of the samples that are drawn from; None where nothing is, or any class."""
+
     def identity(self) -> str:
         """A digest of what is drawn from, so that a run is not resumed with other data."""
 
@@ -196,7 +203,7 @@ class DataInputs:
     """
 
     data: Tensor
-    condition: Condition | None = None
+    condition: Condition | KeptConditions | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "condition", as_condition(self.condition))
@@ -206,7 +213,7 @@ class DataInputs:
 
     def take(self, rows: Tensor) -> DataInputs:
         """Some of the samples."""
-        condition = None if self.condition is None else self.condition[rows]
+        condition = None if self.condition is None else self.condition.take(rows)
         return DataInputs(self.data[rows], condition)
 
     def read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Condition | None]:
@@ -230,7 +237,11 @@ class DataInputs:
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
-        told = {} if self.condition is None else self.condition.rows
+        told: Mapping[str, Tensor] = {}
+        if isinstance(self.condition, KeptConditions):  # its files need not be read for that
+            digest.update(self.condition.identity().encode())
+        elif self.condition is not None:
+            told = self.condition.rows
         for values in (self.data, *(told[name] for name in sorted(told))):
             for part in torch.split(values, _DIGESTED_AT_ONCE):
                 content = part.cpu().contiguous().flatten().view(torch.uint8)
@@ -242,11 +253,16 @@ class DataInputs:
 class NoiseInputs:
     """Pure noise at step T: no data are needed where every student starts there (BOOT).
 
-    With ``num_classes``, of a class-conditional network, labels are drawn evenly as well.
+    With ``num_classes``, of a class-conditional network, labels are drawn evenly as well; with
+    (N, …) conditions, such as those of prompts, they are.
     """
 
     shape: tuple[int, ...]
     num_classes: int | None = None
+    condition: Condition | KeptConditions | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "condition", as_condition(self.condition))
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         """See ``TrainingInputs``; a student that starts below step T is refused."""
@@ -255,11 +271,15 @@ class NoiseInputs:
             remedy = "leave out `data_free`, or take the plan boot, vanilla or hybrid"
             raise InputError("data_free", requirement, f"a merge at step {min(starts)}", remedy)
         z, choice = draws.normal(*self.shape), _choose(starts, draws)
+        if self.condition is not None:
+            rows = draws.integers(0, len(self.condition))
+            return Batch(z, choice, self.condition[rows.cpu()].to(draws.device))
         labels = None if self.num_classes is None else draws.integers(0, self.num_classes)
         return Batch(z, choice, as_condition(labels))
 
     def identity(self) -> str:
-        return f"noise {self.shape} {self.num_classes}"
+        told = "" if self.condition is None else f" {self.condition.identity()}"
+        return f"noise {self.shape} {self.num_classes}{told}"
 
 
 def of_choice(steps: Sequence[int], choice: Tensor | None) -> Step:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress
+from opmerge.denoisers.conditions import KeptConditions, check_told
+from opmerge.denoisers.denoiser import LABELS, Condition, as_condition
+from opmerge.denoisers.inputs import TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
@@ -26,6 +29,7 @@ def draw_samples(
     batch_size: int,
     class_label: int | None = None,
     progress: Progress | None = None,
+    told: Condition | KeptConditions | None = None,
 ) -> Tensor:
     """(count, *sample_shape) samples, on the CPU.
 
@@ -38,14 +42,24 @@ def draw_samples(
         class_label: of all samples, of a class-conditional sampler; without one, sample i is of
             class i modulo the number of classes.
         progress: called with the number of samples drawn so far.
+        told: (N, …) conditions, such as those of prompts: sample i is told those of i modulo N.
 
     Raises:
-        InputError: if a number is out of range or the sampler has no such class.
+        InputError: if a number is out of range, the sampler has no such class, or what it is told
+            is not what its network reads.
     """
     check_count("count", count)
     check_count("batch_size", batch_size)
     check_whole("seed", seed)
     classes = sampler.num_classes
+    if told is not None and class_label is not None:
+        requirement = "must be left out where `prompts` tell of classes"
+        raise InputError("class_label", requirement, class_label)
+    if unread := sorted(sampler.needs.keys() - {LABELS}) if told is None else []:
+        requirement = f"must be given for this sampler, which reads {', '.join(unread)}"
+        raise InputError("prompts", requirement, remedy="a folder that `opmerge prepare` wrote")
+    if told is not None:
+        check_told(sampler.needs, told)
     if class_label is not None:
         if classes is None:
             requirement = "must be left out: the sampler has no classes"
@@ -57,14 +71,26 @@ def draw_samples(
     for first in range(0, count, batch_size):
         rows = torch.arange(first, min(first + batch_size, count))
         noise = initial_noise(sampler.sample_shape, len(rows), seed, first, str(device))
-        labels = None
-        if classes is not None:
+        condition = None
+        if told is not None:
+            condition = told[rows % len(told)].to(device)
+        elif classes is not None:
             labels = rows % classes if class_label is None else torch.full_like(rows, class_label)
-            labels = labels.to(device)
-        samples[rows] = sampler.sample(noise, labels).cpu()
+            condition = as_condition(labels.to(device))
+        samples[rows] = sampler.sample(noise, condition).cpu()
         if progress is not None:
             progress(first + len(rows))
     return samples
+
+
+def told_of(
+    sampler: Teacher | Student, inputs: TrainingInputs
+) -> Condition | KeptConditions | None:
+    """What samples are told where nothing is asked for: what inputs are, if it is not classes.
+
+    Without it ``draw_samples`` takes each class in turn, which needs no data.
+    """
+    return inputs.condition if sampler.needs.keys() - {LABELS} else None
 
 
 def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:

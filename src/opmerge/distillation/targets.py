@@ -129,7 +129,9 @@ class Targets:
         if reuse == 1 and self.config.linear_part != "solve":
             return 0, 0
         samples = config.train_batch_size * config.gradient_accumulation_steps
-        size = 2 * 4 * samples * math.prod(self.teacher.sample_shape)  # states and estimates
+        told = self._inputs.condition
+        size = 2 * 4 * math.prod(self.teacher.sample_shape)  # states and estimates
+        size = samples * (size + (0 if told is None else told.row_bytes))
         count = min(math.ceil(iterations / reuse), max(1, MEMORY_LIMIT // size))
         return count, count * size
 

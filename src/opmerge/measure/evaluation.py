@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from opmerge.checks import check_whole
+from opmerge.denoisers.conditions import KeptConditions
+from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
@@ -154,6 +156,7 @@ def evaluate_student(
     num_projections: int = 128,
     num_resamples: int = 200,
     progress: Report | None = None,
+    told: Condition | KeptConditions | None = None,
 ) -> StudentEvaluation:
     """Measure a student against its teacher on samples from equal noise.
 
@@ -168,6 +171,7 @@ def evaluate_student(
         num_resamples: bootstrap resamples, which cost n d² + d³ each; 0 for no intervals of
             distances.
         progress: told what is being done.
+        told: (N, …) conditions of both, such as those of prompts: see ``draw_samples``.
 
     Raises:
         InputError: if a number is out of range, or teacher, student, spectrum, reference or
@@ -182,7 +186,7 @@ def evaluate_student(
             "reference", f"must be at least 2 samples of {num_values} values", data.shape
         )
     axes = random_directions(num_values, num_projections, seed)
-    drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report)
+    drawn = _draw_both(teacher, student, num_samples, seed, batch_size, report, told)
     pair = as_rows(drawn[0]), as_rows(drawn[1])
     projected = pair[0] @ axes, pair[1] @ axes
     in_features = _in_features(features, drawn, data, batch_size, report)
@@ -299,7 +303,13 @@ def _settings_of(student: Student, teacher: Teacher) -> Iterator[tuple[str, Any,
 
 
 def _draw_both(
-    teacher: Teacher, student: Student, count: int, seed: int, batch_size: int, report: Report
+    teacher: Teacher,
+    student: Student,
+    count: int,
+    seed: int,
+    batch_size: int,
+    report: Report,
+    told: Condition | KeptConditions | None,
 ) -> tuple[Tensor, Tensor]:
     """(n, …) samples of the student and of the teacher, from equal noise."""
 
@@ -310,6 +320,7 @@ def _draw_both(
             seed,
             batch_size,
             progress=lambda done: report("sampling", before + done, 2 * count),
+            told=told,
         )
 
     original = draw(teacher, 0)

@@ -24,6 +24,7 @@ from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.pipeline import load_student, save_student
+from opmerge.distillation.sampling import told_of
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
@@ -346,7 +347,14 @@ class Spending:
         student = run.student()
         if self.accelerator.is_main_process:
             save_student(student, folder / "student")
-        found = evaluate_student(run.teacher, student, samples, _SEED, num_resamples=0)
+        found = evaluate_student(
+            run.teacher,
+            student,
+            samples,
+            _SEED,
+            num_resamples=0,
+            told=told_of(student, self.inputs),
+        )
         return {"measured": asdict(found.paired_rms), "seconds": seconds}
 
     def _train(self, name: str, run: Distillation) -> float:

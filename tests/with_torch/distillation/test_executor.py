@@ -86,6 +86,7 @@ class Design:
     """
 
     copies: int = 1
+    condition = None
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
         columns = torch.from_numpy(hadamard(2 * D)).float()

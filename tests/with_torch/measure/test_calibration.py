@@ -202,6 +202,8 @@ def test_linearity_refuses_what_does_not_fit() -> None:
 class Design:
     """Eight states whose second moments are those of the law, exactly: rows of Hadamard's."""
 
+    condition = None
+
     def __init__(self) -> None:
         rows = torch.from_numpy(hadamard(8)).float()
         self.x0 = rows[:, :4] * torch.from_numpy(LAMBDAS).float().sqrt()
