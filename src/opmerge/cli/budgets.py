@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli import output, runs
+from opmerge.cli.premises import Premises, find_premises
 from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from opmerge.forecast import FittedLaw, TeacherTable
     from opmerge.forecast.cost import IterationCost
     from opmerge.settings.base import Settings
     from opmerge.settings.commands import (
@@ -55,7 +55,7 @@ def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOpt
         several = isinstance(problem.student_steps, tuple)
         if several and told:
             raise InputError("student_steps", "must be one number", problem.student_steps)
-        if not several and (told or problem.student_steps == 1):
+        if not several and spending.teacher is None and (told or problem.student_steps == 1):
             return False
     if told.get("training") not in (None, GRADIENT_FLOW):
         del told["training"]  # a calibration
@@ -77,13 +77,12 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
     from opmerge.planners.budget import frontier, plan_for_budget
     from opmerge.planners.budget_record import budget_record
 
-    _, asked, _, spending = options
+    data, asked, _, spending = options
     steps = asked.student_steps
     counts = steps if isinstance(steps, tuple) else (steps,)
-    schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
-    premises = _premises(asked, spectrum, schedule)
+    premises = find_premises(spectrum, data, asked, spending, files.output_dir)
     spent = _Spent.of(spending, asked.steps, premises)
-    law, table = premises.law, premises.table
+    schedule, law, table = premises.schedule, premises.law, premises.table
     with progress_bar(f"planning {asked.steps} steps for a budget"):
         budgets = [factor * spent.amount for factor in _FACTORS]
         curve = frontier(table, law, budgets, counts, spent.charged)
@@ -110,36 +109,6 @@ def _as_trained(spending: BudgetOptions) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Premises:
-    """What forecasts are made from, and what a reader must know of it."""
-
-    table: TeacherTable
-    law: FittedLaw
-    notes: tuple[str, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the runs that a calibration is for."""
-
-
-def _premises(
-    asked: PlanOptions, spectrum: opmerge.Spectrum, schedule: opmerge.NoiseSchedule
-) -> _Premises:
-    """A calibration's table and law, or those of Gaussian data and of other networks."""
-    from opmerge.forecast import PRIORS, linear_table, read_calibration
-
-    if asked.training is None:
-        law = PRIORS["mlp"]
-        note = (
-            f"without a calibration the law of merges is {law.source}, and the teacher's table "
-            "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
-            "solved is paid for"
-        )
-        return _Premises(linear_table(spectrum, schedule), law, (note,))
-    calibration = read_calibration(asked.training)
-    calibration.check(schedule=schedule)
-    return _Premises(calibration.table, calibration.law, (), calibration.settings)
-
-
-@dataclass(frozen=True)
 class _Spent:
     """A budget: the amount, what it is charged by, and what an iteration costs in evaluations."""
 
@@ -150,7 +119,7 @@ class _Spent:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spending: BudgetOptions, steps: int, premises: _Premises) -> _Spent:
+    def of(cls, spending: BudgetOptions, steps: int, premises: Premises) -> _Spent:
         """The budget that was asked for, or the one that stands for it; what an iteration costs is
         as told, or as in the runs that the calibration is for."""
         from opmerge.forecast.cost import IterationCost
@@ -174,13 +143,16 @@ class _Spent:
         amount, unit = read_budget(spending.budget)
         if unit == "iterations":
             return cls(amount, IterationCost.of_iterations(), cost, spending.budget)
+        if unit == "seconds" and premises.timed is not None:
+            timed = premises.timed
+            return cls(timed.amount, timed.cost, timed.cost, spending.budget)
         if unit == "seconds":
             if spending.seconds_per_evaluation is None:
                 raise InputError(
                     "budget",
                     "of time must come with the seconds of a network evaluation",
                     spending.budget,
-                    "pass `seconds_per_evaluation`, which `opmerge distill --dry_run` tells",
+                    "pass `teacher`, which is then timed here, or `seconds_per_evaluation`",
                 )
             amount /= spending.seconds_per_evaluation
         return cls(amount, cost, cost, spending.budget)

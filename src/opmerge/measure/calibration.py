@@ -25,6 +25,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from opmerge.data import Progress
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
@@ -300,6 +301,7 @@ def kept_table(
     accelerator: Accelerator,
     folder: Path | None,
     samples: int | None,
+    progress: Progress | None = None,
 ) -> MeasuredTable:
     """The teacher's table, measured or as an earlier run left it in the folder."""
     is_nonlinear = config.linear_part == "solve"
@@ -308,7 +310,7 @@ def kept_table(
 
     def measured() -> MeasuredTable:
         arguments = (teacher, inputs, spectrum, accelerator, is_nonlinear, settings.seed, count)
-        return measure_table(*arguments)
+        return measure_table(*arguments, progress)
 
     if folder is None:
         return measured()

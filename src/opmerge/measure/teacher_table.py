@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.data import Progress
 from opmerge.denoisers.denoiser import Estimate
 from opmerge.denoisers.inputs import Batch, TrainingInputs
 from opmerge.denoisers.models import Teacher
@@ -61,6 +62,7 @@ def measure_table(
     is_nonlinear: bool = False,
     seed: int = 0,
     num_samples: int | None = None,
+    progress: Progress | None = None,
 ) -> MeasuredTable:
     """The table of a teacher: T evaluations of each sample, and some for the gains.
 
@@ -71,6 +73,7 @@ def measure_table(
             is fitted to. Where values are many it is a matrix in the leading directions (a quarter
             of the samples, at most 256) and one gain for all others.
         num_samples: at least 128; 2000, or as many as 1 GiB holds, unless given.
+        progress: called with the evaluations so far, of ``table_evaluations``.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, or there are too few samples.
@@ -83,7 +86,7 @@ def measure_table(
     generator = seeded_generator(accelerator.device, seed, _STREAM)
     draws = Draws(generator, count, slice(0, count))
     start = inputs.draw(teacher.ddim, [teacher.num_steps], draws)
-    passes = _Passes(teacher, accelerator)
+    passes = _Passes(teacher, accelerator, progress)
     path = passes.path(start, nodes)
     gains = _gains(passes, spectrum, path, start, nodes)
     schedule, moments = schedule_of(teacher.ddim), _Moments.of(path, basis)
@@ -118,8 +121,11 @@ def table_evaluations(teacher: Teacher, spectrum: Spectrum, num_samples: int) ->
 class _Passes:
     """Takes states down a sampler, and counts the evaluations."""
 
-    def __init__(self, teacher: Teacher, accelerator: Accelerator) -> None:
+    def __init__(
+        self, teacher: Teacher, accelerator: Accelerator, progress: Progress | None
+    ) -> None:
         self.teacher, self._accelerator, self.count = teacher, accelerator, 0
+        self._progress = progress
 
     def estimate(self, batch: Batch, step: int) -> Estimate:
         """What the teacher says of a batch at a step."""
@@ -128,6 +134,8 @@ class _Passes:
             for part in in_parts(batch):
                 parts.append(self.teacher.denoiser(part.z, step, part.condition))
         self.count += len(batch.z)
+        if self._progress is not None:
+            self._progress(self.count)
         return Estimate(*(torch.cat([getattr(e, name) for e in parts]) for name in ("x0", "noise")))
 
     def path(self, start: Batch, nodes: NDArray[np.int64]) -> Tensor:

@@ -86,7 +86,21 @@ class BudgetOptions(Settings):
         "has children, at most 16.",
     )
     seconds_per_evaluation: Positive | None = option(
-        None, "Of a sample on the machine to come, forward; a budget of time needs it."
+        None,
+        "Of a sample on the machine to come, forward; a budget of time needs it, or a --teacher, "
+        "which is timed on this one.",
+    )
+    teacher: File | None = option(
+        None,
+        "A diffusers pipeline folder: its own table of merges, by forward passes, instead of that "
+        "of Gaussian data, and its own schedule.",
+        "Teacher",
+    )
+    labels: str | None = option(
+        None,
+        "Class labels of the samples, for a class-conditional teacher: a .npy file of integers, or "
+        "digits.",
+        "Teacher",
     )
 
 

@@ -1,0 +1,128 @@
+"""What the forecasts of ``plan --budget`` are made from: a schedule, a table and a law."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import opmerge
+from opmerge.cli.progress import progress_bar
+from opmerge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opmerge.forecast import FittedLaw, TeacherTable
+    from opmerge.settings.commands import BudgetOptions, PlanOptions
+    from opmerge.settings.data import DataOptions
+    from opmerge.spending import Prices
+
+_TABLE_SAMPLES = 500  # that go down a teacher's sampler, as `run` takes them
+
+
+@dataclass(frozen=True)
+class Premises:
+    """What forecasts are made from, and what a reader must know of it.
+
+    Args:
+        settings: of the runs that a calibration is for.
+        timed: what a budget of time is worth on this machine, for a teacher that was timed.
+    """
+
+    schedule: opmerge.NoiseSchedule
+    table: TeacherTable
+    law: FittedLaw
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timed: Prices | None = None
+
+
+def find_premises(
+    spectrum: opmerge.Spectrum,
+    data: DataOptions,
+    asked: PlanOptions,
+    spending: BudgetOptions,
+    folder: Path | None,
+) -> Premises:
+    """A teacher's, a calibration's, or those of Gaussian data and of other networks.
+
+    What is measured of a teacher is kept in the folder, if there is one.
+    """
+    from opmerge.forecast import PRIORS, linear_table, read_calibration
+
+    if spending.teacher is not None:
+        if asked.given("schedule") is not None:
+            need = "must be left out: the teacher has its own"
+            raise InputError("schedule", need, asked.schedule)
+        if folder is not None:
+            return _of_teacher(spectrum, data, asked, spending, folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            return _of_teacher(spectrum, data, asked, spending, Path(temporary))
+    if spending.labels is not None:
+        raise InputError("labels", "must be left out without --teacher", spending.labels)
+    schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
+    if asked.training is None:
+        law = PRIORS["mlp"]
+        note = (
+            f"without a calibration the law of merges is {law.source}, and the teacher's table "
+            "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
+            "solved is paid for"
+        )
+        return Premises(schedule, linear_table(spectrum, schedule), law, (note,))
+    calibration = read_calibration(asked.training)
+    calibration.check(schedule=schedule)
+    return Premises(schedule, calibration.table, calibration.law, (), calibration.settings)
+
+
+def _of_teacher(
+    spectrum: opmerge.Spectrum,
+    data: DataOptions,
+    asked: PlanOptions,
+    spending: BudgetOptions,
+    folder: Path,
+) -> Premises:
+    """A teacher's own table, by forward passes, with a calibration's law or that of its kind of
+    network; and what a time is worth here."""
+    from opmerge.cli import networks
+    from opmerge.denoisers.inputs import DataInputs
+    from opmerge.denoisers.teacher_folder import load_teacher
+    from opmerge.distillation.executor import settled
+    from opmerge.forecast import read_calibration
+    from opmerge.measure.calibration import kept_table, law_prior
+    from opmerge.measure.teacher_table import table_evaluations
+    from opmerge.settings.data import SampleOptions
+    from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+    from opmerge.spending.prices import priced
+
+    assert spending.teacher is not None, "asked for"
+    teacher = load_teacher(spending.teacher, asked.steps)
+    schedule = opmerge.diffusers_schedule(teacher.scheduler_config, asked.steps)
+    optimization = OptimizationConfig(train_batch_size=spending.train_batch_size)
+    config = settled(
+        DistillationConfig(target_reuse=spending.target_reuse, optimization=optimization),
+        teacher.network,
+    )
+    told = data.model_dump(include={*SampleOptions.model_fields})
+    samples = SampleOptions(**told, labels=spending.labels)
+    accelerator, kept = networks.start(optimization, folder), folder / "table"
+    inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
+    assert isinstance(inputs, DataInputs), "a plan is for data"
+    total = table_evaluations(teacher, spectrum, _TABLE_SAMPLES)
+    with progress_bar("the teacher's table", total) as report:
+        given = teacher, inputs, spectrum, config, accelerator, kept, _TABLE_SAMPLES
+        measured = kept_table(*given, report)
+    timed = None
+    if spending.budget is not None and spending.seconds_per_evaluation is None:
+        timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)
+    notes = [f"the teacher's table took {measured.network_evaluations:,} network evaluations"]
+    if asked.training is not None:
+        calibration = read_calibration(asked.training)
+        calibration.check(teacher_sha256=teacher.digest, schedule=schedule)
+        law, settings = calibration.law, calibration.settings
+    else:
+        prior = law_prior(teacher, config.linear_part == "solve")
+        law, settings = prior.fitted(len(measured.table.sizes)), {}
+        notes.append(f"without a calibration the law of merges is {law.source}: intervals are wide")
+    return Premises(schedule, measured.table, law, tuple(notes), settings, timed)
