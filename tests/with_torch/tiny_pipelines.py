@@ -12,37 +12,96 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_networks import scrambled
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch_helpers import scrambled
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 WIDTH = 16
 """Features of a text encoder's states."""
 
 PROMPTS = ("a red cat", "two dogs on a hill, in the snow")
 SAMPLE = 8
-"""Pixels a side of a latent; images have twice as many."""
+"""Pixels a side of a latent; images have twice as many, Sana's four times."""
+
+_LETTERS = tuple(map(chr, range(ord("!"), ord("~") + 1)))
+
+
+# Tokenizers, whose tokens are letters: vocabularies without merges know no more.
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Letters as tokens: all that a byte-level vocabulary without merges knows."""
-    letters = [*map(chr, range(ord("!"), ord("~") + 1))]
-    names = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
-    vocabulary = {name: number for number, name in enumerate(names)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    names = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{each}</w>" for each in _LETTERS)]
+    return CLIPTokenizer(vocab=_numbered(names), merges=[], model_max_length=32)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    known = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    letters = [(letter, -3.0) for letter in _LETTERS]
+    return T5Tokenizer(vocab=known + letters, extra_ids=0, model_max_length=512)
+
+
+def gemma_tokenizer() -> GemmaTokenizer:
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *_LETTERS]
+    return GemmaTokenizer(vocab=_numbered(names), merges=[], model_max_length=512)
+
+
+def _numbered(names: list[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+# Text encoders and autoencoders.
 
 
 def clip_config(**changes: Any) -> CLIPTextConfig:
     tokenizer = clip_tokenizer()
     sizes = {"hidden_size": WIDTH, "projection_dim": WIDTH, "intermediate_size": 32}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 16}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32}
     known = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     return CLIPTextConfig(**sizes, **ids, **layers, **known, **changes)
+
+
+def tiny_clip(projected: bool = False) -> Any:
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(clip_config()).eval()
+
+
+def tiny_t5(size: int = WIDTH) -> T5EncoderModel:
+    sizes = {"d_model": size, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), **sizes)).eval()
+
+
+def tiny_gemma() -> Gemma2Model:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 1}
+    return Gemma2Model(Gemma2Config(vocab_size=len(gemma_tokenizer()), **heads, **sizes)).eval()
 
 
 def tiny_vae(**config: Any) -> AutoencoderKL:
@@ -55,6 +114,49 @@ def tiny_vae(**config: Any) -> AutoencoderKL:
         sample_size=2 * SAMPLE,
         **config,
     ).eval()
+
+
+def tiny_deep_vae() -> AutoencoderDC:
+    sides = ("encoder", "decoder")
+    blocks = {
+        f"{side}_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock") for side in sides
+    }
+    widths = {f"{side}_block_out_channels": (8, 8, 8) for side in sides}
+    scales = {f"{side}_qkv_multiscales": ((), (), (5,)) for side in sides}
+    depths = {f"{side}_layers_per_block": (1, 1, 1) for side in sides}
+    return AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.4,
+        **blocks,
+        **widths,
+        **scales,
+        **depths,
+    ).eval()
+
+
+# Schedulers.
+
+
+def ddim_scheduler(**config: Any) -> DDIMScheduler:
+    """Of Stable Diffusion's betas, whose signal at T is not zero."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        **config,
+    )
+
+
+def flow_scheduler(**config: Any) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **config})
+
+
+# Pipelines.
 
 
 def tiny_conditional_unet(**config: Any) -> UNet2DConditionModel:
@@ -73,25 +175,15 @@ def tiny_conditional_unet(**config: Any) -> UNet2DConditionModel:
     )
 
 
-def ddim_scheduler(**config: Any) -> DDIMScheduler:
-    """Of Stable Diffusion's betas, whose signal at T is not zero."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-        **config,
-    )
-
-
-def stable_diffusion(**scheduler: Any) -> StableDiffusionPipeline:
+def stable_diffusion(
+    unet: Mapping[str, Any] | None = None, **scheduler: Any
+) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     return StableDiffusionPipeline(
         vae=tiny_vae(),
-        text_encoder=CLIPTextModel(clip_config()).eval(),
+        text_encoder=tiny_clip(),
         tokenizer=clip_tokenizer(),
-        unet=tiny_conditional_unet(),
+        unet=tiny_conditional_unet(**(unet or {})),
         scheduler=ddim_scheduler(**scheduler),
         safety_checker=None,
         feature_extractor=None,
@@ -99,5 +191,147 @@ def stable_diffusion(**scheduler: Any) -> StableDiffusionPipeline:
     )
 
 
-TINY_PIPELINES: Mapping[str, Callable[..., Any]] = {"stable_diffusion": stable_diffusion}
-"""By the name of the file in ``denoisers/families``."""
+def sdxl(unet: Mapping[str, Any] | None = None, **scheduler: Any) -> StableDiffusionXLPipeline:
+    torch.manual_seed(0)
+    added = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": WIDTH + 6 * 8,
+    }
+    return StableDiffusionXLPipeline(
+        vae=tiny_vae(),
+        text_encoder=tiny_clip(),
+        text_encoder_2=tiny_clip(projected=True),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=tiny_conditional_unet(**{"cross_attention_dim": 2 * WIDTH, **added, **(unet or {})}),
+        scheduler=ddim_scheduler(**scheduler),
+        add_watermarker=False,
+    )
+
+
+def dit(**scheduler: Any) -> DiTPipeline:
+    """With the 1000 classes that its pipeline takes for granted."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=SAMPLE,
+        num_embeds_ada_norm=1000,
+        norm_num_groups=1,
+    )
+    return DiTPipeline(scrambled(transformer), tiny_vae(), ddim_scheduler(**scheduler))
+
+
+def pixart(sample_size: int = SAMPLE, patch_size: int = 2, **scheduler: Any) -> PixArtAlphaPipeline:
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=24,
+        sample_size=sample_size,
+        patch_size=patch_size,
+        caption_channels=WIDTH,
+        norm_num_groups=1,
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=tiny_t5(),
+        vae=tiny_vae(),
+        transformer=scrambled(transformer),
+        scheduler=ddim_scheduler(**scheduler),
+    )
+
+
+def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=SAMPLE,
+        patch_size=1,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * WIDTH,
+        out_channels=4,
+        pos_embed_max_size=16,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=scrambled(transformer),
+        scheduler=flow_scheduler(**scheduler),
+        vae=tiny_vae(shift_factor=0.06),
+        text_encoder=tiny_clip(projected=True),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=tiny_clip(projected=True),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=tiny_t5(2 * WIDTH),
+        tokenizer_3=t5_tokenizer(),
+    )
+
+
+def flux(guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return FluxPipeline(
+        scheduler=flow_scheduler(**scheduler),
+        vae=tiny_vae(shift_factor=0.1),
+        text_encoder=tiny_clip(),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=tiny_t5(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=scrambled(transformer),
+    )
+
+
+def sana(timestep_scale: float = 1.0, **scheduler: Any) -> SanaPipeline:
+    torch.manual_seed(0)
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        sample_size=SAMPLE,
+        timestep_scale=timestep_scale,
+    )
+    return SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=tiny_gemma(),
+        vae=tiny_deep_vae(),
+        transformer=scrambled(transformer),
+        scheduler=flow_scheduler(**scheduler),
+    )
+
+
+TINY_PIPELINES: Mapping[str, Callable[..., Any]] = {
+    "dit": dit,
+    "flux": flux,
+    "pixart": pixart,
+    "sana": sana,
+    "sd3": sd3,
+    "sdxl": sdxl,
+    "stable_diffusion": stable_diffusion,
+}
+"""By the name of the file in ``denoisers/families``; they take keys of their scheduler's config."""

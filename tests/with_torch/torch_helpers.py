@@ -5,6 +5,18 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def scrambled(network: Any, seed: int = 0) -> Any:
+    """The network with every weight drawn, the last layer's included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    return network.eval()
 
 
 @contextmanager

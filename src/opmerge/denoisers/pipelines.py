@@ -57,7 +57,7 @@ def load_pipeline(
         )
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and name != place.name:
-            part.requires_grad_(False).eval().to(device, torch.float32)
+            part.requires_grad_(False).eval().to(device).float()
     return pipeline
 
 

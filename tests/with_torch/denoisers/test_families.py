@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from test_networks import scrambled
 from torch import Tensor, nn
+from torch_helpers import scrambled
 
 from opmerge import build_strategy
 from opmerge.denoisers.denoiser import Condition

@@ -7,18 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_helpers import scrambled
 
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.errors import InputError
-
-
-def scrambled(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The network with every weight drawn, the last layer's included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
-    return network.eval()
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 4, 4), (2, 2, 3, 2)])

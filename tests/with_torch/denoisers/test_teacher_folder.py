@@ -25,7 +25,7 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
-from test_networks import scrambled
+from torch_helpers import scrambled
 
 from opmerge import cosine_schedule, diffusers_schedule
 from opmerge.denoisers.denoiser import as_condition

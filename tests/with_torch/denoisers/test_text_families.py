@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from tiny_pipelines import (
     PROMPTS,
     SAMPLE,
@@ -24,13 +25,16 @@ from torch import Tensor
 
 from opmerge.denoisers import pipelines
 from opmerge.denoisers.autoencoders import decode_latents, encode_images
+from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import Family, config_of, family_of
-from opmerge.denoisers.models import initial_noise
+from opmerge.denoisers.models import Teacher, initial_noise
 from opmerge.denoisers.pipelines import load_pipeline
+from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import INDEX, load_teacher, write_teacher_folder
 from opmerge.errors import InputError
 
 T = 5
+NO_BINS = {"use_resolution_binning": False}
 
 
 def quiet(pipeline: Any) -> Any:
@@ -48,13 +52,8 @@ def family_in(pipeline: Any) -> Family:
 
 def own_latents(pipeline: Any, noise: Tensor, **options: Any) -> Tensor:
     """Where the pipeline's own call takes noise, by latents."""
-    samples: Tensor = pipeline(
-        list(PROMPTS),
-        latents=noise.clone(),
-        num_inference_steps=T,
-        output_type="latent",
-        **options,
-    ).images
+    given = {"num_inference_steps": T, "output_type": "latent", **options}
+    samples: Tensor = pipeline(list(PROMPTS), latents=noise.clone(), **given).images
     return samples
 
 
@@ -62,25 +61,166 @@ def assert_fits(needs: Any, rows: Any) -> None:
     """Rows are named and shaped as the family says beforehand."""
     assert set(rows) == set(needs)
     for name, values in rows.items():
-        shape = [
-            n if n is not None else m
-            for n, m in zip(needs[name].shape, values.shape[1:], strict=True)
-        ]
-        assert list(values.shape[1:]) == shape
+        shape = zip(needs[name].shape, values.shape[1:], strict=True)
+        assert list(values.shape[1:]) == [m if n is None else n for n, m in shape], name
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_stable_diffusion_is_replayed_bit_for_bit(tmp_path: Path, prediction_type: str) -> None:
-    pipeline = quiet(TINY_PIPELINES["stable_diffusion"](prediction_type=prediction_type))
+def assert_reads_each_row(teacher: Teacher, noise: Tensor, told: Condition) -> None:
+    """No row can be another without the samples being others."""
+    expected = teacher.sample(noise, told)
+    for name, values in told.rows.items():
+        other = values.flip(0) if not torch.equal(values[0], values[1]) else 2 * values
+        found = teacher.sample(noise, Condition({**told.rows, name: other}))
+        assert not torch.allclose(found, expected, rtol=1e-4, atol=1e-4), name
+
+
+BETAS: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
+    "Stable Diffusion": ("stable_diffusion", {}, {}, (4, SAMPLE, SAMPLE)),
+    "Stable Diffusion, v": (
+        "stable_diffusion",
+        {"prediction_type": "v_prediction"},
+        {},
+        (4, SAMPLE, SAMPLE),
+    ),
+    "told a guidance scale": (
+        "stable_diffusion",
+        {"unet": {"time_cond_proj_dim": 6}},
+        {"guidance_scale": 7.5},
+        (4, SAMPLE, SAMPLE),
+    ),
+    "SDXL": ("sdxl", {}, {}, (4, SAMPLE, SAMPLE)),
+    "PixArt, learned variance": ("pixart", {}, NO_BINS, (4, SAMPLE, SAMPLE)),
+    "PixArt, told sizes": (
+        "pixart",
+        {"sample_size": 128, "patch_size": 32},
+        NO_BINS,
+        (4, 128, 128),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BETAS)
+def test_replay_is_that_of_the_pipeline_bit_for_bit(tmp_path: Path, name: str) -> None:
+    family, config, options, shape = BETAS[name]
+    pipeline = quiet(TINY_PIPELINES[family](**config))
     pipeline.save_pretrained(tmp_path)
     teacher = load_teacher(tmp_path, T)
-    assert (teacher.sample_shape, teacher.folder) == ((4, SAMPLE, SAMPLE), tmp_path)
+    assert (teacher.sample_shape, teacher.folder) == (shape, tmp_path)
     told = family_in(pipeline).encode_prompts(load_pipeline(tmp_path), PROMPTS)
     assert_fits(teacher.needs, told.rows)
-    noise = initial_noise(teacher.sample_shape, len(PROMPTS), seed=1)
-    expected = own_latents(pipeline, noise, guidance_scale=1.0)
+    noise = initial_noise(shape, len(PROMPTS), seed=1)
+    expected = own_latents(pipeline, noise, **{"guidance_scale": 1.0, **options})
     assert torch.equal(teacher.sample(noise, told), expected)
-    assert not torch.allclose(teacher.sample(noise, told[torch.tensor([1, 0])]), expected)
+    assert_reads_each_row(teacher, noise, told)
+
+
+def visited(scheduler: Any) -> DDIM:
+    """The flow sampler of the levels that a scheduler has gone through."""
+    sigmas = scheduler.sigmas.flip(0)
+    times = torch.cat([torch.zeros(1), scheduler.timesteps.flip(0)])
+    return DDIM(1 - sigmas, sigmas, times, "flow_prediction")
+
+
+FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "SD3": ("sd3", {}, {"guidance_scale": 1.0}),
+    "FLUX, dev": ("flux", {}, {"guidance_scale": 3.5}),
+    "FLUX, schnell": ("flux", {"guidance_embeds": False}, {}),
+    "Sana": ("sana", {}, {"guidance_scale": 1.0, **NO_BINS}),
+    "Sana, scaled times": (
+        "sana",
+        {"timestep_scale": 0.001},
+        {"guidance_scale": 1.0, **NO_BINS},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
+    """Their Euler step ``z + (s' - s) v`` and ours round otherwise."""
+    family, config, options = FLOWS[name]
+    pipeline = quiet(TINY_PIPELINES[family](**config))
+    shape = (4, SAMPLE, SAMPLE)
+    noise = initial_noise(shape, len(PROMPTS), seed=1)
+    given = noise
+    if family == "flux":
+        given = FluxPipeline._pack_latents(noise, len(PROMPTS), *shape)
+    side = (4 if family == "sana" else 2) * SAMPLE
+    expected = own_latents(pipeline, given, height=side, width=side, **options)
+    if family == "flux":
+        expected = FluxPipeline._unpack_latents(expected, side, side, 2)
+    network, rules = network_of(pipeline), family_in(pipeline)
+    needs = rules.needs(config_of(network), tmp_path)
+    teacher = Teacher(network, visited(pipeline.scheduler), shape, needs)
+    told = rules.encode_prompts(pipeline, PROMPTS)
+    assert_fits(needs, told.rows)
+    torch.testing.assert_close(teacher.sample(noise, told), expected, rtol=1e-5, atol=1e-5)
+    assert_reads_each_row(teacher, noise, told)
+
+
+@pytest.mark.parametrize("family", sorted(set(TINY_PIPELINES) - {"dit"}))
+def test_the_null_condition_is_what_the_pipeline_guides_away_from(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the network is told at guidance 2, the first half; with a negative prompt or not."""
+    pipeline = quiet(TINY_PIPELINES[family]())
+    network, rules = network_of(pipeline), family_in(pipeline)
+    side, shape = (4 if family == "sana" else 2) * SAMPLE, (4, SAMPLE, SAMPLE)
+    z, times = initial_noise(shape, 1, seed=1), torch.tensor([999])
+    options: dict[str, Any] = {"guidance_scale": 2.0}
+    latents = z
+    if family == "flux":
+        latents = FluxPipeline._pack_latents(z, 1, *shape)
+        options = {"true_cfg_scale": 2.0}
+    if family in ("pixart", "sana"):
+        options |= NO_BINS
+    said: list[Tensor] = []
+    network.register_forward_hook(lambda module, inputs, output: said.append(output[0]))
+    for negative in ("", "ugly"):
+        if negative:
+            options["negative_prompt"] = negative
+        elif family == "flux":  # which knows no null condition until it is told one
+            options["negative_prompt"] = ""
+        said.clear()
+        with torch.no_grad():
+            pipeline(
+                PROMPTS[0],
+                latents=latents.clone(),
+                num_inference_steps=1,
+                output_type="latent",
+                height=side,
+                width=side,
+                **options,
+            )
+            expected = said[-1] if family == "flux" else said[0][:1]
+            times = pipeline.scheduler.timesteps[:1]
+            null = rules.null_condition(pipeline, negative)
+            assert null is not None
+            found = rules.call(network, z, times, null)
+            found = getattr(found, "sample", found)
+        if family == "flux":
+            expected = FluxPipeline._unpack_latents(expected, side, side, 2)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dit_and_its_decoded_images_are_those_of_the_pipeline(tmp_path: Path) -> None:
+    pipeline = quiet(TINY_PIPELINES["dit"]())
+    pipeline.save_pretrained(tmp_path)
+    teacher, labels = load_teacher(tmp_path, T), torch.tensor([3, 999])
+    assert (teacher.sample_shape, teacher.num_classes) == ((4, SAMPLE, SAMPLE), 1000)
+    expected = pipeline(
+        labels.tolist(),
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=T,
+        output_type="pt",
+    ).images
+    noise = torch.randn(2, *teacher.sample_shape, generator=torch.Generator().manual_seed(5))
+    loaded, family = load_pipeline(tmp_path), family_in(pipeline)
+    images = family.decode(loaded, teacher.sample(noise, labels))
+    torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), expected)
+    null = family.null_condition(loaded)
+    assert null is not None
+    assert null.rows["class_labels"].tolist() == [1000]
 
 
 def test_latents_are_decoded_as_the_pipeline_decodes_them() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from opmerge.denoisers.autoencoders import autoencoder_of, decode_latents, encode_images
@@ -98,6 +99,10 @@ class Family:
         """See ``Call``."""
         return network(z, times, **({} if told is None else told.rows))
 
+    def guidance_rows(self, config: Config, scales: Tensor) -> dict[str, Tensor]:
+        """What tells a network (B,) guidance scales, if it was made to be told one."""
+        return {}
+
     # What the pipeline around the network knows: texts, and images behind an autoencoder. Each
     # is computed on the device of the part of the pipeline that does it, with no gradient.
 
@@ -140,7 +145,11 @@ def model_class(config: Config, place: Path) -> Any:
 
 
 def config_of(network: nn.Module) -> dict[str, Any]:
-    """The config of a network as its ``config.json`` says it; of a plain module only its class."""
+    """The config of a network as its ``config.json`` says it; of a plain module only its class.
+
+    What several processes or a compiler wrap is the network that they wrap.
+    """
+    network = extract_model_from_parallel(network)
     config = getattr(network, "config", None)
     known = config if isinstance(config, Mapping) else {}
     return {**known, "_class_name": type(network).__name__}

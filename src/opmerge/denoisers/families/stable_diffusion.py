@@ -7,56 +7,82 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition
-from opmerge.denoisers.families.family import Config, Family, Rows, model_class
+from opmerge.denoisers.families.family import Config, Rows
+from opmerge.denoisers.families.text import TEXT, TextFamily, default_of, text_device, told_rows
 from opmerge.errors import InputError
 
-TEXT = "encoder_hidden_states"
+_GUIDANCE = "timestep_cond"
 _UNREAD = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type")
 
 
-class StableDiffusion(Family):
+class StableDiffusion(TextFamily):
     """diffusers' UNet2DConditionModel, told a text alone."""
 
-    class_names = ("UNet2DConditionModel",)
-
-    def network_class(self, config: Config, place: Path) -> Any:
-        return model_class(config, place)
+    def reads(self, config: Config) -> bool:
+        is_unet = config.get("_class_name") == "UNet2DConditionModel"
+        return is_unet and config.get("addition_embed_type") != "text_time"
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
-        if (read := config.get("in_channels")) != (given := config.get("out_channels")):
-            requirement = f"must be out_channels = {given}: inpainting, depth, instructions and"
-            requirement += " upscaling, whose network reads an image beside z, are not distilled"
-            remedy = "take the teacher that makes images of texts alone"
-            raise InputError(f"{place}: in_channels", requirement, read, remedy)
+        check_reads_no_image(config, place)
         return super().sample_shape(config, place)
 
     def needs(self, config: Config, place: Path) -> dict[str, Rows]:
-        for key in _UNREAD:
-            if config.get(key) is not None:
-                requirement = "must be null: what such a network is told beside a text is not known"
-                raise InputError(f"{place}: {key}", requirement, config[key])
-        return text_rows(config, place)
+        check_null(config, _UNREAD, place)
+        return unet_text_rows(config, place)
 
     def call(self, network: nn.Module, z: Tensor, times: Tensor, told: Condition | None) -> Any:
-        assert told is not None, "a network that reads texts is told one"
-        return network(z, times, **told.rows)
+        return network(z, times, **told_rows(told))
+
+    def guidance_rows(self, config: Config, scales: Tensor) -> dict[str, Tensor]:
+        return unet_guidance_rows(config, scales)
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        device = pipeline.text_encoder.device
-        return Condition({TEXT: pipeline.encode_prompt(list(prompts), device, 1, False)[0]})
-
-    def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
-        return self.encode_prompts(pipeline, [negative_prompt])
+        states, _ = pipeline.encode_prompt(list(prompts), text_device(pipeline), 1, False)
+        return Condition({TEXT: states, **unet_default_guidance(pipeline, states)})
 
 
-def text_rows(config: Config, place: Path) -> dict[str, Rows]:
-    """The states of a text, of which a UNet reads as many features in each of its blocks."""
-    features = config["cross_attention_dim"]
+def check_reads_no_image(config: Config, place: Path) -> None:
+    """Refuse a network that reads an image beside z, in channels of its own."""
+    if (read := config.get("in_channels")) != (given := config.get("out_channels")):
+        requirement = f"must be out_channels = {given}: inpainting, depth, instructions and"
+        requirement += " upscaling, whose network reads an image beside z, are not distilled"
+        remedy = "take the teacher that makes images of texts alone"
+        raise InputError(f"{place}: in_channels", requirement, read, remedy)
+
+
+def check_null(config: Config, keys: Sequence[str], place: Path) -> None:
+    """Refuse a network that is told what is not known here."""
+    for key in keys:
+        if config.get(key) is not None:
+            requirement = "must be null: what such a network is told beside a text is not known"
+            raise InputError(f"{place}: {key}", requirement, config[key])
+
+
+def unet_text_rows(config: Config, place: Path) -> dict[str, Rows]:
+    """The states of a text, of which a UNet reads as many features in each of its blocks.
+
+    One that was trained to be told a guidance scale, as by latent consistency, reads it too.
+    """
+    features, embedded = config["cross_attention_dim"], config.get("time_cond_proj_dim")
     if not isinstance(features, int):
         requirement = "must be one number, of all blocks"
         raise InputError(f"{place}: cross_attention_dim", requirement, features)
-    return {TEXT: Rows((None, features))}
+    guidance = {} if embedded is None else {_GUIDANCE: Rows((embedded,))}
+    return {TEXT: Rows((None, features)), **guidance}
+
+
+def unet_guidance_rows(config: Config, scales: Tensor) -> dict[str, Tensor]:
+    """Sines and cosines of 1000 (w - 1), for a UNet that was trained to be told w (LCM, Eq. 18)."""
+    size = config.get("time_cond_proj_dim")
+    return {} if size is None else {_GUIDANCE: get_timestep_embedding(1000 * (scales - 1), size)}
+
+
+def unet_default_guidance(pipeline: Any, states: Tensor) -> dict[str, Tensor]:
+    """What a UNet that is told a guidance scale is told, unless its pipeline is given another."""
+    scales = states.new_full((len(states),), default_of(pipeline, "guidance_scale"))
+    return unet_guidance_rows(pipeline.unet.config, scales)

@@ -1,0 +1,70 @@
+"""What families that read texts share."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opmerge.denoisers.denoiser import Condition
+from opmerge.denoisers.families.family import Config, Family, Rows, model_class
+from opmerge.errors import InputError
+
+TEXT = "encoder_hidden_states"
+"""(B, L, D) states of the tokens of a text."""
+
+MASK = "encoder_attention_mask"
+"""(B, L) 1 where there is a token, 0 where it only fills the length."""
+
+POOLED = "pooled_projections"
+"""(B, D) one state of a whole text."""
+
+
+class TextFamily(Family):
+    """Networks that are told a text for each sample, as ``encode_prompts`` gives it."""
+
+    def network_class(self, config: Config, place: Path) -> Any:
+        return model_class(config, place)
+
+    @abstractmethod
+    def needs(self, config: Config, place: Path) -> dict[str, Rows]:
+        """See ``Family``; texts among them."""
+
+    @abstractmethod
+    def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
+        """See ``Family``."""
+
+    def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
+        return self.encode_prompts(pipeline, [negative_prompt])
+
+
+def told_rows(told: Condition | None) -> dict[str, Tensor]:
+    """The rows of a condition, which must be there."""
+    if told is None:
+        raise InputError("condition", "must be given: the network reads texts")
+    return dict(told.rows)
+
+
+def text_device(pipeline: Any) -> torch.device:
+    """Where a pipeline encodes texts.
+
+    Raises:
+        InputError: if it has nothing to do it with.
+    """
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    encoders = [part for name in names if (part := getattr(pipeline, name, None)) is not None]
+    if not encoders:
+        requirement = "must come with a pipeline that has a text encoder"
+        raise InputError("prompts", requirement, type(pipeline).__name__)
+    device: torch.device = encoders[0].device
+    return device
+
+
+def default_of(pipeline: Any, argument: str) -> Any:
+    """What a pipeline's own call does, unless it is told otherwise."""
+    return inspect.signature(type(pipeline).__call__).parameters[argument].default
