@@ -132,6 +132,8 @@ class Teacher(_Told):
         """SHA-256 of the weights and of the sampler."""
         digest = hashlib.sha256(self.ddim.prediction_type.encode())
         tables = {"alphas": self.ddim.alphas, "sigmas": self.ddim.sigmas}
+        if self.ddim.scalings is not None:
+            tables["scalings"] = self.ddim.scalings
         for name, tensor in {**tables, **self.network.state_dict()}.items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

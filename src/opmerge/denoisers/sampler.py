@@ -1,6 +1,8 @@
 """DDIM: noise levels and times, landings of an estimate, and targets for a student's estimate.
 
-Everything is one formula. With the estimates x̂ and ε̂ of a network at step j,
+Any scheduler of diffusers is read so: Euler's method of flow matching and of variance-exploding
+noise levels is the same step in other coordinates. Everything is one formula. With the estimates
+x̂ and ε̂ of a network at step j,
 
     z_r = alpha_r x̂ + sigma_r ε̂,    ε̂ = (z_j - alpha_j x̂) / sigma_j
 
@@ -13,20 +15,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from diffusers import DDIMParallelScheduler, DDIMScheduler, SchedulerMixin
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import PREDICTIONS, Condition, Estimate, Step
 from opmerge.denoisers.families import Call, config_of, family_of
 from opmerge.errors import InputError
-from opmerge.schedules import NoiseSchedule
+from opmerge.schedules import NoiseSchedule, diffusers_schedule
+from opmerge.schedules.predictions import network_reading
 from opmerge.settings.types import PredictionType
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,12 @@ class DDIM:
 
     Args:
         alphas, sigmas: (T+1,) float32 coefficients of signal and noise, index 0 on the data side.
-        timesteps: (T+1,) int64, what the network is told at each step; index 0 is not used.
+        timesteps: (T+1,) int64 or float32, what the network is told at each step; index 0 is not
+            used.
+        prediction_type: what the network says.
+        scalings: (3, T+1) float32 c_in, c_skip and c_out of a preconditioned network, which reads
+            c_in z and says ``c_skip z + c_out F`` of the prediction type (``schedules.predictions``
+            knows those of diffusers' schedulers).
 
     Raises:
         InputError: for an unknown prediction type, or one that says nothing about x_0 at step T.
@@ -45,13 +52,16 @@ class DDIM:
     sigmas: Tensor
     timesteps: Tensor
     prediction_type: PredictionType
+    scalings: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTIONS:
             requirement = f"must be one of {', '.join(PREDICTIONS)}"
             remedy = "set it in scheduler_config.json"
             raise InputError("prediction_type", requirement, repr(self.prediction_type), remedy)
-        if self.prediction_type == "epsilon" and float(self.alphas[-1]) == 0:
+        last = None if self.scalings is None else self.scalings[:, -1]
+        is_blind = self.prediction_type == "epsilon" if last is None else not last.isfinite().all()
+        if is_blind and float(self.alphas[-1]) == 0:
             raise InputError(
                 "prediction_type",
                 "must not be epsilon where alpha_T = 0: pure noise then says nothing about x_0",
@@ -59,7 +69,12 @@ class DDIM:
             )
 
     @classmethod
-    def from_schedule(cls, schedule: NoiseSchedule, prediction_type: PredictionType) -> DDIM:
+    def from_schedule(
+        cls,
+        schedule: NoiseSchedule,
+        prediction_type: PredictionType,
+        scalings: NDArray[np.float64] | None = None,
+    ) -> DDIM:
         """Read a schedule of the theory; without timesteps of its own it numbers its steps."""
         own = schedule.timesteps or range(1, schedule.num_steps + 1)
         return cls(
@@ -67,22 +82,40 @@ class DDIM:
             torch.from_numpy(schedule.sigmas.astype(np.float32)),
             torch.tensor([0, *own]),
             prediction_type,
+            None if scalings is None else torch.from_numpy(scalings.astype(np.float32)),
         )
 
     @classmethod
-    def from_scheduler(cls, scheduler: DDIMScheduler, num_steps: int) -> DDIM:
-        """Take the coefficients of a diffusers scheduler in its own arithmetic (float32).
+    def from_scheduler(
+        cls, scheduler: SchedulerMixin, num_steps: int, schedule: NoiseSchedule | None = None
+    ) -> DDIM:
+        """The first-order sampler on the states that a diffusers scheduler visits.
 
-        Landings then have the bits of ``DDIMScheduler.step`` wherever its steps meet, which they do
-        when ``num_train_timesteps`` is a multiple of T.
+        Of a ``DDIMScheduler`` the coefficients are taken in its own arithmetic (float32). Landings
+        then have the bits of ``DDIMScheduler.step`` wherever its steps meet, which they do when
+        ``num_train_timesteps`` is a multiple of T. All others are read by ``diffusers_schedule``.
+
+        Args:
+            num_steps: T.
+            schedule: what ``diffusers_schedule`` gave for the scheduler, if it is there already.
+
+        Raises:
+            InputError: if T steps cannot be taken, or the network cannot be read.
         """
+        if schedule is None:
+            config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+            schedule = diffusers_schedule(config, num_steps)
+        reading = network_reading(scheduler, schedule)
+        form = cast(PredictionType, reading.prediction_type)
+        if not isinstance(scheduler, DDIMScheduler | DDIMParallelScheduler):
+            return cls.from_schedule(schedule, form, reading.scalings)
         scheduler.set_timesteps(num_steps)
         timesteps = scheduler.timesteps.flip(0)
         landed = int(timesteps[0]) - scheduler.config.num_train_timesteps // num_steps
         first = scheduler.alphas_cumprod[landed] if landed >= 0 else scheduler.final_alpha_cumprod
         signal = torch.cat([first[None], scheduler.alphas_cumprod[timesteps]])
         times = torch.cat([torch.zeros_like(timesteps[:1]), timesteps])
-        return cls(signal**0.5, (1 - signal) ** 0.5, times, scheduler.config.prediction_type)
+        return cls(signal**0.5, (1 - signal) ** 0.5, times, form)
 
     @property
     def num_steps(self) -> int:
@@ -93,7 +126,8 @@ class DDIM:
         """The same sampler with its coefficients on a device."""
         tables = (self.alphas, self.sigmas, self.timesteps)
         alphas, sigmas, timesteps = (table.to(device) for table in tables)
-        return DDIM(alphas, sigmas, timesteps, self.prediction_type)
+        scalings = None if self.scalings is None else self.scalings.to(device)
+        return DDIM(alphas, sigmas, timesteps, self.prediction_type, scalings)
 
     def add_noise(self, x0: Tensor, noise: Tensor, step: Step) -> Tensor:
         """``z = alpha x_0 + sigma ε`` at a step, or at one step a sample."""
@@ -102,8 +136,11 @@ class DDIM:
 
     def at(self, step: Step, ndim: int) -> tuple[Tensor, Tensor]:
         """alpha and sigma of a step, or of one a sample, that broadcast over ``ndim`` axes."""
-        alpha, sigma, shape = self.alphas[step], self.sigmas[step], (-1, *[1] * (ndim - 1))
-        return (alpha.reshape(shape), sigma.reshape(shape)) if alpha.ndim else (alpha, sigma)
+        return _broadcast(self.alphas[step], ndim), _broadcast(self.sigmas[step], ndim)
+
+    def scale(self, z: Tensor, step: Step) -> Tensor:
+        """What a network reads of (B, …) ``z`` at a step: z itself, or c_in z."""
+        return z if self.scalings is None else _broadcast(self.scalings[0, step], z.ndim) * z
 
     def denoiser(self, network: nn.Module) -> NetworkDenoiser:
         """What a network says at this sampler's steps, called as its family knows to."""
@@ -119,8 +156,16 @@ class DDIM:
         output = output[0] if isinstance(output, tuple) else output
         if z.ndim > 2 and output.shape[1] == 2 * z.shape[1]:
             output = output[:, : z.shape[1]]
-        form = PREDICTIONS[self.prediction_type]
-        return form.estimate(output.to(z.dtype), z, *self.at(step, z.ndim))
+        output = output.to(z.dtype)
+        if self.scalings is not None:
+            skip, out = (_broadcast(row[step], z.ndim) for row in self.scalings[1:])
+            output = skip * z + out * output
+        return PREDICTIONS[self.prediction_type].estimate(output, z, *self.at(step, z.ndim))
+
+    def output_error(self, step: Step) -> Tensor:
+        """The error of the network's output at a step, or at several, where x̂ errs by 1."""
+        error = PREDICTIONS[self.prediction_type].error(*self.at(step, 1))
+        return error if self.scalings is None else error / self.scalings[2, step].abs()
 
     def land(self, estimate: Estimate, step: Step) -> Tensor:
         """The state at ``step`` that the estimates imply: ``alpha x̂ + sigma ε̂``."""
@@ -141,6 +186,11 @@ class DDIM:
         return alpha_readout - alpha * (sigma_readout / sigma)
 
 
+def _broadcast(values: Tensor, ndim: int) -> Tensor:
+    """() as it is, (B,) so that it broadcasts over ``ndim`` axes."""
+    return values.reshape(-1, *[1] * (ndim - 1)) if values.ndim else values
+
+
 @dataclass(frozen=True)
 class NetworkDenoiser:
     """A ``Denoiser``: a network, called as its family is, in a sampler's times and form."""
@@ -151,7 +201,8 @@ class NetworkDenoiser:
 
     def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
         times = self.sampler.timesteps[step].expand(len(z))
-        return self.sampler.read(self.call(self.network, z, times, condition), z, step)
+        output = self.call(self.network, self.sampler.scale(z, step), times, condition)
+        return self.sampler.read(output, z, step)
 
     def using(self, network: nn.Module) -> NetworkDenoiser:
         return replace(self, network=network)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin
+from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin, SchedulerMixin
 
 from opmerge.denoisers.families import family_of
 from opmerge.denoisers.models import Teacher
@@ -19,7 +19,7 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.files import expand_home, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers import find_scheduler_config, read_as_ddim
+from opmerge.schedules.diffusers import build_scheduler
 
 INDEX = "model_index.json"
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
@@ -28,6 +28,7 @@ _GUIDES = ("controlnet", "adapter", "image_encoder")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
 # bring in: of beta, of 1 - beta, of the product, and as many again where betas are rescaled.
 _ROUNDINGS = 6
+_CLOSE = 1e-5  # of itself, by which times and variances that are no such products may differ
 
 
 def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
@@ -35,8 +36,8 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
 
     The folder is that of a saved diffusers pipeline (``model_index.json``, ``unet/`` or
     ``transformer/`` or one other network, ``scheduler/``), or a flat one (``config.json``,
-    ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``). Any scheduler built on
-    betas is read as the DDIM of the same betas and timestep spacing.
+    ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``). Any scheduler that
+    ``diffusers_schedule`` reads is taken, as first order on its own noise levels.
 
     Raises:
         InputError: if a part is missing, damaged or of a kind that cannot be distilled here.
@@ -51,8 +52,10 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
         raise InputError("teacher", requirement, str(folder), remedy)
     network_folder = find_network(root)
     place = network_folder / "config.json"
-    scheduler = _read_scheduler(root, num_steps)
-    ddim = DDIM.from_scheduler(scheduler, num_steps)
+    schedule = diffusers_schedule(root, num_steps)
+    scheduler = build_scheduler(schedule.parameters)
+    _check_linear(scheduler, root)
+    ddim = DDIM.from_scheduler(scheduler, num_steps, schedule)
     _refuse_guides(root)
     config = read_json_object(place)
     family = family_of(config)
@@ -60,7 +63,7 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     config = {**_defaults(network_class), **config}
     shape, needs = family.sample_shape(config, place), family.needs(config, place)
     network = load_network(network_folder, network_class)
-    return Teacher(network, ddim, shape, needs, dict(scheduler.config), root)
+    return Teacher(network, ddim, shape, needs, schedule.parameters, root)
 
 
 def _refuse_guides(root: Path) -> None:
@@ -80,14 +83,10 @@ def _defaults(network_class: type[ModelMixin]) -> dict[str, Any]:
     return {name: each.default for name, each in known if each.default is not each.empty}
 
 
-def _read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
-    """The DDIM scheduler of a folder; keys left out of its config are its own class' defaults."""
-    path = find_scheduler_config(folder)
-    remedy = "take a teacher whose scheduler is built on betas, such as DDIMScheduler"
-    scheduler = read_as_ddim(read_json_object(path), f"{path}: ", remedy)
-    diffusers_schedule(scheduler.config, num_steps)  # refuses steps that cannot be taken
-    for key in ("clip_sample", "thresholding"):
-        if scheduler.config[key]:
+def _check_linear(scheduler: SchedulerMixin, folder: Path) -> None:
+    """Refuse a scheduler that clips, in its own class' way."""
+    for key in ("clip_sample", "clip_denoised", "thresholding"):
+        if scheduler.config.get(key):
             raise InputError(
                 key,
                 "must be false: a clipped estimate of x_0 is not linear, so that no student's "
@@ -95,14 +94,14 @@ def _read_scheduler(folder: Path, num_steps: int) -> DDIMScheduler:
                 "true",
                 f'set "{key}": false in scheduler_config.json of {folder}',
             )
-    return scheduler
 
 
 def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
     """Refuse a plan that was made for another schedule than the teacher's.
 
-    The variances alpha² and sigma² are compared, at the accuracy of a cumulative product of n
-    factors in float32, and the timesteps where the plan's schedule has them.
+    The variances alpha² and sigma² are compared: where the network's times are whole at the
+    accuracy of a cumulative product of n factors in float32, else at that of float32. So are the
+    times, where the plan's schedule has them.
 
     Raises:
         InputError: naming the first step that differs.
@@ -112,15 +111,22 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
         requirement = f"must have T = {ddim.num_steps} steps, as the teacher"
         remedy = f"pass `num_steps={schedule.num_steps}`, or make a plan for this teacher"
         raise InputError("plan", requirement, schedule.num_steps, remedy)
-    timesteps = ddim.timesteps[1:].tolist()
+    timesteps, is_whole = (
+        ddim.timesteps[1:].double().numpy(),
+        not ddim.timesteps.is_floating_point(),
+    )
     remedy = "make the plan with `schedule` set to the folder of the teacher"
-    if schedule.timesteps not in (None, tuple(timesteps)):
+    tolerance = 0.0 if is_whole else _CLOSE
+    if schedule.timesteps is not None and not np.allclose(
+        schedule.timesteps, timesteps, rtol=tolerance, atol=tolerance
+    ):
         raise InputError("plan", "must have the timesteps of the teacher", remedy=remedy)
+    variances = {"alpha": ddim.alphas, "sigma": ddim.sigmas}
     factors = np.array([timesteps[0], *timesteps]) + 1
-    error = _ROUNDINGS * 2.0**-24 * (factors * ddim.alphas.double().numpy() ** 2 + 1)
-    levels = {"alpha": (ddim.alphas, schedule.alphas), "sigma": (ddim.sigmas, schedule.sigmas)}
-    for name, (table, planned) in levels.items():
-        own = table.double().numpy()
+    product = _ROUNDINGS * 2.0**-24 * (factors * ddim.alphas.double().numpy() ** 2 + 1)
+    for name, table in variances.items():
+        own, planned = table.double().numpy(), getattr(schedule, f"{name}s")
+        error = product if is_whole else _CLOSE * own**2 + 2.0**-48
         for step in np.flatnonzero(np.abs(own**2 - planned**2) > error)[:1]:
             needed = f"must be made for the teacher's schedule ({name}_{step} = {own[step]:.6g})"
             raise InputError("plan", needed, f"{name}_{step} = {planned[step]:.6g}", remedy)

@@ -29,6 +29,7 @@ from opmerge.settings.types import PredictionType
 _KEYS: tuple[str, ...] = ("network", "start", "stop", "readout", "timestep", "alpha", "sigma")
 _KEYS += ("alpha_readout", "sigma_readout")
 _LINEAR = "linear_part"  # a key of those jumps alone that have one
+_SCALINGS = "scalings"  # also
 _FILE = "linear_part.safetensors"
 
 
@@ -43,9 +44,10 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         jumps: noise side first; each with ``network`` (the component of the pipeline that it
             reads), ``start``, ``stop`` and ``readout`` (steps of the teacher), ``timestep`` (what
             the network is told), ``alpha`` and ``sigma`` at its start, and ``alpha_readout`` and
-            ``sigma_readout`` where its estimates are landed. One with a ``linear_part: true``
-            adds A z + b to x̂ (see ``linear_parts``). The first may have no ``network``: a free
-            step, x̂ = A z + b, which is none of the K.
+            ``sigma_readout`` where its estimates are landed. One with ``scalings`` has c_in,
+            c_skip and c_out of a preconditioned network (see ``DDIM``), one with a
+            ``linear_part: true`` adds A z + b to x̂ (see ``linear_parts``). The first may have no
+            ``network``: a free step, x̂ = A z + b, which is none of the K.
         num_steps: T, the number of teacher steps.
 
     Raises:
@@ -64,24 +66,27 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         _check_jumps(jumps, num_steps)
         # steps that no jump reads or lands on are not a number
         alphas, sigmas = torch.full((2, num_steps + 1), torch.nan)
-        timesteps = torch.full((num_steps + 1,), -1)
+        is_whole = all(isinstance(jump["timestep"], int) for jump in jumps)
+        kind = torch.int64 if is_whole else torch.float32
+        timesteps = torch.full((num_steps + 1,), -1, dtype=kind)
+        scalings = torch.full((3, num_steps + 1), torch.nan)
         for jump in jumps:
             start, readout = jump["start"], jump["readout"]
             alphas[readout], sigmas[readout] = jump["alpha_readout"], jump["sigma_readout"]
             alphas[start], sigmas[start] = jump["alpha"], jump["sigma"]
             timesteps[start] = jump["timestep"]
-        self.ddim = DDIM(alphas, sigmas, timesteps, cast(PredictionType, prediction_type))
+            if _SCALINGS in jump:
+                scalings[:, start] = torch.tensor(jump[_SCALINGS])
+        form, is_scaled = cast(PredictionType, prediction_type), _SCALINGS in jumps[-1]
+        self.ddim = DDIM(alphas, sigmas, timesteps, form, scalings if is_scaled else None)
         self.init_noise_sigma = 1.0
         self.linear_parts: dict[int, LinearPart] = {}
         self.set_timesteps()
 
     @classmethod
     def from_student(cls, student: Student, networks: Sequence[str]) -> JumpScheduler:
-        """That of a student whose timesteps are whole; ``networks`` names each jump's component."""
+        """That of a student; ``networks`` names each jump's component."""
         ddim = student.ddim
-        if ddim.timesteps.is_floating_point():
-            requirement = "must be whole numbers in a student's scheduler"
-            raise InputError("timesteps", requirement, ddim.timesteps[1:])
         tables = (ddim.alphas, ddim.sigmas, ddim.timesteps)
         alphas, sigmas, timesteps = (table.tolist() for table in tables)
         named: list[dict[str, Any]] = [{"network": name} for name in networks]
@@ -109,6 +114,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         for jump in jumps:
             if jump["start"] in linear:
                 jump[_LINEAR] = True
+            if ddim.scalings is not None and "network" in jump:
+                jump[_SCALINGS] = ddim.scalings[:, jump["start"]].tolist()
         scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps)
         scheduler.linear_parts = linear
         return scheduler
@@ -167,7 +174,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None
     ) -> None:
-        """Set ``timesteps``, (K,) int64, noise side first; another number than K is refused."""
+        """Set ``timesteps``, (K,), noise side first; another number than K is refused."""
         number = len(self.jumps)
         if num_inference_steps not in (None, number):
             requirement = f"must be {number}: the student was trained for these steps alone"
@@ -175,24 +182,31 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = number
         self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
 
-    def _jump_at(self, timestep: int | Tensor) -> dict[str, Any]:
+    def _jump_at(self, timestep: float | Tensor) -> dict[str, Any]:
         """The jump that reads this network timestep; if there is none, it is refused."""
         for jump in self.jumps:
-            if jump["timestep"] == int(timestep):
+            if jump["timestep"] == float(timestep):
                 return jump
         known = ", ".join(str(jump["timestep"]) for jump in self.jumps)
-        raise InputError("timestep", f"must be one of {known}", int(timestep))
+        raise InputError("timestep", f"must be one of {known}", float(timestep))
 
-    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """What the network reads: z itself, and behind a free step where that leads from z_T."""
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """What the network reads: z, behind a free step where that leads from z_T, times c_in."""
+        if timestep is None:
+            return sample
+        jump = self._jump_at(timestep)
+        return self.ddim.to(sample.device).scale(self._moved(sample, jump), jump["start"])
+
+    def _moved(self, sample: Tensor, jump: Mapping[str, Any]) -> Tensor:
+        """Where a jump starts: what a plain loop passes, or where the free step leads from z_T."""
         free_step = self.free_step
-        if free_step is None or timestep is None or int(timestep) != self.jumps[0]["timestep"]:
+        if free_step is None or jump["start"] != self.jumps[0]["start"]:
             return sample
         free_step = replace(free_step, denoiser=free_step.denoiser.to(sample.device))
         return compose(self.ddim.to(sample.device), [[free_step]], sample)
 
     def step(
-        self, model_output: Any, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self, model_output: Any, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """Take the jump that starts at a timestep, from (B, …) states z; no other is accepted.
 
@@ -202,7 +216,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         ``return_dict`` they are a tuple.
         """
         jump, ddim = self._jump_at(timestep), self.ddim.to(sample.device)
-        sample = self.scale_model_input(sample, timestep)  # a plain loop passes z_T itself
+        sample = self._moved(sample, jump)
         estimate = ddim.read(model_output, sample, jump["start"])
         if (part := self.linear_part(jump)) is not None:
             added = part.to(sample.device)(sample)
@@ -227,7 +241,7 @@ def _check_jumps(jumps: Sequence[Mapping[str, Any]], num_steps: int) -> None:
     for number, jump in enumerate(jumps):
         is_free = number == 0 and len(jumps) > 1 and "network" not in jump
         needed = set(_KEYS) - ({"network"} if is_free else set())
-        if set(jump) - {_LINEAR} != needed or jump.get(_LINEAR, not is_free) is not True:
+        if set(jump) - {_LINEAR, _SCALINGS} != needed or jump.get(_LINEAR, not is_free) is not True:
             raise InputError(f"jumps[{number}]", f"must have {', '.join(_KEYS)}", sorted(jump))
     places = [num_steps, *(jump["stop"] for jump in jumps)]
     starts = [*(jump["start"] for jump in jumps), 0]

@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import PREDICTIONS
 from opmerge.denoisers.inputs import MEMORY_LIMIT, Batch, TrainingInputs, of_choice
 from opmerge.denoisers.linear_part import (
     LinearPart,
@@ -49,7 +48,7 @@ def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting)
     """(number of students,) weights w of the loss ``w ‖x̂ - target‖²`` at each student's step.
 
     With the error of x̂ as the unit, that of ε̂ is alpha/sigma, that of the output
-    ``Prediction.error`` and that of the state reached ``DDIM.jump_weight``; the weight is the
+    ``DDIM.output_error`` and that of the state reached ``DDIM.jump_weight``; the weight is the
     square of one of these:
 
     - ``uniform``: of the network's own output;
@@ -66,7 +65,7 @@ def loss_weights(ddim: DDIM, students: Sequence[Jump], weighting: LossWeighting)
     alphas, sigmas = ddim.at(steps, 1)
     signal_to_noise = (alphas / sigmas) ** 2
     weights = {
-        "uniform": PREDICTIONS[ddim.prediction_type].error(alphas, sigmas) ** 2,
+        "uniform": ddim.output_error(steps) ** 2,
         "x-space": torch.ones_like(alphas),
         "epsilon-space": signal_to_noise,
         "snr-truncated": signal_to_noise.clamp(min=1.0),

@@ -300,6 +300,12 @@ def _settings_of(student: Student, teacher: Teacher) -> Iterator[tuple[str, Any,
     for name, steps in (("timestep", starts), ("alpha", places), ("sigma", places)):
         for step in steps:
             yield f"{name}_{step}", *(getattr(ddim, f"{name}s")[step].item() for ddim in both)
+    ours, theirs = (ddim.scalings for ddim in both)
+    yield "preconditioning", str(ours is not None), str(theirs is not None)
+    if ours is not None and theirs is not None:
+        for row, name in enumerate(("c_in", "c_skip", "c_out")):
+            for step in starts:
+                yield f"{name}_{step}", float(ours[row, step]), float(theirs[row, step])
 
 
 def _draw_both(

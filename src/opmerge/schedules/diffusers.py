@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from opmerge.checks import check_count
 from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.noise import NoiseSchedule
+from opmerge.schedules.predictions import network_reading
 
 Array = NDArray[np.float64]
 """Levels in float64, index 0 on the data side."""
@@ -23,8 +25,7 @@ Array = NDArray[np.float64]
 _KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_betas", "clip_sample"}
 _KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
 _KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
-_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+_DDIM = "DDIMScheduler"
 _FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
 _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
@@ -112,42 +113,16 @@ def diffusers_schedule(
     is_whole = all(float(time).is_integer() for time in times)
     timesteps = tuple((int if is_whole else float)(time) for time in times)
     parameters = _parameters(name, scheduler, config)
-    if name not in _DDIM:
-        notes += _distill_notes(config, alphas, timesteps)
-    return NoiseSchedule(alphas, sigmas, "diffusers", parameters, timesteps, tuple(notes))
+    schedule = NoiseSchedule(alphas, sigmas, "diffusers", parameters, timesteps, tuple(notes))
+    return replace(schedule, notes=(*schedule.notes, *_reading_notes(scheduler, schedule)))
 
 
-def read_as_ddim(config: Mapping[str, Any], where: str = "", remedy: str = "") -> Any:
-    """The ``DDIMScheduler`` of the same betas and timestep spacing.
+def build_scheduler(config: Mapping[str, Any]) -> Any:
+    """The scheduler of a config, of which diffusers' class reads the keys that it knows.
 
-    Keys that the config leaves out are the defaults of its own class. If the scheduler is not built
-    on betas alone, ``InputError`` names the key at fault, with ``where`` (such as the file) before
-    it and ``remedy`` behind.
+    ``InputError`` as ``diffusers_schedule``.
     """
-    name, prediction = str(config.get("_class_name", _DDIM[0])), config.get("prediction_type")
-    own = _signature(_find_class(name))
-    has_betas = "beta_schedule" in {**config, **own} or config.get("trained_betas") is not None
-    shift = config.get("snr_shift_scale", 3.0 if name.startswith("CogVideoX") else 1.0)
-    not_flow = "must be a scheduler built on betas, not on flow matching"
-    predictions = "must be epsilon, sample or v_prediction, none of flow matching"
-    for is_fault, key, requirement, value in (
-        ("flow" in name.lower(), "_class_name", not_flow, name),
-        ("flow" in str(prediction).lower(), "prediction_type", predictions, prediction),
-        (config.get("use_flow_sigmas"), "use_flow_sigmas", "must be false", "true"),
-        (not has_betas, "_class_name", "must be a scheduler built on betas", name),
-        (shift != 1.0, "snr_shift_scale", "must be 1 (shifted betas are not read)", shift),
-    ):
-        if is_fault:
-            raise InputError(f"{where}{key}", requirement, value, remedy)
-    if config.get("beta_schedule", "linear") not in _BETAS and not config.get("trained_betas"):
-        requirement = f"must be one of {', '.join(_BETAS)}"
-        raise InputError("beta_schedule", requirement, config["beta_schedule"])
-    named = {**_build(config)[1].config, **config}
-    if own and "set_alpha_to_one" not in own:  # a dead key: such a scheduler lands on clean data
-        named.pop("set_alpha_to_one", None)
-    named.setdefault("clip_sample", False)
-    ddim = _find_class(_DDIM[0])
-    return ddim(**{key: value for key, value in named.items() if key in _signature(ddim)})
+    return _build(config)[1]
 
 
 def _find_class(name: str) -> Any:
@@ -165,13 +140,13 @@ def _signature(scheduler_class: Any) -> Mapping[str, Any]:
 
 def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
     """The scheduler of a config and the name that the config gives its class."""
-    name = config.get("_class_name", _DDIM[0])
+    name = config.get("_class_name", _DDIM)
     has_betas = "beta_schedule" in config or config.get("trained_betas") is not None
     if not isinstance(name, str) or not (has_betas or name.endswith("Scheduler")):
         raise InputError("_class_name", "must be a scheduler of diffusers", name, _ARRAYS)
     found = _find_class(name)
     if found is None and has_betas:
-        found = _find_class(_DDIM[0])
+        found = _find_class(_DDIM)
     if found is None:
         requirement = "must be a scheduler that the diffusers installed here has"
         raise InputError("_class_name", requirement, name, f"upgrade diffusers, or {_ARRAYS}")
@@ -214,6 +189,8 @@ def _set_timesteps(scheduler: Any, num_steps: int, config: Mapping[str, Any]) ->
 def _states(name: str, scheduler: Any) -> tuple[Array, Array, Array, list[str]]:
     """alphas, sigmas (T+1,) and times (T,) from the data side, and notes on where steps land."""
     times = _array(scheduler.timesteps)[::-1]
+    if hasattr(scheduler, "set_sigmas"):  # whose network is told sigma
+        times = _array(scheduler.sigmas)[::-1]
     if getattr(scheduler, "sigmas", None) is not None:
         return (*_sigma_states(scheduler, times), [])
     if hasattr(scheduler, "alphas_cumprod"):
@@ -359,20 +336,13 @@ def _noise_notes(scheduler: Any, alphas: Array) -> list[str]:
     return []
 
 
-def _distill_notes(
-    config: Mapping[str, Any], alphas: Array, timesteps: tuple[float, ...]
-) -> list[str]:
-    """Whether a network with this scheduler can be distilled by a plan made for it."""
+def _reading_notes(scheduler: Any, schedule: NoiseSchedule) -> list[str]:
+    """What a teacher with this scheduler is refused for, if it is."""
     try:
-        ddim = diffusers_schedule(read_as_ddim(config, remedy="").config, len(timesteps))
+        network_reading(scheduler, schedule)
     except InputError as error:
         return [f"opmerge distill refuses this scheduler: {error}"]
-    if ddim.timesteps == timesteps and np.allclose(ddim.alphas**2, alphas**2, rtol=0, atol=1e-5):
-        return []
-    return [
-        "opmerge distill reads this scheduler as DDIM of the same betas, whose noise levels "
-        "differ, and refuses a plan made for these"
-    ]
+    return []
 
 
 def _parameters(name: str, scheduler: Any, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DiTTransformer2DModel,
-    DPMSolverMultistepScheduler,
-    PNDMScheduler,
     UNet1DModel,
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 from torch_helpers import scrambled
 
 from opmerge import cosine_schedule, diffusers_schedule
@@ -220,7 +219,7 @@ def test_a_flat_repository_is_read(tmp_path: Path) -> None:
     DDPMScheduler(clip_sample=False).save_pretrained(tmp_path)
     z = initial_noise((1, 8, 8), 2, seed=0)
     states = steps_of_diffusers(network, DDIMScheduler(**NO_CLIP), 4, z)
-    assert_same_bits(load_teacher(tmp_path, 4), states)
+    assert_close(load_teacher(tmp_path, 4).sample(z), states[-1], rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_weights_are_read_in_float32(tmp_path: Path) -> None:
@@ -258,30 +257,6 @@ def test_one_dimensional_samples(tmp_path: Path) -> None:
     teacher = load_teacher(folder, 2)
     assert teacher.sample_shape == (2, 64)
     assert teacher.sample(torch.randn(1, 2, 64)).shape == (1, 2, 64)
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "expected"),
-    [
-        (DDPMScheduler(clip_sample=False, beta_end=0.01), {"beta_end": 0.01}),
-        # Neither of these has a key clip_sample; DPM-Solver's spacing is linspace by default.
-        (PNDMScheduler(steps_offset=1), {"steps_offset": 1, "set_alpha_to_one": False}),
-        (DPMSolverMultistepScheduler(), {"timestep_spacing": "linspace"}),
-    ],
-    ids=["DDPM", "PNDM", "DPM-Solver"],
-)
-def test_other_schedulers_are_read_as_ddim_with_their_own_defaults(
-    tmp_path: Path, scheduler: Any, expected: dict[str, Any]
-) -> None:
-    folder = write_teacher_folder(tmp_path / "teacher", tiny_mlp(), DDIMScheduler(**NO_CLIP))
-    scheduler.save_pretrained(folder / "scheduler")
-    teacher = load_teacher(folder, 10)
-    reference = DDIMScheduler(**NO_CLIP, **expected)
-    reference.set_timesteps(10)
-    assert teacher.ddim.timesteps[1:].tolist() == reference.timesteps.tolist()[::-1]
-    signal = reference.alphas_cumprod[teacher.ddim.timesteps[1:]]
-    assert torch.equal(teacher.ddim.alphas[1:], signal**0.5)
-    assert teacher.scheduler_config["clip_sample"] is False
 
 
 def test_what_is_written_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
@@ -403,7 +378,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "prediction": (
         lambda f: edit(f / SCHEDULER, prediction_type="x"),
-        "`prediction_type` must be one of epsilon, sample, v_prediction, flow_prediction, got 'x'",
+        "`prediction_type` must be one of epsilon, sample, v_prediction with these noise levels, "
+        "got 'x'",
     ),
     "clipping": (
         lambda f: edit(f / SCHEDULER, clip_sample=True),
@@ -415,18 +391,16 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "betas": (
         lambda f: edit(f / SCHEDULER, beta_schedule="sigmoid"),
-        "`beta_schedule` must be one of linear, scaled_linear, squaredcos_cap_v2, got sigmoid",
-    ),
-    "flow": (
-        lambda f: edit(f / SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
-        "teacher/scheduler/scheduler_config.json: _class_name` must be a scheduler built on betas, "
-        "not on flow matching, got FlowMatchEulerDiscreteScheduler; take a teacher whose scheduler "
-        "is built on betas, such as DDIMScheduler",
+        "`scheduler config` must build a scheduler (DDIMScheduler says: sigmoid is not implemented",
     ),
     "flow prediction": (
         lambda f: edit(f / SCHEDULER, prediction_type="flow_prediction"),
-        "teacher/scheduler/scheduler_config.json: prediction_type` must be epsilon, sample or "
-        "v_prediction, none of flow matching, got flow_prediction; take a teacher whose scheduler",
+        "`prediction_type` must be one of epsilon, sample, v_prediction with these noise levels, "
+        "got 'flow_prediction'",
+    ),
+    "flow map": (
+        lambda f: edit(f / SCHEDULER, _class_name="FlowMapEulerDiscreteScheduler"),
+        "`_class_name` must tell the network one time: a flow map reads two",
     ),
     "network alone": (
         network_alone,

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    MiniMaxH3Scheduler,
+    UNet2DModel,
+)
 from torch import nn
 from torch_helpers import files_up_to
 
@@ -196,6 +205,37 @@ def test_a_step_is_the_samplers_jump(prediction_type: PredictionType, tmp_path: 
         assert torch.equal(stepped.prev_sample, student.ddim.land(estimate, jump.readout))
         assert torch.equal(stepped.pred_original_sample, estimate.x0)
         z = scheduler.step(said, int(timestep), z, return_dict=False)[0]
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EDMEulerScheduler(sigma_max=20.0),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        MiniMaxH3Scheduler(shift=1.0),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_students_of_other_samplers_keep_their_bits(scheduler: Any, tmp_path: Path) -> None:
+    """Preconditioned networks and times that are no whole numbers, through the disk; and a plain
+    loop of diffusers around one network."""
+    ddim = DDIM.from_scheduler(scheduler, 8)
+    first, second = ddim.denoiser(unet(0)), ddim.denoiser(unet(1))
+    jumps = (Jump(first, 8, 5, 7), Jump(second, 5, 2, 2), Jump(first, 2, 0, 0))
+    student = Student(jumps, ddim, SHAPE)
+    loaded = load_student(save_student(student, tmp_path / "student"))
+    noise = initial_noise(SHAPE, 2, seed=0)
+    assert ddim.timesteps.is_floating_point()
+    assert torch.equal(loaded.sample(noise), student.sample(noise))
+    assert torch.equal(loaded.ddim.timesteps[[8, 5, 2]], ddim.timesteps[[8, 5, 2]])
+    one = replace(student, jumps=tuple(replace(jump, denoiser=first) for jump in jumps))
+    pipeline = FewStepPipeline.from_student(one)
+    z = noise
+    for timestep in pipeline.scheduler.timesteps:
+        read = pipeline.scheduler.scale_model_input(z, timestep)
+        output = pipeline.unet(read, timestep.expand(2)).sample
+        z = pipeline.scheduler.step(output, timestep, z).prev_sample
+    assert torch.equal(z, one.sample(noise))
 
 
 def test_scheduler_interface() -> None:

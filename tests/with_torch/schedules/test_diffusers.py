@@ -17,7 +17,6 @@ import torch
 
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, diffusers_schedule, resolve_schedule
-from opmerge.schedules.diffusers import read_as_ddim
 
 NO_CLIP = {"clip_sample": False}
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -373,34 +372,31 @@ def test_notes_name_what_is_left_out(config: dict[str, Any], notes: tuple[str, .
 
 
 @pytest.mark.parametrize(
-    ("model", "start"),
+    ("config", "reason"),
     [
-        ("SDXL", None),
-        ("DDPM", None),
-        ("PixArt", "opmerge distill reads this scheduler as DDIM of the same betas"),
-        ("SD3", "opmerge distill refuses this scheduler: `_class_name` must be a scheduler built"),
-        ("CogVideoX-2B", "opmerge distill refuses this scheduler: `snr_shift_scale` must be 1"),
+        (MODELS["PixArt"], None),
+        (MODELS["SD3"], None),
+        (MODELS["CogVideoX-2B"], None),
+        (
+            {**MODELS["Wan"], "prediction_type": "v_prediction"},
+            "`prediction_type` must be one of epsilon, sample, flow_prediction with these noise",
+        ),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"},
+            "`prediction_type` must be one of epsilon, sample, v_prediction with these noise",
+        ),
+        (
+            {"_class_name": "FlowMapEulerDiscreteScheduler"},
+            "`_class_name` must tell the network one time: a flow map reads two",
+        ),
     ],
 )
-def test_a_plan_tells_what_distill_does_with_the_scheduler(model: str, start: str | None) -> None:
-    notes = [n for n in diffusers_schedule(MODELS[model], 20).notes if n.startswith("opmerge")]
-    assert [note.startswith(start or "") for note in notes] == [True] * (start is not None)
-
-
-def test_ddim_of_another_class_has_its_betas_and_lands_where_it_lands() -> None:
-    ddim = read_as_ddim(MODELS["SDXL"])
-    assert ddim.config.set_alpha_to_one is True  # false in the config, where Euler does not read it
-    assert (ddim.config.beta_schedule, ddim.config.steps_offset) == ("scaled_linear", 1)
-    assert ddim.config.clip_sample is False
-    assert read_as_ddim({"_class_name": "PNDMScheduler"}).config.set_alpha_to_one is False
-    flow = {"_class_name": "MyScheduler", "prediction_type": "flow_prediction"}
-    with raises(
-        "`a: prediction_type` must be epsilon, sample or v_prediction, none of flow matching, got "
-        "flow_prediction; b"
-    ):
-        read_as_ddim(flow, "a: ", "b")
-    with raises("`use_flow_sigmas` must be false, got true"):
-        read_as_ddim({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True})
+def test_a_plan_tells_why_distill_refuses_a_scheduler(
+    config: dict[str, Any], reason: str | None
+) -> None:
+    notes = [note for note in diffusers_schedule(config, 20).notes if note.startswith("opmerge")]
+    start = f"opmerge distill refuses this scheduler: {reason}"
+    assert [note.startswith(start) for note in notes] == [True] * (reason is not None)
 
 
 ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
