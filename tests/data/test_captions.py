@@ -11,6 +11,7 @@ import pytest
 
 from opmerge.data import open_source
 from opmerge.data.captions import folder_labels, read_captions, read_prompts
+from opmerge.data.source import Files
 from opmerge.errors import InputError
 
 FILES = ["a.png", "b.png", "deep/c.png"]
@@ -45,14 +46,14 @@ def test_captions_are_read_from_every_layout(tmp_path: Path) -> None:
         tmp_path / "nested" / "deep" / "metadata.jsonl", [{"file_name": "c.png", "text": TEXTS[2]}]
     )
     for layout in ("lines", "table", "beside", "nested"):
-        assert read_captions(tmp_path / layout, FILES) == TEXTS, layout
+        assert read_captions(Files(tmp_path / layout, FILES)) == TEXTS, layout
 
 
 def test_a_metadata_file_goes_before_text_beside_an_image(tmp_path: Path) -> None:
     jsonl(tmp_path / "metadata.jsonl", [{"file_name": "./a.png", "caption": "told"}])
     for stem in ("a", "b"):
         (tmp_path / f"{stem}.txt").write_text("beside")
-    assert read_captions(tmp_path, ["a.png", "b.png"], "caption") == ["told", "beside"]
+    assert read_captions(Files(tmp_path, ["a.png", "b.png"]), "caption") == ["told", "beside"]
 
 
 def test_captions_that_are_missing_or_unclear_are_refused(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_captions_that_are_missing_or_unclear_are_refused(tmp_path: Path) -> Non
     with pytest.raises(
         InputError, match=r"each of 3 images, got 2 image files: b\.png, deep/c\.png"
     ):
-        read_captions(tmp_path, FILES)
+        read_captions(Files(tmp_path, FILES))
     cases = {
         '{"file_name": "a.png", "text": null}': "must have a caption as text, got None",
         '{"file_name": "a.png", "label": "x"}': "as text, got columns label; pass `caption_column`",
@@ -72,12 +73,12 @@ def test_captions_that_are_missing_or_unclear_are_refused(tmp_path: Path) -> Non
     for content, message in cases.items():
         (tmp_path / "metadata.jsonl").write_text(content)
         with pytest.raises(InputError, match=message) as caught:
-            read_captions(tmp_path, ["a.png"])
+            read_captions(Files(tmp_path, ["a.png"]))
         assert "\n" not in str(caught.value)
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"a\.txt` cannot be read"):
-        read_captions(tmp_path, ["a.png"])
+        read_captions(Files(tmp_path, ["a.png"]))
 
 
 def test_prompts_are_lines_or_json_strings(tmp_path: Path) -> None:
@@ -99,11 +100,13 @@ def test_prompts_are_lines_or_json_strings(tmp_path: Path) -> None:
 
 
 def test_folders_are_classes_in_the_order_of_their_names() -> None:
-    labels, classes = folder_labels(["n02/a.png", "n01/b.png", "n02/c.png", "n1/d.png"])
+    labels, classes = folder_labels(
+        Files(Path(), ["n02/a.png", "n01/b.png", "n02/c.png", "n1/d.png"])
+    )
     assert classes == ["n01", "n02", "n1"]
     np.testing.assert_array_equal(labels, [1, 0, 1, 2])
     with pytest.raises(InputError, match=r"labels.*loose\.png"):
-        folder_labels(["n02/a.png", "loose.png"])
+        folder_labels(Files(Path(), ["n02/a.png", "loose.png"]))
 
 
 def test_a_folder_of_images_says_its_files_and_takes_captions_for_no_strangers(
@@ -118,5 +121,5 @@ def test_a_folder_of_images_says_its_files_and_takes_captions_for_no_strangers(
     (tmp_path / "deep" / "c.txt").write_text("x")
     (tmp_path / "readme.txt").write_text("x")
     source = open_source(str(tmp_path))
-    assert list(source.files) == FILES
+    assert source.files == Files(tmp_path, FILES)
     assert source.notes[0] == "1 ignored (no image) file: readme.txt"

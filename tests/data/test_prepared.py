@@ -144,8 +144,9 @@ def test_shards_are_shared_out_over_processes(tmp_path: Path) -> None:
 
 
 def test_shards_of_an_earlier_cut_are_taken_away(tmp_path: Path) -> None:
-    write_shards(tmp_path, "samples", [11], "one", lambda start, stop: {SAMPLES: DATA})
     assert is_prepared(tmp_path) is False
+    write_shards(tmp_path, "samples", [11], "one", lambda start, stop: {SAMPLES: DATA})
+    assert is_prepared(tmp_path) is True
     prepare(tmp_path, [])
     assert len(list(tmp_path.glob("samples-*"))) == 3
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from opmerge.cli import planning, spending, students, studies, training, vae
+from opmerge.cli import planning, preparing, spending, students, studies, training, vae
 from opmerge.cli.options import Commands, as_option
 from opmerge.errors import InputError
 
@@ -29,6 +29,7 @@ COMMANDS = Commands(
         "evaluate": planning.evaluate,
         "spectrum": planning.spectrum,
         "report": studies.report,
+        "prepare": preparing.prepare,
         "train-teacher": training.train_teacher,
         "distill": training.distill,
         "sample": students.sample,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.data.images import METADATA, named
+from opmerge.data.source import Files
 from opmerge.errors import InputError
 
 _NAME = "file_name"
@@ -26,8 +27,8 @@ _REMEDY = (
 )
 
 
-def read_captions(folder: Path, files: Sequence[str], column: str = "text") -> list[str]:
-    """The captions of images, in the order of ``files``, which are paths below the folder.
+def read_captions(files: Files, column: str = "text") -> list[str]:
+    """The captions of images, in their order.
 
     A row of ``metadata.jsonl`` or ``metadata.csv``, in whatever folder on the way to the image,
     goes before a ``.txt`` file beside it.
@@ -37,7 +38,8 @@ def read_captions(folder: Path, files: Sequence[str], column: str = "text") -> l
             tells twice of one image.
     """
     told: dict[str, str] = {}
-    for parent in sorted({parent for name in files for parent in PurePosixPath(name).parents}):
+    folder, names = files.folder, files.names
+    for parent in sorted({parent for name in names for parent in PurePosixPath(name).parents}):
         for metadata in METADATA:
             path = folder / parent / metadata
             if not path.is_file():
@@ -47,11 +49,11 @@ def read_captions(folder: Path, files: Sequence[str], column: str = "text") -> l
                 if image in told:
                     raise InputError(f"{path}, row {number}", "must be of another image", image)
                 told[image] = _text_of(row, path, number, column)
-    captions = [told[name] if name in told else _beside(folder / name) for name in files]
-    missing = [name for name, caption in zip(files, captions, strict=True) if caption is None]
+    captions = [told[name] if name in told else _beside(folder / name) for name in names]
+    missing = [name for name, caption in zip(names, captions, strict=True) if caption is None]
     for what in named(missing, "image"):
         raise InputError(
-            "captions", f"must be there for each of {len(files):,} images", what, _REMEDY
+            "captions", f"must be there for each of {len(names):,} images", what, _REMEDY
         )
     return [caption for caption in captions if caption is not None]
 
@@ -86,14 +88,14 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def folder_labels(files: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def folder_labels(files: Files) -> tuple[NDArray[np.int64], list[str]]:
     """(N,) the number of each image's class, and the classes: the folders, in the order of names.
 
     Raises:
         InputError: if an image lies in no folder of a class.
     """
-    parents = [name.rpartition("/")[0] for name in files]
-    for name in [name for name, parent in zip(files, parents, strict=True) if not parent][:1]:
+    parents = [name.rpartition("/")[0] for name in files.names]
+    for name in [name for name, parent in zip(files.names, parents, strict=True) if not parent][:1]:
         requirement = "must be given, unless every image lies in the folder of its class"
         raise InputError("labels", requirement, f"an image in none: {name}")
     classes = sorted(set(parents))

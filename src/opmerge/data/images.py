@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.source import Progress, Source, source_from_rows
+from opmerge.data.source import Files, Progress, Source, source_from_rows
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
 
@@ -112,7 +112,7 @@ def image_source(
         rows,
         scaling=f"{colours} pixel values from [0, 255] to [-1, 1], {fitted} to {side} x {side}",
         notes=tuple(notes),
-        files=files,
+        files=Files(folder, files),
     )
 
 

@@ -147,7 +147,8 @@ class Prepared:
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds a prepared data set, finished or not."""
-    return (folder / INDEX).is_file() or any(folder.glob(f"index-{_SHARD}"))
+    begun = (path for kind in ("index", "samples") for path in folder.glob(f"{kind}-{_SHARD}"))
+    return (folder / INDEX).is_file() or any(begun)
 
 
 def open_prepared(folder: Path) -> Prepared:

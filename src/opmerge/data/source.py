@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,14 @@ _MAX_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
+class Files:
+    """Files that hold a sample each, in the order of the samples: their names below a folder."""
+
+    folder: Path
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Source:
     """Samples of one shape from one place.
 
@@ -40,7 +49,9 @@ class Source:
             called again for another pass.
         split: the part of an official partition that the samples are, or None where there is
             none.
-        files: of images in files, the path of each below their folder, in the order of samples.
+        files: where samples are files, which.
+        rows: (start, stop) to samples start … stop − 1 as ``batches`` gives them, where some can
+            be read without those before them.
 
     Raises:
         InputError: on a shape without values or fewer than two samples; from ``batches``
@@ -54,7 +65,8 @@ class Source:
     notes: tuple[str, ...]
     batches: Callable[[], Iterator[NDArray[np.float64]]]
     split: Split | None = None
-    files: Sequence[str] = ()
+    files: Files | None = None
+    rows: Callable[[int, int], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -78,7 +90,7 @@ def source_from_rows(
     *,
     scaling: str,
     notes: tuple[str, ...] = (),
-    files: Sequence[str] = (),
+    files: Files | None = None,
 ) -> Source:
     """Build a source from a function that reads samples.
 
@@ -91,20 +103,21 @@ def source_from_rows(
     batch_rows = _BATCH_VALUES // max(math.prod(shape), 1)
     batch_rows = min(max(batch_rows, _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
 
+    def checked(start: int, stop: int) -> NDArray[np.float64]:
+        batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
+        for row, column in np.argwhere(~np.isfinite(batch))[:1]:
+            raise InputError(
+                name,
+                "must hold finite values",
+                f"{batch[row, column]} at value {column} of sample {start + row} (counted from 0)",
+            )
+        return batch
+
     def batches() -> Iterator[NDArray[np.float64]]:
         for start in range(0, num_samples, batch_rows):
-            stop = min(start + batch_rows, num_samples)
-            batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
-            for row, column in np.argwhere(~np.isfinite(batch))[:1]:
-                raise InputError(
-                    name,
-                    "must hold finite values",
-                    f"{batch[row, column]} at value {column} of sample {start + row} "
-                    "(counted from 0)",
-                )
-            yield batch
+            yield checked(start, min(start + batch_rows, num_samples))
 
-    return Source(name, shape, num_samples, scaling, notes, batches, files=files)
+    return Source(name, shape, num_samples, scaling, notes, batches, files=files, rows=checked)
 
 
 def source_from_array(

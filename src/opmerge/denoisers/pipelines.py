@@ -41,7 +41,8 @@ def load_pipeline(
     root = expand_home(folder)
     index = _read_index(root)
     place = find_network(root)
-    parts: dict[str, Any] = {place.name: network}
+    parts: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
+    parts[place.name] = network
     if network is None:
         parts[place.name] = _without_weights(place)
         parts |= {name: None for name in _GUARDS if name in index}

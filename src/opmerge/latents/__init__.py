@@ -24,15 +24,19 @@ from opmerge.latents.encoders import (
     reconstruct,
     reconstruction_quality,
 )
+from opmerge.latents.encoding import Encoding, read_encoding
 from opmerge.latents.images import Images, Opened, load_images, open_images, rows_source
+from opmerge.latents.preparing import Contents, prepare, read_contents
 from opmerge.latents.training import VAERecord, train_vae
 from opmerge.latents.vae import ConvVAE, ms_ssim, ms_ssim_loss
 from opmerge.settings.networks import VAEConfig
 
 __all__ = [
     "AutoencoderKLEncoder",
+    "Contents",
     "ConvVAE",
     "Encoder",
+    "Encoding",
     "Images",
     "Opened",
     "PCAEncoder",
@@ -48,6 +52,9 @@ __all__ = [
     "ms_ssim",
     "ms_ssim_loss",
     "open_images",
+    "prepare",
+    "read_contents",
+    "read_encoding",
     "reconstruct",
     "reconstruction_quality",
     "rows_source",

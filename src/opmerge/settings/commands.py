@@ -18,6 +18,7 @@ from opmerge.settings.types import (
     Objective,
     Positive,
     Share,
+    Split,
     must,
 )
 
@@ -247,6 +248,46 @@ class CalibrationOptions(Settings):
     )
     half_rate: bool = option(
         False, "Also train probes at half the learning rate, to predict for other rates."
+    )
+
+
+class PreparingOptions(Settings):
+    """The images and prompts that are encoded, by what and where to."""
+
+    panel = "Data"
+
+    source: str | None = argument(
+        "SOURCE",
+        "A folder of images or of CelebA, digits, patches, faces, or a file of images (.npy .npz "
+        ".pt .safetensors); left out with --prompts alone, for runs with --data_free.",
+        None,
+    )
+    teacher: File = option(..., _TEACHER, "Teacher")
+    output_dir: File = option(
+        ..., "Folder of the data set; what is finished in it is kept.", "Output"
+    )
+    prompts: File | None = option(
+        None,
+        "Prompts, a line each (.txt) or a JSON string a line (.jsonl): one of each sample, or "
+        "alone.",
+        metavar="FILE",
+        shown="metadata.jsonl or .csv, or a .txt beside each image",
+    )
+    caption_column: str = option("text", "Of metadata.jsonl or metadata.csv: the captions.")
+    labels: str | None = option(
+        None,
+        "Class labels, for a class-conditional teacher: a .npy file of integers, or digits.",
+        shown="the folders of the images, in the order of their names",
+    )
+    image_size: Count | None = option(
+        None, "Side to which images are resized and cropped.", shown="the teacher's"
+    )
+    split: Split | None = option(
+        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA"
+    )
+    batch_size: Count = option(16, "Images or prompts at a time.", "Output")
+    shard_size: Count = option(
+        1024, "Rows of a file at most, or as many as take 512 MiB.", "Output"
     )
 
 

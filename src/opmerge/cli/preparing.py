@@ -1,0 +1,39 @@
+"""The command that prepares a data set for a teacher: latents and embeddings, computed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opmerge.cli import networks, runs
+from opmerge.cli.progress import bars_in_turn, is_first, resumable, say
+
+if TYPE_CHECKING:
+    from opmerge.settings.commands import PreparingOptions
+
+
+def prepare(asked: PreparingOptions) -> None:
+    """Encode images and captions once, as a teacher's network reads them.
+
+    The folder that is written is a source of data for every command. An interrupted preparation
+    goes on when it is started again.
+    """
+    from opmerge import latents
+
+    networks.prepare_libraries()
+    encoding = latents.read_encoding(asked.teacher)
+    contents = latents.read_contents(asked, encoding, networks.open_samples)
+    if contents.source is not None:
+        say(f"{contents.source.name}: {contents.source.num_samples:,} samples")
+        for note in contents.source.notes:
+            say(f"note: {note}")
+    if contents.prompts:
+        say(f"{len(contents.index):,} prompts, {len(contents.prompts):,} of them distinct")
+    runs.prepare_folder(asked.output_dir)
+    with resumable("the same command"), bars_in_turn() as report:
+        found = latents.prepare(asked, encoding, contents, report)
+    if is_first():
+        shape = "" if found.sample_shape is None else f" of shape {found.sample_shape}"
+        what = "prompts" if found.sample_shape is None else "samples"
+        told = ", ".join(f"{name} {rows.shape}" for name, rows in found.rows.items())
+        print(f"{found.num_samples:,} {what}{shape}{told and f', each told {told}'}")
+        print(f"written: {asked.output_dir}")

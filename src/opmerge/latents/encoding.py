@@ -1,0 +1,158 @@
+"""The pipeline of a teacher as what encodes: images and prompts to what its network reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opmerge.denoisers.autoencoders import autoencoder_of
+from opmerge.denoisers.denoiser import LABELS, Condition
+from opmerge.denoisers.families import Family, Rows, config_of, family_of
+from opmerge.denoisers.pipelines import load_pipeline
+from opmerge.denoisers.teacher_folder import find_network
+from opmerge.errors import InputError
+from opmerge.files import expand_home
+from opmerge.store import digest, file_digest
+
+_ENCODERS = ("vae", "vqvae", "text_encoder", "tokenizer")  # and text_encoder_2 … beside them
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A teacher's pipeline as far as it encodes and decodes; its network was not read.
+
+    Attributes:
+        needs: what the network is told, by the names of its arguments.
+        sample_shape: of one sample as the network reads it.
+    """
+
+    folder: Path
+    pipeline: Any
+    family: Family
+    needs: Mapping[str, Rows]
+    sample_shape: tuple[int, ...]
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder, or None of a network that reads pixels."""
+        return autoencoder_of(self.pipeline)
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """What encodes prompts."""
+        parts = self.pipeline.components.items()
+        return [part for name, part in parts if name.startswith("text_encoder") and part]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the network is told more than a class."""
+        return bool(self.needs.keys() - {LABELS})
+
+    def image_shape(self, image_size: int | None = None) -> tuple[int, ...]:
+        """(C, H, W) of the images that the teacher makes, or of such a side.
+
+        Raises:
+            InputError: if the side cannot be told from the teacher and is not given.
+        """
+        shape, vae = self.sample_shape, self.vae
+        channels = shape[0] if vae is None else int(vae.config["in_channels"])
+        if image_size is not None:
+            return (channels, image_size, image_size)
+        if len(shape) != 3 or shape[1] != shape[2]:
+            requirement = "must be given: the teacher does not say of what images its samples are"
+            raise InputError("image_size", requirement, f"samples of shape {shape}")
+        side = shape[1] * (1 if vae is None else _downsampling(vae))
+        return (channels, side, side)
+
+    def samples(self, images: Tensor) -> Tensor:
+        """(B, …) samples, float32 on the CPU, of (B, C, H, W) images in [-1, 1].
+
+        Grey images are given to an autoencoder of colours three times.
+        """
+        if self.vae is not None:
+            images = images.expand(-1, int(self.vae.config["in_channels"]), -1, -1)
+        with torch.no_grad():
+            return self.family.encode_images(self.pipeline, images).to("cpu", torch.float32)
+
+    def images(self, samples: Tensor) -> Tensor:
+        """(B, C, H, W) images on the CPU, about [-1, 1], of (B, …) samples."""
+        with torch.no_grad():
+            return self.family.decode(self.pipeline, samples).to("cpu", torch.float32)
+
+    def told(self, prompts: Sequence[str]) -> Condition:
+        """What the network is told of (B,) prompts, on the CPU: numbers in float32.
+
+        Raises:
+            InputError: if the network reads no text, or the pipeline has nothing to encode it.
+        """
+        if self.reads_text and not self.text_encoders:
+            requirement = "must have a text encoder, which prompts are encoded by"
+            raise InputError("teacher", requirement, str(self.folder))
+        return _plain(self.family.encode_prompts(self.pipeline, prompts))
+
+    def null(self) -> Condition | None:
+        """One row, of no prompt or class, if the pipeline knows of that."""
+        null = self.family.null_condition(self.pipeline)
+        return None if null is None else _plain(null)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all files that decide what encoding gives, and of the network's config."""
+        files = {
+            path.relative_to(self.folder).as_posix(): file_digest(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.relative_to(self.folder).parts[0].startswith(_ENCODERS) and path.is_file()
+        }
+        needs = {name: repr(rows) for name, rows in self.needs.items()}
+        return digest([files, type(self.pipeline).__name__, needs, self.sample_shape])
+
+
+def read_encoding(folder: str | os.PathLike[str]) -> Encoding:
+    """The encoding part of a teacher's folder, on the CPU.
+
+    Raises:
+        InputError: if it is no pipeline, a part of it is missing, or its network is of no known
+            family.
+    """
+    root = expand_home(folder)
+    pipeline = load_pipeline(root)
+    place = find_network(root)
+    config = config_of(getattr(pipeline, place.name))
+    family, path = family_of(config), place / "config.json"
+    needs, shape = family.needs(config, path), family.sample_shape(config, path)
+    return Encoding(root, pipeline, family, needs, shape)
+
+
+@contextmanager
+def on_device(parts: Sequence[nn.Module | None], device: torch.device) -> Iterator[None]:
+    """Some parts of a pipeline on a device, as long as they are needed: large ones by turns."""
+    there = [part for part in parts if part is not None]
+    for part in there:
+        part.to(device)
+    yield
+    for part in there:
+        part.to("cpu")
+
+
+def _downsampling(vae: Any) -> int:
+    """How many pixels of a side make one of the latents."""
+    ratio = getattr(vae, "spatial_compression_ratio", None)
+    return int(ratio or 2 ** (len(vae.config["block_out_channels"]) - 1))
+
+
+def _plain(told: Condition) -> Condition:
+    """The same on the CPU, and numbers in float32."""
+    return Condition(
+        {
+            name: values.to("cpu", torch.float32 if values.is_floating_point() else values.dtype)
+            for name, values in told.rows.items()
+        }
+    )

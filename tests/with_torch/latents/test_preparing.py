@@ -1,0 +1,283 @@
+"""Data sets prepared by a teacher's own pipeline, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from tiny_pipelines import SAMPLE, TINY_PIPELINES, WIDTH
+from torch_helpers import scrambled
+
+from opmerge.cli import main
+from opmerge.data import open_source
+from opmerge.data.prepared import SAMPLES, open_prepared
+from opmerge.denoisers.conditions import kept_conditions, null_condition
+from opmerge.denoisers.denoiser import LABELS
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Run = Callable[..., tuple[int, str, str]]
+
+TEXT = "encoder_hidden_states"
+COUNT, SIDE = 12, 2 * SAMPLE
+CAPTIONS = [f"number {index % 5}" for index in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    TINY_PIPELINES["stable_diffusion"]().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen coloured pictures, wider than high, with captions in metadata.jsonl."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, caption in enumerate(CAPTIONS):
+        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+        rows.append({"file_name": f"{index:02d}.png", "text": caption})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(teacher: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "cache"
+    assert main([str(word) for word in prepared(teacher, folder, images)]) == 0
+    return folder
+
+
+def prepared(teacher: Path, folder: Path, *more: object) -> list[object]:
+    small = ("--batch_size", 2, "--shard_size", 4)
+    return ["prepare", *more, "--teacher", teacher, "--output_dir", folder, *small]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    status, out, err = result
+    assert (status, out) == (2, ""), result
+    last = err.splitlines()[-1]
+    assert last.startswith("opmerge: `"), err
+    for word in words:
+        assert word in last, (word, last)
+
+
+def pixels(folder: Path) -> torch.Tensor:
+    """(N, 3, SIDE, SIDE) the images as Pillow fits them, in [-1, 1]."""
+    size = (SIDE, SIDE)
+    fitted = [
+        np.asarray(ImageOps.fit(Image.open(path), size, method=Image.Resampling.BILINEAR))
+        for path in sorted(folder.glob("*.png"))
+    ]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
+    cache: Path, images: Path, teacher: Path
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher)
+    found = open_prepared(cache)
+    assert (found.num_samples, found.num_conditions) == (COUNT, 5)  # equal prompts are one row
+    assert found.sample_shape == (4, SAMPLE, SAMPLE)
+    samples = torch.from_numpy(found.shards["samples"].read(SAMPLES, 0, COUNT))
+    with torch.no_grad():
+        mode = pipeline.vae.encode(pixels(images)).latent_dist.mode()
+        states = pipeline.encode_prompt([*CAPTIONS, ""], "cpu", 1, False)[0]
+    torch.testing.assert_close(
+        samples, mode * pipeline.vae.config.scaling_factor, atol=1e-6, rtol=1e-6
+    )
+    told, null = kept_conditions(found), null_condition(found)
+    assert told is not None
+    assert null is not None
+    torch.testing.assert_close(told[:].rows[TEXT], states[:-1], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(null.rows[TEXT], states[-1:], atol=1e-6, rtol=1e-6)
+    prompts = [json.loads(line) for line in (cache / "prompts.jsonl").read_text().splitlines()]
+    assert prompts == [f"number {index}" for index in range(5)]
+    assert open_source(str(cache)).shape == (4, SAMPLE, SAMPLE)
+
+
+def test_a_preparation_that_was_killed_ends_with_the_same_bytes(
+    run: Run, cache: Path, images: Path, teacher: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    words = [str(word) for word in prepared(teacher, folder, images)]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "opmerge.cli", *words], stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("samples-00001*")) and time.monotonic() < deadline:
+        assert program.poll() is None, program.communicate()
+        time.sleep(0.002)
+    os.kill(program.pid, signal.SIGKILL)
+    program.communicate()
+    first = folder / "samples-00001-of-00003.safetensors"
+    whole, written = contents(cache), first.stat().st_mtime_ns
+    assert contents(folder).items() <= whole.items()  # so far, and not finished
+    (folder / "prepared.json").unlink(missing_ok=True)  # had it been quick
+    (folder / "samples-00003-of-00003.safetensors").unlink(missing_ok=True)
+    refused(run("spectrum", folder), "a preparation that was not finished")
+    assert run(*words)[0] == 0
+    assert contents(folder) == whole
+    assert first.stat().st_mtime_ns == written  # kept
+
+
+def test_what_is_prepared_is_checked_again_and_another_data_set_refused(
+    run: Run, cache: Path, images: Path, teacher: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(cache, folder)
+    (folder / "conditions-00001-of-00002.safetensors").write_bytes(b"damaged")
+    assert run(*prepared(teacher, folder, images))[0] == 0
+    assert contents(folder) == contents(cache)
+    more = prepared(teacher, folder, images, "--batch_size", 3)
+    refused(run(*more[:-4], "--shard_size", 4), "output_dir", "another data set", "choose another")
+    assert contents(folder) == contents(cache)
+
+
+def test_prompts_alone_are_a_data_set_without_samples(
+    run: Run, teacher: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a cat\na dog\na cat\n")
+    folder = tmp_path / "prompts"
+    assert run(*prepared(teacher, folder, "--prompts", tmp_path / "p.txt"))[0] == 0
+    found = open_prepared(folder)
+    assert (found.num_samples, found.num_conditions, found.sample_shape) == (3, 2, None)
+    assert found.index().tolist() == [0, 1, 0]
+    refused(run("spectrum", folder), "must hold samples", "--data_free")
+
+
+def test_arrays_take_a_prompt_a_line(run: Run, teacher: Path, images: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", pixels(images)[:4].numpy())
+    (tmp_path / "p.txt").write_text("one\ntwo\none\nthree\n")
+    with_prompts = ("--prompts", tmp_path / "p.txt")
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert run(*prepared(teacher, one, tmp_path / "a.npy", *with_prompts))[0] == 0
+    found = open_prepared(one)
+    assert found.index().tolist() == [0, 1, 0, 2]
+    refused(run(*prepared(teacher, other, tmp_path / "a.npy")), "prompts", "must be given")
+    refused(
+        run(*prepared(teacher, other, images, *with_prompts)), "a prompt for each of 12", "got 4 in"
+    )
+    np.save(tmp_path / "b.npy", pixels(images)[:4].numpy() / 2 + 0.5)
+    refused(
+        run(*prepared(teacher, other, tmp_path / "b.npy", *with_prompts)), "from -1 (black) to 1"
+    )
+    np.save(tmp_path / "c.npy", pixels(images)[:4, :2].numpy())
+    refused(run(*prepared(teacher, other, tmp_path / "c.npy", *with_prompts)), "3 channels")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Images in folders of three classes, some broken."""
+    folder = tmp_path / "classes"
+    for index in range(7):
+        path = folder / f"class {index % 3}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 30 * index).save(path)
+    (folder / "class 1" / "broken.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def classes_teacher(folder: Path, num_classes: int | None) -> Path:
+    """A pipeline on grey pixels, which reads a class or nothing."""
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    from opmerge.denoisers.networks import make_unet
+
+    network = scrambled(make_unet((1, 8, 8), (8,), num_classes))
+    DDIMPipeline(network, DDIMScheduler(clip_sample=False)).save_pretrained(folder)
+    return folder
+
+
+def test_folders_are_the_classes_of_a_class_conditional_teacher(
+    run: Run, folders: Path, tmp_path: Path
+) -> None:
+    pixel = classes_teacher(tmp_path / "t", 3)
+    status, _, err = run(*prepared(pixel, tmp_path / "c", folders))
+    assert status == 0
+    assert "1 unreadable file: class 1/broken.png" in err
+    found = open_prepared(tmp_path / "c")
+    assert found.sample_shape == (1, 8, 8)
+    told = kept_conditions(found)
+    assert told is not None
+    assert told[:].rows[LABELS].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    levels = found.shards["samples"].read(SAMPLES, 0, 7)[:, 0, 0, 0]
+    np.testing.assert_allclose(levels, np.array([0, 90, 180, 30, 120, 60, 150]) / 127.5 - 1, 1e-6)
+    np.save(tmp_path / "l.npy", [2, 1, 0, 2, 1, 0, 0])
+    labelled = prepared(pixel, tmp_path / "d", folders, "--labels", tmp_path / "l.npy")
+    assert run(*labelled)[0] == 0
+    told = kept_conditions(open_prepared(tmp_path / "d"))
+    assert told is not None
+    assert told[:].rows[LABELS].tolist() == [2, 1, 0, 2, 1, 0, 0]
+    few = classes_teacher(tmp_path / "few", 2)
+    refused(run(*prepared(few, tmp_path / "e", folders)), "labels", "must be < 2", "got 2")
+    (folders / "loose.png").write_bytes((folders / "class 0" / "0.png").read_bytes())
+    refused(run(*prepared(pixel, tmp_path / "e", folders)), "labels", "loose.png")
+    assert not (tmp_path / "e").exists()
+
+
+def test_teachers_that_are_told_nothing_take_images_alone(
+    run: Run, folders: Path, tmp_path: Path
+) -> None:
+    pixel = classes_teacher(tmp_path / "t", None)
+    assert run(*prepared(pixel, tmp_path / "c", folders))[0] == 0
+    found = open_prepared(tmp_path / "c")
+    assert (found.rows, kept_conditions(found), null_condition(found)) == ({}, None, None)
+    assert open_source(str(tmp_path / "c")).num_samples == 7
+    (tmp_path / "p.txt").write_text("x\n")
+    given: list[tuple[str, Any]] = [("--prompts", tmp_path / "p.txt"), ("--labels", "digits")]
+    for option in given:
+        refused(run(*prepared(pixel, tmp_path / "e", folders, *option)), "must be left out")
+    refused(run(*prepared(pixel, tmp_path / "e")), "source", "must be given")
+
+
+def test_what_cannot_be_prepared_is_refused_in_a_line(
+    run: Run, teacher: Path, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    bare = tmp_path / "bare"
+    shutil.copytree(images, bare)
+    (bare / "metadata.jsonl").unlink()
+    refused(run(*prepared(teacher, folder, bare)), "captions", "12 images", "00.png, 01.png")
+    (tmp_path / "empty").mkdir()
+    refused(run(*prepared(teacher, folder, tmp_path / "empty")), "must hold images")
+    refused(run(*prepared(teacher, folder)), "source", "must be given")
+    column = prepared(teacher, folder, images, "--caption_column", "caption")
+    refused(run(*column), "row 1", "must have a caption as caption", "got columns text")
+    refused(run(*prepared(teacher, folder, images, "--labels", "digits")), "labels", "left out")
+    sized = prepared(teacher, folder, images, "--image_size", 3 * SIDE)
+    refused(run(*sized), f"images of {SIDE} x {SIDE}", str(3 * SIDE))
+    mute = tmp_path / "mute"
+    pipeline = TINY_PIPELINES["stable_diffusion"]()
+    pipeline.register_modules(text_encoder=None, tokenizer=None)
+    pipeline.save_pretrained(mute)
+    refused(run(*prepared(mute, folder, images)), "teacher", "text encoder")
+    assert not folder.exists()
+    narrow = tmp_path / "narrow"
+    shutil.copytree(teacher, narrow)
+    config = json.loads((narrow / "unet" / "config.json").read_text())
+    changed = {**config, "cross_attention_dim": 2 * WIDTH}
+    (narrow / "unet" / "config.json").write_text(json.dumps(changed))
+    refused(run(*prepared(narrow, folder, images)), TEXT, f"(any, {2 * WIDTH})", str(WIDTH))
