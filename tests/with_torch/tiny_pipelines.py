@@ -1,8 +1,7 @@
 """Tiny pipelines of diffusers' and transformers' own classes, with random weights.
 
-Tokenizers are built on the spot, so nothing is downloaded. ``TINY_PIPELINES`` has a builder for
-each family; what it returns has its network scrambled: no weight of it is zero, as some are at
-first, so that everything that the network reads matters.
+Tokenizers are built on the spot, so nothing is downloaded. No weight of a network is zero, as some
+are at first, so that everything that it reads matters.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LDMPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
@@ -29,6 +29,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
 )
 from torch_helpers import scrambled
 from transformers import (
@@ -43,6 +45,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from opmerge.denoisers.families import Family, config_of, family_of
 
 WIDTH = 16
 """Features of a text encoder's states."""
@@ -325,13 +329,47 @@ def sana(timestep_scale: float = 1.0, **scheduler: Any) -> SanaPipeline:
     )
 
 
+def ldm(**scheduler: Any) -> LDMPipeline:
+    torch.manual_seed(0)
+    sides = {"block_out_channels": (8, 8), "norm_num_groups": 4}
+    unet = UNet2DModel(
+        sample_size=SAMPLE,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        **sides,
+    )
+    vqvae = VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **sides,
+    )
+    return LDMPipeline(vqvae.eval(), scrambled(unet), ddim_scheduler(**scheduler))
+
+
 TINY_PIPELINES: Mapping[str, Callable[..., Any]] = {
     "dit": dit,
     "flux": flux,
+    "ldm": ldm,
     "pixart": pixart,
     "sana": sana,
     "sd3": sd3,
     "sdxl": sdxl,
     "stable_diffusion": stable_diffusion,
 }
-"""By the name of the file in ``denoisers/families``; they take keys of their scheduler's config."""
+"""By the name of the file in ``denoisers/families``, and latent diffusion without text."""
+
+
+def tiny_pipeline(name: str, **options: Any) -> Any:
+    """A pipeline by its family's name; most options are keys of its scheduler's config."""
+    pipeline = TINY_PIPELINES[name](**options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def network_of(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def family_in(pipeline: Any) -> Family:
+    return family_of(config_of(network_of(pipeline)))

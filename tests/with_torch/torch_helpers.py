@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,12 @@ def scrambled(network: Any, seed: int = 0) -> Any:
         for weight in network.parameters():
             weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
     return network.eval()
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of the JSON object in a file, or write one of them alone."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **changes}))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline, ModelMixin
 
 from opmerge.denoisers.families import family_of
-from opmerge.denoisers.teacher_folder import INDEX, find_network, read_student_index
+from opmerge.denoisers.teacher_folder import INDEX, check_guides, find_network, read_student_index
 from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home, read_json_object, reading
 
@@ -40,6 +40,7 @@ def load_pipeline(
     """
     root = expand_home(folder)
     index = _read_index(root)
+    check_guides(root)
     place = find_network(root)
     parts: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     parts[place.name] = network

@@ -56,7 +56,7 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     scheduler = build_scheduler(schedule.parameters)
     _check_linear(scheduler, root)
     ddim = DDIM.from_scheduler(scheduler, num_steps, schedule)
-    _refuse_guides(root)
+    check_guides(root)
     config = read_json_object(place)
     family = family_of(config)
     network_class = family.network_class(config, place)
@@ -66,15 +66,20 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     return Teacher(network, ddim, shape, needs, schedule.parameters, root)
 
 
-def _refuse_guides(root: Path) -> None:
-    """Refuse a pipeline that tells its network what none of our conditions holds."""
+def check_guides(root: Path) -> None:
+    """Refuse a pipeline that tells its network what none of our conditions holds.
+
+    Raises:
+        InputError: naming what that is.
+    """
     index = read_json_object(root / INDEX) if (root / INDEX).is_file() else {}
     for name in _GUIDES:
         if isinstance(index.get(name), list) and index[name] and index[name][0] is not None:
-            requirement = (
-                f"must have no {name}: only texts and classes guide what is distilled here"
-            )
-            raise InputError(str(root), requirement, index.get("_class_name"))
+            needed = f"must have no {name}: only texts and classes guide what is distilled here"
+            raise InputError(str(root), needed, index.get("_class_name"))
+    if index.get("requires_aesthetics_score"):
+        requirement = "must not be a refiner, which goes on from another's image"
+        raise InputError(str(root), requirement, index.get("_class_name"))
 
 
 def _defaults(network_class: type[ModelMixin]) -> dict[str, Any]:

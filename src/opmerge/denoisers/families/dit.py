@@ -19,10 +19,11 @@ class DiT(Family):
     guides away from it.
     """
 
+    class_names = ("DiTTransformer2DModel",)
+
     def reads(self, config: Config) -> bool:
         name, norm = config.get("_class_name"), config.get("norm_type")
-        is_old = name == "Transformer2DModel" and norm == "ada_norm_zero"
-        return is_old or name == "DiTTransformer2DModel"
+        return super().reads(config) or (name == "Transformer2DModel" and norm == "ada_norm_zero")
 
     def network_class(self, config: Config, place: Path) -> Any:
         return diffusers.DiTTransformer2DModel

@@ -23,10 +23,8 @@ from opmerge.denoisers.families.text import (
 from opmerge.errors import InputError
 
 _GUIDANCE = "guidance"
-_PATCH, _SIDE = (
-    2,
-    128,
-)  # of a patch; and of the latents that the pipeline makes unless told otherwise
+_PATCH = 2  # rows and columns of latents in one token
+_SIDE = 128  # of the latents that its pipeline makes unless told otherwise
 
 
 class Flux(TextFamily):

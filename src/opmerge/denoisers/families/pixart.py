@@ -28,10 +28,11 @@ _SIZED = 128  # the sample size whose networks are told the size of the image, i
 class PixArt(TextFamily):
     """diffusers' PixArt, also as diffusers before 0.29 saved it: a ``Transformer2DModel``."""
 
+    class_names = ("PixArtTransformer2DModel",)
+
     def reads(self, config: Config) -> bool:
         name, norm = config.get("_class_name"), config.get("norm_type")
-        is_old = name == "Transformer2DModel" and norm == "ada_norm_single"
-        return is_old or name == "PixArtTransformer2DModel"
+        return super().reads(config) or (name == "Transformer2DModel" and norm == "ada_norm_single")
 
     def network_class(self, config: Config, place: Path) -> Any:
         return diffusers.PixArtTransformer2DModel

@@ -19,7 +19,6 @@ from opmerge.denoisers.families.stable_diffusion import (
     unet_text_rows,
 )
 from opmerge.denoisers.families.text import TEXT, TextFamily, text_device, told_rows
-from opmerge.errors import InputError
 
 _ADDED, _TIMES = "text_embeds", "time_ids"
 _UNREAD = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
@@ -32,9 +31,10 @@ class SDXL(TextFamily):
     Prompts are encoded for whole images of the network's own size, as the pipeline does it.
     """
 
+    class_names = ("UNet2DConditionModel",)
+
     def reads(self, config: Config) -> bool:
-        is_unet = config.get("_class_name") == "UNet2DConditionModel"
-        return is_unet and config.get("addition_embed_type") == "text_time"
+        return super().reads(config) and config.get("addition_embed_type") == "text_time"
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
         check_reads_no_image(config, place)
@@ -57,7 +57,6 @@ class SDXL(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        _check_is_base(pipeline)
         found = pipeline.encode_prompt(
             list(prompts), device=text_device(pipeline), do_classifier_free_guidance=False
         )
@@ -66,7 +65,6 @@ class SDXL(TextFamily):
     @torch.no_grad()
     def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
         """Zeros where the pipeline says so of no prompt, not what it makes of an empty one."""
-        _check_is_base(pipeline)
         device = text_device(pipeline)
         found = pipeline.encode_prompt([""], device=device, negative_prompt=negative_prompt or None)
         return _rows(pipeline, found[1], found[3])
@@ -77,9 +75,3 @@ def _rows(pipeline: Any, states: Tensor, pooled: Tensor) -> Condition:
     times = states.new_tensor([side, side, 0, 0, side, side]).repeat(len(states), 1)
     guidance = unet_default_guidance(pipeline, states)
     return Condition({TEXT: states, _ADDED: pooled, _TIMES: times, **guidance})
-
-
-def _check_is_base(pipeline: Any) -> None:
-    if pipeline.config.get("requires_aesthetics_score"):
-        requirement = "must make images of texts alone: a refiner goes on from another's image"
-        raise InputError("teacher", requirement, type(pipeline).__name__)

@@ -22,9 +22,10 @@ _UNREAD = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addi
 class StableDiffusion(TextFamily):
     """diffusers' UNet2DConditionModel, told a text alone."""
 
+    class_names = ("UNet2DConditionModel",)
+
     def reads(self, config: Config) -> bool:
-        is_unet = config.get("_class_name") == "UNet2DConditionModel"
-        return is_unet and config.get("addition_embed_type") != "text_time"
+        return super().reads(config) and config.get("addition_embed_type") != "text_time"
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
         check_reads_no_image(config, place)
