@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch_helpers import edit_json
 
 from opmerge.denoisers.denoiser import Condition
-from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.families import family_of
 from opmerge.denoisers.models import Teacher, initial_noise
 from opmerge.denoisers.pipelines import load_pipeline
 from opmerge.denoisers.sampler import DDIM
@@ -97,11 +98,16 @@ def test_replay_is_that_of_the_pipeline_bit_for_bit(tmp_path: Path, name: str) -
     assert_reads_each_row(teacher, noise, told)
 
 
-def visited(scheduler: Any) -> DDIM:
-    """The flow sampler of the levels that a scheduler has gone through."""
+def as_visited(teacher: Teacher, scheduler: Any) -> Teacher:
+    """The teacher at the levels that a scheduler has gone through, on samples of a tiny size.
+
+    FLUX's pipeline tells its scheduler other levels than it would take by itself, and the config of
+    its network has no size.
+    """
     sigmas = scheduler.sigmas.flip(0)
     times = torch.cat([torch.zeros(1), scheduler.timesteps.flip(0)])
-    return DDIM(1 - sigmas, sigmas, times, "flow_prediction")
+    ddim = DDIM(1 - sigmas, sigmas, times, "flow_prediction")
+    return replace(teacher, ddim=ddim, sample_shape=(4, SAMPLE, SAMPLE))
 
 
 FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -131,11 +137,14 @@ def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
     expected = own_latents(pipeline, given, height=side, width=side, **options)
     if family == "flux":
         expected = FluxPipeline._unpack_latents(expected, side, side, 2)
-    network, rules = network_of(pipeline), family_in(pipeline)
-    needs = rules.needs(config_of(network), tmp_path)
-    teacher = Teacher(network, visited(pipeline.scheduler), shape, needs)
-    told = rules.encode_prompts(pipeline, PROMPTS)
-    assert_fits(needs, told.rows)
+    pipeline.save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path, T)
+    if family == "flux":
+        assert teacher.sample_shape == (4, 128, 128)
+        teacher = as_visited(teacher, pipeline.scheduler)
+    assert teacher.sample_shape == shape
+    told = family_in(pipeline).encode_prompts(load_pipeline(tmp_path), PROMPTS)
+    assert_fits(teacher.needs, told.rows)
     torch.testing.assert_close(teacher.sample(noise, told), expected, rtol=1e-5, atol=1e-5)
     assert_reads_each_row(teacher, noise, told)
 
