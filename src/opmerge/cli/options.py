@@ -149,9 +149,9 @@ def as_option(name: str, value: str | None) -> str | None:
 @cache
 def _all() -> dict[str, Any]:
     """All settings by name."""
-    from opmerge.settings import commands, data, distillation, networks
+    from opmerge.settings import commands, data, distillation, guidance, networks
 
-    modules = (commands, data, distillation, networks)
+    modules = (commands, data, distillation, guidance, networks)
     return {name: value for module in modules for name, value in vars(module).items()}
 
 

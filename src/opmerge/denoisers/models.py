@@ -12,9 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import LABELS, Condition, Denoiser, as_condition
+from opmerge.denoisers.denoiser import (
+    LABELS,
+    Condition,
+    Denoiser,
+    Estimate,
+    Step,
+    as_condition,
+)
 from opmerge.denoisers.families import Rows
+from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
+from opmerge.forecast.cost import operator_passes
+from opmerge.settings.guidance import GuidanceOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +101,8 @@ class Teacher(_Told):
 
     One sample has the shape in which the network reads it, such as (1, 8, 8). ``needs`` are the
     rows of the conditions that the network must be told, by their names. The config is that of the
-    diffusers scheduler that it came with, and the folder the place where both were read.
+    diffusers scheduler that it came with, and the folder the place where both were read. With
+    ``guidance`` the teacher is what that makes of the network; its students are read without.
     """
 
     network: nn.Module
@@ -100,36 +111,68 @@ class Teacher(_Told):
     needs: Mapping[str, Rows] = field(default_factory=dict)
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
 
     @cached_property
-    def denoiser(self) -> NetworkDenoiser:
-        """What the network says at the sampler's steps."""
+    def denoiser(self) -> Denoiser:
+        """What is distilled: the network at the sampler's steps, guided where it is to be."""
+        if self.guidance is None:
+            return self.student_denoiser
+        return Guided(self.student_denoiser, self.guidance)
+
+    @cached_property
+    def student_denoiser(self) -> NetworkDenoiser:
+        """The network without guidance, as weights of students are read."""
         return self.ddim.denoiser(self.network)
+
+    def estimates(
+        self, z: Tensor, step: Step, condition: Condition | None
+    ) -> tuple[Estimate, Estimate]:
+        """What ``denoiser`` and ``student_denoiser`` say, at the cost of the first."""
+        if isinstance(self.denoiser, Guided):
+            return self.denoiser.estimates(z, step, condition)
+        estimate = self.student_denoiser(z, step, condition)
+        return estimate, estimate
 
     @property
     def num_steps(self) -> int:
         """T."""
         return self.ddim.num_steps
 
+    @property
+    def guided_steps(self) -> range:
+        """The steps that take two evaluations of the network."""
+        return range(0) if self.guidance is None else self.guidance.steps
+
+    def evaluations(self, start: int, stop: int = 0) -> int:
+        """Network evaluations of a sample that the teacher's steps start, …, stop + 1 take."""
+        return int(operator_passes(range(start, stop - 1, -1), self.guided_steps).sum())
+
     def steps(self) -> list[Jump]:
         """The teacher steps T → T-1, …, 1 → 0, noise side first."""
         return [Jump(self.denoiser, t, t - 1, t - 1) for t in range(self.num_steps, 0, -1)]
 
+    def guided(self, options: GuidanceOptions, null: Condition | None = None) -> Teacher:
+        """The same teacher under guidance, if any is asked for (``Guidance.of``)."""
+        guidance = Guidance.of(options, self.network, self.needs, self.num_steps, null)
+        return replace(self, guidance=guidance)
+
     def to(self, device: torch.device) -> Teacher:
         """The same teacher on a device; this one stays where it is."""
-        there = self.denoiser.to(device)
-        return replace(self, network=there.network, ddim=there.sampler)
+        there = self.student_denoiser.to(device)
+        guidance = None if self.guidance is None else self.guidance.to(device)
+        return replace(self, network=there.network, ddim=there.sampler, guidance=guidance)
 
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
-        """(B, …) samples of (B, …) noise z_T in T evaluations; a (B,) condition is class labels."""
+        """(B, …) samples of (B, …) noise z_T in T steps; a (B,) condition is class labels."""
         return compose(self.ddim, [self.steps()], noise, condition=as_condition(condition))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the weights and of the sampler."""
+        """SHA-256 of the weights, of the sampler and of the guidance."""
         digest = hashlib.sha256(self.ddim.prediction_type.encode())
         tables = {"alphas": self.ddim.alphas, "sigmas": self.ddim.sigmas}
         if self.ddim.scalings is not None:
@@ -137,6 +180,8 @@ class Teacher(_Told):
         for name, tensor in {**tables, **self.network.state_dict()}.items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if self.guidance is not None:
+            digest.update(self.guidance.digest().encode())
         return digest.hexdigest()
 
 

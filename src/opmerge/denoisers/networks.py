@@ -24,7 +24,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
     """A residual multilayer perceptron on the flattened sample.
 
     Time (and class) are embedded as in diffusers' UNet2DModel and added in every block:
-    ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``. Samples may have any number of axes.
+    ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``. Samples may have any number of axes. With a
+    ``null_class`` the label ``num_classes`` stands for no class.
     """
 
     @register_to_config
@@ -34,13 +35,14 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         hidden_size: int = 256,
         num_layers: int = 3,
         num_classes: int | None = None,
+        null_class: bool = False,
     ) -> None:
         super().__init__()
         num_features = math.prod(sample_shape)
         self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(_TIME_CHANNELS, hidden_size)
         self.class_embedding = (
-            None if num_classes is None else nn.Embedding(num_classes, hidden_size)
+            None if num_classes is None else nn.Embedding(num_classes + null_class, hidden_size)
         )
         self.proj_in = nn.Linear(num_features, hidden_size)
         self.blocks = nn.ModuleList(_Block(hidden_size) for _ in range(num_layers))

@@ -147,16 +147,8 @@ class DDIM:
         return NetworkDenoiser(network, self, family_of(config_of(network)).call)
 
     def read(self, output: Any, z: Tensor, step: Step) -> Estimate:
-        """What a network's output says about x_0 and the noise in (B, …) ``z``.
-
-        It is a tensor, a tuple or an output of diffusers; a learned variance, which doubles the
-        channels, is dropped.
-        """
-        output = getattr(output, "sample", output)
-        output = output[0] if isinstance(output, tuple) else output
-        if z.ndim > 2 and output.shape[1] == 2 * z.shape[1]:
-            output = output[:, : z.shape[1]]
-        output = output.to(z.dtype)
+        """What a network's output says about x_0 and the noise in (B, …) ``z``."""
+        output = predicted(output, z).to(z.dtype)
         if self.scalings is not None:
             skip, out = (_broadcast(row[step], z.ndim) for row in self.scalings[1:])
             output = skip * z + out * output
@@ -186,6 +178,17 @@ class DDIM:
         return alpha_readout - alpha * (sigma_readout / sigma)
 
 
+def predicted(output: Any, z: Tensor) -> Tensor:
+    """(B, …) what a network predicts of ``z``: its output is a tensor, a tuple or diffusers' own.
+
+    A learned variance, which doubles the channels, is dropped.
+    """
+    output = getattr(output, "sample", output)
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    is_double = z.ndim > 2 and tensor.shape[1] == 2 * z.shape[1]
+    return tensor[:, : z.shape[1]] if is_double else tensor
+
+
 def _broadcast(values: Tensor, ndim: int) -> Tensor:
     """() as it is, (B,) so that it broadcasts over ``ndim`` axes."""
     return values.reshape(-1, *[1] * (ndim - 1)) if values.ndim else values
@@ -200,9 +203,12 @@ class NetworkDenoiser:
     call: Call
 
     def __call__(self, z: Tensor, step: Step, condition: Condition | None = None) -> Estimate:
+        return self.sampler.read(self.output(z, step, condition), z, step)
+
+    def output(self, z: Tensor, step: Step, condition: Condition | None = None) -> Tensor:
+        """(B, …) what the network predicts, in the sampler's form."""
         times = self.sampler.timesteps[step].expand(len(z))
-        output = self.call(self.network, self.sampler.scale(z, step), times, condition)
-        return self.sampler.read(output, z, step)
+        return predicted(self.call(self.network, self.sampler.scale(z, step), times, condition), z)
 
     def using(self, network: nn.Module) -> NetworkDenoiser:
         return replace(self, network=network)

@@ -8,7 +8,7 @@ weights of the least loss on samples that it never sees are kept, not the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,12 @@ from diffusers import DDIMScheduler, ModelMixin
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
-from opmerge.denoisers.denoiser import PREDICTIONS, Condition, as_condition
+from opmerge.denoisers.denoiser import LABELS, PREDICTIONS, Condition, as_condition
 from opmerge.denoisers.inputs import DataInputs, split_rows
 from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import write_teacher_folder
+from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws, Iteration, Trainer, seeded_generator
 from opmerge.schedules import (
     NoiseSchedule,
@@ -91,7 +92,8 @@ def make_network(
         torch.manual_seed(config.optimization.seed)
         if config.network == "unet":
             return make_unet(sample_shape, config.block_out_channels, num_classes)
-        return MLPDenoiser(list(sample_shape), config.hidden_size, config.num_layers, num_classes)
+        sizes = config.hidden_size, config.num_layers, num_classes
+        return MLPDenoiser(list(sample_shape), *sizes, null_class=config.label_dropout > 0)
 
 
 def train_teacher(
@@ -121,11 +123,12 @@ def train_teacher(
             is not finite (the last checkpoint is kept) or a file cannot be written.
     """
     num_classes = None if labels is None else int(labels.max()) + 1
+    _check_dropout(config, labels)
     scheduler, settings = make_scheduler(config), config.optimization
     network = make_network(config, tuple(data.shape[1:]), num_classes)
     inputs = DataInputs(data, as_condition(labels))
     content = {
-        **config.model_dump(),
+        **config.what_decides(),
         "optimization": settings.what_decides(accelerator.num_processes),
         "inputs": inputs.identity(),
         "labels": None if labels is None else labels.tolist(),
@@ -134,8 +137,21 @@ def train_teacher(
     rows = split_rows(len(data), config.validation_fraction, settings.seed)
     ddim = DDIM.from_scheduler(scheduler, config.num_train_timesteps).to(accelerator.device)
     trainer = Trainer(accelerator, network.train(), settings, config.num_iterations)
-    run = _Run(config, inputs, *rows, scheduler, ddim, trainer, folder, checkpoints)
+    null = num_classes if config.label_dropout else None
+    run = _Run(config, inputs, *rows, scheduler, ddim, trainer, folder, checkpoints, null)
     return run.iterate(None if resume is None else checkpoints.find(resume))
+
+
+def _check_dropout(config: TeacherConfig, labels: Tensor | None) -> None:
+    """Refuse to leave out labels where there are none, or where no label can stand for none."""
+    if not config.label_dropout:
+        return
+    if labels is None:
+        requirement = "must be 0 without labels"
+        raise InputError("label_dropout", requirement, config.label_dropout, "pass `labels`")
+    if config.network != "mlp":
+        requirement = "must come with the network mlp: a UNet2DModel cannot say its null class"
+        raise InputError("label_dropout", requirement, config.network)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +182,10 @@ class _Best:
 
 @dataclass(eq=False)
 class _Run:
-    """A training run, of which ``train`` and ``held_out`` are the rows of the inputs."""
+    """A training run, of which ``train`` and ``held_out`` are the rows of the inputs.
+
+    With a ``null_label`` it takes the place of some labels in training.
+    """
 
     config: TeacherConfig
     inputs: DataInputs
@@ -177,6 +196,7 @@ class _Run:
     trainer: Trainer
     folder: Path
     checkpoints: Checkpoints
+    null_label: int | None = None
     best: _Best | None = None
 
     def iterate(self, checkpoint: Checkpoint | None) -> Iterator[TeacherRecord]:
@@ -204,7 +224,18 @@ class _Run:
         place = draws.integers(0, len(self.train))
         steps = draws.integers(1, self.ddim.num_steps + 1)
         whole = self._noised(self.train[place.to(self.train.device)], steps, draws)
+        if self.null_label is not None:
+            whole = self._with_dropped_labels(whole, draws, self.null_label)
         return whole.chunk(self.config.optimization.gradient_accumulation_steps)
+
+    def _with_dropped_labels(
+        self, samples: NoisedSamples, draws: Draws, null_label: int
+    ) -> NoisedSamples:
+        """The same samples, a share of them with the label that stands for no class."""
+        assert samples.condition is not None, "checked before"
+        is_dropped = draws.uniform() < self.config.label_dropout
+        labels = samples.condition.rows[LABELS].masked_fill(is_dropped, null_label)
+        return replace(samples, condition=Condition({LABELS: labels}))
 
     def _noised(self, rows: Tensor, steps: Tensor, draws: Draws) -> NoisedSamples:
         """Samples of the inputs, each noised to its step, in 1 … N."""

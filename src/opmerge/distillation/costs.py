@@ -9,7 +9,7 @@ import numpy as np
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import MANY_ITERATIONS, mean_children
+from opmerge.distillation.stages import MANY_ITERATIONS, mean_passes
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -20,9 +20,10 @@ class Cost:
     """The cost of a distillation, all stages together.
 
     Args:
-        network_evaluations: of one sample, Σ batch · (⌈N/R⌉ · children + 3 N): N iterations that
-            use targets R times, of the children that the curriculum asks for; one child more
-            where the linear part is solved; and the runs that a free step is fitted to.
+        network_evaluations: of one sample, Σ batch · (⌈N/R⌉ · passes + 3 N): N iterations that
+            use targets R times, of the children that the curriculum asks for, guided steps of the
+            teacher counted twice; one pass more where the linear part is solved; and the runs that
+            a free step is fitted to.
         num_parameters: of one network.
         peak_networks: held at once: teacher, students in place, the one in training.
         memory_bytes: of weights, gradients, optimizer and moving average at the peak, and of
@@ -49,18 +50,19 @@ def estimate_cost(distillation: Distillation) -> Cost:
     """Count networks, evaluations, memory and disk, and time a few iterations.
 
     The distillation is walked through with untrained students, and cannot be run afterwards.
-    Seconds of an iteration are taken to grow evenly with the number of operators composed.
+    Seconds of an iteration are taken to grow evenly with the passes of its targets.
     """
     stages, config = distillation.stages, distillation.config
     settings, timed = config.optimization, _timed(distillation)
+    guided = distillation.teacher.guided_steps
     if distillation.seconds is not None:
-        means = _children(distillation, [MANY_ITERATIONS] * len(stages))
+        means = _passes(distillation, [MANY_ITERATIONS] * len(stages))
         each = (np.interp(mean, *timed) for mean in means)
         asked = zip(distillation.seconds, each, strict=True)
         distillation.iterations = [max(1, round(total / seconds)) for total, seconds in asked]
     iterations = distillation.iterations
-    children = _children(distillation, iterations)
-    seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, children, strict=True))
+    passes = _passes(distillation, iterations)
+    seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, passes, strict=True))
     efforts = [*zip(stages, iterations, strict=True)]
     kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
     targets = max((size for _, size in kept), default=0)
@@ -75,7 +77,7 @@ def estimate_cost(distillation: Distillation) -> Cost:
         num_iterations=sum(iterations),
         network_evaluations=distillation.free_evaluations()
         + settings.global_batch_size(distillation.accelerator.num_processes)
-        * sum(stage.network_evaluations(n, config) for stage, n in efforts),
+        * sum(stage.network_evaluations(n, config, guided) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,
         memory_bytes=_BYTES * size * (1 + in_place + trained + 1) + targets,
@@ -88,23 +90,24 @@ def estimate_cost(distillation: Distillation) -> Cost:
     )
 
 
-def _children(distillation: Distillation, iterations: Sequence[int]) -> list[float]:
-    """Operators composed in an iteration of each stage, on average over so many."""
-    curriculum = distillation.config.curriculum
+def _passes(distillation: Distillation, iterations: Sequence[int]) -> list[float]:
+    """Forward passes of a sample's target in each stage, on average over so many iterations."""
+    given = distillation.config.curriculum, distillation.teacher.guided_steps
     return [
-        mean_children(stage.merges, count, curriculum)
+        mean_passes(stage.merges, count, *given)
         for stage, count in zip(distillation.stages, iterations, strict=True)
     ]
 
 
 def _timed(distillation: Distillation) -> tuple[list[float], list[float]]:
-    """The fewest and the most operators that an iteration composes, and the seconds of each."""
-    lengths = [stage.num_children for stage in distillation.stages]
-    probed = {lengths.index(pick(lengths)) for pick in (min, max)} if lengths else set()
+    """The fewest and the most passes that a target takes, and the seconds of an iteration each."""
+    guided = distillation.teacher.guided_steps
+    passes = [mean_passes(stage.merges, 1, "none", guided) for stage in distillation.stages]
+    probed = {passes.index(pick(passes)) for pick in (min, max)} if passes else set()
     timed: dict[float, float] = {}
-    for number in range(len(lengths)):
+    for number in range(len(passes)):
         if number in probed:
             timed |= distillation.timed()
         distillation.skip_stage()
     ends = sorted({min(timed), max(timed)}) if timed else []
-    return ends, [timed[children] for children in ends]
+    return ends, [timed[each] for each in ends]

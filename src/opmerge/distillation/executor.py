@@ -27,7 +27,7 @@ from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
     Stage,
-    mean_children,
+    mean_passes,
     merges_at,
     plan_effort,
     plan_stages,
@@ -92,7 +92,7 @@ class Distillation:
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
-        effort = plan_effort(self.stages, config, accelerator.num_processes)
+        effort = plan_effort(self.stages, config, accelerator.num_processes, teacher.guided_steps)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._operators = Operators(self.teacher, plan.free_step or plan.num_steps)
         self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
@@ -188,19 +188,20 @@ class Distillation:
         return (time.perf_counter() - begin) / _PROBE_ITERATIONS
 
     def timed(self) -> dict[float, float]:
-        """Seconds of an iteration of the next stage, by the operators composed, fewest first.
+        """Seconds of an iteration of the next stage, by the passes of its targets, fewest first.
 
         They are timed as the curriculum begins and as it ends; or with new targets and with
         targets used again, of which it is the mean.
         """
         stage, curriculum = self.stages[self._stage], self.config.curriculum
         merges, reuse = stage.merges, stage.reuse(self.config)
-        ends = {mean_children(merges, 1, curriculum): 0.0, mean_children(merges, 1, "none"): 1.0}
-        timed = {children: self.time_iteration(progress) for children, progress in ends.items()}
+        guided = self.teacher.guided_steps
+        first, last = (mean_passes(merges, 1, how, guided) for how in (curriculum, "none"))
+        timed = {passes: self.time_iteration(at) for passes, at in {first: 0.0, last: 1.0}.items()}
         if reuse > 1:
             again = self.time_iteration(again=True)
-            for children, seconds in timed.items():
-                timed[children] = again + max(seconds - again, 0) / reuse
+            for passes, seconds in timed.items():
+                timed[passes] = again + max(seconds - again, 0) / reuse
         return timed
 
     def free_evaluations(self) -> int:
@@ -208,8 +209,8 @@ class Distillation:
         if self.plan.free_step is None:
             return 0
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
-        steps = self.plan.num_steps - self.plan.free_step
-        return num_batches(self.teacher, size) * size * steps
+        passes = self.teacher.evaluations(self.plan.num_steps, self.plan.free_step)
+        return num_batches(self.teacher, size) * size * passes
 
     def _fit_free_step(self) -> None:
         """Fit the plan's free step, unless it has none or a checkpoint had it."""
@@ -288,7 +289,8 @@ class Distillation:
     def _iterations_in(self, seconds: float) -> int:
         """How many iterations of the stage take that long; the same on every process."""
         merges, timed = self.stages[self._stage].merges, self.timed()
-        mean = mean_children(merges, MANY_ITERATIONS, self.config.curriculum)
+        given = self.config.curriculum, self.teacher.guided_steps
+        mean = mean_passes(merges, MANY_ITERATIONS, *given)
         count = [max(1, round(seconds / np.interp(mean, list(timed), list(timed.values()))))]
         broadcast_object_list(count)
         return count[0]

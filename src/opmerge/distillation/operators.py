@@ -125,5 +125,5 @@ class Operators:
         self._at[jump.start] = jump
 
     def _denoiser(self, network: nn.Module, linear: LinearParts) -> Denoiser:
-        denoiser = self._teacher.denoiser.using(network)
+        denoiser = self._teacher.student_denoiser.using(network)
         return LinearDenoiser(denoiser, self._teacher.ddim, linear) if linear else denoiser

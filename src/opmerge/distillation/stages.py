@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.forecast.cost import STUDENT_PASSES
+from opmerge.forecast.cost import STUDENT_PASSES, UNGUIDED, operator_passes
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import Curriculum, DistillationConfig, Sharing
 from opmerge.settings.types import read_budget, read_split
 
 MANY_ITERATIONS = 1000
-"""Enough for ``mean_children`` to be that of a stage whose number is not known yet."""
+"""Enough for ``mean_passes`` to be that of a stage whose number is not known yet."""
 
 _RESOLVED = 1e-14  # relative: between the last two scales of a split that are tried
 _SHARE_OF_TRAINING = 0.5
@@ -58,14 +58,17 @@ class Stage:
         """R, how often a target of the stage is learned from."""
         return config.reuse_of(self.num_children)
 
-    def network_evaluations(self, num_iterations: int, config: DistillationConfig) -> float:
-        """Evaluations of a sample of the batch: ``⌈N/R⌉ (children + 1) + N κ``, κ = 3 (THEORY 9).
+    def network_evaluations(
+        self, num_iterations: int, config: DistillationConfig, guided_steps: range = UNGUIDED
+    ) -> float:
+        """Evaluations of a sample of the batch: ``⌈N/R⌉ (passes + 1) + N κ``, κ = 3 (THEORY 9).
 
-        The children are those that the curriculum asks for; each target is used R times. The 1 is
-        the pass by which the linear part is solved, and is not there where it is trained.
+        The passes are those of the children that the curriculum asks for, of which guided steps of
+        the teacher take two; each target is used R times. The 1 is the pass by which the linear
+        part is solved, and is not there where it is trained.
         """
         num_targets = math.ceil(num_iterations / self.reuse(config))
-        passes = target_passes(self.merges, num_iterations, config)
+        passes = target_passes(self.merges, num_iterations, config, guided_steps)
         return num_targets * passes + num_iterations * STUDENT_PASSES
 
 
@@ -107,14 +110,18 @@ class Effort:
 
 
 def plan_effort(
-    stages: Sequence[Stage], config: DistillationConfig, num_processes: int = 1
+    stages: Sequence[Stage],
+    config: DistillationConfig,
+    num_processes: int = 1,
+    guided_steps: range = UNGUIDED,
 ) -> Effort:
     """Iterations of every stage as the settings give them, or a budget split over the stages.
 
     A budget B becomes N_m = max(1, ⌊c L_m^p⌋) iterations, L_m the steps that a merge spans (their
     mean in a stage of several), with the largest c for which the cost is at most B: the
     evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. Of a time, stages have
-    the shares that they have of evaluations. p = 1.75 is measured (docs/findings.md).
+    the shares that they have of evaluations. p = 1.75 is measured (docs/findings.md). Guided steps
+    of the teacher take two evaluations.
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
@@ -126,7 +133,7 @@ def plan_effort(
     total, unit = read_budget(config.budget)
     lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
     weights = (lengths / lengths.max()) ** read_split(config.budget_split)
-    means = [target_passes(stage.merges, MANY_ITERATIONS, config) for stage in stages]
+    means = [target_passes(stage.merges, MANY_ITERATIONS, config, guided_steps) for stage in stages]
     reuse = np.array([stage.reuse(config) for stage in stages])
     batch = config.optimization.global_batch_size(num_processes)
     if unit == "seconds":
@@ -170,19 +177,38 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
 
 
 def target_passes(
-    merges: Sequence[Merge], num_iterations: int, config: DistillationConfig
+    merges: Sequence[Merge],
+    num_iterations: int,
+    config: DistillationConfig,
+    guided_steps: range = UNGUIDED,
 ) -> float:
-    """Forward passes for a sample's target: its children's, and the student's to be solved from."""
-    children = mean_children(merges, num_iterations, config.curriculum)
-    return children + (config.linear_part == "solve")
+    """Forward passes for a sample's target: its children's, and the student's to be solved from.
+
+    Guided steps of the teacher take two.
+    """
+    passes = mean_passes(merges, num_iterations, config.curriculum, guided_steps)
+    return passes + (config.linear_part == "solve")
 
 
-def mean_children(merges: Sequence[Merge], num_iterations: int, curriculum: Curriculum) -> float:
-    """Operators composed for a sample's target, on average over merges and iterations."""
-    if curriculum == "none":
-        return float(np.mean([merge.num_children for merge in merges]))
+def mean_passes(
+    merges: Sequence[Merge],
+    num_iterations: int,
+    curriculum: Curriculum,
+    guided_steps: range = UNGUIDED,
+) -> float:
+    """Forward passes of the operators composed for a sample, on average over merges and iterations.
+
+    Guided steps of the teacher take two.
+    """
     share = np.arange(num_iterations) / num_iterations / _SHARE_OF_TRAINING
-    return float(np.mean([_lengths(merge, share, curriculum).mean() for merge in merges]))
+    means = []
+    for merge in merges:
+        passes = operator_passes(merge.boundaries, guided_steps).cumsum()
+        if curriculum == "none":
+            means.append(passes[-1])
+        else:
+            means.append(passes[_lengths(merge, share, curriculum).astype(int) - 1].mean())
+    return float(np.mean(means))
 
 
 def _lengths(merge: Merge, share: Array, curriculum: Curriculum) -> Array:

@@ -116,7 +116,7 @@ class Targets:
     def estimate(self, network: nn.Module, merges: Sequence[Merge], batch: Batch) -> Tensor:
         """A network's x̂ at the steps where the merges start."""
         step = of_choice([merge.start for merge in merges], batch.choice)
-        return self.teacher.denoiser.using(network)(batch.z, step, batch.condition).x0
+        return self.teacher.student_denoiser.using(network)(batch.z, step, batch.condition).x0
 
     def kept(self, iterations: int, reuse: int) -> tuple[int, int]:
         """Batches of targets that are kept for so many iterations, and their bytes on this process.
@@ -159,7 +159,7 @@ class Targets:
         return self._known_weights[key]
 
     def _jumps(self, merges: Sequence[Merge]) -> list[Jump]:
-        return student_jumps(merges, self.teacher.denoiser, self.config.merge_rule)
+        return student_jumps(merges, self.teacher.student_denoiser, self.config.merge_rule)
 
 
 class StageTargets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,26 +11,43 @@ from numpy.typing import ArrayLike, NDArray
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
+from opmerge.plans.tree import Merge, Plan
 from opmerge.settings.distillation import MOST_REUSE
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
 
+UNGUIDED = range(0)
+"""The steps at which a teacher without guidance takes a second pass."""
+
 Array = NDArray[np.float64]
+
+
+def operator_passes(boundaries: Sequence[int], guided_steps: range) -> NDArray[np.int64]:
+    """(m,) forward passes of each operator between steps, noise side first.
+
+    A guided step of the teacher takes two, a student one. Operators of one step are the teacher's.
+    """
+    starts, stops = np.array(boundaries[:-1]), np.array(boundaries[1:])
+    is_guided = (starts >= guided_steps.start) & (starts < guided_steps.stop)
+    passes: NDArray[np.int64] = 1 + ((starts - stops == 1) & is_guided)
+    return passes
 
 
 @dataclass(frozen=True)
 class IterationCost:
     """Evaluations of a whole batch in an iteration of a merge of m children.
 
-    ``batch · ((m + s)/R(m) + κ)``: a target takes the m children, and one more forward pass of the
-    copied network where the linear part is solved (s = 1, else 0); it is used R(m) times.
+    ``batch · ((m + g + s)/R(m) + κ)``: a target takes the m children, of which the g guided steps
+    of the teacher take two passes each, and one more forward pass of the copied network where the
+    linear part is solved (s = 1, else 0); it is used R(m) times.
 
     Args:
         batch: samples of an iteration, over all processes.
         reuse: R, or ``"auto"`` for min(m, 16).
         is_linear_solved: whether the linear part of each merge is solved in closed form.
         student_passes: κ.
+        guided_steps: of the teacher, which take two passes.
 
     Raises:
         InputError: for a value out of range.
@@ -39,6 +57,7 @@ class IterationCost:
     reuse: int | Literal["auto"] = 1
     is_linear_solved: bool = False
     student_passes: float = STUDENT_PASSES
+    guided_steps: range = UNGUIDED
 
     def __post_init__(self) -> None:
         check_count("batch", self.batch)
@@ -59,25 +78,39 @@ class IterationCost:
             return np.minimum(counts, MOST_REUSE)
         return np.full(counts.shape, float(self.reuse))
 
-    def target_evaluations(self, children: ArrayLike) -> Array:
-        """Evaluations of a batch of targets, ``batch · (m + s)``, elementwise."""
-        counts = np.asarray(children, dtype=np.float64)
+    def guided(self, merges: Iterable[Merge]) -> Array:
+        """(M,) g of merges: their children that are guided steps of the teacher."""
+        passes = (operator_passes(merge.boundaries, self.guided_steps) for merge in merges)
+        return np.array([(each - 1).sum() for each in passes], dtype=np.float64)
+
+    def teacher_passes(self, start: int, stop: int) -> int:
+        """Forward passes of the teacher's steps start, …, stop + 1."""
+        return int(operator_passes(range(start, stop - 1, -1), self.guided_steps).sum())
+
+    def target_evaluations(self, children: ArrayLike, guided: ArrayLike = 0.0) -> Array:
+        """Evaluations of a batch of targets, ``batch · (m + g + s)``, elementwise."""
+        counts = np.asarray(children, dtype=np.float64) + np.asarray(guided, dtype=np.float64)
         return self.batch * (counts + float(self.is_linear_solved))
 
-    def per_iteration(self, children: ArrayLike) -> Array:
+    def per_iteration(self, children: ArrayLike, guided: ArrayLike = 0.0) -> Array:
         """Evaluations of an iteration of merges of m children, elementwise, in the long run."""
         passes = self.batch * self.student_passes
-        return self.target_evaluations(children) / self.uses(children) + passes
+        return self.target_evaluations(children, guided) / self.uses(children) + passes
 
-    def total(self, children: ArrayLike, iterations: ArrayLike) -> float:
-        """Evaluations of merges with N whole iterations: ``batch · (⌈N/R⌉ (m + s) + κ N)``."""
+    def total(self, children: ArrayLike, iterations: ArrayLike, guided: ArrayLike = 0.0) -> float:
+        """Evaluations of merges with N whole iterations: ``batch · (⌈N/R⌉ (m + g + s) + κ N)``."""
         counts = np.asarray(iterations, dtype=np.float64)
-        targets = np.ceil(counts / self.uses(children)) * self.target_evaluations(children)
+        targets = np.ceil(counts / self.uses(children)) * self.target_evaluations(children, guided)
         return float((targets + self.batch * self.student_passes * counts).sum())
+
+    def of_plan(self, plan: Plan, iterations: ArrayLike) -> float:
+        """``total`` of a plan's merges."""
+        children = [merge.num_children for merge in plan.merges]
+        return self.total(children, iterations, self.guided(plan.merges))
 
 
 class _Iterations(IterationCost):
     """Targets cost nothing, and the student's passes 1."""
 
-    def target_evaluations(self, children: ArrayLike) -> Array:
+    def target_evaluations(self, children: ArrayLike, guided: ArrayLike = 0.0) -> Array:
         return np.zeros(np.shape(children))

@@ -70,20 +70,21 @@ def size_within(
     evaluation = costs.passes / config.optimization.global_batch_size(accelerator.num_processes)
     samples, share = most, _TABLE_SHARE * amount
     if evaluation > 0:
-        gains = table_evaluations(teacher, spectrum, fewest) - fewest * teacher.num_steps
-        affordable = (share / evaluation - gains) / teacher.num_steps
+        run = teacher.evaluations(teacher.num_steps)
+        gains = table_evaluations(teacher, spectrum, fewest) - fewest * run
+        affordable = (share / evaluation - gains) / run
         samples = int(min(max(affordable, fewest), most))
     each = default_probes(teacher.num_steps, _FEWEST_ITERATIONS, rate, slower, num_states=1)
-    of_one = evaluation * sum(map(measuring_evaluations, each))
+    of_one = evaluation * sum(measuring_evaluations(teacher, one) for one in each)
     states = MOST_STATES
     if of_one > 0:
         states = int(np.clip(_MEASURING_SHARE * amount / of_one, _FEWEST_STATES, MOST_STATES))
 
     def size(count: int) -> CalibrationSize:
         probes = default_probes(teacher.num_steps, count, rate, slower, states)
-        work = [training_work(teacher.num_steps, each, config) for each in probes]
+        work = [training_work(teacher, each, config) for each in probes]
         trained = sum(costs.passes * a + costs.iteration * b for a, b in work)
-        measured = sum(map(measuring_evaluations, probes))
+        measured = sum(measuring_evaluations(teacher, each) for each in probes)
         measured += table_evaluations(teacher, spectrum, samples)
         return CalibrationSize(probes, samples, trained + measured * evaluation)
 
@@ -130,7 +131,7 @@ def iteration_times(
         plan = probe_plan(teacher.num_steps, teacher.num_steps, 0)
         run = Distillation(teacher, plan, inputs, config, accelerator)
         again, new = run.time_iteration(again=True), run.time_iteration()
-        return [max(new - again, 0.0) / teacher.num_steps, again]
+        return [max(new - again, 0.0) / teacher.evaluations(teacher.num_steps), again]
 
     seconds = timed()
     if accelerator.is_main_process:

@@ -31,7 +31,7 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.stages import plan_stages
 from opmerge.errors import InputError
-from opmerge.forecast.cost import STUDENT_PASSES
+from opmerge.forecast.cost import STUDENT_PASSES, operator_passes
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients
@@ -306,27 +306,31 @@ class ProbeRunner:
 
     def _evaluations(self, settings: ProbeSettings) -> float:
         """Network evaluations of one sample, in training (κ = 3) and in measuring."""
-        targets, iterations = training_work(self.teacher.num_steps, settings, self.config)
+        targets, iterations = training_work(self.teacher, settings, self.config)
         batch = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         trained = batch * (targets + STUDENT_PASSES * iterations)
-        return trained + measuring_evaluations(settings)
+        return trained + measuring_evaluations(self.teacher, settings)
 
 
 def training_work(
-    num_steps: int, settings: ProbeSettings, config: DistillationConfig
+    teacher: Teacher, settings: ProbeSettings, config: DistillationConfig
 ) -> tuple[float, int]:
     """Evaluations of a sample for the targets of a probe's merges, and their iterations."""
     count, ends = settings.num_iterations, (settings.start, settings.stop, settings.students)
-    stages = plan_stages(probe_plan(num_steps, *ends))
-    evaluations = sum(stage.network_evaluations(count, config) for stage in stages)
+    stages, guided = plan_stages(probe_plan(teacher.num_steps, *ends)), teacher.guided_steps
+    evaluations = sum(stage.network_evaluations(count, config, guided) for stage in stages)
     iterations = count * len(stages)
     return evaluations - STUDENT_PASSES * iterations, iterations
 
 
-def measuring_evaluations(settings: ProbeSettings) -> int:
-    """Network evaluations of one sample in measuring a probe: its children, and three of x̂."""
-    children = settings.students or settings.start - settings.stop
-    return settings.num_states * (children + 3)
+def measuring_evaluations(teacher: Teacher, settings: ProbeSettings) -> int:
+    """Network evaluations of one sample in measuring a probe: its children, and three of x̂.
+
+    One of these is the first child's, twice where that is a guided step of the teacher.
+    """
+    plan = probe_plan(settings.start, settings.start, settings.stop, settings.students)
+    passes = operator_passes(plan.merges[-1].boundaries, teacher.guided_steps)
+    return settings.num_states * int(passes.sum() + passes[0] + 2)
 
 
 def _by_direction(deviations: Array, spectrum: Spectrum) -> Array:

@@ -64,7 +64,10 @@ def measure_table(
     num_samples: int | None = None,
     progress: Progress | None = None,
 ) -> MeasuredTable:
-    """The table of a teacher: T evaluations of each sample, and some for the gains.
+    """The table of a teacher: its steps of each sample, and some for the gains.
+
+    Deviations are of students that start with the network's weights, and so unguided; what they are
+    to learn, and the gains, are the teacher's under its guidance.
 
     Args:
         inputs: what is read at step T, with its conditions.
@@ -114,8 +117,10 @@ def table_evaluations(teacher: Teacher, spectrum: Spectrum, num_samples: int) ->
     """Network evaluations of one sample that ``measure_table`` takes."""
     groups = len(direction_groups(len(spectrum.eigenvalues))) + bool(spectrum.remaining_dimensions)
     disturbed = min(num_samples, _GAIN_SAMPLES) * (1 + groups)
-    nodes = _gain_nodes(len(table_nodes(teacher.num_steps)) - 1)
-    return teacher.num_steps * num_samples + disturbed * sum(nodes)
+    steps = table_nodes(teacher.num_steps)
+    passes = np.cumsum([teacher.evaluations(int(step), int(step) - 1) for step in steps[1:]])
+    gains = sum(int(passes[node - 1]) for node in _gain_nodes(len(steps) - 1))
+    return teacher.evaluations(teacher.num_steps) * num_samples + disturbed * gains
 
 
 class _Passes:
@@ -129,24 +134,32 @@ class _Passes:
 
     def estimate(self, batch: Batch, step: int) -> Estimate:
         """What the teacher says of a batch at a step."""
+        return self.estimates(batch, step)[0]
+
+    def estimates(self, batch: Batch, step: int) -> tuple[Estimate, Estimate]:
+        """What the teacher says of a batch at a step, and what a student with its weights says."""
         parts = []
         with torch.no_grad(), self._accelerator.autocast():
             for part in in_parts(batch):
-                parts.append(self.teacher.denoiser(part.z, step, part.condition))
-        self.count += len(batch.z)
+                parts.append(self.teacher.estimates(part.z, step, part.condition))
+        self.count += len(batch.z) * self.teacher.evaluations(step, step - 1)
         if self._progress is not None:
             self._progress(self.count)
-        return Estimate(*(torch.cat([getattr(e, name) for e in parts]) for name in ("x0", "noise")))
+        teachers, students = map(_joined, zip(*parts, strict=True))
+        return teachers, students
 
     def path(self, start: Batch, nodes: NDArray[np.int64]) -> Tensor:
-        """(2 M + 1, n, …) on the CPU: states at all nodes, then x̂ at all nodes but step 0."""
+        """(2 M + 1, n, …) on the CPU: states at all nodes, then x̂ at all nodes but step 0.
+
+        x̂ is what a student that starts with the teacher's weights says, which is not guided.
+        """
         index, batch = {int(step): at for at, step in enumerate(nodes)}, start
         kept = torch.empty(2 * len(nodes) - 1, *start.z.shape)
         kept[len(nodes) - 1] = start.z.cpu()
         for step in range(self.teacher.num_steps, 0, -1):
-            estimate = self.estimate(batch, step)
+            estimate, start_of_student = self.estimates(batch, step)
             if step in index:
-                kept[len(nodes) - 1 + index[step]] = estimate.x0.cpu()
+                kept[len(nodes) - 1 + index[step]] = start_of_student.x0.cpu()
             batch = replace(batch, z=self.teacher.ddim.land(estimate, step - 1))
             if step - 1 in index:
                 kept[index[step - 1]] = batch.z.cpu()
@@ -157,6 +170,10 @@ class _Passes:
         for start, stop in pairwise(steps):
             batch = replace(batch, z=self.teacher.ddim.land(self.estimate(batch, start), stop))
         return batch.z
+
+
+def _joined(parts: Sequence[Estimate]) -> Estimate:
+    return Estimate(*(torch.cat([getattr(e, name) for e in parts]) for name in ("x0", "noise")))
 
 
 @dataclass(frozen=True, eq=False)

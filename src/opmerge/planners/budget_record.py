@@ -127,8 +127,7 @@ def _structure(planned: BudgetPlan) -> dict[str, Any]:
 
 
 def _evaluations(planned: BudgetPlan, cost: IterationCost) -> float:
-    children = [merge.num_children for merge in planned.plan.merges]
-    return cost.total(children, planned.iterations)
+    return cost.of_plan(planned.plan, planned.iterations)
 
 
 def _ratio(error: float, least: float) -> float | None:

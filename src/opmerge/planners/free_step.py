@@ -64,13 +64,14 @@ def _planned(
     runs: float,
 ) -> BudgetPlan | None:
     """The best plan of students from a step on; None if the budget does not pay for one."""
-    left, below_it = budget - runs * (table.num_steps - step), table.below(step)
+    spent = runs * cost.teacher_passes(table.num_steps, step)
+    left, below_it = budget - spent, table.below(step)
     below = replace(  # no merge of theirs starts at step T
         law,
         law=replace(law.law, first=1.0),
         draws=tuple(replace(each, first=1.0) for each in law.draws),
     )
-    if left <= cost.batch * (step + cost.student_passes):
+    if left <= cost.batch * (cost.teacher_passes(step, 0) + cost.student_passes):
         return None
     best = plan_for_budget(below_it, below, left, student_steps, cost).best
     if list(best.plan.boundaries) != equal_angle_boundaries(below_it, student_steps):

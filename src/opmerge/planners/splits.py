@@ -95,6 +95,7 @@ class Splitter:
         self.table, self.cost = table, cost
         self.law = law.for_groups(len(table.sizes))
         self._parts: dict[Jumps, tuple[int, Parts] | None] = {}
+        self._guided: dict[Jumps, Array] = {}
 
     @cached_property
     def tables(self) -> Tables:
@@ -147,7 +148,17 @@ class Splitter:
 
     def total_cost(self, jumps: Jumps, iterations: ArrayLike) -> float:
         """Evaluations of a whole batch that these iterations cost."""
-        return self.cost.total(self._known(jumps).children, iterations)
+        return self.cost.total(self._known(jumps).children, iterations, self.guided(jumps))
+
+    def guided(self, jumps: Jumps) -> Array:
+        """(M,) children of each merge that are guided steps of the teacher."""
+        if not self.cost.guided_steps:
+            return np.zeros(len(jumps))
+        if jumps not in self._guided:
+            if len(self._guided) >= _MOST_KNOWN:
+                self._guided.clear()
+            self._guided[jumps] = self.cost.guided(plan_of(jumps, self.table.num_steps).merges)
+        return self._guided[jumps]
 
     def least_cost(self, jumps: Jumps) -> float:
         """Evaluations that one iteration of every merge costs."""
@@ -181,12 +192,13 @@ class Splitter:
         if weights is None:
             ends = np.array(jumps, dtype=np.float64)
             weights = (ends[:, 0] - ends[:, 1]) ** LENGTH_EXPONENT
-        parts, cost = self._known(jumps), self.cost
-        each = cost.per_iteration(parts.children)
+        parts, cost, guided = self._known(jumps), self.cost, self.guided(jumps)
+        each = cost.per_iteration(parts.children, guided)
         _, counts, gradient = best_split(
             parts, self.compiled_law, each, budget, np.asarray(weights, np.float64), _MOST_ROUNDS
         )
-        targets, passes = cost.target_evaluations(parts.children), cost.batch * cost.student_passes
+        targets = cost.target_evaluations(parts.children, guided)
+        passes = cost.batch * cost.student_passes
         uses = cost.uses(parts.children)
         whole = whole_iterations(counts, gradient, uses, targets, float(passes), budget)
         return self._split(jumps, whole, counts)

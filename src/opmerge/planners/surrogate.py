@@ -74,13 +74,14 @@ def priced_plans(
     """The best plans at each price for each K >= 1, exact over all trees, handovers and the grid.
 
     ``share`` is that of students behind the first child for which merges are charged (the law's
-    ``behind``). Of samplers longer than the table, trees are those between its nodes.
+    ``behind``). Of samplers longer than the table, trees are those between its nodes. Under
+    guidance all children are charged as the teacher's steps are on average: by their number alone.
     """
     from opmerge.planners._surrogate_kernels import cheapest_trees
 
     steps = np.asarray(splitter.table.nodes, dtype=np.int64)
     children = np.maximum(np.arange(splitter.table.num_steps + 1), 2)
-    costs = splitter.cost.per_iteration(children)
+    costs = splitter.cost.per_iteration(children, children * _guided_share(splitter))
     wanted = sorted(set(student_steps))
     for price in map(float, prices):
         tables, law = splitter.tables, splitter.compiled_law
@@ -91,6 +92,12 @@ def priced_plans(
             counts = np.array([grid[students[jump]] for jump in jumps])
             boundaries = tuple(int(steps[edge]) for edge in edges)
             yield PricedPlan(price, value, jumps, counts, boundaries)
+
+
+def _guided_share(splitter: Splitter) -> float:
+    """Of the teacher's steps, those that are guided."""
+    steps = splitter.table.num_steps
+    return splitter.cost.teacher_passes(steps, 0) / steps - 1
 
 
 def _best_windows(values: Array, wanted: list[int]) -> Iterator[tuple[float, list[int]]]:

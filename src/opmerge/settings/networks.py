@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from opmerge.settings.base import Settings, option
 from opmerge.settings.distillation import OptimizationConfig
@@ -49,6 +49,10 @@ class TeacherConfig(Settings):
     schedule: TeacherSchedule = option(
         "cosine", "cosine, nichol-dhariwal, linear or scaled-linear."
     )
+    label_dropout: Share = option(
+        0.0,
+        "Share of the labels that are left out in training, so that the teacher can be guided.",
+    )
     num_train_timesteps: Count = option(1024, "N; take T among its divisors.")
     num_iterations: Count = option(20_000, "Optimizer steps.")
     validation_fraction: Share = option(
@@ -58,6 +62,10 @@ class TeacherConfig(Settings):
     optimization: OptimizationConfig = option(
         OptimizationConfig(learning_rate=1e-3, ema_decay=0.999), "How the network is trained."
     )
+
+    def what_decides(self) -> dict[str, Any]:
+        """What the result depends on: older checkpoints do not know what is not used."""
+        return self.model_dump(exclude=set() if self.label_dropout else {"label_dropout"})
 
 
 class VAEConfig(Settings):

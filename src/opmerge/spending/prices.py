@@ -64,7 +64,12 @@ def priced(
     """A budget's prices; for a time an iteration is timed first, once for all resumptions."""
     amount, unit = read_budget(budget)
     batch = config.optimization.global_batch_size(accelerator.num_processes)
-    cost = IterationCost(batch, config.target_reuse, config.linear_part == "solve")
+    cost = IterationCost(
+        batch,
+        config.target_reuse,
+        config.linear_part == "solve",
+        guided_steps=teacher.guided_steps,
+    )
     if unit == "evaluations":
         return Prices(budget, amount, cost)
     if unit == "iterations":

@@ -203,13 +203,14 @@ class Spending:
     @property
     def _a_short_run(self) -> float:
         """The least that a short run of a merge of all steps may cost, measured."""
-        training = _FEWEST_PILOTED * self.prices.cost.per_iteration([self.teacher.num_steps]).sum()
-        return float(training) + self._measuring
+        steps, cost = self.teacher.num_steps, self.prices.cost
+        each = cost.per_iteration(steps, cost.teacher_passes(steps, 0) - steps)
+        return _FEWEST_PILOTED * float(each) + self._measuring
 
     @property
     def _measuring(self) -> float:
         """What measuring a short run costs: samples of teacher and student."""
-        drawn = self.teacher.num_steps + self.asked.student_steps
+        drawn = self.teacher.evaluations(self.teacher.num_steps) + self.asked.student_steps
         return 0.0 if self.prices.counts_iterations else float(_PILOT_SAMPLES * drawn)
 
     @cached_property
@@ -289,7 +290,8 @@ class Spending:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
         targets used once, nothing solved."""
         plan = build_strategy(strategy, self.teacher.num_steps, self.asked.student_steps)
-        each = float(self.prices.usual.per_iteration(children_of(plan)).sum())
+        guided = self.prices.usual.guided(plan.merges)
+        each = float(self.prices.usual.per_iteration(children_of(plan), guided).sum())
         count = int(self.prices.amount // each) if plan.merges else 1
         if count < 1:
             requirement = f"must be >= {each:,.0f} for an iteration of each merge of {strategy}"
@@ -303,7 +305,9 @@ class Spending:
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         batches = num_batches(self.teacher, size)
         config = self.config.replaced(num_iterations=batches, target_reuse=1)
-        cost = batches * float(self.prices.cost.target_evaluations(children_of(plan)).sum())
+        guided = self.prices.cost.guided(plan.merges)
+        each = self.prices.cost.target_evaluations(children_of(plan), guided)
+        cost = batches * float(each.sum())
         return self._trained(CLOSED_FORM, plan, config, cost, None)
 
     def student(self, name: str) -> Student:

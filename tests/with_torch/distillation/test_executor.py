@@ -33,7 +33,7 @@ from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
 from opmerge.distillation.executor import Distillation, TrainingRecord
-from opmerge.distillation.stages import mean_children, merges_at
+from opmerge.distillation.stages import mean_passes, merges_at
 from opmerge.distillation.targets import loss_weights
 from opmerge.errors import InputError
 from opmerge.loop import Draws, make_accelerator
@@ -307,7 +307,7 @@ def test_merges_of_several_lengths_grow_each_to_its_own() -> None:
     found = [merges_at(merges, k / 100, "linear") for k in range(100)]
     assert {tuple(m.num_children for m in pair) for pair in found} == {(2, m) for m in range(2, 7)}
     lengths = [merge.num_children for pair in found for merge in pair]
-    assert mean_children(merges, 100, "linear") == np.mean(lengths)
+    assert mean_passes(merges, 100, "linear") == np.mean(lengths)
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.15, 0.999])

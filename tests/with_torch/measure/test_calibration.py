@@ -760,7 +760,7 @@ def test_a_budget_is_kept_and_used(tmp_path: Path, budget: str) -> None:
     count = max(probe.num_iterations for probe in size.probes)
     states = size.probes[0].num_states
     assert size.probes == default_probes(8, count, 1e-3, num_states=states)
-    measured = sum(measuring_evaluations(probe) for probe in size.probes)
+    measured = sum(measuring_evaluations(arguments[0], probe) for probe in size.probes)
     assert states == 2000 or 0.29 * amount < measured <= 0.3 * amount
     assert size.cost <= amount
     merges = sum(probe.num_iterations * probe.num_merges for probe in size.probes)

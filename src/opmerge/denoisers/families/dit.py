@@ -20,6 +20,7 @@ class DiT(Family):
     """
 
     class_names = ("DiTTransformer2DModel",)
+    null_first = False
 
     def reads(self, config: Config) -> bool:
         name, norm = config.get("_class_name"), config.get("norm_type")
@@ -28,6 +29,10 @@ class DiT(Family):
     def network_class(self, config: Config, place: Path) -> Any:
         return diffusers.DiTTransformer2DModel
 
+    def null_class(self, config: Config) -> int | None:
+        return None if (known := config.get("num_embeds_ada_norm")) is None else int(known)
+
     def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
         super().null_condition(pipeline, negative_prompt)
-        return as_condition(torch.tensor([pipeline.transformer.config["num_embeds_ada_norm"]]))
+        label = self.null_class(pipeline.transformer.config)
+        return None if label is None else as_condition(torch.tensor([label]))

@@ -55,6 +55,9 @@ class Family:
     """Whether ``linear_part="auto"`` solves it: convolutions and attention learn it by themselves,
     and err more with it solved on a few thousand pairs; a perceptron does not (THEORY 10)."""
 
+    null_first: ClassVar[bool] = True
+    """Whether samples that are told nothing come first in a batch of the family's pipeline."""
+
     def __init_subclass__(cls) -> None:
         FAMILIES.insert(0, cls())
 
@@ -94,6 +97,10 @@ class Family:
         """The rows of the ``Condition`` that the network must be told, by their names."""
         known = [config[key] for key in _CLASSES_KEYS if config.get(key) is not None]
         return class_rows(known[0] if known else None)
+
+    def null_class(self, config: Config) -> int | None:
+        """The label that stands for no class, where the network's own config says which."""
+        return None
 
     def call(self, network: nn.Module, z: Tensor, times: Tensor, told: Condition | None) -> Any:
         """See ``Call``."""

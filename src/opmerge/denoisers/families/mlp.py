@@ -20,3 +20,6 @@ class MLP(Family):
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
         return tuple(config["sample_shape"])
+
+    def null_class(self, config: Config) -> int | None:
+        return config.get("num_classes") if config.get("null_class") else None
