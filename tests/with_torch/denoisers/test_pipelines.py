@@ -38,15 +38,25 @@ def test_a_loaded_pipeline_encodes_without_the_networks_weights(tmp_path: Path) 
     torch.testing.assert_close(negative.rows, told[1:].rows)
 
 
-def test_halves_are_read_in_float32(tmp_path: Path) -> None:
+def test_halves_in_a_variant_beside_whole_weights_are_read_in_float32(tmp_path: Path) -> None:
     pipeline = tiny_pipeline("stable_diffusion")
-    pipeline.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
-    loaded = load_pipeline(tmp_path)
-    for part in (loaded.vae, loaded.text_encoder):
-        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
-    state = pipeline.vae.state_dict()
+    pipeline.save_pretrained(tmp_path)
+    halves = tiny_pipeline("stable_diffusion").vae.half()
+    shutil.rmtree(tmp_path / "vae")
+    halves.save_pretrained(tmp_path / "vae", variant="fp16", max_shard_size="20KB")
+    assert len(list((tmp_path / "vae").glob("*.fp16-*.safetensors"))) > 1
+    loaded, state = load_pipeline(tmp_path), pipeline.vae.state_dict()
     for name, weight in loaded.vae.state_dict().items():
-        assert torch.equal(weight, state[name].float()), name
+        assert torch.equal(weight, state[name].half().float()), name
+    for name, weight in loaded.text_encoder.state_dict().items():
+        assert torch.equal(weight, pipeline.text_encoder.state_dict()[name]), name
+
+
+def test_what_checks_images_is_not_read_to_encode(tmp_path: Path) -> None:
+    tiny_pipeline("stable_diffusion").save_pretrained(tmp_path)
+    checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    edit_json(tmp_path / INDEX, **checker, feature_extractor=["transformers", "CLIPImageProcessor"])
+    assert load_pipeline(tmp_path).safety_checker is None
 
 
 def test_without_transformers_the_extra_is_named(
