@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,16 @@ def test_a_network_is_of_its_class_whatever_its_config_was_saved_as(folder: Path
         up_block_types=("UpBlock2D",),
     )
     assert config_of(network)["_class_name"] == "UNet2DModel"
+
+
+def test_the_table_of_the_documents_names_every_family_and_its_networks() -> None:
+    how_to = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
+    section = how_to.split("## Families of teachers\n", 1)[1].split("\n## ", 1)[0]
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE))
+    known: dict[str, set[str]] = {}
+    for family in FAMILIES:
+        if family.class_names and (module := type(family).__module__).startswith("opmerge"):
+            known.setdefault(module.rpartition(".")[2], set()).update(family.class_names)
+    assert set(table) == set(known)
+    for name, networks in known.items():
+        assert networks <= set(re.findall(r"`(\w+)`", table[name])), name
