@@ -92,17 +92,18 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
 def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, str]]:
     """Teacher's and students' samples of equal noise, as PNGs in base64, by name."""
     from opmerge.distillation.pipeline import is_image
-    from opmerge.distillation.sampling import draw_samples, image_grid, told_of
+    from opmerge.distillation.sampling import decoded, draw_samples, image_grid, told_of
 
-    if not is_image(spending.teacher.sample_shape):
-        return
     samplers: dict[str, Any] = {"teacher": spending.teacher}
     samplers |= {each.name: spending.student(each.name) for each in trained}
     for name, sampler in samplers.items():
         told = told_of(sampler, spending.inputs)
         samples = draw_samples(sampler, _NUM_PICTURES, 0, _NUM_PICTURES, told=told)
+        images = decoded(samples, sampler, spending.teacher.folder)
+        if not is_image(tuple(images.shape[1:])):
+            return
         stream = io.BytesIO()
-        image_grid(samples.float(), _NUM_PICTURES).save(stream, format="PNG")
+        image_grid(images.float(), _NUM_PICTURES).save(stream, format="PNG")
         yield name, base64.b64encode(stream.getvalue()).decode("ascii")
 
 

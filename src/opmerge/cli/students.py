@@ -23,15 +23,23 @@ _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 def sample(asked: SamplingOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
-    from opmerge.distillation.sampling import draw_samples, write_image_grid, write_samples
+    from opmerge.distillation.sampling import (
+        decoded,
+        draw_samples,
+        write_image_grid,
+        write_samples,
+    )
 
     prepare_libraries()
     sampler = _load_sampler(asked.model, asked.steps)
     count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
     with progress_bar("sampling", count) as report:
         samples = draw_samples(sampler, count, seed, batch_size, asked.class_label, report)
-    write = write_image_grid if asked.output.suffix == ".png" else write_samples
-    print(f"written: {write(asked.output, samples)}")
+    if asked.output.suffix == ".png":
+        written = write_image_grid(asked.output, decoded(samples, sampler, asked.model))
+    else:
+        written = write_samples(asked.output, samples)
+    print(f"written: {written}")
 
 
 def evaluate_student(asked: MeasuringOptions) -> None:
@@ -97,11 +105,12 @@ def export(asked: ExportOptions) -> None:
 
 def _has_linear_part(student: Path) -> bool:
     """Whether there is a student's folder whose scheduler adds A z + b."""
-    return (student / "scheduler" / "linear_part.safetensors").is_file()
+    folders = (student / "scheduler", student / "jumps")
+    return any((folder / "linear_part.safetensors").is_file() for folder in folders)
 
 
 def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
-    from opmerge.denoisers.teacher_folder import load_teacher, read_student_index
+    from opmerge.denoisers.teacher_folder import is_student, load_teacher
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
 
@@ -111,7 +120,7 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
         if (folder / name / "model_index.json").is_file():
             remedy = f"pass {folder / name}"
             raise InputError(str(folder), "must be the folder of a model", "that of a run", remedy)
-    if read_student_index(folder) is not None:
+    if is_student(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
         return load_student(folder).to(best_device())

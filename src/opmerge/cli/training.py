@@ -94,7 +94,7 @@ def distill(
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
     if main:
-        _save(run, files.output_dir)
+        _save(run, files.output_dir, asked.copy_components)
 
 
 def calibrate(
@@ -306,16 +306,16 @@ def _train(run: Distillation, done: int, log: networks.Log) -> None:
                 log(record.step, **place, loss=float(record.loss), learning_rate=rate)
 
 
-def _save(run: Distillation, output_dir: Path) -> None:
+def _save(run: Distillation, output_dir: Path, copies: bool) -> None:
     from opmerge.distillation.pipeline import is_image, save_student
-    from opmerge.distillation.sampling import draw_samples, told_of, write_image_grid
+    from opmerge.distillation.sampling import decoded, draw_samples, told_of, write_image_grid
 
-    student = run.student()
-    print(f"written: {save_student(student, output_dir / 'student')}")
-    if is_image(student.sample_shape):
-        samples = draw_samples(student, 64, 0, 64, told=told_of(student, run.inputs))
-        picture = write_image_grid(output_dir / "samples.png", samples)
-        print(f"written: {picture}")
+    student, teacher = run.student(), run.teacher
+    print(f"written: {save_student(student, output_dir / 'student', teacher, copies)}")
+    samples = draw_samples(student, 64, 0, 64, told=told_of(student, run.inputs))
+    images = decoded(samples, student, teacher.folder)
+    if is_image(tuple(images.shape[1:])):
+        print(f"written: {write_image_grid(output_dir / 'samples.png', images)}")
 
 
 def _show_cost(run: Distillation) -> None:

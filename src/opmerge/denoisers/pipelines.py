@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,38 @@ def load_pipeline(
         if isinstance(part, torch.nn.Module) and name != place.name:
             part.requires_grad_(False).eval().to(device).float()
     return pipeline
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """What the folder of a pipeline holds.
+
+    Args:
+        class_name: of the pipeline, a class of diffusers.
+        index: ``model_index.json``.
+        network: the name of the part that denoises.
+        variant: that all weights come in, such as fp16; None for the usual one.
+    """
+
+    class_name: str
+    index: Mapping[str, Any]
+    network: str
+    variant: str | None
+
+
+def pipeline_parts(folder: Path) -> PipelineParts:
+    """The parts of a pipeline's folder, refused as ``load_pipeline`` refuses it."""
+    index = _read_index(folder)
+    network, variant = find_network(folder).name, _variant(folder, index)
+    return PipelineParts(index["_class_name"], index, network, variant)
+
+
+def other_parts(folder: Path) -> list[str]:
+    """What a pipeline holds beside network and scheduler; nothing in a flat folder."""
+    if not (folder / INDEX).is_file() or read_student_index(folder) is not None:
+        return []
+    index, taken = read_json_object(folder / INDEX), (find_network(folder).name, "scheduler")
+    return [name for name in index if name not in taken and (folder / name).is_dir()]
 
 
 def _read_index(root: Path) -> dict[str, Any]:

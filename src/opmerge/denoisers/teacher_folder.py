@@ -22,6 +22,8 @@ from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import build_scheduler
 
 INDEX = "model_index.json"
+JUMPS = "jumps"
+"""The folder of a student's jumps in its teacher's pipeline; diffusers does not read it."""
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
 _GUIDES = ("controlnet", "adapter", "image_encoder")
@@ -46,7 +48,7 @@ def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
     if not root.is_dir():
         remedy = "download a model first: only local folders are read"
         raise InputError("teacher", "must be an existing folder", str(folder), remedy)
-    if read_student_index(root) is not None:
+    if is_student(root):
         requirement = "must be a teacher: a student takes its own steps only"
         remedy = "pass the folder of the teacher that it was distilled from"
         raise InputError("teacher", requirement, str(folder), remedy)
@@ -161,6 +163,16 @@ def read_student_index(folder: Path) -> dict[str, Any] | None:
         return None
     is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
     return index if is_student else None
+
+
+def is_in_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a student in its teacher's pipeline: its jumps lie there."""
+    return (folder / JUMPS / "scheduler_config.json").is_file()
+
+
+def is_student(folder: Path) -> bool:
+    """Whether a folder is that of a saved student, of either kind."""
+    return read_student_index(folder) is not None or is_in_pipeline(folder)
 
 
 def find_network(root: Path) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, Denoiser, as_condition
-from opmerge.denoisers.families import config_of, family_of
-from opmerge.denoisers.linear_part import LinearDenoiser
-from opmerge.denoisers.models import Jump, Student, Teacher, compose
+from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
-from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.teacher_folder import read_student_index
+from opmerge.denoisers.teacher_folder import is_in_pipeline, is_student, read_student_index
+from opmerge.distillation.own_pipeline import (
+    has_own_pipeline,
+    load_from_pipeline,
+    save_in_pipeline,
+)
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
@@ -104,26 +105,9 @@ class FewStepPipeline(DiffusionPipeline):
 
     def student(self) -> Student:
         """The student that the pipeline holds."""
-        ddim = self.scheduler.ddim.to(self._execution_device)
-        jumps = tuple(
-            Jump(self._denoiser(jump, ddim), jump["start"], jump["stop"], jump["readout"])
-            for jump in self.scheduler.jumps
-        )
-        network, shape = self.unet, tuple(self.config["sample_shape"])
-        config = config_of(network)
-        needs = family_of(config).needs(config, Path(type(network).__name__))
-        free_step = self.scheduler.free_step
-        if free_step is not None:
-            free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
-        return Student(jumps, ddim, shape, needs, free_step)
-
-    def _denoiser(self, jump: Mapping[str, Any], ddim: DDIM) -> Denoiser:
-        """What a jump reads: its network, and its linear part if it has one."""
-        denoiser = ddim.denoiser(getattr(self, jump["network"]))
-        part = self.scheduler.linear_part(jump)
-        if part is None:
-            return denoiser
-        return LinearDenoiser(denoiser, ddim, {jump["start"]: part.to(ddim.alphas.device)})
+        shape, device = tuple(self.config["sample_shape"]), self._execution_device
+        student: Student = self.scheduler.student(self.components, shape, device)
+        return student
 
     @torch.no_grad()
     def __call__(
@@ -179,16 +163,24 @@ class FewStepPipeline(DiffusionPipeline):
 setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
 
 
-def save_student(student: Student, folder: Path) -> Path:
+def save_student(
+    student: Student, folder: Path, teacher: Teacher | None = None, copies: bool = False
+) -> Path:
     """Write the pipeline folder of a student, whole or not at all; an older one is replaced.
+
+    Args:
+        teacher: whose own pipeline the student is written as, if it has one that does more than
+            denoise: by links to its other parts, or ``copies`` of them.
 
     Raises:
         InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
             cannot be written.
     """
-    pipeline = FewStepPipeline.from_student(student)
     folder = Path(folder)
     _check_replaceable(folder)
+    if teacher is not None and has_own_pipeline(teacher):
+        return save_in_pipeline(student, teacher, folder, copies)
+    pipeline = FewStepPipeline.from_student(student)
     with folder_beside(folder) as unfinished:
         pipeline.save_pretrained(unfinished, safe_serialization=True)
         (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
@@ -199,7 +191,7 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
     """Refuse, before anything is trained, what ``save_student`` would refuse or has no room for."""
     in_place = stages[-1].networks_after if stages else 0
     number = in_place + any(not tree.merges for tree in plan.students)
-    _check_networks([teacher.network], number)
+    _check_networks([teacher.network], 1 if has_own_pipeline(teacher) else number)
     _check_replaceable(folder)
     needed = number * sum(weight.nbytes for weight in teacher.network.state_dict().values())
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
@@ -210,7 +202,7 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
 
 
 def load_student(folder: Path) -> Student:
-    """Read a folder of ``save_student``; local files and safetensors only, no code is run.
+    """Read a folder of ``save_student``; local files and safetensors only, no code of it is run.
 
     The sampler knows the steps at which the student reads and lands; at any other step of the
     teacher its coefficients are not a number.
@@ -219,6 +211,8 @@ def load_student(folder: Path) -> Student:
         InputError: if it is not the folder of a student, or a part is missing or damaged.
     """
     folder = Path(folder)
+    if is_in_pipeline(folder):
+        return load_from_pipeline(folder)
     index = read_student_index(folder)
     if index is None:
         raise InputError(
@@ -260,7 +254,7 @@ def _check_networks(networks: Iterable[nn.Module], number: int) -> None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or read_student_index(folder) is not None:
+    if not folder.exists() or is_student(folder):
         return
     if not folder.is_dir() or any(folder.iterdir()):
         requirement = "must be new, empty or the folder of a student"

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress
 from opmerge.denoisers.conditions import KeptConditions, check_told
 from opmerge.denoisers.denoiser import LABELS, Condition, as_condition
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, initial_noise
+from opmerge.denoisers.pipelines import load_pipeline, other_parts
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
@@ -91,6 +94,20 @@ def told_of(
     Without it ``draw_samples`` takes each class in turn, which needs no data.
     """
     return inputs.condition if sampler.needs.keys() - {LABELS} else None
+
+
+def decoded(
+    samples: Tensor, sampler: Teacher | Student, folder: Path | None, batch_size: int = 16
+) -> Tensor:
+    """(N, C, H, W) images of samples, by the decoder of the pipeline in whose folder the sampler
+    lies; samples as they are where nothing stands around its network."""
+    if folder is None or not other_parts(folder):
+        return samples
+    chain = sampler.steps() if isinstance(sampler, Teacher) else sampler.jumps
+    network: Any = chain[-1].network
+    pipeline, family = load_pipeline(folder, network), family_of(config_of(network))
+    parts = torch.split(samples, batch_size)
+    return torch.cat([family.decode(pipeline, part).cpu() for part in parts])
 
 
 def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:

@@ -19,6 +19,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opmerge.denoisers.denoiser import Denoiser
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart, add
 from opmerge.denoisers.models import Jump, Student, compose
 from opmerge.denoisers.sampler import DDIM
@@ -120,6 +122,33 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         scheduler.linear_parts = linear
         return scheduler
 
+    def student(
+        self,
+        networks: Mapping[str, Any],
+        sample_shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+    ) -> Student:
+        """The student of these jumps, on the device where the networks are, by their names."""
+        ddim, free_step = self.ddim.to(torch.device(device)), self.free_step
+
+        def denoiser(jump: Mapping[str, Any]) -> Denoiser:
+            plain, part = ddim.denoiser(networks[jump["network"]]), self.linear_part(jump)
+            if part is None:
+                return plain
+            return LinearDenoiser(plain, ddim, {jump["start"]: part.to(ddim.alphas.device)})
+
+        jumps = tuple(
+            Jump(denoiser(jump), jump["start"], jump["stop"], jump["readout"])
+            for jump in self.jumps
+        )
+        network = jumps[0].network
+        needs = family_of(config_of(network)).needs(
+            config_of(network), Path(type(network).__name__)
+        )
+        if free_step is not None:
+            free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
+        return Student(jumps, ddim, sample_shape, needs, free_step)
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
@@ -172,15 +201,27 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         return None if part is None else free_jump(self.ddim, first["stop"], part)
 
     def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
-        """Set ``timesteps``, (K,), noise side first; another number than K is refused."""
+        """Set ``timesteps``, (K,), noise side first; another number than K is refused.
+
+        Pipelines of flow models pass evenly spread ``sigmas`` and the shift ``mu`` of an image's
+        size: the jumps have levels of their own, so that only their number counts.
+        """
         number = len(self.jumps)
+        num_inference_steps = len(sigmas) if sigmas is not None else num_inference_steps
         if num_inference_steps not in (None, number):
             requirement = f"must be {number}: the student was trained for these steps alone"
             raise InputError("num_inference_steps", requirement, num_inference_steps)
         self.num_inference_steps = number
         self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Pipelines call it; each jump is found by its timestep."""
 
     def _jump_at(self, timestep: float | Tensor) -> dict[str, Any]:
         """The jump that reads this network timestep; if there is none, it is refused."""

@@ -23,6 +23,10 @@ from opmerge.settings.types import (
 )
 
 _TEACHER = "A diffusers pipeline folder."
+_COPIES = (
+    "Copy what the teacher's pipeline has beside its network (text encoders, autoencoder) into the "
+    "student's folder, instead of links to it."
+)
 _PICTURE = "A .png (grid) or .npy (array) file."
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
 _VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."
@@ -185,6 +189,7 @@ class DistillOptions(Settings):
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )
+    copy_components: bool = option(False, _COPIES, "Run")
 
 
 class SpendingOptions(Settings):
@@ -214,6 +219,7 @@ class SpendingOptions(Settings):
         metavar="NAME",
     )
     num_samples: Count = option(2000, "Samples on which students are measured.")
+    copy_components: bool = option(False, _COPIES, "Run")
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.", "Execution")
     linear_part: LinearPartChoice = option(
         "auto",

@@ -350,7 +350,8 @@ class Spending:
         seconds = self._train(name, run)
         student = run.student()
         if self.accelerator.is_main_process:
-            save_student(student, folder / "student")
+            copies = self.asked.copy_components
+            save_student(student, folder / "student", self.teacher, copies)
         found = evaluate_student(
             run.teacher,
             student,
