@@ -37,6 +37,15 @@ class Columns:
         cut = [[None] * parts if each is None else each.chunk(parts) for each in columns]
         return [type(self)(*part) for part in zip(*cut, strict=True)]
 
+    def first(self, count: int) -> Self:
+        """The first rows, no more than so many."""
+        columns = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return type(self)(*(None if each is None else _first(each, count) for each in columns))
+
+
+def _first(rows: Any, count: int) -> Any:
+    return rows.first(count) if isinstance(rows, Columns) else rows[:count]
+
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator whose stream depends on the key alone, such as (seed, stage, iteration).

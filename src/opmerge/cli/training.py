@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -289,7 +290,8 @@ def _range(counts: set[int]) -> str:
 def _train(run: Distillation, done: int, log: networks.Log) -> None:
     counts = list(run.iterations)
     pairs = zip(run.stages, counts, strict=True)
-    work = run.seconds or [stage.network_evaluations(n, run.config) for stage, n in pairs]
+    given = run.config, *run.limits
+    work = run.seconds or [stage.network_evaluations(n, *given) for stage, n in pairs]
     worked = 0.0
     for stage_work, count in zip(work, counts, strict=True):
         worked += stage_work * min(done / count, 1)
@@ -321,17 +323,22 @@ def _save(run: Distillation, output_dir: Path, copies: bool) -> None:
 def _show_cost(run: Distillation) -> None:
     from opmerge.distillation.costs import estimate_cost
 
-    cost = estimate_cost(run)
+    with progress_bar("dry run", 3) as report:
+        begun = itertools.count()
+        cost = estimate_cost(run, lambda doing: report(next(begun), doing))
     if not run.accelerator.is_main_process:
         return
+    working = "and activations, which this network does not tell"
+    if cost.working_bytes is not None:
+        working = f"{cost.working_bytes / 2**20:,.1f} MiB of activations and gradients"
     rows: dict[str, object] = {
         "networks trained": cost.num_stages,
         "iterations": f"{cost.num_iterations:,}",
         "network evaluations": f"{cost.network_evaluations:,.0f} (samples; κ = 3 for the student)",
         "parameters": f"{cost.num_parameters:,}",
         "networks held at once": cost.peak_networks,
-        "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB of networks, "
-        f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples, and the activations of a batch",
+        "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB of networks and targets, {working}; "
+        f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples in main memory",
         "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB of networks, "
         f"{cost.data_disk_bytes / 2**20:,.1f} MiB of samples",
         "expected duration": f"{duration(cost.seconds)} on this machine as it is now",

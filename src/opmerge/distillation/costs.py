@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import MANY_ITERATIONS, mean_passes
+from opmerge.distillation.timing import Pace
 
 _BYTES = 4  # of a float32
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -20,15 +18,15 @@ class Cost:
     """The cost of a distillation, all stages together.
 
     Args:
-        network_evaluations: of one sample, Σ batch · (⌈N/R⌉ · passes + 3 N): N iterations that
-            use targets R times, of the children that the curriculum asks for, guided steps of the
-            teacher counted twice; one pass more where the linear part is solved; and the runs that
-            a free step is fitted to.
+        network_evaluations: of one sample, Σ batch · (targets · children + 3 N): N iterations and
+            the targets made for them (``Stage.target_work``); and the runs that a free step is
+            fitted to.
         num_parameters: of one network.
         peak_networks: held at once: teacher, students in place, the one in training.
-        memory_bytes: of weights, gradients, optimizer and moving average at the peak, and of
-            targets kept, on the device; activations come on top, as in any training with this
-            batch size.
+        memory_bytes: of weights, what optimizer and moving average keep, and targets kept, on the
+            device, at the peak.
+        working_bytes: of activations and gradients, which come on top; None where they cannot be
+            told (see ``memory``).
         disk_bytes: of checkpoints, one more than are kept while one is written, and the student.
         data_memory_bytes, data_disk_bytes: of samples in the main memory, up to ``MEMORY_LIMIT``,
             and of more than that, in ``data.npy``.
@@ -40,74 +38,64 @@ class Cost:
     num_parameters: int
     peak_networks: int
     memory_bytes: int
+    working_bytes: int | None
     disk_bytes: int
     data_memory_bytes: int
     data_disk_bytes: int
     seconds: float
 
 
-def estimate_cost(distillation: Distillation) -> Cost:
-    """Count networks, evaluations, memory and disk, and time a few iterations.
+def estimate_cost(
+    distillation: Distillation, report: Callable[[str], None] = lambda doing: None
+) -> Cost:
+    """Count networks, evaluations, memory and disk, and time an iteration.
 
-    The distillation is walked through with untrained students, and cannot be run afterwards.
-    Seconds of an iteration are taken to grow evenly with the passes of its targets.
+    It is timed on the first stage; others are taken to differ in what their targets take alone.
+    ``report`` is told what is done.
     """
     stages, config = distillation.stages, distillation.config
-    settings, timed = config.optimization, _timed(distillation)
-    guided = distillation.teacher.guided_steps
+    settings, limits = config.optimization, distillation.limits
+    pace = distillation.pace(report) if stages else Pace(0.0, 0.0, 0.0)
     if distillation.seconds is not None:
-        means = _passes(distillation, [MANY_ITERATIONS] * len(stages))
-        each = (np.interp(mean, *timed) for mean in means)
-        asked = zip(distillation.seconds, each, strict=True)
-        distillation.iterations = [max(1, round(total / seconds)) for total, seconds in asked]
-    iterations = distillation.iterations
-    passes = _passes(distillation, iterations)
-    seconds = (n * np.interp(m, *timed) for n, m in zip(iterations, passes, strict=True))
-    efforts = [*zip(stages, iterations, strict=True)]
+        distillation.iterations = [
+            stage.iterations_in(seconds, config, pace, *limits)
+            for stage, seconds in zip(stages, distillation.seconds, strict=True)
+        ]
+    efforts = [*zip(stages, distillation.iterations, strict=True)]
+    batch = settings.global_batch_size(distillation.accelerator.num_processes)
+    free = distillation.free_evaluations()
+    seconds = sum(stage.seconds(n, config, pace, *limits) for stage, n in efforts)
     kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
     targets = max((size for _, size in kept), default=0)
     size = sum(p.numel() for p in distillation.teacher.network.parameters())
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
-    trained = 1 + _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
+    kept_of_training = _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
+    report("adding up what is held in memory")
+    working = _working_bytes(distillation) if stages else None
     checkpoints = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
     on_disk = data if data > MEMORY_LIMIT else 0
     return Cost(
         num_stages=len(stages),
-        num_iterations=sum(iterations),
-        network_evaluations=distillation.free_evaluations()
-        + settings.global_batch_size(distillation.accelerator.num_processes)
-        * sum(stage.network_evaluations(n, config, guided) for stage, n in efforts),
+        num_iterations=sum(distillation.iterations),
+        network_evaluations=free
+        + batch * sum(stage.network_evaluations(n, config, *limits) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,
-        memory_bytes=_BYTES * size * (1 + in_place + trained + 1) + targets,
+        memory_bytes=_BYTES * size * (2 + in_place + kept_of_training) + targets,
+        working_bytes=working,
         disk_bytes=_BYTES
         * size
-        * (checkpoints * (in_place + trained) + distillation.plan.student_steps),
+        * (checkpoints * (in_place + 1 + kept_of_training) + distillation.plan.student_steps),
         data_memory_bytes=data - on_disk,
         data_disk_bytes=on_disk,
-        seconds=float(sum(seconds)),
+        seconds=seconds + free / batch * pace.operator,
     )
 
 
-def _passes(distillation: Distillation, iterations: Sequence[int]) -> list[float]:
-    """Forward passes of a sample's target in each stage, on average over so many iterations."""
-    given = distillation.config.curriculum, distillation.teacher.guided_steps
-    return [
-        mean_passes(stage.merges, count, *given)
-        for stage, count in zip(distillation.stages, iterations, strict=True)
-    ]
-
-
-def _timed(distillation: Distillation) -> tuple[list[float], list[float]]:
-    """The fewest and the most passes that a target takes, and the seconds of an iteration each."""
-    guided = distillation.teacher.guided_steps
-    passes = [mean_passes(stage.merges, 1, "none", guided) for stage in distillation.stages]
-    probed = {passes.index(pick(passes)) for pick in (min, max)} if passes else set()
-    timed: dict[float, float] = {}
-    for number in range(len(passes)):
-        if number in probed:
-            timed |= distillation.timed()
-        distillation.skip_stage()
-    ends = sorted({min(timed), max(timed)}) if timed else []
-    return ends, [timed[each] for each in ends]
+def _working_bytes(distillation: Distillation) -> int | None:
+    """Of activations and gradients; None for a network that torch cannot walk through."""
+    try:
+        return distillation.working_bytes()
+    except RuntimeError:
+        return None

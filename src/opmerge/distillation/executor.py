@@ -6,7 +6,6 @@ estimate x̂ with which the student would land there, and regresses on that.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,32 +14,30 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import NoiseInputs, TrainingInputs
-from opmerge.denoisers.models import Student, Teacher
+from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.distillation.free_step import fit_free_step, num_batches
+from opmerge.distillation.memory import working_bytes
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
     Stage,
-    mean_passes,
-    merges_at,
     plan_effort,
     plan_stages,
 )
 from opmerge.distillation.targets import Part, StageTargets, Targets
+from opmerge.distillation.timing import Pace, seconds_of
 from opmerge.errors import InputError
+from opmerge.forecast.cost import operator_passes
 from opmerge.loop import Iteration, Trainer
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
 
-_PROBE_ITERATIONS = 10
-_WARM_UP = 3
 _BY_HEART = 2.0  # held-out over trained loss; 1.2 where reuse was best, 2 where it was too much
 _SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a checkpoint
 
@@ -92,10 +89,10 @@ class Distillation:
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
-        effort = plan_effort(self.stages, config, accelerator.num_processes, teacher.guided_steps)
-        self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._operators = Operators(self.teacher, plan.free_step or plan.num_steps)
         self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
+        effort = plan_effort(self.stages, config, accelerator.num_processes, *self.limits)
+        self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
         self._checkpoints: Checkpoints | None = None
@@ -134,12 +131,6 @@ class Distillation:
             self.accelerator.free_memory()
             self._write(total, len(self.stages), 0, {})
 
-    def skip_stage(self) -> None:
-        """Let the first child of each merge stand for the student, untrained, and go on."""
-        for merge in self.stages[self._stage].merges:
-            self._put([merge], self._operators.children(merge)[0].network, {})
-        self._stage += 1
-
     def solve(self) -> Student:
         """The student that costs nothing but targets: linear parts are solved, nothing is trained.
 
@@ -166,43 +157,72 @@ class Distillation:
         """The operators that stand at this moment, as a sampler; the student after ``run``."""
         return self._operators.student()
 
-    def time_iteration(self, progress: float = 1.0, again: bool = False) -> float:
-        """Seconds of an iteration of the stage that comes next, measured on a copy.
+    @property
+    def limits(self) -> tuple[range, int]:
+        """What an iteration's cost depends on beside the settings: guided steps, targets kept."""
+        return self.teacher.guided_steps, self.targets.most_kept
 
-        ``progress`` is the share of the stage that is done: how far the curriculum has come.
-        With ``again`` it learns from the same targets, which are then not made in this time.
+    def pace(self, report: Callable[[str], None] = lambda doing: None) -> Pace:
+        """Seconds of the parts of an iteration of the stage that comes next, on a copy.
+
+        ``report`` is told what is timed.
         """
-        merges = merges_at(self.stages[self._stage].merges, progress, self.config.curriculum)
+        merges, settings = self.stages[self._stage].merges, self.config.optimization
         network = self._operators.copy_of_first(merges[0])
-        trainer = Trainer(self.accelerator, network, self.config.optimization, _PROBE_ITERATIONS)
-        solves = self.config.linear_part == "solve"
-        begin, parts = 0.0, self.targets.parts(merges, self._stage, -1)
-        for iteration in range(_WARM_UP + _PROBE_ITERATIONS):
-            if iteration == _WARM_UP:
-                begin = time.perf_counter()
-            if not again:
-                parts = self.targets.parts(merges, self._stage, -1 - iteration)
-            for part in parts if solves and not again else ():  # from which it would be solved
-                self.targets.estimate(self.teacher.network, merges, part.batch)
-            float(trainer.step(self._loss_of(merges), parts))
-        return (time.perf_counter() - begin) / _PROBE_ITERATIONS
+        trainer = Trainer(self.accelerator, network, settings, MANY_ITERATIONS)
+        parts = self.targets.stand_in(merges, self._stage).chunk(
+            settings.gradient_accumulation_steps
+        )
+        loss, size = self._loss_of(merges), len(parts[0].target)
+        chains = [self._operators.children(merge)[:1] for merge in merges]
+        ddim = self.teacher.ddim
 
-    def timed(self) -> dict[float, float]:
-        """Seconds of an iteration of the next stage, by the passes of its targets, fewest first.
+        def through_an_operator(count: int) -> None:
+            batch = parts[0].first(count).batch
+            with self.accelerator.autocast():
+                compose(ddim, chains, batch.z, batch.choice, batch.condition)
 
-        They are timed as the curriculum begins and as it ends; or with new targets and with
-        targets used again, of which it is the mean.
+        report("timing a batch through the network")
+        operator = len(parts) * seconds_of(self.accelerator, through_an_operator, size)
+        firsts = [
+            operator_passes(each.boundaries[:2], self.teacher.guided_steps) for each in merges
+        ]
+        report("timing a training step")
+        step = seconds_of(
+            self.accelerator,
+            lambda count: float(trainer.step(loss, [part.first(count) for part in parts])),
+            size,
+        )
+        draw = seconds_of(
+            self.accelerator, lambda count: self.targets.stand_in(merges, self._stage), 1
+        )
+        return Pace(draw, operator / float(np.mean(firsts)), step)
+
+    def working_bytes(self) -> int:
+        """Bytes of activations and gradients at the peak of an iteration of the next stage.
+
+        Raises:
+            RuntimeError: of torch, for a network whose steps depend on values.
         """
-        stage, curriculum = self.stages[self._stage], self.config.curriculum
-        merges, reuse = stage.merges, stage.reuse(self.config)
-        guided = self.teacher.guided_steps
-        first, last = (mean_passes(merges, 1, how, guided) for how in (curriculum, "none"))
-        timed = {passes: self.time_iteration(at) for passes, at in {first: 0.0, last: 1.0}.items()}
-        if reuse > 1:
-            again = self.time_iteration(again=True)
-            for passes, seconds in timed.items():
-                timed[passes] = again + max(seconds - again, 0) / reuse
-        return timed
+        merges = self.stages[self._stage].merges
+        network = self._operators.copy_of_first(merges[0]).requires_grad_(True)
+        whole, loss_of = self.targets.stand_in(merges, self._stage), self._loss_of(merges)
+        parts = whole.chunk(self.config.optimization.gradient_accumulation_steps)
+
+        def learn(network: nn.Module, part: Part) -> None:
+            for _ in parts[:2]:  # the second finds the gradients of the first
+                with self.accelerator.autocast():
+                    loss = loss_of(network, part)
+                loss.backward()  # type: ignore[no-untyped-call]
+
+        def look(network: nn.Module, part: Part) -> None:
+            with torch.no_grad(), self.accelerator.autocast():
+                self.targets.estimate(network, merges, part.batch)
+
+        needed = working_bytes(network, parts[0], learn)
+        if len(parts) > 1:  # targets are made of all parts at once
+            needed = max(needed, working_bytes(self.teacher.network, whole, look))
+        return needed
 
     def free_evaluations(self) -> int:
         """Network evaluations of the runs that the free step is fitted to; 0 without one."""
@@ -223,7 +243,8 @@ class Distillation:
         number, stage = self._stage, self.stages[self._stage]
         checkpoint, self._checkpoint = self._checkpoint, None
         if self.seconds is not None and checkpoint is None:
-            self.iterations[number] = self._iterations_in(self.seconds[number])
+            given = self.config, self.pace(), *self.limits
+            self.iterations[number] = stage.iterations_in(self.seconds[number], *given)
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self._operators.copy_of_first(stage.merges[0])
         targets = StageTargets(self.targets, stage, number, total)
@@ -285,15 +306,6 @@ class Distillation:
 
     def _put(self, merges: Sequence[Merge], network: nn.Module, linear: LinearParts) -> None:
         self._operators.put(merges, network, self.config.merge_rule, linear)
-
-    def _iterations_in(self, seconds: float) -> int:
-        """How many iterations of the stage take that long; the same on every process."""
-        merges, timed = self.stages[self._stage].merges, self.timed()
-        given = self.config.curriculum, self.teacher.guided_steps
-        mean = mean_passes(merges, MANY_ITERATIONS, *given)
-        count = [max(1, round(seconds / np.interp(mean, list(timed), list(timed.values()))))]
-        broadcast_object_list(count)
-        return count[0]
 
     def _write(self, step: int, stage: int, iteration: int, own: dict[str, Tensor]) -> None:
         """A checkpoint after so many iterations of a stage (its tensors ``own``) and of the run."""

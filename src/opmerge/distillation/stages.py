@@ -16,6 +16,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.distillation.timing import Pace
 from opmerge.errors import InputError
 from opmerge.forecast.cost import STUDENT_PASSES, UNGUIDED, operator_passes
 from opmerge.plans import Merge, Plan
@@ -58,18 +59,67 @@ class Stage:
         """R, how often a target of the stage is learned from."""
         return config.reuse_of(self.num_children)
 
-    def network_evaluations(
-        self, num_iterations: int, config: DistillationConfig, guided_steps: range = UNGUIDED
-    ) -> float:
-        """Evaluations of a sample of the batch: ``⌈N/R⌉ (passes + 1) + N κ``, κ = 3 (THEORY 9).
+    def target_work(
+        self,
+        num_iterations: int,
+        config: DistillationConfig,
+        guided_steps: range = UNGUIDED,
+        most_kept: float = math.inf,
+    ) -> tuple[int, float]:
+        """Batches of targets, and forward passes for each on average.
 
-        The passes are those of the children that the curriculum asks for, of which guided steps of
-        the teacher take two; each target is used R times. The 1 is the pass by which the linear
-        part is solved, and is not there where it is trained.
+        There are ⌈N/R⌉, with R > 1 at most the ``most_kept`` that fit into memory. A target takes
+        the children that the curriculum asks for, guided steps of the teacher two passes; each that
+        is kept takes one more where the linear part is solved.
         """
-        num_targets = math.ceil(num_iterations / self.reuse(config))
-        passes = target_passes(self.merges, num_iterations, config, guided_steps)
-        return num_targets * passes + num_iterations * STUDENT_PASSES
+        reuse = self.reuse(config)
+        wanted = math.ceil(num_iterations / reuse)
+        kept = min(wanted, most_kept)
+        made = wanted if reuse == 1 else int(kept)
+        passes = mean_passes(self.merges, num_iterations, config.curriculum, guided_steps)
+        return made, passes + (config.linear_part == "solve") * kept / made
+
+    def network_evaluations(
+        self,
+        num_iterations: int,
+        config: DistillationConfig,
+        guided_steps: range = UNGUIDED,
+        most_kept: float = math.inf,
+    ) -> float:
+        """Evaluations of a sample of the batch: those of targets, and N κ, κ = 3 (THEORY 9)."""
+        made, passes = self.target_work(num_iterations, config, guided_steps, most_kept)
+        return made * passes + num_iterations * STUDENT_PASSES
+
+    def seconds(
+        self,
+        num_iterations: int,
+        config: DistillationConfig,
+        pace: Pace,
+        guided_steps: range = UNGUIDED,
+        most_kept: float = math.inf,
+    ) -> float:
+        """Seconds that so many iterations take at a pace."""
+        made, passes = self.target_work(num_iterations, config, guided_steps, most_kept)
+        return pace.seconds(num_iterations, made, passes)
+
+    def iterations_in(
+        self,
+        seconds: float,
+        config: DistillationConfig,
+        pace: Pace,
+        guided_steps: range = UNGUIDED,
+        most_kept: float = math.inf,
+    ) -> int:
+        """Iterations that take so many seconds at a pace, at least one."""
+        given = config, pace, guided_steps, most_kept
+        low, high = 1, 2
+        while self.seconds(high, *given) <= seconds:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.seconds(middle, *given) <= seconds
+            low, high = (middle, high) if fits else (low, middle)
+        return low
 
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
@@ -114,6 +164,7 @@ def plan_effort(
     config: DistillationConfig,
     num_processes: int = 1,
     guided_steps: range = UNGUIDED,
+    most_kept: float = math.inf,
 ) -> Effort:
     """Iterations of every stage as the settings give them, or a budget split over the stages.
 
@@ -121,7 +172,7 @@ def plan_effort(
     mean in a stage of several), with the largest c for which the cost is at most B: the
     evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. Of a time, stages have
     the shares that they have of evaluations. p = 1.75 is measured (docs/findings.md). Guided steps
-    of the teacher take two evaluations.
+    of the teacher take two evaluations; ``most_kept`` batches of targets at most are used again.
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
@@ -133,18 +184,23 @@ def plan_effort(
     total, unit = read_budget(config.budget)
     lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
     weights = (lengths / lengths.max()) ** read_split(config.budget_split)
-    means = [target_passes(stage.merges, MANY_ITERATIONS, config, guided_steps) for stage in stages]
+    merges = [stage.merges for stage in stages]
+    given = MANY_ITERATIONS, config.curriculum, guided_steps
+    means = np.array([mean_passes(each, *given) for each in merges])
+    solved = float(config.linear_part == "solve")
     reuse = np.array([stage.reuse(config) for stage in stages])
     batch = config.optimization.global_batch_size(num_processes)
     if unit == "seconds":
-        work = weights * (np.array(means) / reuse + STUDENT_PASSES)
+        work = weights * ((means + solved) / reuse + STUDENT_PASSES)
         return Effort(fixed, tuple((total * work / work.sum()).tolist()))
 
     def cost(counts: Array) -> float:
         if unit == "iterations":
             return float(counts.sum())
-        targets = np.ceil(counts / reuse)
-        return float(batch * (targets @ means + STUDENT_PASSES * counts.sum()))
+        wanted = np.ceil(counts / reuse)
+        kept = np.minimum(wanted, most_kept)
+        targets = np.where(reuse > 1, kept, wanted) @ means + solved * kept.sum()
+        return float(batch * (targets + STUDENT_PASSES * counts.sum()))
 
     def counts_at(scale: float) -> Array:
         counts: Array = np.maximum(1.0, np.floor(scale * weights))
@@ -174,20 +230,6 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
         return merges
     lengths = (int(_lengths(merge, np.array(share), curriculum)) for merge in merges)
     return [Merge(merge.boundaries[: 1 + n]) for merge, n in zip(merges, lengths, strict=True)]
-
-
-def target_passes(
-    merges: Sequence[Merge],
-    num_iterations: int,
-    config: DistillationConfig,
-    guided_steps: range = UNGUIDED,
-) -> float:
-    """Forward passes for a sample's target: its children's, and the student's to be solved from.
-
-    Guided steps of the teacher take two.
-    """
-    passes = mean_passes(merges, num_iterations, config.curriculum, guided_steps)
-    return passes + (config.linear_part == "solve")
 
 
 def mean_passes(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,7 @@ from opmerge.plans import Merge
 from opmerge.settings.distillation import DistillationConfig, LossWeighting
 
 _UNSEEN = -1  # the number of a batch beside those of the iterations
+_STAND_IN = -2
 _ORDER = -2  # of batches used again: a stream of its own beside those of the iterations
 
 
@@ -107,11 +108,19 @@ class Targets:
         batch = self._draw(merges, stage, iteration)
         with self.accelerator.autocast():
             target = self._target(merges, batch)
+        number = self.config.optimization.gradient_accumulation_steps
+        return self._weighted(merges, batch, target).chunk(number)
+
+    def stand_in(self, merges: Sequence[Merge], stage: int) -> Part:
+        """A batch with inputs in the place of targets, by which an iteration is sized up."""
+        batch = self._draw(merges, stage, _STAND_IN)
+        return self._weighted(merges, batch, batch.z)
+
+    def _weighted(self, merges: Sequence[Merge], batch: Batch, target: Tensor) -> Part:
         weights = self._weights(merges)
         each = weights if batch.choice is None else weights[batch.choice]
         weight = each.reshape(-1, *[1] * (target.ndim - 1)).expand(target.shape)
-        whole = Part(batch, target, weight)
-        return whole.chunk(self.config.optimization.gradient_accumulation_steps)
+        return Part(batch, target, weight)
 
     def estimate(self, network: nn.Module, merges: Sequence[Merge], batch: Batch) -> Tensor:
         """A network's x̂ at the steps where the merges start."""
@@ -121,18 +130,26 @@ class Targets:
     def kept(self, iterations: int, reuse: int) -> tuple[int, int]:
         """Batches of targets that are kept for so many iterations, and their bytes on this process.
 
-        They are ⌈N/R⌉, or as many as take up ``MEMORY_LIMIT``; none with R = 1, where nothing is
-        solved.
+        They are ⌈N/R⌉, or ``most_kept``; none with R = 1, where nothing is solved.
         """
-        config = self.config.optimization
         if reuse == 1 and self.config.linear_part != "solve":
             return 0, 0
-        samples = config.train_batch_size * config.gradient_accumulation_steps
-        told = self._inputs.condition
-        size = 2 * 4 * math.prod(self.teacher.sample_shape)  # states and estimates
-        size = samples * (size + (0 if told is None else told.row_bytes))
-        count = min(math.ceil(iterations / reuse), max(1, MEMORY_LIMIT // size))
-        return count, count * size
+        count = min(math.ceil(iterations / reuse), self.most_kept)
+        return count, count * self._batch_bytes
+
+    @cached_property
+    def most_kept(self) -> int:
+        """Batches of targets that take up ``MEMORY_LIMIT`` on this process, at least one."""
+        return max(1, MEMORY_LIMIT // self._batch_bytes)
+
+    @property
+    def _batch_bytes(self) -> int:
+        """Of the states, estimates and conditions of a batch on this process."""
+        config, told = self.config.optimization, self._inputs.condition
+        size = 2 * 4 * math.prod(self.teacher.sample_shape) + (
+            0 if told is None else told.row_bytes
+        )
+        return config.train_batch_size * config.gradient_accumulation_steps * size
 
     def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:
         """This process' part of the batch of an iteration."""

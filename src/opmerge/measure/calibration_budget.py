@@ -129,9 +129,8 @@ def iteration_times(
 
     def timed() -> list[float]:
         plan = probe_plan(teacher.num_steps, teacher.num_steps, 0)
-        run = Distillation(teacher, plan, inputs, config, accelerator)
-        again, new = run.time_iteration(again=True), run.time_iteration()
-        return [max(new - again, 0.0) / teacher.evaluations(teacher.num_steps), again]
+        pace = Distillation(teacher, plan, inputs, config, accelerator).pace()
+        return [pace.operator, pace.step]
 
     seconds = timed()
     if accelerator.is_main_process:

@@ -182,10 +182,10 @@ def test_dry_run_counts_data_that_exceed_memory_and_does_not_write_them(
     status, out, _ = run(*trial)
     assert status == 0
     assert "2,304.0 MiB of samples\n" in out  # 9 · 2^20 · 64 · 4 bytes, in the line of the disk
-    assert "0.0 MiB of samples, and the activations" in out
+    assert "0.0 MiB of samples in main memory" in out
     assert not list((work / "large").glob("*"))
     _, out, _ = run(*distill(work, "--dry_run", output="small"))
-    assert "0.4 MiB of samples, and the activations" in out  # 1797 · 64 · 4 bytes
+    assert "0.4 MiB of samples in main memory" in out  # 1797 · 64 · 4 bytes
     assert "0.0 MiB of samples\n" in out
 
 

@@ -35,6 +35,7 @@ from opmerge.distillation.costs import estimate_cost
 from opmerge.distillation.executor import Distillation, TrainingRecord
 from opmerge.distillation.stages import mean_passes, merges_at
 from opmerge.distillation.targets import loss_weights
+from opmerge.distillation.timing import Pace
 from opmerge.errors import InputError
 from opmerge.loop import Draws, make_accelerator
 from opmerge.problem import MergeRule
@@ -261,25 +262,17 @@ def test_a_curriculum_asks_for_more_and_more(
 def test_a_cost_counts_what_a_curriculum_asks_for(
     monkeypatch: pytest.MonkeyPatch, curriculum: Any, children: int, seconds: float | None
 ) -> None:
-    """Σ of the lengths above; by a clock on which a network evaluation takes a second.
-
-    Of many iterations half go from 2 to 6 children, 4 on average: 70 s / ((4 + 6) / 2 + 2) = 10.
-    """
+    """Σ of the lengths above; by a clock on which a pass takes a second and a step two."""
     config = descent(RULES[0], num_iterations=10, curriculum=curriculum, merge_seconds=seconds)
     run = distillation(linear_teacher(EIGENVALUES), PLANS["vanilla"], Design(), config)
-
-    def clock(progress: float = 1.0) -> float:
-        (merge,) = merges_at(run.stages[0].merges, progress, curriculum)
-        return merge.num_children + 2.0
-
-    monkeypatch.setattr(run, "time_iteration", clock)
+    monkeypatch.setattr(run, "pace", lambda report=None: Pace(0.0, 1.0, 2.0))
     cost = estimate_cost(run)
     batch = config.optimization.global_batch_size(1)
     assert cost.network_evaluations == batch * (children + 10 * 3)
-    assert cost.seconds == pytest.approx(children + 10 * 2)
+    assert cost.seconds == children + 10 * 2
     if seconds is not None:
         run = distillation(linear_teacher(EIGENVALUES), PLANS["vanilla"], Design(), config)
-        monkeypatch.setattr(run, "time_iteration", clock)
+        monkeypatch.setattr(run, "pace", lambda report=None: Pace(0.0, 1.0, 2.0))
         assert len(list(run.run())) == 10
 
 
