@@ -146,9 +146,8 @@ class Targets:
     def _batch_bytes(self) -> int:
         """Of the states, estimates and conditions of a batch on this process."""
         config, told = self.config.optimization, self._inputs.condition
-        size = 2 * 4 * math.prod(self.teacher.sample_shape) + (
-            0 if told is None else told.row_bytes
-        )
+        size = 2 * 4 * math.prod(self.teacher.sample_shape)
+        size += 0 if told is None else told.row_bytes
         return config.train_batch_size * config.gradient_accumulation_steps * size
 
     def _draw(self, merges: Sequence[Merge], stage: int, iteration: int) -> Batch:

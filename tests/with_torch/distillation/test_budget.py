@@ -37,6 +37,7 @@ def settings(budget: str, **given: Any) -> DistillationConfig:
 
 
 def small_run(warn: Any = None, rate: float = 3e-4, **given: Any) -> Distillation:
+    torch.manual_seed(0)
     teacher = Teacher(
         MLPDenoiser((4,), hidden_size=8, num_layers=1),
         DDIM.from_schedule(cosine_schedule(4), "v_prediction"),
