@@ -192,8 +192,7 @@ def test_as_many_targets_are_kept_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.targets.kept(20, 2) == (10, 10 * size)
     assert run.targets.kept(30, 2) == (10, 10 * size)
     assert sum(1 for _ in run.run()) == 30
-    (line,) = said
-    assert "learned from 3 times each" in line
+    assert sum("learned from 3 times each" in line for line in said) == 1
     assert small_run(num_iterations=30, linear_part="train").targets.kept(30, 1) == (0, 0)
     assert small_run(num_iterations=30).targets.kept(8, 1) == (8, 8 * size)
     assert small_run(num_iterations=30).targets.kept(30, 1) == (10, 10 * size)
