@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from tiny_pipelines import PROMPTS, SAMPLE, TINY_PIPELINES
+from diffusers import DiffusionPipeline, DiTPipeline, FluxPipeline, StableDiffusionPipeline
+from tiny_pipelines import PROMPTS, SAMPLE, family_in, tiny_pipeline
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import config_of, family_of
@@ -18,6 +18,7 @@ from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import load_student, save_student
 from opmerge.distillation.own_pipeline import plain_steps
+from opmerge.distillation.sampling import decoded
 
 T = 10
 NOISE = initial_noise((4, SAMPLE, SAMPLE), len(PROMPTS), 0)
@@ -26,7 +27,7 @@ NOISE = initial_noise((4, SAMPLE, SAMPLE), len(PROMPTS), 0)
 @pytest.fixture(scope="module", params=[True, False], ids=["to clean data", "to the first beta"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("teacher") / "model"
-    TINY_PIPELINES["stable_diffusion"](set_alpha_to_one=request.param).save_pretrained(place)
+    tiny_pipeline("stable_diffusion", set_alpha_to_one=request.param).save_pretrained(place)
     return place
 
 
@@ -69,6 +70,81 @@ def test_diffusers_own_scheduler_takes_the_steps(folder: Path, tmp_path: Path) -
     expected = student.sample(NOISE, condition_of(pipeline))
     assert (own - expected).abs().max() < 2e-3 * expected.abs().max()  # levels agree to 1e-3
     assert f"timesteps={times}" in (saved / "README.md").read_text()
+
+
+SIDES = {"height": 4 * SAMPLE, "width": 4 * SAMPLE}
+BINS = {"use_resolution_binning": False}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "sdxl": {},
+    "pixart": BINS,
+    "sd3": {"height": 2 * SAMPLE, "width": 2 * SAMPLE},
+    "sana": {**SIDES, **BINS},
+}
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one network", "two networks"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_runs_in_its_pipeline(name: str, count: int, tmp_path: Path) -> None:
+    made = tiny_pipeline(name)
+    made.save_pretrained(tmp_path / "teacher")
+    teacher = load_teacher(tmp_path / "teacher", T)
+    student = student_of(teacher, (T, 4), networks=count)
+    pipeline = type(made).from_pretrained(save_student(student, tmp_path / "student", teacher))
+    asked: dict[str, Any] = {"num_inference_steps": 2, **FAMILIES[name]}
+    steps = plain_steps(student, teacher.scheduler_config, type(made))
+    assert steps is not None
+    if count == 1:
+        asked[steps.argument] = list(steps.values)
+    expected = student.sample(NOISE, family_in(made).encode_prompts(made, PROMPTS))
+    off = (sampled(pipeline, **asked) - expected).abs().max() / expected.abs().max()
+    # levels of a scheduler of diffusers agree to 1e-3; of our own, only roundings differ
+    assert off < (2e-3 if count == 1 else 1e-5)
+
+
+def test_flux_is_told_its_steps_as_sigmas(tmp_path: Path) -> None:
+    made = tiny_pipeline("flux")
+    made.save_pretrained(tmp_path / "teacher")
+    teacher = load_teacher(tmp_path / "teacher", T)
+    student = student_of(teacher, (T, 4))
+    pipeline = FluxPipeline.from_pretrained(save_student(student, tmp_path / "student", teacher))
+    steps = plain_steps(student, teacher.scheduler_config, FluxPipeline)
+    assert steps is not None
+    assert steps.argument == "sigmas"
+    told = family_in(made).encode_prompts(made, PROMPTS)
+    expected = FluxPipeline._pack_latents(student.sample(NOISE, told), *NOISE.shape)
+    pipeline.set_progress_bar_config(disable=True)
+    found = pipeline(
+        list(PROMPTS),
+        latents=FluxPipeline._pack_latents(NOISE, *NOISE.shape),
+        height=2 * SAMPLE,
+        width=2 * SAMPLE,
+        sigmas=list(steps.values),
+        guidance_scale=3.5,  # which the network is told, as the teacher's was
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_classes_of_latents_need_the_scheduler_of_the_jumps(tmp_path: Path) -> None:
+    made = tiny_pipeline("dit")
+    made.save_pretrained(tmp_path / "teacher")
+    teacher = load_teacher(tmp_path / "teacher", T)
+    student = student_of(teacher, (T, 4))
+    assert plain_steps(student, teacher.scheduler_config, DiTPipeline) is None
+    pipeline = DiTPipeline.from_pretrained(save_student(student, tmp_path / "student", teacher))
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, *teacher.sample_shape, generator=generator)
+    images = pipeline(
+        class_labels=[1, 2],
+        guidance_scale=1.0,
+        generator=generator.manual_seed(0),
+        num_inference_steps=2,
+        output_type="np",
+    ).images
+    samples = student.sample(noise, torch.tensor([1, 2]))
+    expected = decoded(samples, student, tmp_path / "student").permute(0, 2, 3, 1) / 2 + 0.5
+    torch.testing.assert_close(torch.as_tensor(images), expected.clamp(0, 1), rtol=1e-5, atol=1e-5)
 
 
 def test_what_was_saved_is_the_student(folder: Path, tmp_path: Path) -> None:
