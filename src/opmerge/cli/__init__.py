@@ -52,6 +52,7 @@ click.version_option(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read where it is first imported
     try:
         with (
             contextlib.suppress(click.exceptions.Exit),

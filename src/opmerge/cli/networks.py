@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from opmerge.data import Source
-    from opmerge.data.prepared import Prepared
     from opmerge.denoisers.conditions import KeptConditions
     from opmerge.denoisers.denoiser import Condition
     from opmerge.denoisers.inputs import TrainingInputs
@@ -45,13 +46,17 @@ def start(config: OptimizationConfig, folder: Path, writes: bool = True) -> Acce
 
 
 def prepare_libraries() -> None:
-    """Keep diffusers' bars and notices off standard error, and what is loaded out of collections.
+    """Keep libraries' bars and notices off standard error, and what is loaded out of collections.
 
     accelerate collects garbage at every stage, and going through all of torch's objects each time
     takes longer than many iterations of a small network.
     """
     from diffusers.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    disable_progress_bars()  # which transformers asks for when it is first imported
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     gc.freeze()
@@ -87,45 +92,50 @@ def load_training_data(
     accelerator: Accelerator,
     samples: SampleOptions,
     folder: Path | None,
-    shape: tuple[int, ...] | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[Tensor, Condition | KeptConditions | None]:
     """Samples in the network's shape and what is told of them; large data go through a file, once.
 
     Without a folder there is no run, and something of their size stands for the samples.
+
+    Raises:
+        InputError: before anything is read, if the teacher needs to be told something else.
     """
+    from opmerge.denoisers.conditions import check_told
     from opmerge.denoisers.inputs import network_shape, stand_in
 
     source = open_samples(samples.source, samples)
+    told = _told(samples, source.num_samples)
+    if teacher is not None:
+        check_told(teacher.needs, told)
+    shape = network_shape(source) if teacher is None else teacher.sample_shape
     if folder is None:
-        data = stand_in(source, shape or network_shape(source))
-    else:
-        data = read_samples(accelerator, source, folder, shape)
-    return data, _told(samples, len(data))
+        return stand_in(source, shape), told
+    return read_samples(accelerator, source, folder, shape), told
+
+
+def told_by(folder: str | os.PathLike[str]) -> KeptConditions | None:
+    """What a prepared data set tells of its samples; None of any other source of data."""
+    from opmerge.data.prepared import is_prepared, open_prepared
+    from opmerge.denoisers.conditions import kept_conditions
+    from opmerge.files import expand_home
+
+    place = expand_home(folder)
+    return kept_conditions(open_prepared(place)) if is_prepared(place) else None
 
 
 def _told(samples: SampleOptions, count: int) -> Condition | KeptConditions | None:
     """What is told of samples: by labels, or by the data set that was prepared."""
-    from opmerge.denoisers.conditions import kept_conditions
     from opmerge.denoisers.denoiser import as_condition
     from opmerge.denoisers.inputs import load_labels
 
-    prepared = _prepared(samples.source)
-    kept = None if prepared is None else kept_conditions(prepared)
+    kept = told_by(samples.source)
     if samples.labels is None:
         return kept
     if kept is not None:
         requirement = "must be left out: the data set was prepared with what is told of it"
         raise InputError("labels", requirement, samples.labels)
     return as_condition(load_labels(samples.labels, count))
-
-
-def _prepared(source: str) -> Prepared | None:
-    """The prepared data set of that name, if it is one."""
-    from opmerge.data.prepared import is_prepared, open_prepared
-    from opmerge.files import expand_home
-
-    folder = expand_home(source)
-    return open_prepared(folder) if is_prepared(folder) else None
 
 
 def training_inputs(
@@ -141,24 +151,21 @@ def training_inputs(
         InputError: if samples and --data_free contradict one another, or samples come without
             what the teacher's network is told, or with something else.
     """
-    from opmerge.denoisers.conditions import check_told, kept_conditions
+    from opmerge.denoisers.conditions import check_told
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
     if data_free:
-        prepared = _prepared(samples.source)
-        if prepared is None and samples.source != "none":
+        kept = told_by(samples.source)
+        if kept is None and samples.source != "none":
             need = "must be none, or a prepared data set of prompts, with --data_free"
             raise InputError("source", need, samples.source)
-        kept = None if prepared is None else kept_conditions(prepared)
         if kept is not None or teacher.needs.keys() - {LABELS}:  # classes may be drawn evenly
             check_told(teacher.needs, kept)
         return NoiseInputs(teacher.sample_shape, teacher.num_classes, kept)
     if samples.source == "none":
         raise InputError("source", "must be given, unless with --data_free", samples.source)
-    data, told = load_training_data(accelerator, samples, folder, teacher.sample_shape)
-    check_told(teacher.needs, told)
-    return DataInputs(data, told)
+    return DataInputs(*load_training_data(accelerator, samples, folder, teacher))
 
 
 @contextmanager

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli.networks import prepare_libraries
+from opmerge.cli.networks import prepare_libraries, told_by
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
+    from opmerge.denoisers.conditions import KeptConditions
+    from opmerge.denoisers.denoiser import Condition
     from opmerge.denoisers.models import Student, Teacher
     from opmerge.measure.evaluation import Measurement, StudentEvaluation
     from opmerge.settings.commands import ExportOptions, MeasuringOptions, SamplingOptions
@@ -32,9 +34,10 @@ def sample(asked: SamplingOptions) -> None:
 
     prepare_libraries()
     sampler = _load_sampler(asked.model, asked.steps)
+    told = _asked_for(asked, sampler)
     count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
     with progress_bar("sampling", count) as report:
-        samples = draw_samples(sampler, count, seed, batch_size, asked.class_label, report)
+        samples = draw_samples(sampler, count, seed, batch_size, asked.class_label, report, told)
     if asked.output.suffix == ".png":
         written = write_image_grid(asked.output, decoded(samples, sampler, asked.model))
     else:
@@ -42,8 +45,35 @@ def sample(asked: SamplingOptions) -> None:
     print(f"written: {written}")
 
 
+def _asked_for(
+    asked: SamplingOptions, sampler: Teacher | Student
+) -> Condition | KeptConditions | None:
+    """What samples are told: prompts that are given, or those of a prepared data set."""
+    from opmerge.denoisers.models import Student
+    from opmerge.latents import read_encoding
+
+    if asked.prompts is not None and asked.prompt:
+        raise InputError("prompt", "must not be given together with --prompts")
+    if asked.prompts is not None:
+        return _told_by(asked.prompts)
+    if not asked.prompt:
+        return None
+    network: Any = sampler.jumps[0].network if isinstance(sampler, Student) else None
+    return read_encoding(asked.model, network).told(asked.prompt)
+
+
+def _told_by(folder: Path) -> KeptConditions:
+    """What a prepared data set tells."""
+    told = told_by(folder)
+    if told is None:
+        requirement = "must be a data set that was prepared with prompts or classes"
+        raise InputError("prompts", requirement, str(folder), "make one with `opmerge prepare`")
+    return told
+
+
 def evaluate_student(asked: MeasuringOptions) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals."""
+    from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import load_samples
     from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
@@ -65,6 +95,9 @@ def evaluate_student(asked: MeasuringOptions) -> None:
         spectrum = opmerge.resolve_spectrum(asked.source, options=asked)
         source = opmerge.open_source(asked.source, asked)
         reference = load_samples(source, student.sample_shape)
+    told = None if asked.prompts is None else _told_by(asked.prompts)
+    if told is None and asked.source is not None and student.needs.keys() - {LABELS}:
+        told = told_by(asked.source)
     with bars_in_turn() as report:
         result = measure(
             teacher,
@@ -77,6 +110,7 @@ def evaluate_student(asked: MeasuringOptions) -> None:
             asked.batch_size,
             num_resamples=asked.num_resamples,
             progress=report,
+            told=told,
         )
     if asked.as_json:
         print(json.dumps({**result.to_dict(), **_predicted(file)}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from opmerge.denoisers.autoencoders import autoencoder_of
@@ -115,17 +116,20 @@ class Encoding:
         return digest([files, type(self.pipeline).__name__, needs, self.sample_shape])
 
 
-def read_encoding(folder: str | os.PathLike[str]) -> Encoding:
+def read_encoding(folder: str | os.PathLike[str], network: ModelMixin | None = None) -> Encoding:
     """The encoding part of a teacher's folder, on the CPU.
+
+    Args:
+        network: takes the place of the folder's own, as of students that have several.
 
     Raises:
         InputError: if it is no pipeline, a part of it is missing, or its network is of no known
             family.
     """
     root = expand_home(folder)
-    pipeline = load_pipeline(root)
+    pipeline = load_pipeline(root, network)
     place = find_network(root)
-    config = config_of(getattr(pipeline, place.name))
+    config = config_of(network or getattr(pipeline, place.name))
     family, path = family_of(config), place / "config.json"
     needs, shape = family.needs(config, path), family.sample_shape(config, path)
     return Encoding(root, pipeline, family, needs, shape)

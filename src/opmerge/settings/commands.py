@@ -28,6 +28,7 @@ _COPIES = (
     "student's folder, instead of links to it."
 )
 _PICTURE = "A .png (grid) or .npy (array) file."
+_PREPARED = "A data set that `prepare` wrote"
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
 _VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."
 _Array = Annotated[File, must("end in .npy", lambda path: path.suffix == ".npy")]
@@ -309,6 +310,14 @@ class SamplingOptions(Settings):
     seed: int = option(0, "Of the initial noise.")
     batch_size: int = option(256, "Samples at a time.")
     class_label: int | None = option(None, "Of all samples.", shown="each in turn")
+    prompts: File | None = option(
+        None, f"{_PREPARED}: its prompts, or what else it tells, in turn.", metavar="DIR"
+    )
+    prompt: tuple[str, ...] = option(
+        (),
+        "What the samples are to show, encoded by the model's pipeline; several in turn.",
+        metavar="TEXT",
+    )
 
 
 class MeasuringOptions(SourceOptions):
@@ -322,6 +331,12 @@ class MeasuringOptions(SourceOptions):
         None,
         "Samples of the data (digits, a file, a folder …): distances to them, and the paired error "
         "along their covariance's eigenvectors.",
+    )
+    prompts: File | None = option(
+        None,
+        f"{_PREPARED}: its prompts, or what else it tells, in turn.",
+        metavar="DIR",
+        shown="those of --source",
     )
     num_samples: int = option(5000, "Of each of the two.")
     num_resamples: int = option(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captioned_images import CAPTIONS, NUM_IMAGES, captioned_images, prepare_words, refused
 from PIL import Image, ImageOps
 from tiny_pipelines import SAMPLE, TINY_PIPELINES, WIDTH
 from torch_helpers import scrambled
@@ -23,8 +24,9 @@ from torch_helpers import scrambled
 from opmerge.cli import main
 from opmerge.data import open_source
 from opmerge.data.prepared import SAMPLES, open_prepared
-from opmerge.denoisers.conditions import kept_conditions, null_condition
+from opmerge.denoisers.conditions import check_told, kept_conditions, null_condition
 from opmerge.denoisers.denoiser import LABELS
+from opmerge.latents import read_encoding
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,8 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
 
 TEXT = "encoder_hidden_states"
-COUNT, SIDE = 12, 2 * SAMPLE
-CAPTIONS = [f"number {index % 5}" for index in range(COUNT)]
+SIDE = 2 * SAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -45,41 +46,18 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen coloured pictures, wider than high, with captions in metadata.jsonl."""
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    rows = []
-    for index, caption in enumerate(CAPTIONS):
-        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-        rows.append({"file_name": f"{index:02d}.png", "text": caption})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return captioned_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
 def cache(teacher: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "cache"
-    assert main([str(word) for word in prepared(teacher, folder, images)]) == 0
+    assert main([str(word) for word in prepare_words(teacher, folder, images)]) == 0
     return folder
-
-
-def prepared(teacher: Path, folder: Path, *more: object) -> list[object]:
-    small = ("--batch_size", 2, "--shard_size", 4)
-    return ["prepare", *more, "--teacher", teacher, "--output_dir", folder, *small]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    status, out, err = result
-    assert (status, out) == (2, ""), result
-    last = err.splitlines()[-1]
-    assert last.startswith("opmerge: `"), err
-    for word in words:
-        assert word in last, (word, last)
 
 
 def pixels(folder: Path) -> torch.Tensor:
@@ -99,9 +77,9 @@ def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
 
     pipeline = StableDiffusionPipeline.from_pretrained(teacher)
     found = open_prepared(cache)
-    assert (found.num_samples, found.num_conditions) == (COUNT, 5)  # equal prompts are one row
+    assert (found.num_samples, found.num_conditions) == (NUM_IMAGES, 5)  # equal prompts are one row
     assert found.sample_shape == (4, SAMPLE, SAMPLE)
-    samples = torch.from_numpy(found.shards["samples"].read(SAMPLES, 0, COUNT))
+    samples = torch.from_numpy(found.shards["samples"].read(SAMPLES, 0, NUM_IMAGES))
     with torch.no_grad():
         mode = pipeline.vae.encode(pixels(images)).latent_dist.mode()
         states = pipeline.encode_prompt([*CAPTIONS, ""], "cpu", 1, False)[0]
@@ -122,7 +100,7 @@ def test_a_preparation_that_was_killed_ends_with_the_same_bytes(
     run: Run, cache: Path, images: Path, teacher: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    words = [str(word) for word in prepared(teacher, folder, images)]
+    words = [str(word) for word in prepare_words(teacher, folder, images)]
     program = subprocess.Popen(
         [sys.executable, "-m", "opmerge.cli", *words], stderr=subprocess.PIPE
     )
@@ -149,9 +127,9 @@ def test_what_is_prepared_is_checked_again_and_another_data_set_refused(
     folder = tmp_path / "copy"
     shutil.copytree(cache, folder)
     (folder / "conditions-00001-of-00002.safetensors").write_bytes(b"damaged")
-    assert run(*prepared(teacher, folder, images))[0] == 0
+    assert run(*prepare_words(teacher, folder, images))[0] == 0
     assert contents(folder) == contents(cache)
-    more = prepared(teacher, folder, images, "--batch_size", 3)
+    more = prepare_words(teacher, folder, images, "--batch_size", 3)
     refused(run(*more[:-4], "--shard_size", 4), "output_dir", "another data set", "choose another")
     assert contents(folder) == contents(cache)
 
@@ -161,7 +139,7 @@ def test_prompts_alone_are_a_data_set_without_samples(
 ) -> None:
     (tmp_path / "p.txt").write_text("a cat\na dog\na cat\n")
     folder = tmp_path / "prompts"
-    assert run(*prepared(teacher, folder, "--prompts", tmp_path / "p.txt"))[0] == 0
+    assert run(*prepare_words(teacher, folder, "--prompts", tmp_path / "p.txt"))[0] == 0
     found = open_prepared(folder)
     assert (found.num_samples, found.num_conditions, found.sample_shape) == (3, 2, None)
     assert found.index().tolist() == [0, 1, 0]
@@ -173,19 +151,22 @@ def test_arrays_take_a_prompt_a_line(run: Run, teacher: Path, images: Path, tmp_
     (tmp_path / "p.txt").write_text("one\ntwo\none\nthree\n")
     with_prompts = ("--prompts", tmp_path / "p.txt")
     one, other = tmp_path / "one", tmp_path / "other"
-    assert run(*prepared(teacher, one, tmp_path / "a.npy", *with_prompts))[0] == 0
+    assert run(*prepare_words(teacher, one, tmp_path / "a.npy", *with_prompts))[0] == 0
     found = open_prepared(one)
     assert found.index().tolist() == [0, 1, 0, 2]
-    refused(run(*prepared(teacher, other, tmp_path / "a.npy")), "prompts", "must be given")
+    refused(run(*prepare_words(teacher, other, tmp_path / "a.npy")), "prompts", "must be given")
     refused(
-        run(*prepared(teacher, other, images, *with_prompts)), "a prompt for each of 12", "got 4 in"
+        run(*prepare_words(teacher, other, images, *with_prompts)),
+        "a prompt for each of 12",
+        "got 4 in",
     )
     np.save(tmp_path / "b.npy", pixels(images)[:4].numpy() / 2 + 0.5)
     refused(
-        run(*prepared(teacher, other, tmp_path / "b.npy", *with_prompts)), "from -1 (black) to 1"
+        run(*prepare_words(teacher, other, tmp_path / "b.npy", *with_prompts)),
+        "from -1 (black) to 1",
     )
     np.save(tmp_path / "c.npy", pixels(images)[:4, :2].numpy())
-    refused(run(*prepared(teacher, other, tmp_path / "c.npy", *with_prompts)), "3 channels")
+    refused(run(*prepare_words(teacher, other, tmp_path / "c.npy", *with_prompts)), "3 channels")
 
 
 @pytest.fixture
@@ -215,7 +196,7 @@ def test_folders_are_the_classes_of_a_class_conditional_teacher(
     run: Run, folders: Path, tmp_path: Path
 ) -> None:
     pixel = classes_teacher(tmp_path / "t", 3)
-    status, _, err = run(*prepared(pixel, tmp_path / "c", folders))
+    status, _, err = run(*prepare_words(pixel, tmp_path / "c", folders))
     assert status == 0
     assert "1 unreadable file: class 1/broken.png" in err
     found = open_prepared(tmp_path / "c")
@@ -226,15 +207,15 @@ def test_folders_are_the_classes_of_a_class_conditional_teacher(
     levels = found.shards["samples"].read(SAMPLES, 0, 7)[:, 0, 0, 0]
     np.testing.assert_allclose(levels, np.array([0, 90, 180, 30, 120, 60, 150]) / 127.5 - 1, 1e-6)
     np.save(tmp_path / "l.npy", [2, 1, 0, 2, 1, 0, 0])
-    labelled = prepared(pixel, tmp_path / "d", folders, "--labels", tmp_path / "l.npy")
+    labelled = prepare_words(pixel, tmp_path / "d", folders, "--labels", tmp_path / "l.npy")
     assert run(*labelled)[0] == 0
     told = kept_conditions(open_prepared(tmp_path / "d"))
     assert told is not None
     assert told[:].rows[LABELS].tolist() == [2, 1, 0, 2, 1, 0, 0]
     few = classes_teacher(tmp_path / "few", 2)
-    refused(run(*prepared(few, tmp_path / "e", folders)), "labels", "must be < 2", "got 2")
+    refused(run(*prepare_words(few, tmp_path / "e", folders)), "labels", "must be < 2", "got 2")
     (folders / "loose.png").write_bytes((folders / "class 0" / "0.png").read_bytes())
-    refused(run(*prepared(pixel, tmp_path / "e", folders)), "labels", "loose.png")
+    refused(run(*prepare_words(pixel, tmp_path / "e", folders)), "labels", "loose.png")
     assert not (tmp_path / "e").exists()
 
 
@@ -242,15 +223,15 @@ def test_teachers_that_are_told_nothing_take_images_alone(
     run: Run, folders: Path, tmp_path: Path
 ) -> None:
     pixel = classes_teacher(tmp_path / "t", None)
-    assert run(*prepared(pixel, tmp_path / "c", folders))[0] == 0
+    assert run(*prepare_words(pixel, tmp_path / "c", folders))[0] == 0
     found = open_prepared(tmp_path / "c")
     assert (found.rows, kept_conditions(found), null_condition(found)) == ({}, None, None)
     assert open_source(str(tmp_path / "c")).num_samples == 7
     (tmp_path / "p.txt").write_text("x\n")
     given: list[tuple[str, Any]] = [("--prompts", tmp_path / "p.txt"), ("--labels", "digits")]
     for option in given:
-        refused(run(*prepared(pixel, tmp_path / "e", folders, *option)), "must be left out")
-    refused(run(*prepared(pixel, tmp_path / "e")), "source", "must be given")
+        refused(run(*prepare_words(pixel, tmp_path / "e", folders, *option)), "must be left out")
+    refused(run(*prepare_words(pixel, tmp_path / "e")), "source", "must be given")
 
 
 def test_what_cannot_be_prepared_is_refused_in_a_line(
@@ -260,24 +241,53 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
     bare = tmp_path / "bare"
     shutil.copytree(images, bare)
     (bare / "metadata.jsonl").unlink()
-    refused(run(*prepared(teacher, folder, bare)), "captions", "12 images", "00.png, 01.png")
+    refused(run(*prepare_words(teacher, folder, bare)), "captions", "12 images", "00.png, 01.png")
     (tmp_path / "empty").mkdir()
-    refused(run(*prepared(teacher, folder, tmp_path / "empty")), "must hold images")
-    refused(run(*prepared(teacher, folder)), "source", "must be given")
-    column = prepared(teacher, folder, images, "--caption_column", "caption")
+    refused(run(*prepare_words(teacher, folder, tmp_path / "empty")), "must hold images")
+    refused(run(*prepare_words(teacher, folder)), "source", "must be given")
+    column = prepare_words(teacher, folder, images, "--caption_column", "caption")
     refused(run(*column), "row 1", "must have a caption as caption", "got columns text")
-    refused(run(*prepared(teacher, folder, images, "--labels", "digits")), "labels", "left out")
-    sized = prepared(teacher, folder, images, "--image_size", 3 * SIDE)
+    refused(
+        run(*prepare_words(teacher, folder, images, "--labels", "digits")), "labels", "left out"
+    )
+    sized = prepare_words(teacher, folder, images, "--image_size", 3 * SIDE)
     refused(run(*sized), f"images of {SIDE} x {SIDE}", str(3 * SIDE))
     mute = tmp_path / "mute"
     pipeline = TINY_PIPELINES["stable_diffusion"]()
     pipeline.register_modules(text_encoder=None, tokenizer=None)
     pipeline.save_pretrained(mute)
-    refused(run(*prepared(mute, folder, images)), "teacher", "text encoder")
+    refused(run(*prepare_words(mute, folder, images)), "teacher", "text encoder")
     assert not folder.exists()
     narrow = tmp_path / "narrow"
     shutil.copytree(teacher, narrow)
     config = json.loads((narrow / "unet" / "config.json").read_text())
     changed = {**config, "cross_attention_dim": 2 * WIDTH}
     (narrow / "unet" / "config.json").write_text(json.dumps(changed))
-    refused(run(*prepared(narrow, folder, images)), TEXT, f"(any, {2 * WIDTH})", str(WIDTH))
+    refused(run(*prepare_words(narrow, folder, images)), TEXT, f"(any, {2 * WIDTH})", str(WIDTH))
+
+
+@pytest.mark.parametrize("family", sorted(set(TINY_PIPELINES) - {"stable_diffusion"}))
+def test_every_family_is_prepared_as_its_network_reads(
+    run: Run, images: Path, tmp_path: Path, family: str
+) -> None:
+    TINY_PIPELINES[family]().save_pretrained(tmp_path / "t")
+    np.save(tmp_path / "l.npy", [2, 0])
+    (tmp_path / "two").mkdir()
+    for name in ("00.png", "01.png", "metadata.jsonl"):
+        shutil.copy(images / name, tmp_path / "two")
+    encoding = read_encoding(tmp_path / "t")
+    labels = ("--labels", tmp_path / "l.npy") if LABELS in encoding.needs else ()
+    words = prepare_words(tmp_path / "t", tmp_path / "c", tmp_path / "two", *labels)
+    assert run(*words)[0] == 0
+    found = open_prepared(tmp_path / "c")
+    assert found.sample_shape == encoding.sample_shape
+    told = kept_conditions(found)
+    check_told(encoding.needs, told)
+    null = encoding.family.null_condition(encoding.pipeline) if encoding.needs else None
+    assert found.has_null is (null is not None)
+    if not encoding.reads_text:
+        return
+    assert told is not None
+    expected = encoding.family.encode_prompts(encoding.pipeline, CAPTIONS[:2]).rows
+    for name, values in told[:].rows.items():
+        torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)
