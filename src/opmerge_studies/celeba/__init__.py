@@ -179,7 +179,7 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
     """
     from opmerge.latents import reconstruct
     from opmerge_studies.celeba.encodings import cost_at_full_size, make_encodings
-    from opmerge_studies.real_networks.execution import picture
+    from opmerge_studies.shared.networks import picture
 
     encodings = make_encodings(settings, runner)
     theory = _theory(settings, encodings, runner)

@@ -35,8 +35,8 @@ from opmerge.store import digest, file_digest
 from opmerge.training import GradientFlow
 from opmerge_studies.celeba import BUILT_IN, NUM_SHOWN, TRAINED, CelebaSettings, absolute
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, by_direction, contending_plans
-from opmerge_studies.real_networks.execution import own_accelerator, picture
 from opmerge_studies.shared import Runner
+from opmerge_studies.shared.networks import own_accelerator, picture
 from opmerge_studies.shared.strategies import cosine_problem
 
 _HELD_OUT = 0.1

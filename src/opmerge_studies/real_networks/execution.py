@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor
 
 from opmerge.data import Source
-from opmerge.denoisers.inputs import DataInputs, load_samples, network_shape
-from opmerge.denoisers.models import Student, Teacher
-from opmerge.denoisers.teacher_folder import load_teacher
-from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.pipeline import is_image
-from opmerge.distillation.sampling import draw_samples, image_grid
 from opmerge.distillation.stages import Stage, plan_effort, plan_stages
-from opmerge.errors import InputError
-from opmerge.loop import make_accelerator
 from opmerge.measure.calibration import calibrate
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.measure.linearity import linearity
 from opmerge.plans import Merge, Plan, build_strategy
-from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, digest
 from opmerge_studies.real_networks import PLANNED, Contender, RealNetworksSettings
+from opmerge_studies.shared.networks import (
+    NOISE_SEED,
+    NUM_PICTURES,
+    open_school,
+    own_accelerator,
+    sample_picture,
+    train_student,
+)
 from opmerge_studies.shared.runner import Report, Runner
 
-_NOISE_SEED = 0  # of the noise that students are compared on; training draws from other streams
-_NUM_PICTURES = 8
-
 Cell = dict[str, Any]
-
-
-def own_accelerator(optimization: OptimizationConfig, folder: Path) -> Accelerator:
-    """The accelerator of one training; ``InputError`` if there are several processes."""
-    # accelerate keeps one precision a process; teacher and students may have their own
-    AcceleratorState._reset_state()
-    accelerator = make_accelerator(optimization, folder)
-    if accelerator.num_processes > 1:
-        remedy = "start it by itself, without torchrun or accelerate launch"
-        raise InputError("study", "must run in one process", accelerator.num_processes, remedy)
-    return accelerator
-
-
-def picture(images: Tensor) -> str:
-    """Images in a row, as a PNG in base64."""
-    stream = io.BytesIO()
-    image_grid(images.float(), len(images)).save(stream, format="PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 class Execution:
@@ -77,41 +49,12 @@ class Execution:
         for name in settings.plans:  # refuse a budget that is too small before anything is trained
             if name not in PLANNED:
                 self.iterations(build_strategy(name, settings.steps))
-        self.store, teacher = runner.store, None
-        if settings.teacher_folder is not None:
-            teacher = load_teacher(settings.teacher_folder, settings.steps)
-            if teacher.num_classes is not None:
-                raise InputError(
-                    "teacher_folder",
-                    "must hold a network without classes",
-                    f"{teacher.num_classes} classes",
-                    "train it without labels, or leave it out for the study to train one",
-                )
-        shape = network_shape(source) if teacher is None else teacher.sample_shape
-        with runner.progress("reading", source.num_samples) as report:
-            data = load_samples(source, shape, runner.folder, report)
-        self._inputs = DataInputs(data)
-        teacher = teacher or self._trained_teacher(data)
+        self.store = runner.store
+        given = settings.teacher, settings.teacher_folder, settings.steps
+        school = open_school(source, *given, runner)
+        self._inputs = school.inputs
         self._accelerator = own_accelerator(settings.distillation.optimization, runner.folder)
-        self.teacher = teacher.to(self._accelerator.device)
-
-    def _trained_teacher(self, data: Tensor) -> Teacher:
-        config, folder = self.settings.teacher, self.runner.folder
-        identity = {
-            "teacher": config.model_dump(mode="json", exclude={"optimization"}),
-            "optimization": config.optimization.what_decides(1),
-            "data": self._inputs.identity(),
-        }
-
-        def train() -> None:
-            accelerator = own_accelerator(config.optimization, folder)
-            records = train_teacher(config, data, None, accelerator, folder, "latest")
-            with self.runner.progress("training the teacher", config.num_iterations) as report:
-                for record in records:
-                    report(record.iteration)
-
-        self.store.kept("teacher", identity, train)
-        return load_teacher(folder / "teacher", self.settings.steps)
+        self.teacher = school.teacher.to(self._accelerator.device)
 
     def run(self, plans: Sequence[Contender]) -> list[list[Cell]]:
         """Every plan with every seed: for each plan its finished cells, in the order of seeds."""
@@ -152,7 +95,7 @@ class Execution:
 
     def pictures(self) -> dict[str, Any]:
         """The teacher's samples, beside which those of the students can be set."""
-        return {"count": _NUM_PICTURES, "teacher": self._picture(self.teacher)}
+        return {"count": NUM_PICTURES, "teacher": sample_picture(self.teacher)}
 
     def _execute(self, contender: Contender, seed: int, report: Report, done: float) -> Cell:
         """Train a student, measure it, and write its cell; ``done`` is the work before it."""
@@ -162,20 +105,13 @@ class Execution:
         run = Distillation(
             self.teacher, contender.plan, self._inputs, config, self._accelerator, folder
         )
-        resumed_at = run.resume()
-        done += work * resumed_at / sum(run.iterations)
-        report(done, doing)
-        begin, total = time.perf_counter(), sum(run.iterations)
-        for _ in run.run():
-            done += work / total
-            report(done, doing)
-        seconds = time.perf_counter() - begin
+        seconds = train_student(run, lambda share: report(done + work * share, doing))
         student = run.student()
         measured = evaluate_student(
             self.teacher,
             student,
             self.settings.num_samples,
-            _NOISE_SEED,
+            NOISE_SEED,
             self.spectrum,
             num_projections=1,
             num_resamples=0,
@@ -187,12 +123,12 @@ class Execution:
             "plan": contender.names[0],
             "seed": seed,
             "network_evaluations": work,
-            "seconds": None if resumed_at else seconds,  # of the whole training only
+            "seconds": seconds,
             "measured": {
                 "paired_rms": measured.to_dict()["paired_rms"],
                 "errors": np.add.reduceat(measured.directions.errors, first).tolist(),
             },
-            "picture": self._picture(student),
+            "picture": sample_picture(student),
         }
         kept = self.store.write(*part, cell)
         shutil.rmtree(folder, ignore_errors=True)
@@ -233,7 +169,7 @@ class Execution:
             **self._identity(self._distillation(seed)),
             "plan": [list(merge.boundaries) for merge in contender.plan.merges],
             "num_samples": self.settings.num_samples,
-            "noise": _NOISE_SEED,
+            "noise": NOISE_SEED,
         }
         return f"cells/{seed}-{name}", identity
 
@@ -244,8 +180,3 @@ class Execution:
             "data": self._inputs.identity(),
             "distillation": config.what_decides(1),
         }
-
-    def _picture(self, sampler: Teacher | Student) -> str | None:
-        """A row of samples, of data that are images."""
-        samples = draw_samples(sampler, _NUM_PICTURES, _NOISE_SEED, _NUM_PICTURES)
-        return picture(samples) if is_image(sampler.sample_shape) else None
