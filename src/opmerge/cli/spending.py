@@ -27,7 +27,6 @@ STUDENT = "students/plan/student"
 
 _SHOWN = (0, 1, 2, 5, 6)  # columns of the page's table that fit a terminal
 _NUM_PICTURES = 8
-_FASTER = 3.0  # how many times a learning rate the other is that the pilot tries
 
 
 def run(samples: SampleOptions, asked: SpendingOptions, optimization: OptimizationConfig) -> None:
@@ -40,7 +39,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     from opmerge.distillation.executor import settled
     from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
-    from opmerge.spending import Spending, priced, spending_plan, spending_record
+    from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
 
     names = {"loss_weighting", "linear_part", "target_reuse"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
@@ -55,10 +54,8 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
-    rate, is_told = optimization.learning_rate, optimization.given("learning_rate") is not None
-    rates = [rate] if is_told else [rate, _FASTER * rate]
-    if config.linear_part == "solve":  # perceptrons erred less with the faster wherever tried
-        rates.reverse()
+    told = optimization.given("learning_rate")
+    rates = learning_rates(config) if told is None else (told,)
     prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
     with resumable("the same command"), bars_in_turn() as report:
         spending = Spending(

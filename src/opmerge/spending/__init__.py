@@ -1,7 +1,16 @@
 """A budget spent on a few-step student: calibrated, planned, trained and measured."""
 
 from opmerge.spending.prices import Prices, priced
+from opmerge.spending.rates import learning_rates
 from opmerge.spending.record import spending_plan, spending_record
 from opmerge.spending.steps import Spending, Trained
 
-__all__ = ["Prices", "Spending", "Trained", "priced", "spending_plan", "spending_record"]
+__all__ = [
+    "Prices",
+    "Spending",
+    "Trained",
+    "learning_rates",
+    "priced",
+    "spending_plan",
+    "spending_record",
+]

@@ -1,0 +1,85 @@
+"""Who contends for a budget: hand plans with their splits, and the planner's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from opmerge.distillation.stages import plan_effort, plan_stages
+from opmerge.forecast import forecast
+from opmerge.forecast.cost import IterationCost
+from opmerge.planners.budget import plan_for_budget
+from opmerge.planners.free_step import with_free_step
+from opmerge.planners.splits import Splitter, jumps_of
+from opmerge.plans import Plan, build_strategy
+from opmerge.settings.distillation import DistillationConfig
+from opmerge_studies.budgets import PLANNED, BudgetsSettings, Contender
+
+if TYPE_CHECKING:
+    from opmerge_studies.budgets.execution import Knowledge
+
+_SPLIT_WORDS = {"law": "", "length": ", length split", "even": ", even split"}
+
+
+def contenders(
+    settings: BudgetsSettings,
+    student_steps: int,
+    config: DistillationConfig,
+    knowledge: Knowledge,
+    free_runs: int,
+) -> list[Contender]:
+    """The distinct contenders of every budget; hand plans that it does not pay for are left out.
+
+    Args:
+        config: of all trainings, with ``linear_part`` decided.
+        free_runs: teacher runs that a free step is fitted to.
+
+    Raises:
+        InputError: if a budget does not pay for an iteration of every merge of any plan.
+    """
+    batch = config.optimization.global_batch_size(1)
+    cost = IterationCost(batch, config.target_reuse, config.linear_part == "solve")
+    law, table = knowledge.law, knowledge.table
+    splitter, field = Splitter(table, law.law, cost), []
+    for budget in settings.budgets:
+        best = plan_for_budget(table, law, budget, student_steps, cost).best
+        named: dict[tuple[Plan, tuple[int, ...]], list[str]] = {}
+        hand = _hand_plans(settings, student_steps, budget, config, splitter)
+        for name, plan, iterations in hand:
+            named.setdefault((plan, iterations), []).append(name)
+        given = table, law, budget, best, student_steps, cost, free_runs
+        planned = with_free_step(*given)
+        named.setdefault((planned.plan, planned.iterations), []).append(PLANNED)
+        for (plan, iterations), names in named.items():
+            is_planned = PLANNED in names
+            total = planned.cost if is_planned else cost.total(_children(plan), iterations)
+            expected = forecast(law, table, plan, iterations)
+            key = tuple(names), student_steps, budget
+            field.append(Contender(*key, plan, iterations, total, expected))
+    return field
+
+
+def _hand_plans(
+    settings: BudgetsSettings,
+    student_steps: int,
+    budget: float,
+    config: DistillationConfig,
+    splitter: Splitter,
+) -> Iterator[tuple[str, Plan, tuple[int, ...]]]:
+    """Name, plan and iterations of every hand plan and split."""
+    for name in settings.plans:
+        plan = build_strategy(name, settings.steps, student_steps)
+        jumps = jumps_of(plan)
+        if splitter.least_cost(jumps) > budget:
+            continue
+        for split in settings.splits:
+            if split == "law":
+                counts = splitter.best(jumps, budget).iterations.tolist()
+            else:
+                asked = config.replaced(budget=f"{budget:.0f}", budget_split=split)
+                counts = plan_effort(plan_stages(plan), asked).iterations
+            yield f"{name}{_SPLIT_WORDS[split]}", plan, tuple(counts)
+
+
+def _children(plan: Plan) -> list[int]:
+    return [merge.num_children for merge in plan.merges]

@@ -1,0 +1,238 @@
+"""The networks of the study: its teacher, the law of its merges, every student trained once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from opmerge.data import Source
+from opmerge.distillation.executor import Distillation, settled
+from opmerge.distillation.free_step import num_batches
+from opmerge.forecast import FittedLaw, TeacherTable
+from opmerge.measure.calibration import calibrate, kept_table, law_prior
+from opmerge.measure.calibration_budget import size_within
+from opmerge.measure.evaluation import evaluate_student
+from opmerge.settings.commands import SpendingOptions
+from opmerge.settings.distillation import DistillationConfig
+from opmerge.spectra import Spectrum
+from opmerge.spending import Spending, Trained, learning_rates, priced
+from opmerge.store import MISSING, digest
+from opmerge_studies.budgets import BudgetsSettings, Contender
+from opmerge_studies.shared.networks import (
+    NOISE_SEED,
+    open_school,
+    own_accelerator,
+    train_student,
+)
+from opmerge_studies.shared.runner import Runner
+
+_CALIBRATION_SEED = 10_000  # hardly one of students; not theirs, so that more seeds change no plan
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What forecasts are made from, and the network evaluations that it took."""
+
+    law: FittedLaw
+    table: TeacherTable
+    table_evaluations: float
+    probe_evaluations: float
+    held_out_error: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values of all but the table and the law's draws."""
+        return {
+            "law": self.law.law.to_dict(),
+            "scatter": self.law.scatter,
+            "source": self.law.source,
+            "table_evaluations": self.table_evaluations,
+            "probe_evaluations": self.probe_evaluations,
+            "held_out_error": self.held_out_error,
+            "output_spread": self.table.output_spread,
+            "dimensions": self.table.num_dimensions,
+        }
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A budget as `opmerge run` spends it; ``planning`` is its calibration and pilot."""
+
+    student_steps: int
+    budget: float
+    seed: int
+    trained: Trained
+    planning: float
+    learning_rate: float
+
+
+class Execution:
+    """Trains students of one teacher, loaded or trained once.
+
+    Raises:
+        InputError: if the teacher has classes, or there are several processes.
+    """
+
+    def __init__(
+        self, settings: BudgetsSettings, source: Source, spectrum: Spectrum, runner: Runner
+    ) -> None:
+        self.settings, self.spectrum, self.runner = settings, spectrum, runner
+        given = settings.teacher, settings.teacher_folder, settings.steps
+        school = open_school(source, *given, runner)
+        self._source, self._inputs = source, school.inputs
+        self._accelerator = own_accelerator(settings.optimization, runner.folder)
+        self.teacher = school.teacher.to(self._accelerator.device)
+
+    @cached_property
+    def config(self) -> DistillationConfig:
+        """Of all trainings, but for iterations and seed."""
+        return self._rated(self._rates[0])
+
+    @property
+    def free_runs(self) -> int:
+        """Teacher runs that a free step is fitted to."""
+        size = self.settings.optimization.global_batch_size(1)
+        return size * num_batches(self.teacher, size)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """The teacher's table with the law of its kind of network, or one that is fitted to it."""
+        config, accelerator = self._seeded(_CALIBRATION_SEED), self._accelerator
+        given, folder = (self.teacher, self._inputs, self.spectrum), self.runner.folder
+        folder = folder / "calibration"
+        if self.settings.law == "prior":
+            with self.runner.progress("measuring the teacher", None):
+                found = kept_table(*given, config, accelerator, folder, None)
+            law = law_prior(self.teacher, config.linear_part == "solve")
+            fitted = law.fitted(len(found.table.sizes))
+            return Knowledge(fitted, found.table, found.network_evaluations, 0.0, None)
+        budget = self.settings.calibration_budget
+        probes = size_within(budget, *given, config, accelerator, folder).probes
+        most = max(probe.num_iterations for probe in probes)
+        with self.runner.progress("calibrating", 1.0) as report:
+            calibration = calibrate(
+                *(*given, config.replaced(num_iterations=most), accelerator, probes, folder),
+                progress=lambda done, total: report(done / total),
+            )
+        calibration.write(folder / "calibration.json")
+        took, fit = calibration.network_evaluations, calibration.law_fit
+        costs = took["table"], took["probes"]
+        return Knowledge(fit.law, calibration.table.table, *costs, fit.held_out_error)
+
+    def train(self, field: Sequence[Contender]) -> list[list[Cell]]:
+        """Every contender with every seed: of each its finished cells, in the order of seeds."""
+        seeds, store = self.settings.seeds, self.runner.store
+        wanted = [(contender, seed) for seed in seeds for contender in field]
+        parts = {each: self._part(*each) for each in wanted}
+        cells = {each: store.read(*part) for each, part in parts.items()}
+        missing = [each for each, cell in cells.items() if cell is MISSING]
+        work = sum(contender.cost for contender, _ in missing)
+        with self.runner.progress("distilling", work) as report:
+            done = 0.0
+            for contender, seed in missing:
+                count = contender.student_steps
+                doing = f"{contender.label}, K = {count}, {contender.budget:g}, seed {seed}"
+
+                def tell(share: float, cost: float = contender.cost, doing: str = doing) -> None:
+                    report(done + cost * share, doing)  # noqa: B023 - told within the loop's turn
+
+                folder = self.runner.folder / parts[contender, seed][0]  # of its checkpoints
+                run = self._distillation(contender, seed, folder)
+                seconds = train_student(run, tell)
+                given = self.teacher, run.student(), self.settings.num_samples, NOISE_SEED
+                found = evaluate_student(*given, num_projections=1, num_resamples=0)
+                cell = {"measured": asdict(found.paired_rms), "seconds": seconds}
+                cells[contender, seed] = store.write(*parts[contender, seed], cell)
+                shutil.rmtree(folder, ignore_errors=True)
+                done += contender.cost
+        return [[cells[contender, seed] for seed in seeds] for contender in field]
+
+    def spend(self) -> Iterator[Spent]:
+        """Every budget as `opmerge run` spends it, for each K and seed."""
+        settings = self.settings
+        everything = [
+            (seed, count, budget)
+            for seed in settings.seeds
+            for count in settings.student_steps
+            for budget in settings.budgets
+        ]
+        with self.runner.progress("spending", sum(each[2] for each in everything)) as report:
+            done = 0.0
+            for seed, count, budget in everything:
+                report(done, f"K = {count}, {budget:g}, seed {seed}")
+                yield self._spend(seed, count, budget)
+                done += budget
+
+    def _spend(self, seed: int, student_steps: int, budget: float) -> Spent:
+        settings, folder = self.settings, self.runner.folder
+        told = f"{budget:.0f}"
+        asked = SpendingOptions(
+            teacher=folder / "teacher",
+            steps=settings.steps,
+            output_dir=folder / "spent" / f"{student_steps}-{told}-{seed}",
+            budget=told,
+            student_steps=student_steps,
+            num_samples=settings.num_samples,
+        )
+        given = self._inputs, self.spectrum
+        config, own = self._seeded(seed), (self._accelerator, asked.output_dir)
+        prices = priced(told, self.teacher, self._inputs, config, *own)
+        spending = Spending(
+            self.teacher, *given, asked, config, self._accelerator, prices, self._rates
+        )
+        key = student_steps, budget, seed
+        trained, rate = spending.best(), spending.chosen.learning_rate
+        return Spent(*key, trained, spending.planning_cost, rate)
+
+    def description(self) -> dict[str, Any]:
+        """What the record says of teacher and training."""
+        return {
+            "source": self._source.name,
+            "scaling": self._source.scaling,
+            "network": type(self.teacher.network).__name__,
+            "parameters": sum(p.numel() for p in self.teacher.network.parameters()),
+            "teacher_digest": self.teacher.digest,
+            "spectrum_samples": self.spectrum.num_samples,
+            "linear_part": self.config.linear_part,
+            "learning_rate": self.config.optimization.learning_rate,
+        }
+
+    @cached_property
+    def _rates(self) -> tuple[float, ...]:
+        """Learning rates, the one that plans are trained with first."""
+        rate = self.settings.learning_rate
+        return learning_rates(self._rated(None)) if rate is None else (rate,)
+
+    def _rated(self, rate: float | None) -> DistillationConfig:
+        settings = self.settings
+        optimization = settings.optimization
+        if rate is not None:
+            optimization = optimization.replaced(learning_rate=rate)
+        config = DistillationConfig(
+            linear_part=settings.linear_part,
+            target_reuse=settings.target_reuse,
+            optimization=optimization,
+        )
+        return settled(config, self.teacher.network)
+
+    def _seeded(self, seed: int) -> DistillationConfig:
+        optimization = self.config.optimization.replaced(seed=seed)
+        return self.config.replaced(optimization=optimization)
+
+    def _distillation(self, contender: Contender, seed: int, folder: Any = None) -> Distillation:
+        config = self._seeded(seed).replaced(num_iterations=contender.iterations or 1)
+        given = self.teacher, contender.plan, self._inputs, config, self._accelerator
+        return Distillation(*given, folder)
+
+    def _part(self, contender: Contender, seed: int) -> tuple[str, Any]:
+        """The name of a cell and all that it depends on."""
+        identity = {
+            "run": self._distillation(contender, seed).identity(),
+            "num_samples": self.settings.num_samples,
+            "noise": NOISE_SEED,
+        }
+        return f"cells/{digest(identity)[:24]}", identity
