@@ -53,7 +53,7 @@ WIDTH = 16
 
 PROMPTS = ("a red cat", "two dogs on a hill, in the snow")
 SAMPLE = 8
-"""Pixels a side of a latent; images have twice as many, Sana's four times."""
+"""Pixels a side of a latent."""
 
 _LETTERS = tuple(map(chr, range(ord("!"), ord("~") + 1)))
 
@@ -373,3 +373,8 @@ def network_of(pipeline: Any) -> Any:
 
 def family_in(pipeline: Any) -> Family:
     return family_of(config_of(network_of(pipeline)))
+
+
+def side_of(family: str) -> int:
+    """Pixels a side of the images of a tiny pipeline."""
+    return (4 if family == "sana" else 2) * SAMPLE

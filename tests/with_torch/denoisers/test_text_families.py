@@ -17,6 +17,7 @@ from tiny_pipelines import (
     ddim_scheduler,
     family_in,
     network_of,
+    side_of,
     tiny_pipeline,
 )
 from torch import Tensor
@@ -31,6 +32,7 @@ from opmerge.denoisers.teacher_folder import INDEX, load_teacher
 from opmerge.errors import InputError
 
 T = 5
+SHAPE = (4, SAMPLE, SAMPLE)
 NO_BINS = {"use_resolution_binning": False}
 
 
@@ -59,21 +61,21 @@ def assert_reads_each_row(teacher: Teacher, noise: Tensor, told: Condition) -> N
 
 
 BETAS: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
-    "Stable Diffusion": ("stable_diffusion", {}, {}, (4, SAMPLE, SAMPLE)),
+    "Stable Diffusion": ("stable_diffusion", {}, {}, SHAPE),
     "Stable Diffusion, v": (
         "stable_diffusion",
         {"prediction_type": "v_prediction"},
         {},
-        (4, SAMPLE, SAMPLE),
+        SHAPE,
     ),
     "told a guidance scale": (
         "stable_diffusion",
         {"unet": {"time_cond_proj_dim": 6}},
         {"guidance_scale": 7.5},
-        (4, SAMPLE, SAMPLE),
+        SHAPE,
     ),
-    "SDXL": ("sdxl", {}, {}, (4, SAMPLE, SAMPLE)),
-    "PixArt, learned variance": ("pixart", {}, NO_BINS, (4, SAMPLE, SAMPLE)),
+    "SDXL": ("sdxl", {}, {}, SHAPE),
+    "PixArt, learned variance": ("pixart", {}, NO_BINS, SHAPE),
     "PixArt, told sizes": (
         "pixart",
         {"sample_size": 128, "patch_size": 32},
@@ -107,7 +109,7 @@ def as_visited(teacher: Teacher, scheduler: Any) -> Teacher:
     sigmas = scheduler.sigmas.flip(0)
     times = torch.cat([torch.zeros(1), scheduler.timesteps.flip(0)])
     ddim = DDIM(1 - sigmas, sigmas, times, "flow_prediction")
-    return replace(teacher, ddim=ddim, sample_shape=(4, SAMPLE, SAMPLE))
+    return replace(teacher, ddim=ddim, sample_shape=SHAPE)
 
 
 FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -128,12 +130,12 @@ def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
     """Their Euler step ``z + (s' - s) v`` and ours round otherwise."""
     family, config, options = FLOWS[name]
     pipeline = tiny_pipeline(family, **config)
-    shape = (4, SAMPLE, SAMPLE)
+    shape = SHAPE
     noise = initial_noise(shape, len(PROMPTS), seed=1)
     given = noise
     if family == "flux":
         given = FluxPipeline._pack_latents(noise, len(PROMPTS), *shape)
-    side = (4 if family == "sana" else 2) * SAMPLE
+    side = side_of(family)
     expected = own_latents(pipeline, given, height=side, width=side, **options)
     if family == "flux":
         expected = FluxPipeline._unpack_latents(expected, side, side, 2)
@@ -156,7 +158,7 @@ def test_the_null_condition_is_what_the_pipeline_guides_away_from(
     """Of what the network is told at guidance 2, the first half; with a negative prompt or not."""
     pipeline = tiny_pipeline(family)
     network, rules = network_of(pipeline), family_in(pipeline)
-    side, shape = (4 if family == "sana" else 2) * SAMPLE, (4, SAMPLE, SAMPLE)
+    side, shape = side_of(family), SHAPE
     z, times = initial_noise(shape, 1, seed=1), torch.tensor([999])
     options: dict[str, Any] = {"guidance_scale": 2.0}
     latents = z
