@@ -21,6 +21,7 @@ from diffusers import (
     FluxTransformer2DModel,
     LDMPipeline,
     PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
@@ -230,7 +231,9 @@ def dit(**scheduler: Any) -> DiTPipeline:
     return DiTPipeline(scrambled(transformer), tiny_vae(), ddim_scheduler(**scheduler))
 
 
-def pixart(sample_size: int = SAMPLE, patch_size: int = 2, **scheduler: Any) -> PixArtAlphaPipeline:
+def pixart(
+    sample_size: int = SAMPLE, patch_size: int = 2, sigma: bool = False, **scheduler: Any
+) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
     torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -243,8 +246,9 @@ def pixart(sample_size: int = SAMPLE, patch_size: int = 2, **scheduler: Any) -> 
         patch_size=patch_size,
         caption_channels=WIDTH,
         norm_num_groups=1,
+        use_additional_conditions=False if sigma else None,
     )
-    return PixArtAlphaPipeline(
+    return (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
         tokenizer=t5_tokenizer(),
         text_encoder=tiny_t5(),
         vae=tiny_vae(),
@@ -253,7 +257,7 @@ def pixart(sample_size: int = SAMPLE, patch_size: int = 2, **scheduler: Any) -> 
     )
 
 
-def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
+def sd3(with_t5: bool = True, **scheduler: Any) -> StableDiffusion3Pipeline:
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=SAMPLE,
@@ -276,8 +280,8 @@ def sd3(**scheduler: Any) -> StableDiffusion3Pipeline:
         tokenizer=clip_tokenizer(),
         text_encoder_2=tiny_clip(projected=True),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=tiny_t5(2 * WIDTH),
-        tokenizer_3=t5_tokenizer(),
+        text_encoder_3=tiny_t5(2 * WIDTH) if with_t5 else None,
+        tokenizer_3=t5_tokenizer() if with_t5 else None,
     )
 
 

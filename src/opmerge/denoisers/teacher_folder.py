@@ -26,7 +26,7 @@ JUMPS = "jumps"
 """The folder of a student's jumps in its teacher's pipeline; diffusers does not read it."""
 _WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
-_GUIDES = ("controlnet", "adapter", "image_encoder")
+_GUIDES = ("controlnet", "adapter", "motion_adapter", "image_encoder")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
 # bring in: of beta, of 1 - beta, of the product, and as many again where betas are rescaled.
 _ROUNDINGS = 6

@@ -76,6 +76,7 @@ BETAS: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = 
     ),
     "SDXL": ("sdxl", {}, {}, SHAPE),
     "PixArt, learned variance": ("pixart", {}, NO_BINS, SHAPE),
+    "PixArt Sigma": ("pixart", {"sigma": True}, NO_BINS, SHAPE),
     "PixArt, told sizes": (
         "pixart",
         {"sample_size": 128, "patch_size": 32},
@@ -114,6 +115,7 @@ def as_visited(teacher: Teacher, scheduler: Any) -> Teacher:
 
 FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "SD3": ("sd3", {}, {"guidance_scale": 1.0}),
+    "SD3 without T5": ("sd3", {"with_t5": False}, {"guidance_scale": 1.0}),
     "FLUX, dev": ("flux", {}, {"guidance_scale": 3.5}),
     "FLUX, schnell": ("flux", {"guidance_embeds": False}, {}),
     "Sana": ("sana", {}, {"guidance_scale": 1.0, **NO_BINS}),
@@ -251,6 +253,7 @@ def test_what_reads_more_than_a_text_is_refused_before_its_weights_are_read(
         ({"controlnet": ["diffusers", "ControlNetModel"]}, "must have no controlnet"),
         ({"adapter": ["diffusers", "T2IAdapter"]}, "must have no adapter"),
         ({"image_encoder": ["transformers", "CLIPVisionModel"]}, "must have no image_encoder"),
+        ({"motion_adapter": ["diffusers", "MotionAdapter"]}, "must have no motion_adapter"),
         ({"requires_aesthetics_score": True}, "a refiner, which goes on from another's image"),
     ],
 )
@@ -276,3 +279,14 @@ def test_images_and_texts_are_not_asked_of_those_that_have_none() -> None:
     ):
         with pytest.raises(InputError, match="reads no text"):
             told()
+
+
+@pytest.mark.parametrize("family", ["stable_diffusion", "flux"])
+def test_prompts_without_text_encoders_are_refused(family: str) -> None:
+    pipeline = tiny_pipeline(family)
+    for name in ("text_encoder", "text_encoder_2"):
+        if name in pipeline.components:
+            setattr(pipeline, name, None)
+    for odd, message in ((pipeline, "has a text encoder"), (object(), "encodes prompts as newer")):
+        with pytest.raises(InputError, match=message):
+            family_in(pipeline).encode_prompts(odd, PROMPTS)

@@ -17,7 +17,7 @@ from opmerge.denoisers.families.text import (
     TEXT,
     TextFamily,
     default_of,
-    text_device,
+    encode,
     told_rows,
 )
 from opmerge.errors import InputError
@@ -68,12 +68,7 @@ class Flux(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        states, pooled, _ = pipeline.encode_prompt(
-            list(prompts),
-            prompt_2=None,
-            device=text_device(pipeline),
-            max_sequence_length=default_of(pipeline, "max_sequence_length"),
-        )
+        states, pooled, _ = encode(pipeline, prompts, ["max_sequence_length"], prompt_2=None)
         scales = states.new_full((len(states),), default_of(pipeline, "guidance_scale"))
         told = self.guidance_rows(pipeline.transformer.config, scales)
         return Condition({TEXT: states, POOLED: pooled, **told})

@@ -16,8 +16,7 @@ from opmerge.denoisers.families.text import (
     MASK,
     TEXT,
     TextFamily,
-    default_of,
-    text_device,
+    encode,
     told_rows,
 )
 
@@ -49,13 +48,8 @@ class PixArt(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        states, mask, _, _ = pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=False,
-            device=text_device(pipeline),
-            clean_caption=default_of(pipeline, "clean_caption"),
-            max_sequence_length=default_of(pipeline, "max_sequence_length"),
-        )
+        defaults = ("clean_caption", "max_sequence_length")
+        states, mask, _, _ = encode(pipeline, prompts, defaults, do_classifier_free_guidance=False)
         rows, config = {TEXT: states, MASK: mask}, pipeline.transformer.config
         if _is_told_sizes(config):
             side = config["sample_size"] * pipeline.vae_scale_factor

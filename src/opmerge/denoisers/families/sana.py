@@ -15,8 +15,7 @@ from opmerge.denoisers.families.text import (
     MASK,
     TEXT,
     TextFamily,
-    default_of,
-    text_device,
+    encode,
     told_rows,
 )
 from opmerge.errors import InputError
@@ -44,15 +43,10 @@ class Sana(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        states, mask, _, _ = _encode(pipeline, prompts, do_classifier_free_guidance=False)
+        states, mask, _, _ = encode(pipeline, prompts, _DEFAULTS, do_classifier_free_guidance=False)
         return Condition({TEXT: states, MASK: mask})
 
     @torch.no_grad()
     def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
-        _, _, states, mask = _encode(pipeline, [""], negative_prompt=negative_prompt)
+        _, _, states, mask = encode(pipeline, [""], _DEFAULTS, negative_prompt=negative_prompt)
         return Condition({TEXT: states, MASK: mask})
-
-
-def _encode(pipeline: Any, prompts: Sequence[str], **options: Any) -> Any:
-    options |= {name: default_of(pipeline, name) for name in _DEFAULTS}
-    return pipeline.encode_prompt(list(prompts), device=text_device(pipeline), **options)

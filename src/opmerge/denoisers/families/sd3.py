@@ -15,8 +15,7 @@ from opmerge.denoisers.families.text import (
     POOLED,
     TEXT,
     TextFamily,
-    default_of,
-    text_device,
+    encode,
     told_rows,
 )
 
@@ -35,12 +34,6 @@ class SD3(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        states, _, pooled, _ = pipeline.encode_prompt(
-            list(prompts),
-            prompt_2=None,
-            prompt_3=None,
-            device=text_device(pipeline),
-            do_classifier_free_guidance=False,
-            max_sequence_length=default_of(pipeline, "max_sequence_length"),
-        )
+        options = dict(prompt_2=None, prompt_3=None, do_classifier_free_guidance=False)
+        states, _, pooled, _ = encode(pipeline, prompts, ["max_sequence_length"], **options)
         return Condition({TEXT: states, POOLED: pooled})

@@ -18,7 +18,7 @@ from opmerge.denoisers.families.stable_diffusion import (
     unet_guidance_rows,
     unet_text_rows,
 )
-from opmerge.denoisers.families.text import TEXT, TextFamily, text_device, told_rows
+from opmerge.denoisers.families.text import TEXT, TextFamily, encode, told_rows
 
 _ADDED, _TIMES = "text_embeds", "time_ids"
 _UNREAD = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
@@ -57,16 +57,13 @@ class SDXL(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        found = pipeline.encode_prompt(
-            list(prompts), device=text_device(pipeline), do_classifier_free_guidance=False
-        )
+        found = encode(pipeline, prompts, do_classifier_free_guidance=False)
         return _rows(pipeline, found[0], found[2])
 
     @torch.no_grad()
     def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
         """Zeros where the pipeline says so of no prompt, not what it makes of an empty one."""
-        device = text_device(pipeline)
-        found = pipeline.encode_prompt([""], device=device, negative_prompt=negative_prompt or None)
+        found = encode(pipeline, [""], negative_prompt=negative_prompt or None)
         return _rows(pipeline, found[1], found[3])
 
 

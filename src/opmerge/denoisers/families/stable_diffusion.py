@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families.family import Config, Rows
-from opmerge.denoisers.families.text import TEXT, TextFamily, default_of, text_device, told_rows
+from opmerge.denoisers.families.text import TEXT, TextFamily, default_of, encode, told_rows
 from opmerge.errors import InputError
 
 _GUIDANCE = "timestep_cond"
@@ -43,7 +43,9 @@ class StableDiffusion(TextFamily):
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        states, _ = pipeline.encode_prompt(list(prompts), text_device(pipeline), 1, False)
+        states, _ = encode(
+            pipeline, prompts, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         return Condition({TEXT: states, **unet_default_guidance(pipeline, states)})
 
 

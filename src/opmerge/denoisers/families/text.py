@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from opmerge.denoisers.denoiser import Condition
@@ -23,6 +22,9 @@ MASK = "encoder_attention_mask"
 
 POOLED = "pooled_projections"
 """(B, D) one state of a whole text."""
+
+
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class TextFamily(Family):
@@ -50,19 +52,27 @@ def told_rows(told: Condition | None) -> dict[str, Tensor]:
     return dict(told.rows)
 
 
-def text_device(pipeline: Any) -> torch.device:
-    """Where a pipeline encodes texts.
+def encode(
+    pipeline: Any, prompts: Sequence[str], defaults: Sequence[str] = (), **options: Any
+) -> Any:
+    """What a pipeline's own ``encode_prompt`` gives, where its text encoders are.
+
+    Args:
+        defaults: the arguments that are as in the pipeline's call, where nothing else is said.
+        options: further arguments, of this pipeline.
 
     Raises:
-        InputError: if it has nothing to do it with.
+        InputError: if it has nothing to do it with, or does it in a way of its own.
     """
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    encoders = [part for name in names if (part := getattr(pipeline, name, None)) is not None]
+    if not hasattr(pipeline, "encode_prompt"):
+        requirement = "must come with a pipeline that encodes prompts as newer ones do"
+        raise InputError("prompts", requirement, type(pipeline).__name__)
+    encoders = [part for name in _ENCODERS if (part := getattr(pipeline, name, None)) is not None]
     if not encoders:
         requirement = "must come with a pipeline that has a text encoder"
         raise InputError("prompts", requirement, type(pipeline).__name__)
-    device: torch.device = encoders[0].device
-    return device
+    options |= {name: default_of(pipeline, name) for name in defaults}
+    return pipeline.encode_prompt(list(prompts), device=encoders[0].device, **options)
 
 
 def default_of(pipeline: Any, argument: str) -> Any:
