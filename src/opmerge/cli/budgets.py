@@ -12,6 +12,7 @@ from opmerge.cli.premises import Premises, find_premises
 from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.settings.guidance import GuidanceOptions
 from opmerge.settings.types import GRADIENT_FLOW, read_budget
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _copies_operators(problem: PlanOptions) -> bool:
     return bool(problem.given("merge_rule", "denoiser-copy") != "denoiser-copy")
 
 
-def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) -> None:
+def answer(
+    spectrum: opmerge.Spectrum, options: _Options, guidance: GuidanceOptions, files: OutputOptions
+) -> None:
     """Plan for the budget, write the run where a folder is given, and show the answer."""
     from opmerge.planners.budget import frontier, plan_for_budget
     from opmerge.planners.budget_record import budget_record
@@ -80,7 +83,7 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
     data, asked, _, spending = options
     steps = asked.student_steps
     counts = steps if isinstance(steps, tuple) else (steps,)
-    premises = find_premises(spectrum, data, asked, spending, files.output_dir)
+    premises = find_premises(spectrum, data, asked, spending, guidance, files.output_dir)
     spent = _Spent.of(spending, asked.steps, premises)
     schedule, law, table = premises.schedule, premises.law, premises.table
     with progress_bar(f"planning {asked.steps} steps for a budget"):
@@ -91,10 +94,12 @@ def answer(spectrum: opmerge.Spectrum, options: _Options, files: OutputOptions) 
             asked_for = [plan_for_budget(table, law, spent.amount, counts[0], spent.charged)]
         chosen = asked_for[0]
     problem = opmerge.Problem(spectrum, schedule, merge_rule="denoiser-copy")
-    record = budget_record(problem, table, law, chosen, curve, spent.cost, spent.told)
+    told = spent.told, premises.guidance
+    record = budget_record(problem, table, law, chosen, curve, spent.cost, *told)
     record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]
     if files.output_dir is not None:
-        _write(files.output_dir, problem, record, options)
+        used = GuidanceOptions.of_record(premises.guidance)
+        _write(files.output_dir, problem, record, (*options, used))
     if files.as_json:
         output.show_json(record, chosen.best.plan)
     else:
@@ -130,9 +135,11 @@ class _Spent:
             given("train_batch_size", batches),
             given("target_reuse", known.get("target_reuse", spending.target_reuse)),
             premises.table.is_nonlinear or not known,  # it may be solved, and must not cost more
+            guided_steps=GuidanceOptions.of_record(premises.guidance).steps(steps),
         )
         if spending.budget is None:
-            amount = cost.total(steps, DEFAULT_ITERATIONS)
+            guided = cost.teacher_passes(steps, 0) - steps
+            amount = cost.total(steps, DEFAULT_ITERATIONS, guided)
             told = f"{DEFAULT_ITERATIONS} iterations of vanilla"
             note = (
                 f"no budget was told: planned for {amount:,.0f} network evaluations, what "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opmerge.settings.base import Settings
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
+    from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord
     from opmerge.settings.networks import TeacherConfig, VAEConfig
 
 LOG_EVERY = 10
@@ -136,6 +137,47 @@ def _told(samples: SampleOptions, count: int) -> Condition | KeptConditions | No
         requirement = "must be left out: the data set was prepared with what is told of it"
         raise InputError("labels", requirement, samples.labels)
     return as_condition(load_labels(samples.labels, count))
+
+
+def guided(
+    teacher: Teacher,
+    options: GuidanceOptions,
+    source: str | os.PathLike[str] = "none",
+    recorded: GuidanceRecord | None = None,
+    whose: str = "the plan's",
+) -> Teacher:
+    """The teacher under the guidance that is asked for, or of what was made for it.
+
+    What it is told in the place of a text is the negative prompt, or in the prepared data set
+    ``source``, or what its own pipeline encodes of no text.
+    """
+    if recorded is not None:
+        options = options.agreed(recorded, teacher.num_steps, whose)
+    return teacher.guided(options, _null_of(teacher, options, source))
+
+
+def _null_of(
+    teacher: Teacher, options: GuidanceOptions, source: str | os.PathLike[str]
+) -> Condition | None:
+    """The row that a teacher is guided away from, if it is not a class of its own."""
+    from opmerge.data.prepared import is_prepared, open_prepared
+    from opmerge.denoisers.conditions import null_condition
+    from opmerge.denoisers.denoiser import LABELS
+    from opmerge.files import expand_home
+    from opmerge.latents import read_encoding
+
+    reads_text, place = bool(teacher.needs.keys() - {LABELS}), expand_home(source)
+    if options.guidance_scale is None or not (reads_text or options.negative_prompt):
+        return None
+    if not options.negative_prompt and is_prepared(place):
+        null = null_condition(open_prepared(place))
+        if null is not None:
+            return null
+    return (
+        None
+        if teacher.folder is None
+        else read_encoding(teacher.folder).null(options.negative_prompt)
+    )
 
 
 def training_inputs(

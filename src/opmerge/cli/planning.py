@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SearchOptions,
     )
     from opmerge.settings.data import DataOptions
+    from opmerge.settings.guidance import GuidanceOptions
 
 _SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers have theirs
 
@@ -32,6 +33,7 @@ def plan(
     problem: PlanOptions,
     searching: SearchOptions,
     spending: BudgetOptions,
+    guidance: GuidanceOptions,
     files: OutputOptions,
 ) -> None:
     """Find the best order in which to merge a sampler's steps.
@@ -44,8 +46,11 @@ def plan(
     if budgets.is_asked(problem, searching, spending):
         runs.prepare_folder(files.output_dir)
         spectrum = _load_spectrum(data)
-        budgets.answer(spectrum, (data, problem, searching, spending), files)
+        budgets.answer(spectrum, (data, problem, searching, spending), guidance, files)
     else:
+        if guidance.guidance_scale is not None:
+            need = "must come with a budget: the linear theory's plans are for teachers without"
+            raise InputError("guidance_scale", need, guidance.guidance_scale)
         _answer("plan", output.show_plan, data, problem, searching, files)
 
 
@@ -238,6 +243,9 @@ def _training(
         if content.get("merge_rule") != rule:
             need = f"must be {content.get('merge_rule')}, as calibrated"
             raise InputError("merge_rule", need, rule)
+        if content.get("guidance"):
+            need = "must be of a teacher without guidance, which linear plans are for"
+            raise InputError("training", need, str(asked.training), "plan for a `budget`")
         _compare_schedules(content, schedule, asked.training)
         content = content.get("training", {})
     return training_from_dict(content)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opmerge.forecast import FittedLaw, TeacherTable
     from opmerge.settings.commands import BudgetOptions, PlanOptions
     from opmerge.settings.data import DataOptions
+    from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord
     from opmerge.spending import Prices
 
 _TABLE_SAMPLES = 500  # that go down a teacher's sampler, as `run` takes them
@@ -28,6 +29,7 @@ class Premises:
 
     Args:
         settings: of the runs that a calibration is for.
+        guidance: of the teacher.
         timed: what a budget of time is worth on this machine, for a teacher that was timed.
     """
 
@@ -37,6 +39,7 @@ class Premises:
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     timed: Prices | None = None
+    guidance: GuidanceRecord = field(default_factory=dict)
 
 
 def find_premises(
@@ -44,6 +47,7 @@ def find_premises(
     data: DataOptions,
     asked: PlanOptions,
     spending: BudgetOptions,
+    guidance: GuidanceOptions,
     folder: Path | None,
 ) -> Premises:
     """A teacher's, a calibration's, or those of Gaussian data and of other networks.
@@ -57,12 +61,13 @@ def find_premises(
             need = "must be left out: the teacher has its own"
             raise InputError("schedule", need, asked.schedule)
         if folder is not None:
-            return _of_teacher(spectrum, data, asked, spending, folder)
+            return _of_teacher(spectrum, data, asked, spending, guidance, folder)
         with tempfile.TemporaryDirectory() as temporary:
-            return _of_teacher(spectrum, data, asked, spending, Path(temporary))
+            return _of_teacher(spectrum, data, asked, spending, guidance, Path(temporary))
     if spending.labels is not None:
         raise InputError("labels", "must be left out without --teacher", spending.labels)
     schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
+    record = guidance.record(asked.steps)
     if asked.training is None:
         law = PRIORS["mlp"]
         note = (
@@ -70,10 +75,17 @@ def find_premises(
             "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
             "solved is paid for"
         )
-        return Premises(schedule, linear_table(spectrum, schedule), law, (note,))
+        notes = [note]
+        if record:
+            notes.append("guidance is in what targets cost here, and not in what plans leave")
+        table = linear_table(spectrum, schedule)
+        return Premises(schedule, table, law, tuple(notes), guidance=record)
     calibration = read_calibration(asked.training)
     calibration.check(schedule=schedule)
-    return Premises(schedule, calibration.table, calibration.law, (), calibration.settings)
+    whose = "the calibration's"
+    record = guidance.agreed(calibration.guidance, asked.steps, whose).record(asked.steps)
+    known = calibration.table, calibration.law
+    return Premises(schedule, *known, (), calibration.settings, guidance=record)
 
 
 def _of_teacher(
@@ -81,6 +93,7 @@ def _of_teacher(
     data: DataOptions,
     asked: PlanOptions,
     spending: BudgetOptions,
+    guidance: GuidanceOptions,
     folder: Path,
 ) -> Premises:
     """A teacher's own table, by forward passes, with a calibration's law or that of its kind of
@@ -98,6 +111,9 @@ def _of_teacher(
 
     assert spending.teacher is not None, "asked for"
     teacher = load_teacher(spending.teacher, asked.steps)
+    calibration = None if asked.training is None else read_calibration(asked.training)
+    recorded = None if calibration is None else calibration.guidance
+    teacher = networks.guided(teacher, guidance, data.source, recorded, "the calibration's")
     schedule = opmerge.diffusers_schedule(teacher.scheduler_config, asked.steps)
     optimization = OptimizationConfig(train_batch_size=spending.train_batch_size)
     config = settled(
@@ -117,12 +133,12 @@ def _of_teacher(
     if spending.budget is not None and spending.seconds_per_evaluation is None:
         timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)
     notes = [f"the teacher's table took {measured.network_evaluations:,} network evaluations"]
-    if asked.training is not None:
-        calibration = read_calibration(asked.training)
+    if calibration is not None:
         calibration.check(teacher_sha256=teacher.digest, schedule=schedule)
         law, settings = calibration.law, calibration.settings
     else:
         prior = law_prior(teacher, config.linear_part == "solve")
         law, settings = prior.fitted(len(measured.table.sizes)), {}
         notes.append(f"without a calibration the law of merges is {law.source}: intervals are wide")
-    return Premises(schedule, measured.table, law, tuple(notes), settings, timed)
+    record = teacher.guidance_record
+    return Premises(schedule, measured.table, law, tuple(notes), settings, timed, record)

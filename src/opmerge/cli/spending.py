@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opmerge.settings.commands import SpendingOptions
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
+    from opmerge.settings.guidance import GuidanceOptions
     from opmerge.spending import Spending, Trained
 
 STUDENT = "students/plan/student"
@@ -29,7 +30,12 @@ _SHOWN = (0, 1, 2, 5, 6)  # columns of the page's table that fit a terminal
 _NUM_PICTURES = 8
 
 
-def run(samples: SampleOptions, asked: SpendingOptions, optimization: OptimizationConfig) -> None:
+def run(
+    samples: SampleOptions,
+    asked: SpendingOptions,
+    guidance: GuidanceOptions,
+    optimization: OptimizationConfig,
+) -> None:
     """Spend a budget on a few-step student: calibrate, plan, distil, measure, and draw the page.
 
     Each part is kept in the folder: the same command goes on where it was interrupted.
@@ -47,6 +53,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
     if not 1 <= asked.student_steps <= asked.steps:
         need = f"must be from 1 to {asked.steps}, the teacher's steps"
         raise InputError("student_steps", need, asked.student_steps)
+    teacher = networks.guided(teacher, guidance, samples.source)
     for name in asked.compare_with:  # refused before anything is trained
         build_strategy(name, asked.steps, asked.student_steps)
     config = settled(config, teacher.network)
@@ -71,7 +78,7 @@ def run(samples: SampleOptions, asked: SpendingOptions, optimization: Optimizati
             say,
         )
         if accelerator.is_main_process:
-            runs.write_config(folder, "run", samples, asked, optimization)
+            runs.write_config(folder, "run", samples, asked, guidance, optimization)
         _ = spending.chosen  # by all processes: probes and short runs train on each
         if accelerator.is_main_process:
             write_atomic(folder / "plan.json", spending_plan(spending).dumps())

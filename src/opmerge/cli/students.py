@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli.networks import prepare_libraries, told_by
+from opmerge.cli.networks import guided, prepare_libraries, told_by
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from opmerge.denoisers.models import Student, Teacher
     from opmerge.measure.evaluation import Measurement, StudentEvaluation
     from opmerge.settings.commands import ExportOptions, MeasuringOptions, SamplingOptions
+    from opmerge.settings.guidance import GuidanceOptions
 
 _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 
-def sample(asked: SamplingOptions) -> None:
+def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
     from opmerge.distillation.sampling import (
         decoded,
@@ -33,7 +34,7 @@ def sample(asked: SamplingOptions) -> None:
     )
 
     prepare_libraries()
-    sampler = _load_sampler(asked.model, asked.steps)
+    sampler = _load_sampler(asked.model, asked.steps, guidance, asked.prompts)
     told = _asked_for(asked, sampler)
     count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
     with progress_bar("sampling", count) as report:
@@ -71,8 +72,11 @@ def _told_by(folder: Path) -> KeptConditions:
     return told
 
 
-def evaluate_student(asked: MeasuringOptions) -> None:
-    """Measure a student against its teacher on samples from equal noise, with intervals."""
+def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None:
+    """Measure a student against its teacher on samples from equal noise, with intervals.
+
+    The teacher is guided as it was when the student was distilled.
+    """
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import load_samples
     from opmerge.denoisers.teacher_folder import load_teacher
@@ -84,7 +88,10 @@ def evaluate_student(asked: MeasuringOptions) -> None:
     prepare_libraries()
     file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
     student = load_student(asked.student).to(best_device())
-    teacher = load_teacher(asked.teacher, student.num_steps).to(best_device())
+    teacher = load_teacher(asked.teacher, student.num_steps)
+    place = asked.prompts or asked.source or "none"
+    given = guidance, place, student.guidance, "the student's"
+    teacher = guided(teacher, *given).to(best_device())
     jumps = [(jump.start, jump.stop) for jump in student.jumps]
     planned = jumps if file is None else [(tree.start, tree.stop) for tree in file.plan.students]
     if planned != jumps:
@@ -143,7 +150,9 @@ def _has_linear_part(student: Path) -> bool:
     return any((folder / "linear_part.safetensors").is_file() for folder in folders)
 
 
-def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
+def _load_sampler(
+    folder: Path, steps: int | None, guidance: GuidanceOptions, prompts: Path | None
+) -> Teacher | Student:
     from opmerge.denoisers.teacher_folder import is_student, load_teacher
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
@@ -157,10 +166,13 @@ def _load_sampler(folder: Path, steps: int | None) -> Teacher | Student:
     if is_student(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
+        if (scale := guidance.guidance_scale) is not None:
+            raise InputError("guidance_scale", "must be left out: a student needs none", scale)
         return load_student(folder).to(best_device())
     if steps is None:
         raise InputError("steps", "must be given for a teacher", remedy="pass --steps 64")
-    return load_teacher(folder, steps).to(best_device())
+    teacher = load_teacher(folder, steps)
+    return guided(teacher, guidance, prompts or "none").to(best_device())
 
 
 def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import DistillationConfig, OptimizationConfig, Sharing
+    from opmerge.settings.guidance import GuidanceOptions
     from opmerge.settings.networks import TeacherConfig
 
 _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is asked for
@@ -54,18 +55,25 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
 
 
 def distill(
-    samples: SampleOptions, config: DistillationConfig, asked: DistillOptions, files: RunOptions
+    samples: SampleOptions,
+    config: DistillationConfig,
+    asked: DistillOptions,
+    guidance: GuidanceOptions,
+    files: RunOptions,
 ) -> None:
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
     from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
     from opmerge.distillation.executor import Distillation, settled
     from opmerge.distillation.pipeline import check_can_be_saved
     from opmerge.distillation.stages import plan_stages
+    from opmerge.settings.guidance import GuidanceOptions
 
     parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
     config = _configuration(config, made_for)
     teacher = load_teacher(asked.teacher, parsed.num_steps)
     config = settled(config, teacher.network)
+    of_plan = None if made_for is None else made_for.guidance
+    teacher = networks.guided(teacher, guidance, samples.source, of_plan)
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
         _compare_training(config, made_for.training)
@@ -91,7 +99,8 @@ def distill(
             used.write(files.output_dir / "plan.json")
         plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
         plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
-        runs.write_config(files.output_dir, "distill", plan, samples, config)
+        used_guidance = GuidanceOptions.of_record(teacher.guidance_record)
+        runs.write_config(files.output_dir, "distill", plan, samples, used_guidance, config)
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
     if main:
@@ -99,7 +108,10 @@ def distill(
 
 
 def calibrate(
-    samples: SampleOptions, asked: CalibrationOptions, optimization: OptimizationConfig
+    samples: SampleOptions,
+    asked: CalibrationOptions,
+    guidance: GuidanceOptions,
+    optimization: OptimizationConfig,
 ) -> None:
     """Fit the training model and the law of merges to short probe merges on the real network.
 
@@ -124,6 +136,7 @@ def calibrate(
     probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
     table_samples = None
     teacher = load_teacher(asked.teacher, asked.steps)
+    teacher = networks.guided(teacher, guidance, samples.source)
     accelerator = networks.start(optimization, folder)
     config = settled(config, teacher.network)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
@@ -151,7 +164,7 @@ def calibrate(
     if main:
         path = found.write(folder / "calibration.json")
         options = asked.model_dump(include={"teacher", "steps", "half_rate", "budget"})
-        runs.write_config(folder, "calibrate", options, samples, config)
+        runs.write_config(folder, "calibrate", options, samples, guidance, config)
         _show_calibration(found)
         print(f"written: {path}")
 
@@ -219,12 +232,14 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
     predicted.
     """
     schedule = opmerge.diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
-    rule = run.config.merge_rule
+    rule, guidance = run.config.merge_rule, run.teacher.guidance_record
     if run.config.data_free:
-        return opmerge.PlanFile(run.plan, schedule, opmerge.GradientFlow(), rule, "teacher")
+        file = opmerge.PlanFile(run.plan, schedule, opmerge.GradientFlow(), rule, "teacher")
+        return replace(file, guidance=guidance)
     problem = opmerge.Problem(networks.read_spectrum(samples), schedule, merge_rule=rule)
     outcome = opmerge.evaluate(problem, run.plan)
-    return runs.plan_file(outcome, lower_bound=0.0, gap=1.0 if outcome.w2 else 0.0)
+    file = runs.plan_file(outcome, lower_bound=0.0, gap=1.0 if outcome.w2 else 0.0)
+    return replace(file, guidance=guidance)
 
 
 def _of_stages(

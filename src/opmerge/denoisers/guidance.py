@@ -22,7 +22,7 @@ from opmerge.denoisers.denoiser import Condition, Estimate, Step, as_condition
 from opmerge.denoisers.families import Rows, config_of, family_of
 from opmerge.denoisers.sampler import NetworkDenoiser
 from opmerge.errors import InputError
-from opmerge.settings.guidance import GuidanceOptions
+from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord, guidance_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,14 @@ class Guidance:
         steps: of the teacher, at which it is on (Kynkäänniemi et al. 2024); elsewhere w is 1.
         null_first: the order in a batch of those that are told nothing and of the others, which
             matters to no more than rounding.
+        negative_prompt: that the null row is of, as files say it.
     """
 
     scale: float
     null: Condition
     steps: range
     null_first: bool = True
+    negative_prompt: str = ""
 
     @classmethod
     def of(
@@ -68,6 +70,9 @@ class Guidance:
             raise InputError("guidance_scale", requirement, asked)
         config = config_of(network)
         family = family_of(config)
+        if family.guidance_rows(config, torch.ones(1)):
+            requirement = "must be left out: this network is told its scale with its conditions"
+            raise InputError("guidance_scale", requirement, asked)
         label = family.null_class(config)
         if null is None and label is not None:
             null = as_condition(torch.tensor([label]))
@@ -78,11 +83,19 @@ class Guidance:
                 f"{asked} for {config['_class_name']}",
                 "train one with `label_dropout=0.1`",
             )
-        return None if scale == 1 else cls(scale, null, steps, family.null_first)
+        return (
+            None
+            if scale == 1
+            else cls(scale, null, steps, family.null_first, options.negative_prompt)
+        )
 
     def to(self, device: torch.device) -> Guidance:
         """The same guidance with its row on a device."""
         return replace(self, null=self.null.to(device))
+
+    def record(self) -> GuidanceRecord:
+        """What files say of it: all but its row."""
+        return guidance_record(self.scale, self.steps, self.negative_prompt)
 
     def digest(self) -> str:
         """SHA-256 of all that the guided teacher depends on beside the network."""

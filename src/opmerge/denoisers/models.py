@@ -24,7 +24,7 @@ from opmerge.denoisers.families import Rows
 from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 from opmerge.forecast.cost import operator_passes
-from opmerge.settings.guidance import GuidanceOptions
+from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +147,11 @@ class Teacher(_Told):
         """The steps that take two evaluations of the network."""
         return range(0) if self.guidance is None else self.guidance.steps
 
+    @property
+    def guidance_record(self) -> GuidanceRecord:
+        """What files say of its guidance."""
+        return {} if self.guidance is None else self.guidance.record()
+
     def evaluations(self, start: int, stop: int = 0) -> int:
         """Network evaluations of a sample that the teacher's steps start, …, stop + 1 take."""
         return int(operator_passes(range(start, stop - 1, -1), self.guided_steps).sum())
@@ -190,7 +195,8 @@ class Student(_Told):
     """A few-step sampler: K jumps that follow one another from T to 0, noise side first.
 
     They read and land at the steps of the teacher's sampler; several may share a network. With a
-    ``free_step``, which has no network, the first of them starts where that lands.
+    ``free_step``, which has no network, the first of them starts where that lands. ``guidance`` is
+    that of the teacher whose samples it makes; it needs none itself.
     """
 
     jumps: tuple[Jump, ...]
@@ -198,6 +204,7 @@ class Student(_Told):
     sample_shape: tuple[int, ...]
     needs: Mapping[str, Rows] = field(default_factory=dict)
     free_step: Jump | None = None
+    guidance: GuidanceRecord = field(default_factory=dict)
 
     @property
     def chain(self) -> tuple[Jump, ...]:

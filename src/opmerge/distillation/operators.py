@@ -78,7 +78,8 @@ class Operators:
         jumps = tuple(self._at[step] for step in sorted(self._at, reverse=True))
         teacher = self._teacher
         shape, needs = teacher.sample_shape, teacher.needs
-        return Student(jumps, teacher.ddim, shape, needs, self.free_step)
+        guidance = teacher.guidance_record
+        return Student(jumps, teacher.ddim, shape, needs, self.free_step, guidance)
 
     def state(self) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
         """The students' jumps as JSON values, and the tensors of their denoisers."""

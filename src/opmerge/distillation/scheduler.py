@@ -51,6 +51,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
             ``linear_part: true`` adds A z + b to x̂ (see ``linear_parts``). The first may have no
             ``network``: a free step, x̂ = A z + b, which is none of the K.
         num_steps: T, the number of teacher steps.
+        guidance: of the teacher, ``scale`` and ``interval``; the student needs none.
 
     Raises:
         InputError: if the jumps are not K >= 1 such records with falling starts from T.
@@ -64,6 +65,7 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         jumps: Sequence[Mapping[str, Any]],
         prediction_type: str = "epsilon",
         num_steps: int = 1,
+        guidance: Mapping[str, Any] | None = None,
     ) -> None:
         _check_jumps(jumps, num_steps)
         # steps that no jump reads or lands on are not a number
@@ -118,7 +120,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
                 jump[_LINEAR] = True
             if ddim.scalings is not None and "network" in jump:
                 jump[_SCALINGS] = ddim.scalings[:, jump["start"]].tolist()
-        scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps)
+        guidance = dict(student.guidance) or None
+        scheduler: JumpScheduler = cls(jumps, ddim.prediction_type, ddim.num_steps, guidance)
         scheduler.linear_parts = linear
         return scheduler
 
@@ -147,7 +150,8 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         )
         if free_step is not None:
             free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
-        return Student(jumps, ddim, sample_shape, needs, free_step)
+        guidance = dict(self.config["guidance"] or {})
+        return Student(jumps, ddim, sample_shape, needs, free_step, guidance)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

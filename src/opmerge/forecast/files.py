@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from opmerge.files import read_json_object, write_atomic
 from opmerge.forecast.law import FittedLaw
 from opmerge.forecast.table import TeacherTable
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
 from opmerge.store import file_digest
 
 FORMAT = "opmerge.calibration"
@@ -41,6 +42,7 @@ class CalibrationFile:
         settings: of the runs that it is for (``DistillationConfig.what_decides``).
         teacher_sha256: of weights and sampler.
         network_evaluations: of one sample, that probes and table took.
+        guidance: of the teacher.
     """
 
     law: FittedLaw
@@ -48,6 +50,7 @@ class CalibrationFile:
     settings: Mapping[str, Any]
     teacher_sha256: str
     network_evaluations: float
+    guidance: GuidanceRecord = field(default_factory=dict)
 
     @property
     def learning_rate(self) -> float:
@@ -176,7 +179,12 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
             )
         evaluations = sum(content["network_evaluations"].values())
         settings, teacher = content["settings"], content["teacher_sha256"]
-        return CalibrationFile(law, read_table(table), settings, teacher, evaluations)
+        known = read_table(table)
+        guidance: GuidanceRecord = {}
+        if "guidance" in content:
+            place = f"{path}: guidance"
+            guidance = check_guidance_record(content["guidance"], known.num_steps, place)
+        return CalibrationFile(law, known, settings, teacher, evaluations, guidance)
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(
             str(path), f"must be whole ({error!r} is missing)", remedy=_AGAIN

@@ -99,9 +99,17 @@ class Encoding:
             raise InputError("teacher", requirement, str(self.folder))
         return _plain(self.family.encode_prompts(self.pipeline, prompts))
 
-    def null(self) -> Condition | None:
-        """One row, of no prompt or class, if the pipeline knows of that."""
-        null = self.family.null_condition(self.pipeline)
+    def null(self, negative_prompt: str = "") -> Condition | None:
+        """One row, of no prompt or class or of what is not to be shown, if the pipeline knows it.
+
+        Raises:
+            InputError: for a negative prompt of a network that reads no text, or where the pipeline
+                has nothing to encode it.
+        """
+        if self.reads_text and not self.text_encoders:
+            requirement = "must have a text encoder, which prompts are encoded by"
+            raise InputError("teacher", requirement, str(self.folder))
+        null = self.family.null_condition(self.pipeline, negative_prompt)
         return None if null is None else _plain(null)
 
     @cached_property

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from opmerge.measure.probes import (
 from opmerge.measure.teacher_table import MeasuredTable, default_samples, measure_table
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.guidance import GuidanceRecord
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, Store, file_digest
 from opmerge.training import GammaRates
@@ -96,6 +97,7 @@ class Calibration:
             model is for runs with the same.
         schedule: of the teacher, which the model is for too.
         teacher: its digest.
+        guidance: of the teacher.
     """
 
     fit: Fit
@@ -107,6 +109,7 @@ class Calibration:
     schedule: NoiseSchedule
     teacher: str
     notes: tuple[str, ...]
+    guidance: GuidanceRecord = field(default_factory=dict)
 
     @property
     def training(self) -> GammaRates:
@@ -135,6 +138,7 @@ class Calibration:
             "steps": self.schedule.num_steps,
             "schedule": self.schedule.to_dict(),
             "teacher_sha256": self.teacher,
+            **({"guidance": dict(self.guidance)} if self.guidance else {}),
             "network_evaluations": self.network_evaluations,
             "residual": self.fit.residual,
             "standard_errors": {k: v if math.isfinite(v) else None for k, v in errors.items()},
@@ -233,6 +237,7 @@ def calibrate(
             *_pair_notes(alone, wanted, spectrum.num_dimensions, accelerator.num_processes),
             *_fit_notes(fit, _of_steps(measured)),
         ),
+        teacher.guidance_record,
     )
 
 

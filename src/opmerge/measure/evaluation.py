@@ -25,6 +25,7 @@ from opmerge.distillation.sampling import draw_samples
 from opmerge.errors import InputError
 from opmerge.measure.linearity import as_rows, require_basis
 from opmerge.metrics import gaussian_fit_w2, projected_w2, random_directions
+from opmerge.settings.guidance import in_words
 from opmerge.spectra import Spectrum
 
 Report = Callable[[str, int, int], None]
@@ -295,6 +296,7 @@ def _settings_of(student: Student, teacher: Teacher) -> Iterator[tuple[str, Any,
     both = student.ddim, teacher.ddim
     starts = [jump.start for jump in student.jumps]
     places = sorted({*starts, *(jump.readout for jump in student.jumps)}, reverse=True)
+    yield "guidance_scale", in_words(student.guidance), in_words(teacher.guidance_record)
     for name in ("num_steps", "prediction_type"):
         yield name, *(getattr(ddim, name) for ddim in both)
     for name, steps in (("timestep", starts), ("alpha", places), ("sigma", places)):

@@ -14,6 +14,7 @@ from opmerge.planners.result import PlannerResult
 from opmerge.plans import PlanFile
 from opmerge.plans.drawing import recorded_plan
 from opmerge.problem import Problem
+from opmerge.settings.guidance import GuidanceRecord
 
 
 def budget_record(
@@ -24,6 +25,7 @@ def budget_record(
     curve: Sequence[BudgetResult],
     cost: IterationCost,
     told: str,
+    guidance: GuidanceRecord | None = None,
 ) -> dict[str, Any]:
     """A plan's record, in which every plan has what it costs and what is forecast of it.
 
@@ -32,7 +34,8 @@ def budget_record(
     the 90 % interval of the ratio of its error to the least (``ratio_low``, ``ratio_high``). All
     strategies are at the budget. ``least`` is the plan with the least forecast; ``frontier`` has a
     row for every K and budget. A budget is told in its own words, by its amount, and as network
-    evaluations (those of the plan, where iterations were asked for).
+    evaluations (those of the plan, where iterations were asked for). ``guidance`` is that of the
+    teacher.
     """
     outcomes = {each.name: evaluate(problem, each.plan) for each in result.strategies}
     best = evaluate(problem, result.best.plan)
@@ -73,6 +76,7 @@ def budget_record(
         "reuse": cost.reuse,
         "linear_part": "solve" if table.is_nonlinear else "train",
         "student_passes": cost.student_passes,
+        "guidance": dict(guidance or {}),
         "law": law.source,
         "scatter": law.scatter,
         "output_spread": table.output_spread,
@@ -95,6 +99,7 @@ def budget_plan_file(problem: Problem, record: Mapping[str, Any]) -> PlanFile:
         problem.spectrum.identity(),
         tuple(best["iterations"]),
         record["budget"]["evaluations"],
+        record["budget"].get("guidance") or {},
     )
 
 

@@ -22,6 +22,7 @@ from opmerge.errors import InputError
 from opmerge.files import expand_home, write_atomic
 from opmerge.plans.tree import Plan, Tree
 from opmerge.schedules import NoiseSchedule
+from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
 from opmerge.settings.types import MergeRule, Objective
 from opmerge.training import TrainingModel, training_from_dict
 
@@ -32,7 +33,7 @@ _STUDENTS = re.compile(r'(?<!\\)"students"\s*:\s*(?=\[)')
 _PROBLEM = ("schedule", "training", "merge_rule", "objective")
 _KEYS = ("format", "version", "steps", "students", *_PROBLEM)
 _PREDICTION = ("predicted", "spectrum")
-_OPTIONAL = ("free_step", "iterations", "budget")
+_OPTIONAL = ("free_step", "iterations", "budget", "guidance")
 _SPACE = " \t\r\n"
 _TOKEN = re.compile(rf"[{_SPACE}]*(?:([\[\],])|((?:0|[1-9][0-9]{{0,8}})(?![0-9.eE])))")
 _MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stands for any step
@@ -110,6 +111,7 @@ class PlanFile:
             empty, and left out of the file, if nothing was predicted because there are no data.
         iterations: of each merge, in the order of ``plan.merges``; None if nothing was said.
         budget: network evaluations that the iterations were chosen for; None if they were not.
+        guidance: of the teacher, ``scale`` and ``interval``; empty if it has none.
 
     Raises:
         InputError: if there are not as many iterations as merges, or one is below 1; for a budget
@@ -125,6 +127,7 @@ class PlanFile:
     spectrum: Mapping[str, Any] = field(default_factory=dict)
     iterations: tuple[int, ...] | None = None
     budget: float | None = None
+    guidance: GuidanceRecord = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.iterations is not None:
@@ -153,6 +156,8 @@ class PlanFile:
             content["iterations"] = list(self.iterations)
         if self.budget is not None:
             content["budget"] = self.budget
+        if self.guidance:
+            content["guidance"] = dict(self.guidance)
         return dumps_with_students(content) + "\n"
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -207,6 +212,9 @@ class PlanFile:
             _spectrum(data["spectrum"], f"{place}: spectrum") if given else {},
             None if iterations is None else tuple(iterations),
             data.get("budget"),
+            check_guidance_record(data["guidance"], plan.num_steps, f"{place}: guidance")
+            if "guidance" in data
+            else {},
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from opmerge.errors import InputError
 from opmerge.settings.base import Settings, option
@@ -34,6 +35,12 @@ class GuidanceOptions(Settings):
         shown="all steps",
     )
 
+    negative_prompt: str = option(
+        "",
+        "What is not to be shown, of teachers that read texts: told in the place of nothing.",
+        metavar="TEXT",
+    )
+
     @property
     def scale(self) -> float | None:
         """w, where it is given."""
@@ -49,7 +56,86 @@ class GuidanceOptions(Settings):
         if len(interval) != 2 or not interval[0] <= interval[1] <= num_steps:
             requirement = f"must be the first and last of steps within 1 … {num_steps}"
             raise InputError("guidance_interval", requirement, interval)
-        if self.guidance_interval is not None and self.scale is None:
-            raise InputError("guidance_interval", "must come with guidance_scale", interval)
+        beside = {"guidance_interval": interval, "negative_prompt": self.negative_prompt}
+        for name in beside.keys() & self.model_fields_set if self.scale is None else ():
+            raise InputError(name, "must come with guidance_scale", beside[name])
         is_off = self.scale is None or self.scale == 1
         return range(0) if is_off else range(interval[0], interval[1] + 1)
+
+    def record(self, num_steps: int) -> GuidanceRecord:
+        """What files say of it, of a teacher of T steps; the scale 1 is no guidance."""
+        steps = self.steps(num_steps)
+        return guidance_record(self.scale or 0.0, steps, self.negative_prompt)
+
+    def agreed(self, recorded: GuidanceRecord, num_steps: int, whose: str) -> Self:
+        """The guidance of what was made for one, where none is asked for.
+
+        Args:
+            recorded: with which it was made.
+            num_steps: T.
+            whose: what was made, such as ``the plan's``.
+
+        Raises:
+            InputError: if another one is asked for.
+        """
+        if self.guidance_scale is None:
+            self.steps(num_steps)
+            return self.of_record(recorded)
+        asked = self.record(num_steps)
+        if asked != recorded:
+            requirement = f"must be {in_words(recorded)}, as {whose}"
+            raise InputError("guidance_scale", requirement, in_words(asked))
+        return self
+
+    @classmethod
+    def of_record(cls, recorded: GuidanceRecord) -> Self:
+        """The options that give a record."""
+        if not recorded:
+            return cls()
+        first, last = recorded["interval"]
+        return cls(
+            guidance_scale=f"{recorded['scale']!r}",
+            guidance_interval=(first, last),
+            negative_prompt=recorded.get("negative_prompt", ""),
+        )
+
+
+GuidanceRecord = Mapping[str, Any]
+"""``scale`` w and ``interval``, the first and last step of a teacher's guidance, and
+``negative_prompt``, if there is one; empty where there is none."""
+
+
+def guidance_record(scale: float, steps: range, negative_prompt: str = "") -> GuidanceRecord:
+    """The record of guidance of a scale at these steps."""
+    if not steps:
+        return {}
+    record = {"scale": float(scale), "interval": [steps.start, steps.stop - 1]}
+    return {**record, **({"negative_prompt": negative_prompt} if negative_prompt else {})}
+
+
+def check_guidance_record(record: Any, num_steps: int, place: str) -> GuidanceRecord:
+    """A record as it is read from a file, or ``InputError`` with its place."""
+    requirement = "must be an object with scale and interval"
+    known = {"interval", "scale", "negative_prompt"}
+    if not isinstance(record, dict) or not {"interval", "scale"} <= set(record) <= known:
+        raise InputError(place, requirement, repr(record))
+    interval, scale = record["interval"], record["scale"]
+    negative_prompt = record.get("negative_prompt", "")
+    if not isinstance(negative_prompt, str):
+        raise InputError(f"{place}.negative_prompt", "must be a text", repr(negative_prompt))
+    if type(scale) not in (int, float) or not 0 <= scale < float("inf"):
+        raise InputError(f"{place}.scale", "must be a number >= 0 and finite", repr(scale))
+    is_pair = isinstance(interval, list) and [type(each) for each in interval] == [int, int]
+    if not is_pair or not 1 <= interval[0] <= interval[1] <= num_steps:
+        requirement = f"must be the first and last of steps within 1 … {num_steps}"
+        raise InputError(f"{place}.interval", requirement, repr(interval))
+    return guidance_record(scale, range(interval[0], interval[1] + 1), negative_prompt)
+
+
+def in_words(record: GuidanceRecord) -> str:
+    """A record in the words of the options."""
+    if not record:
+        return "1"
+    words = f"{record['scale']:g} at the steps {','.join(map(str, record['interval']))}"
+    prompt = record.get("negative_prompt")
+    return f"{words}, away from {prompt!r}" if prompt else words

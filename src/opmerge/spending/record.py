@@ -24,7 +24,8 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     problem = _problem(spending)
     planned = replace(spending.planned, best=spending.chosen.planned)
     given = (knowledge.table, knowledge.law, planned, spending.curve)
-    record = budget_record(problem, *given, prices.cost, prices.told)
+    guidance = spending.teacher.guidance_record
+    record = budget_record(problem, *given, prices.cost, prices.told, guidance)
     record["run"] = {
         "budget": prices.told,
         "amount": prices.amount,
