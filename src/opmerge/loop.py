@@ -147,7 +147,7 @@ def make_accelerator(
 
 
 class Trainer:
-    """Trains one network, in place and in the mode (train or eval) that it is in.
+    """Trains the weights of a network that ask for gradients, in the mode (train or eval) it is in.
 
     The accelerator forgets what it trained before.
     """
@@ -163,9 +163,10 @@ class Trainer:
         if accelerator.scaler is not None:  # of fp16: how far the last network's loss was scaled
             anew = torch.amp.GradScaler(accelerator.device.type)
             accelerator.scaler.load_state_dict(anew.state_dict())
-        network.to(accelerator.device).requires_grad_(True)
+        network.to(accelerator.device)
         self.first, self.total = 0, num_iterations  # the iterations that are done already, and all
-        optimizer = _make_optimizer(network, config)
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
+        optimizer = _make_optimizer(weights, config)
         plain = config.lr_scheduler == "constant"  # which in diffusers ignores the warm-up
         name = "constant_with_warmup" if plain else config.lr_scheduler
         schedule = get_scheduler(name, optimizer, None, config.lr_warmup_steps, num_iterations)
@@ -173,8 +174,8 @@ class Trainer:
         self.network, self.optimizer, self.schedule = accelerator.prepare(
             network, optimizer, schedule
         )
-        decay = config.ema_decay
-        self.average = EMAModel(network.parameters(), decay) if decay else None
+        self.weights, decay = weights, config.ema_decay
+        self.average = EMAModel(weights, decay) if decay else None
 
     @property
     def learning_rate(self) -> float:
@@ -236,7 +237,7 @@ class Trainer:
             losses.append(loss.detach())
         self.schedule.step()
         if self.average is not None:
-            self.average.step(self.network.parameters())
+            self.average.step(self.weights)
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
     def average_tensors(self) -> dict[str, Tensor]:
@@ -259,12 +260,13 @@ class Trainer:
         """The network as it would be saved now: in eval mode, by its moving average if any."""
         network: nn.Module = self.accelerator.unwrap_model(self.network)
         if self.average is not None:
-            self.average.store(network.parameters())
-            self.average.copy_to(network.parameters())
+            self.average.store(self.weights)
+            self.average.copy_to(self.weights)
+        is_training = network.training
         yield network.eval()
-        network.train()
+        network.train(is_training)
         if self.average is not None:
-            self.average.restore(network.parameters())
+            self.average.restore(self.weights)
 
     def _require_finite(
         self, losses: list[Tensor], done: int, with_weights: bool, place: str
@@ -272,7 +274,7 @@ class Trainer:
         """Refuse losses up to the iteration ``done``, or weights, not finite, on all processes."""
         total = self.accelerator.reduce(torch.stack(losses), "sum")
         bad = next(iter(torch.nonzero(~torch.isfinite(total)).flatten().tolist()), None)
-        weights = self.network.parameters() if with_weights else ()
+        weights = self.weights if with_weights else ()
         if bad is None and all(torch.isfinite(values).all() for values in weights):
             return
         first = done if bad is None else done - len(losses) + bad + 1
@@ -285,14 +287,16 @@ class Trainer:
         """The trained network, or its moving average, ready to be read."""
         network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         if self.average is not None:
-            self.average.copy_to(network.parameters())
+            self.average.copy_to(self.weights)
         return network.requires_grad_(False).eval()
 
 
-def _make_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
+def _make_optimizer(
+    weights: list[nn.Parameter], config: OptimizationConfig
+) -> torch.optim.Optimizer:
     # One call for all parameters: a third of a small network's step. In fp16 it is the optimizer's
     # own affair to leave out a step that overflows, and the schedule sees one in every iteration.
-    given: Any = dict(params=network.parameters(), lr=config.learning_rate, fused=True)
+    given: Any = dict(params=weights, lr=config.learning_rate, fused=True)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(**given, weight_decay=config.weight_decay)
     return torch.optim.Adam(**given) if config.optimizer == "adam" else torch.optim.SGD(**given)

@@ -47,13 +47,15 @@ def run(
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
 
-    names = {"loss_weighting", "linear_part", "target_reuse"}
+    names = {"loss_weighting", "linear_part", "target_reuse", "lora_rank", "lora_target_modules"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
     teacher, folder = load_teacher(asked.teacher, asked.steps), asked.output_dir
     if not 1 <= asked.student_steps <= asked.steps:
         need = f"must be from 1 to {asked.steps}, the teacher's steps"
         raise InputError("student_steps", need, asked.student_steps)
     teacher = networks.guided(teacher, guidance, samples.source)
+    if asked.fuse_lora and not config.lora_rank:
+        raise InputError("fuse_lora", "must come with --lora_rank")
     for name in asked.compare_with:  # refused before anything is trained
         build_strategy(name, asked.steps, asked.student_steps)
     config = settled(config, teacher.network)

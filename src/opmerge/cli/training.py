@@ -64,7 +64,7 @@ def distill(
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
     from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
     from opmerge.distillation.executor import Distillation, settled
-    from opmerge.distillation.pipeline import check_can_be_saved
+    from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable
     from opmerge.distillation.stages import plan_stages
     from opmerge.settings.guidance import GuidanceOptions
 
@@ -74,6 +74,8 @@ def distill(
     config = settled(config, teacher.network)
     of_plan = None if made_for is None else made_for.guidance
     teacher = networks.guided(teacher, guidance, samples.source, of_plan)
+    if asked.fuse_lora and not config.lora_rank:
+        raise InputError("fuse_lora", "must come with --lora_rank")
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
         _compare_training(config, made_for.training)
@@ -82,7 +84,10 @@ def distill(
     main = accelerator.is_main_process
     inputs = networks.training_inputs(accelerator, samples, teacher, config.data_free, folder)
     student = files.output_dir / "student"
-    check_can_be_saved(teacher, parsed, plan_stages(parsed, config.sharing), student)
+    if not config.lora_rank or asked.fuse_lora:
+        check_can_be_saved(teacher, parsed, plan_stages(parsed, config.sharing), student)
+    else:
+        check_replaceable(student)
     run = Distillation(teacher, parsed, inputs, config, accelerator, folder, warn=say)
     for note in opmerge.diffusers_schedule(asked.teacher, parsed.num_steps).notes:
         say(note)
@@ -104,7 +109,7 @@ def distill(
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
     if main:
-        _save(run, files.output_dir, asked.copy_components)
+        _save(run, files.output_dir, asked)
 
 
 def calibrate(
@@ -323,12 +328,15 @@ def _train(run: Distillation, done: int, log: networks.Log) -> None:
                 log(record.step, **place, loss=float(record.loss), learning_rate=rate)
 
 
-def _save(run: Distillation, output_dir: Path, copies: bool) -> None:
+def _save(run: Distillation, output_dir: Path, asked: DistillOptions) -> None:
+    from opmerge.distillation.adapters import fused_student
     from opmerge.distillation.pipeline import is_image, save_student
     from opmerge.distillation.sampling import decoded, draw_samples, told_of, write_image_grid
 
-    student, teacher = run.student(), run.teacher
-    print(f"written: {save_student(student, output_dir / 'student', teacher, copies)}")
+    student, teacher, folder = run.student(), run.teacher, output_dir / "student"
+    if asked.fuse_lora:
+        student = fused_student(student, teacher.network)
+    print(f"written: {save_student(student, folder, teacher, asked.copy_components)}")
     samples = draw_samples(student, 64, 0, 64, told=told_of(student, run.inputs))
     images = decoded(samples, student, teacher.folder)
     if is_image(tuple(images.shape[1:])):
@@ -350,7 +358,7 @@ def _show_cost(run: Distillation) -> None:
         "networks trained": cost.num_stages,
         "iterations": f"{cost.num_iterations:,}",
         "network evaluations": f"{cost.network_evaluations:,.0f} (samples; κ = 3 for the student)",
-        "parameters": f"{cost.num_parameters:,}",
+        "parameters": f"{cost.num_parameters:,}, trained {cost.num_trained:,}",
         "networks held at once": cost.peak_networks,
         "memory": f"{cost.memory_bytes / 2**20:,.1f} MiB of networks and targets, {working}; "
         f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples in main memory",

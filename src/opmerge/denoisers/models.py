@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -182,9 +183,7 @@ class Teacher(_Told):
         tables = {"alphas": self.ddim.alphas, "sigmas": self.ddim.sigmas}
         if self.ddim.scalings is not None:
             tables["scalings"] = self.ddim.scalings
-        for name, tensor in {**tables, **self.network.state_dict()}.items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        _add_tensors(digest, {**tables, **self.network.state_dict()})
         if self.guidance is not None:
             digest.update(self.guidance.digest().encode())
         return digest.hexdigest()
@@ -218,16 +217,33 @@ class Student(_Told):
 
     def to(self, device: torch.device) -> Student:
         """The same student on a device; this one stays where it is."""
-        there = {jump.denoiser: jump.denoiser.to(device) for jump in self.chain}
-        chain = tuple(replace(jump, denoiser=there[jump.denoiser]) for jump in self.chain)
+        ddim, chain = self.ddim.to(device), self.chain
+        if ddim.alphas.device != self.ddim.alphas.device:
+            chain = copy.deepcopy(chain)  # at once, so that what networks share they share there
+            for jump in chain[len(chain) - len(self.jumps) :]:
+                jump.network.to(device)
+        there = {jump.denoiser: jump.denoiser.to(device) for jump in chain}
+        chain = tuple(replace(jump, denoiser=there[jump.denoiser]) for jump in chain)
         first = len(chain) - len(self.jumps)
         free_step = chain[0] if first else None
-        ddim = self.ddim.to(device)
         return replace(self, jumps=chain[first:], ddim=ddim, free_step=free_step)
 
     def sample(self, noise: Tensor, condition: Condition | Tensor | None = None) -> Tensor:
         """(B, …) samples of (B, …) noise z_T in K evaluations; a (B,) condition is class labels."""
         return compose(self.ddim, [self.chain], noise, condition=as_condition(condition))
+
+
+def network_digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, network.state_dict())
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def initial_noise(

@@ -216,6 +216,7 @@ class NetworkDenoiser:
     def to(self, device: torch.device) -> NetworkDenoiser:
         """See ``Denoiser``; where it is there already, the same network."""
         sampler = self.sampler.to(device)
-        is_there = sampler.alphas.device == self.sampler.alphas.device
+        weight = next(self.network.parameters(), self.sampler.alphas)
+        is_there = weight.device == sampler.alphas.device
         network = self.network if is_there else copy.deepcopy(self.network).to(device)
         return NetworkDenoiser(network, sampler, self.call)

@@ -22,6 +22,7 @@ class Cost:
             the targets made for them (``Stage.target_work``); and the runs that a free step is
             fitted to.
         num_parameters: of one network.
+        num_trained: of its weights, or of its adapters, whichever are trained.
         peak_networks: held at once: teacher, students in place, the one in training.
         memory_bytes: of weights, what optimizer and moving average keep, and targets kept, on the
             device, at the peak.
@@ -36,6 +37,7 @@ class Cost:
     num_iterations: int
     network_evaluations: float
     num_parameters: int
+    num_trained: int
     peak_networks: int
     memory_bytes: int
     working_bytes: int | None
@@ -67,7 +69,8 @@ def estimate_cost(
     seconds = sum(stage.seconds(n, config, pace, *limits) for stage, n in efforts)
     kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
     targets = max((size for _, size in kept), default=0)
-    size = sum(p.numel() for p in distillation.teacher.network.parameters())
+    size = sum(weight.numel() for weight in distillation.teacher.network.parameters())
+    trained = _trained(distillation) if config.lora_rank else size
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     kept_of_training = _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
     report("adding up what is held in memory")
@@ -82,15 +85,21 @@ def estimate_cost(
         + batch * sum(stage.network_evaluations(n, config, *limits) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,
-        memory_bytes=_BYTES * size * (2 + in_place + kept_of_training) + targets,
+        num_trained=trained,
+        memory_bytes=_BYTES * (size + trained * (in_place + 1 + kept_of_training)) + targets,
         working_bytes=working,
         disk_bytes=_BYTES
-        * size
+        * trained
         * (checkpoints * (in_place + 1 + kept_of_training) + distillation.plan.student_steps),
         data_memory_bytes=data - on_disk,
         data_disk_bytes=on_disk,
         seconds=seconds + free / batch * pace.operator,
     )
+
+
+def _trained(distillation: Distillation) -> int:
+    weights = distillation.new_student().parameters()
+    return sum(weight.numel() for weight in weights if weight.requires_grad)
 
 
 def _working_bytes(distillation: Distillation) -> int | None:

@@ -20,6 +20,7 @@ from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import NoiseInputs, TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, compose
+from opmerge.distillation.adapters import Adapters
 from opmerge.distillation.free_step import fit_free_step, num_batches
 from opmerge.distillation.memory import working_bytes
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
@@ -33,12 +34,13 @@ from opmerge.distillation.targets import Part, StageTargets, Targets
 from opmerge.distillation.timing import Pace, seconds_of
 from opmerge.errors import InputError
 from opmerge.forecast.cost import operator_passes
-from opmerge.loop import Iteration, Trainer
+from opmerge.loop import Iteration, Trainer, seeded_generator
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
 
 _BY_HEART = 2.0  # held-out over trained loss; 1.2 where reuse was best, 2 where it was too much
+_NEW = -3  # a stream beside those of a stage's iterations, of weights that are new
 _SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a checkpoint
 
 
@@ -89,7 +91,10 @@ class Distillation:
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
-        self._operators = Operators(self.teacher, plan.free_step or plan.num_steps)
+        adapters = None
+        if config.lora_rank is not None:
+            adapters = Adapters(config.lora_rank, config.lora_target_modules)
+        self._operators = Operators(self.teacher, plan.free_step or plan.num_steps, adapters)
         self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
         effort = plan_effort(self.stages, config, accelerator.num_processes, *self.limits)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
@@ -102,6 +107,8 @@ class Distillation:
             self._checkpoints = Checkpoints(folder, self.identity(), limit, warn)
         for stage in self.stages:  # refuse what does not fit before anything is trained
             self.targets.check(stage.merges)
+        if self.stages and adapters is not None:
+            self.new_student()
 
     def resume(self, wanted: str = "latest") -> int:
         """Go on from what ``Checkpoints.find`` finds: after how many iterations, 0 if nothing."""
@@ -146,7 +153,7 @@ class Distillation:
         self._fit_free_step()
         while self._stage < len(self.stages):
             number, stage = self._stage, self.stages[self._stage]
-            network = self._operators.copy_of_first(stage.merges[0])
+            network = self.new_student().requires_grad_(False)
             made = StageTargets(self.targets, stage, number, self.iterations[number])
             made.solve(network)
             self._put(stage.merges, network, made.linear)
@@ -162,13 +169,19 @@ class Distillation:
         """What an iteration's cost depends on beside the settings: guided steps, targets kept."""
         return self.teacher.guided_steps, self.targets.most_kept
 
+    def new_student(self) -> nn.Module:
+        """The network of the stage that comes next, as its training begins."""
+        key = self.config.optimization.seed, self._stage, _NEW
+        generator = seeded_generator(torch.device("cpu"), *key)
+        return self._operators.copy_of_first(self.stages[self._stage].merges[0], generator)
+
     def pace(self, report: Callable[[str], None] = lambda doing: None) -> Pace:
         """Seconds of the parts of an iteration of the stage that comes next, on a copy.
 
         ``report`` is told what is timed.
         """
         merges, settings = self.stages[self._stage].merges, self.config.optimization
-        network = self._operators.copy_of_first(merges[0])
+        network = self.new_student()
         trainer = Trainer(self.accelerator, network, settings, MANY_ITERATIONS)
         parts = self.targets.stand_in(merges, self._stage).chunk(
             settings.gradient_accumulation_steps
@@ -205,7 +218,7 @@ class Distillation:
             RuntimeError: of torch, for a network whose steps depend on values.
         """
         merges = self.stages[self._stage].merges
-        network = self._operators.copy_of_first(merges[0]).requires_grad_(True)
+        network = self.new_student()
         whole, loss_of = self.targets.stand_in(merges, self._stage), self._loss_of(merges)
         parts = whole.chunk(self.config.optimization.gradient_accumulation_steps)
 
@@ -246,7 +259,7 @@ class Distillation:
             given = self.config, self.pace(), *self.limits
             self.iterations[number] = stage.iterations_in(self.seconds[number], *given)
         before, total = sum(self.iterations[:number]), self.iterations[number]
-        network = self._operators.copy_of_first(stage.merges[0])
+        network = self.new_student()
         targets = StageTargets(self.targets, stage, number, total)
         if targets.times_used > stage.reuse(self.config):
             often = f"targets are learned from {targets.times_used} times each"

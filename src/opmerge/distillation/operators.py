@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from opmerge.denoisers.denoiser import Denoiser
 from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart
 from opmerge.denoisers.models import Jump, Student, Teacher
+from opmerge.distillation.adapters import Adapters, trainable_copy
 from opmerge.distillation.free_step import free_jump
 from opmerge.plans import Merge
 from opmerge.settings.types import MergeRule
@@ -52,9 +52,12 @@ def unpack(
 class Operators:
     """Which jump stands at which step, first the teacher's; a network that none holds is freed."""
 
-    def __init__(self, teacher: Teacher, num_steps: int) -> None:
-        """Of the teacher's first steps, to which a free step leads if they are not all."""
-        self._teacher = teacher
+    def __init__(self, teacher: Teacher, num_steps: int, adapters: Adapters | None = None) -> None:
+        """Of the teacher's first steps, to which a free step leads if they are not all.
+
+        With ``adapters`` students are those on the teacher's network.
+        """
+        self._teacher, self._adapters = teacher, adapters
         self._at = {jump.start: jump for jump in teacher.steps() if jump.start <= num_steps}
         self.free_step: Jump | None = None
 
@@ -62,9 +65,12 @@ class Operators:
         """The jumps that a merge composes, noise side first."""
         return [self._at[step] for step in merge.boundaries[:-1]]
 
-    def copy_of_first(self, merge: Merge) -> nn.Module:
-        """A copy of the network of a merge's noise-side child."""
-        return copy.deepcopy(self._at[merge.start].network)
+    def copy_of_first(self, merge: Merge, generator: torch.Generator) -> nn.Module:
+        """A copy, to be trained, of the network of a merge's noise-side child.
+
+        The generator is for what is new in it.
+        """
+        return trainable_copy(self._at[merge.start].network, self._adapters, generator)
 
     def put(
         self, merges: Sequence[Merge], network: nn.Module, rule: MergeRule, linear: LinearParts
@@ -111,8 +117,8 @@ class Operators:
         for entry in jumps:
             number = entry["network"]
             if number not in denoisers:
-                network = copy.deepcopy(self._teacher.network)
-                for name, weight in network.state_dict().items():
+                network = trainable_copy(self._teacher.network, self._adapters, torch.Generator())
+                for name, weight in network.requires_grad_(False).state_dict().items():
                     weight.copy_(tensors[f"network.{number}.{name}"])
                 shared = [each["start"] for each in jumps if each["network"] == number]
                 parts = {start: linear[start] for start in shared if start in linear}

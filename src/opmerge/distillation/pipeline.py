@@ -18,6 +18,8 @@ from opmerge.denoisers.denoiser import Condition, as_condition
 from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.teacher_folder import is_in_pipeline, is_student, read_student_index
+from opmerge.distillation.adapters import is_adapted
+from opmerge.distillation.lora_folder import is_lora_folder, load_adapted, save_adapters
 from opmerge.distillation.own_pipeline import (
     has_own_pipeline,
     load_from_pipeline,
@@ -170,14 +172,20 @@ def save_student(
 
     Args:
         teacher: whose own pipeline the student is written as, if it has one that does more than
-            denoise: by links to its other parts, or ``copies`` of them.
+            denoise: by links to its other parts, or ``copies`` of them. A student of adapters is
+            written as these, beside no copy of the teacher's weights (see ``lora_folder``).
 
     Raises:
         InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
             cannot be written.
     """
     folder = Path(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
+    if any(is_adapted(jump.network) for jump in student.jumps):
+        if teacher is None:
+            requirement = "must be given with a student of adapters, which are of its network"
+            raise InputError("teacher", requirement)
+        return save_adapters(student, teacher, folder)
     if teacher is not None and has_own_pipeline(teacher):
         return save_in_pipeline(student, teacher, folder, copies)
     pipeline = FewStepPipeline.from_student(student)
@@ -192,7 +200,7 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
     in_place = stages[-1].networks_after if stages else 0
     number = in_place + any(not tree.merges for tree in plan.students)
     _check_networks([teacher.network], 1 if has_own_pipeline(teacher) else number)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     needed = number * sum(weight.nbytes for weight in teacher.network.state_dict().values())
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     if free < needed:
@@ -211,6 +219,8 @@ def load_student(folder: Path) -> Student:
         InputError: if it is not the folder of a student, or a part is missing or damaged.
     """
     folder = Path(folder)
+    if is_lora_folder(folder):
+        return load_adapted(folder)
     if is_in_pipeline(folder):
         return load_from_pipeline(folder)
     index = read_student_index(folder)
@@ -253,7 +263,8 @@ def _check_networks(networks: Iterable[nn.Module], number: int) -> None:
         raise InputError("student", requirement, number, remedy)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds something other than a student (``InputError``)."""
     if not folder.exists() or is_student(folder):
         return
     if not folder.is_dir() or any(folder.iterdir()):

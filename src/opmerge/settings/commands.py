@@ -27,6 +27,7 @@ _COPIES = (
     "Copy what the teacher's pipeline has beside its network (text encoders, autoencoder) into the "
     "student's folder, instead of links to it."
 )
+_FUSED = "Save whole networks with their adapters fused in, not the adapters."
 _PICTURE = "A .png (grid) or .npy (array) file."
 _PREPARED = "A data set that `prepare` wrote"
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
@@ -191,6 +192,7 @@ class DistillOptions(Settings):
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )
     copy_components: bool = option(False, _COPIES, "Run")
+    fuse_lora: bool = option(False, _FUSED, "Run")
 
 
 class SpendingOptions(Settings):
@@ -221,6 +223,13 @@ class SpendingOptions(Settings):
     )
     num_samples: Count = option(2000, "Samples on which students are measured.")
     copy_components: bool = option(False, _COPIES, "Run")
+    fuse_lora: bool = option(False, _FUSED, "Run")
+    lora_rank: Count | None = option(
+        None, "As of the run to come: adapters.", "Execution", shown="whole networks"
+    )
+    lora_target_modules: tuple[str, ...] | None = option(
+        None, "As of the run to come.", "Execution", shown="by the network"
+    )
     loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.", "Execution")
     linear_part: LinearPartChoice = option(
         "auto",

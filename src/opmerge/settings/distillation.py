@@ -131,6 +131,17 @@ class DistillationConfig(Settings):
         "on what is left (solve), or trained as all of it (train); auto: by the network.",
         shown="solve for the perceptron, train for other networks and with a curriculum",
     )
+    lora_rank: Count | None = option(
+        None,
+        "Train adapters of this rank (LoRA) in the place of whole networks, on the teacher's "
+        "weights, which stay as they are.",
+        shown="whole networks",
+    )
+    lora_target_modules: tuple[str, ...] | None = option(
+        None,
+        "Modules that get adapters, by their names or the ends of them: to_q,to_k,to_v,to_out.0.",
+        shown="linear layers, and convolutions of networks that read no text",
+    )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")
 
@@ -138,6 +149,8 @@ class DistillationConfig(Settings):
     def _check(self) -> Self:
         if self.budget is not None and self.merge_seconds is not None:
             raise InputError("merge_seconds", "must not be given together with budget")
+        if self.lora_target_modules is not None and self.lora_rank is None:
+            raise InputError("lora_target_modules", "must come with lora_rank")
         if self.target_reuse not in ("auto", 1) and self.curriculum != "none":
             raise InputError("target_reuse", "must be 1 with a curriculum", self.target_reuse)
         if self.linear_part == "solve" and self.curriculum != "none":
@@ -183,6 +196,7 @@ class DistillationConfig(Settings):
         optimization = self.optimization.what_decides(num_processes)
         # older checkpoints do not know what is not used
         newer = {"budget", "budget_split", "target_reuse", "linear_part"}
+        newer |= {"lora_rank", "lora_target_modules"}
         decides = self.model_dump(exclude=newer)
         if self.budget:
             decides["budget"] = [*read_budget(self.budget), read_split(self.budget_split)]
@@ -190,4 +204,6 @@ class DistillationConfig(Settings):
             decides["target_reuse"] = self.target_reuse
         if self.linear_part == "solve":
             decides["linear_part"] = self.linear_part
+        if self.lora_rank is not None:
+            decides |= {"lora_rank": self.lora_rank, "lora_modules": self.lora_target_modules}
         return {**decides, "optimization": optimization}

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Student, Teacher
+from opmerge.distillation.adapters import fused_student
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.pipeline import load_student, save_student
@@ -350,8 +351,8 @@ class Spending:
         seconds = self._train(name, run)
         student = run.student()
         if self.accelerator.is_main_process:
-            copies = self.asked.copy_components
-            save_student(student, folder / "student", self.teacher, copies)
+            saved = fused_student(student, run.teacher.network) if self.asked.fuse_lora else student
+            save_student(saved, folder / "student", run.teacher, self.asked.copy_components)
         found = evaluate_student(
             run.teacher,
             student,

@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
+from torch import nn
 
 from opmerge.denoisers.denoiser import Condition, as_condition
 from opmerge.denoisers.families.family import Config, Family
@@ -21,6 +22,7 @@ class DiT(Family):
 
     class_names = ("DiTTransformer2DModel",)
     null_first = False
+    adapted_layers = (nn.Linear,)
 
     def reads(self, config: Config) -> bool:
         name, norm = config.get("_class_name"), config.get("norm_type")

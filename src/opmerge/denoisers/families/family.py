@@ -58,6 +58,9 @@ class Family:
     null_first: ClassVar[bool] = True
     """Whether samples that are told nothing come first in a batch of the family's pipeline."""
 
+    adapted_layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    """The layers that get adapters where nobody names modules."""
+
     def __init_subclass__(cls) -> None:
         FAMILIES.insert(0, cls())
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families.family import Config, Family, Rows, model_class
@@ -29,6 +29,8 @@ _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 class TextFamily(Family):
     """Networks that are told a text for each sample, as ``encode_prompts`` gives it."""
+
+    adapted_layers = (nn.Linear,)
 
     def network_class(self, config: Config, place: Path) -> Any:
         return model_class(config, place)

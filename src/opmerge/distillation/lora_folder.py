@@ -1,0 +1,125 @@
+"""A student of adapters on disk: its steps, and for each network LoRA weights as diffusers reads.
+
+``lora.json`` names the teacher's folder, which must be there to load the student, and the digest of
+its network. Beside it each folder of an adapter can be given to ``load_lora_weights`` of the
+teacher's pipeline, if that has it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.models import Student, Teacher, network_digest
+from opmerge.denoisers.teacher_folder import JUMPS, find_network, load_network
+from opmerge.distillation.adapters import (
+    Adapters,
+    adapters_of,
+    diffusers_weights,
+    is_adapted,
+    load_diffusers_weights,
+    trainable_copy,
+)
+from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.errors import InputError
+from opmerge.files import folder_beside, read_json_object, reading, write_atomic
+
+FORMAT = "opmerge.lora"
+VERSION = 1
+_INDEX = "lora.json"
+_WEIGHTS = "pytorch_lora_weights.safetensors"
+_BASE = "teacher"  # in the place of an adapter's name, for a step that stays the teacher's own
+
+
+def is_lora_folder(folder: Path) -> bool:
+    """Whether a folder is that of a student of adapters."""
+    return (folder / _INDEX).is_file()
+
+
+def save_adapters(student: Student, teacher: Teacher, folder: Path) -> Path:
+    """Write a student of adapters on a teacher's network, whole or not at all.
+
+    Raises:
+        InputError: for a teacher that is in no folder, or if it cannot be written.
+    """
+    if teacher.folder is None:
+        requirement = "must be of a folder that adapters can name"
+        remedy = "save fused networks: `fused_student(student, teacher.network)`"
+        raise InputError("teacher", requirement, "a network in memory", remedy)
+    own = (jump.network for jump in student.jumps if is_adapted(jump.network))
+    networks = list(dict.fromkeys(own))
+    names = {network: f"adapter_{number}" for number, network in enumerate(networks, start=1)}
+    component = _component(find_network(teacher.folder))
+    kind = adapters_of(networks[0])
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "teacher": str(teacher.folder.resolve()),
+        "network": network_digest(teacher.network),
+        "component": component,
+        "rank": kind.rank,
+        "target_modules": kind.target_modules,
+        "adapters": list(names.values()),
+    }
+    jumps = JumpScheduler.from_student(
+        student, [names.get(jump.network, _BASE) for jump in student.jumps]
+    )
+    with folder_beside(folder) as unfinished:
+        jumps.save_pretrained(unfinished / JUMPS)
+        for network, name in names.items():
+            (unfinished / name).mkdir()
+            save_file(diffusers_weights(network, component), unfinished / name / _WEIGHTS)
+        write_atomic(unfinished / _INDEX, json.dumps(index, indent=2) + "\n")
+    return folder
+
+
+def load_adapted(folder: Path) -> Student:
+    """The student of a folder of ``save_adapters``, on its teacher's network.
+
+    Raises:
+        InputError: if a part is missing or damaged, or the teacher is another.
+    """
+    index, requirement = read_json_object(folder / _INDEX), "must be a whole folder of a student"
+    with reading(folder, requirement):
+        if (index["format"], index["version"]) != (FORMAT, VERSION):
+            raise ValueError("another format or version")
+        scheduler: JumpScheduler = JumpScheduler.from_pretrained(folder / JUMPS)
+        adapters = Adapters(index["rank"], tuple(index["target_modules"]))
+        tensors = {name: load_file(folder / name / _WEIGHTS) for name in index["adapters"]}
+    base, place = _base(index, folder)
+    networks: dict[str, nn.Module] = {_BASE: base}
+    for name, weights in tensors.items():
+        networks[name] = trainable_copy(base, adapters, torch.Generator())
+        load_diffusers_weights(networks[name], index["component"], weights)
+    for network in networks.values():
+        network.requires_grad_(False).eval()
+    config = config_of(base)
+    return scheduler.student(networks, family_of(config).sample_shape(config, place))
+
+
+def _base(index: dict[str, Any], folder: Path) -> tuple[nn.Module, Path]:
+    """The network that adapters are on, and its place; refused where it is another."""
+    teacher = Path(index["teacher"])
+    remedy = "save fused weights (`--fuse_lora`) to need no teacher"
+    if not teacher.is_dir():
+        requirement = f"must find the teacher of its adapters at {teacher}"
+        raise InputError(str(folder), requirement, "none", remedy)
+    place = find_network(teacher)
+    config = read_json_object(place / "config.json")
+    base = load_network(place, family_of(config).network_class(config, place))
+    base.requires_grad_(False).eval()
+    if network_digest(base) != index["network"]:
+        requirement = f"must be of the network in {place}: its adapters are of another base"
+        raise InputError(str(folder), requirement, remedy=remedy)
+    return base, place
+
+
+def _component(place: Path) -> str:
+    """What a pipeline calls the network of a folder; of a flat one, as most do."""
+    return place.name if place.name in ("unet", "transformer") else "unet"
