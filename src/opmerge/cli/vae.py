@@ -84,7 +84,8 @@ def encode(images: ImagesOptions, asked: EncodingOptions) -> None:
             batch_size=asked.batch_size,
             progress=report,
         )
-    print(f"written: {asked.output} ({source.num_samples} x {encoder.num_latents})")
+    sizes = " x ".join(map(str, (source.num_samples, *encoder.latent_shape)))
+    print(f"written: {asked.output} ({sizes})")
 
 
 def decode(asked: DecodingOptions) -> None:

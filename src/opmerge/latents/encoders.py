@@ -271,8 +271,9 @@ def encode_source(
     batch_size: int = _BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the latents of all samples of a source to a ``.npy`` file, (N, num_latents) float32.
+    """Write the latents of all samples of a source to a ``.npy`` file, (N, *latent_shape) float32.
 
+    That is the shape in which a network of a latent diffusion model reads them.
     The file appears when it is whole. Memory does not depend on N. With ``sample`` it holds
     ``mean + exp(log_variance / 2) · noise`` instead of means; the noise of image i depends on the
     seed and on i alone.
@@ -303,7 +304,7 @@ def encode_source(
                 first += len(part)
         check_black(source, low, high)
 
-    return write_rows(path, (source.num_samples, encoder.num_latents), batches(), progress)
+    return write_rows(path, (source.num_samples, *encoder.latent_shape), batches(), progress)
 
 
 def decode_latents(

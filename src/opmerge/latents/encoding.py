@@ -94,9 +94,6 @@ class Encoding:
         Raises:
             InputError: if the network reads no text, or the pipeline has nothing to encode it.
         """
-        if self.reads_text and not self.text_encoders:
-            requirement = "must have a text encoder, which prompts are encoded by"
-            raise InputError("teacher", requirement, str(self.folder))
         return _plain(self.family.encode_prompts(self.pipeline, prompts))
 
     def null(self, negative_prompt: str = "") -> Condition | None:

@@ -95,6 +95,8 @@ def read_contents(
             than the teacher's, or captions or labels are missing, too many or not the teacher's.
     """
     source, stamp = None, None
+    if encoding.reads_text:  # before thousands of images are looked through
+        check_told(encoding.needs, encoding.told([""]))
     if asked.source is not None:
         channels, side, _ = encoding.image_shape(asked.image_size)
         options = SourceOptions(
@@ -127,7 +129,8 @@ def prepare(
             teacher's shape, or there is no room.
     """
     work = _Preparation(asked, encoding, contents)
-    folder, state = asked.output_dir, PartialState()
+    # without a device, accelerate starts several processes only if it is told so
+    folder, state = asked.output_dir, PartialState(cpu=not torch.accelerator.is_available())
     if identity_of(folder) not in (None, work.identity):
         requirement = "must be a new folder, or that of the same images, prompts and options"
         remedy = "choose another, or remove this one"
@@ -189,11 +192,7 @@ class _Preparation:
     @cached_property
     def first(self) -> Condition | None:
         """What is told of the first sample."""
-        if not self.contents.num_conditions:
-            return None
-        told = self._told(0, 1)
-        check_told(self.encoding.needs, told)
-        return told
+        return self._told(0, 1) if self.contents.num_conditions else None
 
     @cached_property
     def sample_shape(self) -> tuple[int, ...] | None:

@@ -160,7 +160,8 @@ def _errors(problem: Problem, plans: Mapping[str, Plan], spectra: Array) -> dict
 
 def _resampled(path: str, num_resamples: int, seed: int) -> dict[str, Array]:
     """(1 + resamples, d) descending eigenvalues by form: of all latents, then of each resample."""
-    latents = np.load(path, allow_pickle=False).astype(np.float64)
+    stored = np.load(path, allow_pickle=False).astype(np.float64)
+    latents = stored.reshape(len(stored), -1)
     rng, spectra, count = np.random.default_rng(seed), [], len(latents)
     for number in range(1 + num_resamples):
         drawn = rng.multinomial(count, np.full(count, 1 / count)) if number else np.ones(count)

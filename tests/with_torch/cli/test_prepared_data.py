@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from captioned_images import CAPTIONS, NUM_IMAGES, captioned_images, prepare_words, refused
+from diffusers import DDIMPipeline, DDIMScheduler
 from PIL import Image
 from tiny_pipelines import SAMPLE, TINY_PIPELINES
 
@@ -18,6 +19,7 @@ from opmerge.cli import main
 from opmerge.data.prepared import open_prepared
 from opmerge.denoisers.conditions import kept_conditions
 from opmerge.denoisers.models import initial_noise
+from opmerge.denoisers.networks import make_unet
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.pipeline import load_student
 
@@ -166,3 +168,18 @@ def test_classes_come_from_the_data_set_that_was_prepared(run: Run, work: Path) 
     weights = [next((work / name / "student").rglob("*.safetensors")) for name in ("r0", "r1")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     shutil.rmtree(labelled)
+
+
+def test_what_vae_encode_writes_is_what_a_network_reads(run: Run, work: Path) -> None:
+    """The same latents as those of `prepare`, in the shape that `distill` takes."""
+    sizes = ("--image_size", 2 * SAMPLE, "--vae", work / "teacher")
+    status, out, _ = run("vae", "encode", work / "images", *sizes, "--output", work / "l.npy")
+    assert status == 0
+    assert f"{NUM_IMAGES} x 4 x {SAMPLE} x {SAMPLE}" in out
+    found = open_prepared(work / "cache").shards["samples"].read("samples", 0, NUM_IMAGES)
+    np.testing.assert_allclose(np.load(work / "l.npy"), found, rtol=1e-5, atol=1e-6)
+    DDIMPipeline(make_unet(SHAPE, (8,), None), DDIMScheduler(clip_sample=False)).save_pretrained(
+        work / "latent"
+    )
+    words = ("distill", work / "l.npy", "--teacher", work / "latent", "--plan", "boot", *SHORT)
+    assert run(*words, "--steps", STEPS, "--output_dir", work / "latent_run")[0] == 0

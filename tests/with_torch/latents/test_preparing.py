@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
 from captioned_images import CAPTIONS, NUM_IMAGES, captioned_images, prepare_words, refused
 from PIL import Image, ImageOps
 from tiny_pipelines import SAMPLE, TINY_PIPELINES, WIDTH
 from torch_helpers import scrambled
 
 from opmerge.cli import main
-from opmerge.data import open_source
+from opmerge.data import open_source, prepared
 from opmerge.data.prepared import SAMPLES, open_prepared
 from opmerge.denoisers.conditions import check_told, kept_conditions, null_condition
 from opmerge.denoisers.denoiser import LABELS
@@ -96,29 +95,51 @@ def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
     assert open_source(str(cache)).shape == (4, SAMPLE, SAMPLE)
 
 
+def _prepare_until(words: list[str], shards: int) -> None:
+    """Kill this process once so many shards of samples are written."""
+    write = prepared.write_atomic
+
+    def counted(path: Path, *given: object) -> Path:
+        if path.name.startswith(f"samples-0000{shards + 1}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, *given)  # type: ignore[arg-type]
+
+    prepared.write_atomic = counted  # type: ignore[assignment]
+    main(words)
+
+
 def test_a_preparation_that_was_killed_ends_with_the_same_bytes(
     run: Run, cache: Path, images: Path, teacher: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
     words = [str(word) for word in prepare_words(teacher, folder, images)]
-    program = subprocess.Popen(
-        [sys.executable, "-m", "opmerge.cli", *words], stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("samples-00001*")) and time.monotonic() < deadline:
-        assert program.poll() is None, program.communicate()
-        time.sleep(0.002)
-    os.kill(program.pid, signal.SIGKILL)
-    program.communicate()
-    first = folder / "samples-00001-of-00003.safetensors"
-    whole, written = contents(cache), first.stat().st_mtime_ns
-    assert contents(folder).items() <= whole.items()  # so far, and not finished
-    (folder / "prepared.json").unlink(missing_ok=True)  # had it been quick
-    (folder / "samples-00003-of-00003.safetensors").unlink(missing_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_prepare_until, args=(words, 1))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    whole, begun = contents(cache), contents(folder)
+    assert begun.items() < whole.items()
+    assert sum(name.startswith("samples") for name in begun) == 1
     refused(run("spectrum", folder), "a preparation that was not finished")
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(*words)[0] == 0
     assert contents(folder) == whole
-    assert first.stat().st_mtime_ns == written  # kept
+    assert {path: path.stat().st_mtime_ns for path in times} == times  # kept, not made again
+
+
+def _prepare_on_two(words: list[str]) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    PartialState._reset_state()
+    assert main(words) == 0
+    assert PartialState().num_processes == 2
+
+
+def test_two_processes_share_the_shards_of_one_data_set(
+    cache: Path, images: Path, teacher: Path, tmp_path: Path
+) -> None:
+    words = [str(word) for word in prepare_words(teacher, tmp_path / "two", images)]
+    debug_launcher(_prepare_on_two, (words,), num_processes=2)
+    assert contents(tmp_path / "two") == contents(cache)
 
 
 def test_what_is_prepared_is_checked_again_and_another_data_set_refused(
@@ -256,7 +277,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
     pipeline = TINY_PIPELINES["stable_diffusion"]()
     pipeline.register_modules(text_encoder=None, tokenizer=None)
     pipeline.save_pretrained(mute)
-    refused(run(*prepare_words(mute, folder, images)), "teacher", "text encoder")
+    refused(run(*prepare_words(mute, folder, images)), "prompts", "text encoder")
     assert not folder.exists()
     narrow = tmp_path / "narrow"
     shutil.copytree(teacher, narrow)
