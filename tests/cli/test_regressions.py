@@ -98,6 +98,7 @@ def test_config_holds_the_command_and_every_option_as_used(tmp_path: Path, comma
     assert config["command"] == command
     options = config["options"]
     assert {name for name, value in options.items() if value is None} <= {
+        "image_size",
         "split",
         "top_k",
         "training",

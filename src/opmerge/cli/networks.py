@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli import runs
-from opmerge.cli.progress import progress_bar, resumable
+from opmerge.cli.progress import progress_bar, resumable, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from opmerge.settings.networks import TeacherConfig, VAEConfig
 
 LOG_EVERY = 10
+
+_SAME_SCALE = 1.25  # by which the variances of two sets of the same data may differ, far more
+# than they do
 
 Log = Callable[..., None]
 """Logs a step and, by name, its values to metrics.jsonl and to the tracker."""
@@ -61,6 +65,38 @@ def prepare_libraries() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     gc.freeze()
+
+
+def read_teacher(model: Path, steps: int, ignore_clipping: bool) -> Teacher:
+    """A teacher, and what is left out of it."""
+    from opmerge.denoisers.teacher_folder import load_teacher
+
+    teacher = load_teacher(model, steps, ignore_clipping)
+    if (clipping := teacher.clipping) is not None:
+        say(f"{clipping.key} of the teacher is ignored; `opmerge sample` says what that changes")
+    return teacher
+
+
+def check_plan_data(file: opmerge.PlanFile, teacher: Teacher, inputs: TrainingInputs) -> None:
+    """Refuse a plan that was made for samples of another size, or scaled otherwise.
+
+    Files that say neither, such as of given eigenvalues, are taken.
+    """
+    from opmerge.denoisers.inputs import DataInputs, total_variance
+
+    planned, number = file.spectrum, math.prod(teacher.sample_shape)
+    if planned.get("dimensions", number) != number:
+        shape = teacher.sample_shape
+        requirement = f"must be made for samples of the shape that the teacher reads, {shape}"
+        value = f"samples of {planned['dimensions']:,} numbers"
+        raise InputError("plan", requirement, value, "make it again with the teacher's folder")
+    if "trace" not in planned or not isinstance(inputs, DataInputs):
+        return
+    own = total_variance(inputs.data)
+    if not 1 / _SAME_SCALE <= own / planned["trace"] <= _SAME_SCALE:
+        requirement = f"must be made for data of this run's total variance, {own:.4g}"
+        remedy = "make it from the same data, scaled alike"
+        raise InputError("plan", requirement, f"{planned['trace']:.4g}", remedy)
 
 
 def open_samples(source: str, options: opmerge.SourceOptions) -> Source:

@@ -45,6 +45,7 @@ def plan(
 
     if budgets.is_asked(problem, searching, spending):
         runs.prepare_folder(files.output_dir)
+        data = data.fitted(_sample_shape(problem, spending))
         spectrum = _load_spectrum(data)
         budgets.answer(spectrum, (data, problem, searching, spending), guidance, files)
     else:
@@ -69,7 +70,9 @@ def evaluate(
     steps = problem.steps if _is_strategy(chosen.plan) else None
     parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"), steps)
     asked = problem.replaced(steps=problem.given("steps", parsed.num_steps))
-    outcome = opmerge.evaluate(_build_problem(_load_spectrum(data), asked, made_for), parsed)
+    schedule, shape = _schedule(asked, made_for)
+    spectrum = _load_spectrum(data.fitted(shape))
+    outcome = opmerge.evaluate(_build_problem(spectrum, schedule, asked, made_for), parsed)
     text = output.evaluation_text(outcome, made_for)
     if files.output_dir is not None:
         write_atomic(files.output_dir / "evaluation.json", text + "\n")
@@ -170,7 +173,9 @@ def _answer(
 
     folder, planner = files.output_dir, searching.planner.replace("_", "-")
     runs.prepare_folder(folder)
-    built = _build_problem(_load_spectrum(data), problem)
+    schedule, shape = _schedule(problem)
+    data = data.fitted(shape)
+    built = _build_problem(_load_spectrum(data), schedule, problem)
     if searching.epsilon != 0.0 and planner != "pareto":
         raise InputError("epsilon", "is an option of --planner pareto", searching.epsilon)
     eigenvalues = len(built.distinct_eigenvalues)
@@ -206,17 +211,47 @@ def _load_spectrum(data: DataOptions) -> opmerge.Spectrum:
         )
 
 
+def read_schedule(text: str, steps: int) -> tuple[opmerge.NoiseSchedule, tuple[int, ...] | None]:
+    """A schedule, and the shape of a teacher's samples where it is of one's folder.
+
+    What `distill` refuses such a teacher for is among the schedule's notes.
+    """
+    if not expand_home(text).is_dir():
+        return opmerge.resolve_schedule(text, steps), None
+    from opmerge.denoisers.teacher_folder import outline_teacher
+
+    outline = outline_teacher(text, steps)
+    return outline.schedule, outline.sample_shape
+
+
+def _sample_shape(problem: PlanOptions, spending: BudgetOptions) -> tuple[int, ...] | None:
+    """What the teacher of a plan reads, if there is one."""
+    if spending.teacher is None:
+        return read_schedule(problem.schedule, problem.steps)[1]
+    from opmerge.denoisers.teacher_folder import outline_teacher
+
+    return outline_teacher(spending.teacher, problem.steps).sample_shape
+
+
+def _schedule(
+    asked: ProblemOptions, made_for: opmerge.PlanFile | None = None
+) -> tuple[opmerge.NoiseSchedule, tuple[int, ...] | None]:
+    """``read_schedule`` of what is asked for, or the schedule of a plan file."""
+    if made_for and not asked.given("schedule") and asked.steps == made_for.plan.num_steps:
+        return made_for.schedule, None
+    return read_schedule(asked.schedule, asked.steps)
+
+
 def _build_problem(
-    spectrum: opmerge.Spectrum, asked: ProblemOptions, made_for: opmerge.PlanFile | None = None
+    spectrum: opmerge.Spectrum,
+    schedule: opmerge.NoiseSchedule,
+    asked: ProblemOptions,
+    made_for: opmerge.PlanFile | None = None,
 ) -> opmerge.Problem:
     """The problem; what is not given comes from the plan file, or is the default."""
     file: Any = made_for or asked
     rule = asked.given("merge_rule", file.merge_rule)
     objective = asked.given("objective", file.objective)
-    if made_for and not asked.given("schedule") and asked.steps == made_for.plan.num_steps:
-        schedule = made_for.schedule
-    else:
-        schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
     training = _training(asked, made_for, rule, schedule)
     return opmerge.Problem(spectrum, schedule, training, rule, objective)
 

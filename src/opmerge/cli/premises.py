@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
+from opmerge.cli.planning import read_schedule
 from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
 
@@ -66,7 +67,7 @@ def find_premises(
             return _of_teacher(spectrum, data, asked, spending, guidance, Path(temporary))
     if spending.labels is not None:
         raise InputError("labels", "must be left out without --teacher", spending.labels)
-    schedule = opmerge.resolve_schedule(asked.schedule, asked.steps)
+    schedule, _ = read_schedule(asked.schedule, asked.steps)
     record = guidance.record(asked.steps)
     if asked.training is None:
         law = PRIORS["mlp"]
@@ -100,7 +101,6 @@ def _of_teacher(
     network; and what a time is worth here."""
     from opmerge.cli import networks
     from opmerge.denoisers.inputs import DataInputs
-    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.executor import settled
     from opmerge.forecast import read_calibration
     from opmerge.measure.calibration import kept_table, law_prior
@@ -110,7 +110,7 @@ def _of_teacher(
     from opmerge.spending.prices import priced
 
     assert spending.teacher is not None, "asked for"
-    teacher = load_teacher(spending.teacher, asked.steps)
+    teacher = networks.read_teacher(spending.teacher, asked.steps, spending.ignore_clipping)
     calibration = None if asked.training is None else read_calibration(asked.training)
     recorded = None if calibration is None else calibration.guidance
     teacher = networks.guided(teacher, guidance, data.source, recorded, "the calibration's")

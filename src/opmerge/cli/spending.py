@@ -41,7 +41,6 @@ def run(
     Each part is kept in the folder: the same command goes on where it was interrupted.
     """
     from opmerge.denoisers.inputs import DataInputs
-    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.executor import settled
     from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
@@ -49,7 +48,8 @@ def run(
 
     names = {"loss_weighting", "linear_part", "target_reuse", "lora_rank", "lora_target_modules"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
-    teacher, folder = load_teacher(asked.teacher, asked.steps), asked.output_dir
+    teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
+    samples, folder = samples.fitted(teacher.sample_shape), asked.output_dir
     if not 1 <= asked.student_steps <= asked.steps:
         need = f"must be from 1 to {asked.steps}, the teacher's steps"
         raise InputError("student_steps", need, asked.student_steps)

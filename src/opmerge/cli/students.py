@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli.networks import guided, prepare_libraries, told_by
+from opmerge.cli.networks import guided, prepare_libraries, read_teacher, told_by
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from opmerge.denoisers.conditions import KeptConditions
     from opmerge.denoisers.denoiser import Condition
     from opmerge.denoisers.models import Student, Teacher
@@ -26,6 +29,7 @@ _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
+    from opmerge.denoisers.models import Teacher
     from opmerge.distillation.sampling import (
         decoded,
         draw_samples,
@@ -34,16 +38,28 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     )
 
     prepare_libraries()
-    sampler = _load_sampler(asked.model, asked.steps, guidance, asked.prompts)
+    sampler = _load_sampler(asked, guidance)
     told = _asked_for(asked, sampler)
     count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
-    with progress_bar("sampling", count) as report:
-        samples = draw_samples(sampler, count, seed, batch_size, asked.class_label, report, told)
+
+    def draw(sampler: Teacher | Student, title: str) -> Tensor:
+        with progress_bar(title, count) as report:
+            label = asked.class_label
+            return draw_samples(sampler, count, seed, batch_size, label, report, told)
+
+    samples = draw(sampler, "sampling")
     if asked.output.suffix == ".png":
         written = write_image_grid(asked.output, decoded(samples, sampler, asked.model))
     else:
         written = write_samples(asked.output, samples)
     print(f"written: {written}")
+    if isinstance(sampler, Teacher) and sampler.clipping is not None:
+        clipped = draw(replace(sampler, clips=True), "sampling with clipping")
+        moved, spread = (samples - clipped).square().mean().sqrt(), clipped.std()
+        print(
+            f"without the teacher's {sampler.clipping.key} its samples move by {moved:.3g} (rms), "
+            f"{moved / spread:.2%} of their spread"
+        )
 
 
 def _asked_for(
@@ -79,7 +95,6 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
     """
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import load_samples
-    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
     from opmerge.measure.evaluation import evaluate_student as measure
@@ -88,7 +103,8 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
     prepare_libraries()
     file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
     student = load_student(asked.student).to(best_device())
-    teacher = load_teacher(asked.teacher, student.num_steps)
+    teacher = read_teacher(asked.teacher, student.num_steps, asked.ignore_clipping)
+    asked = asked.fitted(student.sample_shape)
     place = asked.prompts or asked.source or "none"
     given = guidance, place, student.guidance, "the student's"
     teacher = guided(teacher, *given).to(best_device())
@@ -150,15 +166,12 @@ def _has_linear_part(student: Path) -> bool:
     return any((folder / "linear_part.safetensors").is_file() for folder in folders)
 
 
-def _load_sampler(
-    folder: Path, steps: int | None, guidance: GuidanceOptions, prompts: Path | None
-) -> Teacher | Student:
-    from opmerge.denoisers.teacher_folder import is_student, load_teacher
+def _load_sampler(asked: SamplingOptions, guidance: GuidanceOptions) -> Teacher | Student:
+    from opmerge.denoisers.model_folder import is_student, locate_model
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
 
-    if not folder.is_dir():
-        raise InputError(str(folder), "must be an existing folder, of a student or a teacher")
+    folder, steps = locate_model(asked.model, "model"), asked.steps
     for name in ("student", "teacher"):
         if (folder / name / "model_index.json").is_file():
             remedy = f"pass {folder / name}"
@@ -171,8 +184,8 @@ def _load_sampler(
         return load_student(folder).to(best_device())
     if steps is None:
         raise InputError("steps", "must be given for a teacher", remedy="pass --steps 64")
-    teacher = load_teacher(folder, steps)
-    return guided(teacher, guidance, prompts or "none").to(best_device())
+    teacher = read_teacher(folder, steps, asked.ignore_clipping)
+    return guided(teacher, guidance, asked.prompts or "none").to(best_device())
 
 
 def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:

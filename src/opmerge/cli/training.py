@@ -62,15 +62,15 @@ def distill(
     files: RunOptions,
 ) -> None:
     """Execute a plan: train its students, and save the result as a diffusers pipeline."""
-    from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
+    from opmerge.denoisers.teacher_folder import check_plan_fits
     from opmerge.distillation.executor import Distillation, settled
     from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable
     from opmerge.distillation.stages import plan_stages
-    from opmerge.settings.guidance import GuidanceOptions
 
     parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
     config = _configuration(config, made_for)
-    teacher = load_teacher(asked.teacher, parsed.num_steps)
+    teacher = networks.read_teacher(asked.teacher, parsed.num_steps, asked.ignore_clipping)
+    samples = samples.fitted(teacher.sample_shape)
     config = settled(config, teacher.network)
     of_plan = None if made_for is None else made_for.guidance
     teacher = networks.guided(teacher, guidance, samples.source, of_plan)
@@ -83,33 +83,54 @@ def distill(
     accelerator = networks.start(config.optimization, files.output_dir, not asked.dry_run)
     main = accelerator.is_main_process
     inputs = networks.training_inputs(accelerator, samples, teacher, config.data_free, folder)
+    if made_for is not None and not asked.dry_run:  # which reads no data
+        networks.check_plan_data(made_for, teacher, inputs)
     student = files.output_dir / "student"
     if not config.lora_rank or asked.fuse_lora:
         check_can_be_saved(teacher, parsed, plan_stages(parsed, config.sharing), student)
     else:
         check_replaceable(student)
     run = Distillation(teacher, parsed, inputs, config, accelerator, folder, warn=say)
-    for note in opmerge.diffusers_schedule(asked.teacher, parsed.num_steps).notes:
+    for note in opmerge.diffusers_schedule(teacher.scheduler_config, parsed.num_steps).notes:
         say(note)
     if asked.dry_run:
         _show_cost(run)
         return
     done = 0 if files.checkpoint is None else run.resume(files.checkpoint)
     if main:
-        if not done:
-            file = made_for or _plan_file(run, samples)
-            iterations = _of_merges(run)
-            budget = file.budget if iterations == file.iterations else None  # or not the plan's
-            used = replace(file, iterations=iterations, budget=budget)
-            used.write(files.output_dir / "plan.json")
-        plan = {"teacher": asked.teacher, "plan": asked.plan, "steps": parsed.num_steps}
-        plan |= {"student_steps": parsed.student_steps, "free_step": parsed.free_step}
-        used_guidance = GuidanceOptions.of_record(teacher.guidance_record)
-        runs.write_config(files.output_dir, "distill", plan, samples, used_guidance, config)
+        _write_plan(run, samples, asked, made_for, files.output_dir, is_new=not done)
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log)
     if main:
         _save(run, files.output_dir, asked)
+
+
+def _write_plan(
+    run: Distillation,
+    samples: SampleOptions,
+    asked: DistillOptions,
+    made_for: opmerge.PlanFile | None,
+    folder: Path,
+    is_new: bool,
+) -> None:
+    """plan.json of a run that starts, and config.json."""
+    from opmerge.settings.guidance import GuidanceOptions
+
+    if is_new:
+        file = made_for or _plan_file(run, samples)
+        iterations = _of_merges(run)
+        budget = file.budget if iterations == file.iterations else None  # or not the plan's
+        replace(file, iterations=iterations, budget=budget).write(folder / "plan.json")
+    plan = {
+        "teacher": asked.teacher,
+        "ignore_clipping": asked.ignore_clipping,
+        "plan": asked.plan,
+        "steps": run.plan.num_steps,
+        "student_steps": run.plan.student_steps,
+        "free_step": run.plan.free_step,
+    }
+    guidance = GuidanceOptions.of_record(run.teacher.guidance_record)
+    runs.write_config(folder, "distill", plan, samples, guidance, run.config)
 
 
 def calibrate(
@@ -126,7 +147,6 @@ def calibrate(
     and no curriculum. An interrupted calibration goes on when it is started again.
     """
     from opmerge.denoisers.inputs import DataInputs
-    from opmerge.denoisers.teacher_folder import load_teacher
     from opmerge.distillation.executor import settled
     from opmerge.measure.calibration import calibrate as fit
     from opmerge.measure.calibration_budget import size_within
@@ -140,7 +160,8 @@ def calibrate(
         raise InputError("budget", "must not be given together with --num_iterations")
     probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
     table_samples = None
-    teacher = load_teacher(asked.teacher, asked.steps)
+    teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
+    samples = samples.fitted(teacher.sample_shape)
     teacher = networks.guided(teacher, guidance, samples.source)
     accelerator = networks.start(optimization, folder)
     config = settled(config, teacher.network)
@@ -168,7 +189,9 @@ def calibrate(
         )
     if main:
         path = found.write(folder / "calibration.json")
-        options = asked.model_dump(include={"teacher", "steps", "half_rate", "budget"})
+        options = asked.model_dump(
+            include={"teacher", "ignore_clipping", "steps", "half_rate", "budget"}
+        )
         runs.write_config(folder, "calibrate", options, samples, guidance, config)
         _show_calibration(found)
         print(f"written: {path}")

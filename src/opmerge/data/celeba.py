@@ -145,7 +145,10 @@ def celeba_source(
             f"must hold images of the {split} split that can be read",
             f"{len(candidates):,} unreadable files",
         )
-    enlarged = sum(_square(*size) < options.image_size for size in good.values())
+    squares = [_square(*size) for size in good.values()]
+    options = images.with_size(options, min(squares))
+    assert options.image_size is not None
+    enlarged = sum(side < options.image_size for side in squares)
     only_resized = all(width == height for width, height in good.values())
     source = images.image_source(
         f"CelebA ({split})",

@@ -27,6 +27,7 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that tell of the images of a folder, as the imagefolder of ``datasets`` has them."""
 _NAMES_IN_NOTE = 3
+_LARGEST_SIDE = 64  # unless another is asked for: spectra of larger images take long
 _CHECKED_AT_ONCE = 256
 
 Size = tuple[int, int]
@@ -42,10 +43,11 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
     images by their suffix, unless they hold captions of them. Hidden files and folders are passed
     over.
 
-    An image is scaled so that its short side is ``options.image_size``, its centre is cropped
-    to a square, and its pixel values go from [0, 255] to [−1, 1]. Samples are
-    (3, size, size), or (size, size) with ``options.grey``. An alpha channel is dropped, and
-    the rotation in a photo's EXIF data is not applied. Of an animation the first frame counts.
+    An image is scaled so that its short side is ``options.image_size`` (by default that of the
+    smallest image, at most 64), its centre is cropped to a square, and its pixel values go from
+    [0, 255] to [−1, 1]. Samples are (3, size, size), or (size, size) with ``options.grey``. An
+    alpha channel is dropped, and the rotation in a photo's EXIF data is not applied. Of an
+    animation the first frame counts.
 
     Raises:
         InputError: if no image, or only one, can be read; while reading, if a file that was
@@ -71,14 +73,24 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             f"{len(bad)} unreadable and {len(others)} other files",
             f"unpack the images in {archives[0]} first" if archives else "",
         )
+    short = [min(size) for size in sizes.values() if size is not None]
+    options = with_size(options, min(short))
     side = options.image_size
-    enlarged = sum(size is not None and min(size) < side for size in sizes.values())
+    assert side is not None
+    enlarged = sum(length < side for length in short)
     notes = [*named(bad, "unreadable"), *named(others, "ignored (no image)")]
     if enlarged:
         notes.append(f"{enlarged} of {len(good)} images are smaller than {side} and were enlarged")
     return image_source(
         folder.resolve().name, folder, good, partial(_fit, side=side), options, "resized", notes
     )
+
+
+def with_size(options: SourceOptions, smallest: int) -> SourceOptions:
+    """The options with a size for images of which the smallest has so short a side."""
+    if options.image_size is not None:
+        return options
+    return options.replaced(image_size=min(smallest, _LARGEST_SIDE))
 
 
 def image_source(
@@ -99,6 +111,7 @@ def image_source(
         InputError: if there are fewer than two files; while reading, if one cannot be decoded.
     """
     side = options.image_size
+    assert side is not None
     read = partial(_pixels, folder, fit=fit, grey=options.grey)
 
     def rows(start: int, stop: int) -> NDArray[np.float64]:

@@ -96,6 +96,16 @@ def stand_in(source: Source, sample_shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(first).reshape(sample_shape).expand(shape)
 
 
+def total_variance(data: Tensor) -> float:
+    """The trace of the covariance of (N, …) samples, in one pass; they may be a mapped file."""
+    total, squares = torch.zeros(math.prod(data.shape[1:]), dtype=torch.float64), 0.0
+    for part in torch.split(data, _DIGESTED_AT_ONCE):
+        rows = part.flatten(1).double()
+        total += rows.sum(0)
+        squares += float(rows.square().sum())
+    return squares / len(data) - float((total / len(data)).square().sum())
+
+
 def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     """(N,) int64 class labels, one a sample, from a ``.npy`` file or another array file.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opmerge.denoisers.clipping import Clipped, Clipping
 from opmerge.denoisers.denoiser import (
     LABELS,
     Condition,
@@ -104,6 +105,7 @@ class Teacher(_Told):
     rows of the conditions that the network must be told, by their names. The config is that of the
     diffusers scheduler that it came with, and the folder the place where both were read. With
     ``guidance`` the teacher is what that makes of the network; its students are read without.
+    ``clipping`` is what that scheduler does to x̂; it is left out unless the teacher ``clips``.
     """
 
     network: nn.Module
@@ -113,6 +115,8 @@ class Teacher(_Told):
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     guidance: Guidance | None = None
+    clipping: Clipping | None = None
+    clips: bool = False
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -120,9 +124,12 @@ class Teacher(_Told):
     @cached_property
     def denoiser(self) -> Denoiser:
         """What is distilled: the network at the sampler's steps, guided where it is to be."""
-        if self.guidance is None:
-            return self.student_denoiser
-        return Guided(self.student_denoiser, self.guidance)
+        told: Denoiser = self.student_denoiser
+        if self.guidance is not None:
+            told = Guided(self.student_denoiser, self.guidance)
+        if self.clipping is not None and self.clips:
+            told = Clipped(told, self.ddim, self.clipping)
+        return told
 
     @cached_property
     def student_denoiser(self) -> NetworkDenoiser:

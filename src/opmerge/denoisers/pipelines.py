@@ -15,9 +15,10 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline, ModelMixin
 
 from opmerge.denoisers.families import family_of
-from opmerge.denoisers.teacher_folder import INDEX, check_guides, find_network, read_student_index
+from opmerge.denoisers.model_folder import INDEX, find_network, locate_model, read_student_index
+from opmerge.denoisers.teacher_folder import check_guides
 from opmerge.errors import InputError, not_installed
-from opmerge.files import expand_home, read_json_object, reading
+from opmerge.files import read_json_object, reading
 
 _GUARDS = ("safety_checker", "feature_extractor")
 
@@ -40,7 +41,7 @@ def load_pipeline(
         InputError: if there is no pipeline in the folder, a part of it is missing, damaged or
             pickled, or a package that it needs is not installed.
     """
-    root = expand_home(folder)
+    root = locate_model(folder)
     index = _read_index(root)
     check_guides(root)
     place = find_network(root)

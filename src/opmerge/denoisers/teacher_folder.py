@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin, SchedulerMixin
+from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin
 
-from opmerge.denoisers.families import family_of
+from opmerge.denoisers.clipping import Clipping
+from opmerge.denoisers.families import Rows, family_of
+from opmerge.denoisers.model_folder import (
+    INDEX,
+    find_network,
+    find_variant,
+    is_student,
+    locate_model,
+    read_index,
+)
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
-from opmerge.files import expand_home, folder_beside, read_json_object, reading
+from opmerge.files import folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers import build_scheduler
+from opmerge.schedules.diffusers import build_scheduler, find_scheduler_config
 
-INDEX = "model_index.json"
-JUMPS = "jumps"
-"""The folder of a student's jumps in its teacher's pipeline; diffusers does not read it."""
-_WEIGHTS, _SUFFIX = "diffusion_pytorch_model", ".safetensors"
-_NETWORK_FOLDERS = ("unet", "transformer")
 _GUIDES = ("controlnet", "adapter", "motion_adapter", "image_encoder")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may
 # bring in: of beta, of 1 - beta, of the product, and as many again where betas are rescaled.
@@ -33,39 +38,111 @@ _ROUNDINGS = 6
 _CLOSE = 1e-5  # of itself, by which times and variances that are no such products may differ
 
 
-def load_teacher(folder: str | os.PathLike[str], num_steps: int) -> Teacher:
-    """A T-step DDIM teacher from a local folder, on the CPU, in float32; nothing is downloaded.
+@dataclass(frozen=True)
+class _Description:
+    """All that a folder says of a teacher but its weights."""
 
-    The folder is that of a saved diffusers pipeline (``model_index.json``, ``unet/`` or
-    ``transformer/`` or one other network, ``scheduler/``), or a flat one (``config.json``,
-    ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``). Any scheduler that
-    ``diffusers_schedule`` reads is taken, as first order on its own noise levels.
+    root: Path
+    network_folder: Path
+    network_class: type[ModelMixin]
+    shape: tuple[int, ...]
+    needs: Mapping[str, Rows]
+    schedule: NoiseSchedule
+    ddim: DDIM
+    clipping: Clipping | None
+
+    @classmethod
+    def of(cls, root: Path, num_steps: int, ignore_clipping: bool) -> _Description:
+        if is_student(root):
+            requirement = "must be a teacher: a student takes its own steps only"
+            remedy = "pass the folder of the teacher that it was distilled from"
+            raise InputError("teacher", requirement, str(root), remedy)
+        network_folder = find_network(root)
+        check_guides(root)
+        place = network_folder / "config.json"
+        config = read_json_object(place)
+        family = family_of(config)
+        network_class = family.network_class(config, place)
+        config = {**_defaults(network_class), **config}
+        shape, needs = family.sample_shape(config, place), family.needs(config, place)
+        schedule = _schedule(root, num_steps, family.num_tokens(config, shape))
+        scheduler = build_scheduler(schedule.parameters)
+        clipping = Clipping.of(scheduler)
+        if clipping is not None and not ignore_clipping:
+            requirement = "must be false: a clipped estimate of x_0 is not linear, so that no "
+            requirement += "student's estimate could stand for several clipped steps"
+            remedy = "pass `ignore_clipping` to distil it as if it were"
+            raise InputError(
+                f"{find_scheduler_config(root)}: {clipping.key}", requirement, "true", remedy
+            )
+        ddim = DDIM.from_scheduler(scheduler, num_steps, schedule)
+        return cls(root, network_folder, network_class, shape, needs, schedule, ddim, clipping)
+
+
+def load_teacher(
+    model: str | os.PathLike[str], num_steps: int, ignore_clipping: bool = False
+) -> Teacher:
+    """A T-step teacher on the CPU, in float32, from a folder or, by its name, from the hub.
+
+    The folder (``locate_model``) is that of a saved diffusers pipeline (``model_index.json``,
+    ``unet/`` or ``transformer/`` or one other network, ``scheduler/``), or a flat one
+    (``config.json``, ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``). Any
+    scheduler that ``diffusers_schedule`` reads is taken, as first order on its own noise levels;
+    where these depend on the size of a sample, on those of the network's.
+
+    Args:
+        ignore_clipping: take a teacher whose scheduler clips x̂, as if it did not.
 
     Raises:
         InputError: if a part is missing, damaged or of a kind that cannot be distilled here.
     """
-    root = expand_home(folder)
-    if not root.is_dir():
-        remedy = "download a model first: only local folders are read"
-        raise InputError("teacher", "must be an existing folder", str(folder), remedy)
-    if is_student(root):
-        requirement = "must be a teacher: a student takes its own steps only"
-        remedy = "pass the folder of the teacher that it was distilled from"
-        raise InputError("teacher", requirement, str(folder), remedy)
-    network_folder = find_network(root)
-    place = network_folder / "config.json"
-    schedule = diffusers_schedule(root, num_steps)
-    scheduler = build_scheduler(schedule.parameters)
-    _check_linear(scheduler, root)
-    ddim = DDIM.from_scheduler(scheduler, num_steps, schedule)
-    check_guides(root)
-    config = read_json_object(place)
-    family = family_of(config)
-    network_class = family.network_class(config, place)
-    config = {**_defaults(network_class), **config}
-    shape, needs = family.sample_shape(config, place), family.needs(config, place)
-    network = load_network(network_folder, network_class)
-    return Teacher(network, ddim, shape, needs, schedule.parameters, root)
+    told = _Description.of(locate_model(model), num_steps, ignore_clipping)
+    network = load_network(told.network_folder, told.network_class)
+    parameters = told.schedule.parameters
+    return Teacher(
+        network, told.ddim, told.shape, told.needs, parameters, told.root, clipping=told.clipping
+    )
+
+
+@dataclass(frozen=True)
+class TeacherOutline:
+    """What a plan can know of a teacher: its schedule, and the shape of a sample where it is known.
+
+    The notes of the schedule say why ``load_teacher`` refuses the teacher, if it does.
+    """
+
+    schedule: NoiseSchedule
+    sample_shape: tuple[int, ...] | None
+
+
+def outline_teacher(model: str | os.PathLike[str], num_steps: int) -> TeacherOutline:
+    """What a folder says of a teacher, whose weights are not read.
+
+    A folder that holds no more than a scheduler is read as that alone.
+
+    Raises:
+        InputError: as ``diffusers_schedule``.
+    """
+    root = locate_model(model)
+    try:
+        described = _Description.of(root, num_steps, ignore_clipping=True)
+        find_variant(described.network_folder)
+    except InputError as error:
+        schedule = diffusers_schedule(root, num_steps)
+        is_model = (root / INDEX).is_file() or any(root.glob("*/config.json"))
+        is_told = any(str(error) in note for note in schedule.notes)
+        if is_model and not is_told:
+            reason = f"opmerge distill refuses this teacher: {error}"
+            schedule = replace(schedule, notes=(*schedule.notes, reason))
+        return TeacherOutline(schedule, None)
+    return TeacherOutline(described.schedule, described.shape)
+
+
+def _schedule(root: Path, num_steps: int, num_tokens: int) -> NoiseSchedule:
+    """What the scheduler of a folder visits for samples of so many tokens."""
+    config = read_json_object(find_scheduler_config(root))
+    tokens = None if "image_seq_len" in config else num_tokens
+    return diffusers_schedule(config, num_steps, tokens)
 
 
 def check_guides(root: Path) -> None:
@@ -74,7 +151,7 @@ def check_guides(root: Path) -> None:
     Raises:
         InputError: naming what that is.
     """
-    index = read_json_object(root / INDEX) if (root / INDEX).is_file() else {}
+    index = read_index(root)
     for name in _GUIDES:
         if isinstance(index.get(name), list) and index[name] and index[name][0] is not None:
             needed = f"must have no {name}: only texts and classes guide what is distilled here"
@@ -88,19 +165,6 @@ def _defaults(network_class: type[ModelMixin]) -> dict[str, Any]:
     """What keys that a config leaves out are."""
     known = inspect.signature(network_class.__init__).parameters.items()
     return {name: each.default for name, each in known if each.default is not each.empty}
-
-
-def _check_linear(scheduler: SchedulerMixin, folder: Path) -> None:
-    """Refuse a scheduler that clips, in its own class' way."""
-    for key in ("clip_sample", "clip_denoised", "thresholding"):
-        if scheduler.config.get(key):
-            raise InputError(
-                key,
-                "must be false: a clipped estimate of x_0 is not linear, so that no student's "
-                "estimate could stand for several clipped steps",
-                "true",
-                f'set "{key}": false in scheduler_config.json of {folder}',
-            )
 
 
 def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
@@ -155,64 +219,13 @@ def write_teacher_folder(
     return target
 
 
-def read_student_index(folder: Path) -> dict[str, Any] | None:
-    """``model_index.json`` of a folder, or None if it is not that of a saved student."""
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
-    return index if is_student else None
-
-
-def is_in_pipeline(folder: Path) -> bool:
-    """Whether a folder holds a student in its teacher's pipeline: its jumps lie there."""
-    return (folder / JUMPS / "scheduler_config.json").is_file()
-
-
-def is_student(folder: Path) -> bool:
-    """Whether a folder is that of a saved student, of either kind."""
-    return read_student_index(folder) is not None or is_in_pipeline(folder)
-
-
-def find_network(root: Path) -> Path:
-    """The folder that holds config.json and the weights of the network."""
-    if not (root / INDEX).is_file():
-        if (root / "config.json").is_file() and (root / "scheduler_config.json").is_file():
-            return root
-        value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
-        if (root / "teacher" / INDEX).is_file():
-            remedy = f"pass {root / 'teacher'}"  # of a run that trained one
-        elif any(any((root / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
-            value = "a network without its scheduler"
-            remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
-        needed = f"must hold {INDEX}, or config.json and scheduler_config.json"
-        raise InputError(str(root), needed, value, remedy)
-    index = read_json_object(root / INDEX)
-    for name in _NETWORK_FOLDERS:
-        if name in index:
-            return root / name
-    networks = [
-        name
-        for name, entry in index.items()
-        if isinstance(entry, list)
-        and entry
-        and str(entry[0]).split(".")[0] in ("diffusers", "opmerge")
-        and not str(entry[-1]).endswith("Scheduler")
-    ]
-    if len(networks) != 1:
-        requirement = f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only"
-        raise InputError(str(root / INDEX), requirement, ", ".join(networks) or "none")
-    return root / networks[0]
-
-
 def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     """The network of a folder, in float32; of weights in one variant, such as fp16, too.
 
     Raises:
         InputError: if its weights are missing, pickled, damaged or not those of its config.
     """
-    variant = _variant(place)
+    variant = find_variant(place)
     with reading(place, "must hold a readable config and the weights that fit it"):
         network, report = network_class.from_pretrained(
             place,
@@ -228,19 +241,3 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
             raise InputError(str(place), requirement, ", ".join(map(str, keys)))
     own_memory(network)
     return network
-
-
-def _variant(place: Path) -> str | None:
-    """None for weights of the usual name, or else what theirs has more, such as fp16."""
-    usual = place / f"{_WEIGHTS}{_SUFFIX}"
-    if usual.is_file() or Path(f"{usual}.index.json").is_file():
-        return None
-    found = [path.name for path in place.glob(f"{_WEIGHTS}.*{_SUFFIX}")]
-    if len(found) == 1:
-        return found[0].removeprefix(f"{_WEIGHTS}.").removesuffix(_SUFFIX)
-    pickled = any(place.glob("*.bin"))
-    raise InputError(
-        str(usual),
-        "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
-        remedy="save the model again with save_pretrained(..., safe_serialization=True)",
-    )

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.model_folder import JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher, network_digest
-from opmerge.denoisers.teacher_folder import JUMPS, find_network, load_network
+from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.adapters import (
     Adapters,
     adapters_of,

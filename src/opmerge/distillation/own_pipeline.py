@@ -22,9 +22,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.linear_part import LinearDenoiser
+from opmerge.denoisers.model_folder import INDEX, JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.pipelines import PipelineParts, other_parts, pipeline_parts
-from opmerge.denoisers.teacher_folder import INDEX, JUMPS, find_network, load_network
+from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.experts import TimestepExperts
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.files import folder_beside, read_json_object, reading, write_atomic

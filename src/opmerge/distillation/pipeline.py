@@ -15,9 +15,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition, as_condition
+from opmerge.denoisers.model_folder import is_in_pipeline, is_student, read_student_index
 from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.denoisers.networks import own_memory
-from opmerge.denoisers.teacher_folder import is_in_pipeline, is_student, read_student_index
 from opmerge.distillation.adapters import is_adapted
 from opmerge.distillation.lora_folder import is_lora_folder, load_adapted, save_adapters
 from opmerge.distillation.own_pipeline import (

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from opmerge.denoisers.autoencoders import autoencoder_of
 from opmerge.denoisers.denoiser import LABELS, Condition
 from opmerge.denoisers.families import Family, Rows, config_of, family_of
+from opmerge.denoisers.model_folder import find_network
 from opmerge.denoisers.pipelines import load_pipeline
-from opmerge.denoisers.teacher_folder import find_network
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 from opmerge.store import digest, file_digest

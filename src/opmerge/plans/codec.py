@@ -107,8 +107,9 @@ class PlanFile:
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
             square of student minus teacher, where that is not ``w2``, and the ends ``low`` and
             ``high`` of its 90 % interval where that is known.
-        spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``. Both are
-            empty, and left out of the file, if nothing was predicted because there are no data.
+        spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``, and of
+            samples their ``dimensions`` and total variance ``trace``. Both are empty, and left out
+            of the file, if nothing was predicted because there are no data.
         iterations: of each merge, in the order of ``plan.merges``; None if nothing was said.
         budget: network evaluations that the iterations were chosen for; None if they were not.
         guidance: of the teacher, ``scale`` and ``interval``; empty if it has none.
@@ -336,7 +337,11 @@ def _spectrum(data: object, place: str) -> dict[str, Any]:
     if not re.fullmatch("[0-9a-f]{64}", data["sha256"]):
         raise InputError(f"{place}.sha256", "must be 64 hexadecimal digits", repr(data["sha256"]))
     numbers = {key: value for key, value in data.items() if key != "sha256"}
-    checked = _numbers(numbers, ("number", "min", "max"), place)
+    of_samples = ("dimensions", "trace")
+    is_of_samples = any(key in numbers for key in of_samples)
+    keys = ("number", "min", "max", *(of_samples if is_of_samples else ()))
+    checked = _numbers(numbers, keys, place)
     if checked["min"] > checked["max"]:
         raise InputError(f"{place}.min", "must be <= max", checked["min"])
-    return {"sha256": data["sha256"], **checked, "number": int(checked["number"])}
+    whole = {key: int(checked[key]) for key in checked if key in ("number", "dimensions")}
+    return {"sha256": data["sha256"], **checked, **whole}

@@ -295,13 +295,13 @@ def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[
         )
     elif left_out:
         notes.append(f"{name} is read as first order on its own noise levels; {left_out} left out")
-    if config.get("thresholding"):
-        notes.append("thresholding is on: each estimate of x_0 is thresholded, which is not linear")
-    elif config.get("clip_sample") or config.get("clip_denoised"):
-        limit = config.get("clip_sample_range", 1.0)
+    is_thresholded, limit = config.get("thresholding"), config.get("clip_sample_range", 1.0)
+    key = next((key for key in ("clip_sample", "clip_denoised") if config.get(key)), None)
+    if is_thresholded or key is not None:
+        how = "thresholded" if is_thresholded else f"clipped to [-{limit:g}, {limit:g}]"
         notes.append(
-            f"clip_sample is on: each estimate of x_0 is clipped to [-{limit:g}, {limit:g}], "
-            "which is not linear"
+            f"{'thresholding' if is_thresholded else key} is on: each estimate of x_0 is {how}, "
+            "which is not linear; opmerge distill takes such a teacher with --ignore_clipping only"
         )
     return notes
 

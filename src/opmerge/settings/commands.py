@@ -22,7 +22,11 @@ from opmerge.settings.types import (
     must,
 )
 
-_TEACHER = "A diffusers pipeline folder."
+_TEACHER = "A diffusers pipeline folder, or a model of the Hugging Face hub (OWNER/NAME)."
+_IGNORE_CLIPPING = (
+    "Take a teacher whose scheduler clips its estimates of x_0, as if it did not; `sample` says "
+    "what that changes."
+)
 _COPIES = (
     "Copy what the teacher's pipeline has beside its network (text encoders, autoencoder) into the "
     "student's folder, instead of links to it."
@@ -103,6 +107,7 @@ class BudgetOptions(Settings):
         "of Gaussian data, and its own schedule.",
         "Teacher",
     )
+    ignore_clipping: bool = option(False, _IGNORE_CLIPPING, "Teacher")
     labels: str | None = option(
         None,
         "Class labels of the samples, for a class-conditional teacher: a .npy file of integers, or "
@@ -168,12 +173,20 @@ class RunOptions(Settings):
         return None if wanted is None else str(wanted)
 
 
-class DistillOptions(Settings):
+class TeacherOptions(Settings):
+    """The teacher of a command."""
+
+    panel = "Teacher"
+
+    teacher: File = option(..., _TEACHER)
+    ignore_clipping: bool = option(False, _IGNORE_CLIPPING)
+
+
+class DistillOptions(TeacherOptions):
     """What is distilled, by which plan."""
 
     panel = "Execution"
 
-    teacher: File = option(..., "The teacher: a diffusers pipeline folder.", "Data")
     plan: str = option(
         ...,
         "A plan file, nested lists such as '[[3,2],1]', or a strategy such as boot (then with "
@@ -195,12 +208,11 @@ class DistillOptions(Settings):
     fuse_lora: bool = option(False, _FUSED, "Run")
 
 
-class SpendingOptions(Settings):
+class SpendingOptions(TeacherOptions):
     """What a budget is spent on, and what stands beside it."""
 
     panel = "Budget"
 
-    teacher: File = option(..., _TEACHER, "Teacher")
     steps: int = option(..., "T, the teacher's steps.", "Teacher")
     output_dir: File = option(..., "Folder of the run; every part of it is kept.", "Run")
     budget: Budget = option(
@@ -240,12 +252,11 @@ class SpendingOptions(Settings):
     target_reuse: Count | Literal["auto"] = option("auto", "As of the run to come.", "Execution")
 
 
-class CalibrationOptions(Settings):
+class CalibrationOptions(TeacherOptions):
     """What is calibrated; the merges are trained as those of the run to come."""
 
     panel = "Training"
 
-    teacher: File = option(..., _TEACHER, "Teacher")
     steps: int = option(..., "T, the teacher's steps.", "Teacher")
     output_dir: File = option(..., "Folder for calibration.json; finished probes are kept.", "Run")
     num_iterations: Count = option(400, "Iterations of a merge to predict for.")
@@ -327,15 +338,19 @@ class SamplingOptions(Settings):
         "What the samples are to show, encoded by the model's pipeline; several in turn.",
         metavar="TEXT",
     )
+    ignore_clipping: bool = option(
+        False,
+        "Draw from a teacher whose scheduler clips its estimates of x_0, as if it did not, and say "
+        "how far that moves its samples.",
+    )
 
 
-class MeasuringOptions(SourceOptions):
+class MeasuringOptions(SourceOptions, TeacherOptions):
     """Which student is measured, on what and against what."""
 
     panel = "Samples"
 
     student: File = argument("STUDENT", "The folder `student` that `distill` wrote.")
-    teacher: File = option(..., _TEACHER, "Teacher")
     source: str | None = option(
         None,
         "Samples of the data (digits, a file, a folder …): distances to them, and the paired error "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from opmerge.settings.base import Settings, argument, option
 from opmerge.settings.types import Count, Split
 
@@ -13,11 +15,22 @@ class SourceOptions(Settings):
 
     patch_size: Count = option(16, "Side of the patches of `patches`.")
     stride: Count = option(4, "Distance between those patches.")
-    image_size: Count = option(64, "Side to which a folder's images are resized.")
+    image_size: Count | None = option(
+        None,
+        "Side to which a folder's images are resized.",
+        shown="the teacher's, else the images', at most 64",
+    )
     grey: bool = option(False, "Read a folder's images as grey.")
     split: Split | None = option(
         None, "Of CelebA: train, validation, test or all.", shown="train for CelebA"
     )
+
+    def fitted(self, shape: tuple[int, ...] | None) -> Self:
+        """The same but, where nothing else was given, for the size and colours of such images."""
+        if shape is None or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+            return self
+        fitting = {"image_size": shape[2], "grey": shape[0] == 1}
+        return self.replaced(**{name: self.given(name, each) for name, each in fitting.items()})
 
 
 class DataOptions(SourceOptions):

@@ -107,13 +107,19 @@ class Spectrum:
         return hashlib.sha256(repeated.astype("<f8").tobytes()).hexdigest()
 
     def identity(self) -> dict[str, str | float]:
-        """What plan files say of a spectrum: ``sha256``, ``number``, ``min`` and ``max``."""
-        return {
+        """What plan files say of a spectrum: ``sha256``, ``number``, ``min`` and ``max``.
+
+        Of one that samples gave also their ``dimensions`` and total variance, ``trace``.
+        """
+        eigenvalues: dict[str, str | float] = {
             "sha256": self.sha256,
             "number": self.num_dimensions - self.remaining_dimensions,
             "min": float(self.eigenvalues[-1]),
             "max": float(self.eigenvalues[0]),
         }
+        if self.num_samples is None:
+            return eigenvalues
+        return {**eigenvalues, "dimensions": self.num_dimensions, "trace": self.trace}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a ``.npz`` archive that :meth:`load` reads back bit by bit.

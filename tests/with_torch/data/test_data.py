@@ -365,9 +365,25 @@ def test_a_header_alone_does_not_make_an_image(tmp_path: Path) -> None:
 def test_images_that_are_enlarged_are_noted(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", (1, 2, 3), (64, 63))
     save_image(tmp_path / "b.png", (1, 2, 3), (64, 64))
-    assert open_source(str(tmp_path)).notes == (
+    assert open_source(str(tmp_path), SourceOptions(image_size=64)).notes == (
         "1 of 2 images are smaller than 64 and were enlarged",
     )
+
+
+def test_the_size_is_a_teachers_or_that_of_the_smallest_image(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", (1, 2, 3), (64, 30))
+    save_image(tmp_path / "b.png", (1, 2, 3), (99, 64))
+    source = open_source(str(tmp_path))
+    assert (source.shape, source.notes) == ((3, 30, 30), ())
+    (tmp_path / "a.png").unlink()
+    save_image(tmp_path / "c.png", (1, 2, 3), (70, 80))
+    assert open_source(str(tmp_path)).shape == (3, 64, 64)
+    options = SourceOptions()
+    assert open_source(str(tmp_path), options.fitted((3, 32, 32))).shape == (3, 32, 32)
+    assert open_source(str(tmp_path), options.fitted((1, 32, 32))).shape == (32, 32)
+    assert options.fitted((4, 32, 32)) == options.fitted((5,)) == options  # no images
+    given = SourceOptions(image_size=16)
+    assert open_source(str(tmp_path), given.fitted((1, 32, 32))).shape == (16, 16)
 
 
 def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:

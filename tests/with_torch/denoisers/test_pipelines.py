@@ -13,8 +13,9 @@ from tiny_pipelines import PROMPTS, family_in, tiny_pipeline
 from torch_helpers import edit_json
 
 from opmerge.denoisers import pipelines
+from opmerge.denoisers.model_folder import INDEX
 from opmerge.denoisers.pipelines import load_pipeline
-from opmerge.denoisers.teacher_folder import INDEX, load_teacher
+from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.errors import InputError
 
 

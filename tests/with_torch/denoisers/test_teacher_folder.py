@@ -313,7 +313,7 @@ def network_alone(folder: Path) -> None:
 
 
 def two_variants(folder: Path) -> None:
-    for variant in ("fp16", "bf16"):
+    for variant in ("ema", "non_ema"):
         shutil.copy(folder / WEIGHTS, (folder / WEIGHTS).with_suffix(f".{variant}.safetensors"))
     (folder / WEIGHTS).unlink()
 
@@ -335,10 +335,6 @@ def one_key_more(folder: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (shutil.rmtree, "`teacher` must be an existing folder"),
-    "index": (
-        lambda f: (f / "model_index.json").unlink(),
-        "must hold model_index.json, or config.json and scheduler_config.json",
-    ),
     "config": (lambda f: (f / CONFIG).unlink(), "unet/config.json` cannot be read"),
     "weights": (
         lambda f: (f / WEIGHTS).unlink(),
@@ -383,11 +379,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "clipping": (
         lambda f: edit(f / SCHEDULER, clip_sample=True),
-        'set "clip_sample": false in scheduler_config.json',
+        "scheduler_config.json: clip_sample` must be false: a clipped estimate of x_0 is not",
     ),
     "thresholding": (
         lambda f: edit(f / SCHEDULER, thresholding=True),
-        'set "thresholding": false in scheduler_config.json',
+        "got true; pass `ignore_clipping` to distil it as if it were",
     ),
     "betas": (
         lambda f: edit(f / SCHEDULER, beta_schedule="sigmoid"),
@@ -407,7 +403,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "teacher` must hold model_index.json, or config.json and scheduler_config.json, got a "
         "network without its scheduler; save them together: DDIMPipeline(unet, scheduler).",
     ),
-    "two variants": (two_variants, "unet/diffusion_pytorch_model.safetensors` must exist; save"),
+    "two variants": (
+        two_variants,
+        "unet/diffusion_pytorch_model.safetensors` must exist, got ema, non_ema; save the model",
+    ),
     "student": (
         lambda f: edit(f / "model_index.json", _class_name="FewStepPipeline"),
         "`teacher` must be a teacher: a student takes its own steps only, got ",

@@ -25,10 +25,11 @@ from torch_helpers import edit_json
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import family_of
+from opmerge.denoisers.model_folder import INDEX
 from opmerge.denoisers.models import Teacher, initial_noise
 from opmerge.denoisers.pipelines import load_pipeline
 from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.teacher_folder import INDEX, load_teacher
+from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.errors import InputError
 
 T = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,12 @@ class Family:
         if isinstance(size, int):
             size = [size] * (1 if "1D" in config["_class_name"] else 2)
         return (channels, *size)
+
+    def num_tokens(self, config: Config, shape: tuple[int, ...]) -> int:
+        """The patches of a sample: schedulers that shift by the size of an image count these."""
+        patch, (_, *sides) = config.get("patch_size"), shape
+        side = patch if isinstance(patch, int) else 1
+        return math.prod(length // side for length in sides)
 
     def needs(self, config: Config, place: Path) -> dict[str, Rows]:
         """The rows of the ``Condition`` that the network must be told, by their names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class Flux(TextFamily):
             requirement += " read beside z, are not distilled"
             raise InputError(f"{place}: out_channels", requirement, config["out_channels"])
         return (features // _PATCH**2, _SIDE, _SIDE)
+
+    def num_tokens(self, config: Config, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[1:]) // _PATCH**2
 
     def needs(self, config: Config, place: Path) -> dict[str, Rows]:
         features, pooled = config["joint_attention_dim"], config["pooled_projection_dim"]

@@ -1,0 +1,196 @@
+"""Where the parts of a model lie: the folder, its network and the weights in it.
+
+Models are folders of this machine: what ``save_pretrained`` of a diffusers pipeline wrote, a
+repository in which all files lie flat, a network beside its scheduler, or the cache of the Hugging
+Face hub; or they are named as the hub names them, and downloaded by diffusers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+from opmerge.errors import InputError
+from opmerge.files import expand_home, read_json_object
+
+INDEX = "model_index.json"
+JUMPS = "jumps"
+"""The folder of a student's jumps in its teacher's pipeline; diffusers does not read it."""
+WEIGHTS, SUFFIX = "diffusion_pytorch_model", ".safetensors"
+_NETWORK_FOLDERS = ("unet", "transformer")
+_SCHEDULER = "scheduler_config.json"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_CACHED = "models--"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+# Of several variants the one whose numbers are nearest to float32's: 24, 11 and 8 bits of them.
+_VARIANTS = ("fp32", "fp16", "bf16")
+
+
+def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Path:
+    """The folder of a model on this machine.
+
+    A hub's cache (``models--OWNER--NAME``) stands for the snapshot that it was last asked for, and
+    a network's own folder, such as ``unet/``, for the one around it where a ``scheduler/`` lies
+    beside it. A name ``OWNER/NAME`` that is no folder is downloaded by diffusers (safetensors and
+    configs alone) unless it is in the hub's cache already.
+
+    Raises:
+        InputError: if there is no such folder, and nothing of the name can be downloaded.
+    """
+    path = expand_home(model)
+    if not path.is_dir():
+        name = os.fspath(model)
+        if _HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+            return _download(name, argument)
+        remedy = "pass the folder of a saved diffusers pipeline, or OWNER/NAME of the hub's"
+        raise InputError(argument, "must be an existing folder", name, remedy)
+    if path.name.startswith(_CACHED) and (path / "snapshots").is_dir():
+        return _snapshot(path)
+    is_whole = (path / INDEX).is_file() or (path / _SCHEDULER).is_file()
+    is_bare = (path / "config.json").is_file() and not is_whole
+    around = path.resolve().parent
+    return around if is_bare and (around / "scheduler" / _SCHEDULER).is_file() else path
+
+
+def _snapshot(cached: Path) -> Path:
+    """The snapshot of a hub's cache folder: of ``main``, or the only one."""
+    found = sorted(each for each in (cached / "snapshots").iterdir() if each.is_dir())
+    main = cached / "refs" / "main"
+    if main.is_file():
+        found = [each for each in found if each.name == main.read_text().strip()] or found
+    if len(found) != 1:
+        names = ", ".join(each.name for each in found) or "none"
+        raise InputError(str(cached), "must hold one snapshot", names, "pass the folder of one")
+    return found[0]
+
+
+def _download(name: str, argument: str) -> Path:
+    """The folder to which diffusers downloads a model of the hub, or has it already."""
+    try:
+        with _quiet():
+            given = {"use_safetensors": True, "trust_remote_code": False}
+            return Path(DiffusionPipeline.download(name, **given))
+    except Exception as error:  # the network's, the hub's or a missing file: told in one line
+        requirement = f"must be a folder, or a model that can be downloaded ({_root(error)})"
+        remedy = "download it where there is a network, and pass its folder"
+        raise InputError(argument, requirement, name, remedy) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what diffusers logs of a download that fails: the error says it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _root(error: BaseException) -> str:
+    """The first line of the first of several errors that led to one another."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """``model_index.json`` of a folder, empty where there is none."""
+    return read_json_object(root / INDEX) if (root / INDEX).is_file() else {}
+
+
+def read_student_index(folder: Path) -> dict[str, Any] | None:
+    """``model_index.json`` of a folder, or None if it is not that of a saved student."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
+    return index if is_student else None
+
+
+def is_in_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a student in its teacher's pipeline: its jumps lie there."""
+    return (folder / JUMPS / _SCHEDULER).is_file()
+
+
+def is_student(folder: Path) -> bool:
+    """Whether a folder is that of a saved student, of either kind."""
+    return read_student_index(folder) is not None or is_in_pipeline(folder)
+
+
+def find_network(root: Path) -> Path:
+    """The folder that holds config.json and the weights of the network.
+
+    Raises:
+        InputError: if the folder is none of a model, or of one with several networks.
+    """
+    index = read_index(root)
+    is_flat = (root / "config.json").is_file() and (root / _SCHEDULER).is_file()
+    if is_flat and not any((root / name / "config.json").is_file() for name in index):
+        return root
+    if not index:
+        beside = (root / "scheduler" / _SCHEDULER).is_file()
+        bare = [root / name for name in _NETWORK_FOLDERS if (root / name / "config.json").is_file()]
+        if beside and len(bare) == 1:
+            return bare[0]
+        raise _no_model(root)
+    for name in _NETWORK_FOLDERS:
+        if name in index:
+            return root / name
+    networks = [
+        name
+        for name, entry in index.items()
+        if isinstance(entry, list)
+        and entry
+        and str(entry[0]).split(".")[0] in ("diffusers", "opmerge")
+        and not str(entry[-1]).endswith("Scheduler")
+    ]
+    if len(networks) != 1:
+        requirement = f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only"
+        raise InputError(str(root / INDEX), requirement, ", ".join(networks) or "none")
+    return root / networks[0]
+
+
+def _no_model(root: Path) -> InputError:
+    value, remedy = None, "pass the folder that `save_pretrained` of a diffusers pipeline wrote"
+    if (root / "teacher" / INDEX).is_file():
+        remedy = f"pass {root / 'teacher'}"  # of a run that trained one
+    elif any(any((root / name).glob(f"{WEIGHTS}*")) for name in ("", *_NETWORK_FOLDERS)):
+        value = "a network without its scheduler"
+        remedy = "save them together: DDIMPipeline(unet, scheduler).save_pretrained(folder)"
+    needed = f"must hold {INDEX}, or config.json and {_SCHEDULER}"
+    return InputError(str(root), needed, value, remedy)
+
+
+def find_variant(place: Path) -> str | None:
+    """None for weights of the usual name, whole or in shards, or else what theirs has more.
+
+    Of several variants it is the one with the most digits.
+
+    Raises:
+        InputError: if there are no safetensors, or variants of which none is known here.
+    """
+    usual = f"{WEIGHTS}{SUFFIX}"
+    if (place / usual).is_file() or (place / f"{usual}.index.json").is_file():
+        return None
+    names = [_SHARD.sub("", path.name) for path in place.glob(f"{WEIGHTS}.*{SUFFIX}")]
+    variants = {name.removeprefix(f"{WEIGHTS}.").removesuffix(SUFFIX) for name in names}
+    known = [variant for variant in _VARIANTS if variant in variants]
+    if len(variants) == 1 or known:
+        return known[0] if known else variants.pop()
+    pickled = any(place.glob("*.bin"))
+    raise InputError(
+        str(place / usual),
+        "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
+        ", ".join(sorted(variants)) or None,
+        "save the model again with save_pretrained(..., safe_serialization=True)",
+    )
