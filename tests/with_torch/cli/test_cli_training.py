@@ -109,12 +109,12 @@ def test_sample_writes_a_grid_and_an_array(run: Run, work: Path) -> None:
     assert run("sample", teacher, "--output", work / "t.npy", *few)[0] == 0
     refused(run("sample", teacher, "--output", work / "t.npy"), "steps", "--steps 64")
     for folder, message in (
-        (work / "nowhere", "must be an existing folder, of a student or a teacher"),
         (work / "run", f"must be the folder of a model, got that of a run; pass {student}"),
         (work / "trained", f"must be the folder of a model, got that of a run; pass {teacher}"),
     ):
         result = run("sample", folder, "--output", work / "t.npy")
         assert result == (2, "", f"opmerge: `{folder}` {message}\n")
+    refused(run("sample", work / "nowhere", "--output", work / "t.npy"), "`model` must be an exist")
     refused(run("sample", student, "--output", work / "s.gif"), "output", ".png")
     refused(run("sample", student, "--output", work / "s.npy", *few), "steps", "left out")
 
