@@ -68,6 +68,10 @@ def distill(
     from opmerge.distillation.stages import plan_stages
 
     parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
+    if asked.one_network:
+        if config.given("sharing", "all") != "all":
+            raise InputError("one_network", "must not be given together with --sharing")
+        config = config.replaced(sharing="all")
     config = _configuration(config, made_for)
     teacher = networks.read_teacher(asked.teacher, parsed.num_steps, asked.ignore_clipping)
     samples = samples.fitted(teacher.sample_shape)
@@ -273,13 +277,20 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
 def _of_stages(
     file: opmerge.PlanFile, iterations: Sequence[int], sharing: Sharing
 ) -> int | tuple[int, ...]:
-    """A plan's iterations of each merge as those of each stage, one number if they are equal."""
+    """A plan's iterations of each merge as those of each stage, one number if they are equal.
+
+    Of one network for all merges, of whose batches each has a part, they are the sum of as many as
+    the merges and rehearsals of a stage, by the mean of its merges.
+    """
     from opmerge.distillation.stages import plan_stages
 
     of_merge = dict(zip(file.plan.merges, iterations, strict=True))
     stages = []
     for stage in plan_stages(file.plan, sharing):
-        counts = {of_merge[merge] for merge in stage.merges}
+        counts = {of_merge[merge] for merge in stage.new}
+        if sharing == "all":
+            total = sum(of_merge[merge] for merge in stage.new)
+            counts = {round(total * len(stage.merges) / len(stage.new))}
         if len(counts) > 1:
             raise InputError(
                 "plan",
@@ -292,8 +303,9 @@ def _of_stages(
 
 
 def _of_merges(run: Distillation) -> tuple[int, ...] | None:
-    """Iterations of each merge in the order of the plan; unknown where seconds were asked."""
-    if run.seconds is not None:
+    """Iterations of each merge in the order of the plan; unknown where seconds were asked, or
+    one network has them all in parts."""
+    if run.seconds is not None or run.config.sharing == "all":
         return None
     counts = zip(run.stages, run.iterations, strict=True)
     of_merge = {merge: count for stage, count in counts for merge in stage.merges}

@@ -173,6 +173,8 @@ class Distillation:
         """The network of the stage that comes next, as its training begins."""
         key = self.config.optimization.seed, self._stage, _NEW
         generator = seeded_generator(torch.device("cpu"), *key)
+        if self.config.sharing == "all":
+            return self._operators.copy_of_latest(generator)
         return self._operators.copy_of_first(self.stages[self._stage].merges[0], generator)
 
     def pace(self, report: Callable[[str], None] = lambda doing: None) -> Pace:

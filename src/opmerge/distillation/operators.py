@@ -72,6 +72,15 @@ class Operators:
         """
         return trainable_copy(self._at[merge.start].network, self._adapters, generator)
 
+    def copy_of_latest(self, generator: torch.Generator) -> nn.Module:
+        """A copy, to be trained, of the one network of all students, at first the teacher's."""
+        trained = (each.network for each in self._at.values() if not self._is_teachers(each))
+        network = next(trained, self._teacher.network)
+        return trainable_copy(network, self._adapters, generator)
+
+    def _is_teachers(self, jump: Jump) -> bool:
+        return jump.network is self._teacher.network
+
     def put(
         self, merges: Sequence[Merge], network: nn.Module, rule: MergeRule, linear: LinearParts
     ) -> None:
@@ -95,7 +104,7 @@ class Operators:
         if self.free_step is not None and isinstance(self.free_step.denoiser, LinearDenoiser):
             tensors |= pack(self.free_step.denoiser.parts, _FREE)
         for jump in self._at.values():
-            if jump.network is self._teacher.network:
+            if self._is_teachers(jump):
                 continue
             number = numbers.setdefault(jump.network, len(numbers))
             jumps.append(

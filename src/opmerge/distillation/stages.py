@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import get_args
@@ -34,14 +34,34 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Rehearsal(Merge):
+    """An operator that stays what it is while others are trained in the same network.
+
+    Its boundaries are (start, stop): its only child is itself, as it is in place before the stage.
+    ``is_teachers`` says whether that is still the teacher's own step.
+    """
+
+    is_teachers: bool = False
+
+    def __post_init__(self) -> None:
+        assert len(self.boundaries) == 2, "one operator"
+
+
+@dataclass(frozen=True)
 class Stage:
     """Merges that train one network, by timestep mixing if several; none waits for another.
 
-    When it is over, ``networks_after`` student networks are in place.
+    When it is over, ``networks_after`` student networks are in place. Behind the merges of the plan
+    may come rehearsals.
     """
 
     merges: tuple[Merge, ...]
     networks_after: int
+
+    @property
+    def new(self) -> tuple[Merge, ...]:
+        """The merges of the plan."""
+        return tuple(merge for merge in self.merges if not isinstance(merge, Rehearsal))
 
     @property
     def name(self) -> str:
@@ -129,11 +149,18 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
     do, because a student starts from a copy of that child. Progressive plans of 2^n steps then
     train one network a round, which is progressive distillation (Salimans & Ho 2022, Alg. 2).
 
+    With ``all`` there is one network, for all trees. A stage is a round: targets come from the
+    network as it was when the last stage ended, and beside the merges of the round it rehearses
+    every operator that it has learned and that is still in place, and from the first stage on the
+    teacher's steps that the student takes as they are, so that it is not forgotten.
+
     Raises:
         InputError: for an unknown kind of sharing.
     """
     if sharing not in get_args(Sharing):
         raise InputError("sharing", f"must be one of {', '.join(get_args(Sharing))}", sharing)
+    if sharing == "all":
+        return _stages_of_one_network(plan)
     numbers = range(len(plan.merges)) if sharing == "merge" else plan.rounds()
     network_at = dict.fromkeys(range(1, plan.num_steps + 1), 0)  # 0 is the teacher
     stages: list[Stage] = []
@@ -148,6 +175,23 @@ def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:
                     del network_at[boundary]
                 network_at[merge.start] = len(stages) + 1
             stages.append(Stage(tuple(group), len(set(network_at.values()) - {0})))
+    return tuple(stages)
+
+
+def _stages_of_one_network(plan: Plan) -> tuple[Stage, ...]:
+    alone = (tree for tree in plan.students if not tree.merges)
+    learned = {tree.start: Rehearsal((tree.start, tree.stop), is_teachers=True) for tree in alone}
+    stages: list[Stage] = []
+    in_order = sorted(zip(plan.rounds(), plan.merges, strict=True), key=itemgetter(0))
+    for _, batch in groupby(in_order, key=itemgetter(0)):
+        merges = tuple(merge for _, merge in batch)
+        for merge in merges:
+            for boundary in merge.boundaries[:-1]:
+                learned.pop(boundary, None)
+        rehearsed = (learned[start] for start in sorted(learned, reverse=True))
+        stages.append(Stage((*merges, *rehearsed), networks_after=1))
+        known = [*merges, *learned.values()]
+        learned = {each.start: Rehearsal((each.start, each.stop)) for each in known}
     return tuple(stages)
 
 
@@ -170,9 +214,10 @@ def plan_effort(
 
     A budget B becomes N_m = max(1, ⌊c L_m^p⌋) iterations, L_m the steps that a merge spans (their
     mean in a stage of several), with the largest c for which the cost is at most B: the
-    evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. Of a time, stages have
-    the shares that they have of evaluations. p = 1.75 is measured (docs/findings.md). Guided steps
-    of the teacher take two evaluations; ``most_kept`` batches of targets at most are used again.
+    evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. One network for all has
+    as many times that as a stage has merges. Of a time, stages have the shares that they have of
+    evaluations. p = 1.75 is measured (docs/findings.md). Guided steps of the teacher take two
+    evaluations; ``most_kept`` batches of targets at most are used again.
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
@@ -182,8 +227,11 @@ def plan_effort(
         each = config.merge_seconds
         return Effort(fixed, None if each is None else (each,) * len(stages))
     total, unit = read_budget(config.budget)
-    lengths = np.array([np.mean([m.start - m.stop for m in stage.merges]) for stage in stages])
+    lengths = np.array([np.mean([m.start - m.stop for m in stage.new]) for stage in stages])
     weights = (lengths / lengths.max()) ** read_split(config.budget_split)
+    if config.sharing == "all":  # of whose batches each merge has a part
+        weights = weights * [len(stage.merges) for stage in stages]
+        weights = weights / weights.max()
     merges = [stage.merges for stage in stages]
     given = MANY_ITERATIONS, config.curriculum, guided_steps
     means = np.array([mean_passes(each, *given) for each in merges])
@@ -229,7 +277,8 @@ def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) 
     if curriculum == "none" or share >= 1:
         return merges
     lengths = (int(_lengths(merge, np.array(share), curriculum)) for merge in merges)
-    return [Merge(merge.boundaries[: 1 + n]) for merge, n in zip(merges, lengths, strict=True)]
+    cut = zip(merges, lengths, strict=True)
+    return [replace(merge, boundaries=merge.boundaries[: 1 + n]) for merge, n in cut]
 
 
 def mean_passes(
@@ -245,7 +294,9 @@ def mean_passes(
     share = np.arange(num_iterations) / num_iterations / _SHARE_OF_TRAINING
     means = []
     for merge in merges:
-        passes = operator_passes(merge.boundaries, guided_steps).cumsum()
+        is_learned = isinstance(merge, Rehearsal) and not merge.is_teachers
+        guided = UNGUIDED if is_learned else guided_steps
+        passes = operator_passes(merge.boundaries, guided).cumsum()
         if curriculum == "none":
             means.append(passes[-1])
         else:

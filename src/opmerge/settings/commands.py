@@ -201,6 +201,9 @@ class DistillOptions(TeacherOptions):
         "strategy are then of the m steps that remain.",
         shown="the plan's, or none",
     )
+    one_network: bool = option(
+        False, "One network for all steps of the student and all merges: --sharing all."
+    )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )

@@ -26,8 +26,8 @@ from opmerge.settings.types import (
 LossWeighting = Literal["uniform", "snr-truncated", "x-space", "epsilon-space", "jump-space"]
 """The space in which the error of a student counts equally at every step."""
 
-Sharing = Literal["merge", "round"]
-"""One network a merge, or one for the merges of a round that start from the same network."""
+Sharing = Literal["merge", "round", "all"]
+"""One network a merge, one for the merges of a round that start from the same network, or one."""
 
 Curriculum = Literal["none", "linear", "doubling"]
 """How the length of the target grows over the first half of a merge's iterations."""
@@ -115,7 +115,9 @@ class DistillationConfig(Settings):
     loss_weighting: LossWeighting = option(
         "snr-truncated", "uniform, snr-truncated, x-space, epsilon-space or jump-space."
     )
-    sharing: Sharing = option("merge", "One network a merge, or one a round.")
+    sharing: Sharing = option(
+        "merge", "One network a merge, one a round, or one for all merges and steps (all)."
+    )
     curriculum: Curriculum = option(
         "none", "Targets grow over half of a merge: none, linear, doubling."
     )

@@ -83,3 +83,15 @@ def test_there_must_be_adapters_to_fuse(run: Run, teacher: Path, tmp_path: Path)
     asked = distill(teacher, tmp_path / "bad")[:-2]
     status, _, err = run(*asked, "--fuse_lora")
     assert (status, err) == (2, "opmerge: `fuse_lora` must come with --lora_rank\n")
+
+
+def test_one_network_takes_all_steps(run: Run, teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run(*distill(teacher, folder, "--one_network"))[0] == 0
+    assert [path.name for path in (folder / "student").glob("adapter_*")] == ["adapter_1"]
+    assert json.loads((folder / "plan.json").read_text()).get("iterations") is None
+    assert json.loads((folder / "config.json").read_text())["options"]["sharing"] == "all"
+    asked = distill(teacher, tmp_path / "bad", "--one_network", "--sharing", "merge")
+    status, _, err = run(*asked)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "one_network" in err
