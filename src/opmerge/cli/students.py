@@ -30,6 +30,7 @@ _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
     from opmerge.denoisers.models import Teacher
+    from opmerge.distillation.lora_folder import pipeline_folder
     from opmerge.distillation.sampling import (
         decoded,
         draw_samples,
@@ -49,7 +50,8 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
 
     samples = draw(sampler, "sampling")
     if asked.output.suffix == ".png":
-        written = write_image_grid(asked.output, decoded(samples, sampler, asked.model))
+        images = decoded(samples, sampler, pipeline_folder(asked.model))
+        written = write_image_grid(asked.output, images)
     else:
         written = write_samples(asked.output, samples)
     print(f"written: {written}")
@@ -67,6 +69,7 @@ def _asked_for(
 ) -> Condition | KeptConditions | None:
     """What samples are told: prompts that are given, or those of a prepared data set."""
     from opmerge.denoisers.models import Student
+    from opmerge.distillation.lora_folder import pipeline_folder
     from opmerge.latents import read_encoding
 
     if asked.prompts is not None and asked.prompt:
@@ -76,7 +79,7 @@ def _asked_for(
     if not asked.prompt:
         return None
     network: Any = sampler.jumps[0].network if isinstance(sampler, Student) else None
-    return read_encoding(asked.model, network).told(asked.prompt)
+    return read_encoding(pipeline_folder(asked.model), network).told(asked.prompt)
 
 
 def _told_by(folder: Path) -> KeptConditions:

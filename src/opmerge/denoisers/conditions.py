@@ -80,8 +80,16 @@ def null_condition(prepared: Prepared) -> Condition | None:
     return Condition({name: _mapped(path, name) for name in prepared.rows})
 
 
-def check_told(needs: Mapping[str, Rows], told: Condition | KeptConditions | None) -> None:
+def check_told(
+    needs: Mapping[str, Rows],
+    told: Condition | KeptConditions | None,
+    argument: str = "source",
+    remedy: str = "prepare it with this teacher: `opmerge prepare`",
+) -> None:
     """Refuse conditions that are not what a network needs, by their names, shapes and classes.
+
+    Args:
+        argument, remedy: what told of the conditions, and what to do about it.
 
     Raises:
         InputError: naming the first row that is missing, too much or of another shape.
@@ -91,19 +99,18 @@ def check_told(needs: Mapping[str, Rows], told: Condition | KeptConditions | Non
         if name == LABELS:
             raise InputError("labels", "must be given for this teacher", "none")
         requirement = f"must tell of each sample what the teacher reads, {name}"
-        remedy = "make it with `opmerge prepare` and this teacher"
-        raise InputError("source", requirement, ", ".join(sorted(shapes)) or "nothing", remedy)
+        raise InputError(argument, requirement, ", ".join(sorted(shapes)) or "nothing", remedy)
     for name in sorted(shapes.keys() - needs.keys()):
         if name == LABELS:
             raise InputError("labels", "must be left out for this teacher")
         requirement = "must be prepared for a teacher that reads what this one does"
         value = f"{name}, which this one does not read"
-        raise InputError("source", requirement, value, "prepare it with this teacher")
+        raise InputError(argument, requirement, value, remedy)
     for name, rows in needs.items():
         if not _fits(shapes[name], rows.shape):
             wanted = str(rows.shape).replace("None", "any")
             requirement = f"must tell {name} of shape {wanted}, as the teacher reads it"
-            raise InputError("source", requirement, shapes[name], "prepare it with this teacher")
+            raise InputError(argument, requirement, shapes[name], remedy)
         if rows.below is not None and told is not None:
             largest = _largest(told, name)
             if largest >= rows.below:

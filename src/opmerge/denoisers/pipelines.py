@@ -48,7 +48,7 @@ def load_pipeline(
     parts: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     parts[place.name] = network
     if network is None:
-        parts[place.name] = _without_weights(place)
+        parts[place.name] = network_without_weights(place)
         parts |= {name: None for name in _GUARDS if name in index}
         if "safety_checker" in index:
             parts["requires_safety_checker"] = False
@@ -117,7 +117,7 @@ def _read_index(root: Path) -> dict[str, Any]:
     return index
 
 
-def _without_weights(place: Path) -> ModelMixin:
+def network_without_weights(place: Path) -> ModelMixin:
     """The network of a folder as its config says it, with no memory for weights."""
     config = read_json_object(place / "config.json")
     network_class = family_of(config).network_class(config, place / "config.json")

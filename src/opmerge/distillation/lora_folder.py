@@ -43,6 +43,13 @@ def is_lora_folder(folder: Path) -> bool:
     return (folder / _INDEX).is_file()
 
 
+def pipeline_folder(folder: Path) -> Path:
+    """Where the pipeline around a sampler's network is: of adapters, their teacher's folder."""
+    if not is_lora_folder(folder):
+        return folder
+    return Path(str(read_json_object(folder / _INDEX).get("teacher")))
+
+
 def save_adapters(student: Student, teacher: Teacher, folder: Path) -> Path:
     """Write a student of adapters on a teacher's network, whole or not at all.
 

@@ -15,12 +15,11 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from opmerge.denoisers.autoencoders import autoencoder_of
-from opmerge.denoisers.denoiser import LABELS, Condition
-from opmerge.denoisers.families import Family, Rows, config_of, family_of
-from opmerge.denoisers.model_folder import find_network
-from opmerge.denoisers.pipelines import load_pipeline
+from opmerge.denoisers.denoiser import LABELS, Condition, as_condition
+from opmerge.denoisers.families import Config, Family, Rows, config_of, family_of
+from opmerge.denoisers.model_folder import find_network, locate_model
+from opmerge.denoisers.pipelines import load_pipeline, network_without_weights, other_parts
 from opmerge.errors import InputError
-from opmerge.files import expand_home
 from opmerge.store import digest, file_digest
 
 _ENCODERS = ("vae", "vqvae", "text_encoder", "tokenizer")  # and text_encoder_2 … beside them
@@ -31,6 +30,8 @@ class Encoding:
     """A teacher's pipeline as far as it encodes and decodes; its network was not read.
 
     Attributes:
+        pipeline: None where nothing stands around the network, which reads pixels then.
+        config: of the network.
         needs: what the network is told, by the names of its arguments.
         sample_shape: of one sample as the network reads it.
     """
@@ -38,6 +39,7 @@ class Encoding:
     folder: Path
     pipeline: Any
     family: Family
+    config: Config
     needs: Mapping[str, Rows]
     sample_shape: tuple[int, ...]
 
@@ -49,8 +51,8 @@ class Encoding:
     @property
     def text_encoders(self) -> list[nn.Module]:
         """What encodes prompts."""
-        parts = self.pipeline.components.items()
-        return [part for name, part in parts if name.startswith("text_encoder") and part]
+        parts = {} if self.pipeline is None else self.pipeline.components
+        return [part for name, part in parts.items() if name.startswith("text_encoder") and part]
 
     @property
     def reads_text(self) -> bool:
@@ -106,6 +108,9 @@ class Encoding:
         if self.reads_text and not self.text_encoders:
             requirement = "must have a text encoder, which prompts are encoded by"
             raise InputError("teacher", requirement, str(self.folder))
+        if self.pipeline is None and not negative_prompt:
+            label = self.family.null_class(self.config)
+            return None if label is None else as_condition(torch.tensor([label]))
         null = self.family.null_condition(self.pipeline, negative_prompt)
         return None if null is None else _plain(null)
 
@@ -128,16 +133,15 @@ def read_encoding(folder: str | os.PathLike[str], network: ModelMixin | None = N
         network: takes the place of the folder's own, as of students that have several.
 
     Raises:
-        InputError: if it is no pipeline, a part of it is missing, or its network is of no known
-            family.
+        InputError: if a part of it is missing, or its network is of no known family.
     """
-    root = expand_home(folder)
-    pipeline = load_pipeline(root, network)
+    root = locate_model(folder)
     place = find_network(root)
-    config = config_of(network or getattr(pipeline, place.name))
+    config = config_of(network_without_weights(place) if network is None else network)
     family, path = family_of(config), place / "config.json"
     needs, shape = family.needs(config, path), family.sample_shape(config, path)
-    return Encoding(root, pipeline, family, needs, shape)
+    pipeline = load_pipeline(root, network) if other_parts(root) else None
+    return Encoding(root, pipeline, family, config, needs, shape)
 
 
 @contextmanager

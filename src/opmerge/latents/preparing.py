@@ -96,7 +96,8 @@ def read_contents(
     """
     source, stamp = None, None
     if encoding.reads_text:  # before thousands of images are looked through
-        check_told(encoding.needs, encoding.told([""]))
+        empty, remedy = encoding.told([""]), "its text encoders are of another model"
+        check_told(encoding.needs, empty, "teacher", remedy)
     if asked.source is not None:
         channels, side, _ = encoding.image_shape(asked.image_size)
         options = SourceOptions(

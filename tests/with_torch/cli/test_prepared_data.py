@@ -126,6 +126,17 @@ def test_latents_are_decoded_to_a_picture_by_the_teachers_pipeline(run: Run, wor
     refused(run("sample", student, *both), "prompt", "together with --prompts")
 
 
+def test_a_student_of_adapters_is_sampled_in_the_pipeline_of_its_teacher(
+    run: Run, work: Path
+) -> None:
+    boot = ("--plan", "boot", "--steps", STEPS, "--output_dir", work / "lora", "--lora_rank", 2)
+    assert run(*distill(work, "cache", *boot))[0] == 0
+    student, four = work / "lora" / "student", ("--prompt", "number 1", "--num_samples", 4)
+    assert run("sample", student, "--output", work / "l.png", *four)[0] == 0
+    with Image.open(work / "l.png") as picture:
+        assert picture.size == (4 * SAMPLE, 4 * SAMPLE)
+
+
 def test_a_run_without_data_reads_prompts_alone(run: Run, work: Path) -> None:
     boot = ("--plan", "boot", "--steps", STEPS, "--output_dir", work / "free", "--data_free")
     assert run(*distill(work, "prompts", *boot))[0] == 0

@@ -244,10 +244,17 @@ def test_teachers_that_are_told_nothing_take_images_alone(
     run: Run, folders: Path, tmp_path: Path
 ) -> None:
     pixel = classes_teacher(tmp_path / "t", None)
-    assert run(*prepare_words(pixel, tmp_path / "c", folders))[0] == 0
-    found = open_prepared(tmp_path / "c")
+    folder = tmp_path / "c"
+    assert run(*prepare_words(pixel, folder, folders))[0] == 0
+    found = open_prepared(folder)
     assert (found.rows, kept_conditions(found), null_condition(found)) == ({}, None, None)
-    assert open_source(str(tmp_path / "c")).num_samples == 7
+    assert open_source(str(folder)).num_samples == 7
+    flat, other = tmp_path / "flat", tmp_path / "d"
+    shutil.copytree(pixel / "unet", flat)
+    shutil.copy(pixel / "scheduler" / "scheduler_config.json", flat)
+    assert run(*prepare_words(flat, other, folders))[0] == 0
+    pairs = [open_prepared(each).shards["samples"].read(SAMPLES, 0, 7) for each in (folder, other)]
+    np.testing.assert_array_equal(*pairs)
     (tmp_path / "p.txt").write_text("x\n")
     given: list[tuple[str, Any]] = [("--prompts", tmp_path / "p.txt"), ("--labels", "digits")]
     for option in given:
@@ -284,7 +291,8 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
     config = json.loads((narrow / "unet" / "config.json").read_text())
     changed = {**config, "cross_attention_dim": 2 * WIDTH}
     (narrow / "unet" / "config.json").write_text(json.dumps(changed))
-    refused(run(*prepare_words(narrow, folder, images)), TEXT, f"(any, {2 * WIDTH})", str(WIDTH))
+    wide = run(*prepare_words(narrow, folder, images))
+    refused(wide, "teacher", TEXT, f"(any, {2 * WIDTH})", str(WIDTH))
 
 
 @pytest.mark.parametrize("family", sorted(set(TINY_PIPELINES) - {"stable_diffusion"}))
