@@ -31,7 +31,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = "models--"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 # Of several variants the one whose numbers are nearest to float32's: 24, 11 and 8 bits of them.
-_VARIANTS = ("fp32", "fp16", "bf16")
+VARIANTS = ("fp32", "fp16", "bf16")
 
 
 def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Path:
@@ -184,7 +184,7 @@ def find_variant(place: Path) -> str | None:
         return None
     names = [_SHARD.sub("", path.name) for path in place.glob(f"{WEIGHTS}.*{SUFFIX}")]
     variants = {name.removeprefix(f"{WEIGHTS}.").removesuffix(SUFFIX) for name in names}
-    known = [variant for variant in _VARIANTS if variant in variants]
+    known = [variant for variant in VARIANTS if variant in variants]
     if len(variants) == 1 or known:
         return known[0] if known else variants.pop()
     pickled = any(place.glob("*.bin"))

@@ -15,7 +15,13 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline, ModelMixin
 
 from opmerge.denoisers.families import family_of
-from opmerge.denoisers.model_folder import INDEX, find_network, locate_model, read_student_index
+from opmerge.denoisers.model_folder import (
+    INDEX,
+    VARIANTS,
+    find_network,
+    locate_model,
+    read_student_index,
+)
 from opmerge.denoisers.teacher_folder import check_guides
 from opmerge.errors import InputError, not_installed
 from opmerge.files import read_json_object, reading
@@ -52,11 +58,12 @@ def load_pipeline(
         parts |= {name: None for name in _GUARDS if name in index}
         if "safety_checker" in index:
             parts["requires_safety_checker"] = False
+    variant = _variant(root, index)
     with reading(root, "must be a whole pipeline of diffusers, with safetensors"):
         pipeline = DiffusionPipeline.from_pretrained(
             root,
             **parts,
-            variant=_variant(root, index),
+            variant=variant,
             local_files_only=True,
             use_safetensors=True,
         )
@@ -135,6 +142,9 @@ def _variant(root: Path, index: dict[str, Any]) -> str | None:
         if files and all(len(part) > 1 for part in parts):
             variants.add(frozenset(part[1] for part in parts))
     shared = frozenset.intersection(*variants) if variants else frozenset()
+    known = [variant for variant in VARIANTS if variant in shared]
+    if known:
+        return known[0]
     if variants and len(shared) != 1:
         told = ", ".join(sorted({name for names in variants for name in names}))
         raise InputError(str(root), "must hold weights in one variant", told)

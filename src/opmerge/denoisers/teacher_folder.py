@@ -66,6 +66,8 @@ class _Description:
         config = {**_defaults(network_class), **config}
         shape, needs = family.sample_shape(config, place), family.needs(config, place)
         schedule = _schedule(root, num_steps, family.num_tokens(config, shape))
+        if family.schedule_note:
+            schedule = replace(schedule, notes=(*schedule.notes, family.schedule_note))
         scheduler = build_scheduler(schedule.parameters)
         clipping = Clipping.of(scheduler)
         if clipping is not None and not ignore_clipping:

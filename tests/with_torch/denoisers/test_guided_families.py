@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
-from test_text_families import FLOWS, NO_BINS, SHAPE, as_visited, own_latents
-from tiny_pipelines import PROMPTS, family_in, side_of, tiny_pipeline
+from test_text_families import FLOWS, NO_BINS, SHAPE, flow_latents, own_latents, small
+from tiny_pipelines import PROMPTS, family_in, tiny_pipeline
 from torch import Tensor
 
 from opmerge.denoisers.denoiser import Condition
@@ -59,22 +58,19 @@ def test_replay_is_that_of_the_guided_pipeline(
 @pytest.mark.parametrize("name", ["SD3", "Sana"])
 def test_guided_flows_are_replayed(tmp_path: Path, name: str) -> None:
     family, config, options = FLOWS[name]
-    pipeline, side = tiny_pipeline(family, **config), side_of(family)
+    pipeline = tiny_pipeline(family, **config)
     options = {**options, "guidance_scale": SCALE}
-    expected = own_latents(pipeline, NOISE, height=side, width=side, **options)
+    expected = flow_latents(pipeline, family, NOISE, **options)
     assert_guided(*guided(tmp_path, pipeline), expected)
 
 
 def test_flux_is_guided_away_from_a_prompt_at_an_embedded_scale(tmp_path: Path) -> None:
     """``true_cfg_scale`` beside the scale that the network is told."""
-    pipeline, side = tiny_pipeline("flux"), side_of("flux")
-    packed = FluxPipeline._pack_latents(NOISE, len(PROMPTS), *SHAPE)
-    options = dict(height=side, width=side, true_cfg_scale=SCALE)
-    negative = ["ugly"] * len(PROMPTS)
-    latents = own_latents(pipeline, packed, negative_prompt=negative, **options)
-    expected = FluxPipeline._unpack_latents(latents, side, side, 2)
+    pipeline, negative = tiny_pipeline("flux"), ["ugly"] * len(PROMPTS)
+    options = dict(true_cfg_scale=SCALE, negative_prompt=negative)
+    expected = flow_latents(pipeline, "flux", NOISE, **options)
     teacher, told = guided(tmp_path, pipeline, "ugly")
-    assert_guided(as_visited(teacher, pipeline.scheduler), told, expected)
+    assert_guided(small(teacher, "flux", pipeline.scheduler), told, expected)
 
 
 def test_a_dit_is_guided_away_from_its_null_class(tmp_path: Path) -> None:

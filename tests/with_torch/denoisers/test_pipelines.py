@@ -14,7 +14,7 @@ from torch_helpers import edit_json
 
 from opmerge.denoisers import pipelines
 from opmerge.denoisers.model_folder import INDEX
-from opmerge.denoisers.pipelines import load_pipeline
+from opmerge.denoisers.pipelines import load_pipeline, pipeline_parts
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.errors import InputError
 
@@ -51,6 +51,21 @@ def test_halves_in_a_variant_beside_whole_weights_are_read_in_float32(tmp_path: 
         assert torch.equal(weight, state[name].half().float()), name
     for name, weight in loaded.text_encoder.state_dict().items():
         assert torch.equal(weight, pipeline.text_encoder.state_dict()[name]), name
+
+
+def test_of_several_variants_the_one_with_most_digits_is_read(tmp_path: Path) -> None:
+    """Of those that all parts without weights of the usual name have."""
+    pipeline = tiny_pipeline("stable_diffusion")
+    pipeline.save_pretrained(tmp_path)
+    for name, kinds in {"vae": ("bf16", "fp16"), "text_encoder": ("fp16",)}.items():
+        shutil.rmtree(tmp_path / name)
+        for kind in kinds:
+            getattr(pipeline, name).save_pretrained(tmp_path / name, variant=kind)
+    assert pipeline_parts(tmp_path).variant == "fp16"
+    shutil.rmtree(tmp_path / "text_encoder")
+    pipeline.text_encoder.save_pretrained(tmp_path / "text_encoder", variant="fp32")
+    with pytest.raises(InputError, match="must hold weights in one variant, got bf16, fp16, fp32"):
+        load_pipeline(tmp_path)
 
 
 def test_what_checks_images_is_not_read_to_encode(tmp_path: Path) -> None:

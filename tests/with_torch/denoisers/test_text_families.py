@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline, UNet2DConditionModel
@@ -28,8 +29,7 @@ from opmerge.denoisers.families import family_of
 from opmerge.denoisers.model_folder import INDEX
 from opmerge.denoisers.models import Teacher, initial_noise
 from opmerge.denoisers.pipelines import load_pipeline
-from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.teacher_folder import load_teacher
+from opmerge.denoisers.teacher_folder import load_teacher, outline_teacher
 from opmerge.errors import InputError
 
 T = 5
@@ -102,22 +102,45 @@ def test_replay_is_that_of_the_pipeline_bit_for_bit(tmp_path: Path, name: str) -
     assert_reads_each_row(teacher, noise, told)
 
 
-def as_visited(teacher: Teacher, scheduler: Any) -> Teacher:
-    """The teacher at the levels that a scheduler has gone through, on samples of a tiny size.
+def flow_latents(pipeline: Any, family: str, noise: Tensor, **options: Any) -> Tensor:
+    """Where the call of a flow pipeline takes noise, by latents, on its scheduler's own levels.
 
-    FLUX's pipeline tells its scheduler other levels than it would take by itself, and the config of
-    its network has no size.
+    FLUX's packs latents, and tells its scheduler other sigmas than it starts from by itself.
     """
-    sigmas = scheduler.sigmas.flip(0)
-    times = torch.cat([torch.zeros(1), scheduler.timesteps.flip(0)])
-    ddim = DDIM(1 - sigmas, sigmas, times, "flow_prediction")
-    return replace(teacher, ddim=ddim, sample_shape=SHAPE)
+    side = side_of(family)
+    options = {"height": side, "width": side, **options}
+    if family != "flux":
+        return own_latents(pipeline, noise, **options)
+    scheduler = pipeline.scheduler
+    sigmas = np.linspace(float(scheduler.sigma_max), float(scheduler.sigma_min), T)
+    packed = FluxPipeline._pack_latents(noise, *noise.shape)
+    latents = own_latents(pipeline, packed, sigmas=sigmas.tolist(), **options)
+    return FluxPipeline._unpack_latents(latents, side, side, 2)
+
+
+def small(teacher: Teacher, family: str, scheduler: Any) -> Teacher:
+    """The teacher on small samples, at the very levels that a scheduler has gone through.
+
+    The config of FLUX's network says no size, and sigmas that its pipeline is given are rounded
+    before they are shifted: a rounding of a time near 1000 is 6e-5 in its sine.
+    """
+    if family == "flux":
+        assert teacher.sample_shape == (4, 128, 128)
+        sigmas, times = scheduler.sigmas.flip(0), scheduler.timesteps.flip(0)
+        torch.testing.assert_close(teacher.ddim.sigmas, sigmas, rtol=1e-6, atol=0)
+        torch.testing.assert_close(teacher.ddim.timesteps[1:], times, rtol=1e-6, atol=0)
+        timesteps = torch.cat([torch.zeros(1), times])
+        ddim = replace(teacher.ddim, alphas=1 - sigmas, sigmas=sigmas, timesteps=timesteps)
+        teacher = replace(teacher, sample_shape=SHAPE, ddim=ddim)
+    assert teacher.sample_shape == SHAPE
+    return teacher
 
 
 FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "SD3": ("sd3", {}, {"guidance_scale": 1.0}),
     "SD3 without T5": ("sd3", {"with_t5": False}, {"guidance_scale": 1.0}),
     "FLUX, dev": ("flux", {}, {"guidance_scale": 3.5}),
+    "FLUX, shifted by its size": ("flux", {"use_dynamic_shifting": True}, {}),
     "FLUX, schnell": ("flux", {"guidance_embeds": False}, {}),
     "Sana": ("sana", {}, {"guidance_scale": 1.0, **NO_BINS}),
     "Sana, scaled times": (
@@ -133,25 +156,19 @@ def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
     """Their Euler step ``z + (s' - s) v`` and ours round otherwise."""
     family, config, options = FLOWS[name]
     pipeline = tiny_pipeline(family, **config)
-    shape = SHAPE
-    noise = initial_noise(shape, len(PROMPTS), seed=1)
-    given = noise
-    if family == "flux":
-        given = FluxPipeline._pack_latents(noise, len(PROMPTS), *shape)
-    side = side_of(family)
-    expected = own_latents(pipeline, given, height=side, width=side, **options)
-    if family == "flux":
-        expected = FluxPipeline._unpack_latents(expected, side, side, 2)
     pipeline.save_pretrained(tmp_path)
-    teacher = load_teacher(tmp_path, T)
-    if family == "flux":
-        assert teacher.sample_shape == (4, 128, 128)
-        teacher = as_visited(teacher, pipeline.scheduler)
-    assert teacher.sample_shape == shape
+    if "shifted by its size" in name:  # by default of the 4096 tokens of an image of 1024 pixels
+        config_file = tmp_path / "scheduler" / "scheduler_config.json"
+        edit_json(config_file, image_seq_len=(SAMPLE // 2) ** 2)
+    noise = initial_noise(SHAPE, len(PROMPTS), seed=1)
+    expected = flow_latents(pipeline, family, noise, **options)
+    teacher = small(load_teacher(tmp_path, T), family, pipeline.scheduler)
     told = family_in(pipeline).encode_prompts(load_pipeline(tmp_path), PROMPTS)
     assert_fits(teacher.needs, told.rows)
     torch.testing.assert_close(teacher.sample(noise, told), expected, rtol=1e-5, atol=1e-5)
     assert_reads_each_row(teacher, noise, told)
+    is_noted = "FluxPipeline" in "".join(outline_teacher(tmp_path, T).schedule.notes)
+    assert is_noted == (family == "flux")
 
 
 @pytest.mark.parametrize("family", sorted(set(TINY_PIPELINES) - {"dit", "ldm"}))

@@ -36,6 +36,10 @@ class Flux(TextFamily):
     """
 
     class_names = ("FluxTransformer2DModel",)
+    schedule_note = (
+        "these are the levels that the scheduler visits by itself; FluxPipeline spreads them from "
+        "1 to 1/T before the shift unless its call is given `sigmas`"
+    )
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
         features = config["in_channels"]
