@@ -126,18 +126,21 @@ def outline_teacher(model: str | os.PathLike[str], num_steps: int) -> TeacherOut
         InputError: as ``diffusers_schedule``.
     """
     root = locate_model(model)
+    schedule, shape, refusal = None, None, None
     try:
         described = _Description.of(root, num_steps, ignore_clipping=True)
+        schedule, shape = described.schedule, described.shape
         find_variant(described.network_folder)
     except InputError as error:
+        refusal = str(error)
+    if schedule is None:
         schedule = diffusers_schedule(root, num_steps)
-        is_model = (root / INDEX).is_file() or any(root.glob("*/config.json"))
-        is_told = any(str(error) in note for note in schedule.notes)
-        if is_model and not is_told:
-            reason = f"opmerge distill refuses this teacher: {error}"
-            schedule = replace(schedule, notes=(*schedule.notes, reason))
-        return TeacherOutline(schedule, None)
-    return TeacherOutline(described.schedule, described.shape)
+    is_model = (root / INDEX).is_file() or any(root.glob("*/config.json"))
+    is_told = refusal is None or any(refusal in note for note in schedule.notes)
+    if is_model and not is_told:
+        reason = f"opmerge distill refuses this teacher: {refusal}"
+        schedule = replace(schedule, notes=(*schedule.notes, reason))
+    return TeacherOutline(schedule, shape)
 
 
 def _schedule(root: Path, num_steps: int, num_tokens: int) -> NoiseSchedule:
