@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, ModelMixin
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, ModelMixin, SchedulerMixin
 
 from opmerge.denoisers.clipping import Clipping
 from opmerge.denoisers.families import Rows, family_of
@@ -209,9 +209,12 @@ def check_plan_fits(teacher: Teacher, schedule: NoiseSchedule) -> None:
 
 
 def write_teacher_folder(
-    folder: str | os.PathLike[str], network: ModelMixin, scheduler: DDIMScheduler
+    folder: str | os.PathLike[str], network: ModelMixin, scheduler: SchedulerMixin
 ) -> Path:
-    """Write a network and its scheduler as a diffusers ``DDIMPipeline``, whole or not at all.
+    """Write a network and its scheduler as a pipeline of diffusers, whole or not at all.
+
+    It is a ``DDIMPipeline``, or for any other scheduler, which that would replace, a
+    ``DDPMPipeline``; diffusers draws from both.
 
     Raises:
         InputError: if it cannot be written, or something other than a pipeline has the name.
@@ -219,8 +222,9 @@ def write_teacher_folder(
     target = Path(folder)
     if target.exists() and not (target / INDEX).is_file():
         raise InputError(str(target), "must be a new folder, or one of a model to be replaced")
+    pipeline = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
     with folder_beside(target) as unfinished:
-        DDIMPipeline(network, scheduler).save_pretrained(unfinished)
+        pipeline(network, scheduler).save_pretrained(unfinished)
     return target
 
 

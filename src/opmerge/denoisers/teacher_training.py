@@ -13,7 +13,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDIMScheduler, ModelMixin
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
+    SchedulerMixin,
+)
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
@@ -31,13 +36,13 @@ from opmerge.schedules import (
     nichol_dhariwal_schedule,
     scaled_linear_schedule,
 )
-from opmerge.settings.networks import TeacherConfig, TeacherSchedule
+from opmerge.settings.networks import TeacherConfig
 from opmerge.store import digest
 
 _NUM_DRAWS, _BATCH = 4096, 256  # on which a held-out loss is measured
 _NOISE = -2  # a stream of its own beside those of the iterations
 
-_SCHEDULES: dict[TeacherSchedule, Callable[[int], NoiseSchedule]] = {
+_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "cosine": cosine_schedule,
     "nichol-dhariwal": nichol_dhariwal_schedule,
     "linear": lambda count: linear_schedule(count, num_train_timesteps=count),
@@ -56,17 +61,28 @@ class TeacherRecord(Iteration):
     best: int | None = None
 
 
-def make_scheduler(config: TeacherConfig) -> DDIMScheduler:
+def make_scheduler(config: TeacherConfig) -> SchedulerMixin:
     """The diffusers scheduler of a teacher: linear steps, cut with trailing spacing.
 
     With the N-step schedule of the theory, ``beta_n = 1 - (alpha_{n+1} / alpha_n)²`` for n = 0 …
     N - 1, so that the T-step teacher visits the states t N / T of it where T divides N. With the
-    cosine schedule these are those of ``cosine_schedule(T)``, alpha_T = 0 included.
+    cosine schedule these are those of ``cosine_schedule(T)``, alpha_T = 0 included. With ``flow``
+    it is that of flow matching, whose T-step teacher goes from sigma = 1 to 1/N evenly, then to 0.
 
     Raises:
-        InputError: if epsilon is predicted where alpha_T = 0.
+        InputError: if epsilon is predicted where alpha_T = 0; if a velocity is predicted, and not
+            with flow matching, or something else with it.
     """
-    count = config.num_train_timesteps
+    count, form, is_flow = (
+        config.num_train_timesteps,
+        config.given("prediction_type"),
+        config.schedule == "flow",
+    )
+    if form is not None and is_flow != (form == "flow_prediction"):
+        requirement = f"must {'' if is_flow else 'not '}be flow_prediction with {config.schedule}"
+        raise InputError("prediction_type", requirement, form)
+    if is_flow:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=count)
     alphas = _SCHEDULES[config.schedule](count).alphas
     scheduler = DDIMScheduler(
         num_train_timesteps=count,
@@ -191,7 +207,7 @@ class _Run:
     inputs: DataInputs
     train: Tensor
     held_out: Tensor
-    scheduler: DDIMScheduler
+    scheduler: SchedulerMixin
     ddim: DDIM
     trainer: Trainer
     folder: Path

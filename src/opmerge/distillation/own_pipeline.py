@@ -118,8 +118,13 @@ def plain_steps(
     student's does, and the pipeline's call must take the argument that names the steps.
     """
     chain = student.chain
-    if student.free_step is not None or any(
-        isinstance(jump.denoiser, LinearDenoiser) or jump.readout != jump.stop for jump in chain
+    is_scaled = student.ddim.scalings is not None
+    if (
+        student.free_step is not None
+        or is_scaled
+        or any(
+            isinstance(jump.denoiser, LinearDenoiser) or jump.readout != jump.stop for jump in chain
+        )
     ):
         return None
     ddim = student.ddim

@@ -23,15 +23,22 @@ FastGenTime = Literal["alphas", "edm", "rf", "trig"]
 
 _FASTGEN_TRAIN_TIMESTEPS = 1000
 _FASTGEN_LARGEST = {"alphas": 0.999, "edm": 80.0, "rf": 0.999, "trig": math.pi / 2}
+_FLOW_ROUNDING = 1e-6  # of float32, in which schedulers have their sigmas
 _COMFYUI_SMALLEST_SIGNAL = 4.8973451890853435e-08  # alpha² that replaces 0, so sigma is 4518.7
 
 
+def is_flow(schedule: NoiseSchedule) -> bool:
+    """Whether states are those of flow matching, ``(1 - sigma) x_0 + sigma ε``."""
+    return bool(np.allclose(schedule.alphas + schedule.sigmas, 1, rtol=0, atol=_FLOW_ROUNDING))
+
+
 def fastgen_t_list(
-    schedule: NoiseSchedule, boundaries: Sequence[int], time: FastGenTime
+    schedule: NoiseSchedule, boundaries: Sequence[int], time: FastGenTime | None = None
 ) -> list[float]:
     """FastGen's ``config.model.sample_t_cfg.t_list``: K + 1 falling times, the last one 0.
 
-    The time is that of the noise schedule with which FastGen's network is configured:
+    The time is that of the noise schedule with which FastGen's network is configured; by default
+    ``rf`` of flow matching and ``edm`` of all else:
 
     - ``edm``: ``t = sigma / alpha``, at most 80;
     - ``rf``: ``t = sigma / (alpha + sigma)``, at most 0.999;
@@ -49,6 +56,7 @@ def fastgen_t_list(
             from T to 0, ``alphas`` without network timesteps or from timestep 0, or two steps
             that both lie beyond the limit.
     """
+    time = time or ("rf" if is_flow(schedule) else "edm")
     if time not in get_args(FastGenTime):
         raise InputError("time", f"must be one of {', '.join(get_args(FastGenTime))}", time)
     times = [_fastgen_time(schedule, step, time) for step in _starts(schedule, boundaries)]
@@ -56,20 +64,24 @@ def fastgen_t_list(
 
 
 def comfyui_sigmas(schedule: NoiseSchedule, boundaries: Sequence[int]) -> list[float]:
-    """ComfyUI's SIGMAS: K + 1 falling ``sigma / alpha``, float32, the last one 0.
+    """ComfyUI's SIGMAS: K + 1 falling noise levels, float32, the last one 0.
 
-    They are the noise levels of ComfyUI's eps- and v-prediction models (``ModelSamplingDiscrete``);
-    its sampler ``euler`` is DDIM in them. Where alpha_T = 0 the level is infinite: ComfyUI's
-    zero-terminal-SNR models put alpha² = 4.897e-08 there, sigma / alpha = 4518.7, and so does
-    this function. Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
-    (``rescale_zero_terminal_snr_sigmas``).
+    They are those of ComfyUI's own model: of flow matching (``ModelSamplingDiscreteFlow`` and
+    ``ModelSamplingFlux``) sigma itself, in [0, 1], and else ``sigma / alpha``, as of its eps-, v-
+    and EDM models; its sampler ``euler`` is DDIM in both. Where alpha_T = 0 the level is infinite:
+    ComfyUI's zero-terminal-SNR models put alpha² = 4.897e-08 there, sigma / alpha = 4518.7, and so
+    does this function. Source: github.com/comfyanonymous/ComfyUI, ``comfy/model_sampling.py``
+    (``CONST``, ``rescale_zero_terminal_snr_sigmas``).
 
     Raises:
         InputError: for boundaries that do not fall from T to 0, or two steps that both lie beyond
             ComfyUI's largest noise level.
     """
+    starts = _starts(schedule, boundaries)
+    if is_flow(schedule):
+        return _check_falling([float(np.float32(schedule.sigmas[step])) for step in starts] + [0.0])
     largest = math.sqrt((1 - _COMFYUI_SMALLEST_SIGNAL) / _COMFYUI_SMALLEST_SIGNAL)
-    levels = [min(_noise_level(schedule, step), largest) for step in _starts(schedule, boundaries)]
+    levels = [min(_noise_level(schedule, step), largest) for step in starts]
     return _check_falling([float(np.float32(level)) for level in [*levels, 0.0]])
 
 

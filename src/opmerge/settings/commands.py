@@ -389,8 +389,10 @@ class ExportOptions(Settings):
 
     plan: File = argument("PLAN", "A plan file.")
     to: Literal["fastgen", "comfyui"] = option(..., "fastgen or comfyui.")
-    time: Literal["edm", "rf", "trig", "alphas"] = option(
-        "edm", "FastGen's noise schedule: edm, rf, trig or alphas."
+    time: Literal["edm", "rf", "trig", "alphas"] | None = option(
+        None,
+        "FastGen's noise schedule: edm, rf, trig or alphas.",
+        shown="rf for flow matching, else edm",
     )
 
 

@@ -15,7 +15,7 @@ from opmerge.settings.types import (
     must,
 )
 
-TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear"]
+TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear", "flow"]
 
 UNET_GROUPS = 8
 """Groups of the UNet's normalisation; they must divide its channels."""
@@ -44,10 +44,12 @@ class TeacherConfig(Settings):
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )
     prediction_type: PredictionType = option(
-        "v_prediction", "v_prediction, sample, epsilon or flow_prediction."
+        "v_prediction",
+        "v_prediction, sample or epsilon; flow_prediction with --schedule flow.",
+        shown="v_prediction, or flow_prediction",
     )
     schedule: TeacherSchedule = option(
-        "cosine", "cosine, nichol-dhariwal, linear or scaled-linear."
+        "cosine", "cosine, nichol-dhariwal, linear, scaled-linear or flow (flow matching)."
     )
     label_dropout: Share = option(
         0.0,

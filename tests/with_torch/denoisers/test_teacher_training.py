@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
-from diffusers import DDIMPipeline
+from diffusers import DDIMPipeline, DDPMPipeline
 
 from opmerge import cosine_schedule
 from opmerge.denoisers.inputs import split_rows
@@ -113,6 +113,31 @@ def test_other_schedules_are_cut_too(name: Any, num_train: int, make: Any) -> No
     config = TeacherConfig(schedule=name, num_train_timesteps=num_train)
     ddim = DDIM.from_scheduler(make_scheduler(config), 8)
     np.testing.assert_allclose(ddim.alphas.numpy() ** 2, make(8).alphas ** 2, atol=2.2e-6)
+
+
+def test_a_teacher_of_flow_matching_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
+    """It learns its two points, and diffusers' own pipeline draws what we draw."""
+    config = settings(
+        {"learning_rate": 1e-2, "ema_decay": 0.9}, num_iterations=300, schedule="flow"
+    )
+    train(tmp_path, config)
+    teacher = load_teacher(tmp_path / "teacher", 8)
+    ddim = teacher.ddim
+    assert ddim.prediction_type == "flow_prediction"
+    torch.testing.assert_close(ddim.alphas + ddim.sigmas, torch.ones(9))
+    torch.testing.assert_close(ddim.sigmas[1:], torch.linspace(1 / 1024, 1, 8))
+    noise = initial_noise((1, 1, 2), 64, seed=0)
+    samples = teacher.sample(noise)
+    nearest = torch.cdist(samples.flatten(1), DATA.flatten(1)).min(1).values
+    apart = torch.cdist(DATA.flatten(1), DATA.flatten(1)).max()
+    assert nearest.median() < 0.15 * apart
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "teacher", local_files_only=True)
+    scheduler, z = pipeline.scheduler, noise
+    scheduler.set_timesteps(8)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            z = scheduler.step(pipeline.unet(z, timestep).sample, timestep, z).prev_sample
+    torch.testing.assert_close(samples, z, rtol=1e-5, atol=1e-5)
 
 
 def test_a_teacher_learns_its_classes_and_fits_the_plan_of_the_theory(tmp_path: Path) -> None:
@@ -406,6 +431,14 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
         (
             {"block_out_channels": (16, 20)},
             "`block_out_channels` must be multiples of 8, got (16, 20)",
+        ),
+        (
+            {"prediction_type": "flow_prediction"},
+            "`prediction_type` must not be flow_prediction with cosine, got flow_prediction",
+        ),
+        (
+            {"prediction_type": "sample", "schedule": "flow"},
+            "`prediction_type` must be flow_prediction with flow, got sample",
         ),
         (
             {"prediction_type": "epsilon"},

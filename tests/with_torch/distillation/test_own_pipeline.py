@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DiTPipeline, FluxPipeline, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    DiTPipeline,
+    EDMEulerScheduler,
+    FluxPipeline,
+    StableDiffusionPipeline,
+)
 from tiny_pipelines import PROMPTS, SAMPLE, family_in, tiny_pipeline
+from torch_helpers import edit_json
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.model_folder import INDEX
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import load_student, save_student
@@ -192,3 +200,23 @@ def test_levels_of_another_schedule_are_no_plain_steps(folder: Path) -> None:
     other = {**config, "beta_end": 0.02}
     assert plain_steps(student, other, StableDiffusionPipeline) is None
     assert plain_steps(student, config, DiffusionPipeline) is None  # whose call names no steps
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_preconditioned_students_take_the_scheduler_of_the_jumps(
+    tmp_path: Path, networks: int
+) -> None:
+    """As of Playground, whose pipeline scales the input and preconditions by its scheduler."""
+    tiny_pipeline("stable_diffusion").save_pretrained(tmp_path / "teacher")
+    EDMEulerScheduler(sigma_max=20.0).save_pretrained(tmp_path / "teacher" / "scheduler")
+    edit_json(tmp_path / "teacher" / INDEX, scheduler=["diffusers", "EDMEulerScheduler"])
+    teacher = load_teacher(tmp_path / "teacher", T)
+    student = student_of(teacher, (T, 7, 2), networks)
+    assert student.ddim.scalings is not None
+    assert plain_steps(student, teacher.scheduler_config, StableDiffusionPipeline) is None
+    saved = save_student(student, tmp_path / "student", teacher)
+    pipeline = DiffusionPipeline.from_pretrained(saved)
+    condition = condition_of(DiffusionPipeline.from_pretrained(tmp_path / "teacher"))
+    expected = student.sample(NOISE, condition)
+    found = sampled(pipeline, num_inference_steps=3)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

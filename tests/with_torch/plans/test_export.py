@@ -6,13 +6,19 @@ import math
 import re
 from itertools import pairwise
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from opmerge.errors import InputError
 from opmerge.plans import parse_plan
-from opmerge.plans.export import comfyui_manual_sigmas, comfyui_sigmas, fastgen_t_list
+from opmerge.plans.export import (
+    comfyui_manual_sigmas,
+    comfyui_sigmas,
+    fastgen_t_list,
+    is_flow,
+)
 from opmerge.schedules import cosine_schedule, diffusers_schedule, linear_schedule
 
 TRAILING = {
@@ -88,6 +94,39 @@ def test_euler_over_the_levels_is_ddim() -> None:
         )
         x = x + (x - denoised) / level * (after - level)
         np.testing.assert_allclose(x * schedule.alphas[stop], z, rtol=1e-5)  # float32 levels
+
+
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+
+
+def test_flow_matching_keeps_its_own_levels() -> None:
+    """Both programs' flow time is the scheduler's sigma, 1 at pure noise; FastGen ends at 0.999."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW)
+    scheduler.set_timesteps(8)
+    sigmas = scheduler.sigmas[[0, 3, 6]].tolist()
+    schedule = diffusers_schedule(FLOW, 8)
+    assert is_flow(schedule)
+    assert comfyui_sigmas(schedule, (8, 5, 2, 0)) == [*sigmas, 0]
+    assert comfyui_sigmas(schedule, (8, 5, 2, 0))[0] == 1
+    times = fastgen_t_list(schedule, (8, 5, 2, 0))
+    np.testing.assert_allclose(times, [0.999, *sigmas[1:], 0], rtol=1e-6)
+    assert not is_flow(cosine_schedule(8))
+    cosine = cosine_schedule(8)
+    assert fastgen_t_list(cosine, (8, 2, 0)) == fastgen_t_list(cosine, (8, 2, 0), "edm")
+
+
+def test_euler_over_the_levels_of_flow_matching_is_ddim() -> None:
+    """ComfyUI's Euler on x = z itself, whose CONST model says x - sigma v."""
+    schedule, boundaries = diffusers_schedule(FLOW, 8), (8, 5, 2, 0)
+    levels = comfyui_sigmas(schedule, boundaries)
+    z = x = np.random.default_rng(0).standard_normal(5)
+    for (start, stop), (level, after) in zip(pairwise(boundaries), pairwise(levels), strict=True):
+        alpha, sigma = schedule.alphas[start], schedule.sigmas[start]
+        denoised = np.tanh(z) + start / 10
+        noise = (z - alpha * denoised) / sigma
+        z = schedule.alphas[stop] * denoised + schedule.sigmas[stop] * noise
+        x = x + (x - denoised) / level * (after - level)
+        np.testing.assert_allclose(x, z, rtol=1e-5)
 
 
 def test_the_text_for_comfyui_is_read_back_exactly() -> None:
