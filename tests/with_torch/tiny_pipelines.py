@@ -285,7 +285,10 @@ def sd3(with_t5: bool = True, **scheduler: Any) -> StableDiffusion3Pipeline:
     )
 
 
-def flux(guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
+def flux(
+    guidance_embeds: bool = True, sample_size: int | None = SAMPLE, **scheduler: Any
+) -> FluxPipeline:
+    """A network of this family has a ``sample_size`` only where it is added to its config."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
         in_channels=16,
@@ -298,6 +301,7 @@ def flux(guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 4, 8),
     )
+    transformer.register_to_config(**({} if sample_size is None else {"sample_size": sample_size}))
     return FluxPipeline(
         scheduler=flow_scheduler(**scheduler),
         vae=tiny_vae(shift_factor=0.1),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_text_families import FLOWS, NO_BINS, SHAPE, flow_latents, own_latents, small
+from test_text_families import FLOWS, NO_BINS, SHAPE, as_rounded, flow_latents, own_latents
 from tiny_pipelines import PROMPTS, family_in, tiny_pipeline
 from torch import Tensor
 
@@ -70,7 +70,7 @@ def test_flux_is_guided_away_from_a_prompt_at_an_embedded_scale(tmp_path: Path) 
     options = dict(true_cfg_scale=SCALE, negative_prompt=negative)
     expected = flow_latents(pipeline, "flux", NOISE, **options)
     teacher, told = guided(tmp_path, pipeline, "ugly")
-    assert_guided(small(teacher, "flux", pipeline.scheduler), told, expected)
+    assert_guided(as_rounded(teacher, pipeline.scheduler), told, expected)
 
 
 def test_a_dit_is_guided_away_from_its_null_class(tmp_path: Path) -> None:

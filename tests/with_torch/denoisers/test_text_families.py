@@ -118,22 +118,18 @@ def flow_latents(pipeline: Any, family: str, noise: Tensor, **options: Any) -> T
     return FluxPipeline._unpack_latents(latents, side, side, 2)
 
 
-def small(teacher: Teacher, family: str, scheduler: Any) -> Teacher:
-    """The teacher on small samples, at the very levels that a scheduler has gone through.
+def as_rounded(teacher: Teacher, scheduler: Any) -> Teacher:
+    """The teacher at the very levels that a scheduler has gone through, which it has to rounding.
 
-    The config of FLUX's network says no size, and sigmas that its pipeline is given are rounded
-    before they are shifted: a rounding of a time near 1000 is 6e-5 in its sine.
+    Sigmas that FLUX's pipeline is given are rounded before they are shifted, and a rounding of a
+    time near 1000 is 6e-5 in its sine.
     """
-    if family == "flux":
-        assert teacher.sample_shape == (4, 128, 128)
-        sigmas, times = scheduler.sigmas.flip(0), scheduler.timesteps.flip(0)
-        torch.testing.assert_close(teacher.ddim.sigmas, sigmas, rtol=1e-6, atol=0)
-        torch.testing.assert_close(teacher.ddim.timesteps[1:], times, rtol=1e-6, atol=0)
-        timesteps = torch.cat([torch.zeros(1), times])
-        ddim = replace(teacher.ddim, alphas=1 - sigmas, sigmas=sigmas, timesteps=timesteps)
-        teacher = replace(teacher, sample_shape=SHAPE, ddim=ddim)
-    assert teacher.sample_shape == SHAPE
-    return teacher
+    sigmas, times = scheduler.sigmas.flip(0), scheduler.timesteps.flip(0)
+    torch.testing.assert_close(teacher.ddim.sigmas, sigmas, rtol=1e-6, atol=0)
+    torch.testing.assert_close(teacher.ddim.timesteps[1:], times, rtol=1e-6, atol=0)
+    timesteps = torch.cat([torch.zeros(1), times])
+    ddim = replace(teacher.ddim, alphas=1 - sigmas, sigmas=sigmas, timesteps=timesteps)
+    return replace(teacher, ddim=ddim)
 
 
 FLOWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -157,12 +153,12 @@ def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
     family, config, options = FLOWS[name]
     pipeline = tiny_pipeline(family, **config)
     pipeline.save_pretrained(tmp_path)
-    if "shifted by its size" in name:  # by default of the 4096 tokens of an image of 1024 pixels
-        config_file = tmp_path / "scheduler" / "scheduler_config.json"
-        edit_json(config_file, image_seq_len=(SAMPLE // 2) ** 2)
     noise = initial_noise(SHAPE, len(PROMPTS), seed=1)
     expected = flow_latents(pipeline, family, noise, **options)
-    teacher = small(load_teacher(tmp_path, T), family, pipeline.scheduler)
+    teacher = load_teacher(tmp_path, T)
+    if family == "flux":
+        teacher = as_rounded(teacher, pipeline.scheduler)
+    assert teacher.sample_shape == SHAPE
     told = family_in(pipeline).encode_prompts(load_pipeline(tmp_path), PROMPTS)
     assert_fits(teacher.needs, told.rows)
     torch.testing.assert_close(teacher.sample(noise, told), expected, rtol=1e-5, atol=1e-5)
@@ -308,3 +304,10 @@ def test_prompts_without_text_encoders_are_refused(family: str) -> None:
     for odd, message in ((pipeline, "has a text encoder"), (object(), "encodes prompts as newer")):
         with pytest.raises(InputError, match=message):
             family_in(pipeline).encode_prompts(odd, PROMPTS)
+
+
+def test_flux_is_of_1024_pixels_unless_its_config_says_another_size(tmp_path: Path) -> None:
+    tiny_pipeline("flux", sample_size=None, use_dynamic_shifting=True).save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path, T)
+    assert teacher.sample_shape == (4, 128, 128)
+    assert teacher.scheduler_config["image_seq_len"] == 64 * 64

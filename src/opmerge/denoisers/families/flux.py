@@ -33,6 +33,8 @@ class Flux(TextFamily):
 
     Samples are latents (c, h, w), as the autoencoder has them: they are packed into the h w / 4
     tokens of 4 c features that the network reads, and its output is unpacked, where it is called.
+    Configs of such networks say no size: theirs is the pipeline's, 1024 pixels a side, unless a
+    ``sample_size`` of latents is written into config.json.
     """
 
     class_names = ("FluxTransformer2DModel",)
@@ -47,7 +49,8 @@ class Flux(TextFamily):
             requirement = "must be in_channels: networks that fill or follow an image, which they"
             requirement += " read beside z, are not distilled"
             raise InputError(f"{place}: out_channels", requirement, config["out_channels"])
-        return (features // _PATCH**2, _SIDE, _SIDE)
+        side = config.get("sample_size") or _SIDE
+        return (features // _PATCH**2, side, side)
 
     def num_tokens(self, config: Config, shape: tuple[int, ...]) -> int:
         return math.prod(shape[1:]) // _PATCH**2
