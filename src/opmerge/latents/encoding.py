@@ -59,21 +59,14 @@ class Encoding:
         """Whether the network is told more than a class."""
         return bool(self.needs.keys() - {LABELS})
 
-    def image_shape(self, image_size: int | None = None) -> tuple[int, ...]:
-        """(C, H, W) of the images that the teacher makes, or of such a side.
-
-        Raises:
-            InputError: if the side cannot be told from the teacher and is not given.
-        """
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the images that the teacher makes; None if its samples are no images."""
         shape, vae = self.sample_shape, self.vae
-        channels = shape[0] if vae is None else int(vae.config["in_channels"])
-        if image_size is not None:
-            return (channels, image_size, image_size)
-        if len(shape) != 3 or shape[1] != shape[2]:
-            requirement = "must be given: the teacher does not say of what images its samples are"
-            raise InputError("image_size", requirement, f"samples of shape {shape}")
-        side = shape[1] * (1 if vae is None else _downsampling(vae))
-        return (channels, side, side)
+        if len(shape) != 3:
+            return None
+        channels, factor = (shape[0], 1) if vae is None else (_colours(vae), _downsampling(vae))
+        return (channels, factor * shape[1], factor * shape[2])
 
     def samples(self, images: Tensor) -> Tensor:
         """(B, …) samples, float32 on the CPU, of (B, C, H, W) images in [-1, 1].
@@ -81,14 +74,9 @@ class Encoding:
         Grey images are given to an autoencoder of colours three times.
         """
         if self.vae is not None:
-            images = images.expand(-1, int(self.vae.config["in_channels"]), -1, -1)
+            images = images.expand(-1, _colours(self.vae), -1, -1)
         with torch.no_grad():
             return self.family.encode_images(self.pipeline, images).to("cpu", torch.float32)
-
-    def images(self, samples: Tensor) -> Tensor:
-        """(B, C, H, W) images on the CPU, about [-1, 1], of (B, …) samples."""
-        with torch.no_grad():
-            return self.family.decode(self.pipeline, samples).to("cpu", torch.float32)
 
     def told(self, prompts: Sequence[str]) -> Condition:
         """What the network is told of (B,) prompts, on the CPU: numbers in float32.
@@ -153,6 +141,11 @@ def on_device(parts: Sequence[nn.Module | None], device: torch.device) -> Iterat
     yield
     for part in there:
         part.to("cpu")
+
+
+def _colours(vae: Any) -> int:
+    """Channels of the images that an autoencoder codes."""
+    return int(vae.config["in_channels"])
 
 
 def _downsampling(vae: Any) -> int:

@@ -99,10 +99,7 @@ def read_contents(
         empty, remedy = encoding.told([""]), "its text encoders are of another model"
         check_told(encoding.needs, empty, "teacher", remedy)
     if asked.source is not None:
-        channels, side, _ = encoding.image_shape(asked.image_size)
-        options = SourceOptions(
-            image_size=side, patch_size=side, grey=channels == 1, split=asked.split
-        )
+        options = _options(asked, encoding)
         source = open_as(asked.source, options)
         stamp = [options.model_dump(), source.shape, source.scaling, _stamp(asked.source, source)]
     told = _told_of_each(asked, encoding, source)
@@ -210,16 +207,14 @@ class _Preparation:
                 requirement = f"must hold samples of the shape that the network reads, {wanted}"
                 raise InputError(source.name, requirement, source.shape)
             return wanted
-        shape = network_shape(source)
-        channels = self.encoding.image_shape(shape[-1])[0]
-        if len(shape) != 3 or shape[0] not in (1, channels):
-            requirement = f"must hold images of {channels} channels, or grey ones"
+        made, shape = self.encoding.image_shape, network_shape(source)
+        if made is not None and (shape[0] not in (1, made[0]) or shape[1:] != made[1:]):
+            requirement = f"must hold images of the teacher's shape, {made}, or grey ones"
             raise InputError(source.name, requirement, source.shape)
         found = tuple(self.encoding.samples(torch.zeros(1, *shape)).shape[1:])
         if found != wanted:
-            height, width = self.encoding.image_shape()[1:]
-            requirement = f"must hold images of {height} x {width} for this teacher"
-            raise InputError(source.name, requirement, source.shape)
+            requirement = f"must give samples of the shape that the network reads, {wanted}"
+            raise InputError(source.name, requirement, found)
         return found
 
     def require_room(self) -> None:
@@ -321,6 +316,16 @@ class _Preparation:
                 encoded = self.encoding.samples(images)
             samples[first - start : last - start] = encoded.numpy()
         return {SAMPLES: samples}
+
+
+def _options(asked: PreparingOptions, encoding: Encoding) -> SourceOptions:
+    """How images are read: of the size and in the colours that the teacher makes."""
+    shape = encoding.image_shape
+    side = asked.image_size
+    if side is None and shape is not None and shape[1] == shape[2]:
+        side = shape[1]
+    options = SourceOptions(grey=shape is not None and shape[0] == 1, split=asked.split)
+    return options if side is None else options.replaced(image_size=side, patch_size=side)
 
 
 def _told_of_each(

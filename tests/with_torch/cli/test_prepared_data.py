@@ -17,11 +17,12 @@ from tiny_pipelines import SAMPLE, TINY_PIPELINES
 
 from opmerge.cli import main
 from opmerge.data.prepared import open_prepared
-from opmerge.denoisers.conditions import kept_conditions
+from opmerge.denoisers.conditions import kept_conditions, null_condition
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.networks import make_unet
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.pipeline import load_student
+from opmerge.settings.guidance import GuidanceOptions
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +107,29 @@ def test_a_student_is_measured_on_the_prompts_of_its_data(run: Run, work: Path) 
         assert json.loads(out)["paired_error"]["value"] == pytest.approx(error, rel=1e-3)
     refused(run(*words, *few), "prompts", "must be given", "encoder_hidden_states")
     refused(run(*words, *few, "--prompts", work), "prompts", "opmerge prepare")
+
+
+def test_a_guided_teacher_is_guided_away_from_the_row_that_was_prepared(
+    run: Run, work: Path
+) -> None:
+    boot = ("--plan", "boot", "--steps", STEPS, "--output_dir", work / "guided")
+    assert run(*distill(work, "cache", *boot, "--guidance_scale", 2.5))[0] == 0
+    student = work / "guided" / "student"
+    few = ("--num_samples", 6, "--num_resamples", 0, "--seed", 5, "--json")
+    words = ("--teacher", work / "teacher", "--prompts", work / "cache")
+    status, out, err = run("evaluate-student", student, *words, *few)
+    assert status == 0, err
+    found = open_prepared(work / "cache")
+    told, null = kept_conditions(found), null_condition(found)
+    assert told is not None
+    teacher = load_teacher(work / "teacher", STEPS)
+    guided = teacher.guided(GuidanceOptions(guidance_scale="2.5"), null)
+    noise, condition = initial_noise(SHAPE, 6, 5), told[:6]
+    difference = load_student(student).sample(noise, condition) - guided.sample(noise, condition)
+    error = float((difference**2).flatten(1).sum(1).mean())
+    assert json.loads(out)["paired_error"]["value"] == pytest.approx(error, rel=1e-3)
+    unguided = teacher.sample(noise, condition) - guided.sample(noise, condition)
+    assert float(unguided.square().mean()) > 0  # which a student of the plain one would be near
 
 
 def test_latents_are_decoded_to_a_picture_by_the_teachers_pipeline(run: Run, work: Path) -> None:

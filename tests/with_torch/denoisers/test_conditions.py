@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -171,3 +172,17 @@ def test_labels_of_a_data_set_are_below_the_number_of_classes(tmp_path: Path) ->
         check_told({LABELS: Rows(below=7)}, told)
     with pytest.raises(InputError, match="`labels` must be left out"):
         check_told({}, told)
+
+
+def test_only_the_rows_that_are_asked_for_are_in_memory(tmp_path: Path) -> None:
+    size, count = 2**18, 64  # a MiB a row, 64 of them
+    table = {TEXT: np.zeros((count, size), dtype=np.float32)}
+    told = kept(tmp_path, table, np.arange(count), False)
+    del table
+    process = psutil.Process()
+    before = process.memory_info().rss
+    for row in range(0, count, 16):
+        assert told[torch.tensor([row])].rows[TEXT].shape == (1, size)
+    # two copies of a row, and what the system reads ahead of each
+    assert process.memory_info().rss - before < 16 * 2**20
+    assert told.row_bytes * len(told) == 64 * 2**20

@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate import PartialState, debug_launcher
 from captioned_images import CAPTIONS, NUM_IMAGES, captioned_images, prepare_words, refused
+from diffusers import DDIMPipeline, DDIMScheduler, StableDiffusionPipeline
 from PIL import Image, ImageOps
 from tiny_pipelines import SAMPLE, TINY_PIPELINES, WIDTH
 from torch_helpers import scrambled
@@ -25,6 +26,8 @@ from opmerge.data import open_source, prepared
 from opmerge.data.prepared import SAMPLES, open_prepared
 from opmerge.denoisers.conditions import check_told, kept_conditions, null_condition
 from opmerge.denoisers.denoiser import LABELS
+from opmerge.denoisers.networks import MLPDenoiser, make_unet
+from opmerge.denoisers.teacher_folder import write_teacher_folder
 from opmerge.latents import read_encoding
 
 pytest.importorskip("transformers")
@@ -72,8 +75,6 @@ def pixels(folder: Path) -> torch.Tensor:
 def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
     cache: Path, images: Path, teacher: Path
 ) -> None:
-    from diffusers import StableDiffusionPipeline
-
     pipeline = StableDiffusionPipeline.from_pretrained(teacher)
     found = open_prepared(cache)
     assert (found.num_samples, found.num_conditions) == (NUM_IMAGES, 5)  # equal prompts are one row
@@ -187,7 +188,10 @@ def test_arrays_take_a_prompt_a_line(run: Run, teacher: Path, images: Path, tmp_
         "from -1 (black) to 1",
     )
     np.save(tmp_path / "c.npy", pixels(images)[:4, :2].numpy())
-    refused(run(*prepare_words(teacher, other, tmp_path / "c.npy", *with_prompts)), "3 channels")
+    refused(
+        run(*prepare_words(teacher, other, tmp_path / "c.npy", *with_prompts)),
+        f"(3, {SIDE}, {SIDE}), or grey ones, got (2,",
+    )
 
 
 @pytest.fixture
@@ -204,10 +208,6 @@ def folders(tmp_path: Path) -> Path:
 
 def classes_teacher(folder: Path, num_classes: int | None) -> Path:
     """A pipeline on grey pixels, which reads a class or nothing."""
-    from diffusers import DDIMPipeline, DDIMScheduler
-
-    from opmerge.denoisers.networks import make_unet
-
     network = scrambled(make_unet((1, 8, 8), (8,), num_classes))
     DDIMPipeline(network, DDIMScheduler(clip_sample=False)).save_pretrained(folder)
     return folder
@@ -262,6 +262,17 @@ def test_teachers_that_are_told_nothing_take_images_alone(
     refused(run(*prepare_words(pixel, tmp_path / "e")), "source", "must be given")
 
 
+def test_samples_that_are_no_images_are_prepared_as_they_are(run: Run, tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    np.save(tmp_path / "a.npy", points)
+    write_teacher_folder(tmp_path / "t", MLPDenoiser([5], 8, 1), DDIMScheduler(clip_sample=False))
+    assert run(*prepare_words(tmp_path / "t", tmp_path / "c", tmp_path / "a.npy"))[0] == 0
+    found = open_prepared(tmp_path / "c")
+    np.testing.assert_array_equal(found.shards["samples"].read(SAMPLES, 0, 9), points)
+    np.save(tmp_path / "b.npy", points[:, :4])
+    refused(run(*prepare_words(tmp_path / "t", tmp_path / "d", tmp_path / "b.npy")), "(5,)", "(4,)")
+
+
 def test_what_cannot_be_prepared_is_refused_in_a_line(
     run: Run, teacher: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -279,7 +290,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
         run(*prepare_words(teacher, folder, images, "--labels", "digits")), "labels", "left out"
     )
     sized = prepare_words(teacher, folder, images, "--image_size", 3 * SIDE)
-    refused(run(*sized), f"images of {SIDE} x {SIDE}", str(3 * SIDE))
+    refused(run(*sized), f"(3, {SIDE}, {SIDE})", f"got (3, {3 * SIDE}, {3 * SIDE})")
     mute = tmp_path / "mute"
     pipeline = TINY_PIPELINES["stable_diffusion"]()
     pipeline.register_modules(text_encoder=None, tokenizer=None)
