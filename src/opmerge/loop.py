@@ -164,6 +164,9 @@ class Trainer:
             anew = torch.amp.GradScaler(accelerator.device.type)
             accelerator.scaler.load_state_dict(anew.state_dict())
         network.to(accelerator.device)
+        save_activations(network, config)
+        if config.torch_compile:
+            network.compile()
         self.first, self.total = 0, num_iterations  # the iterations that are done already, and all
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         optimizer = _make_optimizer(weights, config)
@@ -291,12 +294,46 @@ class Trainer:
         return network.requires_grad_(False).eval()
 
 
+def save_activations(network: nn.Module, config: OptimizationConfig) -> None:
+    """Let a network compute activations again in its backward pass, if that is asked for.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if not config.gradient_checkpointing:
+        return
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        requirement = f"must be left out: {type(network).__name__} does not know how"
+        raise InputError("gradient_checkpointing", requirement)
+    enable: Any = network
+    enable.enable_gradient_checkpointing()
+
+
 def _make_optimizer(
     weights: list[nn.Parameter], config: OptimizationConfig
 ) -> torch.optim.Optimizer:
+    if config.use_8bit_adam:
+        return _make_8bit_adam(weights, config)
     # One call for all parameters: a third of a small network's step. In fp16 it is the optimizer's
     # own affair to leave out a step that overflows, and the schedule sees one in every iteration.
     given: Any = dict(params=weights, lr=config.learning_rate, fused=True)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(**given, weight_decay=config.weight_decay)
     return torch.optim.Adam(**given) if config.optimizer == "adam" else torch.optim.SGD(**given)
+
+
+def _make_8bit_adam(
+    weights: list[nn.Parameter], config: OptimizationConfig
+) -> torch.optim.Optimizer:
+    """bitsandbytes' Adam, whose moments are in 8 bits (Dettmers et al. 2022)."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        remedy = "pip install bitsandbytes, or leave it out"
+        requirement = "needs the package bitsandbytes, which is not installed"
+        raise InputError("use_8bit_adam", requirement, remedy=remedy) from error
+    is_decayed = config.optimizer == "adamw"
+    kind = bitsandbytes.optim.AdamW8bit if is_decayed else bitsandbytes.optim.Adam8bit
+    decay = config.weight_decay if is_decayed else 0.0
+    made: torch.optim.Optimizer = kind(weights, lr=config.learning_rate, weight_decay=decay)
+    return made

@@ -19,6 +19,7 @@ from opmerge.errors import InputError
 
 if TYPE_CHECKING:
     from opmerge.distillation.executor import Distillation
+    from opmerge.distillation.validation import Validation
     from opmerge.measure.calibration import Calibration
     from opmerge.measure.linearity import Linearity
     from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
@@ -104,7 +105,7 @@ def distill(
     if main:
         _write_plan(run, samples, asked, made_for, files.output_dir, is_new=not done)
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
-        _train(run, done, log)
+        _train(run, done, log, _validation(run, asked, files.output_dir), asked.validation_steps)
     if main:
         _save(run, files.output_dir, asked)
 
@@ -342,7 +343,26 @@ def _range(counts: set[int]) -> str:
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def _train(run: Distillation, done: int, log: networks.Log) -> None:
+def _validation(run: Distillation, asked: DistillOptions, folder: Path) -> Validation | None:
+    """What looks at the run every so many iterations, on the first process; None where none is."""
+    from opmerge.distillation.validation import Validation
+
+    told, place = None, asked.validation_prompts
+    if place is not None:
+        if not asked.validation_steps:
+            raise InputError("validation_prompts", "must come with --validation_steps", str(place))
+        told = networks.told_by(place)
+        if told is None:
+            requirement = "must be a data set that was prepared with prompts or classes"
+            raise InputError("validation_prompts", requirement, str(place))
+    if not asked.validation_steps or not run.accelerator.is_main_process:
+        return None
+    return Validation(run, folder / "validation", told)
+
+
+def _train(
+    run: Distillation, done: int, log: networks.Log, validation: Validation | None, every: int
+) -> None:
     counts = list(run.iterations)
     pairs = zip(run.stages, counts, strict=True)
     given = run.config, *run.limits
@@ -361,6 +381,8 @@ def _train(run: Distillation, done: int, log: networks.Log) -> None:
                 place = {"stage": record.stage, "iteration": record.iteration}
                 rate = record.learning_rate
                 log(record.step, **place, loss=float(record.loss), learning_rate=rate)
+            if validation is not None and record.step % every == 0:
+                log(record.step, paired_rms=validation.look(record.step).paired_rms)
 
 
 def _save(run: Distillation, output_dir: Path, asked: DistillOptions) -> None:

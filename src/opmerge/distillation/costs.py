@@ -72,7 +72,8 @@ def estimate_cost(
     size = sum(weight.numel() for weight in distillation.teacher.network.parameters())
     trained = _trained(distillation) if config.lora_rank else size
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
-    kept_of_training = _MOMENTS[settings.optimizer] + bool(settings.ema_decay)
+    moments = _MOMENTS[settings.optimizer] * (0.25 if settings.use_8bit_adam else 1)
+    kept_of_training = moments + bool(settings.ema_decay)
     report("adding up what is held in memory")
     working = _working_bytes(distillation) if stages else None
     checkpoints = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
@@ -86,11 +87,13 @@ def estimate_cost(
         num_parameters=size,
         peak_networks=2 + in_place,
         num_trained=trained,
-        memory_bytes=_BYTES * (size + trained * (in_place + 1 + kept_of_training)) + targets,
+        memory_bytes=round(_BYTES * (size + trained * (in_place + 1 + kept_of_training))) + targets,
         working_bytes=working,
-        disk_bytes=_BYTES
-        * trained
-        * (checkpoints * (in_place + 1 + kept_of_training) + distillation.plan.student_steps),
+        disk_bytes=round(
+            _BYTES
+            * trained
+            * (checkpoints * (in_place + 1 + kept_of_training) + distillation.plan.student_steps)
+        ),
         data_memory_bytes=data - on_disk,
         data_disk_bytes=on_disk,
         seconds=seconds + free / batch * pace.operator,

@@ -7,6 +7,7 @@ estimate x̂ with which the student would land there, and regresses on that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from opmerge.distillation.targets import Part, StageTargets, Targets
 from opmerge.distillation.timing import Pace, seconds_of
 from opmerge.errors import InputError
 from opmerge.forecast.cost import operator_passes
-from opmerge.loop import Iteration, Trainer, seeded_generator
+from opmerge.loop import Iteration, Trainer, save_activations, seeded_generator
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
@@ -101,10 +102,13 @@ class Distillation:
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
         self._checkpoints: Checkpoints | None = None
+        self._training: tuple[Trainer, LinearParts] | None = None
         self._kept = 0  # iterations of the run at its last checkpoint
         if folder is not None:
             limit = config.optimization.checkpoints_total_limit
             self._checkpoints = Checkpoints(folder, self.identity(), limit, warn)
+        if config.optimization.torch_compile:
+            self.teacher.network.compile()
         for stage in self.stages:  # refuse what does not fit before anything is trained
             self.targets.check(stage.merges)
         if self.stages and adapters is not None:
@@ -164,6 +168,22 @@ class Distillation:
         """The operators that stand at this moment, as a sampler; the student after ``run``."""
         return self._operators.student()
 
+    @contextmanager
+    def standing(self) -> Iterator[Student]:
+        """The sampler as it stands between two records of ``run``.
+
+        The network in training, as it would be saved now, is in the place of its merges.
+        """
+        if self._training is None:
+            yield self.student()
+            return
+        trainer, linear = self._training
+        operators = self._operators.copy()
+        with trainer.as_saved() as network, torch.no_grad():
+            merges = self.stages[self._stage].merges
+            operators.put(merges, network, self.config.merge_rule, linear)
+            yield operators.student()
+
     @property
     def limits(self) -> tuple[range, int]:
         """What an iteration's cost depends on beside the settings: guided steps, targets kept."""
@@ -221,6 +241,7 @@ class Distillation:
         """
         merges = self.stages[self._stage].merges
         network = self.new_student()
+        save_activations(network, self.config.optimization)
         whole, loss_of = self.targets.stand_in(merges, self._stage), self._loss_of(merges)
         parts = whole.chunk(self.config.optimization.gradient_accumulation_steps)
 
@@ -275,6 +296,7 @@ class Distillation:
         trainer = Trainer(self.accelerator, network, self.config.optimization, total)
         if checkpoint is not None:
             trainer.restore(checkpoint, int(checkpoint.state["iteration"]))
+        self._training = trainer, targets.linear
         every = self.config.optimization.checkpointing_steps
 
         def save(n: int) -> None:
@@ -291,7 +313,7 @@ class Distillation:
         for each in loop:
             step = before + each.iteration
             yield TrainingRecord(each.iteration, each.loss, each.learning_rate, number, step)
-        network = trainer.finish()
+        network, self._training = trainer.finish(), None
         if targets.times_used > 1:
             self._watch(stage, network, learned=targets(total - 1), unseen=targets.unseen())
         self._put(stage.merges, network, targets.linear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,12 @@ class Operators:
         self._teacher, self._adapters = teacher, adapters
         self._at = {jump.start: jump for jump in teacher.steps() if jump.start <= num_steps}
         self.free_step: Jump | None = None
+
+    def copy(self) -> Operators:
+        """The same operators, to be replaced without these."""
+        other = copy.copy(self)
+        other._at = dict(self._at)
+        return other
 
     def children(self, merge: Merge) -> list[Jump]:
         """The jumps that a merge composes, noise side first."""

@@ -19,6 +19,7 @@ from opmerge.settings.types import (
     Positive,
     Share,
     Split,
+    Whole,
     must,
 )
 
@@ -203,6 +204,19 @@ class DistillOptions(TeacherOptions):
     )
     one_network: bool = option(
         False, "One network for all steps of the student and all merges: --sharing all."
+    )
+    validation_steps: Whole = option(
+        0,
+        "Iterations between looks at samples of the same noise: a grid, and the paired error to "
+        "the teacher's; 0: none.",
+        "Run",
+    )
+    validation_prompts: File | None = option(
+        None,
+        f"{_PREPARED}: what those samples are told, in turn.",
+        "Run",
+        metavar="DIR",
+        shown="what the data are told",
     )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"

@@ -45,6 +45,8 @@ _FREE = {
     "report_to",
     "train_batch_size",
     "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "torch_compile",
 }
 
 
@@ -65,6 +67,11 @@ class OptimizationConfig(Settings):
     max_grad_norm: NonNegative = option(1.0, "Gradients are clipped to it; 0: not.")
     ema_decay: Share = option(0.0, "Moving average of the weights; 0: none.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "no, fp16 or bf16.")
+    gradient_checkpointing: bool = option(
+        False, "Activations are computed again in the backward pass: less memory, more time."
+    )
+    use_8bit_adam: bool = option(False, "Moments in 8 bits, by bitsandbytes, with adamw or adam.")
+    torch_compile: bool = option(False, "Networks are compiled (torch.compile).")
     seed: int = option(0, "Seed of the batches.")
     checkpointing_steps: Whole = option(500, "Iterations between checkpoints; 0: none.", "Run")
     checkpoints_total_limit: Count = option(2, "How many are kept.", "Run")
@@ -82,7 +89,14 @@ class OptimizationConfig(Settings):
     def what_decides(self, num_processes: int) -> dict[str, Any]:
         """What the result depends on: a run is continued only with the same."""
         size = self.global_batch_size(num_processes)
-        return {**self.model_dump(exclude=_FREE), "global_batch_size": size}
+        newer = set() if self.use_8bit_adam else {"use_8bit_adam"}  # not in older checkpoints
+        return {**self.model_dump(exclude=_FREE | newer), "global_batch_size": size}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.use_8bit_adam and self.optimizer == "sgd":
+            raise InputError("use_8bit_adam", "must come with the optimizer adamw or adam", "sgd")
+        return self
 
 
 class DistillationConfig(Settings):
