@@ -94,7 +94,7 @@ def test_any_value_is_kept_as_it_is_or_refused_by_name(name: str, value: Any) ->
         return
     kept = getattr(config, name)
     assert kept == value
-    assert type(kept) in (int, float, str, type(None))
+    assert type(kept) in (bool, int, float, str, type(None))
     assert config.with_json(config.model_dump(mode="json")) == config
 
 
