@@ -32,6 +32,7 @@ def prepare(asked: PreparingOptions) -> None:
     with resumable("the same command"), bars_in_turn() as report:
         found = latents.prepare(asked, encoding, contents, report)
     if is_first():
+        runs.write_config(asked.output_dir, "prepare", asked)
         shape = "" if found.sample_shape is None else f" of shape {found.sample_shape}"
         what = "prompts" if found.sample_shape is None else "samples"
         told = ", ".join(f"{name} {rows.shape}" for name, rows in found.rows.items())

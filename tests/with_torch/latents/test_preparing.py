@@ -59,7 +59,9 @@ def cache(teacher: Path, images: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """All files of a data set but the options of the command, which name its folder."""
+    files = (path for path in folder.iterdir() if path.name != "config.json")
+    return {path.name: path.read_bytes() for path in files}
 
 
 def pixels(folder: Path) -> torch.Tensor:
@@ -91,6 +93,8 @@ def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
     assert null is not None
     torch.testing.assert_close(told[:].rows[TEXT], states[:-1], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(null.rows[TEXT], states[-1:], atol=1e-6, rtol=1e-6)
+    config = json.loads((cache / "config.json").read_text())
+    assert (config["command"], config["options"]["shard_size"]) == ("prepare", 4)
     prompts = [json.loads(line) for line in (cache / "prompts.jsonl").read_text().splitlines()]
     assert prompts == [f"number {index}" for index in range(5)]
     assert open_source(str(cache)).shape == (4, SAMPLE, SAMPLE)
