@@ -233,6 +233,7 @@ def training_inputs(
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
+    _tell_of_another(samples.source, teacher)
     if data_free:
         kept = told_by(samples.source)
         if kept is None and samples.source != "none":
@@ -244,6 +245,19 @@ def training_inputs(
     if samples.source == "none":
         raise InputError("source", "must be given, unless with --data_free", samples.source)
     return DataInputs(*load_training_data(accelerator, samples, folder, teacher))
+
+
+def _tell_of_another(source: str, teacher: Teacher) -> None:
+    """Say where data were prepared by another folder's pipeline, which may encode otherwise."""
+    from opmerge.data.prepared import is_prepared, open_prepared
+    from opmerge.files import expand_home
+
+    place = expand_home(source)
+    if teacher.folder is None or not is_prepared(place):
+        return
+    prepared, own = open_prepared(place).teacher["folder"], teacher.folder.resolve().name
+    if prepared != own:
+        say(f"{source} was prepared by the pipeline in {prepared}, and the teacher is in {own}")
 
 
 @contextmanager

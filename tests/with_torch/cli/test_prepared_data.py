@@ -161,6 +161,17 @@ def test_a_student_of_adapters_is_sampled_in_the_pipeline_of_its_teacher(
         assert picture.size == (4 * SAMPLE, 4 * SAMPLE)
 
 
+def test_another_teacher_than_data_were_prepared_for_is_told_of(run: Run, work: Path) -> None:
+    (work / "alike").symlink_to(work / "teacher")
+    shutil.copytree(work / "teacher", work / "other teacher")
+    boot = ("--plan", "boot", "--steps", STEPS, "--dry_run", "--output_dir", work / "dry")
+    for name, is_told in (("alike", False), ("other teacher", True)):
+        words = ["distill", work / "cache", "--teacher", work / name, *SHORT, *boot]
+        status, _, err = run(*words)
+        assert status == 0, err
+        assert ("was prepared by the pipeline in teacher" in err) is is_told
+
+
 def test_a_run_without_data_reads_prompts_alone(run: Run, work: Path) -> None:
     boot = ("--plan", "boot", "--steps", STEPS, "--output_dir", work / "free", "--data_free")
     assert run(*distill(work, "prompts", *boot))[0] == 0
