@@ -6,6 +6,7 @@ precision), ``Draws`` the random numbers of a batch, the same on any number of p
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import DistributedType
 from accelerate.tracking import get_available_trackers
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from opmerge.checkpoints import Checkpoint
 from opmerge.errors import InputError
@@ -174,11 +177,14 @@ class Trainer:
         name = "constant_with_warmup" if plain else config.lr_scheduler
         schedule = get_scheduler(name, optimizer, None, config.lr_warmup_steps, num_iterations)
         self.accelerator, self.config = accelerator, config
+        self._whole = copy.deepcopy(network) if _is_sharded(accelerator, config) else None
         self.network, self.optimizer, self.schedule = accelerator.prepare(
             network, optimizer, schedule
         )
-        self.weights, decay = weights, config.ema_decay
-        self.average = EMAModel(weights, decay) if decay else None
+        # these are others, parts of them, where they are sharded
+        self.weights = [each for each in self.network.parameters() if each.requires_grad]
+        decay = config.ema_decay
+        self.average = EMAModel(self.weights, decay) if decay else None
 
     @property
     def learning_rate(self) -> float:
@@ -260,7 +266,14 @@ class Trainer:
 
     @contextmanager
     def as_saved(self) -> Iterator[nn.Module]:
-        """The network as it would be saved now: in eval mode, by its moving average if any."""
+        """The network as it would be saved now: in eval mode, by its moving average if any.
+
+        Raises:
+            InputError: if it is sharded, and so whole on no process.
+        """
+        if self._whole is not None:
+            requirement = "must be 0 where networks are sharded (FSDP)"
+            raise InputError("validation_steps", requirement)
         network: nn.Module = self.accelerator.unwrap_model(self.network)
         if self.average is not None:
             self.average.store(self.weights)
@@ -291,7 +304,35 @@ class Trainer:
         network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         if self.average is not None:
             self.average.copy_to(self.weights)
+        if self._whole is not None:
+            network = _gathered(network, self._whole)
         return network.requires_grad_(False).eval()
+
+
+def _is_sharded(accelerator: Accelerator, config: OptimizationConfig) -> bool:
+    """Whether accelerate shards what is trained (FSDP, version 2).
+
+    Raises:
+        InputError: for FSDP of version 1, or with checkpoints, which hold whole networks.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return False
+    if not accelerator.is_fsdp2:
+        raise InputError("fsdp_version", "must be 2 in accelerate's configuration", 1)
+    if config.checkpointing_steps:
+        requirement = "must be 0 where networks are sharded (FSDP)"
+        raise InputError("checkpointing_steps", requirement, config.checkpointing_steps)
+    return True
+
+
+def _gathered(network: nn.Module, whole: nn.Module) -> nn.Module:
+    """The whole weights of a sharded network, on every process, in a plain one."""
+    with torch.no_grad():
+        parts = dict(network.named_parameters())
+        for name, weight in whole.named_parameters():
+            part: Any = parts[name]
+            weight.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
+    return whole
 
 
 def save_activations(network: nn.Module, config: OptimizationConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, debug_launcher
+from accelerate.state import AcceleratorState, DistributedType
 from test_resume import (
     checkpoints,
     distillation,
@@ -32,10 +33,27 @@ pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 CHANGES: dict[str, Any] = {"network": MLPDenoiser, "checkpoints_total_limit": 99}
 
 
-def _train_on_two(folder: str, changes: dict[str, Any], resume: bool, stop: int) -> None:
+def _shard(accelerator: Accelerator) -> None:
+    """What accelerate does of itself on devices, where it is configured so: FSDP, version 2."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="no_wrap",
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+    )
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # nothing is done to it in place
+    accelerator.state.fsdp_plugin = plugin
+    accelerator.state.distributed_type = DistributedType.FSDP
+
+
+def _train_on_two(
+    folder: str, changes: dict[str, Any], resume: bool, stop: int, shards: bool
+) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # accelerate warns of processes that do not say
     AcceleratorState._reset_state(reset_partial_state=True)  # inherited from this process
     run = distillation(folder, **changes)
+    if shards:
+        _shard(run.accelerator)
     done = run.resume() if resume else 0
     accelerator = run.accelerator
     assert accelerator.num_processes == 2
@@ -50,10 +68,12 @@ def _train_on_two(folder: str, changes: dict[str, Any], resume: bool, stop: int)
     accelerator.wait_for_everyone()
 
 
-def on_two(folder: Path, resume: bool = False, stop: int = 0, **changes: Any) -> dict[str, Any]:
+def on_two(
+    folder: Path, resume: bool = False, stop: int = 0, shards: bool = False, **changes: Any
+) -> dict[str, Any]:
     """Losses, and weights at the end, of a run on two processes; half the batch on each."""
     given = {**CHANGES, "train_batch_size": 4, **changes}
-    debug_launcher(_train_on_two, (str(folder), given, resume, stop), num_processes=2)
+    debug_launcher(_train_on_two, (str(folder), given, resume, stop, shards), num_processes=2)
     return dict(torch.load(folder / "found.pt"))
 
 
@@ -86,6 +106,15 @@ def test_two_processes_solve_the_linear_parts_that_one_does(tmp_path: Path) -> N
     """Sums over both, of batches cut in two; pairs are held out by their place in the whole."""
     changes = {"linear_part": "solve", "curriculum": "none", "num_iterations": 3}
     assert_close(on_two(tmp_path / "two", **changes), on_one(tmp_path / "one", **changes))
+
+
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_sharded_networks_learn_what_whole_ones_do(tmp_path: Path, lora_rank: int | None) -> None:
+    """Weights, gradients, moments and moving averages are halves on each process."""
+    changes = {"checkpointing_steps": 0, "lora_rank": lora_rank}
+    (tmp_path / "two").mkdir()
+    found = on_two(tmp_path / "two", shards=True, **changes)
+    assert_close(found, on_one(tmp_path / "one", **changes))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
