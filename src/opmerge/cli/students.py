@@ -29,6 +29,7 @@ _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
+    from opmerge.denoisers.model_folder import locate_model
     from opmerge.denoisers.models import Teacher
     from opmerge.distillation.lora_folder import pipeline_folder
     from opmerge.distillation.sampling import (
@@ -39,6 +40,7 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     )
 
     prepare_libraries()
+    asked = asked.replaced(model=locate_model(asked.model, "model"))
     sampler = _load_sampler(asked, guidance)
     told = _asked_for(asked, sampler)
     count, seed, batch_size = asked.num_samples, asked.seed, asked.batch_size
@@ -170,11 +172,11 @@ def _has_linear_part(student: Path) -> bool:
 
 
 def _load_sampler(asked: SamplingOptions, guidance: GuidanceOptions) -> Teacher | Student:
-    from opmerge.denoisers.model_folder import is_student, locate_model
+    from opmerge.denoisers.model_folder import is_student
     from opmerge.distillation.pipeline import load_student
     from opmerge.loop import best_device
 
-    folder, steps = locate_model(asked.model, "model"), asked.steps
+    folder, steps = asked.model, asked.steps
     for name in ("student", "teacher"):
         if (folder / name / "model_index.json").is_file():
             remedy = f"pass {folder / name}"

@@ -135,7 +135,9 @@ def outline_teacher(model: str | os.PathLike[str], num_steps: int) -> TeacherOut
         refusal = str(error)
     if schedule is None:
         schedule = diffusers_schedule(root, num_steps)
-    is_model = (root / INDEX).is_file() or any(root.glob("*/config.json"))
+    is_model = (root / INDEX).is_file() or any(
+        place.is_file() for place in (root / "config.json", *root.glob("*/config.json"))
+    )
     is_told = refusal is None or any(refusal in note for note in schedule.notes)
     if is_model and not is_told:
         reason = f"opmerge distill refuses this teacher: {refusal}"

@@ -70,7 +70,8 @@ def diffusers_schedule(
             or its content.
         num_steps: T.
         image_seq_len: tokens of a sample, for ``use_dynamic_shifting``; by default as the config
-            says, or its ``base_image_seq_len``.
+            says, or its ``base_image_seq_len``. (``denoisers.teacher_folder.outline_teacher`` takes
+            those of a teacher's network.)
 
     Raises:
         InputError: if the config is missing, diffusers is not installed, its class has no noise

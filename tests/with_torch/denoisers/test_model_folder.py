@@ -15,6 +15,7 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
 )
 from test_teacher_folder import tiny_mlp, tiny_unet
 
@@ -159,6 +160,24 @@ def test_a_plan_says_what_distill_will_refuse(
     with pytest.raises(InputError) as caught:
         load_teacher(folder, 4)
     assert str(caught.value) in note
+
+
+def test_a_flat_repository_says_so_too(tmp_path: Path) -> None:
+    UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        cross_attention_dim=4,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        in_channels=9,
+    ).save_config(tmp_path)
+    DDIMScheduler(clip_sample=False).save_pretrained(tmp_path)
+    notes = outline_teacher(tmp_path, 4).schedule.notes
+    assert notes[-1].startswith("opmerge distill refuses this teacher: ")
+    with pytest.raises(InputError, match="in_channels"):
+        load_teacher(tmp_path, 4)
 
 
 def load_notes(folder: Path) -> tuple[str, ...]:

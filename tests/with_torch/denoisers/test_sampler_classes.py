@@ -15,6 +15,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from test_teacher_folder import tiny_dit, tiny_unet
 from torch import Tensor
 from torch.testing import assert_close
@@ -25,6 +26,7 @@ from opmerge.denoisers.models import Teacher, compose, initial_noise
 from opmerge.denoisers.teacher_folder import (
     check_plan_fits,
     load_teacher,
+    outline_teacher,
     write_teacher_folder,
 )
 
@@ -92,11 +94,20 @@ def make_teacher(folder: Path, network: Any, name: str, config: dict[str, Any]) 
     return scheduler
 
 
-def set_timesteps(scheduler: Any) -> None:
-    """T steps; MiniMaxH3Scheduler makes one less than it is asked for."""
-    dynamic = scheduler.config.get("use_dynamic_shifting")
+def set_timesteps(scheduler: Any, teacher: Teacher) -> None:
+    """T steps; MiniMaxH3Scheduler makes one less than it is asked for.
+
+    A dynamic shift is that of the patches of the teacher's samples, as pipelines compute mu.
+    """
+    shift: dict[str, float] = {}
+    if scheduler.config.get("use_dynamic_shifting"):
+        _, height, width = teacher.sample_shape
+        patches = height * width // getattr(teacher.network.config, "patch_size", 1) ** 2
+        shift["mu"] = calculate_shift(
+            patches, base_shift=scheduler.config.base_shift, max_shift=scheduler.config.max_shift
+        )
     for asked in (STEPS, STEPS + 1):
-        scheduler.set_timesteps(asked, **({"mu": 0.95} if dynamic else {}))
+        scheduler.set_timesteps(asked, **shift)
         if len(scheduler.timesteps) == STEPS:
             return
 
@@ -137,7 +148,7 @@ def test_replay_is_the_loop_of_diffusers(
     is_scaled = is_scaled and "Flow" not in name and "RF" not in name
     noise = initial_noise(teacher.sample_shape, 3, seed=1)
     labels = None if teacher.num_classes is None else torch.tensor([0, 1, 2])
-    set_timesteps(scheduler)
+    set_timesteps(scheduler, teacher)
     start = noise / teacher.ddim.alphas[-1] if is_scaled else noise
     states = states_of_loop(network, scheduler, start, labels)
     ours = in_our_units(teacher, states, is_scaled)
@@ -147,7 +158,7 @@ def test_replay_is_the_loop_of_diffusers(
         landed = compose(teacher.ddim, [[jump]], before, condition=told)
         assert_close(landed, after, rtol=1e-5, atol=1e-5, msg=f"step {jump.start}")
     assert_close(teacher.sample(noise, labels), ours[-1], rtol=1e-5, atol=3e-5)
-    schedule = diffusers_schedule(tmp_path / "teacher", STEPS)
+    schedule = outline_teacher(tmp_path / "teacher", STEPS).schedule
     check_plan_fits(teacher, schedule)
     assert diffusers_schedule(teacher.scheduler_config, STEPS).to_dict() == schedule.to_dict()
 
