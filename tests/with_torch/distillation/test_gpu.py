@@ -27,6 +27,7 @@ from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import TeacherConfig, train_teacher
+from opmerge.distillation.costs import estimate_cost
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import FewStepPipeline, load_student, save_student
 from opmerge.distillation.sampling import draw_samples
@@ -93,6 +94,48 @@ def test_teacher_and_student_are_trained_saved_and_sampled(
     samples = draw_samples(loaded.to(device), 10, 0, 4)
     assert samples.device.type == "cpu"
     assert torch.isfinite(samples).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_checkpointing": True},
+        {"torch_compile": True},
+        {"lora_rank": 4, "sharing": "all"},
+        {"lora_rank": 4, "torch_compile": True},
+    ],
+)
+def test_options_of_large_networks_train_and_are_saved(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """In bf16, and with as much memory as is told: within a fifth, or 64 MiB of small networks."""
+    teacher = train(tmp_path, "bf16", "unet")
+    names = options.keys() & DistillationConfig.model_fields
+    given = {name: options[name] for name in names}
+    rest = {name: options[name] for name in options.keys() - names}
+    optimization = small("bf16", learning_rate=1e-3, **rest)
+    config = DistillationConfig(num_iterations=10, optimization=optimization, **given)
+    accelerator = make_accelerator(optimization, tmp_path)
+    inputs = DataInputs(IMAGES, LABELS)
+    asked = (teacher, build_strategy("progressive", 4), inputs, config, accelerator)
+    cost = estimate_cost(Distillation(*asked))
+    assert cost.working_bytes is not None
+    run = Distillation(*asked)
+    torch.accelerator.reset_peak_memory_stats()
+    assert all(torch.isfinite(record.loss) for record in run.run())
+    most = torch.accelerator.max_memory_allocated()
+    told = cost.memory_bytes + cost.working_bytes
+    assert abs(most - told) < max(0.2 * told, 2**26)
+    student = run.student()
+    loaded = load_student(save_student(student, tmp_path / "student", teacher))
+    noise = initial_noise(SHAPE, 4, 0)
+    labels = torch.arange(4) % 2
+    torch.testing.assert_close(
+        loaded.sample(noise, labels),
+        student.to(torch.device("cpu")).sample(noise, labels),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def weights_of(student: Student) -> list[Tensor]:
