@@ -62,7 +62,8 @@ class TeacherConfig(Settings):
     )
     validation_steps: Count = option(500, "Iterations between held-out losses.")
     optimization: OptimizationConfig = option(
-        OptimizationConfig(learning_rate=1e-3, ema_decay=0.999), "How the network is trained."
+        OptimizationConfig(learning_rate=1e-3, lr_warmup_steps=0, ema_decay=0.999),
+        "How the network is trained.",
     )
 
     def what_decides(self) -> dict[str, Any]:
@@ -98,5 +99,6 @@ class VAEConfig(Settings):
         250, "Iterations between looks at held-out images.", "Training"
     )
     optimization: OptimizationConfig = option(
-        OptimizationConfig(train_batch_size=64, learning_rate=2e-3), "How the network is trained."
+        OptimizationConfig(train_batch_size=64, learning_rate=2e-3, lr_warmup_steps=0),
+        "How the network is trained.",
     )

@@ -50,7 +50,8 @@ BUILT_IN = (*TRAINED, "pca")
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 _VAE = VAEConfig(
-    num_iterations=1000, optimization=OptimizationConfig(train_batch_size=64, learning_rate=2e-3)
+    num_iterations=1000,
+    optimization=OptimizationConfig(train_batch_size=64, learning_rate=2e-3, lr_warmup_steps=0),
 )
 _SETTLED = {  # settings of autoencoders, by the settings of the study that settle them
     "loss": "encoders",

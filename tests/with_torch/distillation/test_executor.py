@@ -107,6 +107,7 @@ def descent(rule: str = "denoiser-copy", **given: Any) -> DistillationConfig:
         "optimizer": "sgd",
         "learning_rate": RATE * D,
         "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
         "max_grad_norm": 0.0,
         "checkpointing_steps": 0,
         **given.pop("optimization", {}),
