@@ -365,7 +365,7 @@ def _train(
 ) -> None:
     counts = list(run.iterations)
     pairs = zip(run.stages, counts, strict=True)
-    given = run.config, *run.limits
+    given = run.config, run.limits
     work = run.seconds or [stage.network_evaluations(n, *given) for stage, n in pairs]
     worked = 0.0
     for stage_work, count in zip(work, counts, strict=True):

@@ -16,13 +16,8 @@ from torch import Tensor, nn
 
 from opmerge.denoisers.denoiser import Condition, Denoiser, Estimate, Step
 from opmerge.denoisers.sampler import DDIM
+from opmerge.forecast.cost import NUM_DIRECTIONS, WHOLE_MATRIX
 from opmerge.loop import seeded_generator
-
-WHOLE_MATRIX = 1024
-"""Features up to which A is a whole matrix."""
-
-NUM_DIRECTIONS = 256
-"""Leading directions in which A is a matrix where there are more; one gain is for the rest."""
 
 _RIDGES = tuple(10.0**power for power in range(2, -9, -1))  # the strongest first: it wins a tie
 _HELD_OUT = 5  # one pair of so many chooses the ridge

@@ -60,13 +60,13 @@ def estimate_cost(
     pace = distillation.pace(report) if stages else Pace(0.0, 0.0, 0.0)
     if distillation.seconds is not None:
         distillation.iterations = [
-            stage.iterations_in(seconds, config, pace, *limits)
+            stage.iterations_in(seconds, config, pace, limits)
             for stage, seconds in zip(stages, distillation.seconds, strict=True)
         ]
     efforts = [*zip(stages, distillation.iterations, strict=True)]
     batch = settings.global_batch_size(distillation.accelerator.num_processes)
     free = distillation.free_evaluations()
-    seconds = sum(stage.seconds(n, config, pace, *limits) for stage, n in efforts)
+    seconds = sum(stage.seconds(n, config, pace, limits) for stage, n in efforts)
     kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
     targets = max((size for _, size in kept), default=0)
     size = sum(weight.numel() for weight in distillation.teacher.network.parameters())
@@ -83,7 +83,7 @@ def estimate_cost(
         num_stages=len(stages),
         num_iterations=sum(distillation.iterations),
         network_evaluations=free
-        + batch * sum(stage.network_evaluations(n, config, *limits) for stage, n in efforts),
+        + batch * sum(stage.network_evaluations(n, config, limits) for stage, n in efforts),
         num_parameters=size,
         peak_networks=2 + in_place,
         num_trained=trained,

@@ -28,6 +28,7 @@ from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
     MANY_ITERATIONS,
     Stage,
+    TargetLimits,
     plan_effort,
     plan_stages,
 )
@@ -97,7 +98,7 @@ class Distillation:
             adapters = Adapters(config.lora_rank, config.lora_target_modules)
         self._operators = Operators(self.teacher, plan.free_step or plan.num_steps, adapters)
         self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
-        effort = plan_effort(self.stages, config, accelerator.num_processes, *self.limits)
+        effort = plan_effort(self.stages, config, accelerator.num_processes, self.limits)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._stage = 0
         self._checkpoint: Checkpoint | None = None
@@ -185,9 +186,10 @@ class Distillation:
             yield operators.student()
 
     @property
-    def limits(self) -> tuple[range, int]:
-        """What an iteration's cost depends on beside the settings: guided steps, targets kept."""
-        return self.teacher.guided_steps, self.targets.most_kept
+    def limits(self) -> TargetLimits:
+        """What an iteration's cost depends on beside the settings."""
+        targets = self.targets
+        return TargetLimits(self.teacher.guided_steps, targets.most_kept, targets.fewest)
 
     def new_student(self) -> nn.Module:
         """The network of the stage that comes next, as its training begins."""
@@ -279,7 +281,7 @@ class Distillation:
         number, stage = self._stage, self.stages[self._stage]
         checkpoint, self._checkpoint = self._checkpoint, None
         if self.seconds is not None and checkpoint is None:
-            given = self.config, self.pace(), *self.limits
+            given = self.config, self.pace(), self.limits
             self.iterations[number] = stage.iterations_in(self.seconds[number], *given)
         before, total = sum(self.iterations[:number]), self.iterations[number]
         network = self.new_student()

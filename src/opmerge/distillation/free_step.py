@@ -14,8 +14,6 @@ from accelerate import Accelerator
 
 from opmerge.denoisers.inputs import TrainingInputs
 from opmerge.denoisers.linear_part import (
-    NUM_DIRECTIONS,
-    WHOLE_MATRIX,
     LinearDenoiser,
     LinearPart,
     Regression,
@@ -23,6 +21,7 @@ from opmerge.denoisers.linear_part import (
 )
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
+from opmerge.forecast.cost import num_regressors
 from opmerge.loop import Draws
 from opmerge.settings.distillation import OptimizationConfig
 
@@ -36,8 +35,7 @@ def num_batches(teacher: Teacher, batch_size: int) -> int:
 
     Each run from T to m costs T - m network evaluations.
     """
-    size = math.prod(teacher.sample_shape)
-    regressors = 1 + (size if size <= WHOLE_MATRIX else NUM_DIRECTIONS)
+    regressors = num_regressors(math.prod(teacher.sample_shape))
     return math.ceil(max(_FEWEST_PAIRS, _PAIRS_PER_REGRESSOR * regressors) / batch_size)
 
 

@@ -48,6 +48,24 @@ class Rehearsal(Merge):
 
 
 @dataclass(frozen=True)
+class TargetLimits:
+    """What the targets of a run are bound by, beside its settings.
+
+    Args:
+        guided_steps: of the teacher, which take two passes.
+        most_kept: batches that fit into memory, of those that are used again.
+        fewest: batches from which a linear part is solved at least.
+    """
+
+    guided_steps: range = UNGUIDED
+    most_kept: float = math.inf
+    fewest: int = 1
+
+
+NO_LIMITS = TargetLimits()
+
+
+@dataclass(frozen=True)
 class Stage:
     """Merges that train one network, by timestep mixing if several; none waits for another.
 
@@ -83,31 +101,30 @@ class Stage:
         self,
         num_iterations: int,
         config: DistillationConfig,
-        guided_steps: range = UNGUIDED,
-        most_kept: float = math.inf,
+        limits: TargetLimits = NO_LIMITS,
     ) -> tuple[int, float]:
         """Batches of targets, and forward passes for each on average.
 
-        There are ⌈N/R⌉, with R > 1 at most the ``most_kept`` that fit into memory. A target takes
-        the children that the curriculum asks for, guided steps of the teacher two passes; each that
-        is kept takes one more where the linear part is solved.
+        There are ⌈N/R⌉, or the fewest from which a linear part is solved; with R > 1 at most those
+        that fit into memory. A target takes the children that the curriculum asks for, guided steps
+        of the teacher two passes; each that is kept takes one more where the linear part is solved.
         """
-        reuse = self.reuse(config)
-        wanted = math.ceil(num_iterations / reuse)
-        kept = min(wanted, most_kept)
+        reuse, solves = self.reuse(config), config.linear_part == "solve"
+        wanted = max(math.ceil(num_iterations / reuse), limits.fewest * solves)
+        kept = min(wanted, limits.most_kept)
         made = wanted if reuse == 1 else int(kept)
-        passes = mean_passes(self.merges, num_iterations, config.curriculum, guided_steps)
-        return made, passes + (config.linear_part == "solve") * kept / made
+        steps = limits.guided_steps
+        passes = mean_passes(self.merges, num_iterations, config.curriculum, steps)
+        return made, passes + solves * kept / made
 
     def network_evaluations(
         self,
         num_iterations: int,
         config: DistillationConfig,
-        guided_steps: range = UNGUIDED,
-        most_kept: float = math.inf,
+        limits: TargetLimits = NO_LIMITS,
     ) -> float:
         """Evaluations of a sample of the batch: those of targets, and N κ, κ = 3 (THEORY 9)."""
-        made, passes = self.target_work(num_iterations, config, guided_steps, most_kept)
+        made, passes = self.target_work(num_iterations, config, limits)
         return made * passes + num_iterations * STUDENT_PASSES
 
     def seconds(
@@ -115,11 +132,10 @@ class Stage:
         num_iterations: int,
         config: DistillationConfig,
         pace: Pace,
-        guided_steps: range = UNGUIDED,
-        most_kept: float = math.inf,
+        limits: TargetLimits = NO_LIMITS,
     ) -> float:
         """Seconds that so many iterations take at a pace."""
-        made, passes = self.target_work(num_iterations, config, guided_steps, most_kept)
+        made, passes = self.target_work(num_iterations, config, limits)
         return pace.seconds(num_iterations, made, passes)
 
     def iterations_in(
@@ -127,11 +143,10 @@ class Stage:
         seconds: float,
         config: DistillationConfig,
         pace: Pace,
-        guided_steps: range = UNGUIDED,
-        most_kept: float = math.inf,
+        limits: TargetLimits = NO_LIMITS,
     ) -> int:
         """Iterations that take so many seconds at a pace, at least one."""
-        given = config, pace, guided_steps, most_kept
+        given = config, pace, limits
         low, high = 1, 2
         while self.seconds(high, *given) <= seconds:
             low, high = high, 2 * high
@@ -207,8 +222,7 @@ def plan_effort(
     stages: Sequence[Stage],
     config: DistillationConfig,
     num_processes: int = 1,
-    guided_steps: range = UNGUIDED,
-    most_kept: float = math.inf,
+    limits: TargetLimits = NO_LIMITS,
 ) -> Effort:
     """Iterations of every stage as the settings give them, or a budget split over the stages.
 
@@ -216,8 +230,7 @@ def plan_effort(
     mean in a stage of several), with the largest c for which the cost is at most B: the
     evaluations of whole batches (``Stage.network_evaluations``), or Σ N_m. One network for all has
     as many times that as a stage has merges. Of a time, stages have the shares that they have of
-    evaluations. p = 1.75 is measured (docs/findings.md). Guided steps of the teacher take two
-    evaluations; ``most_kept`` batches of targets at most are used again.
+    evaluations. p = 1.75 is measured (docs/findings.md).
 
     Raises:
         InputError: if the budget does not suffice for an iteration of every stage.
@@ -233,7 +246,7 @@ def plan_effort(
         weights = weights * [len(stage.merges) for stage in stages]
         weights = weights / weights.max()
     merges = [stage.merges for stage in stages]
-    given = MANY_ITERATIONS, config.curriculum, guided_steps
+    given = MANY_ITERATIONS, config.curriculum, limits.guided_steps
     means = np.array([mean_passes(each, *given) for each in merges])
     solved = float(config.linear_part == "solve")
     reuse = np.array([stage.reuse(config) for stage in stages])
@@ -245,8 +258,8 @@ def plan_effort(
     def cost(counts: Array) -> float:
         if unit == "iterations":
             return float(counts.sum())
-        wanted = np.ceil(counts / reuse)
-        kept = np.minimum(wanted, most_kept)
+        wanted = np.maximum(np.ceil(counts / reuse), limits.fewest * solved)
+        kept = np.minimum(wanted, limits.most_kept)
         targets = np.where(reuse > 1, kept, wanted) @ means + solved * kept.sum()
         return float(batch * (targets + STUDENT_PASSES * counts.sum()))
 

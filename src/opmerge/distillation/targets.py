@@ -27,6 +27,7 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.operators import LinearParts, Operators, student_jumps
 from opmerge.distillation.stages import Stage, merges_at
 from opmerge.errors import InputError
+from opmerge.forecast.cost import fewest_targets
 from opmerge.loop import Columns, Draws, seeded_generator
 from opmerge.plans import Merge
 from opmerge.settings.distillation import DistillationConfig, LossWeighting
@@ -130,12 +131,20 @@ class Targets:
     def kept(self, iterations: int, reuse: int) -> tuple[int, int]:
         """Batches of targets that are kept for so many iterations, and their bytes on this process.
 
-        They are ⌈N/R⌉, or ``most_kept``; none with R = 1, where nothing is solved.
+        They are ⌈N/R⌉, from ``fewest`` to ``most_kept``; none with R = 1, where nothing is solved.
         """
         if reuse == 1 and self.config.linear_part != "solve":
             return 0, 0
-        count = min(math.ceil(iterations / reuse), self.most_kept)
+        count = min(max(math.ceil(iterations / reuse), self.fewest), self.most_kept)
         return count, count * self._batch_bytes
+
+    @cached_property
+    def fewest(self) -> int:
+        """Batches of targets of a merge at least: from fewer no linear part is solved."""
+        if self.config.linear_part != "solve":
+            return 1
+        size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        return fewest_targets(math.prod(self.teacher.sample_shape), size)
 
     @cached_property
     def most_kept(self) -> int:

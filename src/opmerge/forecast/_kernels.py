@@ -289,9 +289,16 @@ def best_split(
 
 @njit(cache=True, error_model="numpy")
 def whole_iterations(
-    counts: Array, gradient: Array, uses: Array, targets: Array, passes: float, budget: float
+    counts: Array,
+    gradient: Array,
+    uses: Array,
+    targets: Array,
+    passes: float,
+    budget: float,
+    fewest: float,
 ) -> Array:
-    """(M,) whole N >= 1 near the counts: Σ ⌈N/R⌉ targets + passes N is at most the budget.
+    """(M,) whole N >= 1 near the counts: Σ max(⌈N/R⌉, fewest) targets + passes N is at most the
+    budget.
 
     The largest scale of the counts, rounded down, that fits; what is left goes to the merges whose
     next iteration gains most for its cost. If even N = 1 does not fit, that.
@@ -299,21 +306,22 @@ def whole_iterations(
     low, high = 0.0, 1.0 + budget / (passes * counts.min())
     least = np.ones(len(counts))
     found = least
-    if (targets + passes).sum() > budget:
+    if (max(fewest, 1.0) * targets + passes).sum() > budget:
         return found
     for _ in range(200):
         middle = (low + high) / 2
         there = np.maximum(least, np.floor(middle * counts))
-        if (np.ceil(there / uses) * targets + passes * there).sum() <= budget:
+        if (np.maximum(np.ceil(there / uses), fewest) * targets + passes * there).sum() <= budget:
             low, found = middle, there
         else:
             high = middle
         if high - low <= 1e-12 * high:
             break
-    left = budget - (np.ceil(found / uses) * targets + passes * found).sum()
+    left = budget - (np.maximum(np.ceil(found / uses), fewest) * targets + passes * found).sum()
     worth = -gradient / counts / (targets / uses + passes)
     for m in np.argsort(-worth):
-        more = (np.ceil((found[m] + 1) / uses[m]) - np.ceil(found[m] / uses[m])) * targets[m]
+        batches = max(np.ceil(found[m] / uses[m]), fewest)
+        more = (max(np.ceil((found[m] + 1) / uses[m]), fewest) - batches) * targets[m]
         if worth[m] > 0 and more + passes <= left:
             found[m] += 1
             left -= more + passes

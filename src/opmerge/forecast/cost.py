@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,16 @@ from opmerge.settings.distillation import MOST_REUSE
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
+
+WHOLE_MATRIX = 1024
+"""Values of a sample up to which a linear part is a whole matrix."""
+
+NUM_DIRECTIONS = 256
+"""Leading directions in which it is a matrix where there are more; one gain is for the rest."""
+
+PAIRS_PER_REGRESSOR = 8
+"""From which a linear part is solved at least: of fewer it keeps much of their own noise, merge
+after merge (patches, BOOT at 5e5 evaluations, from 1 to 2 pairs: 6.9, and from 8: 2.3)."""
 
 UNGUIDED = range(0)
 """The steps at which a teacher without guidance takes a second pass."""
@@ -34,6 +45,16 @@ def operator_passes(boundaries: Sequence[int], guided_steps: range) -> NDArray[n
     return passes
 
 
+def num_regressors(num_values: float) -> int:
+    """Of a linear part on samples of so many values, the constant among them."""
+    return 1 + (int(num_values) if num_values <= WHOLE_MATRIX else NUM_DIRECTIONS)
+
+
+def fewest_targets(num_values: float, batch: int) -> int:
+    """Batches of targets from which a linear part is solved at least."""
+    return math.ceil(PAIRS_PER_REGRESSOR * num_regressors(num_values) / batch)
+
+
 @dataclass(frozen=True)
 class IterationCost:
     """Evaluations of a whole batch in an iteration of a merge of m children.
@@ -48,6 +69,7 @@ class IterationCost:
         is_linear_solved: whether the linear part of each merge is solved in closed form.
         student_passes: κ.
         guided_steps: of the teacher, which take two passes.
+        fewest: batches of targets that a merge makes at least (``fewest_targets``).
 
     Raises:
         InputError: for a value out of range.
@@ -58,6 +80,7 @@ class IterationCost:
     is_linear_solved: bool = False
     student_passes: float = STUDENT_PASSES
     guided_steps: range = UNGUIDED
+    fewest: int = 0
 
     def __post_init__(self) -> None:
         check_count("batch", self.batch)
@@ -98,9 +121,11 @@ class IterationCost:
         return self.target_evaluations(children, guided) / self.uses(children) + passes
 
     def total(self, children: ArrayLike, iterations: ArrayLike, guided: ArrayLike = 0.0) -> float:
-        """Evaluations of merges with N whole iterations: ``batch · (⌈N/R⌉ (m + g + s) + κ N)``."""
+        """Evaluations of merges with N whole iterations: ``batch · (n (m + g + s) + κ N)``, of
+        n = ⌈N/R⌉ batches of targets, or the fewest."""
         counts = np.asarray(iterations, dtype=np.float64)
-        targets = np.ceil(counts / self.uses(children)) * self.target_evaluations(children, guided)
+        batches = np.maximum(np.ceil(counts / self.uses(children)), self.fewest)
+        targets = batches * self.target_evaluations(children, guided)
         return float((targets + self.batch * self.student_passes * counts).sum())
 
     def of_plan(self, plan: Plan, iterations: ArrayLike) -> float:

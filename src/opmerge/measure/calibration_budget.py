@@ -82,7 +82,7 @@ def size_within(
 
     def size(count: int) -> CalibrationSize:
         probes = default_probes(teacher.num_steps, count, rate, slower, states)
-        work = [training_work(teacher, each, config) for each in probes]
+        work = [training_work(teacher, each, config, accelerator.num_processes) for each in probes]
         trained = sum(costs.passes * a + costs.iteration * b for a, b in work)
         measured = sum(measuring_evaluations(teacher, each) for each in probes)
         measured += table_evaluations(teacher, spectrum, samples)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,9 +30,9 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import plan_stages
+from opmerge.distillation.stages import TargetLimits, plan_stages
 from opmerge.errors import InputError
-from opmerge.forecast.cost import STUDENT_PASSES, operator_passes
+from opmerge.forecast.cost import STUDENT_PASSES, fewest_targets, operator_passes
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
 from opmerge.merging import initial_coefficients
@@ -306,19 +307,23 @@ class ProbeRunner:
 
     def _evaluations(self, settings: ProbeSettings) -> float:
         """Network evaluations of one sample, in training (κ = 3) and in measuring."""
-        targets, iterations = training_work(self.teacher, settings, self.config)
-        batch = self.config.optimization.global_batch_size(self.accelerator.num_processes)
+        processes = self.accelerator.num_processes
+        targets, iterations = training_work(self.teacher, settings, self.config, processes)
+        batch = self.config.optimization.global_batch_size(processes)
         trained = batch * (targets + STUDENT_PASSES * iterations)
         return trained + measuring_evaluations(self.teacher, settings)
 
 
 def training_work(
-    teacher: Teacher, settings: ProbeSettings, config: DistillationConfig
+    teacher: Teacher, settings: ProbeSettings, config: DistillationConfig, num_processes: int = 1
 ) -> tuple[float, int]:
     """Evaluations of a sample for the targets of a probe's merges, and their iterations."""
     count, ends = settings.num_iterations, (settings.start, settings.stop, settings.students)
-    stages, guided = plan_stages(probe_plan(teacher.num_steps, *ends)), teacher.guided_steps
-    evaluations = sum(stage.network_evaluations(count, config, guided) for stage in stages)
+    stages = plan_stages(probe_plan(teacher.num_steps, *ends))
+    batch = config.optimization.global_batch_size(num_processes)
+    fewest = fewest_targets(math.prod(teacher.sample_shape), batch)
+    limits = TargetLimits(teacher.guided_steps, fewest=fewest)
+    evaluations = sum(stage.network_evaluations(count, config, limits) for stage in stages)
     iterations = count * len(stages)
     return evaluations - STUDENT_PASSES * iterations, iterations
 

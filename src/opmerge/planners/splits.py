@@ -33,6 +33,7 @@ LENGTH_EXPONENT = 1.75
 """N ∝ length^1.75 is where a split begins: measured to be near the best (docs/findings.md)."""
 
 _MOST_ROUNDS = 200
+_COST_ROUNDS = 4
 _MOST_KNOWN = 4096  # plans whose parts are kept
 
 
@@ -194,13 +195,22 @@ class Splitter:
             weights = (ends[:, 0] - ends[:, 1]) ** LENGTH_EXPONENT
         parts, cost, guided = self._known(jumps), self.cost, self.guided(jumps)
         each = cost.per_iteration(parts.children, guided)
-        _, counts, gradient = best_split(
-            parts, self.compiled_law, each, budget, np.asarray(weights, np.float64), _MOST_ROUNDS
-        )
         targets = cost.target_evaluations(parts.children, guided)
-        passes = cost.batch * cost.student_passes
+        passes = float(cost.batch * cost.student_passes)
         uses = cost.uses(parts.children)
-        whole = whole_iterations(counts, gradient, uses, targets, float(passes), budget)
+        # a merge with the fewest targets pays for these once, and then for its passes alone; which
+        # merges these are is found in a few rounds
+        counts, is_least = np.asarray(weights, np.float64), np.zeros(len(jumps), dtype=bool)
+        for _ in range(_COST_ROUNDS):
+            left = budget - cost.fewest * targets[is_least].sum()
+            prices = np.where(is_least, passes, each)
+            given = parts, self.compiled_law, prices, left, counts
+            _, counts, gradient = best_split(*given, _MOST_ROUNDS)
+            before, is_least = is_least, counts < cost.fewest * uses
+            if (is_least == before).all():
+                break
+        limits = passes, budget, float(cost.fewest)
+        whole = whole_iterations(counts, gradient, uses, targets, *limits)
         return self._split(jumps, whole, counts)
 
     def _split(self, jumps: Jumps, whole: Array, counts: Array | None = None) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
-from opmerge.forecast.cost import IterationCost
+from opmerge.forecast.cost import IterationCost, fewest_targets
 from opmerge.measure.calibration_budget import iteration_times
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.types import read_budget
@@ -44,7 +45,7 @@ class Prices:
     @property
     def usual(self) -> IterationCost:
         """The cost where targets are used once and nothing is solved."""
-        return replace(self.cost, reuse=1, is_linear_solved=False)
+        return replace(self.cost, reuse=1, is_linear_solved=False, fewest=0)
 
     def share(self, part: float) -> str:
         """A part of the budget in the words of budgets."""
@@ -64,11 +65,13 @@ def priced(
     """A budget's prices; for a time an iteration is timed first, once for all resumptions."""
     amount, unit = read_budget(budget)
     batch = config.optimization.global_batch_size(accelerator.num_processes)
+    is_solved = config.linear_part == "solve"
     cost = IterationCost(
         batch,
         config.target_reuse,
-        config.linear_part == "solve",
+        is_solved,
         guided_steps=teacher.guided_steps,
+        fewest=fewest_targets(math.prod(teacher.sample_shape), batch) if is_solved else 0,
     )
     if unit == "evaluations":
         return Prices(budget, amount, cost)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from opmerge.distillation.stages import plan_effort, plan_stages
+from opmerge.distillation.stages import TargetLimits, plan_effort, plan_stages
 from opmerge.forecast import forecast
-from opmerge.forecast.cost import IterationCost
+from opmerge.forecast.cost import IterationCost, fewest_targets
 from opmerge.planners.budget import plan_for_budget
 from opmerge.planners.free_step import with_free_step
 from opmerge.planners.splits import Splitter, jumps_of
@@ -38,7 +38,9 @@ def contenders(
         InputError: if a budget does not pay for an iteration of every merge of any plan.
     """
     batch = config.optimization.global_batch_size(1)
-    cost = IterationCost(batch, config.target_reuse, config.linear_part == "solve")
+    is_solved = config.linear_part == "solve"
+    fewest = fewest_targets(knowledge.table.num_dimensions, batch) if is_solved else 0
+    cost = IterationCost(batch, config.target_reuse, is_solved, fewest=fewest)
     law, table = knowledge.law, knowledge.table
     splitter, field = Splitter(table, law.law, cost), []
     for budget in settings.budgets:
@@ -77,7 +79,8 @@ def _hand_plans(
                 counts = splitter.best(jumps, budget).iterations.tolist()
             else:
                 asked = config.replaced(budget=f"{budget:.0f}", budget_split=split)
-                counts = plan_effort(plan_stages(plan), asked).iterations
+                limits = TargetLimits(fewest=splitter.cost.fewest)
+                counts = plan_effort(plan_stages(plan), asked, limits=limits).iterations
             yield f"{name}{_SPLIT_WORDS[split]}", plan, tuple(counts)
 
 

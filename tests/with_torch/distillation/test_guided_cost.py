@@ -22,7 +22,7 @@ from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.costs import estimate_cost
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.stages import plan_stages
+from opmerge.distillation.stages import TargetLimits, plan_stages
 from opmerge.forecast.cost import IterationCost, operator_passes
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.probes import (
@@ -140,9 +140,12 @@ def test_the_planners_cost_is_that_of_the_run(name: str, linear_part: Any) -> No
     config = DistillationConfig(linear_part=linear_part, target_reuse="auto")
     efforts = [*zip(plan_stages(plan), counts, strict=True)]
     for steps in (range(0), SOME, EVERYWHERE):
-        cost = IterationCost(BATCH, "auto", linear_part == "solve", guided_steps=steps)
-        spent = sum(stage.network_evaluations(n, config, steps) for stage, n in efforts)
-        assert cost.of_plan(plan, counts) == BATCH * spent
+        for fewest in (1, 4):  # batches from which a linear part is solved
+            solved, limits = linear_part == "solve", TargetLimits(steps, fewest=fewest)
+            given = {"guided_steps": steps, "fewest": fewest if solved else 0}
+            cost = IterationCost(BATCH, "auto", solved, **given)
+            spent = sum(stage.network_evaluations(n, config, limits) for stage, n in efforts)
+            assert cost.of_plan(plan, counts) == BATCH * spent
 
 
 def test_passes_of_operators() -> None:
