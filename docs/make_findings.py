@@ -50,14 +50,15 @@ class Answered:
 
 def answered(root: Path) -> dict[str, Answered]:
     """Every study whose record is kept, by name."""
-    found = {}
-    for name in study_names():
-        path = root / "docs" / "records" / f"{name}.json.gz"
-        if path.exists():
-            study, record = load_study(name), json.loads(gzip.decompress(path.read_bytes()))
-            told, tables = study.told(record), record.get("tables", {})
-            found[name] = Answered(name, study.question, record["settings"], tables, told)
-    return found
+    paths = {name: root / "docs" / "records" / f"{name}.json.gz" for name in study_names()}
+    return {name: read_record(name, path) for name, path in paths.items() if path.exists()}
+
+
+def read_record(name: str, path: Path) -> Answered:
+    """What a record of a study tells."""
+    study, record = load_study(name), json.loads(gzip.decompress(path.read_bytes()))
+    told, tables = study.told(record), record.get("tables", {})
+    return Answered(name, study.question, record["settings"], tables, told)
 
 
 def documents(root: Path) -> dict[Path, str]:
@@ -78,6 +79,7 @@ def documents(root: Path) -> dict[Path, str]:
     environment.filters.update(FILTERS)
     values = {
         "studies": studies,
+        "patches": read_record("budgets", root / "docs" / "records" / "budgets-patches.json.gz"),
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((root / "docs" / "records" / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),

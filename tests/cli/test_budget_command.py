@@ -171,7 +171,7 @@ def test_the_linear_theory_plans_where_it_is_asked_for(
         (("--budget", "0"), "budget` must be above 0"),
         (("--budget", "-5"), "budget` must be above 0"),
         (("--budget", "5 parsecs"), "budget` must be above 0"),
-        (("--budget", "100"), "budget` must be >= 2,560 evaluations"),  # 128 (16 + 1 + 3)
+        (("--budget", "100"), "budget` must be >= 11,264 evaluations"),  # 128 (5 (16 + 1) + 3)
         (("--budget", "5m"), "must come with the seconds of a network evaluation"),
         (("--budget", "1e6", "--student_steps", "17"), "teacher steps 16, got 17"),
         (("--budget", "1e6", "--student_steps", "1,0"), "student_steps` must be >= 1"),

@@ -126,13 +126,14 @@ def test_enumeration_closes_what_the_relaxation_leaves(monkeypatch: pytest.Monke
 
 
 def test_an_output_that_is_0_is_bounded() -> None:
-    """A jump from z_T, trained not at all, sends nothing to the data: its excess is -∞."""
+    """A jump from z_T, trained not at all, sends nothing to the data: its excess is -∞, or what
+    processors round it to."""
     schedule = arrays_schedule([1.0, 0.8, 0.4, 0.0], [0.0, 0.6, 0.9, 1.0])
     problem = Problem(
         eigenvalue_spectrum([3.0, 0.5]), schedule, GradientFlow(1e-300), "denoiser-copy"
     )
     best = min(evaluate(problem, boot_windows(edges)).w2 for edges in windows(3, 2))
     result = certified_plan(problem, 2)
-    assert np.isneginf(evaluate(problem, build_strategy("boot", 3)).excess).any()
+    assert (evaluate(problem, build_strategy("boot", 3)).excess < np.log(1e-15)).any()
     assert result.w2 == pytest.approx(best, rel=CLOSED)
     assert result.gap <= CLOSED

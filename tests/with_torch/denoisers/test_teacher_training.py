@@ -55,6 +55,7 @@ def one_thread() -> Iterator[None]:
 def settings(optimization: dict[str, Any] | None = None, **config: Any) -> TeacherConfig:
     given: dict[str, Any] = {
         "train_batch_size": 8,
+        "lr_warmup_steps": 0,
         "checkpointing_steps": 0,
         **(optimization or {}),
     }

@@ -59,6 +59,7 @@ def distillation(
     settings: dict[str, Any] = {
         "train_batch_size": 8,
         "learning_rate": 1e-2,
+        "lr_warmup_steps": 0,
         "ema_decay": 0.9,
         "checkpointing_steps": 2,
     }

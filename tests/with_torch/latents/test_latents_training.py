@@ -47,6 +47,7 @@ def settings(optimization: dict[str, Any] | None = None, **config: Any) -> VAECo
         "train_batch_size": 8,
         "checkpointing_steps": 0,
         "learning_rate": 5e-3,
+        "lr_warmup_steps": 0,
         **(optimization or {}),
     }
     config = {

@@ -224,7 +224,11 @@ def test_a_probe_of_a_linear_student_is_the_theory(start: int, stop: int, rule: 
     """Full-batch descent on x̂: deviations start as the theory's and end at (1 - 2 η n)^2N."""
     rate, iterations = 0.05, 20
     optimization = OptimizationConfig(
-        optimizer="sgd", lr_scheduler="constant", max_grad_norm=0, learning_rate=1.0
+        optimizer="sgd",
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        max_grad_norm=0,
+        learning_rate=1.0,
     )
     config = DistillationConfig(
         merge_rule=rule, loss_weighting="x-space", optimization=optimization

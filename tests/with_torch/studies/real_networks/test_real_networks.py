@@ -62,7 +62,7 @@ def small(**settings: Any) -> RealNetworksSettings:
         optimization=OptimizationConfig(train_batch_size=32, learning_rate=1e-3),
     )
     optimization = OptimizationConfig(
-        train_batch_size=32, learning_rate=1e-3, checkpointing_steps=4
+        train_batch_size=32, learning_rate=1e-3, lr_warmup_steps=0, checkpointing_steps=4
     )
     distillation = DistillationConfig(
         num_iterations=5, linear_part="train", target_reuse=1, optimization=optimization
