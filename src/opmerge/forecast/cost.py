@@ -26,7 +26,7 @@ NUM_DIRECTIONS = 256
 
 PAIRS_PER_REGRESSOR = 8
 """From which a linear part is solved at least: of fewer it keeps much of their own noise, merge
-after merge (patches, BOOT at 5e5 evaluations, from 1 to 2 pairs: 6.9, and from 8: 2.3)."""
+after merge."""
 
 UNGUIDED = range(0)
 """The steps at which a teacher without guidance takes a second pass."""

@@ -61,8 +61,8 @@ class OptimizationConfig(Settings):
     lr_scheduler: Literal["constant", "linear", "cosine"] = option(
         "cosine", "constant, linear or cosine, over a training."
     )
-    # Adam's first steps are signs of gradients, whatever their size: a merge of a few iterations
-    # was left worse than it began (digits, consistency of 859 iterations: 16.1, and so 2.24).
+    # Adam's first steps are signs of gradients, whatever their size: at the full rate a merge of a
+    # few iterations is left worse than it began.
     lr_warmup_steps: Whole = option(10, "Iterations over which it first rises from 0.")
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "adamw, adam or sgd.")
     weight_decay: NonNegative = option(0.0, "Of adamw.")
