@@ -33,7 +33,7 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
         latents = output.latent_dist.mode()
     else:  # AutoencoderDC, VQModel before its codes
         latents = output.latent if hasattr(output, "latent") else output.latents
-    offset, scale = _affine(vae, latents)
+    offset, scale = latent_affine(vae, latents)
     return (latents - offset) * scale
 
 
@@ -41,12 +41,12 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """(B, C, H, W) images, about [-1, 1], of (B, c, h, w) latents as networks read them."""
     latents = latents.to(vae.device, vae.dtype)
-    offset, scale = _affine(vae, latents)
+    offset, scale = latent_affine(vae, latents)
     images: Tensor = vae.decode(latents / scale + offset).sample
     return images
 
 
-def _affine(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+def latent_affine(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """What is taken off latents, and what they are then multiplied with; (1, c, 1, 1) or ()."""
     config = vae.config
     offset = like.new_tensor(config.get("shift_factor") or 0.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.data.arrays import write_rows
+from opmerge.denoisers.autoencoders import latent_affine
 from opmerge.denoisers.inputs import network_shape
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.teacher_folder import load_network
@@ -165,20 +166,14 @@ class AutoencoderKLEncoder(Encoder):
                 "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
             )
         channels, moments = config.latent_channels, (config.latents_mean, config.latents_std)
-        if None in moments:  # like the pipelines, both or none
-            moments = [config.shift_factor or 0.0] * channels, [1.0] * channels
-        for values in moments:
+        for values in () if None in moments else moments:  # like the pipelines, both or none
             if not isinstance(values, Sequence) or len(values) != channels:
                 needed = f"must have latents_mean and latents_std of {channels} channels"
                 raise InputError("vae", f"{needed} in config.json", values)
         self.network, self.image_shape = network, image_shape
         sides = (side // factor for side in image_shape[1:])
         self.latent_shape = (channels, *sides)
-        shift, deviation = (  # (channels, 1, 1)
-            torch.tensor(values, dtype=torch.float32, device=network.device).view(-1, 1, 1)
-            for values in moments
-        )
-        self._shift, self._scale = shift, config.scaling_factor / deviation
+        self._shift, self._scale = latent_affine(network, torch.zeros(0, device=network.device))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
