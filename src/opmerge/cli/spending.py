@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +97,7 @@ def run(
 def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, str]]:
     """Teacher's and students' samples of equal noise, as PNGs in base64, by name."""
     from opmerge.distillation.pipeline import is_image
-    from opmerge.distillation.sampling import decoded, draw_samples, image_grid, told_of
+    from opmerge.distillation.sampling import decoded, draw_samples, image_png, told_of
 
     samplers: dict[str, Any] = {"teacher": spending.teacher}
     samplers |= {each.name: spending.student(each.name) for each in trained}
@@ -108,9 +107,8 @@ def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[
         images = decoded(samples, sampler, spending.teacher.folder)
         if not is_image(tuple(images.shape[1:])):
             return
-        stream = io.BytesIO()
-        image_grid(images.float(), _NUM_PICTURES).save(stream, format="PNG")
-        yield name, base64.b64encode(stream.getvalue()).decode("ascii")
+        picture = image_png(images.float(), _NUM_PICTURES)
+        yield name, base64.b64encode(picture).decode("ascii")
 
 
 def _write(spending: Spending, record: dict[str, Any]) -> None:

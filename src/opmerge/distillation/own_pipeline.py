@@ -165,7 +165,7 @@ def _takes(steps: PlainSteps, ratios: np.ndarray[Any, Any], times: Sequence[floa
     """Whether a scheduler visits these levels at these times when its call names them."""
     try:
         steps.scheduler.set_timesteps(**{steps.argument: list(steps.values)})
-    except (ValueError, NotImplementedError):
+    except ValueError:  # of levels that such a scheduler makes by itself alone
         return False
     levels = np.asarray(steps.scheduler.sigmas, dtype=np.float64)
     if steps.argument == "sigmas":

@@ -136,13 +136,18 @@ def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
+def image_png(samples: Tensor, num_columns: int | None = None) -> bytes:
+    """``image_grid`` as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    image_grid(samples, num_columns).save(stream, format="PNG")
+    return stream.getvalue()
+
+
 def write_image_grid(
     path: str | os.PathLike[str], samples: Tensor, num_columns: int | None = None
 ) -> Path:
     """Write ``image_grid`` as a PNG file, whole or not at all: else ``InputError``."""
-    stream = io.BytesIO()
-    image_grid(samples, num_columns).save(stream, format="PNG")
-    return write_atomic(path, stream.getvalue())
+    return write_atomic(path, image_png(samples, num_columns))
 
 
 def write_samples(path: str | os.PathLike[str], samples: Tensor) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.pipeline import is_image
-from opmerge.distillation.sampling import draw_samples, image_grid
+from opmerge.distillation.sampling import draw_samples, image_png
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import OptimizationConfig
@@ -122,6 +121,4 @@ def sample_picture(sampler: Teacher | Student) -> str | None:
 
 def picture(images: Tensor) -> str:
     """Images in a row, as a PNG in base64."""
-    stream = io.BytesIO()
-    image_grid(images.float(), len(images)).save(stream, format="PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return base64.b64encode(image_png(images.float(), len(images))).decode("ascii")
