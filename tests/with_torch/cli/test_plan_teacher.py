@@ -26,16 +26,6 @@ def call(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    small = ("--hidden_size", 16, "--num_layers", 1, "--train_batch_size", 32)
-    assert not call(
-        "train-teacher", "digits", "--output_dir", folder, *small, "--num_iterations", 60
-    )
-    return folder / "teacher"
-
-
 def planned(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
     assert not call(*PLAN, *arguments, "--json")
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
