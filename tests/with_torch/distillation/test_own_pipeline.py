@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -153,6 +155,29 @@ def test_classes_of_latents_need_the_scheduler_of_the_jumps(tmp_path: Path) -> N
     samples = student.sample(noise, torch.tensor([1, 2]))
     expected = decoded(samples, student, tmp_path / "student").permute(0, 2, 3, 1) / 2 + 0.5
     torch.testing.assert_close(torch.as_tensor(images), expected.clamp(0, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_documented_call_gives_the_students_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
+    codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = (each for each in codes if "StableDiffusionPipeline.from_pretrained" in each)
+    monkeypatch.chdir(tmp_path)
+    tiny_pipeline("stable_diffusion").save_pretrained("teacher")
+    teacher = load_teacher("teacher", T)
+    student = student_of(teacher, (T, 4))
+    saved = save_student(student, Path("runs/student/student"), teacher)
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(compile(code, "how_to.md", "exec"), names)
+    noise = torch.randn(1, *teacher.sample_shape, generator=torch.manual_seed(0))
+    pipeline = names["pipeline"]
+    told = family_of(config_of(pipeline.unet)).encode_prompts(pipeline, ["a red cat"])
+    (expected,) = decoded(student.sample(noise, told), student, saved) / 2 + 0.5
+    found = torch.as_tensor(np.array(names["images"][0])).permute(2, 0, 1)
+    # to a level of 255: levels of noise agree to 1e-3
+    assert (found - 255 * expected.clamp(0, 1)).abs().max() <= 1.5
 
 
 def test_what_was_saved_is_the_student(folder: Path, tmp_path: Path) -> None:

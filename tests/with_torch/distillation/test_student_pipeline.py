@@ -296,7 +296,7 @@ def test_the_documented_routes_give_the_pipelines_samples(
     monkeypatch.chdir(tmp_path)
     scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
     ddim = DDIM.from_scheduler(scheduler, 4)
-    pipeline, stock, step = snippets("use a student")
+    pipeline, _, stock, step = snippets("use a student")  # of texts: test_own_pipeline.py
     names: dict[str, Any] = {}
     found = []
     for network, codes in ((unet(0), (pipeline, stock)), (mlp(0, SHAPE), (pipeline, step))):
