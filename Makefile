@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-core test-full lint findings benchmarks constraints clean
+.PHONY: demo test test-core test-full field lint findings benchmarks constraints clean
 
 # The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
@@ -33,6 +33,10 @@ test-core: $(CORE)/core.stamp
 
 test-full: $(VENV)/dev.stamp
 	$(PYTEST) -m "full or not full"
+
+# Machines and files as people have them: a table of case, expected and got.
+field: $(VENV)/dev.stamp
+	$(PYTEST) --field-table tests/field tests/with_torch/field
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,13 @@ from opmerge.cli import main
 from opmerge.page.study import StudyPage
 
 Run = Callable[..., tuple[int, str, str]]
+Program = Callable[..., subprocess.CompletedProcess[str]]
+Seen = Callable[[str, object, object], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make field`` prints what its cases saw."""
+    parser.addoption("--field-table", action="store_true", help="print case, expected and got")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +41,60 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def program() -> Program:
+    """Run the command line as people do, in a process of its own; no traceback is ever right.
+
+    ``env`` replaces variables (None removes one), ``cwd``, ``timeout`` and ``input`` are those of
+    ``subprocess.run``.
+    """
+
+    def call(
+        *arguments: object, env: dict[str, str | None] | None = None, **others: Any
+    ) -> subprocess.CompletedProcess[str]:
+        environment: dict[str, str | None] = {**os.environ, **(env or {})}
+        done = subprocess.run(
+            [sys.executable, "-m", "opmerge.cli", *map(str, arguments)],
+            env={name: value for name, value in environment.items() if value is not None},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            **{"timeout": 300, **others},
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return call
+
+
+@pytest.fixture
+def seen(record_property: Callable[[str, object], None]) -> Seen:
+    """Note a row of ``make field``: the case, what is expected and what was got."""
+
+    def note(case: str, expected: object, got: object) -> None:
+        record_property("field", [case, str(expected), str(got)])
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table of all rows that the tests noted."""
+    if not config.getoption("--field-table"):
+        return
+    rows = [
+        (Path(report.fspath).stem.removeprefix("test_"), *row, outcome)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+        for name, row in report.user_properties
+        if name == "field"
+    ]
+    terminalreporter.section("field cases")
+    for row in sorted(rows):
+        terminalreporter.write_line(" | ".join(row))
 
 
 @pytest.fixture(scope="module")
