@@ -23,7 +23,7 @@ from opmerge.settings.commands import CalibrationOptions, ProblemOptions
 from opmerge.settings.data import DataOptions, SourceOptions
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import DEFAULT_MERGE_RULE, Ascending, Count, NonEmpty
+from opmerge.settings.types import DEFAULT_MERGE_RULE, Ascending, Count, NonEmpty, read_budget
 
 GROUPS: list[type[Settings]] = [
     group
@@ -265,3 +265,10 @@ def test_errors_come_back_from_other_processes_and_say_arguments_in_other_words(
     words = {"n": "--n", "m": None}
     told = error.in_words(lambda name, value: words[name] and f"{words[name]} {value}")
     assert str(told) == "`n` must be >= 1, got 0; pass --n 2 or leave out `m`"
+
+
+@pytest.mark.parametrize("number", [5e5, 500_000, np.float64(5e5)])
+def test_a_budget_may_be_a_number(number: float) -> None:
+    assert read_budget(DistillationConfig(budget=number).budget or "") == (5e5, "evaluations")
+    with pytest.raises(InputError, match="budget"):
+        DistillationConfig(budget=-number)

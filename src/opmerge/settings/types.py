@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from opmerge.errors import InputError
 
@@ -91,8 +91,15 @@ def read_split(text: str) -> float:
     return 0.0 if text == "even" else float(parts[1] or 1.75)
 
 
+def _as_text(value: object) -> object:
+    """A number as text, which the units of a budget need."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 Budget = Annotated[
     str,
+    BeforeValidator(_as_text),
     must(
         "be above 0 and at most 1e18, in network evaluations (3e9), iterations (5000it) or time "
         "(90m, 20h, 2d)",
