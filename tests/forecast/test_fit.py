@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -59,9 +60,11 @@ def fitted(chosen: list[MergeProbe]) -> LawFit:
 
 
 def test_probes_of_a_law_give_it_back() -> None:
-    """Without noise what is left is foretold to 2 %: the prior pulls, by less than residuals."""
+    """Without noise what is left is foretold to 4 %, for the prior pulls; and to less than 1 %
+    where there are many of each, which pull harder."""
     fit = fitted(probes())
-    assert np.log(fit.foretold) == pytest.approx(0, abs=0.02)
+    assert np.log(fit.foretold) == pytest.approx(0, abs=0.04)
+    assert np.log(fitted(probes() * 30).foretold) == pytest.approx(0, abs=0.01)
     assert fit.law.source == "synthetic"
     point = TRUTH.to_vector()
     spread = np.std([law.to_vector() for law in fit.law.draws], axis=0)
@@ -110,14 +113,21 @@ def test_what_no_probe_shows_stays_as_the_prior_has_it() -> None:
 
 
 def test_held_out_probes_are_foretold_without_their_merge() -> None:
-    """The fit without a merge's probes, made by hand, is what the record says of them."""
+    """The fit without a merge's probes, made by hand, is what the record says of them, but for the
+    offset, which is no part of the law and the same in both probes of the merge."""
     every = probes(noise=0.1)
     fit = fitted(every)
     others = fitted([probe for probe in every if probe.merge != (32, 0, 0)]).law.law
-    for probe, ratio in zip(every, fit.held_out, strict=True):
-        if probe.merge == (32, 0, 0):
-            foretold = left(others, probe.before, probe.merge, int(probe.iterations)).sum()
-            assert ratio == pytest.approx(math.sqrt(foretold / probe.after.sum()), rel=1e-3)
+    offsets = [
+        ratio
+        / math.sqrt(
+            left(others, probe.before, probe.merge, int(probe.iterations)).sum() / probe.after.sum()
+        )
+        for probe, ratio in zip(every, fit.held_out, strict=True)
+        if probe.merge == (32, 0, 0)
+    ]
+    assert offsets[1] == pytest.approx(offsets[0], rel=1e-3)
+    assert abs(math.log(offsets[0])) < 0.25
     weights = np.sqrt([probe.after.sum() for probe in every])
     mean = np.average(np.log(fit.held_out) ** 2, weights=weights)
     assert fit.held_out_error == pytest.approx(math.sqrt(mean))
@@ -138,3 +148,17 @@ def test_probes_that_do_not_fit() -> None:
     still = MergeProbe((2, 0, 0), 1.0, False, 0.0, 1, np.zeros(7), np.ones(7))
     with pytest.raises(InputError, match="`probes` must start and end off their target"):
         fit_law([still], SIZES, PRIOR, "")
+
+
+def test_what_all_probes_have_in_common_is_no_part_of_the_law() -> None:
+    """Probes that leave 20 % more at once are fitted as well, and the law moves by less than that:
+    most of it is taken for their own."""
+    own, more = fitted(probes()), [replace(p, after=1.2**2 * p.after) for p in probes()]
+    fit = fitted(more)
+    assert np.log(fit.foretold) == pytest.approx(0, abs=0.05)
+    moved = [
+        left(fit.law.law, p.before, p.merge, int(p.iterations)).sum()
+        / left(own.law.law, p.before, p.merge, int(p.iterations)).sum()
+        for p in more
+    ]
+    assert 0 < 0.5 * np.mean(np.log(moved)) < 0.5 * math.log(1.2)

@@ -2,11 +2,13 @@
 
 A probe is foretold, by group of directions, as
 
-    after_g = before_g (1 + 2 x_g)^-a + f² (size_g / D) 400/N,    x as in ``MergeLaw``.
+    after_g = e^2o (before_g (1 + 2 x_g)^-a + f² (size_g / D) 400/N),    x as in ``MergeLaw``.
 
-Residuals are log(foretold / measured) of its unsquared total, and, with less weight, of each group
-by its share of what is left. In units of their standard deviation, which is estimated with them,
-they join the prior's own: without probes the fit is the prior, and each of them narrows it.
+The offset o is common to all probes and no part of the law: they are measured on data held out, and
+plans on what their students sample. Residuals are log(foretold / measured) of the unsquared total,
+and, with less weight, of each group by its share of what is left. In units of their standard
+deviation, which is estimated with them, they join the prior's own: without probes the fit is the
+prior, and each of them narrows it.
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ from opmerge.forecast.law import (
 Array = NDArray[np.float64]
 
 _GROUP_WEIGHT = 0.5  # of a group's residual, beside the root of its share of what is left
-_NOISE = 0.15  # of the logarithm of what a probe leaves, before anything is fitted …
-_NOISE_PROBES = 4.0  # … as if so many probes had shown it
+# Standard deviations: of what probes have in common and plans have not, and of the logarithm of
+# what one leaves, as if so many probes had shown it. Narrower ones fit probes better and foretell
+# plans worse, which the prior has seen (digits and patches, T = 32).
+_OFFSET = 0.25
+_NOISE, _NOISE_PROBES = 0.2, 16.0
+_SCATTER_PROBES = 4.0  # as if so many had shown the prior's scatter
 _ROUNDS = 3
 _FARTHEST = 100.0  # of a logarithm
 _LEAST = 1e-12  # of a total: what a group has at least, in a logarithm
@@ -103,11 +109,11 @@ def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source:
     weights = np.sqrt(data.after.sum(1))
     weights /= weights.sum()
     spare = max(float(weights @ (held_out**2 - variances)), 0.0)
-    squares = _NOISE_PROBES * prior.scatter**2 + len(probes) * spare
-    scatter = float(np.sqrt(squares / (_NOISE_PROBES + len(probes))))
-    law = MergeLaw.from_vector(whole.point)
+    squares = _SCATTER_PROBES * prior.scatter**2 + len(probes) * spare
+    scatter = float(np.sqrt(squares / (_SCATTER_PROBES + len(probes))))
+    point, root = whole.point[:-1], whole.root[:-1]  # all but the offset
     return LawFit(
-        FittedLaw(law, draw_laws(whole.point, whole.root), scatter, source),
+        FittedLaw(MergeLaw.from_vector(point), draw_laws(point, root), scatter, source),
         tuple(np.exp(data.errors(whole.point)).tolist()),
         tuple(np.exp(held_out).tolist()),
         float(np.sqrt(weights @ held_out**2)),
@@ -143,7 +149,7 @@ class _Data:
         return _Data(merges, **columns, sizes=self.sizes)
 
     def foretold(self, point: Array) -> Array:
-        """(P, G) what is left by the law of a vector."""
+        """(P, G) what is left by a law's vector with the offset behind it."""
         return self._parts(point)[0]
 
     def errors(self, point: Array) -> Array:
@@ -158,7 +164,7 @@ class _Data:
         return np.concatenate([self.errors(point), (self._weights * np.log(ratios)).ravel()])
 
     def jacobian(self, point: Array) -> Array:
-        """(P + P G, G + 5) derivatives of the residuals."""
+        """(P + P G, G + 6) derivatives of the residuals."""
         foretold, slopes = self._parts(point)
         of_totals = 0.5 * slopes.sum(1) / foretold.sum(1)[:, None]
         of_groups = self._weights[..., None] * slopes / np.maximum(foretold, 1e-300)[..., None]
@@ -172,10 +178,10 @@ class _Data:
         return weights
 
     def _parts(self, point: Array) -> tuple[Array, Array]:
-        """(P, G) what is left, and its (P, G, G + 5) derivatives by the vector."""
+        """(P, G) what is left, and its (P, G, G + 6) derivatives by the vector."""
         count = len(self.sizes)
         logs = np.clip(point, -_FARTHEST, _FARTHEST)
-        rates, (shape, exponent, floor) = np.exp(logs[:count]), np.exp(logs[count + 2 :])
+        rates, (shape, exponent, floor, offset) = np.exp(logs[:count]), np.exp(logs[count + 2 :])
         factor = np.exp(logs[count] * self.is_first + logs[count + 1] * self.share)
         angle, iterations = self.angle[:, None], self.iterations[:, None]
         x = progress(rates, factor[:, None], exponent, angle, iterations)
@@ -189,12 +195,13 @@ class _Data:
         slopes[..., count + 2] = -shape * np.log1p(2 * x) * kept
         slopes[..., count + 3] = -exponent * np.log(angle) * by_log_x
         slopes[..., count + 4] = 2 * added
-        return kept + added, slopes
+        slopes[..., count + 5] = 2 * (kept + added)
+        return offset**2 * (kept + added), offset**2 * slopes
 
 
 @dataclass(frozen=True)
 class _Posterior:
-    """The most likely vector of a law, and a root of the covariance around it."""
+    """The most likely vector of a law with the offset, and a root of the covariance around it."""
 
     point: Array
     root: Array
@@ -202,10 +209,11 @@ class _Posterior:
 
 def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
     """Most likely parameters, the residuals' standard deviation estimated in a few rounds."""
-    from scipy.linalg import solve_triangular
+    from scipy.linalg import block_diag, solve_triangular
     from scipy.optimize import least_squares
 
     mean, covariance = prior.moments(len(data.sizes))
+    mean, covariance = np.append(mean, 0.0), block_diag(covariance, _OFFSET**2)
     root = np.linalg.cholesky(covariance)
     own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, _NOISE
 

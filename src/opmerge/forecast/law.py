@@ -190,7 +190,7 @@ class LawPrior:
 
 def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
     """Laws whose vectors are ``mean + root ξ``, ξ standard normal; always the same ξ."""
-    normal = np.random.default_rng(0).standard_normal((_NUM_DRAWS, len(mean)))
+    normal = np.random.default_rng(0).standard_normal((_NUM_DRAWS, root.shape[1]))
     return tuple(MergeLaw.from_vector(mean + root @ each) for each in normal)
 
 
@@ -210,17 +210,17 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((0.9,), first=1.7, behind=0.48, shape=0.72, length_exponent=0.93, floor=0.004),
+        MergeLaw((7.9,), first=2.2, behind=1.1, shape=0.4, length_exponent=1.0, floor=0.004),
         dict(
             rates=0.6,
             groups=0.5,
             first=0.4,
             behind=0.2,
-            shape=0.25,
+            shape=0.1,
             length_exponent=0.2,
             floor=1.0,
         ),
-        0.28,
+        0.2,
         "the prior of perceptrons, linear part solved: digits and patches, T = 32",
     ),
 }
