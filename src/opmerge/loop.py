@@ -295,6 +295,12 @@ class Trainer:
             return
         first = done if bad is None else done - len(losses) + bad + 1
         where = f"iteration {first}{place}"
+        if first == 1:  # nothing has been learned yet, so that no rate is at fault
+            requirement = f"must lead to finite losses, and does not at {where}"
+            remedy = (
+                f"look at the samples{place and ', and at what the teacher says of them noised'}"
+            )
+            raise InputError("teacher" if place else "source", requirement, remedy=remedy)
         requirement = f"must keep the loss and the weights finite, and they are not at {where}"
         remedy = "lower it or clip with `max_grad_norm`, in another `folder`; this one is kept"
         raise InputError("learning_rate", requirement, self.config.learning_rate, remedy)

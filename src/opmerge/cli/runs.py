@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import opmerge
+from opmerge.cli.progress import is_first
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.versions import TRAINING_LIBRARIES, versions
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from opmerge.settings.base import Settings
+
+_LOCKS = "opmerge.locks"  # of a command's click context: the folders that it holds
 
 
 def prepare_folder(folder: Path | None) -> None:
     """Make the output folder, and make sure it can be written to, before any long work.
 
-    Folders that were made and are empty when the command ends, refused, are taken away again.
+    Folders that were made and are empty when the command ends, refused, are taken away again. Until
+    then no other command that asks for the folder gets it.
     """
     if folder is None:
         return
@@ -33,11 +42,42 @@ def prepare_folder(folder: Path | None) -> None:
         if made and (command := click.get_current_context(silent=True)):
             command.call_on_close(lambda: _remove_empty(made))
         folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except BlockingIOError as error:
+        requirement = "must be a folder that no other command is writing to"
+        remedy = "wait for it, or choose another place"
+        raise InputError("output_dir", requirement, str(folder), remedy) from error
     except OSError as error:
         need = f"must be a folder that can be written to ({error.strerror})"
         raise InputError("output_dir", need, str(folder)) from error
+
+
+def _lock(folder: Path) -> None:
+    """Keep a folder for this command, by a lock of the system's that ends with its process.
+
+    The folder itself is locked, so that no file is left behind. The first of several processes of
+    one run holds it for all; where file systems or machines know no such lock, there is none.
+
+    Raises:
+        BlockingIOError: if another has it.
+    """
+    command = click.get_current_context(silent=True)
+    if fcntl is None or command is None or not is_first():
+        return
+    held = command.find_root().meta.setdefault(_LOCKS, set())
+    if (place := folder.resolve()) in held:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    command.find_root().call_on_close(lambda: os.close(handle))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # not on every file system
+        return
+    held.add(place)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

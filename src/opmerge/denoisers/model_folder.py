@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
+from opmerge.denoisers.trusted import check_class, check_index, parts_of
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object
 
@@ -29,7 +30,11 @@ _NETWORK_FOLDERS = ("unet", "transformer")
 _SCHEDULER = "scheduler_config.json"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = "models--"
-_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+# The files that make weights whole: one of all, or the index of shards (of older versions, too).
+_WHOLE = re.compile(
+    r"(?P<stem>\w+)\.(?:(?P<one>\w+)\.)?safetensors"
+    r"(?:(?:\.(?P<old>\w+))?\.index(?:\.(?P<new>\w+))?\.json)?"
+)
 # Of several variants the one whose numbers are nearest to float32's: 24, 11 and 8 bits of them.
 VARIANTS = ("fp32", "fp16", "bf16")
 
@@ -103,8 +108,16 @@ def _root(error: BaseException) -> str:
 
 
 def read_index(root: Path) -> dict[str, Any]:
-    """``model_index.json`` of a folder, empty where there is none."""
-    return read_json_object(root / INDEX) if (root / INDEX).is_file() else {}
+    """``model_index.json`` of a folder, empty where there is none.
+
+    Raises:
+        InputError: if it is damaged, or a part that it names is not inside the folder.
+    """
+    if not (root / INDEX).is_file():
+        return {}
+    index = read_json_object(root / INDEX)
+    check_index(index, root / INDEX)
+    return index
 
 
 def read_student_index(folder: Path) -> dict[str, Any] | None:
@@ -117,9 +130,21 @@ def read_student_index(folder: Path) -> dict[str, Any] | None:
     return index if is_student else None
 
 
+def jumps_folder(folder: Path) -> Path | None:
+    """Where the jumps of a student in its teacher's pipeline lie; None where it is no such folder.
+
+    A pipeline that diffusers has saved again has them in its scheduler alone.
+    """
+    for place in (folder / JUMPS, folder / "scheduler"):
+        with suppress(InputError):
+            if read_json_object(place / _SCHEDULER).get("_class_name") == "JumpScheduler":
+                return place
+    return None
+
+
 def is_in_pipeline(folder: Path) -> bool:
-    """Whether a folder holds a student in its teacher's pipeline: its jumps lie there."""
-    return (folder / JUMPS / _SCHEDULER).is_file()
+    """Whether a folder holds a student in its teacher's pipeline."""
+    return read_student_index(folder) is None and jumps_folder(folder) is not None
 
 
 def is_student(folder: Path) -> bool:
@@ -130,34 +155,44 @@ def is_student(folder: Path) -> bool:
 def find_network(root: Path) -> Path:
     """The folder that holds config.json and the weights of the network.
 
+    As for diffusers, a part that has no folder of its name lies in the pipeline's own.
+
     Raises:
-        InputError: if the folder is none of a model, or of one with several networks.
+        InputError: if the folder is none of a model, or of one with several networks, or the
+            network is of no known class.
     """
     index = read_index(root)
-    is_flat = (root / "config.json").is_file() and (root / _SCHEDULER).is_file()
-    if is_flat and not any((root / name / "config.json").is_file() for name in index):
-        return root
     if not index:
+        if (root / "config.json").is_file() and (root / _SCHEDULER).is_file():
+            return root
         beside = (root / "scheduler" / _SCHEDULER).is_file()
         bare = [root / name for name in _NETWORK_FOLDERS if (root / name / "config.json").is_file()]
         if beside and len(bare) == 1:
             return bare[0]
         raise _no_model(root)
+    name = network_name(root)
+    if isinstance(index[name], list):
+        check_class(index[name], root, name)
+    is_beside = (root / "config.json").is_file() and not (root / name).is_dir()
+    return root if is_beside else root / name
+
+
+def network_name(root: Path) -> str:
+    """What ``model_index.json`` of a folder calls the network: see ``find_network``."""
+    index = read_index(root)
     for name in _NETWORK_FOLDERS:
         if name in index:
-            return root / name
+            return name
     networks = [
         name
-        for name, entry in index.items()
-        if isinstance(entry, list)
-        and entry
-        and str(entry[0]).split(".")[0] in ("diffusers", "opmerge")
-        and not str(entry[-1]).endswith("Scheduler")
+        for name, (module, class_name) in parts_of(index).items()
+        if str(module).split(".")[0] in ("diffusers", "opmerge")
+        and not str(class_name).endswith("Scheduler")
     ]
     if len(networks) != 1:
         requirement = f"must name a network as {' or '.join(_NETWORK_FOLDERS)}, or one network only"
         raise InputError(str(root / INDEX), requirement, ", ".join(networks) or "none")
-    return root / networks[0]
+    return networks[0]
 
 
 def _no_model(root: Path) -> InputError:
@@ -171,6 +206,25 @@ def _no_model(root: Path) -> InputError:
     return InputError(str(root), needed, value, remedy)
 
 
+def variants_in(place: Path, stem: str | None = None) -> set[str | None]:
+    """What the names of a part's whole weights have more, such as fp16; None of the usual name."""
+    names = (_WHOLE.fullmatch(path.name) for path in place.glob(f"*{SUFFIX}*"))
+    found = [name for name in names if name is not None and name["stem"] == (stem or name["stem"])]
+    return {name["one"] or name["old"] or name["new"] for name in found}
+
+
+def best_variant(variants: Collection[str | None]) -> str | None:
+    """The usual one, or else that with the most digits, or the only one.
+
+    Raises:
+        LookupError: if there are none, or several of which none is known here.
+    """
+    known = [each for each in (None, *VARIANTS) if each in variants]
+    if not known and len(variants) != 1:
+        raise LookupError(", ".join(sorted(map(str, variants))))
+    return known[0] if known else next(iter(variants))
+
+
 def find_variant(place: Path) -> str | None:
     """None for weights of the usual name, whole or in shards, or else what theirs has more.
 
@@ -179,18 +233,13 @@ def find_variant(place: Path) -> str | None:
     Raises:
         InputError: if there are no safetensors, or variants of which none is known here.
     """
-    usual = f"{WEIGHTS}{SUFFIX}"
-    if (place / usual).is_file() or (place / f"{usual}.index.json").is_file():
-        return None
-    names = [_SHARD.sub("", path.name) for path in place.glob(f"{WEIGHTS}.*{SUFFIX}")]
-    variants = {name.removeprefix(f"{WEIGHTS}.").removesuffix(SUFFIX) for name in names}
-    known = [variant for variant in VARIANTS if variant in variants]
-    if len(variants) == 1 or known:
-        return known[0] if known else variants.pop()
-    pickled = any(place.glob("*.bin"))
-    raise InputError(
-        str(place / usual),
-        "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
-        ", ".join(sorted(variants)) or None,
-        "save the model again with save_pretrained(..., safe_serialization=True)",
-    )
+    try:
+        return best_variant(variants_in(place, WEIGHTS))
+    except LookupError as error:
+        pickled = any(place.glob("*.bin"))
+        raise InputError(
+            str(place / f"{WEIGHTS}{SUFFIX}"),
+            "must exist" + (" (weights in .bin files are not read: they are pickled)" * pickled),
+            str(error) or None,
+            "save the model again with save_pretrained(..., safe_serialization=True)",
+        ) from error

@@ -17,12 +17,16 @@ from diffusers import DiffusionPipeline, ModelMixin
 from opmerge.denoisers.families import family_of
 from opmerge.denoisers.model_folder import (
     INDEX,
-    VARIANTS,
+    best_variant,
     find_network,
     locate_model,
+    network_name,
+    read_index,
     read_student_index,
+    variants_in,
 )
 from opmerge.denoisers.teacher_folder import check_guides
+from opmerge.denoisers.trusted import check_classes, check_shards, parts_of
 from opmerge.errors import InputError, not_installed
 from opmerge.files import read_json_object, reading
 
@@ -50,11 +54,11 @@ def load_pipeline(
     root = locate_model(folder)
     index = _read_index(root)
     check_guides(root)
-    place = find_network(root)
+    own = network_name(root)
     parts: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
-    parts[place.name] = network
+    parts[own] = network
     if network is None:
-        parts[place.name] = network_without_weights(place)
+        parts[own] = network_without_weights(find_network(root))
         parts |= {name: None for name in _GUARDS if name in index}
         if "safety_checker" in index:
             parts["requires_safety_checker"] = False
@@ -68,7 +72,7 @@ def load_pipeline(
             use_safetensors=True,
         )
     for name, part in pipeline.components.items():
-        if isinstance(part, torch.nn.Module) and name != place.name:
+        if isinstance(part, torch.nn.Module) and name != own:
             part.requires_grad_(False).eval().to(device).float()
     return pipeline
 
@@ -93,16 +97,17 @@ class PipelineParts:
 def pipeline_parts(folder: Path) -> PipelineParts:
     """The parts of a pipeline's folder, refused as ``load_pipeline`` refuses it."""
     index = _read_index(folder)
-    network, variant = find_network(folder).name, _variant(folder, index)
-    return PipelineParts(index["_class_name"], index, network, variant)
+    own, variant = network_name(folder), _variant(folder, index)
+    return PipelineParts(index["_class_name"], index, own, variant)
 
 
 def other_parts(folder: Path) -> list[str]:
     """What a pipeline holds beside network and scheduler; nothing in a flat folder."""
     if not (folder / INDEX).is_file() or read_student_index(folder) is not None:
         return []
-    index, taken = read_json_object(folder / INDEX), (find_network(folder).name, "scheduler")
-    return [name for name in index if name not in taken and (folder / name).is_dir()]
+    taken = (network_name(folder), "scheduler")
+    names = parts_of(read_index(folder))
+    return [name for name in names if name not in taken and (folder / name).is_dir()]
 
 
 def _read_index(root: Path) -> dict[str, Any]:
@@ -113,14 +118,18 @@ def _read_index(root: Path) -> dict[str, Any]:
     if not (root / INDEX).is_file():
         requirement = f"must hold {INDEX}, which says how texts and images are encoded"
         raise InputError(str(root), requirement, remedy="pass the folder of a whole pipeline")
-    index = read_json_object(root / INDEX)
+    index = read_index(root)
     name = index.get("_class_name")
-    if not isinstance(name, str) or not hasattr(diffusers, name):
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
         requirement = "must be a pipeline of diffusers (code that lies in a folder is not run)"
         raise InputError(f"{root / INDEX}: _class_name", requirement, name)
-    libraries = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
+    libraries = {module for module, _ in parts_of(index).values()}
     if "transformers" in libraries and find_spec("transformers") is None:
         raise not_installed("teacher", "transformers", extra="text")
+    check_classes(index, root)
+    for part in parts_of(index):
+        check_shards(root / part)
     return index
 
 
@@ -135,17 +144,10 @@ def network_without_weights(place: Path) -> ModelMixin:
 
 def _variant(root: Path, index: dict[str, Any]) -> str | None:
     """What the names of weights have more, such as fp16, where a part has none without it."""
-    variants = set()
-    for name in index:
-        files = [path.name for path in (root / name).glob("*.safetensors")]
-        parts = [file.split("-0")[0].removesuffix(".safetensors").split(".") for file in files]
-        if files and all(len(part) > 1 for part in parts):
-            variants.add(frozenset(part[1] for part in parts))
-    shared = frozenset.intersection(*variants) if variants else frozenset()
-    known = [variant for variant in VARIANTS if variant in shared]
-    if known:
-        return known[0]
-    if variants and len(shared) != 1:
-        told = ", ".join(sorted({name for names in variants for name in names}))
-        raise InputError(str(root), "must hold weights in one variant", told)
-    return next(iter(shared), None)
+    found = [variants_in(root / name) for name in parts_of(index)]
+    named = [variants for variants in found if variants and None not in variants]
+    try:
+        return best_variant(set.intersection(*named)) if named else None
+    except LookupError as error:
+        told = ", ".join(sorted({str(name) for variants in named for name in variants}))
+        raise InputError(str(root), "must hold weights in one variant", told) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from opmerge.denoisers.model_folder import (
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
+from opmerge.denoisers.trusted import check_shards
 from opmerge.errors import InputError
 from opmerge.files import folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
@@ -234,10 +236,16 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     """The network of a folder, in float32; of weights in one variant, such as fp16, too.
 
     Raises:
-        InputError: if its weights are missing, pickled, damaged or not those of its config.
+        InputError: if its weights are missing, pickled, damaged, not finite or not those of its
+            config.
     """
     variant = find_variant(place)
-    with reading(place, "must hold a readable config and the weights that fit it"):
+    check_shards(place)
+    with (
+        reading(place, "must hold a readable config and the weights that fit it"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", FutureWarning)  # that old names of shards are deprecated
         network, report = network_class.from_pretrained(
             place,
             variant=variant,
@@ -251,4 +259,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
             requirement = f"must hold the weights that config.json describes ({kind} in them)"
             raise InputError(str(place), requirement, ", ".join(map(str, keys)))
     own_memory(network)
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(str(place), "must hold finite weights", f"{name} that are not")
     return network

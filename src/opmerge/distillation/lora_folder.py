@@ -19,6 +19,7 @@ from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.model_folder import JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher, network_digest
 from opmerge.denoisers.teacher_folder import load_network
+from opmerge.denoisers.trusted import check_inside
 from opmerge.distillation.adapters import (
     Adapters,
     adapters_of,
@@ -99,7 +100,8 @@ def load_adapted(folder: Path) -> Student:
             raise ValueError("another format or version")
         scheduler: JumpScheduler = JumpScheduler.from_pretrained(folder / JUMPS)
         adapters = Adapters(index["rank"], tuple(index["target_modules"]))
-        tensors = {name: load_file(folder / name / _WEIGHTS) for name in index["adapters"]}
+        names = [check_inside(name, folder / _INDEX) for name in index["adapters"]]
+        tensors = {name: load_file(folder / name / _WEIGHTS) for name in names}
     base, place = _base(index, folder)
     networks: dict[str, nn.Module] = {_BASE: base}
     for name, weights in tensors.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.linear_part import LinearDenoiser
-from opmerge.denoisers.model_folder import INDEX, JUMPS, find_network
+from opmerge.denoisers.model_folder import INDEX, JUMPS, find_network, jumps_folder
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.pipelines import PipelineParts, other_parts, pipeline_parts
 from opmerge.denoisers.teacher_folder import load_network
@@ -94,19 +95,33 @@ def load_from_pipeline(folder: Path) -> Student:
     """The student of a folder of ``save_in_pipeline``; other parts of it are not read."""
     place = find_network(folder)
     with reading(folder, "must be a whole folder of a student"):
-        scheduler: JumpScheduler = JumpScheduler.from_pretrained(folder / JUMPS)
-    config = read_json_object(place / "config.json")
-    networks: list[Any]
-    if config.get("_class_name") == TimestepExperts.__name__:
-        networks = [*load_network(place, TimestepExperts).experts]
-    else:
-        networks = [load_network(place, family_of(config).network_class(config, place))]
-    for network in networks:
-        network.requires_grad_(False).eval()
+        scheduler: JumpScheduler = JumpScheduler.from_pretrained(jumps_folder(folder))
+    network: Any = load_part(place)
+    networks = [*network.experts] if isinstance(network, TimestepExperts) else [network]
     own = config_of(networks[0])
     shape = family_of(own).sample_shape(own, place)
     named = {str(number): network for number, network in enumerate(networks)}
-    return scheduler.student(named, shape)
+    with reading(folder, "must be a whole folder of a student"):
+        return scheduler.student(named, shape)
+
+
+def load_part(place: Path, entry: Sequence[str] = ("", "")) -> ModelMixin:
+    """The network in a folder of a student, for reading: of a class that is known or imported.
+
+    Args:
+        entry: module and class in ``model_index.json``, which say what a config of one's own
+            class does not.
+    """
+    config = read_json_object(place / "config.json")
+    own = getattr(sys.modules.get(entry[0]), entry[1], None)
+    network_class: Any = TimestepExperts
+    if isinstance(own, type) and issubclass(own, ModelMixin):
+        network_class = own
+    elif config.get("_class_name") != TimestepExperts.__name__:
+        network_class = family_of(config).network_class(config, place)
+    network = load_network(place, network_class)
+    network.requires_grad_(False).eval()
+    return network
 
 
 def plain_steps(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,33 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from opmerge.checks import check_count
 from opmerge.denoisers.denoiser import Condition, as_condition
-from opmerge.denoisers.model_folder import is_in_pipeline, is_student, read_student_index
+from opmerge.denoisers.families import config_of
+from opmerge.denoisers.model_folder import (
+    is_in_pipeline,
+    is_student,
+    read_index,
+    read_student_index,
+)
 from opmerge.denoisers.models import Student, Teacher, compose
-from opmerge.denoisers.networks import own_memory
+from opmerge.denoisers.trusted import check_classes
 from opmerge.distillation.adapters import is_adapted
 from opmerge.distillation.lora_folder import is_lora_folder, load_adapted, save_adapters
 from opmerge.distillation.own_pipeline import (
     has_own_pipeline,
     load_from_pipeline,
+    load_part,
     save_in_pipeline,
 )
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, reading
+from opmerge.files import folder_beside, reading, write_atomic
 from opmerge.plans import Plan
 
 MAX_NETWORKS = 8
+_NONE = [None, None]  # in model_index.json, for a part that is not there
 _CODE = '''\
 """For DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline")."""
 
@@ -105,6 +115,11 @@ class FewStepPipeline(DiffusionPipeline):
             num_classes=student.num_classes,
         )
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write the folder, as diffusers does, and ``pipeline.py``, by which it is opened."""
+        write_atomic(Path(save_directory) / "pipeline.py", _CODE)  # first: it may be pushed
+        super().save_pretrained(save_directory, **options)
+
     def student(self) -> Student:
         """The student that the pipeline holds."""
         shape, device = tuple(self.config["sample_shape"]), self._execution_device
@@ -120,6 +135,10 @@ class FewStepPipeline(DiffusionPipeline):
         class_labels: int | Sequence[int] | Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[float] | None = None,
+        guidance_scale: float = 1.0,
+        eta: float = 0.0,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw samples: ``images``, a list of images, an array or a tensor.
 
@@ -133,11 +152,18 @@ class FewStepPipeline(DiffusionPipeline):
             class_labels: one label, or (B,) labels, for class-conditional networks.
             output_type: ``pil`` (images), ``np`` (channels last) or ``pt`` (channels first).
             return_dict: a tuple with the images instead, if false.
+            num_inference_steps, timesteps: as other pipelines are told them; a student has K and
+                its own.
+            guidance_scale, eta: also; a student needs no guidance and draws no noise.
 
         Raises:
-            InputError: for noise of another shape, labels that do not fit the networks, or an
-                output type that the samples cannot take.
+            InputError: for noise of another shape, labels that do not fit the networks, an output
+                type that the samples cannot take, or steps, guidance and noise of other pipelines.
         """
+        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
+        for name, value, only in (("guidance_scale", guidance_scale, 1), ("eta", eta, 0)):
+            if value not in (None, only):
+                raise InputError(name, f"must be {only} or left out for a student", value)
         student, shape = self.student(), tuple(self.config["sample_shape"])
         if output_type not in ("pil", "np", "pt"):
             raise InputError("output_type", "must be pil, np or pt", output_type)
@@ -190,8 +216,7 @@ def save_student(
         return save_in_pipeline(student, teacher, folder, copies)
     pipeline = FewStepPipeline.from_student(student)
     with folder_beside(folder) as unfinished:
-        pipeline.save_pretrained(unfinished, safe_serialization=True)
-        (unfinished / "pipeline.py").write_text(_CODE, encoding="utf-8")
+        pipeline.save_pretrained(unfinished)
     return folder
 
 
@@ -212,35 +237,47 @@ def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], fo
 def load_student(folder: Path) -> Student:
     """Read a folder of ``save_student``; local files and safetensors only, no code of it is run.
 
+    A network of a class of one's own is read where the module of the class is imported already.
     The sampler knows the steps at which the student reads and lands; at any other step of the
     teacher its coefficients are not a number.
 
     Raises:
-        InputError: if it is not the folder of a student, or a part is missing or damaged.
+        InputError: if it is not the folder of a student, or a part is missing, damaged, of a class
+            that is not known, or not what its config describes.
     """
     folder = Path(folder)
     if is_lora_folder(folder):
         return load_adapted(folder)
     if is_in_pipeline(folder):
         return load_from_pipeline(folder)
-    index = read_student_index(folder)
-    if index is None:
+    if read_student_index(folder) is None:
         raise InputError(
             str(folder),
             "must be the folder of a student",
             "no model_index.json of a FewStepPipeline",
             "give the folder that opmerge distill wrote",
         )
-    for name in ("unet", *FewStepPipeline._optional_components, "scheduler"):
-        is_given = index.get(name, [None])[0] is not None
-        if is_given and not (folder / name).is_dir():
+    index = read_index(folder)
+    check_classes(index, folder)
+    names = ("unet", *FewStepPipeline._optional_components)
+    parts = {name: index[name] for name in names if index.get(name, _NONE) != _NONE}
+    for name in (*parts, "scheduler"):
+        if not (folder / name).is_dir():
             raise InputError(str(folder), f"must have the part {name}/", "none")
-    options = dict(local_files_only=True, use_safetensors=True)
+    networks = {name: load_part(folder / name, entry) for name, entry in parts.items()}
     with reading(folder, "must be a whole folder of a student"):
-        student: Student = FewStepPipeline.from_pretrained(folder, **options).student()
-    for jump in student.jumps:
-        own_memory(jump.network)
-    return student
+        scheduler: JumpScheduler = JumpScheduler.from_pretrained(folder / "scheduler")
+        return scheduler.student(networks, _sample_shape(index, networks))
+
+
+def _sample_shape(index: Mapping[str, Any], networks: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a student's samples, which is that of networks that know one."""
+    shape = tuple(check_count("sample_shape", size) for size in index["sample_shape"])
+    for name, network in networks.items():
+        known = tuple(config_of(network).get("sample_shape", shape))
+        if known != shape:
+            raise ValueError(f"sample_shape {shape}, and that of {name} {known}")
+    return shape
 
 
 def is_image(sample_shape: tuple[int, ...]) -> bool:

@@ -210,8 +210,9 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         sigmas: Sequence[float] | None = None,
         mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
-        """Set ``timesteps``, (K,), noise side first; another number than K is refused.
+        """Set ``timesteps``, (K,), noise side first; another number than K, or others, are refused.
 
         Pipelines of flow models pass evenly spread ``sigmas`` and the shift ``mu`` of an image's
         size: the jumps have levels of their own, so that only their number counts.
@@ -221,8 +222,12 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         if num_inference_steps not in (None, number):
             requirement = f"must be {number}: the student was trained for these steps alone"
             raise InputError("num_inference_steps", requirement, num_inference_steps)
+        own = [jump["timestep"] for jump in self.jumps]
+        if timesteps is not None and list(timesteps) != own:
+            requirement = f"must be {own}: the student was trained for these steps alone"
+            raise InputError("timesteps", requirement, list(timesteps))
         self.num_inference_steps = number
-        self.timesteps = torch.tensor([jump["timestep"] for jump in self.jumps], device=device)
+        self.timesteps = torch.tensor(own, device=device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Pipelines call it; each jump is found by its timestep."""

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_beta
 _KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
 _KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
 _DDIM = "DDIMScheduler"
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+_KNOW_BETAS = ("DDPMScheduler", "HeunDiscreteScheduler")  # sigmoid and laplace; exp
 _FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
 _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
@@ -35,11 +38,14 @@ _ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
 
 
 def find_scheduler_config(source: str | os.PathLike[str]) -> Path:
-    """The scheduler config at a path, or in a folder or its ``scheduler/``, or ``InputError``."""
+    """The scheduler config at a path, or in a folder or its ``scheduler/``, or ``InputError``.
+
+    Where both have one it is that which diffusers reads, in ``scheduler/``.
+    """
     path = expand_home(source)
     if not path.is_dir():
         return path
-    for place in (path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"):
+    for place in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"):
         if place.is_file():
             return place
     requirement = "must hold scheduler_config.json or scheduler/scheduler_config.json"
@@ -152,13 +158,39 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
         requirement = "must be a scheduler that the diffusers installed here has"
         raise InputError("_class_name", requirement, name, f"upgrade diffusers, or {_ARRAYS}")
     known = _signature(found)
+    arguments = {key: value for key, value in _newer(config).items() if key in known}
     try:
-        scheduler = found(**{key: config[key] for key in config if key in known})
+        try:
+            scheduler = found(**arguments)
+        except NotImplementedError:  # of betas by a rule that only other classes know
+            scheduler = found(**{**arguments, "trained_betas": _betas(arguments)})
     except Exception as error:  # as above
         raise _refusal(name, "must build a scheduler", error) from error
     if not hasattr(scheduler, "set_timesteps"):
         raise InputError("_class_name", _LEVELS, name, _ARRAYS)
     return name, scheduler
+
+
+def _newer(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with what diffusers before 0.10 said of predictions as later versions say it."""
+    is_sample = config.get("predict_epsilon") is False
+    if is_sample and config.get("prediction_type", "epsilon") == "epsilon":
+        return {**config, "prediction_type": "sample"}
+    return config
+
+
+def _betas(arguments: Mapping[str, Any]) -> list[float]:
+    """The betas of a config, by a class of diffusers that knows their rule.
+
+    Raises:
+        NotImplementedError: if none does.
+    """
+    for donor in map(_find_class, _KNOW_BETAS):
+        known = {key: arguments[key] for key in _BETAS if key in arguments}
+        with suppress(NotImplementedError):
+            betas: list[float] = donor(**known).betas.tolist()
+            return betas
+    raise NotImplementedError(f"beta_schedule {arguments.get('beta_schedule')} is not known")
 
 
 def _refusal(name: str, requirement: str, error: Exception) -> InputError:

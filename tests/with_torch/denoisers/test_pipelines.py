@@ -99,7 +99,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown class": (lambda f: edit_json(f / INDEX, _class_name="Evil"), "must be a pipeline"),
     "own class of a part": (
         lambda f: edit_json(f / INDEX, vae=["evil", "Evil"]),
-        "must be a whole pipeline of diffusers",
+        "must be a class of diffusers, transformers or opmerge, got evil.Evil",
     ),
     "text encoder": (lambda f: shutil.rmtree(f / "text_encoder"), "must be a whole pipeline"),
     "pickles": (pickled, "must be a whole pipeline of diffusers, with safetensors"),
