@@ -36,7 +36,9 @@ class InputError(ValueError):
         self._parts = (argument, requirement, value, remedy)
         got = "" if value is None else f", got {_shorten(value)}"
         text = f"`{argument}` {requirement}{got}{remedy and f'; {remedy}'}"
-        super().__init__(" ".join(text.split()))
+        # A file's name may have bytes that no text has.
+        printable = text.encode(errors="backslashreplace").decode()
+        super().__init__(" ".join(printable.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts  # so that it comes back from another process

@@ -23,12 +23,30 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for an unknown user
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds, or ``InputError`` if it holds anything else."""
+def read_text(path: Path) -> str:
+    """The text of a file, whose lines end in a line feed alone.
+
+    It is UTF-8, or UTF-16 or -32 as Windows writes them; a mark of the byte order is left out.
+
+    Raises:
+        InputError: if it cannot be read, or is not such text.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
+        text = content.decode(json.detect_encoding(content))
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        requirement, value = "must be text in UTF-8", f"other bytes from {error.start} on"
+        raise InputError(str(path), requirement, value, "save it in that encoding") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds, or ``InputError`` if it holds anything else."""
+    text = read_text(path)
+    try:
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"must hold JSON ({error})") from error
     if not isinstance(data, dict):
@@ -41,7 +59,8 @@ def write_atomic(
 ) -> Path:
     """Write ``content`` beside ``path``, then rename, so no half-written file is ever seen.
 
-    Missing parent folders are made. Text is written as UTF-8. Returns the path written.
+    Missing parent folders are made. Text is written as UTF-8; what has no place in it, a byte of a
+    file's name, stands there as JSON has it, "\\udcff". Returns the path written.
 
     Raises:
         InputError: if the file cannot be written (permission, full disk, a folder in the way).
@@ -53,7 +72,9 @@ def write_atomic(
         if target.is_dir():
             raise IsADirectoryError(21, "is a folder")
         with temporary.open("xb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.write(
+                content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
+            )
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)

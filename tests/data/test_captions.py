@@ -76,8 +76,8 @@ def test_captions_that_are_missing_or_unclear_are_refused(tmp_path: Path) -> Non
             read_captions(Files(tmp_path, ["a.png"]))
         assert "\n" not in str(caught.value)
     (tmp_path / "metadata.jsonl").unlink()
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"a\.txt` cannot be read"):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"a\.txt` must be text in UTF-8"):
         read_captions(Files(tmp_path, ["a.png"]))
 
 
@@ -93,7 +93,7 @@ def test_prompts_are_lines_or_json_strings(tmp_path: Path) -> None:
         ("m.jsonl", b"x"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="prompts"):
+        with pytest.raises(InputError, match=r"prompts|x\.txt` must be text in UTF-8"):
             read_prompts(tmp_path / name)
     with pytest.raises(InputError, match="cannot be read"):
         read_prompts(tmp_path / "nowhere.txt")

@@ -489,7 +489,8 @@ def test_broken_images_are_left_out_and_named(tmp_path: Path, kind: str) -> None
     write(tmp_path / "img_align_celeba" / "000006.jpg", damaged(kind))  # of another split
     source = opened(tmp_path)
     assert read_faces(source) == [1, 3]
-    assert source.notes[2:] == ("1 unreadable file: img_align_celeba/000002.jpg",)
+    (note,) = source.notes[2:]
+    assert note.startswith("1 unreadable file: img_align_celeba/000002.jpg (")
 
 
 def test_a_whole_image_with_bytes_after_its_end_is_kept(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert read(missing) == f"`{missing}` cannot be read (No such file or directory)"
     path = tmp_path / "plan.json"
     path.write_bytes(TEXT.encode() + b"\xff")
-    assert read(path) == f"`{path}` must be a plan file in UTF-8"
+    assert read(path).startswith(f"`{path}` must be text in UTF-8, got other bytes from ")
     with path.open("wb") as stream:
         stream.truncate(64 * 1024**2 + 1)
     assert read(path) == f"`{path}` must be at most 64 MiB, got 67108865"

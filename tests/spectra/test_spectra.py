@@ -371,7 +371,7 @@ def test_a_folder_of_images_has_a_spectrum_with_its_notes(tmp_path: Path) -> Non
     spectrum = resolve_spectrum(str(tmp_path), options=options)
     # Flat images at -1, -1/3, 1/3, 1: variance 5/9 in each of 16 equal pixels.
     np.testing.assert_allclose(spectrum.eigenvalues, [16 * 5 / 9, *[0] * 15], rtol=1e-13)
-    assert spectrum.notes[0] == "1 unreadable file: bad.png"
+    assert spectrum.notes[0] == "1 unreadable file: bad.png (no image)"
 
 
 # Files

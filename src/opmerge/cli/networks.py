@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opmerge.settings.networks import TeacherConfig, VAEConfig
 
 LOG_EVERY = 10
+_LOOKED_AT = 1024  # samples, for their size
 
 _SAME_SCALE = 1.25  # by which the variances of two sets of the same data may differ, far more
 # than they do
@@ -138,6 +139,7 @@ def load_training_data(
     Raises:
         InputError: before anything is read, if the teacher needs to be told something else.
     """
+    from opmerge.data.source import range_notes
     from opmerge.denoisers.conditions import check_told
     from opmerge.denoisers.inputs import network_shape, stand_in
 
@@ -147,8 +149,13 @@ def load_training_data(
         check_told(teacher.needs, told)
     shape = network_shape(source) if teacher is None else teacher.sample_shape
     if folder is None:
-        return stand_in(source, shape), told
-    return read_samples(accelerator, source, folder, shape), told
+        data = stand_in(source, shape)
+    else:
+        data = read_samples(accelerator, source, folder, shape)
+    size = float(data[:_LOOKED_AT].square().mean().sqrt())
+    for note in (*source.notes, *range_notes(source.scaling, size)):
+        say(f"note: {note}")
+    return data, told
 
 
 def told_by(folder: str | os.PathLike[str]) -> KeptConditions | None:

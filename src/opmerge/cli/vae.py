@@ -103,7 +103,7 @@ def decode(asked: DecodingOptions) -> None:
         raise InputError("image_shape", need, ",".join(map(str, shape)))
     networks.prepare_libraries()
     is_grid = output.suffix == ".png"
-    rows = read_array(asked.latents)[: asked.num_images or (_SHOWN if is_grid else None)]
+    rows = read_array(asked.latents, "latents")[: asked.num_images or (_SHOWN if is_grid else None)]
     encoder = load_encoder(asked.vae, shape, best_device())
     batches = decode_latents(encoder, rows, asked.batch_size)
     if is_grid:

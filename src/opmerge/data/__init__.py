@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.data.arrays import ARRAY_SUFFIXES, array_source
+from opmerge.data.arrays import ARRAY_SUFFIXES, SAMPLE_SUFFIXES, array_folder_source, array_source
 from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
-from opmerge.data.images import folder_source
+from opmerge.data.images import folder_source, image_suffixes, in_order, visible_files
 from opmerge.data.prepared import is_prepared, open_prepared
 from opmerge.data.source import Progress, Source, source_from_array, source_from_rows
 from opmerge.errors import InputError, not_installed
@@ -34,7 +34,8 @@ def open_source(
 ) -> Source:
     """Open ``digits``, ``patches``, ``faces``, a file of samples, or a folder.
 
-    A folder holds images, or is a prepared data set, whose samples are as the network reads them.
+    A folder holds images, or arrays of a sample each, or is a prepared data set, whose samples are
+    as the network reads them.
     A built-in name wins over a file of that name; write ``./digits`` for the file. Files are
     ``.npy``, ``.npz``, ``.csv``, ``.pt`` or ``.safetensors``. A folder that holds CelebA is
     recognised, and cropped and split as usual for CelebA; nothing else takes a ``split``.
@@ -60,7 +61,8 @@ def open_source(
         return array_source(path)
     if is_prepared(path):
         return open_prepared(path).source()
-    source = folder_source(path, options, progress)
+    arrays = _arrays_without_images(path)
+    source = array_folder_source(path, arrays) if arrays else folder_source(path, options, progress)
     if celeba is None:
         return source
     return replace(source, notes=(*source.notes, ignored_partition(celeba)))
@@ -83,10 +85,18 @@ def existing_path(argument: str) -> Path:
     raise InputError(
         "data",
         f"must be {', '.join(BUILTIN_SOURCES)}, {EIGENVALUES_PREFIX}0.5,2, "
-        f"a {'/'.join(ARRAY_SUFFIXES)} file, a folder of images or a prepared data set",
+        f"a {'/'.join(ARRAY_SUFFIXES)} file, a folder of images or arrays, or a prepared data set",
         argument or "nothing",
         f"did you mean {close[0]}?" if close else "",
     )
+
+
+def _arrays_without_images(folder: Path) -> list[str]:
+    """Names of the array files below a folder, in order, if it holds no images."""
+    names = in_order(visible_files(folder))
+    if any(name.lower().endswith(image_suffixes()) for name in names):
+        return []
+    return [name for name in names if name.lower().endswith(SAMPLE_SUFFIXES)]
 
 
 def digits(options: SourceOptions) -> Source:

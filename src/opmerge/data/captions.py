@@ -8,6 +8,7 @@ image from the folder of that file, and ``text``; or in a ``.txt`` file beside e
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.data.images import METADATA, named
+from opmerge.data.images import CAPTION_SUFFIXES, METADATA, named
 from opmerge.data.source import Files
+from opmerge.data.tables import delimiter_of
 from opmerge.errors import InputError
+from opmerge.files import read_text
 
 _NAME = "file_name"
 _REMEDY = (
@@ -66,14 +69,9 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         InputError: if it cannot be read or holds none.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise InputError("prompts", f"cannot be read ({reason})", str(path)) from error
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     prompts: list[Any] = lines
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         try:
             prompts = [json.loads(line) for line in lines]
         except ValueError as error:
@@ -105,22 +103,22 @@ def folder_labels(files: Files) -> tuple[NDArray[np.int64], list[str]]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The rows of a metadata file with their numbers from 1."""
+    text = read_text(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            if path.suffix == ".csv":
-                yield from enumerate(csv.DictReader(stream), start=1)
-                return
-            for number, line in enumerate(stream, start=1):
-                row = json.loads(line) if line.strip() else None
-                if isinstance(row, dict):
-                    yield number, row
-                elif row is not None:
-                    raise InputError(f"{path}, row {number}", "must be a JSON object", row)
-    except (OSError, ValueError, csv.Error) as error:
+        if path.suffix == ".csv":
+            delimiter = delimiter_of(text.partition("\n")[0])
+            yield from enumerate(csv.DictReader(io.StringIO(text), delimiter=delimiter), start=1)
+            return
+        for number, line in enumerate(text.split("\n"), start=1):
+            row = json.loads(line) if line.strip() else None
+            if isinstance(row, dict):
+                yield number, row
+            elif row is not None:
+                raise InputError(f"{path}, row {number}", "must be a JSON object", row)
+    except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(str(path), f"cannot be read ({reason})") from error
+        raise InputError(str(path), f"cannot be read ({error})") from error
 
 
 def _image_of(row: Mapping[str, Any], path: Path, number: int, parent: PurePosixPath) -> str:
@@ -142,11 +140,7 @@ def _text_of(row: Mapping[str, Any], path: Path, number: int, column: str) -> st
 
 def _beside(image: Path) -> str | None:
     """The caption in the .txt file beside an image, if there is one."""
-    path = image.with_suffix(".txt")
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise InputError(str(path), f"cannot be read ({reason})") from error
+    for path in map(image.with_suffix, CAPTION_SUFFIXES):
+        if path.is_file():
+            return read_text(path).strip()
+    return None

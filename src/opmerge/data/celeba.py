@@ -15,6 +15,7 @@ from opmerge.data import images
 from opmerge.data.images import named
 from opmerge.data.source import Progress, Source
 from opmerge.errors import InputError
+from opmerge.files import read_text
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.types import Split
 
@@ -138,7 +139,7 @@ def celeba_source(
     split = options.split or "train"
     candidates, notes = _of_split(found, split)
     sizes = images.image_sizes(found.root, candidates, progress, trust_jpeg=True)
-    good = {name: size for name, size in sizes.items() if size is not None}
+    good = {name: size for name, size in sizes.items() if not isinstance(size, str)}
     if not good:
         raise InputError(
             str(found.root),
@@ -192,8 +193,8 @@ def _is_resized(root: Path, names: Sequence[str]) -> bool:
 
 
 def _first_sizes(root: Path, names: Sequence[str]) -> list[images.Size]:
-    sizes = (images.image_size(root, name, trust_jpeg=True) for name in names[:_LOOKED_AT])
-    return [size for size in sizes if size is not None]
+    sizes = images.image_sizes(root, names[:_LOOKED_AT], None, trust_jpeg=True)
+    return [size for size in sizes.values() if not isinstance(size, str)]
 
 
 def _number(name: str) -> str:
@@ -253,10 +254,7 @@ def _read_partition(file: Path) -> dict[str, str]:
 
     A first line of column names, as in the CSV file of some mirrors, is passed over.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(str(file), f"cannot be read ({error.strerror})") from error
+    lines = read_text(file).splitlines()
     split_of: dict[str, str] = {}
     wrong = []
     for number, line in enumerate(lines, start=1):
@@ -277,9 +275,11 @@ def _read_partition(file: Path) -> dict[str, str]:
     return split_of
 
 
-def _size_notes(sizes: Mapping[str, images.Size | None]) -> list[str]:
-    unreadable = [name for name, size in sizes.items() if size is None]
-    other = {name: size for name, size in sizes.items() if size is not None and size != _SIZE}
+def _size_notes(sizes: Mapping[str, images.Size | str]) -> list[str]:
+    unreadable = [f"{name} ({why})" for name, why in sizes.items() if isinstance(why, str)]
+    other = {
+        name: size for name, size in sizes.items() if not isinstance(size, str) and size != _SIZE
+    }
     square = [name for name, (width, height) in other.items() if width == height]
     odd = [name for name, (width, height) in other.items() if width != height]
     expected = f"(not {_SIZE[0]} x {_SIZE[1]})"

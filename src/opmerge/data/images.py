@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +31,22 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG200
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that tell of the images of a folder, as the imagefolder of ``datasets`` has them."""
+CAPTION_SUFFIXES = (".txt", ".TXT")
+"""Of the file beside an image that tells of it."""
 _NAMES_IN_NOTE = 3
+# Folders in which file servers and systems keep what is theirs: thumbnails, waste, old states.
+_OF_SERVERS = re.compile(
+    r"@eadir|@tmp|@recycle|@recently-snapshot|[#~]snapshot|#recycle|__macosx|lost\+found|"
+    r"\$recycle\.bin|system volume information",
+    re.IGNORECASE,
+)
+# Files in which file managers keep how a folder looks.
+_OF_MANAGERS = re.compile(r"(eh)?thumbs\.db|desktop\.ini|icon\r", re.IGNORECASE)
+_MOST_PIXELS = 2**29  # of one image: 1.5 GiB in memory; cameras of telephones make 2e8
+_MANY_PIXELS = 2**26  # of an image that no other is decoded beside
+_MOST_TEXT = 2**26  # bytes in a PNG's chunk, for people who keep how an image was made in it
+_one_large = threading.Lock()
+
 _LARGEST_SIDE = 64  # unless another is asked for: spectra of larger images take long
 _CHECKED_AT_ONCE = 256
 
@@ -39,9 +59,9 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
 
     Every file is decoded once here (a fraction of a millisecond for a small photo), so that
     the number of samples is right from the start: a truncated file has a good header. Files
-    that cannot be decoded are left out and named in the notes, and so are files that are not
-    images by their suffix, unless they hold captions of them. Hidden files and folders are passed
-    over.
+    that cannot be decoded are left out and named in the notes, with the reason, and so are files
+    that are not images by their suffix, unless they hold captions of them. Hidden files and
+    folders, and those of file servers and managers, are passed over.
 
     An image is scaled so that its short side is ``options.image_size`` (by default that of the
     smallest image, at most 64), its centre is cropped to a square, and its pixel values go from
@@ -54,7 +74,7 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             readable is so no longer.
     """
     suffixes = image_suffixes()
-    names = sorted(visible_files(folder), key=lambda name: name.split("/"))
+    names = in_order(visible_files(folder))
     candidates = [name for name in names if name.lower().endswith(suffixes)]
     stems = {name.rpartition(".")[0] for name in candidates}
     others = [
@@ -63,17 +83,17 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
         if not name.lower().endswith(suffixes) and not _tells_of_images(name, stems)
     ]
     sizes = image_sizes(folder, candidates, progress)
-    good = [name for name in candidates if sizes[name] is not None]
-    bad = [name for name in candidates if sizes[name] is None]
+    good = [name for name in candidates if not isinstance(sizes[name], str)]
+    bad = [f"{name} ({why})" for name, why in sizes.items() if isinstance(why, str)]
     if not good:
         archives = [name for name in others if name.lower().endswith(_ARCHIVES)]
         raise InputError(
             str(folder),
             "must hold images that can be read",
-            f"{len(bad)} unreadable and {len(others)} other files",
+            ": ".join([f"{len(bad)} unreadable and {len(others)} other files", *bad[:1]]),
             f"unpack the images in {archives[0]} first" if archives else "",
         )
-    short = [min(size) for size in sizes.values() if size is not None]
+    short = [min(size) for size in sizes.values() if not isinstance(size, str)]
     options = with_size(options, min(short))
     side = options.image_size
     assert side is not None
@@ -130,9 +150,10 @@ def image_source(
 
 
 def visible_files(folder: Path) -> Iterator[str]:
-    """Names below ``folder``, such as "a/b.png"; hidden files and folders are passed over.
+    """Names below ``folder``, such as "a/b.png".
 
-    They are strings because a path takes ten times the memory, and there may be many.
+    Hidden files and folders, and those of file servers and managers, are passed over. Names are
+    strings because a path takes ten times the memory, and there may be many.
     """
     visited: set[str] = set()
     for parent, subfolders, files in os.walk(folder, followlinks=True):
@@ -141,17 +162,29 @@ def visible_files(folder: Path) -> Iterator[str]:
         subfolders[:] = [
             name
             for name in subfolders
-            if not name.startswith(".") and os.path.realpath(Path(parent, name)) not in visited
+            if not name.startswith(".")
+            and not _OF_SERVERS.fullmatch(name)
+            and os.path.realpath(Path(parent, name)) not in visited
         ]
         place = Path(parent).relative_to(folder).as_posix()
         prefix = "" if place == "." else f"{place}/"
-        yield from (prefix + name for name in files if not name.startswith("."))
+        yield from (
+            prefix + name
+            for name in files
+            if not name.startswith(".") and not _OF_MANAGERS.fullmatch(name)
+        )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names below a folder, sorted folder by folder."""
+    return sorted(names, key=lambda name: name.split("/"))
 
 
 def _tells_of_images(name: str, stems: set[str]) -> bool:
     """Whether a file holds captions: of a whole folder, or of the image beside it."""
     stem, _, suffix = name.rpartition(".")
-    return name.rpartition("/")[2] in METADATA or (suffix == "txt" and stem in stems)
+    is_beside = f".{suffix}" in CAPTION_SUFFIXES and stem in stems
+    return is_beside or name.rpartition("/")[2] in METADATA
 
 
 def image_suffixes() -> tuple[str, ...]:
@@ -163,9 +196,9 @@ def image_suffixes() -> tuple[str, ...]:
 
 def image_sizes(
     folder: Path, files: Sequence[str], progress: Progress | None, trust_jpeg: bool = False
-) -> dict[str, Size | None]:
+) -> dict[str, Size | str]:
     """The ``image_size`` of every file; ``progress`` is told how many are done so far."""
-    sizes: dict[str, Size | None] = {}
+    sizes: dict[str, Size | str] = {}
     for start in range(0, len(files), _CHECKED_AT_ONCE):
         part = files[start : start + _CHECKED_AT_ONCE]
         measured = _in_threads(partial(image_size, folder, trust_jpeg=trust_jpeg), part)
@@ -175,8 +208,8 @@ def image_sizes(
     return sizes
 
 
-def image_size(folder: Path, name: str, trust_jpeg: bool = False) -> Size | None:
-    """Width and height of an image that is whole, or ``None``.
+def image_size(folder: Path, name: str, trust_jpeg: bool = False) -> Size | str:
+    """Width and height of an image that is whole, or why it cannot be read.
 
     It is decoded, but for a JPEG that is trusted by its header and the mark at its end, which a
     truncated file lacks.
@@ -188,29 +221,50 @@ def image_size(folder: Path, name: str, trust_jpeg: bool = False) -> Size | None
                 if image.format == "JPEG" and stream.read() == b"\xff\xd9":
                     return image.size
         return _decode(folder / name, "RGB").size
-    except Exception:  # on damaged files Pillow's plugins raise errors of any type
-        return None
+    except Exception as error:  # on damaged files Pillow's plugins raise errors of any type
+        return _reason(error)
 
 
 def _open_image(path: Path) -> PillowImage:
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
+    # They belong to the process, and are meant for images that strangers upload.
+    Image.MAX_IMAGE_PIXELS = _MOST_PIXELS // 2  # twice as many are an error
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = _MOST_TEXT, 4 * _MOST_TEXT
     Image.init()  # before it, Image.OPEN is empty
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "is no file")
     return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read, in one line that does not name it again."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image"
+    told = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+    return told or type(error).__name__
 
 
 def _decode(path: Path, mode: str) -> PillowImage:
     """The image of a file in a mode of Pillow; errors of any type where that fails."""
+    with _open_image(path) as image:
+        is_large = image.width * image.height > _MANY_PIXELS
+        with _one_large if is_large else contextlib.nullcontext():
+            return _converted(image, mode)
+
+
+def _converted(image: PillowImage, mode: str) -> PillowImage:
     from PIL import Image
 
-    with _open_image(path) as image:
-        image.load()
-        if image.mode.startswith("I;16"):
-            # Pillow before 11.3 cuts such values off at 255 instead of scaling them.
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-        if image.mode in ("I", "F"):
-            raise ValueError("the range of 32-bit pixel values is not known")
-        return image.convert(mode)
+    image.load()
+    if image.mode.startswith("I;16"):
+        # Pillow before 11.3 cuts such values off at 255 instead of scaling them.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    if image.mode in ("I", "F"):
+        raise ValueError("the range of 32-bit pixel values is not known")
+    return image.convert(mode)
 
 
 def named(files: Sequence[str], what: str) -> list[str]:
@@ -225,7 +279,9 @@ def named(files: Sequence[str], what: str) -> list[str]:
 
 def _in_threads(function: Callable[[str], _Result], files: Sequence[str]) -> list[_Result]:
     # Pillow's decoders release the interpreter lock.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        # Of palettes, EXIF data and sizes: what makes an image unreadable is an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         return list(pool.map(function, files))
 
 
@@ -242,9 +298,10 @@ def _pixels(
     try:
         image = _decode(path, "L" if grey else "RGB")
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            str(path), f"cannot be read ({reason})", remedy="restore or remove it, and start again"
+            str(path),
+            f"cannot be read ({_reason(error)})",
+            remedy="restore or remove it, and start again",
         ) from error
     pixels = np.asarray(fit(image))
     return pixels if grey else pixels.transpose(2, 0, 1)

@@ -20,6 +20,8 @@ Progress = Callable[[int], None]
 AS_GIVEN = "as given"
 """The scaling of values that are not changed: only those of array files."""
 
+_LARGEST_SIZE = 3.0
+
 # A batch holds about 16 MB, but enough rows for matrix products to run at full speed.
 _BATCH_VALUES = 2**21
 _MIN_BATCH_ROWS = 64
@@ -80,6 +82,19 @@ class Source:
     def num_features(self) -> int:
         """Number of values of one sample."""
         return math.prod(self.shape)
+
+
+def range_notes(scaling: str, size: float) -> list[str]:
+    """A note on samples as given that lie far outside of what teachers read, or none.
+
+    The size of samples is their root mean square, 1 at most in [-1, 1] and of latents.
+    """
+    if scaling != AS_GIVEN or size <= _LARGEST_SIZE:
+        return []
+    return [
+        f"values are as given, with a root mean square of {size:.3g}: scale them if the teacher "
+        "reads [-1, 1]"
+    ]
 
 
 def source_from_rows(

@@ -114,7 +114,11 @@ def load_labels(path: str | os.PathLike[str], num_samples: int) -> Tensor:
     Raises:
         InputError: if they are not N whole numbers >= 0.
     """
-    values = digits_labels() if path == "digits" else read_array(Path(path))
+    values = digits_labels() if path == "digits" else read_array(Path(path), "labels")
+    if values.ndim == 2 and values.shape[1] == 1:  # as of a table
+        values = values[:, 0]
+    if values.dtype.kind == "f" and np.array_equal(values, np.rint(values)):
+        values = values.astype(np.int64)
     if values.dtype.kind not in "iu":
         raise InputError(str(path), "must hold whole numbers", f"dtype {values.dtype}")
     if values.shape != (num_samples,):

@@ -7,7 +7,6 @@ Face hub; or they are named as the hub names them, and downloaded by diffusers.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -123,10 +122,10 @@ def read_index(root: Path) -> dict[str, Any]:
 def read_student_index(folder: Path) -> dict[str, Any] | None:
     """``model_index.json`` of a folder, or None if it is not that of a saved student."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        index = read_json_object(folder / INDEX)
+    except InputError:
         return None
-    is_student = isinstance(index, dict) and index.get("_class_name") == "FewStepPipeline"
+    is_student = index.get("_class_name") == "FewStepPipeline"
     return index if is_student else None
 
 

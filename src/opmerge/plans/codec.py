@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
-from opmerge.files import expand_home, write_atomic
+from opmerge.files import expand_home, read_text, write_atomic
 from opmerge.plans.tree import Plan, Tree
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
@@ -173,12 +173,9 @@ class PlanFile:
             size = file.stat().st_size
             if size > _LARGEST_FILE:
                 raise InputError(str(path), "must be at most 64 MiB", size)
-            text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(str(path), f"cannot be read ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise InputError(str(path), "must be a plan file in UTF-8") from error
-        return cls.loads(text, str(path))
+        return cls.loads(read_text(file), str(path))
 
     @classmethod
     def loads(cls, text: str, place: str = "plan file") -> PlanFile:

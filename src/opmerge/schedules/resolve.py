@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.data.tables import read_table
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 
+_KEYS = ("alphas", "sigmas")
 _CHOICES = ", ".join(CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
 
 
@@ -44,7 +46,7 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
         raise InputError("schedule", f"must be one of {_CHOICES}, or an existing file", text)
     if path.is_dir():
         return diffusers_schedule(path, num_steps)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         data = read_json_object(path)
         if is_scheduler_config(data):
             return diffusers_schedule(data, num_steps)
@@ -71,25 +73,29 @@ def _value_after_name(name: str, value: str) -> dict[str, Any]:
 
 def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Alphas and sigmas as a file holds them."""
-    if path.suffix not in (".npz", ".npy", ".csv"):
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".npy", ".csv"):
         raise InputError(str(path), "must be a folder or a .json, .npz, .npy or .csv file")
     try:
-        if path.suffix == ".csv":
-            table = _read_csv(path)
-        else:
-            with path.open("rb") as stream:  # np.load leaves a file that it refuses open
-                table = np.load(stream, allow_pickle=False)
-                if isinstance(table, np.lib.npyio.NpzFile):
-                    for key in ("alphas", "sigmas"):
-                        if key not in table.files:
-                            raise InputError(str(path), f"must hold the array {key}", table.files)
-                    return table["alphas"], table["sigmas"]
+        if suffix == ".csv":
+            return _read_csv(path)
+        with path.open("rb") as stream:  # np.load leaves a file that it refuses open
+            table = np.load(stream, allow_pickle=False)
+            if isinstance(table, np.lib.npyio.NpzFile):
+                for key in _KEYS:
+                    if key not in table.files:
+                        raise InputError(str(path), f"must hold the array {key}", table.files)
+                return table["alphas"], table["sigmas"]
     except InputError:
         raise
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror or error})") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(str(path), f"must hold arrays of numbers ({error})") from error
+    return _two_of(path, table)
+
+
+def _two_of(path: Path, table: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if table.ndim == 2 and 2 in table.shape:
         alphas, sigmas = table if len(table) == 2 else table.T
         return alphas, sigmas
@@ -97,11 +103,10 @@ def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     raise InputError(str(path), requirement, f"shape {table.shape}")
 
 
-def _read_csv(path: Path) -> NDArray[Any]:
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    has_header = bool(lines) and lines[0].replace(" ", "").lower() == "alphas,sigmas"
-    rows = lines[1:] if has_header else lines
-    if not rows:
-        raise InputError(str(path), "must hold alphas and sigmas", "an empty file")
-    table = np.loadtxt(rows, delimiter=",", ndmin=2)
-    return table.T if has_header else table
+def _read_csv(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    table = read_table(path)
+    names = [name.lower() for name in table.names or ()]
+    if set(_KEYS) <= set(names):
+        alphas, sigmas = (table.values[:, names.index(key)] for key in _KEYS)
+        return alphas, sigmas
+    return _two_of(path, table.values)

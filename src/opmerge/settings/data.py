@@ -39,8 +39,8 @@ class DataOptions(SourceOptions):
     source: str = argument(
         "SOURCE",
         "digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz .csv .pt "
-        ".safetensors), a saved spectrum (.npz), a folder of images or of CelebA, or a prepared "
-        "data set.",
+        ".safetensors), a saved spectrum (.npz), a folder of images, of CelebA or of arrays, or a "
+        "prepared data set.",
     )
     kind: str = option(
         "samples", "What a file holds: samples or eigenvalues.", name="as", metavar="KIND"
@@ -58,7 +58,8 @@ class SampleOptions(SourceOptions):
     source: str = argument(
         "SOURCE",
         "digits, patches, faces, a file of samples (.npy .npz .csv .pt .safetensors), a folder of "
-        "images, or a prepared data set; none, or one of prompts alone, with --data_free.",
+        "images or arrays, or a prepared data set; none, or one of prompts alone, with "
+        "--data_free.",
     )
     labels: str | None = option(
         None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
-from opmerge.data.arrays import read_array
-from opmerge.data.source import Progress, Source
+from opmerge.data.arrays import read_stored
+from opmerge.data.source import Progress, Source, range_notes
 from opmerge.errors import InputError
 from opmerge.settings.data import SourceOptions
 from opmerge.spectra.spectrum import Spectrum, eigenvalue_spectrum, is_spectrum_file
@@ -94,9 +95,13 @@ def resolve_spectrum(
     spectrum = _given_spectrum(argument, as_eigenvalues)
     if spectrum is None:
         source = open_source(argument, options or SourceOptions(), progress)
-        return estimate_spectrum(
+        spectrum = estimate_spectrum(
             source, diagonal=diagonal, top_k=top_k, progress=progress, seed=seed
         )
+        assert spectrum.mean is not None  # of samples
+        square = float(spectrum.mean @ spectrum.mean) + spectrum.trace
+        told = range_notes(source.scaling, math.sqrt(square / source.num_features))
+        return replace(spectrum, notes=(*spectrum.notes, *told))
     split = None if options is None else options.split
     for name, value in (("diagonal", diagonal or None), ("top_k", top_k), ("split", split)):
         if value is not None:
@@ -115,10 +120,11 @@ def _given_spectrum(argument: str, as_eigenvalues: bool) -> Spectrum | None:
     if argument in BUILTIN_SOURCES:
         raise InputError("data", "must be a file to be read as eigenvalues", argument)
     path = existing_path(argument)
-    values = read_array(path)
+    stored = read_stored(path, "eigenvalues")
+    values = stored.values
     if values.size != max(values.shape, default=0):
         raise InputError(str(path), "must hold one list of eigenvalues", f"shape {values.shape}")
-    return eigenvalue_spectrum(values.ravel(), source=path.name)
+    return replace(eigenvalue_spectrum(values.ravel(), source=path.name), notes=stored.notes)
 
 
 def _spectrum_of_moments(

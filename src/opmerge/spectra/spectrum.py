@@ -170,6 +170,8 @@ class Spectrum:
 
 def is_spectrum_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like one written by :meth:`Spectrum.save`."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return {"header.npy", "digest.npy"} <= set(archive.namelist())

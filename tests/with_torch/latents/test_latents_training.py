@@ -388,7 +388,7 @@ def test_the_commands_say_what_is_in_a_folder_before_they_begin(run: Any, tmp_pa
         "opmerge: CelebA (train): 11 images of 8 x 8\n"
         "opmerge: note: train split of list_eval_partition.txt: 12 of 12 images\n"
         "opmerge: note: 15 of the 202,599 images of CelebA\n"
-        "opmerge: note: 1 unreadable file: img_align_celeba/000002.jpg\n"
+        "opmerge: note: 1 unreadable file: img_align_celeba/000002.jpg (no image)\n"
     )
     folder = tmp_path / "run"
     train = ("vae", "train", root, *small, "--encoder", "pca", "--output_dir", folder)
