@@ -247,13 +247,16 @@ def sketched_moments(
 
     mean, sketch, num_samples = _average(source, product, progress)
     trace = _checked_trace(source, squares / num_samples)
+    # Squares of what is far from 1 leave float64; a power of 2 changes no other bit.
+    scale = float(np.ldexp(0.5, np.frexp(np.abs(sketch).max())[1]))
+    sketch /= scale
     shift = size * np.finfo(np.float64).eps * float(np.linalg.norm(sketch))
     sketch += shift * test
     core = test.T @ sketch
     factor = cholesky((core + core.T) / 2, check_finite=False)
     half = solve_triangular(factor, sketch.T, trans="T", check_finite=False).T
     vectors, roots, _ = svd(half, full_matrices=False, overwrite_a=True, check_finite=False)
-    values = np.maximum(roots[:num_kept] ** 2 - shift, 0.0)
+    values = scale * np.maximum(roots[:num_kept] ** 2 - shift, 0.0)
     return Moments(values, vectors.T[:num_kept], mean, trace, num_samples)
 
 
