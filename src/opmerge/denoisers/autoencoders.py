@@ -27,14 +27,19 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
 
     Of a distribution it is the mode, so that the same image gives the same latents.
     """
-    output = vae.encode(images.to(vae.device, vae.dtype))
+    latents = latents_of(vae.encode(images.to(vae.device, vae.dtype)))
+    offset, scale = latent_affine(vae, latents)
+    return (latents - offset) * scale
+
+
+def latents_of(output: Any) -> Tensor:
+    """(B, c, h, w) what an autoencoder's ``encode`` says, of a distribution its mode."""
     latents: Tensor
     if hasattr(output, "latent_dist"):  # AutoencoderKL
         latents = output.latent_dist.mode()
     else:  # AutoencoderDC, VQModel before its codes
         latents = output.latent if hasattr(output, "latent") else output.latents
-    offset, scale = latent_affine(vae, latents)
-    return (latents - offset) * scale
+    return latents
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ except ImportError as error:
     raise not_installed("opmerge.latents", error.name) from error
 
 from opmerge.latents.encoders import (
-    AutoencoderKLEncoder,
+    DiffusersEncoder,
     Encoder,
     PCAEncoder,
     Quality,
@@ -32,9 +32,9 @@ from opmerge.latents.vae import ConvVAE, ms_ssim, ms_ssim_loss
 from opmerge.settings.networks import VAEConfig
 
 __all__ = [
-    "AutoencoderKLEncoder",
     "Contents",
     "ConvVAE",
+    "DiffusersEncoder",
     "Encoder",
     "Encoding",
     "Images",

@@ -9,17 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress, Source
 from opmerge.data.arrays import write_rows
-from opmerge.denoisers.autoencoders import latent_affine
+from opmerge.denoisers.autoencoders import latent_affine, latents_of
 from opmerge.denoisers.inputs import network_shape
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.teacher_folder import load_network
@@ -30,7 +31,15 @@ from opmerge.latents.images import check_black, check_range
 from opmerge.latents.vae import ConvVAE, ms_ssim
 from opmerge.spectra import Spectrum, estimate_spectrum
 
-_NETWORKS = {"ConvVAE": ConvVAE, "AutoencoderKL": AutoencoderKL}
+_NETWORKS = {
+    "ConvVAE": ConvVAE,
+    "AutoencoderKL": diffusers.AutoencoderKL,
+    "AsymmetricAutoencoderKL": diffusers.AsymmetricAutoencoderKL,
+    "VQModel": diffusers.VQModel,
+    "AutoencoderTiny": diffusers.AutoencoderTiny,
+    "AutoencoderDC": diffusers.AutoencoderDC,
+}
+_BLOCKS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")
 _PCA_CLASS, _SPECTRUM = "PCAEncoder", "spectrum.npz"
 _CPU = torch.device("cpu")
 _BATCH_SIZE = 64
@@ -134,12 +143,13 @@ def fit_pca(source: Source, num_latents: int, progress: Progress | None = None) 
     return PCAEncoder(estimate_spectrum(source, top_k=num_latents, progress=progress))
 
 
-class AutoencoderKLEncoder(Encoder):
-    """diffusers' ``AutoencoderKL`` for images of one shape.
+class DiffusersEncoder(Encoder):
+    """diffusers' ``AutoencoderKL``, ``VQModel`` or another autoencoder, for images of one shape.
 
     Latents are what a latent diffusion model reads: ``(z - shift_factor) · scaling_factor``, or
     where its config has them ``(z - latents_mean) · scaling_factor / latents_std`` by channel, as
-    in diffusers' pipelines, with variances scaled alike, and flattened. A grey image is given to a
+    in diffusers' pipelines, with variances, where there are any, scaled alike, and flattened; of a
+    ``VQModel`` they are those before its codes. A grey image is given to a
     colour model three times, and the colours that it gives back are averaged.
 
     Raises:
@@ -147,25 +157,27 @@ class AutoencoderKLEncoder(Encoder):
             multiples of its downsampling, or its config has not as many means as channels.
     """
 
-    def __init__(self, network: AutoencoderKL, image_shape: tuple[int, ...]) -> None:
-        config, factor = network.config, 2 ** (len(network.config.block_out_channels) - 1)
+    def __init__(self, network: Any, image_shape: tuple[int, ...]) -> None:
+        config, name = network.config, type(network).__name__
+        blocks = next(config[key] for key in _BLOCKS if config.get(key) is not None)
+        factor = 2 ** (len(blocks) - 1)
         if len(image_shape) != 3 or image_shape[0] not in (1, config.in_channels):
             counts = " or ".join(map(str, sorted({1, config.in_channels})))
             raise InputError(
                 "images",
-                f"must have shape (channels, height, width), channels {counts}, for this "
-                "AutoencoderKL",
+                f"must have shape (channels, height, width), channels {counts}, for this {name}",
                 image_shape,
                 "read a folder with `grey=True`, or make them grey beforehand",
             )
         if any(side < 1 or side % factor for side in image_shape[1:]):
             raise InputError(
                 "images",
-                f"must have sides that are multiples of {factor} for this AutoencoderKL",
+                f"must have sides that are multiples of {factor} for this {name}",
                 image_shape,
                 "choose another `image_size` (`patch_size` for patches), or resize them beforehand",
             )
-        channels, moments = config.latent_channels, (config.latents_mean, config.latents_std)
+        channels = config.latent_channels
+        moments = (config.get("latents_mean"), config.get("latents_std"))
         for values in () if None in moments else moments:  # like the pipelines, both or none
             if not isinstance(values, Sequence) or len(values) != channels:
                 needed = f"must have latents_mean and latents_std of {channels} channels"
@@ -176,12 +188,15 @@ class AutoencoderKLEncoder(Encoder):
         self._shift, self._scale = latent_affine(network, torch.zeros(0, device=network.device))
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         colours = self.network.config.in_channels
         colour = images.to(self.network.device).expand(-1, colours, -1, -1)
-        found = self.network.encode(colour).latent_dist
-        means = (found.mean - self._shift) * self._scale
-        return means.flatten(1), (found.logvar + 2 * self._scale.log()).flatten(1)
+        found = self.network.encode(colour)
+        law = getattr(found, "latent_dist", None)
+        if law is None:
+            return ((latents_of(found) - self._shift) * self._scale).flatten(1), None
+        means = (law.mean - self._shift) * self._scale
+        return means.flatten(1), (law.logvar + 2 * self._scale.log()).flatten(1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -195,12 +210,12 @@ def load_encoder(
     image_shape: tuple[int, ...] | None = None,
     device: torch.device = _CPU,
 ) -> Encoder:
-    """The encoder in a local folder: a ``ConvVAE``, a fitted PCA or diffusers' ``AutoencoderKL``.
+    """The encoder in a local folder: a ``ConvVAE``, a fitted PCA or an autoencoder of diffusers.
 
-    The folder is that of the model, or one with a folder ``vae`` in it: a run of
+    The folder is that of the model, or one with a folder ``vae`` or ``vqvae`` in it: a run of
     ``opmerge vae train``, or a diffusers pipeline. Nothing is downloaded and nothing unpickled.
-    ``image_shape`` is (C, H, W) of the images to come. An ``AutoencoderKL`` takes any that it can
-    code, by default its ``sample_size`` in its colours; others know their own.
+    ``image_shape`` is (C, H, W) of the images to come. One of diffusers takes any that it can code,
+    by default its ``sample_size`` in its colours; others know their own.
 
     Raises:
         InputError: if there is none, it is damaged, or it is for images of another shape.
@@ -222,9 +237,9 @@ def load_encoder(
 
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The folder of the model, this one or its ``vae``, and its class; refused if there is none."""
-    root, classes = expand_home(folder), ("ConvVAE", _PCA_CLASS, "AutoencoderKL")
-    for place in (root, root / "vae"):
+    """The folder of the model, this or one in it, and its class; refused if there is none."""
+    root, classes = expand_home(folder), (*_NETWORKS, _PCA_CLASS)
+    for place in (root, root / "vae", root / "vqvae"):
         if (place / "config.json").is_file():
             name = read_json_object(place / "config.json").get("_class_name")
             if name in classes:
@@ -245,7 +260,7 @@ def _load(
     network = load_network(place, _NETWORKS[class_name]).to(device).requires_grad_(False).eval()
     if isinstance(network, ConvVAE):
         return VAEEncoder(network)
-    channels, side = network.config.in_channels, network.config.sample_size
+    channels, side = network.config.in_channels, network.config.get("sample_size")
     if image_shape is None and not isinstance(side, int):
         raise InputError(
             "image_shape",
@@ -253,7 +268,7 @@ def _load(
             side,
             f"such as `image_shape=({channels}, 64, 64)`",
         )
-    return AutoencoderKLEncoder(network, image_shape or (channels, side, side))
+    return DiffusersEncoder(network, image_shape or (channels, side, side))
 
 
 def encode_source(

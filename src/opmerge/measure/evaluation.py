@@ -111,7 +111,8 @@ class StudentEvaluation:
     That of the paired error is normal, ``mean ± 1.96 s/√n``, and that of its root is the root of
     it. Those of the distances, Fréchet's too, are basic (reverse percentile) bootstrap intervals,
     cut at 0: over pairs between student and teacher, over samples and data apart to data. They
-    take off the bias that a distance has from samples, and may lie below the value itself.
+    take off the bias that a distance has from samples; where it is so large that the value lies
+    beyond one, the interval reaches to the value.
 
     A distance estimated from n samples is above 0 even between equal laws, by more the more
     dimensions there are. The floors say by how much: they are the same distances between two
@@ -234,7 +235,8 @@ class _Bootstrap:
     """Distances with basic (reverse percentile) bootstrap intervals, cut at 0.
 
     Resampling raises a distance as estimating it from samples did, so the interval runs from
-    ``2 value - q`` of the upper quantile to that of the lower, which takes the bias off.
+    ``2 value - q`` of the upper quantile to that of the lower, which takes the bias off. It is
+    widened to hold the value, which it covers the truth no less for.
     """
 
     num_resamples: int
@@ -257,7 +259,7 @@ class _Bootstrap:
         if not replicates:
             return Measurement(value, None, None)
         low, high = 2 * value - np.quantile(replicates, [0.975, 0.025])
-        return Measurement(value, max(float(low), 0.0), max(float(high), 0.0))
+        return Measurement(value, min(max(float(low), 0.0), value), max(float(high), value))
 
 
 def _floor(distance: Distance, teacher: Array) -> float:

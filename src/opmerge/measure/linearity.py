@@ -41,18 +41,25 @@ class Linearity:
             the other.
         spectral: R² of the theory's denoiser, which follows from the spectrum alone.
         signal: variance of x̂ as a share of the variance of the data.
+        expected: what that is of the theory's denoiser: 0 where z_t says nothing of x_0.
     """
 
     steps: tuple[int, ...]
     affine: tuple[float, ...]
     spectral: tuple[float, ...]
     signal: tuple[float, ...]
+    expected: tuple[float, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Steps where a plan should not be trusted; those with hardly any x̂ do not count."""
-        rows = zip(self.steps, self.affine, self.spectral, self.signal, strict=True)
-        told = [row[:3] for row in rows if row[3] > _SILENT]
+        """Steps where a plan should not be trusted; those with hardly any x̂ do not count.
+
+        Nor do those where there should be none, as at zero signal-to-noise ratio, while what there
+        is stays small: the share of it that a map explains is then no measure of anything.
+        """
+        columns = (self.affine, self.spectral, self.signal, self.expected or self.signal)
+        rows = zip(self.steps, *columns, strict=True)
+        told = [row[:3] for row in rows if row[3] > (_SILENT if row[4] > _SILENT else 1 - LINEAR)]
         curved = [(step, affine) for step, affine, _ in told if affine < LINEAR]
         other = [(step, spectral) for step, affine, spectral in told if spectral < LINEAR <= affine]
         notes = []
@@ -121,7 +128,8 @@ def linearity(
         total = float(((x0[held] - x0[held].mean(axis=0)) ** 2).sum())
         left = [float(((x0[held] - guess) ** 2).sum()) for guess in (affine, spectral)]
         r2 = [1.0 - part / total if total > 0 else 1.0 for part in left]
-        scores.append((*r2, total / (count - count // 2) / spectrum.trace))
+        shares = [((x - x.mean(axis=0)) ** 2).sum() / len(x) for x in (x0[held], spectral)]
+        scores.append((*r2, *(float(share) / spectrum.trace for share in shares)))
     return Linearity(chosen, *(tuple(column) for column in zip(*scores, strict=True)))
 
 

@@ -36,7 +36,7 @@ _FUSED = "Save whole networks with their adapters fused in, not the adapters."
 _PICTURE = "A .png (grid) or .npy (array) file."
 _PREPARED = "A data set that `prepare` wrote"
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
-_VAE = "A run of `vae train`, the folder `vae` in it, or a diffusers AutoencoderKL or pipeline."
+_VAE = "A run of `vae train`, the folder `vae` in it, or an autoencoder or pipeline of diffusers."
 _Array = Annotated[File, must("end in .npy", lambda path: path.suffix == ".npy")]
 _Picture = Annotated[
     File, must("end in .png or .npy", lambda path: path.suffix in (".png", ".npy"))
@@ -444,7 +444,7 @@ class DecodingOptions(Settings):
         None, "The first so many.", "Output", shown="64 for .png, else all"
     )
     image_shape: tuple[int, ...] | None = option(
-        None, "Such as 3,64,64, for an AutoencoderKL.", shown="its sample_size"
+        None, "Such as 3,64,64, for one of diffusers.", shown="its sample_size"
     )
     batch_size: int = option(64, "Images at a time.")
 
