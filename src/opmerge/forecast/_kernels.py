@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from opmerge.compiling import kernel
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -58,7 +59,7 @@ class Law(NamedTuple):
     floor: Array
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _nested(
     starts: Indices, stops: Indices, num_steps: int
 ) -> tuple[bool, Indices, NDArray[np.bool_], Indices, Indices, Indices]:
@@ -91,7 +92,7 @@ def _nested(
     return nests, parent, is_first, children, splits, covered
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool, int, Parts]:
     """Whether the intervals nest, the number of students left in the end, and the parts.
 
@@ -146,7 +147,7 @@ class _Pass(NamedTuple):
     scattered: Array
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
     """Errors of every student in the order of execution; ``aligned`` and ``scattered`` (G,) are
     those of the output."""
@@ -189,7 +190,7 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
     return _Pass(*met, lefts, squares, by_left, by_square, befores, aligned, scattered)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array:
     """(M,) derivatives of the squared error of the output by log N, from the last merge back."""
     count, groups = parts.gain.shape
@@ -228,7 +229,7 @@ def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array
     return gradient
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def composed(parts: Parts, law: Law, iterations: Array) -> tuple[float, Array]:
     """The squared paired error of a plan, and its (M,) derivatives by log N."""
     passed = _forward(parts, law, iterations)
@@ -236,7 +237,7 @@ def composed(parts: Parts, law: Law, iterations: Array) -> tuple[float, Array]:
     return total, _backward(parts, law, iterations, passed)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def fitted(weights: Array, costs: Array, budget: float) -> Array:
     """(M,) N = max(1, c · weights) with the c at which Σ costs N is the budget, >= Σ costs."""
     counts, is_free = np.ones(len(weights)), np.ones(len(weights), dtype=np.bool_)
@@ -252,7 +253,7 @@ def fitted(weights: Array, costs: Array, budget: float) -> Array:
     return counts
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def best_split(
     parts: Parts, law: Law, costs: Array, budget: float, weights: Array, limit: int
 ) -> tuple[float, Array, Array]:
@@ -287,7 +288,7 @@ def best_split(
     return error, here, gradient
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def whole_iterations(
     counts: Array,
     gradient: Array,

@@ -6,7 +6,6 @@ function with the decorator ``planner`` in a file of its own in this package, wh
 import numba.
 """
 
-import os
 from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
@@ -38,11 +37,6 @@ __all__ = [
 
 _OPERATIONS = 1e12  # of the separable bound: some minutes
 _CLOSED = 1e-9  # a relative gap that is rounding for every purpose
-
-# numba sets the number of threads of the OpenMP that torch uses too, without asking how many
-# there should be; it reads this variable when it is imported.
-if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 for _module in iter_modules(__path__, f"{__name__}."):
     if not _module.name.endswith("_kernels"):

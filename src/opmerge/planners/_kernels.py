@@ -13,8 +13,9 @@ deficits and weights of x_0 in a jump, at [start, stop], are read under denoiser
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
+
+from opmerge.compiling import kernel, prange
 
 Array = NDArray[np.float64]
 
@@ -24,7 +25,7 @@ _LOST = 1e-280  # errors whose logarithm is not to be trusted
 _FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: Array) -> Array:
     """1 - J(start→stop) / P(stop, start), (T+1, T+1) at [start, stop], for one eigenvalue."""
     size = len(alphas)
@@ -40,7 +41,7 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
     return deficits
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@kernel(fastmath=_FAST, nogil=True)
 def scalar_tables(
     log_products: Array, retentions: Array, deficits: Array, weights: Array, denoiser: bool
 ) -> tuple[Array, Array]:
@@ -78,7 +79,7 @@ def scalar_tables(
     return trees, forests
 
 
-@njit(cache=True, parallel=True)
+@kernel(parallel=True)
 def scalar_ranges(
     log_products: Array,
     retentions: Array,
@@ -113,7 +114,7 @@ def scalar_ranges(
     return ranges
 
 
-@njit(cache=True, fastmath=_FAST, parallel=True)
+@kernel(fastmath=_FAST, parallel=True)
 def interval_tables(
     log_products: Array,
     retentions: Array,
@@ -185,7 +186,7 @@ def interval_tables(
     return trees, forests, tree_splits, forest_splits
 
 
-@njit(cache=True, parallel=True)
+@kernel(parallel=True)
 def add_logarithms(log_products: Array, retention: Array, weights: Array, total: Array) -> None:
     """Add Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)) to ``total`` at [k, i], k > i."""
     size, dimensions = log_products.shape
@@ -199,7 +200,7 @@ def add_logarithms(log_products: Array, retention: Array, weights: Array, total:
             total[above, below] += value
 
 
-@njit(cache=True)
+@kernel()
 def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray[np.int64]]:
     """See ``combs.cheapest_paths``; entries of the (n, n) block costs with k <= i are not read."""
     costs = end_costs.copy()
@@ -212,7 +213,7 @@ def cheapest_paths(block_costs: Array, end_costs: Array) -> tuple[Array, NDArray
     return costs, ends
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def cheapest_time(
     values: Array, slopes: Array, nodes: Array, node: int, charge: float
 ) -> tuple[float, float]:
@@ -238,7 +239,7 @@ def cheapest_time(
     return best, time
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def add_head(
     start: int,
     values: Array,

@@ -13,9 +13,9 @@ what follows it is a run of teacher steps, each a child.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from opmerge.compiling import kernel
 from opmerge.forecast._kernels import Law, Tables
 
 Array = NDArray[np.float64]
@@ -26,7 +26,7 @@ _REFERENCE = 400.0
 _RUN = -1
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _errors(
     j: int, i: int, steps: Indices, grid: Array, tables: Tables, law: Law, share: float
 ) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ def _errors(
     return factors, floors
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _cheapest_iterations(
     errors: Array, charges: Array, grid: Array, sums: Array, fixed: float, before: int
 ) -> tuple[float, int, int]:
@@ -71,7 +71,7 @@ def _cheapest_iterations(
     return least, best_p, best_n
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _cheapest_rows(
     j: int, i: int, steps: Indices, values: Array, rows: Array, parts: _Short
 ) -> None:
@@ -90,7 +90,7 @@ def _cheapest_rows(
                 parts[j, i, p + gap] = _RUN
 
 
-@njit(cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def cheapest_trees(
     steps: Indices, grid: Array, charges: Array, tables: Tables, law: Law, share: float
 ) -> tuple[Array, _Short, _Short, _Short, _Short]:

@@ -98,12 +98,11 @@ def measure(
     compiles the kernels. ``traced_bytes`` is the peak of what Python and NumPy allocate in one
     more run (tracemalloc); ``table_bytes`` is what interval DP says its tables take.
     """
-    # not before the planners are imported, which say on how many threads it starts
-    from numba import get_num_threads, set_num_threads
+    from opmerge.compiling import numba
 
     plan, problem = PLANNERS[planner], natural_problem(num_steps, dimensions)
-    threads, seconds = get_num_threads(), list[float]()
-    set_num_threads(1)
+    threads, seconds = numba.get_num_threads(), list[float]()
+    numba.set_num_threads(1)
     with threadpool_limits(1):
         plan(natural_problem(_WARM_UP, min(dimensions, _FEW_DIMENSIONS)), 1)
         for _ in range(repeats):
@@ -115,7 +114,7 @@ def measure(
         result = plan(problem, 1)
         traced = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    set_num_threads(threads)
+    numba.set_num_threads(threads)
     return {
         "planner": planner,
         "varied": varied,
