@@ -1,19 +1,26 @@
 """The look of every figure, and its export: one style, colours that survive greyscale, clean SVG.
 
 Figures are made through matplotlib's object interface, so no global state of pyplot is touched,
-and matplotlib is imported only when a figure is made.
+and matplotlib is imported only when a figure is made. Figures are the same everywhere: neither a
+``matplotlibrc`` nor ``MPLBACKEND`` changes them.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from html import escape
+from importlib.util import find_spec
+from pathlib import Path
 from textwrap import fill
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,11 +75,29 @@ _STYLE: Any = {  # keys of matplotlibrc; their type differs between versions of 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The package's figure style while a figure is made; also a decorator."""
-    from matplotlib import rc_context
+    """The package's figure style while a figure is made; also a decorator.
 
-    with rc_context(_STYLE):
+    It stands on matplotlib's own defaults, whatever the user's are.
+    """
+    matplotlib = _matplotlib()
+    # a backend is of windows, and once it is set rc_context does not give the user's back
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
+    with matplotlib.rc_context({**defaults, **_STYLE}):
         yield
+
+
+def _matplotlib() -> ModuleType:
+    """matplotlib, also where it cannot be imported for a bad MPLBACKEND or matplotlibrc."""
+    try:
+        import matplotlib
+    except (ValueError, OSError):
+        for name in [each for each in sys.modules if each.startswith("matplotlib.")]:
+            del sys.modules[name]  # of the import that broke off
+        found: Any = find_spec("matplotlib")
+        own = Path(found.origin).parent / "mpl-data"  # where its own matplotlibrc lies
+        with chdir(own), patch.dict(os.environ, {"MPLBACKEND": "agg"}):
+            import matplotlib
+    return matplotlib
 
 
 def new_figure(height: float, title: str) -> tuple[Figure, Axes]:
@@ -132,7 +157,9 @@ def figure_svg(figure: Figure, name: str, title: str) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):
+    # layouts write a draft, whose date is read from there even if the figure is to have none
+    undated = patch.dict(os.environ, {"SOURCE_DATE_EPOCH": ""})
+    with rc_context({"svg.hashsalt": name}), undated:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     for pattern, replacement in _NOT_NEEDED:
