@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import click
 
 from opmerge.cli import planning, preparing, spending, students, studies, training, vae
+from opmerge.cli.libraries import library_fault
 from opmerge.cli.options import Commands, as_option
+from opmerge.cli.streams import discard, prepare_streams
 from opmerge.errors import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -50,18 +52,21 @@ click.version_option(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    """Run the command line, of the program by default; returns the exit status."""
+    words = arguments
+    if words is None:
+        prepare_streams()
+        words = sys.argv[1:]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read where it is first imported
     try:
         with (
             contextlib.suppress(click.exceptions.Exit),
-            COMMANDS.make_context("opmerge", words) as context,
+            COMMANDS.make_context("opmerge", list(words)) as context,
         ):
             COMMANDS.invoke(context)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of standard output has gone, as in `opmerge … | head`
-        _discard_output()
+        print(end="", flush=True)
+    except BrokenPipeError:  # of a caller's stream
+        discard(sys.stdout)
     except KeyboardInterrupt:
         if arguments is None:  # the program: a second one would break off its way out
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -71,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = _reason(error)
         if reason is None:
             raise
-        if isinstance(error, OSError):
-            _discard_output()
+        if isinstance(error, OSError):  # of standard output, it may be
+            discard(sys.stdout)
         print(f"opmerge: {' '.join(reason.split())}", file=sys.stderr)
         return 2
     return 0
@@ -80,14 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reason(error: Exception) -> str | None:
     """What to tell of an error; None of one that is a fault of this program."""
-    if isinstance(error, InputError):
-        return str(error.in_words(as_option))
     if isinstance(error, click.ClickException):
         return f"{error.format_message().rstrip('.')}; see opmerge --help"
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)"
+    fault = error if isinstance(error, InputError) else library_fault(error)
+    if fault is not None:
+        return str(fault.in_words(as_option))
     if isinstance(error, OSError):
-        return f"standard output cannot be written ({error.strerror})"
+        found = "standard output" if error.filename is None else error.filename
+        return f"{found} cannot be used ({error.strerror or error})"
     if isinstance(error, RuntimeError) and "torch" in sys.modules:
         from accelerate.utils.memory import should_reduce_batch_size
 
@@ -97,9 +104,3 @@ def _reason(error: Exception) -> str | None:
                 "--gradient_accumulation_steps, or a smaller --batch_size"
             )
     return None
-
-
-def _discard_output() -> None:
-    """What is left in the buffer cannot be written, and must not be tried again at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import click
 from click.core import ParameterSource
 
+from opmerge.cli.streams import console
 from opmerge.errors import InputError
 from opmerge.files import expand_home
 
@@ -26,6 +27,7 @@ _CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("-", "_"),
 }
+_TABLE_WIDTH = 76  # below, words would be cut beside the names: they stand under them
 # what Python calls otherwise
 _OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
 
@@ -34,7 +36,6 @@ class _InPanels(click.Command):
     """A command that explains its parameters, and the commands in it, in panels."""
 
     def get_help(self, ctx: click.Context) -> str:
-        from rich.console import Console
         from rich.padding import Padding
         from rich.panel import Panel
         from rich.table import Table
@@ -54,16 +55,21 @@ class _InPanels(click.Command):
         for name, command in getattr(self, "commands", {}).items():
             cells = [Text(name, "bold cyan"), Text(summary(command))]
             rows.setdefault("Commands", []).append(cells)
-        console = Console()
-        with console.capture() as captured:
-            console.print(Padding(Text(self.get_usage(ctx), "bold"), (1, 1)))
-            console.print(Padding(Text(self.help or ""), (0, 1, 1, 1)))
+        page = console()
+        with page.capture() as captured:
+            page.print(Padding(Text(self.get_usage(ctx), "bold"), (1, 1)))
+            page.print(Padding(Text(self.help or ""), (0, 1, 1, 1)))
             for title in filter(rows.get, rows):
                 table = Table(show_header=False, box=None, pad_edge=False)
-                table.add_column(no_wrap=True)
-                for row in rows[title]:
-                    table.add_row(*row)
-                console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+                is_wide = page.width >= _TABLE_WIDTH
+                table.add_column(no_wrap=is_wide, overflow="fold")
+                for *names, words in rows[title]:
+                    if is_wide:
+                        table.add_row(*names, words)
+                    else:
+                        table.add_row(Text(" ").join(names))
+                        table.add_row(Padding(words, (0, 0, 0, 4)))
+                page.print(Panel(table, title=title, title_align="left", border_style="dim"))
         return captured.get()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import opmerge
+from opmerge.cli.streams import console
+
+_ANY_WIDTH = 10_000
 
 
 def show_plan(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
@@ -153,17 +156,34 @@ def show_notes(notes: Iterable[str]) -> None:
 
 
 def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A table of numbers, the first column to the left where it holds names."""
-    from rich.console import Console
+    """A table of numbers, the first column to the left where it holds names.
+
+    Where it is too wide its heads are wrapped, and if that is not enough each row is a paragraph:
+    no number is ever cut.
+    """
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table, page = Table(title=title, title_justify="left"), console()
     for number, name in enumerate(head):
         is_name = number == 0 and any(row[0][:1].isalpha() for row in rows)
         table.add_column(name, justify="left" if is_name else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+
+    def needed() -> int:
+        return Measurement.get(page, page.options.update(width=_ANY_WIDTH), table).maximum
+
+    if needed() > page.width:
+        for column, name, *cells in zip(table.columns, head, *rows, strict=True):
+            column.width = max(map(len, [*cells, *name.split()]))
+    if needed() <= page.width:
+        page.print(table)
+        return
+    print(title)
+    for row in rows:
+        print()
+        show_rows(dict(zip(head, row, strict=True)), max(map(len, head)))
 
 
 def _show_strategies(record: Mapping[str, Any]) -> None:

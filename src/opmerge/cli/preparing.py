@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opmerge.cli import networks, runs
-from opmerge.cli.progress import bars_in_turn, is_first, resumable, say
+from opmerge.cli.progress import bars_in_turn, resumable, say
+from opmerge.launcher import is_first
 
 if TYPE_CHECKING:
     from opmerge.settings.commands import PreparingOptions

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from opmerge.cli.streams import console
+
 _SECONDS_BETWEEN_LINES = 20.0
 
 
@@ -56,14 +58,13 @@ def progress_bar(title: str, total: float | None = None, begun_at: float = 0.0) 
         yield _lines(title, total, begun_at)
         return
     from rich import progress
-    from rich.console import Console
 
     name, elapsed = progress.TextColumn("{task.description}"), progress.TimeElapsedColumn()
     columns: tuple[str | progress.ProgressColumn, ...] = (progress.SpinnerColumn(), name, elapsed)
     if total is not None:
         share = progress.BarColumn(), progress.TaskProgressColumn()
         columns = (name, *share, elapsed, "left:", progress.TimeRemainingColumn())
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=console(of_errors=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         bar.update(task, completed=begun_at)
 
