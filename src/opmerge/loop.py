@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import DistributedType
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DynamoBackend
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from opmerge.checkpoints import Checkpoint
 from opmerge.errors import InputError
+from opmerge.launcher import process_state, sharding
 from opmerge.settings.distillation import OptimizationConfig
 
 _Part = TypeVar("_Part")
@@ -123,16 +125,17 @@ def make_accelerator(
 ) -> Accelerator:
     """The accelerator of a run: devices, processes, precision and trackers.
 
+    What accelerate would read of its variables is nothing to it, but what a launcher says.
+
     Raises:
-        InputError: if this machine cannot train in that precision, or the tracker is unknown or
-            not installed.
+        InputError: if this machine cannot train in that precision, the tracker is unknown or
+            not installed, or what the launcher says is not whole.
     """
     known = [str(tracker) for tracker in get_available_trackers()]
     if config.report_to is not None and config.report_to not in known:
         requirement = f"must be a tracker that is installed ({', '.join(known) or 'none is'})"
         raise InputError("report_to", requirement, config.report_to)
-    # without a device, accelerate starts several processes only if it is told so
-    on_cpu = cpu or not torch.accelerator.is_available()
+    on_cpu = process_state(cpu).device.type == "cpu"
     if on_cpu and config.mixed_precision == "fp16":  # accelerate would say nothing, and take no
         raise InputError("mixed_precision", "must be no or bf16 on the CPU", "fp16")
     try:
@@ -140,6 +143,7 @@ def make_accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             cpu=on_cpu,
+            fsdp_plugin=sharding(),
             log_with=config.report_to,
             project_dir=folder,
             step_scheduler_with_optimizer=False,  # iterations count, on any number of processes
@@ -163,6 +167,9 @@ class Trainer:
         num_iterations: int,
     ) -> None:
         accelerator.free_memory()
+        # settings of ours, whatever an accelerator was made with
+        accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
+        accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         if accelerator.scaler is not None:  # of fp16: how far the last network's loss was scaled
             anew = torch.amp.GradScaler(accelerator.device.type)
             accelerator.scaler.load_state_dict(anew.state_dict())

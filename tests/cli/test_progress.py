@@ -33,6 +33,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun says to it."""
+    said = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+
+
 def lines_of(capsys: Any) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
@@ -68,7 +75,7 @@ def test_work_of_unknown_size_is_counted(clock: Clock, capsys: Any) -> None:
 def test_of_several_processes_the_first_one_shows_progress(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
+    second_of_two(monkeypatch)
     with progress.progress_bar("work", 1) as report:
         clock.now += 100
         report(1)
@@ -114,7 +121,7 @@ def test_files_are_counted_while_they_are_looked_through(
 def test_of_several_processes_the_first_one_speaks(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
+    second_of_two(monkeypatch)
     say("twice")
     assert lines_of(capsys) == []
     monkeypatch.setenv("RANK", "0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from opmerge.cli.streams import console
+from opmerge.launcher import is_first
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -19,11 +19,6 @@ class Report(Protocol):
     """Says how much of the work is done so far, and what is being done."""
 
     def __call__(self, done: float, doing: str = "") -> None: ...
-
-
-def is_first() -> bool:
-    """Whether this is the first of several processes, as torchrun and accelerate number them."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def say(line: str) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import opmerge
-from opmerge.cli.progress import is_first
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+from opmerge.launcher import is_first
 from opmerge.versions import TRAINING_LIBRARIES, versions
 
 try:

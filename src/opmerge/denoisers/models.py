@@ -22,7 +22,7 @@ from opmerge.denoisers.denoiser import (
     Step,
     as_condition,
 )
-from opmerge.denoisers.families import Rows
+from opmerge.denoisers.families import Rows, unwrapped
 from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 from opmerge.forecast.cost import operator_passes
@@ -44,8 +44,8 @@ class Jump:
 
     @property
     def network(self) -> nn.Module:
-        """What holds the denoiser's weights."""
-        return self.denoiser.network
+        """What holds the denoiser's weights, out of what may wrap it."""
+        return unwrapped(self.denoiser.network)
 
 
 def compose(
@@ -101,7 +101,9 @@ class _Told:
 class Teacher(_Told):
     """A T-step DDIM sampler with one network, whose weights are never changed.
 
-    One sample has the shape in which the network reads it, such as (1, 8, 8). ``needs`` are the
+    Of a network that ``torch.compile`` or several processes wrap it is the network itself, which is
+    copied and saved; ``torch_compile`` of the settings compiles it. One sample has the shape in
+    which the network reads it, such as (1, 8, 8). ``needs`` are the
     rows of the conditions that the network must be told, by their names. The config is that of the
     diffusers scheduler that it came with, and the folder the place where both were read. With
     ``guidance`` the teacher is what that makes of the network; its students are read without.
@@ -119,6 +121,7 @@ class Teacher(_Told):
     clips: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", unwrapped(self.network))
         self.network.requires_grad_(False).eval()
 
     @cached_property

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
 
@@ -43,6 +42,7 @@ from opmerge.errors import InputError
 from opmerge.files import GO_ON, expand_home, write_atomic
 from opmerge.latents.encoding import Encoding, on_device
 from opmerge.latents.images import check_black, check_range
+from opmerge.launcher import process_state
 from opmerge.settings.commands import PreparingOptions
 from opmerge.settings.data import SourceOptions
 from opmerge.store import digest
@@ -127,8 +127,7 @@ def prepare(
             teacher's shape, or there is no room.
     """
     work = _Preparation(asked, encoding, contents)
-    # without a device, accelerate starts several processes only if it is told so
-    folder, state = asked.output_dir, PartialState(cpu=not torch.accelerator.is_available())
+    folder, state = asked.output_dir, process_state()
     if identity_of(folder) not in (None, work.identity):
         requirement = "must be a new folder, or that of the same images, prompts and options"
         remedy = "choose another, or remove this one"

@@ -17,6 +17,7 @@ from opmerge.denoisers.families.family import (
     config_of,
     family_of,
     model_class,
+    unwrapped,
 )
 
 for _module in iter_modules(__path__, f"{__name__}."):
@@ -32,4 +33,5 @@ __all__ = [
     "config_of",
     "family_of",
     "model_class",
+    "unwrapped",
 ]

@@ -164,12 +164,19 @@ def model_class(config: Config, place: Path) -> Any:
     return found
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, of one that several processes or ``torch.compile`` wrap."""
+    # of a wrapper within a compiled one it leaves that: the compiled one is taken off by itself
+    inner: nn.Module = extract_model_from_parallel(network)
+    return getattr(inner, "_orig_mod", inner)
+
+
 def config_of(network: nn.Module) -> dict[str, Any]:
     """The config of a network as its ``config.json`` says it; of a plain module only its class.
 
     What several processes or a compiler wrap is the network that they wrap.
     """
-    network = extract_model_from_parallel(network)
+    network = unwrapped(network)
     config = getattr(network, "config", None)
     known = config if isinstance(config, Mapping) else {}
     return {**known, "_class_name": type(network).__name__}
