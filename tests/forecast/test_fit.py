@@ -23,6 +23,7 @@ TRUTH = MergeLaw(
     shape=0.6,
     length_exponent=1.7,
     floor=0.02,
+    share_exponent=0.04,
 )
 JUMPS = [(32, 0, 0), (32, 24, 0), (32, 16, 0), (16, 0, 0), (16, 8, 0), (8, 0, 0), (32, 30, 0)]
 JUMPS += [(32, 0, 4), (16, 0, 2)]
@@ -35,7 +36,9 @@ def left(
     start, stop, students = merge
     angle = math.pi * (start - stop) / (2 * STEPS)
     factor = (law.first if start == STEPS else 1.0) * math.exp(law.behind if students else 0.0)
+    shares = 100 * before / before.sum() / SIZES
     x = np.array(law.rates) * factor * count / 400 * angle**-law.length_exponent
+    x *= shares**law.share_exponent
     floor = law.floor**2 * 400 / count * SIZES / SIZES.sum()
     return before * (1 + 2 * x) ** -law.shape + floor
 
@@ -51,7 +54,8 @@ def probes(law: MergeLaw = TRUTH, noise: float = 0.0, seed: int = 0) -> list[Mer
             after = left(law, before, merge, count) * math.exp(2 * noise * rng.standard_normal())
             angle, is_first = math.pi * (start - stop) / 64, start == STEPS
             share = 1.0 if students else 0.0
-            made.append(MergeProbe(merge, angle, is_first, share, count, before, after))
+            shares = 100 * before / before.sum() / SIZES
+            made.append(MergeProbe(merge, angle, is_first, share, count, before, after, shares))
     return made
 
 
@@ -145,7 +149,7 @@ def test_probes_that_do_not_fit() -> None:
     (probe, *_) = probes()
     with pytest.raises(InputError, match="`probes` must have 6 groups, got 7"):
         fit_law([probe], SIZES[:6], PRIOR, "")
-    still = MergeProbe((2, 0, 0), 1.0, False, 0.0, 1, np.zeros(7), np.ones(7))
+    still = MergeProbe((2, 0, 0), 1.0, False, 0.0, 1, np.zeros(7), np.ones(7), np.ones(7))
     with pytest.raises(InputError, match="`probes` must start and end off their target"):
         fit_law([still], SIZES, PRIOR, "")
 

@@ -42,6 +42,8 @@ def surrogate(splitter: Splitter, plan: Plan, price: float) -> float:
             angle = angles[merge.start] - angles[merge.stop]
             x = np.array(law.rates) * count / 400 * angle**-law.length_exponent
             x *= law.first if merge.start == table.num_steps else 1.0
+            whole = table.deviation(j, j, i)
+            x *= (100 * whole / whole.sum() / table.sizes) ** law.share_exponent
             floor = law.floor**2 * table.sizes / table.sizes.sum() * 400 / count
             inside = table.gains[i] ** 2 * (squares * (1 + 2 * x) ** -law.shape + floor)
             charge = price * float(splitter.cost.per_iteration(merge.num_children)) * count

@@ -24,13 +24,15 @@ _FIRST_DAMPING, _MOST_DAMPING, _LEAST_DAMPING = 0.45, 0.9, 1e-4
 
 
 class Tables(NamedTuple):
-    """Of a teacher: node of each step and its angle (T+1,), carry, gains and D² (·, ·, ·, G)."""
+    """Of a teacher: node of each step and its angle (T+1,), carry, gains and D² (·, ·, ·, G); and
+    what the law makes of shares of jumps, s^e (·, ·, G)."""
 
     node_of: Indices
     angles: Array
     carry: Array
     gains: Array
     deviations: Array
+    haste: Array
 
 
 class Parts(NamedTuple):
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
     weight: Array
     own: Array
     along: Array
+    haste: Array
 
 
 class Law(NamedTuple):
@@ -98,11 +101,12 @@ def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool,
 
     They are in the order of execution: by descending stop, then ascending start.
     """
-    node_of, angles, carry, gains, deviations = tables
+    node_of, angles, carry, gains, deviations, hastes = tables
     count, groups, num_steps = len(starts), gains.shape[1], len(node_of) - 1
     nests, parent, is_first, children, splits, covered = _nested(starts, stops, num_steps)
     gain, weight = np.zeros((count, groups)), np.zeros((count, groups))
     own, along = np.zeros((count, groups)), np.zeros((count, groups))
+    haste = np.zeros((count, groups))
     angle, left = np.zeros(count), num_steps
     if not nests:
         count = 0
@@ -125,10 +129,11 @@ def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool,
             if not is_teacher_step:
                 inner = whole + ours - deviations[j, j, k, g]
                 root = min(max(inner / (2 * np.sqrt(whole) + _LEAST), 0.0), root)
-            own[m, g], along[m, g] = ours, root
+            own[m, g], along[m, g], haste[m, g] = ours, root, hastes[j, i, g]
     share, at_start = covered / (splits - stops), starts == num_steps
     counts = children.astype(np.float64)
-    parts = Parts(parent, is_first, counts, angle, share, at_start, gain, weight, own, along)
+    reach = (gain, weight, own, along, haste)
+    parts = Parts(parent, is_first, counts, angle, share, at_start, *reach)
     return nests, left, parts
 
 
@@ -164,7 +169,7 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
         noise = _REFERENCE / max(iterations[m], 1.0)
         above = parts.parent[m]
         for g in range(groups):
-            x, gain = law.rates[g] * scale, parts.gain[m, g]
+            x, gain = law.rates[g] * scale * parts.haste[m, g], parts.gain[m, g]
             left, square = (1 + x) ** -law.shape, (1 + 2 * x) ** -law.shape
             lefts[m, g], squares[m, g] = left, square
             by_left[m, g] = -law.shape * x / (1 + x) * left

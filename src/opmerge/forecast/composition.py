@@ -91,11 +91,9 @@ class _Standing:
         laws = [law.for_groups(len(table.sizes)) for law in laws]
         self._table = table
         self._rates = np.array([law.rates for law in laws])
-        columns = ("first", "behind", "shape", "length_exponent", "floor")
-        values = [[getattr(law, name) for name in columns] for law in laws]
-        self._first, self._behind, self._shape, self._exponent, self._floor = np.array(values).T[
-            :, :, None
-        ]
+        columns = ("first", "behind", "shape", "length_exponent", "floor", "share_exponent")
+        values = np.array([[getattr(law, name) for name in columns] for law in laws]).T[:, :, None]
+        self._first, self._behind, self._shape, self._exponent, self._floor, self._share = values
         self._at: dict[int, tuple[int, Array, Array]] = {}  # stop, aligned, squared scattered
 
     def train(self, merge: Merge, iterations: float) -> None:
@@ -150,8 +148,9 @@ class _Standing:
         schedule = self._table.schedule
         angles = np.arctan2(schedule.sigmas[[start, stop]], schedule.alphas[[start, stop]])
         angle = max(float(angles[0] - angles[1]), _LEAST)
+        shares = self._table.shares(self._table.node_at(start), self._table.node_at(stop))
         factor = self._first if start == schedule.num_steps else 1.0
-        factor = factor * np.exp(self._behind * share)
+        factor = factor * np.exp(self._behind * share) * shares**self._share
         x = progress(self._rates, factor, self._exponent, angle, iterations)
         return (1 + x) ** -self._shape, (1 + 2 * x) ** -self._shape
 

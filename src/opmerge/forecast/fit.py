@@ -55,6 +55,7 @@ class MergeProbe:
         share: of the steps behind its first child, that of students there.
         iterations: N, at the learning rate that the law is for; at another, N times the ratio.
         before, after: (G,) mean squares of x̂ less its target as it starts and when it is trained.
+        shares: (G,) of its jump, as ``TeacherTable.shares`` has them.
     """
 
     merge: tuple[int, int, int]
@@ -64,6 +65,7 @@ class MergeProbe:
     iterations: float
     before: Array
     after: Array
+    shares: Array
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,12 @@ class _Data:
     iterations: Array
     before: Array
     after: Array
+    shares: Array
     sizes: Array
 
     @classmethod
     def of(cls, probes: Sequence[MergeProbe], sizes: Array) -> _Data:
-        names = ("angle", "is_first", "share", "iterations", "before", "after")
+        names = ("angle", "is_first", "share", "iterations", "before", "after", "shares")
         columns = {name: np.array([getattr(p, name) for p in probes], float) for name in names}
         return cls(tuple(p.merge for p in probes), **columns, sizes=np.asarray(sizes, float))
 
@@ -164,7 +167,7 @@ class _Data:
         return np.concatenate([self.errors(point), (self._weights * np.log(ratios)).ravel()])
 
     def jacobian(self, point: Array) -> Array:
-        """(P + P G, G + 6) derivatives of the residuals."""
+        """(P + P G, G + 7) derivatives of the residuals."""
         foretold, slopes = self._parts(point)
         of_totals = 0.5 * slopes.sum(1) / foretold.sum(1)[:, None]
         of_groups = self._weights[..., None] * slopes / np.maximum(foretold, 1e-300)[..., None]
@@ -178,13 +181,14 @@ class _Data:
         return weights
 
     def _parts(self, point: Array) -> tuple[Array, Array]:
-        """(P, G) what is left, and its (P, G, G + 6) derivatives by the vector."""
+        """(P, G) what is left, and its (P, G, G + 7) derivatives by the vector."""
         count = len(self.sizes)
         logs = np.clip(point, -_FARTHEST, _FARTHEST)
-        rates, (shape, exponent, floor, offset) = np.exp(logs[:count]), np.exp(logs[count + 2 :])
+        rates, (shape, exponent, floor, offset) = np.exp(logs[:count]), np.exp(logs[count + 3 :])
         factor = np.exp(logs[count] * self.is_first + logs[count + 1] * self.share)
+        factor = factor[:, None] * self.shares ** logs[count + 2]
         angle, iterations = self.angle[:, None], self.iterations[:, None]
-        x = progress(rates, factor[:, None], exponent, angle, iterations)
+        x = progress(rates, factor, exponent, angle, iterations)
         kept = self.before * (1 + 2 * x) ** -shape
         added = floor**2 * self.sizes / self.sizes.sum() * REFERENCE_ITERATIONS / iterations
         by_log_x = -2 * shape * x / (1 + 2 * x) * kept
@@ -192,10 +196,11 @@ class _Data:
         slopes[:, np.arange(count), np.arange(count)] = by_log_x
         slopes[..., count] = by_log_x * self.is_first[:, None]
         slopes[..., count + 1] = by_log_x * self.share[:, None]
-        slopes[..., count + 2] = -shape * np.log1p(2 * x) * kept
-        slopes[..., count + 3] = -exponent * np.log(angle) * by_log_x
-        slopes[..., count + 4] = 2 * added
-        slopes[..., count + 5] = 2 * (kept + added)
+        slopes[..., count + 2] = np.log(self.shares) * by_log_x
+        slopes[..., count + 3] = -shape * np.log1p(2 * x) * kept
+        slopes[..., count + 4] = -exponent * np.log(angle) * by_log_x
+        slopes[..., count + 5] = 2 * added
+        slopes[..., count + 6] = 2 * (kept + added)
         return offset**2 * (kept + added), offset**2 * slopes
 
 

@@ -2,11 +2,13 @@
 
 Parts of a deviation are learned at rates k ~ Gamma(a, x), so that of an amplitude r = exp(-k)
 
-    E[r] = (1 + x)^-a,    E[r²] = (1 + 2x)^-a,    x = θ (N / 400) φ^-q
+    E[r] = (1 + x)^-a,    E[r²] = (1 + 2x)^-a,    x = θ (N / 400) φ^-q s^e
 
-is left, φ the angle of the jump: ``arctan(sigma/alpha)`` at its start less that at its stop. A long
-jump is learned slowly. Training adds ``f² 400/N`` by itself. It was found on MLPs and fitted to
-probes (THEORY 10); ``FittedLaw`` carries how sure they are of it.
+is left, φ the angle of the jump: ``arctan(sigma/alpha)`` at its start less that at its stop, and s
+the share that a direction has of the squared deviation of the whole jump, in percent. A long jump
+is learned slowly, and so is what makes little of the loss. Training adds ``f² 400/N`` by itself. It
+was found on MLPs and fitted to probes and plans (THEORY 10); ``FittedLaw`` carries how sure they
+are of it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ REFERENCE_ITERATIONS = 400.0
 
 _NUM_DRAWS = 32
 _FARTHEST = 60.0  # logarithm of a parameter
-_SHARED = ("first", "behind", "shape", "length_exponent", "floor")  # as a vector has them
+# as a vector has them: the first and the last three by their logarithms
+_SHARED = ("first", "behind", "share_exponent", "shape", "length_exponent", "floor")
 
 
 def progress(
@@ -36,7 +39,7 @@ def progress(
 ) -> Array:
     """x of each group of directions, after so many iterations of a jump of an angle in radians.
 
-    The factor is that of the first step and of students behind; all broadcast.
+    The factor is that of the first step, of students behind and of shares; all broadcast.
     """
     x: Array = rates * factor * (iterations / REFERENCE_ITERATIONS) * angle**-length_exponent
     return x
@@ -55,6 +58,7 @@ class MergeLaw:
         shape: a > 0.
         length_exponent: q >= 0.
         floor: f >= 0, root mean square of x̂, all directions together.
+        share_exponent: e; laws of before it was known have 0.
 
     Raises:
         InputError: for a value out of range.
@@ -66,14 +70,15 @@ class MergeLaw:
     shape: float = 0.6
     length_exponent: float = 1.6
     floor: float = 0.02
+    share_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         for rate in (*self.rates, self.first, self.shape):
             if not 0 < check_number("law", rate) < 1e30:
                 raise InputError("law", "must have rates, first and shape above 0", rate)
-        for name in ("behind", "length_exponent", "floor"):
+        for name in ("behind", "share_exponent", "length_exponent", "floor"):
             value = check_number(f"law.{name}", getattr(self, name))
-            if not (name == "behind" or value >= 0):
+            if name in ("length_exponent", "floor") and value < 0:
                 raise InputError(f"law.{name}", "must be >= 0", value)
         if not self.rates:
             raise InputError("law.rates", "must not be empty", self.rates)
@@ -87,20 +92,23 @@ class MergeLaw:
         return MergeLaw(**{**asdict(self), "rates": self.rates * count})
 
     def to_vector(self) -> Array:
-        """(G + 5,) logarithms of the rates, ``first``, ``behind`` itself, and logarithms of the
-        shape, the exponent and the floor: coordinates in which a law is fitted and drawn."""
+        """(G + 6,) logarithms of the rates and of ``first``, ``behind`` and the exponent of the
+        share themselves, and logarithms of the shape, the exponent of the length and the floor:
+        coordinates in which a law is fitted and drawn."""
         least = np.finfo(np.float64).tiny
-        values = (*self.rates, self.first, 1.0, self.shape, self.length_exponent, self.floor)
-        vector: Array = np.log(np.maximum(values, least))
-        vector[len(self.rates) + 1] = self.behind
+        logs = np.log(np.maximum((self.shape, self.length_exponent, self.floor), least))
+        plain = self.behind, self.share_exponent
+        vector: Array = np.array([*np.log((*self.rates, self.first)), *plain, *logs])
         return vector
 
     @classmethod
     def from_vector(cls, vector: Array) -> MergeLaw:
         """The law of a ``to_vector``."""
         values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
-        first, _, *others = values[-5:]
-        return cls(tuple(values[:-5]), first, float(vector[-4]), *others)
+        behind, share = vector[-5:-3].tolist()
+        shape, length_exponent, floor = values[-3:]
+        rates, first = tuple(values[:-6]), values[-6]
+        return cls(rates, first, behind, shape, length_exponent, floor, share)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as ``from_dict`` reads them."""
@@ -110,6 +118,7 @@ class MergeLaw:
     def from_dict(cls, data: Mapping[str, Any]) -> MergeLaw:
         """Read ``to_dict``, or raise ``InputError``."""
         known = {field.name for field in fields(cls)}
+        data = {"share_exponent": 0.0, **data} if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or set(data) != known:
             raise InputError("law", f"must have {', '.join(sorted(known))}", data)
         if not isinstance(data["rates"], Sequence):
@@ -163,7 +172,7 @@ class LawPrior:
         centre: the most likely law, with one rate for all groups.
         spreads: standard deviations: of the logarithms of ``rates`` (of all groups together),
             ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent`` and
-            ``floor``, and of ``behind`` itself.
+            ``floor``, and of ``behind`` and ``share_exponent`` themselves.
         scatter, source: as of ``FittedLaw``.
     """
 
@@ -173,7 +182,7 @@ class LawPrior:
     source: str
 
     def moments(self, count: int) -> tuple[Array, Array]:
-        """(count + 5,) mean and covariance of a law's ``to_vector`` with so many groups."""
+        """(count + 6,) mean and covariance of a law's ``to_vector`` with so many groups."""
         mean = self.centre.for_groups(count).to_vector()
         own = [self.spreads["groups"] if count > 1 else 0.0] * count
         covariance: Array = np.diag([*own, *(self.spreads[name] for name in _SHARED)]) ** 2
@@ -202,6 +211,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             groups=1.5,  # within a factor of two on digits, of a thousand on patches
             first=0.5,
             behind=0.3,
+            share_exponent=0.05,
             shape=0.2,
             length_exponent=0.15,
             floor=0.7,
@@ -210,17 +220,18 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((7.9,), first=2.2, behind=1.1, shape=0.4, length_exponent=1.0, floor=0.004),
+        MergeLaw((3.3,), 2.35, 1.04, 0.364, 0.72, 0.02, share_exponent=1.4),
         dict(
             rates=0.6,
             groups=0.5,
             first=0.4,
             behind=0.2,
+            share_exponent=0.2,
             shape=0.1,
             length_exponent=0.2,
             floor=1.0,
         ),
-        0.2,
+        0.15,
         "the prior of perceptrons, linear part solved: digits and patches, T = 32",
     ),
 }

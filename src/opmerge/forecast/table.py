@@ -29,6 +29,7 @@ MOST_NODES = 64
 """Steps that a table knows at most; of longer samplers evenly spread ones."""
 
 _GROUPS = 7
+_LEAST, _LEAST_SHARE = 1e-300, 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,12 @@ class TeacherTable:
             gains=self.gains[nodes],
             free_steps=None,
         )
+
+    def shares(self, start: int, stop: int) -> Array:
+        """(G,) what a direction of each group has of a jump's squared deviation, in percent."""
+        whole = self.deviation(start, start, stop)
+        shares: Array = 100 * whole / self.sizes / max(float(whole.sum()), _LEAST)
+        return np.maximum(shares, _LEAST_SHARE)
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a

@@ -35,7 +35,7 @@ from opmerge.files import write_atomic
 from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
-from opmerge.forecast.table import direction_groups
+from opmerge.forecast.table import TeacherTable, direction_groups
 from opmerge.measure.linearity import Linearity, linearity
 from opmerge.measure.probes import (
     Probe,
@@ -224,7 +224,7 @@ def calibrate(
     fit = fit_rates(measured, count, settings.learning_rate)
     return Calibration(
         fit,
-        fit_network(teacher, spectrum, measured, alone),
+        fit_network(teacher, spectrum, table.table, measured, alone),
         table,
         tuple(measured),
         linear,
@@ -244,6 +244,7 @@ def calibrate(
 def fit_network(
     teacher: Teacher,
     spectrum: Spectrum,
+    table: TeacherTable,
     probes: Sequence[Probe],
     config: DistillationConfig,
 ) -> LawFit:
@@ -270,6 +271,7 @@ def fit_network(
                 s.num_iterations * s.learning_rate / config.optimization.learning_rate,
                 _by_group(probe.starts, groups),
                 _by_group(probe.after, groups),
+                table.shares(table.node_at(s.start), table.node_at(s.stop)),
             )
         )
     counts = {probe.settings.num_iterations for probe in probes}

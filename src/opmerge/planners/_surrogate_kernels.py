@@ -40,7 +40,8 @@ def _errors(
     for n in range(len(grid)):
         for g in range(groups):
             unit = (tables.carry[j, i] * tables.gains[i, g]) ** 2
-            factors[n, g] = unit * (1 + 2 * law.rates[g] * scale * grid[n]) ** -law.shape
+            x = law.rates[g] * scale * tables.haste[j, i, g] * grid[n]
+            factors[n, g] = unit * (1 + 2 * x) ** -law.shape
             floors[n] += unit * law.floor[g] * _REFERENCE / max(grid[n], 1.0)
     return factors, floors
 

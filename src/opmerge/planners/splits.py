@@ -100,7 +100,7 @@ class Splitter:
 
     @cached_property
     def tables(self) -> Tables:
-        """Arrays of the teacher, as the kernels read them."""
+        """Arrays of the teacher, as the kernels read them; shares are raised to the law's e."""
         from opmerge.forecast._kernels import Tables
 
         table, schedule = self.table, self.table.schedule
@@ -109,7 +109,10 @@ class Splitter:
         squares = norms[:, :, None] + norms[:, None] - 2 * table.products
         angles = np.arctan2(schedule.sigmas, schedule.alphas)
         carry, gains = np.ascontiguousarray(table.carry), np.ascontiguousarray(table.gains)
-        return Tables(node_of.astype(np.int64), angles, carry, gains, np.maximum(squares, 0.0))
+        nodes = range(len(table.nodes))
+        shares = np.array([[table.shares(j, i) for i in nodes] for j in nodes])
+        fixed = node_of.astype(np.int64), angles, carry, gains, np.maximum(squares, 0.0)
+        return Tables(*fixed, shares**self.law.share_exponent)
 
     @cached_property
     def compiled_law(self) -> Law:
