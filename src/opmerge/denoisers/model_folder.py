@@ -132,12 +132,15 @@ def read_student_index(folder: Path) -> dict[str, Any] | None:
 def jumps_folder(folder: Path) -> Path | None:
     """Where the jumps of a student in its teacher's pipeline lie; None where it is no such folder.
 
-    A pipeline that diffusers has saved again has them in its scheduler alone.
+    A pipeline that diffusers has saved again has them in its scheduler alone, which counts the
+    networks instead of naming parts of the pipeline.
     """
-    for place in (folder / JUMPS, folder / "scheduler"):
-        with suppress(InputError):
-            if read_json_object(place / _SCHEDULER).get("_class_name") == "JumpScheduler":
-                return place
+    if (folder / JUMPS / _SCHEDULER).is_file():
+        return folder / JUMPS
+    with suppress(InputError, LookupError, TypeError, AttributeError):  # no scheduler of jumps
+        jumps = read_json_object(folder / "scheduler" / _SCHEDULER)["jumps"]
+        if jumps and all(str(jump.get("network", "0")).isdigit() for jump in jumps):
+            return folder / "scheduler"
     return None
 
 

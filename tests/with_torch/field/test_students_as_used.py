@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DiTPipeline
+from tiny_pipelines import tiny_pipeline
 from torch_helpers import scrambled
 
 from opmerge.denoisers.models import Jump, Student, initial_noise
 from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.denoisers.sampler import DDIM
+from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import FewStepPipeline, load_student, save_student
 from opmerge.errors import InputError
 
@@ -109,6 +112,24 @@ def test_a_student_that_diffusers_saved_again_is_opened_as_before(
     seen("save_pretrained, documented call", "the student's images", np.array_equal(got, expected))
     assert np.array_equal(got, expected)
     assert torch.equal(load_student(thrice).sample(noise), two_steps().sample(noise))
+
+
+def test_a_pipelines_student_that_diffusers_saved_again_is_one(tmp_path: Path, seen: Seen) -> None:
+    """Two networks of a pipeline on latents, whose jumps are in its scheduler alone then."""
+    tiny_pipeline("dit").save_pretrained(tmp_path / "teacher")
+    teacher = load_teacher(tmp_path / "teacher", 4)
+    ddim = teacher.ddim
+    networks = (scrambled(copy.deepcopy(teacher.network), seed) for seed in (1, 2))
+    first, second = map(ddim.denoiser, networks)
+    jumps = (Jump(first, 4, 2, 2), Jump(second, 2, 0, 0))
+    student = Student(jumps, ddim, teacher.sample_shape, teacher.needs)
+    folder = save_student(student, tmp_path / "student", teacher)
+    DiTPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    noise, classes = initial_noise(teacher.sample_shape, 2, seed=0), torch.tensor([0, 1])
+    expected = load_student(folder).sample(noise, classes)
+    got = load_student(tmp_path / "again").sample(noise, classes)
+    seen("a DiT student saved again", "the same samples", torch.equal(got, expected))
+    assert torch.equal(got, expected)
 
 
 HOLD = """
