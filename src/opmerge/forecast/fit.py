@@ -32,12 +32,8 @@ from opmerge.forecast.law import (
 Array = NDArray[np.float64]
 
 _GROUP_WEIGHT = 0.5  # of a group's residual, beside the root of its share of what is left
-# Standard deviations: of what probes have in common and plans have not, and of the logarithm of
-# what one leaves, as if so many probes had shown it. Narrower ones fit probes better and foretell
-# plans worse, which the prior has seen (digits and patches, T = 32).
-_OFFSET = 0.25
-_NOISE, _NOISE_PROBES = 0.2, 16.0
-_SCATTER_PROBES = 4.0  # as if so many had shown the prior's scatter
+_OFFSET = 0.25  # standard deviation of what probes have in common and plans have not
+_PRIOR_PROBES = 16.0  # as if so many had shown the prior's noise and scatter
 _ROUNDS = 3
 _FARTHEST = 100.0  # of a logarithm
 _LEAST = 1e-12  # of a total: what a group has at least, in a logarithm
@@ -111,8 +107,8 @@ def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source:
     weights = np.sqrt(data.after.sum(1))
     weights /= weights.sum()
     spare = max(float(weights @ (held_out**2 - variances)), 0.0)
-    squares = _SCATTER_PROBES * prior.scatter**2 + len(probes) * spare
-    scatter = float(np.sqrt(squares / (_SCATTER_PROBES + len(probes))))
+    squares = _PRIOR_PROBES * prior.scatter**2 + len(probes) * spare
+    scatter = float(np.sqrt(squares / (_PRIOR_PROBES + len(probes))))
     point, root = whole.point[:-1], whole.root[:-1]  # all but the offset
     return LawFit(
         FittedLaw(MergeLaw.from_vector(point), draw_laws(point, root), scatter, source),
@@ -220,7 +216,7 @@ def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
     mean, covariance = prior.moments(len(data.sizes))
     mean, covariance = np.append(mean, 0.0), block_diag(covariance, _OFFSET**2)
     root = np.linalg.cholesky(covariance)
-    own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, _NOISE
+    own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, prior.noise
 
     def whitened(at: Array) -> Array:
         return np.concatenate([data.residuals(at) / noise, own @ (at - mean)])
@@ -230,8 +226,8 @@ def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
 
     for _ in range(_ROUNDS):
         point = least_squares(whitened, point, slopes, x_scale=np.sqrt(np.diag(covariance))).x
-        squares = (data.errors(point) ** 2).sum() + _NOISE_PROBES * _NOISE**2
-        noise = float(np.sqrt(squares / (len(data.merges) + _NOISE_PROBES)))
+        squares = (data.errors(point) ** 2).sum() + _PRIOR_PROBES * prior.noise**2
+        noise = float(np.sqrt(squares / (len(data.merges) + _PRIOR_PROBES)))
     return _Posterior(point, np.linalg.inv(np.linalg.qr(slopes(point), mode="r")))
 
 

@@ -174,12 +174,15 @@ class LawPrior:
             ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent`` and
             ``floor``, and of ``behind`` and ``share_exponent`` themselves.
         scatter, source: as of ``FittedLaw``.
+        noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
+            show where a law that keeps closer to them foretells plans worse.
     """
 
     centre: MergeLaw
     spreads: Mapping[str, float]
     scatter: float
     source: str
+    noise: float = 0.15
 
     def moments(self, count: int) -> tuple[Array, Array]:
         """(count + 6,) mean and covariance of a law's ``to_vector`` with so many groups."""
@@ -233,6 +236,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         ),
         0.15,
         "the prior of perceptrons, linear part solved: digits and patches, T = 32",
+        noise=0.3,
     ),
 }
 """What fits start from, by the kind of network: measured on few, so the widths are guesses."""
