@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,6 +256,23 @@ def test_a_reader_that_closes_early_stops_no_work(reader: str, seen: Seen, tmp_p
     is_whole = (tmp_path / "run" / "plan.json").exists()
     seen(f"plan … {reader} true", "exit 0, written", f"exit {status}, {is_whole=}")
     assert (status, is_whole, done.stderr) == (0, True, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that never wait")
+def test_a_pipe_that_never_waits_gets_everything(seen: Seen) -> None:
+    """As of a program in an event loop, whose end of a pipe is that of its children too."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    writer = (
+        "from opmerge.cli.streams import prepare_streams; prepare_streams(); print('x' * 10**6)"
+    )
+    with subprocess.Popen([sys.executable, "-c", writer], stdout=writing) as process:
+        os.close(writing)
+        with open(reading, "rb") as stream:  # noqa: PTH123 - a file descriptor
+            time.sleep(0.5)  # the pipe is full
+            count = len(stream.read())
+    seen("a full pipe, O_NONBLOCK", "1000001 bytes, exit 0", f"{count} bytes, {process.returncode}")
+    assert (count, process.returncode) == (10**6 + 1, 0)
 
 
 # --- the width of a terminal ------------------------------------------------------------------

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words is None:
         prepare_streams()
         words = sys.argv[1:]
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read where it is first imported
+    # read where these libraries are first imported: to be quiet, and to use torch
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.update(USE_TORCH="1", USE_TF="0")
     try:
         with (
             contextlib.suppress(click.exceptions.Exit),

@@ -13,8 +13,9 @@ from opmerge.errors import InputError
 
 _PREFIXES = (  # of the variables that libraries read
     *("ACCELERATE_", "CUDA", "DASK_", "DIFFUSERS_", "FSDP_", "HF_", "HUGGINGFACE_", "JOBLIB_"),
-    *("LOKY_", "MATPLOTLIB", "MKL_", "MPL", "NUMBA_", "OMP_", "OPENBLAS_", "PYTORCH_", "RAY_"),
-    *("SKLEARN_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "USE_", "XLA_"),
+    *("LOKY_", "MASTER_", "MATPLOTLIB", "MKL_", "MPL", "NCCL_", "NUMBA_", "OMP_", "OPENBLAS_"),
+    *("PYDANTIC_", "PYTORCH_", "RAY_", "SKLEARN_", "TOKENIZERS_", "TORCH", "TQDM_"),
+    *("TRANSFORMERS_", "USE_", "XLA_"),
 )
 _TELLING = 3  # letters of a value that are no coincidence
 _IMPORTING = "<frozen importlib._bootstrap>"

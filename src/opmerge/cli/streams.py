@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,7 +31,9 @@ class _Outlet(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            while (count := super().write(data)) is None:  # a pipe that is full and never waits
+                select.select([], [self], [])
+            return count
         except self._excused:
             _open_nowhere(self.fileno())
             return memoryview(data).nbytes

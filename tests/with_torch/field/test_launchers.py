@@ -213,6 +213,7 @@ def test_a_network_in_training_is_never_compiled_but_by_setting() -> None:
         ("ACCELERATE_LOG_LEVEL", "nonsense", "ACCELERATE_LOG_LEVEL"),
         ("HF_HUB_ETAG_TIMEOUT", "soon", "HF_HUB_ETAG_TIMEOUT"),
         ("TORCH_LOGS", "nonsense", "TORCH_LOGS"),
+        ("TQDM_MININTERVAL", "often", "TQDM_MININTERVAL"),
         ("PYTHONOPTIMIZE", "2", "cannot be imported here"),  # it reads its own docstrings
     ],
 )
@@ -225,3 +226,14 @@ def test_a_library_that_its_surroundings_stop_is_one_line(
     assert done.returncode == 2, done.stderr
     assert said in last
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("variable", ["USE_TF=1", "USE_TORCH=0"])
+def test_torch_is_used_whatever_other_programs_use(
+    variable: str, teacher: Path, expected: Weights, program: Any, seen: Seen, tmp_path: Path
+) -> None:
+    """diffusers leaves torch out where its variables say another library, or none."""
+    done = program(*command(teacher, tmp_path), env=dict([variable.split("=")]))
+    seen(variable, "exit 0, the same student", f"exit {done.returncode}")
+    assert done.returncode == 0, done.stderr
+    assert furthest(weights(tmp_path), expected) == 0
