@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 CORE := .venv-core
+CLEAN := build/empty
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_DIR ?= runs/demo
@@ -11,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-core test-full field lint findings benchmarks constraints clean
+.PHONY: demo test test-core test-full field docs dist lint findings benchmarks constraints clean
 
 # The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
@@ -38,13 +39,27 @@ test-full: $(VENV)/dev.stamp
 field: $(VENV)/dev.stamp
 	$(PYTEST) --field-table tests/field tests/with_torch/field
 
+# Wheel and sdist: their metadata checked, then the wheel tried in an environment of its own.
+dist: $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt build twine
+	rm -rf dist $(CLEAN) && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(CLEAN)
+	$(CLEAN)/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --constraint constraints.txt dist/*.whl
+	$(CLEAN)/bin/opmerge --version
+	$(CLEAN)/bin/opmerge plan digits --steps 16 --output_dir $(CLEAN)/plan
+
+# build/site: a link that leads nowhere, or a documented name that does not exist, fails.
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# docs/findings.md, docs/paper_map.md and the README's table, from docs/records.
+# docs/findings.md, docs/paper_map.md and the table of studies, from docs/records.
 findings: $(VENV)/dev.stamp
 	$(BIN)/python docs/make_findings.py
 
@@ -75,7 +90,7 @@ $(CORE)/core.stamp: pyproject.toml constraints.txt | $(CORE)/bin/python
 # Pins every package; the CUDA packages that torch names on Linux are left to torch itself.
 constraints: $(VENV)/bin/python
 	$(PIP) install uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev --extra release \
 	  --upgrade --constraint - pyproject.toml \
 	  | sed 's/+cpu//' | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new
 	{ echo "# Exact versions for make demo and make test. Rebuild with: make constraints"; \

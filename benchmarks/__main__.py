@@ -1,6 +1,6 @@
 """``make benchmarks``: planners, training loop, encoding and start-up, as ratios in one run.
 
-Writes ``benchmarks/results.json`` and prints the table that the README shows. Every planner
+Writes ``benchmarks/results.json`` and prints the table that docs/findings.md shows. Every planner
 timing is the best of several repetitions after a warm-up that compiles the kernels; memory is
 that of a fresh process that does nothing else.
 """
@@ -198,7 +198,7 @@ def _last_line(command: list[str]) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The README's table."""
+    """The table of docs/findings.md."""
     large, pair, kernel = results["large"], results["planners"], results["kernel"]
     memory = results["encoding_memory"]
     rows = [

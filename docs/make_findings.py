@@ -1,4 +1,4 @@
-"""Write docs/findings.md, docs/paper_map.md and the README's table from what was measured.
+"""Write docs/findings.md, docs/paper_map.md and the table of studies from what was measured.
 
     python docs/make_findings.py            # writes (`make findings`)
     python docs/make_findings.py --check    # says which of them is not as the records say
@@ -88,13 +88,13 @@ def documents(root: Path) -> dict[Path, str]:
     def render(name: str) -> str:
         return environment.get_template(name).render(values)
 
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    before, _, rest = readme.partition(BEGIN)
+    studies_page = root / "docs" / "how_to" / "studies.md"
+    before, _, rest = studies_page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     return {
         root / "docs" / "findings.md": render("findings.md.j2"),
         root / "docs" / "paper_map.md": render("paper_map.md.j2"),
-        root / "README.md": f"{before}{BEGIN}\n{render('readme.md.j2')}{END}{after}",
+        studies_page: f"{before}{BEGIN}\n{render('studies.md.j2')}{END}{after}",
     }
 
 

@@ -36,7 +36,8 @@ class DDIM:
     """The T-step sampler that networks are read with (Song et al. 2021, Eq. 12, η = 0).
 
     Args:
-        alphas, sigmas: (T+1,) float32 coefficients of signal and noise, index 0 on the data side.
+        alphas: (T+1,) float32 coefficients of the signal, index 0 on the data side.
+        sigmas: (T+1,) float32, of the noise.
         timesteps: (T+1,) int64 or float32, what the network is told at each step; index 0 is not
             used.
         prediction_type: what the network says.

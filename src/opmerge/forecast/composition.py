@@ -39,7 +39,8 @@ class Forecast:
 
     Args:
         rms: root mean square of ‖student - teacher‖ from equal noise, all values together.
-        low, high: of the interval.
+        low: of the interval.
+        high: of the interval.
         draws: (number of draws,) rms by each of the law's draws: two plans are told apart by the
             ratios of theirs.
     """

@@ -50,7 +50,8 @@ class MergeProbe:
         is_first: whether it starts at step T.
         share: of the steps behind its first child, that of students there.
         iterations: N, at the learning rate that the law is for; at another, N times the ratio.
-        before, after: (G,) mean squares of x̂ less its target as it starts and when it is trained.
+        before: (G,) mean squares of x̂ less its target as it starts.
+        after: (G,) those when it is trained.
         shares: (G,) of its jump, as ``TeacherTable.shares`` has them.
     """
 

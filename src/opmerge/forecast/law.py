@@ -173,7 +173,8 @@ class LawPrior:
         spreads: standard deviations: of the logarithms of ``rates`` (of all groups together),
             ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent`` and
             ``floor``, and of ``behind`` and ``share_exponent`` themselves.
-        scatter, source: as of ``FittedLaw``.
+        scatter: as of ``FittedLaw``.
+        source: as of ``FittedLaw``.
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
             show where a law that keeps closer to them foretells plans worse.
     """

@@ -111,7 +111,8 @@ def plan_for_budget(
     """The plan of K students and the iterations that are forecast to leave least for a budget.
 
     Args:
-        table, law: of the teacher, as forecasts read them.
+        table: of the teacher.
+        law: of merges on its network.
         budget: network evaluations of whole batches.
         student_steps: K.
         cost: of an iteration; ``IterationCost()`` by default.

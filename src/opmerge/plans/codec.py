@@ -103,7 +103,10 @@ class PlanFile:
 
     Args:
         plan: the plan.
-        schedule, training, merge_rule, objective: of the problem that it was made for.
+        schedule: of the problem that it was made for, as are the next three.
+        training: its training model.
+        merge_rule: where its students start.
+        objective: what they are to be near.
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
             square of student minus teacher, where that is not ``w2``, and the ends ``low`` and
             ``high`` of its 90 % interval where that is known.

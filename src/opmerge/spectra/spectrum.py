@@ -20,6 +20,7 @@ from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
 SpectrumKind = Literal["full", "diagonal", "top-k", "eigenvalues"]
+"""Of the covariance: whole, its diagonal, its k largest, or eigenvalues as given."""
 
 _FORMAT = {"format": "opmerge.spectrum", "version": 1}
 _ARRAY_NAMES = ("eigenvalues", "multiplicities", "mean", "basis")

@@ -109,7 +109,8 @@ class Spending:
     """One budget for one teacher.
 
     Args:
-        inputs, spectrum: data in the teacher's units, and their spectrum with eigenvectors.
+        inputs: data in the teacher's units.
+        spectrum: theirs, with eigenvectors.
         asked: the shares of the budget, the student's steps, and the folder that keeps every part.
         config: of all trainings, but for their iterations.
         learning_rates: among which the pilot chooses; the first without one.

@@ -252,9 +252,12 @@ class GammaRates(Model):
     Args:
         shape: a from 0.001 to 1e6.
         scale: θ > 0, of a merge with N₀ iterations at η₀.
-        exponent, learning_rate_exponent: p and q from 0 to 4.
-        num_iterations, learning_rate: N >= 1 and η > 0 of each merge.
-        fitted_iterations, fitted_learning_rate: N₀ >= 1 and η₀ > 0.
+        exponent: p from 0 to 4.
+        num_iterations: N >= 1 of each merge.
+        learning_rate: η > 0 of each merge.
+        fitted_iterations: N₀ >= 1.
+        fitted_learning_rate: η₀ > 0.
+        learning_rate_exponent: q from 0 to 4.
         floor: squared error >= 0 that training adds in each merge (see ``TrainingModel``).
         num_modes: from 4 to 256.
     """

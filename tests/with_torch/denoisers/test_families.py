@@ -145,8 +145,12 @@ def test_a_network_is_of_its_class_whatever_its_config_was_saved_as(folder: Path
 
 
 def test_the_table_of_the_documents_names_every_family_and_its_networks() -> None:
-    how_to = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
-    section = how_to.split("## Families of teachers\n", 1)[1].split("\n## ", 1)[0]
+    page = Path(__file__).parents[3] / "docs" / "concepts" / "networks.md"
+    section = (
+        page.read_text(encoding="utf-8")
+        .split("## Families of teachers\n", 1)[1]
+        .split("\n## ", 1)[0]
+    )
     table = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE))
     known: dict[str, set[str]] = {}
     for family in FAMILIES:

@@ -160,7 +160,9 @@ def test_classes_of_latents_need_the_scheduler_of_the_jumps(tmp_path: Path) -> N
 def test_the_documented_call_gives_the_students_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "how_to" / "use_student.md").read_text(
+        encoding="utf-8"
+    )
     codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = (each for each in codes if "StableDiffusionPipeline.from_pretrained" in each)
     monkeypatch.chdir(tmp_path)
@@ -170,7 +172,7 @@ def test_the_documented_call_gives_the_students_images(
     saved = save_student(student, Path("runs/student/student"), teacher)
     names: dict[str, Any] = {}
     torch.manual_seed(0)
-    exec(compile(code, "how_to.md", "exec"), names)
+    exec(compile(code, "use_student.md", "exec"), names)
     noise = torch.randn(1, *teacher.sample_shape, generator=torch.manual_seed(0))
     pipeline = names["pipeline"]
     # the autoencoder is of random weights: images alone say little of the steps

@@ -282,11 +282,12 @@ def test_a_one_step_student_runs_under_ddims_own_scheduler(tmp_path: Path, spaci
     assert np.array_equal(*images)
 
 
-def snippets(heading: str) -> list[str]:
-    """The Python of a section of how_to.md."""
-    text = (Path(__file__).parents[3] / "docs" / "how_to.md").read_text(encoding="utf-8")
-    section = text.split(f"## … {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+def snippets() -> list[str]:
+    """The Python of docs/how_to/use_student.md."""
+    text = (Path(__file__).parents[3] / "docs" / "how_to" / "use_student.md").read_text(
+        encoding="utf-8"
+    )
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_documented_routes_give_the_pipelines_samples(
@@ -296,7 +297,7 @@ def test_the_documented_routes_give_the_pipelines_samples(
     monkeypatch.chdir(tmp_path)
     scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
     ddim = DDIM.from_scheduler(scheduler, 4)
-    pipeline, _, stock, step = snippets("use a student")  # of texts: test_own_pipeline.py
+    pipeline, _, stock, step = snippets()  # of texts: test_own_pipeline.py
     names: dict[str, Any] = {}
     found = []
     for network, codes in ((unet(0), (pipeline, stock)), (mlp(0, SHAPE), (pipeline, step))):
@@ -304,7 +305,7 @@ def test_the_documented_routes_give_the_pipelines_samples(
         save_student(one_jump(network, ddim, SHAPE), Path("runs/student/student"))
         for code in codes:
             torch.manual_seed(0)
-            exec(compile(code, "how_to.md", "exec"), names)
+            exec(compile(code, "use_student.md", "exec"), names)
             found.append(names["images"])
     ours, theirs, ours_of_mlp, _ = found
     assert len(ours) == 4
