@@ -186,3 +186,4 @@ _BUILTIN: dict[str, Callable[[SourceOptions], Source]] = {
 }
 
 BUILTIN_SOURCES = tuple(_BUILTIN)
+"""Names of the sources that need no file."""
