@@ -32,10 +32,11 @@ _REMEDY = "start with torchrun, or unset {}"
 
 @dataclass(frozen=True)
 class Place:
-    """The number of a process, from 0, of so many."""
+    """The number of a process, from 0, of so many, and that among those of its machine."""
 
     rank: int = 0
     size: int = 1
+    local_rank: int | None = None
 
 
 def place() -> Place:
@@ -60,7 +61,7 @@ def place() -> Place:
         ranks.append(value[1])
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("MASTER_ADDR", f"must be set with {name}", remedy=remedy)
-    return Place(ranks[0], size[1])
+    return Place(ranks[0], size[1], ranks[1])
 
 
 def is_first() -> bool:
@@ -104,6 +105,10 @@ def process_state(cpu: bool = False) -> PartialState:
     for name in [*os.environ]:
         if name in alone or (name.startswith("ACCELERATE_") and name not in kept):
             del os.environ[name]
+    if mine.local_rank is not None:  # on devices accelerate knows torchrun's names alone
+        ranks = {"RANK": mine.rank, "WORLD_SIZE": mine.size, "LOCAL_RANK": mine.local_rank}
+        os.environ.update({name: str(value) for name, value in ranks.items()})
+        os.environ.setdefault("MASTER_PORT", "29500")  # torch's own
     try:
         # without a device, accelerate starts several processes only if it is told so
         return PartialState(cpu or asks_for_cpu or not torch.accelerator.is_available())

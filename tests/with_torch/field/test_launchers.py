@@ -16,6 +16,8 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import Distillation, make_accelerator
 from opmerge.distillation.pipeline import load_student, save_student
+from opmerge.errors import InputError
+from opmerge.launcher import Place, is_first, place, sharding
 from opmerge.loop import Trainer
 from opmerge.plans import build_strategy
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
@@ -133,6 +135,41 @@ def test_what_a_launcher_left_half_said_is_named(
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert name in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "3", "RANK": "2", "LOCAL_RANK": "1"},
+        {"PMI_SIZE": "3", "PMI_RANK": "2", "MPI_LOCALRANKID": "1"},
+        {
+            "OMPI_COMM_WORLD_SIZE": "3",
+            "OMPI_COMM_WORLD_RANK": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        },
+    ],
+)
+def test_what_every_launcher_says_is_read(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, seen: Seen
+) -> None:
+    for name, value in {**variables, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    seen(f"{variables}", Place(2, 3, 1), place())
+    assert place() == Place(2, 3, 1)
+    assert not is_first()
+
+
+def test_fsdp_is_configured_by_its_launcher(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+    assert sharding() is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    found = sharding()
+    assert found is not None
+    seen("FSDP_VERSION=2", 2, found.fsdp_version)
+    assert found.fsdp_version == 2
+    monkeypatch.setenv("FSDP_VERSION", "latest")
+    with pytest.raises(InputError, match="ACCELERATE_USE_FSDP"):
+        sharding()
 
 
 def test_a_run_under_a_compiler_goes_on_without_it(
