@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from uuid import uuid4
 
@@ -52,6 +52,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(str(path), "must hold a JSON object", data)
     return data
+
+
+def check_inside(name: object, place: str | os.PathLike[str]) -> str:
+    """The name of a file or part of a folder, refused (``InputError``) if it leads out of it."""
+    parts = [kind(name).parts for kind in (PurePosixPath, PureWindowsPath) if isinstance(name, str)]
+    if parts and all(part == (name,) and name != ".." for part in parts):
+        return str(name)
+    raise InputError(str(place), "must name files and parts inside its folder alone", name)
 
 
 def write_atomic(

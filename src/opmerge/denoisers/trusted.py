@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import diffusers
 
 from opmerge.errors import InputError
-from opmerge.files import read_json_object
+from opmerge.files import check_inside, read_json_object
 
 _OWN = {
     ("opmerge.denoisers.networks", "MLPDenoiser"),
@@ -30,14 +30,6 @@ _OF_TRANSFORMERS = (
     "ImageProcessingMixin",
 )
 _REMEDY = "code that lies in a folder is not run: import a module of your own before, in Python"
-
-
-def check_inside(name: object, place: str | Path) -> str:
-    """The name of a file or part of a folder, refused (``InputError``) if it leads out of it."""
-    parts = [kind(name).parts for kind in (PurePosixPath, PureWindowsPath) if isinstance(name, str)]
-    if parts and all(part == (name,) and name != ".." for part in parts):
-        return str(name)
-    raise InputError(str(place), "must name files and parts inside its folder alone", name)
 
 
 def check_index(index: Mapping[str, Any], place: Path) -> None:

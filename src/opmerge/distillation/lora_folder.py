@@ -19,7 +19,6 @@ from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.model_folder import JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher, network_digest
 from opmerge.denoisers.teacher_folder import load_network
-from opmerge.denoisers.trusted import check_inside
 from opmerge.distillation.adapters import (
     Adapters,
     adapters_of,
@@ -30,7 +29,13 @@ from opmerge.distillation.adapters import (
 )
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, read_json_object, reading, write_atomic
+from opmerge.files import (
+    check_inside,
+    folder_beside,
+    read_json_object,
+    reading,
+    write_atomic,
+)
 
 FORMAT = "opmerge.lora"
 VERSION = 1
@@ -100,7 +105,10 @@ def load_adapted(folder: Path) -> Student:
             raise ValueError("another format or version")
         scheduler: JumpScheduler = JumpScheduler.from_pretrained(folder / JUMPS)
         adapters = Adapters(index["rank"], tuple(index["target_modules"]))
-        names = [check_inside(name, folder / _INDEX) for name in index["adapters"]]
+        names = list(index["adapters"])
+    for name in names:
+        check_inside(name, folder / _INDEX)
+    with reading(folder, requirement):
         tensors = {name: load_file(folder / name / _WEIGHTS) for name in names}
     base, place = _base(index, folder)
     networks: dict[str, nn.Module] = {_BASE: base}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from opmerge.errors import InputError
-from opmerge.files import read_json_object, write_atomic
+from opmerge.files import check_inside, read_json_object, write_atomic
 from opmerge.forecast.law import FittedLaw
 from opmerge.forecast.table import TeacherTable
 from opmerge.schedules import NoiseSchedule
@@ -160,8 +160,8 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
     """Read ``calibration.json`` and the table beside it.
 
     Raises:
-        InputError: if it is none, or of version 1, which has no law; if its table is missing, or
-            another than that which it was written with.
+        InputError: if it is none, or of version 1, which has no law; if its table is missing,
+            another than that which it was written with, or not beside it.
     """
     content = read_json_object(Path(path))
     if content.get("format") != FORMAT:
@@ -172,7 +172,7 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
         )
     try:
         law = FittedLaw.from_dict(content["law"])
-        table = Path(path).parent / content["table"]["file"]
+        table = Path(path).parent / check_inside(content["table"]["file"], path)
         if not table.is_file() or file_digest(table) != content["table"]["sha256"]:
             raise InputError(
                 str(table), "must be the table that the calibration came with", remedy=_AGAIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,23 @@ def test_latents_of_any_autoencoder(
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), decoded.numpy(), atol=1e-4)
     status, _, err = run("vae", "encode", *files, "--sample")
     assert (status, "the encoder has no variances" in err) == (2, True)
+
+
+def test_a_probe_that_was_changed_is_trained_again(
+    teacher: Path, tmp_path: Path, run: Run, seen: Seen
+) -> None:
+    """Its digest tells; what is calibrated is what it was before."""
+    files = ("--teacher", teacher, "--output_dir", tmp_path)
+    few = ("--steps", 4, "--num_iterations", 4, "--train_batch_size", 8)
+    assert run("calibrate", "digits", *files, *few)[0] == 0
+    before = (tmp_path / "calibration.json").read_text()
+    for path in sorted((tmp_path / "probes").iterdir())[:2]:
+        content = json.loads(path.read_text())
+        content["result"]["after"][0] *= 2
+        path.write_text(json.dumps(content))
+    assert run("calibrate", "digits", *files, *few)[0] == 0
+    after = (tmp_path / "calibration.json").read_text()
+    seen(
+        "calibrate after two probes were changed", "the same: True", f"the same: {after == before}"
+    )
+    assert after == before

@@ -28,6 +28,8 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation import load_student, save_student
 from opmerge.errors import InputError
+from opmerge.forecast.files import read_calibration
+from opmerge.forecast.law import LAW_PRIORS, FittedLaw
 
 Run = Callable[..., tuple[int, str, str]]
 Seen = Callable[[str, object, object], None]
@@ -176,6 +178,25 @@ def test_paths_stay_inside(teacher: Path, seen: Seen) -> None:
         with pytest.raises(InputError, match="must name files and parts inside its folder alone"):
             load_teacher(teacher, 4)
         seen(f"shards in {leads_out[:12]}", "refused", "refused")
+
+
+def test_adapters_and_tables_stay_inside(tmp_path: Path, seen: Seen) -> None:
+    index: dict[str, Any] = {"format": "opmerge.lora", "version": 1, "teacher": str(tmp_path)}
+    index |= {"rank": 2, "target_modules": ["proj"], "adapters": ["../outside"]}
+    student = save_student(one_step(mlp()), tmp_path / "student")
+    shutil.copytree(student / "scheduler", student / "jumps")
+    edit_json(student / "lora.json", **index)
+    with pytest.raises(InputError, match="must name files and parts inside its folder"):
+        load_student(student)
+    seen("an adapter ../outside", "refused", "refused")
+    law = LAW_PRIORS["mlp"].centre
+    place = tmp_path / "calibration.json"
+    fitted = FittedLaw(law, (law,), 0.1, "a test").to_dict()
+    table = {"file": "../table.npz", "sha256": ""}
+    edit_json(place, format="opmerge.calibration", law=fitted, table=table)
+    with pytest.raises(InputError, match="must name files and parts inside its folder"):
+        read_calibration(place)
+    seen("a calibration's table ../table.npz", "refused", "refused")
 
 
 def test_links_of_a_hubs_cache_are_followed(teacher: Path, tmp_path: Path, seen: Seen) -> None:
