@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import opmerge
@@ -180,7 +181,7 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
     if needed() <= page.width:
         page.print(table)
         return
-    print(title)
+    print(fill(title, page.width))
     for row in rows:
         print()
         show_rows(dict(zip(head, row, strict=True)), max(map(len, head)))
