@@ -72,7 +72,7 @@ class Trained:
 
     Args:
         name: of the plan.
-            iterations: one a merge, in the order of execution; 0 of what was only solved.
+        iterations: one a merge, in the order of execution; 0 of what was only solved.
         cost: in the unit of the budget, calibration apart.
         forecast: the paired error that the law gave; None where it does not hold.
         measured: the paired error, with its 95 % interval.
