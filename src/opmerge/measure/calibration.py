@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -310,7 +311,8 @@ def kept_table(
     samples: int | None,
     progress: Progress | None = None,
 ) -> MeasuredTable:
-    """The teacher's table, measured or as an earlier run left it in the folder."""
+    """The teacher's table, measured or as an earlier run left it in the folder: as the file has it
+    in either case, and on every process, so that all that follows has the same bits."""
     is_nonlinear = config.linear_part == "solve"
     settings = config.optimization
     count = default_samples(teacher) if samples is None else samples
@@ -320,7 +322,11 @@ def kept_table(
         return measure_table(*arguments, progress)
 
     if folder is None:
-        return measured()
+        found = measured()
+        with TemporaryDirectory() as temporary:
+            path = Path(temporary, TABLE_FILE)
+            write_table(path, found.table)
+            return MeasuredTable(read_table(path), found.network_evaluations)
     identity = {
         "teacher": teacher.digest,
         "inputs": inputs.identity(),
@@ -331,21 +337,20 @@ def kept_table(
         "mixed_precision": settings.mixed_precision,
     }
     store, path = Store(folder, warn=lambda line: None), folder / TABLE_FILE
-    found: list[Any] = [MISSING]
+    known: list[Any] = [MISSING]
     if accelerator.is_main_process:
-        found = [store.read("table", identity)]
-        if found[0] is MISSING or not path.is_file() or file_digest(path) != found[0]["sha256"]:
-            found = [None]
-    broadcast_object_list(found)
-    if found[0] is None:
-        table = measured()
+        known = [store.read("table", identity)]
+        if known[0] is MISSING or not path.is_file() or file_digest(path) != known[0]["sha256"]:
+            known = [None]
+    broadcast_object_list(known)
+    if known[0] is None:
+        found = measured()
+        known = [{"network_evaluations": found.network_evaluations}]
         if accelerator.is_main_process:
-            evaluations = table.network_evaluations
-            value = {"sha256": write_table(path, table.table), "network_evaluations": evaluations}
+            value = {"sha256": write_table(path, found.table), **known[0]}
             store.write("table", identity, value)
-            return MeasuredTable(read_table(path), evaluations)
-        return table
-    return MeasuredTable(read_table(path), int(found[0]["network_evaluations"]))
+        accelerator.wait_for_everyone()
+    return MeasuredTable(read_table(path), int(known[0]["network_evaluations"]))
 
 
 def fit_rates(probes: Sequence[Probe], num_iterations: int, learning_rate: float) -> Fit:
