@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opmerge.checks import check_vector
+from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
 from opmerge.problem import Array, Problem
@@ -130,6 +131,7 @@ def evaluate(
     local = np.zeros((len(plan.merges), len(zero)))
     times = np.ones(len(local)) if training_times is None else _times(problem, plan, training_times)
     for row, merge in enumerate(plan.merges):
+        tick()
         first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
         rest = np.sum(others, axis=0)
         with np.errstate(divide="ignore"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
+from opmerge.clock import time_limit
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object, write_atomic
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from opmerge.settings.data import DataOptions
     from opmerge.settings.guidance import GuidanceOptions
 
+COMPUTING_SHARE = 0.8  # of the seconds for an answer; the rest is for start-up and the page
+PLAN_SHARE = 0.7  # and for the plan; what is left of both, for what stands beside it
 _SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers have theirs
 
 
@@ -168,8 +173,9 @@ def _answer(
 ) -> None:
     """Plan, set the strategies beside it, write the run where a folder is given, and show it."""
     from opmerge.planners import pareto_plan
-    from opmerge.planners.record import compare_strategies, plan_record
-    from opmerge.plans import default_strategies
+    from opmerge.planners.in_time import plan_in_time
+    from opmerge.planners.record import evaluate_in_time, plan_record
+    from opmerge.plans import build_strategy, default_strategies
 
     folder, planner = files.output_dir, searching.planner.replace("_", "-")
     runs.prepare_folder(folder)
@@ -178,15 +184,25 @@ def _answer(
     built = _build_problem(_load_spectrum(data), schedule, problem)
     if searching.epsilon != 0.0 and planner != "pareto":
         raise InputError("epsilon", "is an option of --planner pareto", searching.epsilon)
-    eigenvalues = len(built.distinct_eigenvalues)
-    with progress_bar(f"planning {built.num_steps} steps for {eigenvalues} eigenvalues"):
+    eigenvalues, seconds = len(built.distinct_eigenvalues), searching.max_seconds
+    title = f"planning {built.num_steps} steps for {eigenvalues} eigenvalues, {seconds:g} s at most"
+    with progress_bar(title) as report, time_limit(COMPUTING_SHARE * seconds, report):
         if planner == "pareto":
-            result = pareto_plan(built, problem.student_steps, searching.epsilon)
+            search = partial(pareto_plan, built, problem.student_steps, searching.epsilon)
+            result = plan_in_time(search, built, problem.student_steps, PLAN_SHARE * seconds)
         else:
-            result = opmerge.find_plan(built, planner, problem.student_steps)
-    names = searching.strategy or default_strategies(built.num_steps)
-    outcomes = compare_strategies(built, names, result.plan.student_steps)
-    record = plan_record(built, result, outcomes)
+            given = built, planner, problem.student_steps, PLAN_SHARE * seconds
+            result = opmerge.find_plan(*given)
+        names = searching.strategy or default_strategies(built.num_steps)
+        students = result.plan.student_steps
+        plans = ((name, build_strategy(name, built.num_steps, students)) for name in names)
+        outcomes = evaluate_in_time(built, plans)
+        if left_out := [name for name in names if name not in outcomes]:
+            note = f"left out for want of time: {', '.join(left_out)}"
+            result = replace(result, notes=(*result.notes, note))
+        record = plan_record(built, result, outcomes)
+    if result.cut_short:
+        say(f"{result.notes[0]} (--max_seconds {seconds:g})")
     if folder is not None:
         runs.write_run(folder, result, record, command, data, problem, searching)
     if files.as_json:

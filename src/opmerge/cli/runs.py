@@ -107,25 +107,30 @@ def write_run(
     contents = {
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
-        "plan.json": plan_file(result.outcome, result.lower_bound, result.gap).dumps(),
+        "plan.json": plan_file(result).dumps(),
     }
     write_config(folder, command, *options, used, libraries=())
     for name, text in contents.items():
         write_atomic(folder / name, text)
 
 
-def plan_file(outcome: opmerge.Outcome, lower_bound: float, gap: float) -> opmerge.PlanFile:
+def plan_file(result: opmerge.PlannerResult) -> opmerge.PlanFile:
     """The file of a plan: the problem that it is for, and what is predicted and proved of it."""
     from opmerge.planners.record import prediction
 
-    problem = outcome.problem
+    problem, cut = result.outcome.problem, {"cut_short_after": result.seconds}
     return opmerge.PlanFile(
-        outcome.plan,
+        result.plan,
         problem.schedule,
         problem.training,
         problem.merge_rule,
         problem.objective,
-        {**prediction(outcome), "lower_bound": lower_bound, "gap": gap},
+        {
+            **prediction(result.outcome),
+            "lower_bound": result.lower_bound,
+            "gap": result.gap,
+            **(cut if result.cut_short else {}),
+        },
         problem.spectrum.identity(),
     )
 

@@ -272,7 +272,7 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
         return replace(file, guidance=guidance)
     problem = opmerge.Problem(networks.read_spectrum(samples), schedule, merge_rule=rule)
     outcome = opmerge.evaluate(problem, run.plan)
-    file = runs.plan_file(outcome, lower_bound=0.0, gap=1.0 if outcome.w2 else 0.0)
+    file = runs.plan_file(opmerge.PlannerResult(outcome, lower_bound=0.0))
     return replace(file, guidance=guidance)
 
 

@@ -155,6 +155,13 @@ def _named(name: str) -> str:
 
 
 def _proof(best: Mapping[str, Any]) -> str:
+    proof = _proved(best)
+    if "cut_short_after" in best:
+        proof += f", as far as a search of {number(best['cut_short_after'])} s came"
+    return proof
+
+
+def _proved(best: Mapping[str, Any]) -> str:
     gap, bound = best["gap"], best["lower_bound"]
     if gap <= _ROUNDING:
         return "proved the best of all plans"

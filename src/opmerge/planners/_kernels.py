@@ -115,7 +115,9 @@ def scalar_ranges(
 
 
 @kernel(fastmath=_FAST, parallel=True)
-def interval_tables(
+def fill_intervals(
+    first: int,
+    last: int,
     log_products: Array,
     retentions: Array,
     log_variances: Array,
@@ -124,7 +126,11 @@ def interval_tables(
     deficits: Array,
     weights: Array,
     denoiser: bool,
-) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.int64]]:
+    trees: Array,
+    forests: Array,
+    tree_splits: NDArray[np.int64],
+    forest_splits: NDArray[np.int64],
+) -> None:
     """Interval DP of arXiv 2505.16024 (Algorithm 1): per interval, the operator closest in W2.
 
     For every interval start → stop it keeps the tree, and the forest, whose squared distance
@@ -132,16 +138,13 @@ def interval_tables(
     child and the best forest for the rest. O(T³ d); intervals of one length run in parallel.
 
     Takes (T+1, d) tables, ``log_targets`` the target excesses cumulated from the data side, so that
-    an interval's is a difference, and (T+1, T+1, d) deficits. Returns trees and forests
-    (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop]; a forest's split 0 stands
-    for a single tree.
+    an interval's is a difference, and (T+1, T+1, d) deficits. Fills in, for the lengths first …
+    last - 1, trees and forests (T+1, T+1, d), and the splits (T+1, T+1) of each at [start, stop];
+    a forest's split 0 stands for a single tree.
     """
     size, dimensions = log_products.shape
-    trees, forests = np.zeros((size, size, dimensions)), np.zeros((size, size, dimensions))
-    tree_splits = np.zeros((size, size), dtype=np.int64)
-    forest_splits = np.zeros((size, size), dtype=np.int64)
     products, inverse = np.exp(log_products), np.exp(-log_products)
-    for length in range(2, size):
+    for length in range(first, last):
         for stop in prange(size - length):
             start = stop + length
             log_product = log_products[stop] - log_products[start]
@@ -152,15 +155,15 @@ def interval_tables(
                 ratio = weights[start, stop] / weights[start, split] if denoiser else 1.0
                 tree_error, forest_error = 0.0, 0.0
                 for d in range(dimensions):
-                    first, rest = trees[start, split, d], forests[stop, split, d]
-                    composite = first + rest + first * rest
+                    head, rest = trees[start, split, d], forests[stop, split, d]
+                    composite = head + rest + head * rest
                     gain = inverse[stop, d] * products[split, d]
                     offset = gain - 1.0
                     if denoiser:
                         gain *= ratio
                         offset = gain * deficits[start, split, d] - deficits[start, stop, d]
                     rho = retentions[start, d]
-                    merged = (1.0 - rho) * composite + rho * (offset + gain * first)
+                    merged = (1.0 - rho) * composite + rho * (offset + gain * head)
                     tree_error += scale[d] * (merged - target[d]) ** 2
                     forest_error += scale[d] * (composite - target[d]) ** 2
                 if tree_error < best_tree:
@@ -183,14 +186,16 @@ def interval_tables(
                 split = forest_splits[start, stop]
                 child, others = trees[start, split], forests[stop, split]
                 forests[stop, start] = child + others + child * others
-    return trees, forests, tree_splits, forest_splits
 
 
 @kernel(parallel=True)
-def add_logarithms(log_products: Array, retention: Array, weights: Array, total: Array) -> None:
-    """Add Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)) to ``total`` at [k, i], k > i."""
-    size, dimensions = log_products.shape
-    for above in prange(size):
+def add_logarithms(
+    first: int, last: int, log_products: Array, retention: Array, weights: Array, total: Array
+) -> None:
+    """Add Σ_d weights_d log1p(ρ_d (1/P_d(i, k) - 1)) to ``total`` at [k, i], first <= k < last,
+    k > i."""
+    dimensions = log_products.shape[1]
+    for above in prange(first, last):
         for below in range(above):
             value = 0.0
             for d in range(dimensions):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise, product
 
-from opmerge.merging import evaluate
+from opmerge.clock import TimeUpError, tick
+from opmerge.merging import Outcome, evaluate
 from opmerge.planners.ranges import excess_ranges, separable_bound
 from opmerge.planners.record import compare_strategies
 from opmerge.planners.result import PlannerResult, best_outcome, planner, require
@@ -38,7 +40,7 @@ def brute_force_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """The best of all plans, T <= 9; either rule, either objective."""
     steps = problem.num_steps
     require(steps <= MAX_STEPS, f"brute-force needs num_steps <= {MAX_STEPS}", steps)
-    outcome = best_outcome(evaluate(problem, plan) for plan in all_plans(steps, student_steps))
+    outcome = best_outcome(_evaluated(problem, student_steps))
     return PlannerResult(outcome, outcome.w2)
 
 
@@ -52,9 +54,20 @@ def best_strategy_plan(problem: Problem, student_steps: int = 1) -> PlannerResul
     """
     outcomes = compare_strategies(problem, strategy_family(problem.num_steps), student_steps)
     best = min(outcomes, key=lambda name: outcomes[name].w2)
-    bound = separable_bound(problem, excess_ranges(problem, student_steps))
-    note = f"{best} is the best of {len(outcomes)} named strategies"
-    return PlannerResult(outcomes[best], bound, notes=(note,))
+    result = PlannerResult(
+        outcomes[best], 0.0, notes=(f"{best} is the best of {len(outcomes)} named strategies",)
+    )
+    try:
+        bound = separable_bound(problem, excess_ranges(problem, student_steps))
+    except TimeUpError:
+        return replace(result, cut_short=True)
+    return replace(result, lower_bound=bound)
+
+
+def _evaluated(problem: Problem, student_steps: int) -> Iterator[Outcome]:
+    for number, plan in enumerate(all_plans(problem.num_steps, student_steps)):
+        tick("plans tried", number)
+        yield evaluate(problem, plan)
 
 
 @cache

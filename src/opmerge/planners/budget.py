@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.checks import check_number
+from opmerge.clock import while_time
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
 from opmerge.forecast.cost import IterationCost
@@ -133,7 +134,8 @@ def frontier(
     """``plan_for_budget`` for every K, and of each for every budget, ascending.
 
     With more budget no forecast of ``least`` is worse: what a smaller one pays for is a candidate.
-    Budgets that do not pay for an iteration of every merge are left out.
+    Budgets that do not pay for an iteration of every merge are left out, and, but for the first,
+    those for which the time of a ``time_limit`` does not suffice.
 
     Raises:
         InputError: as ``plan_for_budget``, if no budget does for some K, or there is none.
@@ -151,12 +153,20 @@ def frontier(
     for priced in priced_plans(splitter, prices, iteration_grid(splitter, ordered[-1]), counts):
         of_count = found[len(priced.boundaries) - 1]
         of_count.setdefault(priced.jumps, (priced.iterations, priced.boundaries))
-    results = []
-    for count in counts:
-        search = _Search(splitter, law, count, found[count])
-        enough = [budget for budget in ordered if budget >= search.least_cost]
-        results += [search.at(budget) for budget in enough or ordered[-1:]]
-    return results
+    return list(while_time(_results(splitter, law, found, ordered), "plans for budgets"))
+
+
+def _results(
+    splitter: Splitter,
+    law: FittedLaw,
+    found: Mapping[int, Mapping[Jumps, tuple[Array, tuple[int, ...]]]],
+    budgets: Sequence[float],
+) -> Iterator[BudgetResult]:
+    """For every K, and of each for every budget that suffices, or else the largest."""
+    for count, priced in found.items():
+        search = _Search(splitter, law, count, priced)
+        enough = [budget for budget in budgets if budget >= search.least_cost]
+        yield from map(search.at, enough or budgets[-1:])
 
 
 def ratio_interval(one: Forecast, other: Forecast, scatter: float) -> tuple[float, float]:
@@ -231,7 +241,7 @@ class _Search:
     def at(self, budget: float) -> BudgetResult:
         """The result for a budget; they must ascend."""
         splits = self._splits(budget)
-        for split in sorted(splits.values(), key=lambda each: each.error)[:_REFINED]:
+        for split in while_time(sorted(splits.values(), key=lambda each: each.error)[:_REFINED]):
             better = improved(self.splitter, split, budget, _TRIALS) if split.jumps else split
             splits[better.jumps] = better
             self._weights[better.jumps] = better.counts
@@ -250,18 +260,18 @@ class _Search:
             )
             raise InputError("budget", requirement, f"{budget:,.0f}")
         splits = {}
-        for jumps, weights in self._weights.items():
-            if self.splitter.least_cost(jumps) <= budget:
-                splits[jumps] = self.splitter.best(jumps, budget, weights)
-                self._weights[jumps] = splits[jumps].counts
+        paid = [each for each in self._weights if self.splitter.least_cost(each) <= budget]
+        for jumps in while_time(paid):
+            splits[jumps] = self.splitter.best(jumps, budget, self._weights[jumps])
+            self._weights[jumps] = splits[jumps].counts
         return splits
 
     def _result(self, budget: float, splits: dict[Jumps, Split], least: Split) -> BudgetResult:
-        strategies = [
-            self._planned(split, name) for name, split in self._best_of_families(splits).items()
-        ]
+        families = while_time(self._best_of_families(splits).items())
+        strategies = [self._planned(split, name) for name, split in families]
         chosen = self._planned(least)
-        simpler = [self._planned(split) for split in _simplest(splits.values(), least)]
+        simplest = while_time(_simplest(splits.values(), least))
+        simpler = [self._planned(split) for split in simplest]
         edges = tuple(equal_angle_boundaries(self.splitter.table, self.student_steps))
         even = windowed_strategy("vanilla", edges)
         alike = [self._planned(splits[jumps])] if (jumps := jumps_of(even)) in splits else []

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from opmerge.clock import unlimited
 from opmerge.forecast import FittedLaw, TeacherTable
 from opmerge.forecast.cost import IterationCost
 from opmerge.merging import evaluate
 from opmerge.planners.budget import BudgetPlan, BudgetResult, ratio_interval
-from opmerge.planners.record import plan_record
+from opmerge.planners.record import evaluate_in_time, plan_record
 from opmerge.planners.result import PlannerResult
 from opmerge.plans import PlanFile
 from opmerge.plans.drawing import recorded_plan
@@ -37,8 +38,10 @@ def budget_record(
     evaluations (those of the plan, where iterations were asked for). ``guidance`` is that of the
     teacher.
     """
-    outcomes = {each.name: evaluate(problem, each.plan) for each in result.strategies}
-    best = evaluate(problem, result.best.plan)
+    with unlimited():
+        best = evaluate(problem, result.best.plan)
+    strategies = {each.name: each for each in result.strategies}
+    outcomes = evaluate_in_time(problem, ((name, s.plan) for name, s in strategies.items()))
     linear = PlannerResult(best, 0.0, "budget", 0.0)
     record = plan_record(problem, linear, outcomes)
 
@@ -58,8 +61,9 @@ def budget_record(
 
     record["best"] |= {"name": result.best.name, **entry(result.best)}
     record["best"]["gap"] = 1.0 if record["best"]["w2"] else 0.0
-    pairs = zip(record["strategies"], result.strategies, strict=True)
-    record["strategies"] = [{**known, **entry(planned)} for known, planned in pairs]
+    record["strategies"] = [
+        {**known, **entry(strategies[known["name"]])} for known in record["strategies"]
+    ]
     structure = _structure(result.least)
     record["least"] = {"name": result.least.name, **structure, **entry(result.least)}
     record["equal"] = None
@@ -88,14 +92,14 @@ def budget_record(
 def budget_plan_file(problem: Problem, record: Mapping[str, Any]) -> PlanFile:
     """The plan of a record with its iterations and forecast, as ``distill`` executes it."""
     best = record["best"]
-    keys = ("w2", "lower_bound", "gap", "paired_rms")
+    keys = ("w2", "lower_bound", "gap", "paired_rms", "low", "high", "cut_short_after")
     return PlanFile(
         recorded_plan(best),
         problem.schedule,
         problem.training,
         problem.merge_rule,
         problem.objective,
-        {**{key: best[key] for key in keys}, "low": best["low"], "high": best["high"]},
+        {key: best[key] for key in keys if key in best},
         problem.spectrum.identity(),
         tuple(best["iterations"]),
         record["budget"]["evaluations"],

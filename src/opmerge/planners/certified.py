@@ -28,11 +28,13 @@ what is searched and enumerated in the same way is where students hand over.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
+from opmerge.clock import TimeUpError, seconds_left, tick, time_limit
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.combs import BlockSums, CombSearch, cheapest_paths, step_signs
 from opmerge.planners.handovers import HandoverSearch, handover_memory
@@ -47,12 +49,21 @@ from opmerge.spectra import eigenvalue_spectrum
 _MAX_ITERATIONS = 60
 _MAX_CORRECTIONS = 200
 _COARSE = 128  # eigenvalues with which the plans that matter are found first
+_VERY_COARSE, _FEW_HEADS = 16, 64  # eigenvalues, and steps where students begin, of a likely plan
 _TOLERANCE = 1e-13  # relative gap in squared distance at which rounding takes over
 _CLOSED = 1e-10  # and at which there is nothing worth an enumeration
 _MAX_ENUMERATED = 5_000
 _MAX_STEPS_ENUMERATED = 256  # keeping every head's block costs takes T³/3 numbers
 _ALWAYS_BOOT = "under denoiser copy no plan of one student beats sequential BOOT, for any data"
+_DESCENT_SHARE = 0.6  # of the time that is left, where there is a limit; the rest is for the proof
 _MEMORY = 512 * 1024**2  # bytes of tails' extremes that are kept
+
+
+def certified_memory(problem: Problem, student_steps: int) -> int:
+    """Bytes of the largest table: of blocks, or under denoiser copy of several windows."""
+    if problem.merge_rule == "operator-copy":
+        return 8 * problem.num_steps**2
+    return handover_memory(problem) if student_steps > 1 else 0
 
 
 @planner("certified", 3)
@@ -67,25 +78,24 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     float64: bound and value are exact to about 1e-10.
 
     Raises:
-        InputError: for the objective data, and where the table of windows (denoiser copy, K > 1)
-            would take more than 2 GiB.
+        InputError: for the objective data, and where a table would take more than 2 GiB: of blocks
+            above T = 16,384, of windows (denoiser copy, K > 1) sooner.
     """
     objective = problem.objective
     require(objective == "teacher", "certified covers the objective teacher only", objective)
-    if problem.merge_rule == "denoiser-copy":
-        if student_steps == 1:
-            outcome = evaluate(problem, build_strategy("boot", problem.num_steps))
-            return PlannerResult(outcome, outcome.w2, notes=(_ALWAYS_BOOT,))
-        size, most = handover_memory(problem) / 1024**3, MEMORY_LIMIT / 1024**3
-        need = f"certified needs a table of at most {most:g} GiB for several students"
-        require(size <= most, need, f"{size:.1f} GiB")
-    relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
-    relaxation.descend()
-    note = "" if relaxation.account_for_tails() else relaxation.tail_note()
-    if relaxation.gap > _CLOSED and not note:
-        note = relaxation.enumerate()
+    if problem.merge_rule == "denoiser-copy" and student_steps == 1:
+        outcome = evaluate(problem, build_strategy("boot", problem.num_steps))
+        return PlannerResult(outcome, outcome.w2, notes=(_ALWAYS_BOOT,))
+    size, most = certified_memory(problem, student_steps) / 1024**3, MEMORY_LIMIT / 1024**3
+    require(
+        size <= most, f"certified needs a table of at most {most:g} GiB here", f"{size:.1f} GiB"
+    )
+    with time_limit(_DESCENT_SHARE * seconds_left()):
+        relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
+    note = relaxation.close()
     bound = float(np.sqrt(relaxation.lower))
-    return PlannerResult(relaxation.best, bound, notes=(note,) if note else ())
+    notes = (note,) if note else ()
+    return PlannerResult(relaxation.best, bound, notes=notes, cut_short=relaxation.cut_short)
 
 
 class _ConvexLoss:
@@ -107,27 +117,55 @@ class _ConvexLoss:
 
     def value_and_gradient(self, excess: Array) -> tuple[float, Array]:
         """F and its gradient; F lies on or above the tangent there, everywhere."""
+        terms, gradient = self.terms_and_gradient(excess)
+        return float(np.sum(terms)), gradient
+
+    def terms_and_gradient(self, excess: Array) -> tuple[Array, Array]:
+        """(d,) terms of F, each >= 0, and its gradient."""
         at = np.maximum(excess, self.tangent)
         gradient = 2.0 * self.scale**2 * np.expm1(at) * np.exp(at)
-        value = np.sum((self.scale * np.expm1(at)) ** 2 + gradient * (excess - at))
-        return float(value), gradient
+        terms = (self.scale * np.expm1(at)) ** 2 + gradient * (excess - at)
+        return terms, gradient
 
 
 def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
     """BOOT, vanilla and, of many eigenvalues, the plans that a coarser spectrum wants."""
     names = ("boot", "vanilla") if problem.merge_rule == "operator-copy" else ("boot",)
     plans = [build_strategy(name, problem.num_steps, student_steps) for name in names]
-    eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
-    if len(eigenvalues) <= 2 * _COARSE:
+    if len(problem.distinct_eigenvalues) <= 2 * _COARSE:
         return plans
     # the search visits much the same plans whether neighbouring eigenvalues are told apart or not,
     # and each step of it costs a matrix product over all of them
-    groups = np.array_split(np.arange(len(eigenvalues)), _COARSE)
+    coarse = _Relaxation(_coarsened(problem, _COARSE), student_steps, plans)
+    with suppress(TimeUpError):
+        coarse.descend()
+    return coarse.plans
+
+
+def _coarsened(problem: Problem, count: int) -> Problem:
+    """The problem with so many means of neighbouring eigenvalues."""
+    eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
+    groups = np.array_split(np.arange(len(eigenvalues)), min(count, len(eigenvalues)))
     means = [np.average(eigenvalues[group], weights=counts[group]) for group in groups]
     spectrum = eigenvalue_spectrum(means, [counts[group].sum() for group in groups])
-    coarse = _Relaxation(replace(problem, spectrum=spectrum), student_steps, plans)
-    coarse.descend()
-    return coarse.plans
+    return replace(problem, spectrum=spectrum)
+
+
+def likely_plan(problem: Problem, student_steps: int) -> Plan:
+    """A plan near the best, towards the teacher, in little time: that of a coarser problem.
+
+    It has few eigenvalues, and several students begin at few of the steps. Nothing is proved.
+    """
+    steps = problem.num_steps
+    plans = [build_strategy("boot", steps, student_steps)]
+    size = MEMORY_LIMIT // (8 * (steps + 1) ** 2)
+    if size < 1 or (problem.merge_rule == "denoiser-copy" and student_steps == 1):
+        return plans[0]
+    coarse = replace(_coarsened(problem, min(size, _VERY_COARSE)), objective="teacher")
+    search = _Relaxation(coarse, student_steps, plans, spacing=-(-steps // _FEW_HEADS))
+    with suppress(TimeUpError):
+        search.descend()
+    return search.best.plan
 
 
 class _Relaxation:
@@ -136,12 +174,14 @@ class _Relaxation:
     A bound comes from a tangent (offset, gradient) of the loss: F(e) >= offset + <gradient, e>.
     """
 
-    def __init__(self, problem: Problem, student_steps: int, plans: list[Plan]) -> None:
+    def __init__(
+        self, problem: Problem, student_steps: int, plans: list[Plan], spacing: int = 1
+    ) -> None:
         self.problem, self.student_steps = problem, student_steps
         self.tails = TailBound(problem, student_steps)
         self.search: CombSearch | HandoverSearch
         if problem.merge_rule == "operator-copy":
-            self.search = CombSearch(problem, student_steps)
+            self.search = CombSearch(problem, student_steps, spacing)
         else:
             self.search = HandoverSearch(problem, student_steps)
         self.loss = _ConvexLoss(problem, self.search.least_excess())
@@ -152,6 +192,7 @@ class _Relaxation:
         self.weights = np.array([float(outcome is self.best) for outcome in starts])
         self._correct()
         self.lower, self.bound = 0.0, self._tangent()
+        self.cut_short = False
 
     @property
     def upper(self) -> float:
@@ -179,9 +220,29 @@ class _Relaxation:
         self.weights = _minimise_over_hull(self.loss, self.vertices, self.weights)
         self.point = self.weights @ self.vertices
 
+    def close(self) -> str:
+        """Search, and prove as much as can be proved in time; what keeps the gap open, if known."""
+        try:
+            with time_limit(_DESCENT_SHARE * seconds_left()):
+                self.descend()
+        except TimeUpError:
+            self.cut_short = True
+        try:
+            with time_limit(_DESCENT_SHARE * seconds_left()):
+                is_for_all = self.account_for_tails()
+        except TimeUpError:
+            self.lower, self.cut_short = self._bound_of_one_sign(), True
+            return "the time was up before the bound covered eigenvalues with steps of both signs"
+        if not is_for_all:
+            return self.tail_note()
+        if self.cut_short:
+            return "the time was up before the convex relaxation was solved"
+        return self.enumerate() if self.gap > _CLOSED else ""
+
     def descend(self) -> None:
         """Fully corrective Frank-Wolfe: one shortest path an iteration, until the gap stalls."""
-        for _ in range(_MAX_ITERATIONS):
+        for iteration in range(_MAX_ITERATIONS):
+            tick("paths found", iteration)
             offset, gradient = self._tangent()
             cost, plan = self.search.cheapest(gradient)
             if offset + cost >= self.lower:
@@ -207,6 +268,19 @@ class _Relaxation:
         self.lower = max(0.0, offset + cost)
         return False
 
+    def _bound_of_one_sign(self) -> float:
+        """What no plan goes below on the eigenvalues whose steps have one sign; 0 without the time.
+
+        For these a comb is the best plan with its spine, and the terms of the others are >= 0.
+        """
+        terms, gradient = self.loss.terms_and_gradient(self.point)
+        terms[self.tails.mixed] = gradient[self.tails.mixed] = 0.0
+        try:
+            cost, _ = self.search.cheapest(gradient)
+        except TimeUpError:
+            return 0.0
+        return max(0.0, float(np.sum(terms - gradient * self.point)) + cost)
+
     def enumerate(self) -> str:
         """Close an integrality gap: combs in the order of their bound, until it passes the best.
 
@@ -217,23 +291,28 @@ class _Relaxation:
         if self.student_steps > 1 and self.problem.num_steps > _MAX_STEPS_ENUMERATED:
             return "the convex relaxation is not tight, and there are too many steps to enumerate"
         offset, gradient = self.bound
+        count, reached = 0, self.lower  # no comb that is still to come is below
         proved = np.inf  # the least bound of all spines passed
-        combs = self.search.in_order(gradient, self.upper - offset)
-        for count, (cost, plan) in enumerate(combs):
-            reached = max(self.lower, offset + cost)
-            if min(reached, proved) >= self.upper:
-                break
-            if plan is None or count == _MAX_ENUMERATED:
-                self.lower = min(reached, proved)
-                return f"the search ended after {count} combs within the bound"
-            comb = self._consider(plan)
-            loss = comb.w2**2
-            if self.tails.mixed.size:
-                loss, slope = self.loss.value_and_gradient(comb.excess)
-                if self.tails.credit(slope) is not None:
+        try:
+            for cost, plan in self.search.in_order(gradient, self.upper - offset):
+                tick("combs within the bound", count)
+                reached = max(self.lower, offset + cost)
+                if min(reached, proved) >= self.upper:
+                    break
+                if plan is None or count == _MAX_ENUMERATED:
                     self.lower = min(reached, proved)
-                    return self.tail_note()
-            proved = min(proved, loss)
+                    return f"the search ended after {count} combs within the bound"
+                comb = self._consider(plan)
+                loss = comb.w2**2
+                if self.tails.mixed.size:
+                    loss, slope = self.loss.value_and_gradient(comb.excess)
+                    if self.tails.credit(slope) is not None:
+                        self.lower = min(reached, proved)
+                        return self.tail_note()
+                proved, count = min(proved, loss), count + 1
+        except TimeUpError:
+            self.lower, self.cut_short = min(reached, proved), True
+            return f"the time was up after {count} combs within the bound"
         self.lower = min(self.upper, proved)
         return ""
 
@@ -252,6 +331,7 @@ def _minimise_over_hull(loss: _ConvexLoss, vertices: Array, weights: Array) -> A
 
     weights = weights.copy()
     for _ in range(_MAX_CORRECTIONS):
+        tick()
         point = weights @ vertices
         value, gradient = loss.value_and_gradient(point)
         slopes = vertices @ gradient
@@ -340,6 +420,7 @@ def _cheapest_inside(costs: Array) -> Array:
     costs[single] = np.minimum(costs[single], 0.0)  # a step outside spine blocks costs nothing
     least = np.zeros_like(costs)
     for below in range(size - 1):
+        tick()
         inside = np.ascontiguousarray(costs[below:, below:])
         # a spine block begins below the head of its tree, hence strictly below k
         least[below + 1 :, below] = cheapest_paths(inside)[0][:-1]

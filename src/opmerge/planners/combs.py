@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.clock import tick
 from opmerge.planners.interval import best_edges
 from opmerge.plans.tree import Plan, Tree
 from opmerge.problem import Array, Problem
@@ -22,6 +23,7 @@ _ROUNDING = 1e-15  # of the largest term; thousands as small change nothing abov
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
 _MAX_STATES = 200_000  # that wait in a best-first search
 _ROWS = 128  # rows of a matrix product at a time
+_LOGARITHMS_AT_ONCE = 1e8  # of a compiled kernel, which hears neither Ctrl-C nor the clock
 
 _State = tuple[float, int, tuple[tuple[int, ...], ...]]
 """Of the search: cost, students to follow, and of each tree its head and its steps so far."""
@@ -67,12 +69,9 @@ class BlockSums:
 
     def weighted(self, weights: Array) -> Array:
         """(n, n) sums for the block k → i at [k, i], k > i, with (d,) weights of any sign."""
-        from opmerge.planners._kernels import add_logarithms
-
         total = np.zeros((self._size, self._size))
         if self._direct.size:
-            args = self._direct_products, self._direct_retention, weights[self._direct]
-            add_logarithms(*args, total)
+            self._add_logarithms(weights[self._direct], total)
         if not self._series.size:
             return total
         weights = weights[self._series]
@@ -81,6 +80,7 @@ class BlockSums:
         least = np.log(_ROUNDING) + (log_terms + self._log_largest).max()
         above, below, power = self._above, self._below, 1
         while True:
+            tick()
             sign = 1.0 if power % 2 else -1.0
             weighted = above * (sign / power * weights[: above.shape[1]])
             for end in range(_ROWS, self._size + _ROWS, _ROWS):  # the lower half, by rows
@@ -94,12 +94,28 @@ class BlockSums:
             above = above[:, :used] * (1.0 + self._above[:, :used]) + self._above[:, :used]
             below = below[:, :used] * self._below[:, :used]
 
+    def _add_logarithms(self, weights: Array, total: Array) -> None:
+        """Add the terms that are computed element by element, some rows at a time."""
+        from opmerge.planners._kernels import add_logarithms
+
+        rows = max(_ROWS, int(_LOGARITHMS_AT_ONCE / (self._size * len(weights))))
+        for first in range(0, self._size, rows):
+            tick()
+            last = min(first + rows, self._size)
+            of_rows = self._direct_products, self._direct_retention, weights, total
+            add_logarithms(first, last, *of_rows)
+
 
 class CombSearch:
-    """Shortest combs of K students under (d,) weights on the excess of each eigenvalue."""
+    """Shortest combs of K students under (d,) weights on the excess of each eigenvalue.
 
-    def __init__(self, problem: Problem, student_steps: int) -> None:
+    Of several students, each begins at T or at a multiple of ``spacing``: at 1, all plans are
+    searched.
+    """
+
+    def __init__(self, problem: Problem, student_steps: int, spacing: int = 1) -> None:
         self.problem, self.student_steps = problem, student_steps
+        self._heads = sorted({*range(spacing, problem.num_steps, spacing), problem.num_steps})
         self._top_sums = self._sums(problem.num_steps)
         self._top_costs: tuple[Array, Array] | None = None
 
@@ -136,7 +152,8 @@ class CombSearch:
         num_steps, edges = self.problem.num_steps, [self.problem.num_steps, 0]
         if self.student_steps > 1:
             trees = np.full((num_steps + 1, num_steps + 1), np.inf)
-            for head in range(1, num_steps + 1):
+            for head in self._heads:
+                tick("blocks under step", head)
                 upside_down = np.ascontiguousarray(costs_under(head)[::-1, ::-1].T)
                 trees[head, :head] = cheapest_paths(upside_down)[0][::-1]
             edges = best_edges(trees, self.student_steps, np.add, lambda costs, _: costs)
@@ -157,6 +174,7 @@ class CombSearch:
         first = float(ahead[-1][top][top - 1])
         heap: list[_State] = [(first, count - 1, ((top, top - 1),))]
         while heap:
+            tick()
             estimate, following, chains = heappop(heap)
             if estimate > limit:
                 return

@@ -14,10 +14,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from opmerge.merging import evaluate
+from opmerge.clock import tick
 from opmerge.planners.interval import best_edges
 from opmerge.plans.strategies import boot
-from opmerge.plans.tree import Plan, Tree
+from opmerge.plans.tree import Plan
 from opmerge.problem import Array, Problem
 
 _LOWEST = -60.0
@@ -68,6 +68,7 @@ class HandoverSearch:
             ahead.append((costs + ahead[-1]).min(axis=1))
         heap: list[_State] = [(float(ahead[-1][top]), self.student_steps - 1, (top,))]
         while heap:
+            tick()
             estimate, following, edges = heappop(heap)
             if estimate > limit:
                 return
@@ -93,14 +94,37 @@ class HandoverSearch:
 def window_excesses(problem: Problem) -> Array:
     """(T+1, T+1, d) excess of sequential BOOT from each step to each step below it.
 
-    At [start, stop], 0 where there is no window. One merge of BOOT after the other adds to it.
+    At [start, stop], 0 where there is no window. One merge of BOOT after the other adds to it: what
+    ``evaluate`` finds of it, for the windows of one length from all steps at once.
     """
-    top = problem.num_steps
+    teacher, top = problem.teacher, problem.num_steps
+    alphas, sigmas = problem.schedule.alphas[:, None], problem.schedule.sigmas[:, None]
+    products = teacher.log_products
     excess = np.zeros((top + 1, top + 1, len(problem.eigenvalues)))
-    for head in range(2, top + 1):
-        above = (Tree(t, t - 1) for t in range(top, head, -1))
-        local = evaluate(problem, Plan((*above, boot(head)))).local_excess
-        excess[head, head - 2 :: -1] = np.maximum(np.cumsum(local, axis=0), _LOWEST)
+    reached = np.zeros((top + 1, len(problem.eigenvalues)))  # by the window from each step
+    log_cosines = teacher.log_cosines[1:].copy()  # Σ over the window that ends at each step
+    deficits = -np.expm1(teacher.log_cosine(np.arange(top), np.arange(1, top + 1)) - log_cosines)
+    for length in range(2, top + 1):
+        tick("windows of length", length)
+        starts = np.arange(length, top + 1)
+        stops = starts - length
+        log_cosines = log_cosines[:-1] + teacher.log_cosines[length:]
+        splits, before = stops + 1, deficits[1:]
+        deficits = -np.expm1(teacher.log_cosine(stops, starts) - log_cosines)
+        weights = [alphas[i] * sigmas[starts] - sigmas[i] * alphas[starts] for i in (stops, splits)]
+        gain = (
+            weights[0]
+            / weights[1]
+            * np.exp(products[splits] - products[stops])
+        )
+        first = reached[starts]
+        error = gain * before - deficits + gain * np.expm1(first) - np.expm1(first)
+        with np.errstate(divide="ignore"):  # an output of 0, as in ``evaluate``
+            local = np.log1p(
+                np.maximum(problem.retentions[starts] * (error * np.exp(-first)), -1.0)
+            )
+        reached[starts] = first + local
+        excess[starts, stops] = np.maximum(reached[starts], _LOWEST)
     return excess
 
 

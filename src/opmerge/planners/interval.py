@@ -12,7 +12,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners.ranges import compose, estimates, excess_ranges, separable_bound
@@ -23,6 +25,7 @@ from opmerge.problem import Array, Problem
 Split = Callable[[int, int], Any]
 
 MEMORY_LIMIT = 2 * 1024**3
+_OPERATIONS_AT_ONCE = 2e9  # of a compiled kernel, which hears neither Ctrl-C nor the clock
 
 
 def interval_memory(problem: Problem) -> int:
@@ -41,8 +44,6 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     Raises:
         InputError: if the tables would take more than 2 GiB.
     """
-    from opmerge.planners._kernels import interval_tables
-
     if interval_memory(problem) > MEMORY_LIMIT:
         raise InputError(
             "planner",
@@ -52,17 +53,7 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         )
     bound = separable_bound(problem, excess_ranges(problem, student_steps))
     teacher, log_targets = problem.teacher, _cumulated_targets(problem)
-    deficits = [estimates(problem, d)[0] for d in range(len(problem.eigenvalues))]
-    trees, _, tree_splits, forest_splits = interval_tables(
-        teacher.log_products,
-        problem.retentions,
-        np.log(teacher.variances),
-        log_targets,
-        problem.multiplicities,
-        np.ascontiguousarray(np.stack(deficits, axis=-1)),
-        estimates(problem, 0)[1],
-        problem.merge_rule == "denoiser-copy",
-    )
+    trees, tree_splits, forest_splits = _interval_tables(problem, log_targets)
 
     def error(values: Array, stop: int) -> Array:
         scale = teacher.log_products[stop] + 0.5 * np.log(problem.multiplicities)
@@ -78,6 +69,37 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     )
     note = "the bound lets every eigenvalue have its own plan"
     return PlannerResult(evaluate(problem, Plan(tuple(students))), bound, notes=(note,))
+
+
+def _interval_tables(
+    problem: Problem, log_targets: Array
+) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """Trees, and the splits of trees and forests, of ``fill_intervals``."""
+    from opmerge.planners._kernels import fill_intervals
+
+    size, dimensions = problem.teacher.log_products.shape
+    deficits = [estimates(problem, d)[0] for d in range(dimensions)]
+    trees, forests = np.zeros((2, size, size, dimensions))
+    tree_splits, forest_splits = np.zeros((2, size, size), dtype=np.int64)
+    arguments = (
+        problem.teacher.log_products,
+        problem.retentions,
+        np.log(problem.teacher.variances),
+        log_targets,
+        problem.multiplicities,
+        np.ascontiguousarray(np.stack(deficits, axis=-1)),
+        estimates(problem, 0)[1],
+        problem.merge_rule == "denoiser-copy",
+        trees,
+        forests,
+        tree_splits,
+        forest_splits,
+    )
+    lengths = max(1, int(_OPERATIONS_AT_ONCE / (size**2 * dimensions)))
+    for first in range(2, size, lengths):
+        tick("intervals up to length", first)
+        fill_intervals(first, min(first + lengths, size), *arguments)
+    return trees, tree_splits, forest_splits
 
 
 def _cumulated_targets(problem: Problem) -> Array:

@@ -11,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
+from opmerge.clock import while_time
 from opmerge.forecast.table import MOST_NODES
 from opmerge.planners.splits import LENGTH_EXPONENT, Array, Jumps, Split, Splitter, in_order
 
@@ -26,7 +27,7 @@ def improved(splitter: Splitter, split: Split, budget: float, limit: int) -> Spl
     is_improving = True
     while is_improving and left > 0:
         is_improving = False
-        for jumps in _neighbours(splitter, split.jumps):
+        for jumps in while_time(_neighbours(splitter, split.jumps)):
             if jumps in seen or left <= 0:
                 continue
             seen.add(jumps)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners.ranges import compose, excess_ranges
@@ -101,6 +102,7 @@ class _Search:
             front = _Front(np.zeros((3, 1, len(low))), origin, lambda *_, step=step: step)
             self.trees[start, start - 1] = self.forests[start, start - 1] = front
             for stop in range(start - 2, -1, -1):
+                tick("fronts of intervals from step", start)
                 self._build(start, stop)
 
     def _build(self, start: int, stop: int) -> None:
@@ -127,6 +129,7 @@ class _Search:
         for students in range(2, student_steps + 1):
             is_last, extended = students == student_steps, {}
             for stop in (0,) if is_last else range(num_steps - students + 1):
+                tick("fronts of students", students)
                 above = {split: front for split, front in prefixes.items() if split > stop}
                 parts, row = _followed(above, self.trees, stop)
                 extended[stop] = _Front(*_joined(parts), row) if is_last else self._thin(parts, row)
@@ -139,6 +142,7 @@ class _Search:
         if self.raised > _LEAST_RAISED:  # begin a little below what the last interval needed
             epsilon = max(epsilon, self.raised / 4)
         while True:
+            tick()
             boxed = self._boxed(points, origins, epsilon) if epsilon > 0 else (points, origins)
             kept = self._undominated(*boxed)
             if kept is not None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from opmerge.clock import tick
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.problem import Array, Problem
 
-# A compiled kernel does not hear Ctrl-C; between chunks of about a second, Python does.
+# A compiled kernel hears neither Ctrl-C nor the clock; between chunks of a second, Python does.
 _OPERATIONS_AT_ONCE = 1e10
+_OPERATIONS_A_SECOND = 2e9  # T³ of one eigenvalue on one core
 
 
 def compose(first: Array, rest: Array) -> Array:
@@ -47,20 +49,22 @@ def excess_ranges(problem: Problem, student_steps: int = 1) -> Array:
     uniform_boundaries(problem.num_steps, student_steps)
     teacher, weights = problem.teacher, estimates(problem, 0)[1]
     chunk = max(2, int(_OPERATIONS_AT_ONCE / problem.num_steps**3))
-    ranges = [
-        scalar_ranges(
-            teacher.log_products[:, first : first + chunk],
-            problem.retentions[:, first : first + chunk],
-            teacher.log_cosines[:, first : first + chunk],
-            teacher.eigenvalues[first : first + chunk],
-            problem.schedule.alphas,
-            problem.schedule.sigmas,
-            weights,
-            problem.merge_rule == "denoiser-copy",
-            student_steps,
+    ranges = []
+    for first in range(0, len(teacher.eigenvalues), chunk):
+        tick("ranges of eigenvalues", first, _seconds(problem))
+        ranges.append(
+            scalar_ranges(
+                teacher.log_products[:, first : first + chunk],
+                problem.retentions[:, first : first + chunk],
+                teacher.log_cosines[:, first : first + chunk],
+                teacher.eigenvalues[first : first + chunk],
+                problem.schedule.alphas,
+                problem.schedule.sigmas,
+                weights,
+                problem.merge_rule == "denoiser-copy",
+                student_steps,
+            )
         )
-        for first in range(0, len(teacher.eigenvalues), chunk)
-    ]
     with np.errstate(divide="ignore"):
         return np.log1p(np.maximum(np.hstack(ranges), -1.0))
 
@@ -69,6 +73,7 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
     """Smallest and largest δ of every tree and row of trees for eigenvalue d: ``scalar_tables``."""
     from opmerge.planners._kernels import scalar_tables
 
+    tick("ranges of eigenvalue", d + 1, _seconds(problem))
     tables: tuple[Array, Array] = scalar_tables(
         np.ascontiguousarray(problem.teacher.log_products[:, d]),
         np.ascontiguousarray(problem.retentions[:, d]),
@@ -76,6 +81,11 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
         problem.merge_rule == "denoiser-copy",
     )
     return tables
+
+
+def _seconds(problem: Problem) -> float:
+    """About what the ranges of one eigenvalue take."""
+    return problem.num_steps**3 / _OPERATIONS_A_SECOND
 
 
 def separable_bound(problem: Problem, ranges: Array) -> float:

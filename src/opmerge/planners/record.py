@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from opmerge.clock import TimeUpError
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.allocation import allocate
 from opmerge.planners.result import PlannerResult
 from opmerge.plans.strategies import build_strategy
+from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 from opmerge.versions import versions
 
@@ -27,6 +30,15 @@ def compare_strategies(
         name: evaluate(problem, build_strategy(name, problem.num_steps, student_steps))
         for name in names
     }
+
+
+def evaluate_in_time(problem: Problem, plans: Iterable[tuple[str, Plan]]) -> dict[str, Outcome]:
+    """Plans by name, evaluated; as many as there is time for."""
+    outcomes = {}
+    with suppress(TimeUpError):
+        for name, plan in plans:
+            outcomes[name] = evaluate(problem, plan)
+    return outcomes
 
 
 def problem_settings(problem: Problem, student_steps: int = 1) -> dict[str, Any]:
@@ -60,14 +72,17 @@ def equal_cost_distance(problem: Problem, outcome: Outcome, cost: float) -> floa
     """W2 of a plan whose merges share this many network evaluations of a sample, split best.
 
     Within 0.1 %. None where nothing is to be trained, where error does not decay exponentially
-    with training, or where the problem is so large that splits take minutes.
+    with training, where the problem is so large that splits take minutes, or the time is up.
     """
     size = problem.num_steps * (len(problem.eigenvalues) + 200)
     if cost <= 0 or size > _LARGEST_SPLIT or not getattr(problem.training, "is_exponential", False):
         return None
     if not outcome.plan.merges:
         return outcome.w2
-    return allocate(problem, outcome.plan, cost, tolerance=_SPLIT_TOLERANCE).w2
+    try:
+        return allocate(problem, outcome.plan, cost, tolerance=_SPLIT_TOLERANCE).w2
+    except TimeUpError:
+        return None
 
 
 def plan_record(
@@ -108,6 +123,7 @@ def plan_record(
             "gap": result.gap,
             "planner": result.planner,
             "seconds": result.seconds,
+            **({"cut_short_after": result.seconds} if result.cut_short else {}),
             "notes": notes,
         },
         "strategies": [

@@ -22,6 +22,7 @@ class PlannerResult:
 
     ``lower_bound`` is a W2 distance that no plan for the problem can go below, proved up to
     rounding in float64; each of the notes is a line: why this planner, what limits the bound.
+    ``cut_short`` where the time was up before the search ended: both are then what it had.
     """
 
     outcome: Outcome
@@ -29,6 +30,7 @@ class PlannerResult:
     planner: str = ""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    cut_short: bool = False
 
     def __post_init__(self) -> None:
         # The bound and the value are computed along different routes and may cross by rounding.

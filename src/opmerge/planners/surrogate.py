@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.clock import while_time
 from opmerge.planners.splits import Jumps, Splitter, in_order
 
 Array = NDArray[np.float64]
@@ -83,7 +84,7 @@ def priced_plans(
     children = np.maximum(np.arange(splitter.table.num_steps + 1), 2)
     costs = splitter.cost.per_iteration(children, children * _guided_share(splitter))
     wanted = sorted(set(student_steps))
-    for price in map(float, prices):
+    for price in while_time(map(float, prices), "prices of an evaluation"):
         tables, law = splitter.tables, splitter.compiled_law
         values, *choices = cheapest_trees(steps, grid, price * costs, tables, law, share)
         for value, edges in _best_windows(values, wanted):

@@ -109,7 +109,8 @@ class PlanFile:
         objective: what they are to be near.
         predicted: ``w2``, ``lower_bound`` and ``gap``; ``paired_rms``, the expected root mean
             square of student minus teacher, where that is not ``w2``, and the ends ``low`` and
-            ``high`` of its 90 % interval where that is known.
+            ``high`` of its 90 % interval where that is known; ``cut_short_after``, the seconds
+            of a search that was.
         spectrum: ``sha256`` of the eigenvalues, their ``number``, ``min`` and ``max``, and of
             samples their ``dimensions`` and total variance ``trace``. Both are empty, and left out
             of the file, if nothing was predicted because there are no data.
@@ -318,9 +319,11 @@ def _numbers(data: object, keys: tuple[str, ...], place: str) -> dict[str, float
 
 def _predicted(data: object, place: str) -> dict[str, float]:
     keys: tuple[str, ...] = ("w2", "lower_bound", "gap")
-    if isinstance(data, dict) and "paired_rms" in data:
-        keys = (*keys, "paired_rms")
-        keys = (*keys, "low", "high") if {"low", "high"} & set(data) else keys
+    if isinstance(data, dict):
+        if "paired_rms" in data:
+            keys = (*keys, "paired_rms")
+            keys = (*keys, "low", "high") if {"low", "high"} & set(data) else keys
+        keys = (*keys, *(key for key in ("cut_short_after",) if key in data))
     numbers = _numbers(data, keys, place)
     if "low" in numbers and numbers["low"] > numbers["high"]:
         raise InputError(f"{place}.low", "must be <= high", numbers["low"])

@@ -124,6 +124,11 @@ class SearchOptions(Settings):
 
     planner: str = option("auto", "auto, interval, scalar, certified, pareto or brute-force.")
     epsilon: _Checked = option(0.0, "ε of the planner pareto, relative to each range.")
+    max_seconds: Positive = option(
+        60.0,
+        "The answer comes within about so many seconds, by a search that is cut short if need be: "
+        "with the best plan and the bound that it has by then, and a word about it.",
+    )
     strategy: tuple[str, ...] | None = option(
         None,
         "A strategy to set beside the plan; may be repeated: vanilla, progressive, consistency, "

@@ -1,0 +1,84 @@
+"""How long a search may take: said by whoever waits for it, asked by the loops deep inside it.
+
+>>> with time_limit(60.0):
+...     for number in range(3):
+...         tick("counting", number)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Tell = Callable[[float, str], object]
+"""Hears how much is done, and of what."""
+
+
+class TimeUpError(Exception):
+    """A search did not end in its time; who set the limit, or a caller in between, answers."""
+
+
+@dataclass(frozen=True)
+class _Limit:
+    deadline: float = math.inf
+    tell: Tell | None = None
+
+
+_LIMIT: ContextVar[_Limit] = ContextVar("limit", default=_Limit())  # noqa: B039 - it is frozen
+
+
+@contextmanager
+def time_limit(seconds: float = math.inf, tell: Tell | None = None) -> Iterator[None]:
+    """Loops inside that ``tick`` end by ``TimeUpError`` once the seconds have passed, or those of a
+    limit around this one; ``tell`` hears of each, or else that of the limit around."""
+    around = _LIMIT.get()
+    deadline = min(around.deadline, time.monotonic() + seconds)
+    token = _LIMIT.set(_Limit(deadline, tell or around.tell))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """What is inside must be done, whatever the time."""
+    token = _LIMIT.set(_Limit())
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def seconds_left() -> float:
+    """Until the time is up; infinity without a limit."""
+    return _LIMIT.get().deadline - time.monotonic()
+
+
+def tick(doing: str = "", done: float = 0.0, needs: float = 0.0) -> None:
+    """Say how far a loop is, and leave it where the time is up.
+
+    Raises:
+        TimeUpError: if no more than the seconds that what follows ``needs`` are left.
+    """
+    limit = _LIMIT.get()
+    if limit.tell is not None and doing:
+        limit.tell(done, doing)
+    if time.monotonic() + needs > limit.deadline:
+        raise TimeUpError
+
+
+def while_time(items: Iterable[Item], doing: str = "") -> Iterator[Item]:
+    """The first item in any case, and those after it until the time is up."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        try:
+            tick(doing, number)
+        except TimeUpError:
+            return
