@@ -87,9 +87,9 @@ def certified_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         outcome = evaluate(problem, build_strategy("boot", problem.num_steps))
         return PlannerResult(outcome, outcome.w2, notes=(_ALWAYS_BOOT,))
     size, most = certified_memory(problem, student_steps) / 1024**3, MEMORY_LIMIT / 1024**3
-    require(
-        size <= most, f"certified needs a table of at most {most:g} GiB here", f"{size:.1f} GiB"
-    )
+    of_what = "steps" if problem.merge_rule == "operator-copy" else "students"
+    need = f"certified needs a table of at most {most:g} GiB for several {of_what}"
+    require(size <= most, need, f"{size:.1f} GiB")
     with time_limit(_DESCENT_SHARE * seconds_left()):
         relaxation = _Relaxation(problem, student_steps, _starting_plans(problem, student_steps))
     note = relaxation.close()

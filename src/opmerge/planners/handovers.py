@@ -112,11 +112,7 @@ def window_excesses(problem: Problem) -> Array:
         splits, before = stops + 1, deficits[1:]
         deficits = -np.expm1(teacher.log_cosine(stops, starts) - log_cosines)
         weights = [alphas[i] * sigmas[starts] - sigmas[i] * alphas[starts] for i in (stops, splits)]
-        gain = (
-            weights[0]
-            / weights[1]
-            * np.exp(products[splits] - products[stops])
-        )
+        gain = weights[0] / weights[1] * np.exp(products[splits] - products[stops])
         first = reached[starts]
         error = gain * before - deficits + gain * np.expm1(first) - np.expm1(first)
         with np.errstate(divide="ignore"):  # an output of 0, as in ``evaluate``
