@@ -24,7 +24,7 @@ import numpy as np
 
 from opmerge import Problem, cosine_schedule, eigenvalue_spectrum
 from opmerge.planners import certified_plan, interval_plan
-from opmerge.planners._kernels import interval_tables
+from opmerge.planners._kernels import fill_intervals
 from opmerge.planners.combs import step_signs
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -151,12 +151,16 @@ def _kernel_ratio(loops: Any, num_steps: int, dimensions: int) -> dict[str, floa
     pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (*inputs, weights, trees, forests)]
 
     def compiled() -> Any:
-        return interval_tables(*inputs, targets, weights, unused, unused[0], False)
+        tables = np.zeros((2, size, size, dimensions))
+        splits = np.zeros((2, size, size), dtype=np.int64)
+        given = (*inputs, targets, weights, unused, unused[0], False)
+        fill_intervals(2, size, *given, *tables, *splits)
+        return tables[0]
 
     def in_c() -> None:
         loops(ctypes.c_int(size), ctypes.c_int(dimensions), *pointers)
 
-    difference = np.abs(compiled()[0][num_steps, 0] - (in_c(), trees[num_steps, 0])[1])
+    difference = np.abs(compiled()[num_steps, 0] - (in_c(), trees[num_steps, 0])[1])
     kernel, reference = best_time(compiled, 5), best_time(in_c, 5)
     return {
         "kernel_seconds": kernel,
