@@ -41,12 +41,13 @@ def commands(base: Path) -> dict[str, Callable[[Path], Words]]:
     distill = ("--plan", "boot", "--steps", 6, "--num_iterations", 25, "--train_batch_size", 16)
     calibrate = ("--steps", 8, "--num_iterations", 12, "--train_batch_size", 16)
     study = ("--quick", "--num_workers", 1)
+    plan = ("--steps", 20, "--budget", "1e6", "--max_seconds", 3600)
     return {
         "distill": lambda out: ("distill", "digits", *teacher, *distill, *often, *_to(out)),
         "calibrate": lambda out: ("calibrate", "digits", *teacher, *calibrate, *_to(out)),
         "prepare": lambda out: ("prepare", "digits", *labelled, "--shard_size", 64, *_to(out)),
         "study": lambda out: ("study", "phase", *study, *_to(out)),
-        "plan --budget": lambda out: ("plan", "digits", "--steps", 20, "--budget", "1e6", *_to(out)),
+        "plan --budget": lambda out: ("plan", "digits", *plan, *_to(out)),
     }
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.kills", "opmerge.cli.training", "torch"])
+    context.set_forkserver_preload(["opmerge.cli.training", "torch"])
     moments = random.Random(asked.seed)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def main() -> None:
             rows.append(_row(context, name, command, base, asked.kills, moments))
             print(" | ".join(f"{key}: {value}" for key, value in rows[-1].items()), flush=True)
     RESULTS.write_text(json.dumps({"seed": asked.seed, "commands": rows}, indent=2) + "\n")
-    wrong = [row["command"] for row in rows if row["same bits"] < row["kills"] or row["left behind"]]
+    wrong = [r["command"] for r in rows if r["same bits"] < r["kills"] or r["left behind"]]
     raise SystemExit(f"not as undisturbed: {', '.join(wrong)}" if wrong else 0)
 
 

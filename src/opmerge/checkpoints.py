@@ -25,7 +25,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opmerge.errors import InputError
-from opmerge.files import GO_ON, replace_folder, why_not_written, write_atomic
+from opmerge.files import (
+    GO_ON,
+    open_file,
+    parse_json,
+    read_text,
+    replace_folder,
+    why_not_written,
+    write_atomic,
+)
 from opmerge.store import digest, file_digest
 
 FORMAT = "opmerge.checkpoint"
@@ -139,7 +147,8 @@ class Checkpoints:
     def _read(self, folder: Path) -> Checkpoint | str:
         """The checkpoint, or why it is refused."""
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            with open_file(folder / _MANIFEST) as stream:
+                manifest = parse_json(stream.read().decode())
             if reason := self._why_not(manifest):
                 return reason
             for name, known in manifest["files"].items():
@@ -150,7 +159,7 @@ class Checkpoints:
             return f"is torn ({Path(error.filename).name} is missing)"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return f"is torn ({_MANIFEST} is damaged)"
 
     def _why_not(self, manifest: dict[str, Any]) -> str:
@@ -184,7 +193,7 @@ class MetricsLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         with self._writing():
-            lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+            lines = read_text(path).splitlines(True) if path.exists() else []
             write_atomic(path, "".join(line for line in lines if _step_of(line) <= step))
 
     def write(self, **values: Any) -> None:
@@ -204,6 +213,6 @@ class MetricsLog:
 def _step_of(line: str) -> float:
     """Step of a line, infinite for one that was cut off."""
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, LookupError, TypeError):
         return math.inf

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 
+LONGEST = 100_000
+"""Steps of a sampler at most: the longest in use have 8,192, and plans have as many merges."""
+
 
 def check_count(key: str, value: object, remedy: str = "") -> int:
     """``value`` as a whole number >= 1, or ``InputError``."""
@@ -19,6 +22,13 @@ def check_count(key: str, value: object, remedy: str = "") -> int:
     if number < 1:
         raise InputError(key, "must be >= 1", number, remedy)
     return number
+
+
+def check_steps(key: str, value: object, remedy: str = "") -> int:
+    """``value`` as the number of steps of a sampler, 1 … 100,000, or ``InputError``."""
+    if check_count(key, value, remedy) > LONGEST:
+        raise InputError(key, f"must be at most {LONGEST:,} steps", value)
+    return operator.index(value)  # type: ignore[arg-type]  # it is a whole number
 
 
 def check_whole(key: str, value: object) -> int:

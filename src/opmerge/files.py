@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
+
+import numpy as np
 
 from opmerge.errors import InputError
 
 GO_ON = "make room and resume; what is finished is kept"
 _PROBE_BYTES = 2**20
+_LARGEST_JSON = 256 * 2**20  # of the record of a planning run: of 20,000 eigenvalues 5 MB
+_MOST_UNPACKED, _MOST_RATIO = 2**30, 100  # bytes, and how many for each of the archive's
+_MOST_DIGITS = 308
+_SHOWN = 20
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
@@ -23,16 +33,20 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for an unknown user
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, whose lines end in a line feed alone.
+def read_text(path: Path, most: float = math.inf) -> str:
+    """The text of a file, of so many bytes at most, whose lines end in a line feed alone.
 
     It is UTF-8, or UTF-16 or -32 as Windows writes them; a mark of the byte order is left out.
 
     Raises:
-        InputError: if it cannot be read, or is not such text.
+        InputError: if it cannot be read, is larger or no regular file, or is not such text.
     """
     try:
-        content = path.read_bytes()
+        with open_file(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > most:
+                raise InputError(str(path), f"must be at most {most / 2**20:g} MiB", size)
+            content = stream.read()
         text = content.decode(json.detect_encoding(content))
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from error
@@ -42,12 +56,100 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds, or ``InputError`` if it holds anything else."""
-    text = read_text(path)
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file opened to be read; without waiting for anybody to write it, and with an end.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: for a pipe, a device or a socket.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise InputError(os.fspath(path), "must be a regular file, not a pipe or a device")
+
+
+def parse_json(text: str, is_strict: bool = False) -> Any:
+    """The value of a JSON text whose numbers are those of float64.
+
+    Strictly, NaN and Infinity are no numbers, and no key stands twice in an object.
+
+    Raises:
+        ValueError: for anything else; for one that is nested too deep, too.
+    """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(
+            text,
+            parse_float=_finite,
+            parse_int=_whole,
+            parse_constant=_refuse if is_strict else None,
+            object_pairs_hook=_unique if is_strict else None,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:_SHOWN]} is too large for a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:_SHOWN]}… is too large for a number")
+    return int(text)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def load_npz(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The arrays of a .npz file, or those of these names; nothing is unpickled.
+
+    Raises:
+        InputError: if it is no regular file, or one that unpacks to far more than it takes.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: if it is no such archive, or lacks one.
+    """
+    with open_file(path) as stream:  # np.load leaves a file that it refuses open
+        check_unpacked(stream, path)
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("not a zip archive")
+        return {name: archive[name] for name in (archive.files if names is None else names)}
+
+
+def check_unpacked(stream: BinaryIO, path: str | os.PathLike[str]) -> None:
+    """Refuse an archive that unpacks to over a GiB and over a hundred times of what it takes."""
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        size = os.fstat(stream.fileno()).st_size
+        if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * size):
+            got = f"{unpacked / 2**30:.1f} GiB from {size / 2**20:.1f} MiB"
+            need = "must not unpack to over a hundred times of what it takes"
+            raise InputError(os.fspath(path), need, got, "save it uncompressed")
+    stream.seek(0)
+
+
+def read_json_object(path: Path, is_strict: bool = False) -> dict[str, Any]:
+    """The JSON object that a file holds, or ``InputError`` if it holds anything else."""
+    text = read_text(path, _LARGEST_JSON)
+    try:
+        data = parse_json(text, is_strict)
+    except ValueError as error:
         raise InputError(str(path), f"must hold JSON ({error})") from error
     if not isinstance(data, dict):
         raise InputError(str(path), "must hold a JSON object", data)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from opmerge.files import write_atomic
+from opmerge.files import parse_json, read_text, write_atomic
 
 MISSING: Final = object()
 """What ``Store.read`` returns where nothing that can be used is kept."""
@@ -78,8 +78,8 @@ class Store:
         path = self.path(name)
         if not path.exists():
             return MISSING
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            content = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            content = parse_json(read_text(path))
             result = content["result"]
             if content["digest"] == digest(result):
                 # before identities stood in files, they were only the names of the files

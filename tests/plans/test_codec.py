@@ -201,9 +201,12 @@ ARRAYS = {"name": "arrays", "alphas": [1.0, 0.6, 0.0], "sigmas": [0.0, 0.8, 1.0]
         (swap("0.25", "-Infinity"), "`plan file` must be a JSON object (-Infinity is not a number"),
         (swap('"steps": 5', '"steps": 5, "steps": 5'), "`plan file` must be a JSON object (a key"),
         (swap('"students"', '"students": [1], "students"'), "`plan file` must be a JSON object (a"),
-        (swap("5,", "9" * 5000 + ","), "`plan file` must be a JSON object (Exceeds the limit"),
-        ("[" * 100_000, "`plan file` must be a JSON object (maximum recursion depth exceeded"),
-        ('{"students": ' + "[" * 100_000, "`plan file` must be a JSON object (maximum recursion"),
+        (
+            swap("5,", "9" * 5000 + ","),
+            "`plan file` must be a JSON object (99999999999999999999… is too large",
+        ),
+        ("[" * 100_000, "`plan file` must be a JSON object (it is nested too deep"),
+        ('{"students": ' + "[" * 100_000, "`plan file` must be a JSON object (it is nested too"),
         ("{}", '`plan file: format` must be "opmerge.plan", got None'),
         (change(format="opmerge.record"), '`plan file: format` must be "opmerge.plan", got '),
         (change(format=["opmerge.plan"]), '`plan file: format` must be "opmerge.plan", got '),
@@ -253,8 +256,8 @@ ARRAYS = {"name": "arrays", "alphas": [1.0, 0.6, 0.0], "sigmas": [0.0, 0.8, 1.0]
         (change(training=None), "`training` must be an object with a `model`"),
         (change(training={"model": "sgd"}), "`training.model` must be one of gradient-flow, gra"),
         (swap("6.4", "-1"), "`merge_time` must be finite and > 0, got -1"),
-        (swap("6.4", "1e999"), "`merge_time` must be finite and > 0, got inf"),
-        (swap("6.4", "1" + "0" * 400), "`merge_time` must be"),
+        (swap("6.4", "1e999"), "`plan file` must be a JSON object (1e999 is too large"),
+        (swap("6.4", "1" + "0" * 400), "`plan file` must be a JSON object (10000"),
         # Predicted, spectrum
         (
             change(predicted=[]),
@@ -283,8 +286,8 @@ ARRAYS = {"name": "arrays", "alphas": [1.0, 0.6, 0.0], "sigmas": [0.0, 0.8, 1.0]
         ),
         (change(predicted={**PREDICTED, "gap": None}), "`plan file: predicted.gap` must be a num"),
         (change(predicted={**PREDICTED, "gap": True}), "`plan file: predicted.gap` must be a num"),
-        (swap("0.25", "1e999"), "`plan file: predicted.w2` must be a"),
-        (swap("0.25", "1" + "0" * 400), "`plan file: predicted.w2` must be a"),
+        (swap("0.25", "1e999"), "`plan file` must be a JSON object (1e999 is"),
+        (swap("0.25", "1" + "0" * 400), "`plan file` must be a JSON object (10000"),
         (change(spectrum=None), "`plan file: spectrum` must be an object with sha256, number, min"),
         (
             change(spectrum={**SPECTRUM, "sha256": 1}),

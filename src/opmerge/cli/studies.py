@@ -204,4 +204,4 @@ def _write_index(folder: Path) -> Path:
 def _find(folder: Path) -> dict[str, Any] | None:
     """The record of a folder, if there is one."""
     path = folder / "record.json"
-    return read_json_object(path) if path.is_file() else None
+    return read_json_object(path, is_strict=True) if path.is_file() else None

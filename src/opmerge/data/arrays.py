@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.data.source import AS_GIVEN, Files, Progress, Source, source_from_rows
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError, not_installed
-from opmerge.files import expand_home
+from opmerge.files import check_unpacked, expand_home, open_file
 
 SAMPLES = "samples"
 SAMPLE = "sample"
@@ -227,7 +227,8 @@ def _read_npy(path: Path, name: str) -> Stored:
 
 def _read_npz(path: Path, name: str) -> Stored:
     # Opened here because np.load leaves a file that it refuses open.
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
+        check_unpacked(stream, path)
         archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise TypeError("not a zip archive")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,7 @@ from opmerge.data.images import CAPTION_SUFFIXES, METADATA, named
 from opmerge.data.source import Files
 from opmerge.data.tables import delimiter_of
 from opmerge.errors import InputError
-from opmerge.files import read_text
+from opmerge.files import parse_json, read_text
 
 _NAME = "file_name"
 _REMEDY = (
@@ -73,7 +72,7 @@ def read_prompts(path: Path) -> list[str]:
     prompts: list[Any] = lines
     if path.suffix.lower() == ".jsonl":
         try:
-            prompts = [json.loads(line) for line in lines]
+            prompts = [parse_json(line) for line in lines]
         except ValueError as error:
             raise InputError(
                 "prompts", f"must hold a JSON string a line ({error})", str(path)
@@ -110,7 +109,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield from enumerate(csv.DictReader(io.StringIO(text), delimiter=delimiter), start=1)
             return
         for number, line in enumerate(text.split("\n"), start=1):
-            row = json.loads(line) if line.strip() else None
+            row = parse_json(line) if line.strip() else None
             if isinstance(row, dict):
                 yield number, row
             elif row is not None:

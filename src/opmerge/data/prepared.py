@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from opmerge.data.source import Progress, Source, source_from_rows
 from opmerge.errors import InputError, not_installed
-from opmerge.files import GO_ON, read_json_object, reading, write_atomic
+from opmerge.files import GO_ON, parse_json, read_json_object, reading, write_atomic
 from opmerge.store import digest
 
 FORMAT: Final = "opmerge.prepared"
@@ -300,7 +300,7 @@ def _kept(path: Path, identity: str) -> str | None:
 def _header(path: Path) -> dict[str, Any]:
     """What a shard says of itself, and that it is as long as it says."""
     with _safetensors().safe_open(path, "np") as file:
-        header: dict[str, Any] = json.loads(file.metadata()[_HEADER])
+        header: dict[str, Any] = parse_json(file.metadata()[_HEADER])
     return header
 
 

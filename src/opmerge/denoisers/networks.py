@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from opmerge.errors import InputError
-from opmerge.settings.networks import UNET_GROUPS
+from opmerge.settings.networks import MOST_LAYERS, UNET_GROUPS
 
 _TIME_CHANNELS = 128
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
@@ -38,6 +38,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         null_class: bool = False,
     ) -> None:
         super().__init__()
+        if num_layers > MOST_LAYERS:
+            raise InputError("num_layers", f"must be at most {MOST_LAYERS:,}", num_layers)
         num_features = math.prod(sample_shape)
         self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(_TIME_CHANNELS, hidden_size)

@@ -26,7 +26,7 @@ from opmerge.denoisers.model_folder import (
     variants_in,
 )
 from opmerge.denoisers.teacher_folder import check_guides
-from opmerge.denoisers.trusted import check_classes, check_shards, parts_of
+from opmerge.denoisers.trusted import check_classes, check_shards, check_sizes, parts_of
 from opmerge.errors import InputError, not_installed
 from opmerge.files import read_json_object, reading
 
@@ -136,6 +136,7 @@ def _read_index(root: Path) -> dict[str, Any]:
 def network_without_weights(place: Path) -> ModelMixin:
     """The network of a folder as its config says it, with no memory for weights."""
     config = read_json_object(place / "config.json")
+    check_sizes(config, place / "config.json")
     network_class = family_of(config).network_class(config, place / "config.json")
     with reading(place, "must hold a readable config"), init_empty_weights():
         network: ModelMixin = network_class.from_config(config)

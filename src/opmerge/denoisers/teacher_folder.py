@@ -27,7 +27,7 @@ from opmerge.denoisers.model_folder import (
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
-from opmerge.denoisers.trusted import check_shards
+from opmerge.denoisers.trusted import check_shards, check_sizes
 from opmerge.errors import InputError
 from opmerge.files import folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
@@ -239,6 +239,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
         InputError: if its weights are missing, pickled, damaged, not finite or not those of its
             config.
     """
+    check_sizes(read_json_object(place / "config.json"), place / "config.json")
     variant = find_variant(place)
     check_shards(place)
     with (

@@ -16,6 +16,7 @@ import diffusers
 
 from opmerge.errors import InputError
 from opmerge.files import check_inside, read_json_object
+from opmerge.settings.networks import MOST_LAYERS
 
 _OWN = {
     ("opmerge.denoisers.networks", "MLPDenoiser"),
@@ -29,6 +30,7 @@ _OF_TRANSFORMERS = (
     "FeatureExtractionMixin",
     "ImageProcessingMixin",
 )
+_LAYERS = "layers"  # in the names of settings that say how many
 _REMEDY = "code that lies in a folder is not run: import a module of your own before, in Python"
 
 
@@ -109,6 +111,20 @@ def _is_known(found: Any) -> bool:
         known += filter(None, (getattr(library, name, None) for name in _OF_TRANSFORMERS))
     is_stand_in = ".dummy" in found.__module__  # of a class whose package is not installed
     return is_stand_in or issubclass(found, tuple(known))
+
+
+def check_sizes(config: Mapping[str, Any], place: Path) -> None:
+    """Refuse a network's config that asks for more layers than any has: it would never be built.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    for name, value in config.items():
+        numbers = value if isinstance(value, list) else [value]
+        most = max((n for n in numbers if isinstance(n, int)), default=0) if _LAYERS in name else 0
+        if max(most, len(numbers)) > MOST_LAYERS:
+            requirement = f"must be at most {MOST_LAYERS:,}"
+            raise InputError(f"{place}: {name}", requirement, max(most, len(numbers)))
 
 
 def check_shards(place: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from opmerge.errors import InputError
-from opmerge.files import check_inside, read_json_object, write_atomic
+from opmerge.files import check_inside, load_npz, parse_json, read_json_object, write_atomic
 from opmerge.forecast.law import FittedLaw
 from opmerge.forecast.table import TeacherTable
 from opmerge.schedules import NoiseSchedule
@@ -130,25 +130,25 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
         InputError: if the file is none, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(str(archive["header"]))
-            if {name: header[name] for name in _TABLE} != _TABLE:
-                raise ValueError("another format")
-            names = ("deviations", "gains", "sizes", "free_steps")
-            deviations, gains, sizes, free = (archive[name].astype(np.float64) for name in names)
-            own = np.arange(len(deviations))
-            relative = deviations[own, own]  # (M+1, M+1, G) from the network's own estimate
-            products = (relative[:, :, None] + relative[:, None] - deviations) / 2
-            return TeacherTable(
-                NoiseSchedule.from_dict(header["schedule"], header["steps"]),
-                archive["nodes"].astype(np.int64),
-                products,
-                gains,
-                sizes,
-                float(header["output_spread"]),
-                bool(header["is_nonlinear"]),
-                free,
-            )
+        arrays = load_npz(path)
+        header = parse_json(str(arrays["header"]))
+        if {name: header[name] for name in _TABLE} != _TABLE:
+            raise ValueError("another format")
+        names = ("deviations", "gains", "sizes", "free_steps")
+        deviations, gains, sizes, free = (arrays[name].astype(np.float64) for name in names)
+        own = np.arange(len(deviations))
+        relative = deviations[own, own]  # (M+1, M+1, G) from the network's own estimate
+        products = (relative[:, :, None] + relative[:, None] - deviations) / 2
+        return TeacherTable(
+            NoiseSchedule.from_dict(header["schedule"], header["steps"]),
+            arrays["nodes"].astype(np.int64),
+            products,
+            gains,
+            sizes,
+            float(header["output_spread"]),
+            bool(header["is_nonlinear"]),
+            free,
+        )
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise

@@ -9,7 +9,6 @@ which a network starts as its first child.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -32,6 +31,7 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.stages import TargetLimits, plan_stages
 from opmerge.errors import InputError
+from opmerge.files import parse_json, read_text
 from opmerge.forecast.cost import STUDENT_PASSES, fewest_targets, operator_passes
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, denoise, in_parts, require_basis
@@ -263,9 +263,9 @@ class ProbeRunner:
         if self.folder is not None and self.accelerator.is_main_process:
             store = Store(self.folder, warn=lambda line: None)
             value = store.read(name, identity)
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, RecursionError):
                 if value is MISSING:  # version 1.0 kept the value alone, as its name identifies it
-                    value = json.loads(store.path(name).read_text(encoding="utf-8"))
+                    value = parse_json(read_text(store.path(name)))
                 found = [_PROBE.validate_python({**value, "settings": settings})]
         broadcast_object_list(found)
         return found[0]

@@ -12,14 +12,15 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from opmerge.checks import check_count, check_number
+from opmerge.checks import LONGEST, check_count, check_number
 from opmerge.errors import InputError
-from opmerge.files import expand_home, read_text, write_atomic
+from opmerge.files import expand_home, parse_json, read_text, write_atomic
 from opmerge.plans.tree import Plan, Tree
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
@@ -41,16 +42,15 @@ _MAY_FOLLOW = {"": "[1", "[": "[1]", ",": "[1", "]": ",]", "1": ",]"}  # 1 stand
 
 def format_tree(tree: Tree) -> str:
     """A tree as nested lists, e.g. ``[[3, 2], 1]``."""
-    return tree.fold(str, _listed)
+    opened = Counter(merge.start for merge in tree.merges)
+    closed = Counter(merge.stop + 1 for merge in tree.merges)
+    steps = range(tree.start, tree.stop, -1)
+    return ", ".join(f"{'[' * opened[step]}{step}{']' * closed[step]}" for step in steps)
 
 
 def format_students(plan: Plan) -> str:
     """The list of a plan's trees as nested lists, e.g. ``[[[3, 2], 1]]``."""
-    return _listed([format_tree(tree) for tree in plan.students])
-
-
-def _listed(parts: list[str]) -> str:
-    return f"[{', '.join(parts)}]"
+    return f"[{', '.join(map(format_tree, plan.students))}]"
 
 
 def parse_nested(text: str, argument: str = "plan") -> Any:
@@ -76,7 +76,10 @@ def parse_nested(text: str, argument: str = "plan") -> Any:
         elif mark == "]":
             stack.pop()
         elif mark == "1":
-            stack[-1].append(int(token[2]))
+            step = int(token[2])
+            if step > LONGEST:
+                raise InputError(argument, f"must have at most {LONGEST:,} steps", step)
+            stack[-1].append(step)
         before, position = mark, token.end()
     if len(stack) > 1 or not root:
         raise InputError(argument, "must be complete nested lists", text[-20:] or "nothing")
@@ -172,14 +175,7 @@ class PlanFile:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PlanFile:
         """Read a plan file, or raise ``InputError`` with the place and the rule broken."""
-        try:
-            file = expand_home(path)
-            size = file.stat().st_size
-            if size > _LARGEST_FILE:
-                raise InputError(str(path), "must be at most 64 MiB", size)
-        except OSError as error:
-            raise InputError(str(path), f"cannot be read ({error.strerror})") from error
-        return cls.loads(read_text(file), str(path))
+        return cls.loads(read_text(expand_home(path), _LARGEST_FILE), str(path))
 
     @classmethod
     def loads(cls, text: str, place: str = "plan file") -> PlanFile:
@@ -248,17 +244,9 @@ def _load_object(text: str, place: str) -> dict[str, Any]:
                 text = before + json.dumps(after[:end]) + after[end:]
                 break
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key stands twice")
-        return dict(pairs)
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not a number")
-
     try:
-        data = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text, is_strict=True)
+    except ValueError as error:
         reason = getattr(error, "msg", None) or str(error)
         raise InputError(place, f"must be a JSON object ({reason})") from error
     if not isinstance(data, dict):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from itertools import pairwise
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_steps
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan, Tree
 
@@ -166,7 +166,7 @@ def strategy_family(num_steps: int) -> tuple[str, ...]:
 
 def uniform_boundaries(num_steps: int, student_steps: int) -> list[int]:
     """(T, …, 0) in K windows of equal length, the longer ones first where K does not divide T."""
-    if check_count("student_steps", student_steps) > check_count("num_steps", num_steps):
+    if check_count("student_steps", student_steps) > check_steps("num_steps", num_steps):
         requirement = f"must be <= the number of teacher steps {num_steps}"
         raise InputError("student_steps", requirement, student_steps)
     length, longer = divmod(num_steps, student_steps)

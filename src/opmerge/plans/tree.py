@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from opmerge.checks import LONGEST
 from opmerge.errors import InputError
 
 Nested = Any
@@ -78,6 +79,8 @@ class Tree:
     merges: tuple[Merge, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.start > LONGEST:
+            raise InputError("plan", f"must be at most {LONGEST:,} steps", self.start)
         if not 0 <= self.stop < self.start:
             ends = (self.start, self.stop)
             raise InputError("tree", "must go from a later to an earlier step", ends)
@@ -106,26 +109,36 @@ class Tree:
     @classmethod
     def from_nested(cls, nested: Nested, place: str = "plan") -> Tree:
         """Read ``[[3, 2], 1]``, or raise ``InputError`` with the place (child indices) and rule."""
-        lists: list[tuple[str, Sequence[Nested]]] = []
-        waiting = [(place, nested)]
+        lists: list[tuple[int, int, Sequence[Nested]]] = []  # with the list it is in, and where
+        waiting = [(-1, 0, nested)]
         while waiting:
-            where, node = waiting.pop()
+            outer, place_in_it, node = waiting.pop()
             if isinstance(node, list | tuple) and len(node) > 1:
-                lists.append((where, node))
-                waiting += [(f"{where}[{k}]", child) for k, child in enumerate(node)]
+                waiting += [(len(lists), k, child) for k, child in enumerate(node)]
+                lists.append((outer, place_in_it, node))
+
+        def where(number: int, k: int) -> str:  # only for errors: of all lists it would fill memory
+            indices = []
+            while number >= 0:
+                indices.append(f"[{k}]")
+                number, k, _ = lists[number]
+            return place + "".join(reversed(indices))
+
         merges = []
         ends: dict[int, tuple[int, int]] = {}  # of the student that a list stands for, by its id
-        for where, node in reversed(lists):  # children first, noise side first
+        for number in range(len(lists) - 1, -1, -1):  # children first, noise side first
+            node = lists[number][2]
             boundaries: list[int] = []
             for k, child in enumerate(node):
-                start, stop = ends.get(id(child)) or _ends_of_step(child, f"{where}[{k}]")
+                start, stop = ends.get(id(child)) or _ends_of_step(child, partial(where, number, k))
                 if boundaries and boundaries[-1] != start:
                     requirement = f"must continue with step {boundaries[-1]} (noise side first)"
-                    raise InputError(f"{where}[{k}]", requirement, start)
+                    raise InputError(where(number, k), requirement, start)
                 boundaries += [stop] if boundaries else [start, stop]
             merges.append(Merge(tuple(boundaries)))
             ends[id(node)] = boundaries[0], boundaries[-1]
-        return cls(*(ends.get(id(nested)) or _ends_of_step(nested, place)), tuple(merges))
+        own = ends.get(id(nested)) or _ends_of_step(nested, lambda: place)
+        return cls(*own, tuple(merges))
 
     def to_nested(self) -> Nested:
         """The tree as nested lists; the inverse of ``from_nested``."""
@@ -237,12 +250,12 @@ def _unchanged(part: Nested) -> Nested:
     return part
 
 
-def _ends_of_step(node: Nested, place: str) -> tuple[int, int]:
+def _ends_of_step(node: Nested, place: Callable[[], str]) -> tuple[int, int]:
     """(t, t - 1) of a teacher step t, which anything is that is no list of children."""
     if isinstance(node, list | tuple):
-        raise InputError(place, "must have at least 2 children", list(node))
+        raise InputError(place(), "must have at least 2 children", list(node))
     if not isinstance(node, int) or isinstance(node, bool):
-        raise InputError(place, "must be a step (integer) or a list of children", node)
+        raise InputError(place(), "must be a step (integer) or a list of children", node)
     if node < 1:
-        raise InputError(place, "must be a step >= 1", node)
+        raise InputError(place(), "must be a step >= 1", node)
     return node, node - 1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.checks import check_count
+from opmerge.checks import check_count, check_steps
 from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home, read_json_object
 from opmerge.schedules.noise import NoiseSchedule
@@ -83,7 +83,7 @@ def diffusers_schedule(
         InputError: if the config is missing, diffusers is not installed, its class has no noise
             levels, or T steps of it cannot be taken.
     """
-    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+    num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     if not isinstance(config, Mapping):
         config = read_json_object(find_scheduler_config(config))
     if not is_scheduler_config(config):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from opmerge.checks import check_count, check_notes, check_number, check_vector, check_whole
+from opmerge.checks import check_notes, check_number, check_steps, check_vector, check_whole
 from opmerge.errors import InputError
 
 _MAX_TRAIN_TIMESTEPS = 1_000_000
@@ -116,7 +116,7 @@ class NoiseSchedule:
         any other is ``{"name", "alphas", "sigmas"}`` and optionally ``parameters``, ``timesteps``
         and ``notes``. ``InputError`` says what is missing, unknown or malformed.
         """
-        num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+        num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
         _check_stored(data, num_steps)
         name, parameters = data["name"], data.get("parameters", {})
         if "alphas" not in data:
@@ -229,7 +229,7 @@ def construct(name: str, parameters: Mapping[str, Any], num_steps: int) -> Noise
 def _beta_schedule(
     name: str, num_steps: int, beta_start: float, beta_end: float, num_train_timesteps: int
 ) -> NoiseSchedule:
-    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+    num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     num_train = check_whole("num_train_timesteps", num_train_timesteps)
     if not 1 <= num_train <= _MAX_TRAIN_TIMESTEPS:
         requirement = f"must be between 1 and {_MAX_TRAIN_TIMESTEPS}"
@@ -258,7 +258,7 @@ def _beta_schedule(
 
 def _fractions(num_steps: int) -> NDArray[np.float64]:
     """``t / T`` for ``t = 0 … T``."""
-    num_steps = check_count("num_steps", num_steps, "pass `num_steps=64`")
+    num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     return np.arange(num_steps + 1) / num_steps
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError
-from opmerge.files import expand_home, read_json_object
+from opmerge.files import check_unpacked, expand_home, open_file, read_json_object
 from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 
@@ -79,7 +79,8 @@ def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         if suffix == ".csv":
             return _read_csv(path)
-        with path.open("rb") as stream:  # np.load leaves a file that it refuses open
+        with open_file(path) as stream:  # np.load leaves a file that it refuses open
+            check_unpacked(stream, path)
             table = np.load(stream, allow_pickle=False)
             if isinstance(table, np.lib.npyio.NpzFile):
                 for key in _KEYS:

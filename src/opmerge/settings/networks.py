@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from opmerge.settings.base import Settings, option
 from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.types import (
@@ -14,6 +16,11 @@ from opmerge.settings.types import (
     Share,
     must,
 )
+
+MOST_LAYERS = 10_000
+"""Of a network: what asks for more is a mistake, and would fill memory first."""
+
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
 TeacherSchedule = Literal["cosine", "nichol-dhariwal", "linear", "scaled-linear", "flow"]
 
@@ -39,7 +46,7 @@ class TeacherConfig(Settings):
 
     network: Literal["mlp", "unet"] = option("mlp", "mlp or unet.")
     hidden_size: Count = option(256, "Width of the mlp.")
-    num_layers: Count = option(3, "Blocks of the mlp.")
+    num_layers: Layers = option(3, "Blocks of the mlp.")
     block_out_channels: _Channels | None = option(
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )

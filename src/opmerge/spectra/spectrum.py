@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from opmerge.checks import check_count, check_notes, check_number, check_whole
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import load_npz, parse_json, write_atomic
 
 SpectrumKind = Literal["full", "diagonal", "top-k", "eigenvalues"]
 """Of the covariance: whole, its diagonal, its k largest, or eigenvalues as given."""
@@ -149,11 +149,9 @@ class Spectrum:
                 spectrum.
         """
         try:
-            with Path(path).open("rb") as stream:  # np.load leaves a file that it refuses open
-                archive = np.load(stream, allow_pickle=False)
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = load_npz(path)
             text, digest = arrays.pop("header").item(), arrays.pop("digest").item()
-            header = json.loads(text)
+            header = parse_json(text)
             if {key: header.pop(key) for key in _FORMAT} != _FORMAT:
                 raise ValueError(f"not of format {_FORMAT['format']}, version {_FORMAT['version']}")
             if digest != _digest(text, arrays):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import parse_json, write_atomic
 from opmerge.page.study import Page, StudyPage, Told, study_page, tell
 from opmerge.settings.base import Settings
 from opmerge.versions import versions
@@ -136,6 +136,6 @@ def _change(values: Any, change: str) -> None:
     if isinstance(group[name], dict):
         raise InputError("set", "must name a setting inside", key, f"such as {key}.NAME")
     try:
-        group[name] = json.loads(text)
+        group[name] = parse_json(text)
     except ValueError:
         group[name] = text
