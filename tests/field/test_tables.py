@@ -64,6 +64,14 @@ LEVELS = pandas.MultiIndex.from_arrays([np.arange(40) // 7, np.arange(40) % 7])
         (NAMED.reset_index(), {"index": False}),
         (NAMED.sample(frac=1, random_state=0), {}),
         (NAMED["a"].to_frame(), {}),
+        (NAMED["a"].to_frame(), {"sep": ";", "decimal": ",", "index": False, "quoting": 1}),
+        (pandas.DataFrame(SAMPLES, columns=[0.5, 1.5, 2.5, 3.5]), {}),
+        (pandas.DataFrame((9 * SAMPLES).round(), columns=[1, 2, 3, 5]), {"index": False}),
+        (
+            pandas.DataFrame((9 * SAMPLES).astype(int), columns=[0.5, 1.0, 2.0, 3.0]),
+            {"index": False},
+        ),
+        (FRAME[7:], {"header": False}),
         (pandas.DataFrame(SAMPLES, columns=[400, 410, 420, 500]), {"index": False}),
         (pandas.DataFrame(SAMPLES, columns=["größe", "長さ", "l\nm", "#"]), {}),
         (pandas.DataFrame((100 * SAMPLES).astype(int)), {}),
@@ -128,6 +136,8 @@ def test_what_is_no_sample_is_told(tmp_path: Path, text: str, note: str) -> None
         ("R's write.csv", '"","a","b"\n"1",1,2\n"2",3,4.5\n'),
         ("Apple's old line ends", "a,b\r1,2\r3,4.5\r"),
         ("empty lines", "\na,b\n\n1,2\n   \n3,4.5\n\n"),
+        ("rows with a number sign", ",a,b\n#1,1,2\n#2,3,4.5\n"),
+        ("decimal commas between spaces", "1,0 2,0\n3,0 4,5\n"),
         ("names in quotes", '"a;b","c"\n1,2\n"3",4.5\n'),
     ],
 )

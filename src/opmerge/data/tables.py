@@ -18,6 +18,7 @@ from opmerge.errors import InputError
 from opmerge.files import read_text
 
 _DELIMITERS = ";\t|,"  # in this order: beside another one, a comma is a decimal point
+_NONE = ";"  # of a single column: a comma is then a decimal point
 _SPREADSHEET = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # its first line
 _QUOTED = re.compile(r'"[^"]*"')
 _COMMENT = re.compile(r"(^|\s)#")
@@ -54,9 +55,10 @@ def read_table(path: Path) -> Table:
     names): semicolons, tabs, bars, commas or white space. Where that is no comma, numbers may have
     decimal commas. What follows a ``#`` is passed over, and so is a delimiter at every line's end.
 
-    The first line has names if one of its fields is no number, if it counts 0, 1, 2 …, or if it has
-    whole numbers that rise, above fractions: so pandas names columns. First columns without a name
-    are an index and left out. So is one that counts the rows, as "index" or where none has a name.
+    The first line has names if one of its fields is no number, if it counts 0, 1, 2 …, or if its
+    numbers rise and are whole above fractions, or the reverse: so pandas names columns. First
+    columns without a name are an index and left out. So is one that counts the rows, as "index" or
+    where no column has a name.
 
     Raises:
         InputError: if the file is no text, has no rows, or not a number in each of its fields.
@@ -88,38 +90,45 @@ def read_table(path: Path) -> Table:
 
 
 def delimiter_of(line: str) -> str:
-    """What separates the fields of a line; a comma where nothing does."""
+    """What separates the fields of a line; a semicolon where nothing does."""
+    parts = [part for part in line.strip("\n").split(" ") if part]
+    if len(parts) > 1 and all(map(_is_number, parts)):  # some with decimal commas
+        return " "
     bare = _QUOTED.sub("x", line).strip(" \n")
     found = next((each for each in _DELIMITERS if each in bare), None)
-    return found or (" " if len(bare.split()) > 1 else ",")
+    return found or (" " if len(bare.split()) > 1 else _NONE)
 
 
 def _delimiter_of(text: str) -> str:
-    """The delimiter of a table: its last line is no line of names."""
+    """The delimiter of a table: its last line is no line of names, but may be too short."""
     told = _SPREADSHEET.match(text)
     if told:
         return told[1]
-    lines = text.rstrip().rsplit("\n")
-    return delimiter_of(next((line for line in reversed(lines) if not _COMMENT.match(line)), ""))
+    lines = [line for line in text.rstrip().split("\n") if not _COMMENT.match(line)]
+    told_by = (delimiter_of(lines[place]) for place in (-1, 0) if lines)
+    return next((each for each in told_by if each != _NONE), _NONE)
 
 
 def _rows(text: str, delimiter: str) -> Iterator[Row]:
     """Rows of fields, with the number of the line that each ends in."""
 
+    has_comments = "#" in text
+
     def lines() -> Iterator[str]:
         for number, line in enumerate(io.StringIO(text)):
             bare = line.strip(" \n")
-            if _COMMENT.match(bare) or (number == 0 and _SPREADSHEET.fullmatch(bare)):
+            is_comment = has_comments and _COMMENT.match(bare)
+            if is_comment or (number == 0 and _SPREADSHEET.fullmatch(bare)):
                 yield "\n"
             else:
                 yield " ".join(bare.split()) if delimiter == " " else bare
 
     reader = csv.reader(lines(), delimiter=delimiter, skipinitialspace=True)
-    has_comments = "#" in text
     for number, row in enumerate(row for row in reader if row):
         bare = _without_comment(row) if has_comments else row
         # A name may have a "#".
         yield reader.line_num, bare if number or all(map(_is_number, bare)) else row
+        has_comments &= number > 0 or bool(row[0].strip())  # the index may be "#1"
 
 
 def _without_comment(row: list[str]) -> list[str]:
@@ -138,16 +147,16 @@ def _are_names(first: Sequence[str], second: Sequence[str]) -> bool:
     while fields and not fields[-1]:
         fields.pop()
     named = fields[_num_unnamed(fields) :]
-    if not named or not all(_WHOLE.fullmatch(field) for field in named):
-        return False
-    whole = [int(field) for field in named]
     if len(named) < len(fields):
-        return True
-    above_fractions = all(_is_number(field) and not _WHOLE.fullmatch(field) for field in second)
-    if whole == list(range(len(whole))):
-        return bool(second) and (len(whole) > 1 or above_fractions)
-    rises = all(low < high for low, high in pairwise(whole))
-    return len(whole) > 1 and rises and bool(second) and above_fractions
+        return bool(named)
+    # Of a column all numbers are whole, or none is; its name is written in its own way.
+    styles = [[bool(_WHOLE.fullmatch(field.strip())) for field in row] for row in (named, second)]
+    differ = bool(second) and all(one != other for one, other in zip(*styles, strict=False))
+    if named == [str(column) for column in range(len(named))]:
+        return bool(second) and (len(named) > 1 or differ)
+    values = [_Decimals(";")(field) for field in named if field not in _MISSING]
+    rises = len(values) == len(named) > 1 and all(low < high for low, high in pairwise(values))
+    return rises and differ
 
 
 @dataclass(frozen=True)
@@ -255,13 +264,12 @@ def _refusal(path: Path, cell: str, place: str) -> InputError:
 
 
 def _counts_rows(values: NDArray[np.float64], field: str) -> bool:
-    """Whether the first of several columns holds 0, 1, 2 … or 1, 2, 3 …, as whole numbers."""
+    """Whether the first of several columns rises by 1 from row to row, in whole numbers."""
     (count, columns), first = values.shape, values[:1, 0]
     return (
         columns > 1
         and count >= _SHORTEST_COUNT
         and bool(_WHOLE.fullmatch(field.strip()))
-        and float(first[0]) in (0.0, 1.0)
         and np.array_equal(values[:, 0], np.arange(count) + first)
     )
 
