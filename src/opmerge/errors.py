@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _MAX_VALUE_LENGTH = 80
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAMED = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
@@ -36,9 +37,7 @@ class InputError(ValueError):
         self._parts = (argument, requirement, value, remedy)
         got = "" if value is None else f", got {_shorten(value)}"
         text = f"`{argument}` {requirement}{got}{remedy and f'; {remedy}'}"
-        # A file's name may have bytes that no text has.
-        printable = text.encode(errors="backslashreplace").decode()
-        super().__init__(" ".join(printable.split()))
+        super().__init__(printable(" ".join(text.split())))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts  # so that it comes back from another process
@@ -57,6 +56,17 @@ class InputError(ValueError):
         argument, requirement, value, remedy = self._parts
         told = _NAMED.sub(lambda found: words(found[1], found[2]) or found[0], remedy)
         return type(self)(argument, requirement, value, told)
+
+
+def printable(text: str) -> str:
+    """The text with an escape for what moves a terminal or has no place in UTF-8.
+
+    A file's name may have both: line feeds, and bytes that are no text.
+
+    >>> printable("a\\x1b[2J\\udcff")
+    'a\\\\x1b[2J\\\\udcff'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def not_installed(argument: str, package: str | None, extra: str = "torch") -> InputError:

@@ -51,7 +51,7 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
             return draw_samples(sampler, count, seed, batch_size, label, report, told)
 
     samples = draw(sampler, "sampling")
-    if asked.output.suffix == ".png":
+    if asked.output.suffix.lower() == ".png":
         images = decoded(samples, sampler, pipeline_folder(asked.model))
         written = write_image_grid(asked.output, images)
     else:

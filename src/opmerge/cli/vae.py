@@ -102,7 +102,7 @@ def decode(asked: DecodingOptions) -> None:
         need = "must be three whole numbers >= 1, such as 3,64,64"
         raise InputError("image_shape", need, ",".join(map(str, shape)))
     networks.prepare_libraries()
-    is_grid = output.suffix == ".png"
+    is_grid = output.suffix.lower() == ".png"
     rows = read_array(asked.latents, "latents")[: asked.num_images or (_SHOWN if is_grid else None)]
     encoder = load_encoder(asked.vae, shape, best_device())
     batches = decode_latents(encoder, rows, asked.batch_size)

@@ -79,12 +79,12 @@ def find_celeba(root: Path) -> CelebaFolder | None:
         folder, _, file = name.rpartition("/")
         if _NUMBERED.fullmatch(file):
             numbered.setdefault(folder, []).append(name)
-        elif file in _PARTITIONS:
+        elif file.lower() in _PARTITIONS:
             partitions.append(name)
         else:
             others.append(name)
     # The official format first, then the file nearest to the root.
-    partitions.sort(key=lambda name: (not name.endswith(".txt"), name.count("/")))
+    partitions.sort(key=lambda name: (not name.lower().endswith(".txt"), name.count("/")))
     files = (*(root / name for name in partitions), *_partitions_above(root))
     folders = [folder for folder, names in numbered.items() if _is_aligned(root, folder, names)]
     if not folders and files:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.data.source import Files, Progress, Source, source_from_rows
-from opmerge.errors import InputError
+from opmerge.errors import InputError, printable
 from opmerge.settings.data import SourceOptions
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def named(files: Sequence[str], what: str) -> list[str]:
     """One note with the number of files and the first few names, or none."""
     if not files:
         return []
-    names = ", ".join(files[:_NAMES_IN_NOTE])
+    names = ", ".join(map(printable, files[:_NAMES_IN_NOTE]))
     more = len(files) - _NAMES_IN_NOTE
     noun = "file" if len(files) == 1 else "files"
     return [f"{len(files):,} {what} {noun}: {names}" + (f" and {more:,} more" if more > 0 else "")]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opmerge.errors import InputError
+from opmerge.errors import InputError, printable
 from opmerge.settings.types import Split
 
 Progress = Callable[[int], None]
@@ -71,6 +71,7 @@ class Source:
     rows: Callable[[int, int], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
         if not self.shape or min(self.shape) < 1:
             raise InputError(self.name, "must hold samples of at least one value", self.shape)
         if self.num_samples < 2:

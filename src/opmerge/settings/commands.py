@@ -37,9 +37,9 @@ _PICTURE = "A .png (grid) or .npy (array) file."
 _PREPARED = "A data set that `prepare` wrote"
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
 _VAE = "A run of `vae train`, the folder `vae` in it, or an autoencoder or pipeline of diffusers."
-_Array = Annotated[File, must("end in .npy", lambda path: path.suffix == ".npy")]
+_Array = Annotated[File, must("end in .npy", lambda path: path.suffix.lower() == ".npy")]
 _Picture = Annotated[
-    File, must("end in .png or .npy", lambda path: path.suffix in (".png", ".npy"))
+    File, must("end in .png or .npy", lambda path: path.suffix.lower() in (".png", ".npy"))
 ]
 _Checked = Annotated[float, Field(allow_inf_nan=True)]  # by the library, in its words
 

@@ -130,7 +130,7 @@ class Spectrum:
         Raises:
             InputError: if the name does not end in ``.npz`` or the file cannot be written.
         """
-        if Path(path).suffix != ".npz":
+        if Path(path).suffix.lower() != ".npz":
             raise InputError("path", "must end in .npz", str(path))
         header = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays = {name: header.pop(name) for name in _ARRAY_NAMES}
