@@ -56,6 +56,17 @@ def read_text(path: Path, most: float = math.inf) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def check_plain(path: Path) -> None:
+    """Refuse a text file that ``read_text`` reads and libraries do not, which read plain UTF-8.
+
+    Raises:
+        InputError: if it begins with a mark of the byte order, or is in another encoding.
+    """
+    if path.is_file() and json.detect_encoding(path.read_bytes()) != "utf-8":
+        requirement = "must be UTF-8 without a byte order mark, as diffusers reads it"
+        raise InputError(str(path), requirement, remedy="save it again as that")
+
+
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """A file opened to be read; without waiting for anybody to write it, and with an end.
 

@@ -29,7 +29,7 @@ from opmerge.denoisers.networks import own_memory
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.trusted import check_shards, check_sizes
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, read_json_object, reading
+from opmerge.files import check_plain, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import build_scheduler, find_scheduler_config
 
@@ -242,6 +242,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     check_sizes(read_json_object(place / "config.json"), place / "config.json")
     variant = find_variant(place)
     check_shards(place)
+    check_plain(place / "config.json")
     with (
         reading(place, "must hold a readable config and the weights that fit it"),
         warnings.catch_warnings(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from opmerge.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
 Seen = Callable[[str, object, object], None]
+TEACHER = Path(__file__).parents[2] / "fixtures" / "v0_1" / "teacher"
 RANDOM = np.random.default_rng(0)
 SAMPLES: NDArray[np.float64] = RANDOM.normal(size=(6, 2, 3))
 PIXELS = RANDOM.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
@@ -233,3 +236,19 @@ def test_the_scale_is_told_before_training(run: Run, tmp_path: Path, seen: Seen)
         )  # fmt: skip
         seen(f"train-teacher with {name} of 0 to 255", told, err)
         assert (status, told in err) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("model_index.json", 0), ("scheduler/scheduler_config.json", 0), ("unet/config.json", 2)],
+)
+def test_marks_in_a_teachers_files_are_read_or_refused_with_the_remedy(
+    tmp_path: Path, run: Run, seen: Seen, name: str, status: int
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(TEACHER, teacher)
+    (teacher / name).write_bytes(codecs.BOM_UTF8 + (teacher / name).read_bytes())
+    got, _, err = run("sample", teacher, "--steps", 4, "--output", tmp_path / "s.NPY")
+    seen(f"a byte order mark in {name}: exit status", status, got)
+    assert (got, "save it again as that" in err) == (status, status == 2)
+    assert (tmp_path / "s.NPY").exists() == (status == 0)
