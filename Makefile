@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 CORE := .venv-core
 CLEAN := build/empty
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_DIR ?= runs/demo
@@ -10,9 +11,11 @@ DEMO_DIR ?= runs/demo
 # of tests would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
+LOWEST_TESTS := tests/test_compatibility.py tests/plans tests/spectra \
+  $(addprefix tests/with_torch/field/test_,trusted_folders.py teachers_as_they_lie.py students_as_used.py)
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-core test-full field docs dist lint findings benchmarks constraints clean
+.PHONY: demo test test-core test-lowest test-full field docs dist lint findings benchmarks constraints clean
 
 # The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
@@ -31,6 +34,11 @@ test-core: $(CORE)/core.stamp
 	OMP_NUM_THREADS=1 $(CORE)/bin/pytest -n $(WORKERS) --dist worksteal
 	$(CORE)/bin/opmerge plan digits --steps 64 --output_dir $(CORE)/runs/plan
 	$(CORE)/bin/opmerge study all --quick --num_workers $(WORKERS) --output_dir $(CORE)/runs/studies
+
+# With the lowest version of each dependency that pyproject.toml allows (but torch: older ones bring
+# gigabytes of CUDA): what reads and writes files of others, and what warnings of old versions spare.
+test-lowest: $(LOWEST)/lowest.stamp
+	$(ONE_THREAD) $(LOWEST)/bin/pytest -W default -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
 
 test-full: $(VENV)/dev.stamp
 	$(PYTEST) -m "full or not full"
@@ -87,14 +95,26 @@ $(CORE)/core.stamp: pyproject.toml constraints.txt | $(CORE)/bin/python
 	  --constraint constraints.txt --editable '.[studies,test]'
 	@touch $@
 
+$(LOWEST)/lowest.stamp: pyproject.toml lowest.txt | $(LOWEST)/bin/python
+	@echo "installing opmerge with its lowest dependencies into $(LOWEST) (one to three minutes, once)"
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --constraint lowest.txt --editable '.[torch,text,studies,test]'
+	@touch $@
+
 # Pins every package; the CUDA packages that torch names on Linux are left to torch itself.
 constraints: $(VENV)/bin/python
 	$(PIP) install uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev --extra release \
-	  --upgrade --constraint - pyproject.toml \
+	$(call pinned,--extra dev --extra release --upgrade,constraints.txt,Exact versions for make demo and make test. \
+	  Rebuild with: make constraints)
+	$(call pinned,--extra torch --extra text --extra studies --extra test --resolution \
+	  lowest-direct,lowest.txt,The lowest versions that are supported. Rebuild with: make constraints)
+
+define pinned
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate $(1) \
+	  --constraint - pyproject.toml \
 	  | sed 's/+cpu//' | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new
-	{ echo "# Exact versions for make demo and make test. Rebuild with: make constraints"; \
-	  cat constraints.new; } > constraints.txt && rm constraints.new
+	{ echo "# $(3)"; cat constraints.new; } > $(2) && rm constraints.new
+endef
 
 clean:
-	rm -rf $(VENV) $(CORE) runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(CORE) $(LOWEST) runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
