@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from opmerge.cli import planning, preparing, spending, students, studies, training, vae
 from opmerge.cli.libraries import library_fault
@@ -20,6 +21,9 @@ from opmerge.cli.streams import discard, prepare_streams
 from opmerge.errors import InputError
 
 __all__ = ["COMMANDS", "main"]
+
+COMPLETE = "_OPMERGE_COMPLETE"
+"""The variable by which click's scripts for shells ask how a word could go on."""
 
 COMMANDS = Commands(
     "opmerge",
@@ -56,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = arguments
     if words is None:
         prepare_streams()
+        if (asked := os.environ.get(COMPLETE)) is not None:  # the shell, for the tab key
+            return shell_complete(COMMANDS, {}, "opmerge", COMPLETE, asked)
         words = sys.argv[1:]
     # read where these libraries are first imported: to be quiet, and to use torch
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -10,11 +10,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from textwrap import dedent, indent
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from opmerge.cli.streams import console
 from opmerge.errors import InputError
@@ -27,6 +29,7 @@ _CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("-", "_"),
 }
+EXAMPLES = "\n\nExamples:\n"
 _TABLE_WIDTH = 76  # below, words would be cut beside the names: they stand under them
 # what Python calls otherwise
 _OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
@@ -70,6 +73,8 @@ class _InPanels(click.Command):
                         table.add_row(Text(" ").join(names))
                         table.add_row(Padding(words, (0, 0, 0, 4)))
                 page.print(Panel(table, title=title, title_align="left", border_style="dim"))
+            if self.epilog:  # neither in a panel nor broken, so that lines can be copied
+                page.print(Text(f"\n Examples\n\n{indent(self.epilog, '   ')}\n"), soft_wrap=True)
         return captured.get()
 
 
@@ -83,17 +88,18 @@ class Commands(_InPanels, click.Group):
             self.add_command(command if is_group else Command(verb, command))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which is how completion reads
             click.echo(self.get_help(ctx))
             raise click.UsageError("a command is missing")
         return super().parse_args(ctx, args)
 
 
 class Command(_InPanels):
-    """The command of a function, which takes settings alone."""
+    """The command of a function, which takes settings alone; examples end the docstring."""
 
     def __init__(self, name: str, function: Callable[..., None]) -> None:
-        super().__init__(name, help=inspect.getdoc(function), context_settings=_CONTEXT)
+        told, _, shown = (inspect.getdoc(function) or "").partition(EXAMPLES)
+        super().__init__(name, help=told, epilog=dedent(shown).strip(), context_settings=_CONTEXT)
         self._function = function
 
     @cached_property
@@ -208,6 +214,16 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         self._numbers, self._or_one = several and not self.repeated, leaves[0] is not tuple
         name = "str" if self._numbers else self.kind.__name__.lower()
         self.name = f"list[{name}]" if self.repeated else name
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Choices that go on so; without any, files where a path or a source may be meant."""
+        found = [choice for choice in self.choices if choice.startswith(incomplete)]
+        if self.choices:
+            return [CompletionItem(choice) for choice in found]
+        is_file = self.kind is Path or isinstance(param, Argument)
+        return [CompletionItem(incomplete, type="file")] if is_file else []
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in self.choices:

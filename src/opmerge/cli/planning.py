@@ -45,6 +45,12 @@ def plan(
 
     In the linear theory, with proof; for a --budget, and for students of several steps, by the law
     of merges, with the iterations of every merge and a forecast of the error.
+
+    Examples:
+        opmerge plan digits --steps 64 --output_dir runs/plan
+        opmerge plan my_latents.npy --schedule path/to/model --steps 50 --student_steps 4
+        opmerge plan my_images/ --teacher path/to/model --steps 32 --budget 20h \\
+            --output_dir runs/plan
     """
     from opmerge.cli import budgets
 
@@ -63,14 +69,23 @@ def plan(
 def compare(
     data: DataOptions, problem: ProblemOptions, searching: SearchOptions, files: OutputOptions
 ) -> None:
-    """Set the named strategies side by side, and beside the best plan."""
+    """Set the named strategies side by side, and beside the best plan.
+
+    Examples:
+        opmerge compare digits --steps 64
+    """
     _answer("compare", output.show_comparison, data, problem, searching, files)
 
 
 def evaluate(
     data: DataOptions, problem: ProblemOptions, chosen: EvaluationOptions, files: OutputOptions
 ) -> None:
-    """Evaluate a plan: what it costs in quality, and where the error arises."""
+    """Evaluate a plan: what it costs in quality, and where the error arises.
+
+    Examples:
+        opmerge evaluate digits --plan '[[3,2],1]'
+        opmerge evaluate digits --plan hybrid:8 --steps 64 --json
+    """
     runs.prepare_folder(files.output_dir)
     steps = problem.steps if _is_strategy(chosen.plan) else None
     parsed, made_for = read_plan(chosen.plan, problem.given("student_steps"), steps)
@@ -88,7 +103,11 @@ def evaluate(
 
 
 def spectrum(data: DataOptions, files: OutputOptions) -> None:
-    """Estimate the spectrum of the data; with --output_dir, save and draw it."""
+    """Estimate the spectrum of the data; with --output_dir, save and draw it.
+
+    Examples:
+        opmerge spectrum my_images/ --output_dir runs/spectrum
+    """
     runs.prepare_folder(files.output_dir)
     estimated = _load_spectrum(data)
     if files.output_dir is not None:

@@ -17,6 +17,10 @@ def prepare(asked: PreparingOptions) -> None:
 
     The folder that is written is a source of data for every command. An interrupted preparation
     goes on when it is started again.
+
+    Examples:
+        opmerge prepare my_images/ --teacher path/to/model --output_dir runs/data
+        opmerge prepare --prompts prompts.txt --teacher path/to/model --output_dir runs/prompts
     """
     from opmerge import latents
 

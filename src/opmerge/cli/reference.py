@@ -15,7 +15,8 @@ def reference(commands: Commands, path: str = "opmerge") -> Iterator[str]:
             yield from reference(command, f"{path} {name}")
         elif isinstance(command, Command):
             yield from ("", f"## {path} {name}", "", summary(command), "")
-            yield from ("| | | |", "|---|---|---|")
+            yield from (f"    {line}" for line in (command.epilog or "").splitlines())
+            yield from ("", "| | | |", "|---|---|---|")
             for option in command.options:
                 names, kind, *text = (cell.replace("|", "\\|") for cell in option.cells)
                 yield f"| `{names}` | {kind.strip('<>')} | {' '.join(text).rstrip()} |"

@@ -38,6 +38,12 @@ def run(
     """Spend a budget on a few-step student: calibrate, plan, distil, measure, and draw the page.
 
     Each part is kept in the folder: the same command goes on where it was interrupted.
+
+    Examples:
+        opmerge run digits --teacher runs/teacher/teacher --steps 32 --budget 1e6 \\
+            --output_dir runs/spent
+        opmerge run runs/data --teacher path/to/model --steps 32 --budget 20h \\
+            --student_steps 4 --output_dir runs/spent
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled

@@ -28,7 +28,13 @@ _NUM_DIRECTIONS = 5  # in text; all are in the JSON
 
 
 def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
-    """Draw samples from a teacher or a student; equal seeds are equal noise for both."""
+    """Draw samples from a teacher or a student; equal seeds are equal noise for both.
+
+    Examples:
+        opmerge sample runs/student/student --output student.png
+        opmerge sample path/to/model --steps 32 --prompt "a red fox" --num_samples 4 \\
+            --output teacher.png
+    """
     from opmerge.denoisers.model_folder import locate_model
     from opmerge.denoisers.models import Teacher
     from opmerge.distillation.lora_folder import pipeline_folder
@@ -97,6 +103,10 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
     """Measure a student against its teacher on samples from equal noise, with intervals.
 
     The teacher is guided as it was when the student was distilled.
+
+    Examples:
+        opmerge evaluate-student runs/student/student --teacher path/to/model \\
+            --source my_images/
     """
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import load_samples
@@ -147,7 +157,11 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
 
 
 def export(asked: ExportOptions) -> None:
-    """Print a plan's step list for another program: FastGen's t_list or ComfyUI's sigmas."""
+    """Print a plan's step list for another program: FastGen's t_list or ComfyUI's sigmas.
+
+    Examples:
+        opmerge export runs/plan/plan.json --to comfyui
+    """
     from opmerge.plans import export as formats
 
     file = opmerge.PlanFile.read(asked.plan)

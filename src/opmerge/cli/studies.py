@@ -43,7 +43,13 @@ class Study(Protocol):
 
 
 def study(asked: StudyOptions) -> None:
-    """Answer a question by experiment: a record and a page; an interrupted study goes on."""
+    """Answer a question by experiment: a record and a page; an interrupted study goes on.
+
+    Examples:
+        opmerge study --list
+        opmerge study phase --quick
+        opmerge study synthetic --set 'steps=[64,128]'
+    """
     studies, name = study_names(), asked.name
     if asked.show_list:
         for key in studies:
@@ -61,7 +67,11 @@ def study(asked: StudyOptions) -> None:
 
 
 def report(asked: ReportOptions) -> None:
-    """Draw the report of a run again, from its record; nothing is computed."""
+    """Draw the report of a run again, from its record; nothing is computed.
+
+    Examples:
+        opmerge report runs/phase
+    """
     print(f"written: {_redraw(asked.run)}")
 
 

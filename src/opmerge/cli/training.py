@@ -32,7 +32,13 @@ _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is aske
 
 
 def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
-    """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline."""
+    """Train a denoiser on samples: a teacher for `distill`, saved as a diffusers pipeline.
+
+    Examples:
+        opmerge train-teacher digits --output_dir runs/teacher
+        opmerge train-teacher my_images/ --network unet --schedule flow \\
+            --output_dir runs/teacher
+    """
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
@@ -62,7 +68,14 @@ def distill(
     guidance: GuidanceOptions,
     files: RunOptions,
 ) -> None:
-    """Execute a plan: train its students, and save the result as a diffusers pipeline."""
+    """Execute a plan: train its students, and save the result as a diffusers pipeline.
+
+    Examples:
+        opmerge distill digits --teacher runs/teacher/teacher --plan boot --steps 32 \\
+            --output_dir runs/student
+        opmerge distill my_images/ --teacher path/to/model --plan runs/plan/plan.json \\
+            --output_dir runs/student --dry_run
+    """
     from opmerge.denoisers.teacher_folder import check_plan_fits
     from opmerge.distillation.executor import Distillation, settled
     from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable
@@ -150,6 +163,10 @@ def calibrate(
     `opmerge plan --training calibration.json` then predicts runs on this network with these
     settings (of --linear_part and --target_reuse too), a network for each merge (--sharing merge)
     and no curriculum. An interrupted calibration goes on when it is started again.
+
+    Examples:
+        opmerge calibrate digits --teacher runs/teacher/teacher --steps 32 --budget 5m \\
+            --output_dir runs/calibration
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled

@@ -27,7 +27,11 @@ _SHOWN = 64
 def train(
     images: ImagesOptions, files: RunOptions, kind: EncoderOptions, config: VAEConfig
 ) -> None:
-    """Train an autoencoder on images, saved in diffusers' layout; or fit a PCA."""
+    """Train an autoencoder on images, saved in diffusers' layout; or fit a PCA.
+
+    Examples:
+        opmerge vae train my_images/ --output_dir runs/vae
+    """
     from opmerge import latents
 
     folder = files.output_dir
@@ -65,7 +69,11 @@ def train(
 
 
 def encode(images: ImagesOptions, asked: EncodingOptions) -> None:
-    """Encode images: their latents, one row an image, in a .npy file."""
+    """Encode images: their latents, one row an image, in a .npy file.
+
+    Examples:
+        opmerge vae encode my_images/ --vae runs/vae --output latents.npy
+    """
     from opmerge.denoisers.inputs import network_shape
     from opmerge.latents import encode_source, load_encoder
     from opmerge.loop import best_device
@@ -89,7 +97,11 @@ def encode(images: ImagesOptions, asked: EncodingOptions) -> None:
 
 
 def decode(asked: DecodingOptions) -> None:
-    """Decode latents: a grid of images, or all of them in a .npy file."""
+    """Decode latents: a grid of images, or all of them in a .npy file.
+
+    Examples:
+        opmerge vae decode latents.npy --vae runs/vae --output decoded.png
+    """
     import torch
 
     from opmerge.data.arrays import read_array, write_rows
