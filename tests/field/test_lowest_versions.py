@@ -12,7 +12,7 @@ Seen = Callable[[str, object, object], None]
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("torch", "text", "studies")
 NEWER = {
-    "torch": "older builds bring gigabytes of CUDA; 2.6 was run by hand",
+    "torch": "older builds bring gigabytes of CUDA",
     "click": "the lowest transformers asks for a newer one",
 }
 _BOUND = re.compile(r"(?P<name>[\w.-]+)>=(?P<version>[\d.]+)")
