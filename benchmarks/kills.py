@@ -24,6 +24,19 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("kills.json")
 KILLS = 10  # of each command
+LOADED = (  # so that moments fall on what commands do, not on imports
+    "diffusers",
+    "scipy.optimize",
+    "torch.utils.tensorboard",
+    "opmerge.cli.planning",
+    "opmerge.cli.training",
+    "opmerge.distillation",
+    "opmerge.latents.preparing",
+    "opmerge.measure.calibration",
+    "opmerge.page",
+    "opmerge.planners.budget",
+    "opmerge_studies.phase",
+)
 SMALL = ("--hidden_size", 16, "--num_layers", 1, "--train_batch_size", 32)
 
 # what tells of the run itself and not of its result: times, and where it was
@@ -40,13 +53,13 @@ def commands(base: Path) -> dict[str, Callable[[Path], Words]]:
     often = ("--checkpointing_steps", 7, "--resume_from_checkpoint", "latest")
     distill = ("--plan", "boot", "--steps", 6, "--num_iterations", 25, "--train_batch_size", 16)
     calibrate = ("--steps", 8, "--num_iterations", 12, "--train_batch_size", 16)
-    study = ("--quick", "--num_workers", 1)
-    plan = ("--steps", 20, "--budget", "1e6", "--max_seconds", 3600)
+    study = ("--num_workers", 1, "--set", "steps=[16,24]", "--set", "denoiser_steps=[16]")
+    plan = ("--steps", 12, "--budget", "1e6", "--max_seconds", 3600)
     return {
         "distill": lambda out: ("distill", "digits", *teacher, *distill, *often, *_to(out)),
         "calibrate": lambda out: ("calibrate", "digits", *teacher, *calibrate, *_to(out)),
         "prepare": lambda out: ("prepare", "digits", *labelled, "--shard_size", 64, *_to(out)),
-        "study": lambda out: ("study", "phase", *study, *_to(out)),
+        "study": lambda out: ("study", "phase", "--quick", *study, *_to(out)),
         "plan --budget": lambda out: ("plan", "digits", *plan, *_to(out)),
     }
 
@@ -63,7 +76,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["opmerge.cli.training", "torch"])
+    context.set_forkserver_preload(list(LOADED))
     moments = random.Random(asked.seed)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

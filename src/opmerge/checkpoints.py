@@ -30,6 +30,7 @@ from opmerge.files import (
     open_file,
     parse_json,
     read_text,
+    remove_folder,
     replace_folder,
     why_not_written,
     write_atomic,
@@ -114,7 +115,7 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise InputError(str(target), f"cannot be written ({reason})", remedy=GO_ON) from error
         for old in self._newest_first(step)[self.limit :]:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
 
     def find(self, wanted: str) -> Checkpoint | None:
         """The checkpoint to go on from, or the newest whole one before it; None if there are none.

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -21,6 +22,8 @@ import numpy as np
 from opmerge.errors import InputError
 
 GO_ON = "make room and resume; what is finished is kept"
+_UNFINISHED, _OLD = ".unfinished", ".old"  # ends of names that begin with a dot
+_REPLACED = re.compile(r"checkpoint-\d+|student|teacher|vae")  # folders that take another's place
 _PROBE_BYTES = 2**20
 _LARGEST_JSON = 256 * 2**20  # of the record of a planning run: of 20,000 eigenvalues 5 MB
 _MOST_UNPACKED, _MOST_RATIO = 2**30, 100  # bytes, and how many for each of the archive's
@@ -187,7 +190,7 @@ def write_atomic(
         InputError: if the file cannot be written (permission, full disk, a folder in the way).
     """
     target = Path(path)
-    temporary = target.parent / f".{target.name}.{uuid4().hex[:8]}"
+    temporary = target.parent / f".{target.name}.{uuid4().hex[:8]}{_UNFINISHED}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
@@ -246,7 +249,7 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: if anything in it cannot be written; ``folder`` is then as it was.
     """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = in_place(folder).with_name(f".{folder.name}{_UNFINISHED}")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -260,6 +263,49 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def in_place(folder: Path) -> Path:
+    """The folder, first put in its place where a run was killed while it was replacing it.
+
+    Between the two renames of ``replace_folder`` nothing has its name; what it was to be replaced
+    by is whole then, and takes the place.
+    """
+    old = folder.with_name(f".{folder.name}{_OLD}")
+    if folder.name and not folder.exists() and old.is_dir():
+        finished = folder.with_name(f".{folder.name}{_UNFINISHED}")
+        with contextlib.suppress(OSError):  # another process did so just now
+            (finished if finished.is_dir() else old).rename(folder)
+    return folder
+
+
+def sweep(folder: Path) -> None:
+    """Remove what runs that were killed left in a folder of theirs and those directly in it.
+
+    Nothing else may be writing there. Files and folders that were not finished go, and those that
+    were replaced, or put aside to be removed, once what replaces them is in its place.
+    """
+    for each in (folder, *(path for path in folder.glob("*/") if not path.is_symlink())):
+        for path in each.glob(f".?*{_OLD}"):
+            name = path.name[1 : -len(_OLD)]
+            if _REPLACED.fullmatch(name) and path.is_dir():
+                in_place(each / name)
+                shutil.rmtree(path, ignore_errors=True)
+        for path in each.glob(f".?*{_UNFINISHED}"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, so that no half of it ever has its name."""
+    aside = folder.with_name(f".{folder.name}{_UNFINISHED}")
+    with contextlib.suppress(OSError):
+        folder.rename(aside)
+        folder = aside
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def replace_folder(folder: Path, finished: Path) -> None:
     """Put ``finished`` in the place of ``folder``, which comes back if that fails.
 
@@ -270,7 +316,7 @@ def replace_folder(folder: Path, finished: Path) -> None:
     """
     for path in (*finished.rglob("*"), finished):
         _sync(path)
-    old = folder.with_name(f".{folder.name}.old")
+    old = folder.with_name(f".{folder.name}{_OLD}")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, of the program by default; returns the exit status."""
     words = arguments
     if words is None:
+        _hear_signals()
         prepare_streams()
         if (asked := os.environ.get(COMPLETE)) is not None:  # the shell, for the tab key
             return shell_complete(COMMANDS, {}, "opmerge", COMPLETE, asked)
@@ -89,6 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"opmerge: {' '.join(reason.split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _hear_signals() -> None:
+    """End by what would kill the program as by Ctrl-C, so that workers end with it."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _reason(error: Exception) -> str | None:

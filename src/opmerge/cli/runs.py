@@ -14,7 +14,7 @@ import click
 
 import opmerge
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
+from opmerge.files import sweep, write_atomic
 from opmerge.launcher import is_first
 from opmerge.versions import TRAINING_LIBRARIES, versions
 
@@ -42,7 +42,8 @@ def prepare_folder(folder: Path | None) -> None:
         if made and (command := click.get_current_context(silent=True)):
             command.call_on_close(lambda: _remove_empty(made))
         folder.mkdir(parents=True, exist_ok=True)
-        _lock(folder)
+        if _lock(folder):
+            sweep(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except BlockingIOError as error:
@@ -54,8 +55,9 @@ def prepare_folder(folder: Path | None) -> None:
         raise InputError("output_dir", need, str(folder)) from error
 
 
-def _lock(folder: Path) -> None:
-    """Keep a folder for this command, by a lock of the system's that ends with its process.
+def _lock(folder: Path) -> bool:
+    """Keep a folder for this command, by a lock of the system's that ends with its process; whether
+    it is kept now and was not before.
 
     The folder itself is locked, so that no file is left behind. The first of several processes of
     one run holds it for all; where file systems or machines know no such lock, there is none.
@@ -65,10 +67,10 @@ def _lock(folder: Path) -> None:
     """
     command = click.get_current_context(silent=True)
     if fcntl is None or command is None or not is_first():
-        return
+        return False
     held = command.find_root().meta.setdefault(_LOCKS, set())
     if (place := folder.resolve()) in held:
-        return
+        return False
     handle = os.open(folder, os.O_RDONLY)
     command.find_root().call_on_close(lambda: os.close(handle))
     try:
@@ -76,8 +78,9 @@ def _lock(folder: Path) -> None:
     except BlockingIOError:
         raise
     except OSError:  # not on every file system
-        return
+        return False
     held.add(place)
+    return True
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -19,7 +19,7 @@ from diffusers.utils import logging
 
 from opmerge.denoisers.trusted import check_class, check_index, parts_of
 from opmerge.errors import InputError
-from opmerge.files import expand_home, read_json_object
+from opmerge.files import expand_home, in_place, read_json_object
 
 INDEX = "model_index.json"
 JUMPS = "jumps"
@@ -49,7 +49,7 @@ def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Pa
     Raises:
         InputError: if there is no such folder, and nothing of the name can be downloaded.
     """
-    path = expand_home(model)
+    path = in_place(expand_home(model))
     if not path.is_dir():
         name = os.fspath(model)
         if _HUB_NAME.fullmatch(name) and not path.parent.is_dir():

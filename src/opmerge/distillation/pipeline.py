@@ -37,7 +37,7 @@ from opmerge.distillation.own_pipeline import (
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
-from opmerge.files import folder_beside, reading, write_atomic
+from opmerge.files import folder_beside, in_place, reading, write_atomic
 from opmerge.plans import Plan
 
 MAX_NETWORKS = 8
@@ -245,7 +245,7 @@ def load_student(folder: Path) -> Student:
         InputError: if it is not the folder of a student, or a part is missing, damaged, of a class
             that is not known, or not what its config describes.
     """
-    folder = Path(folder)
+    folder = in_place(Path(folder))
     if is_lora_folder(folder):
         return load_adapted(folder)
     if is_in_pipeline(folder):

@@ -26,7 +26,7 @@ from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.sampling import write_image_grid
 from opmerge.errors import InputError
-from opmerge.files import expand_home, folder_beside, read_json_object
+from opmerge.files import expand_home, folder_beside, in_place, read_json_object
 from opmerge.latents.images import check_black, check_range
 from opmerge.latents.vae import ConvVAE, ms_ssim
 from opmerge.spectra import Spectrum, estimate_spectrum
@@ -238,8 +238,8 @@ def load_encoder(
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
     """The folder of the model, this or one in it, and its class; refused if there is none."""
-    root, classes = expand_home(folder), (*_NETWORKS, _PCA_CLASS)
-    for place in (root, root / "vae", root / "vqvae"):
+    root, classes = in_place(expand_home(folder)), (*_NETWORKS, _PCA_CLASS)
+    for place in (root, in_place(root / "vae"), root / "vqvae"):
         if (place / "config.json").is_file():
             name = read_json_object(place / "config.json").get("_class_name")
             if name in classes:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike
 import opmerge
 from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
+
+_SAFE_PATH = "PYTHONSAFEPATH"  # of Python's environment
 
 
 class Report(Protocol):
@@ -140,11 +142,26 @@ class Runner:
             raise InputError("backend", "must be installed", self.backend, install)
         count = cpu_count() if self.num_workers < 0 else min(self.num_workers, len(arguments))
         try:
-            yield from run(function, arguments, count)
+            with _without_current_folder():
+                yield from run(function, arguments, count)
         except _WorkerKilledError as error:
             requirement = "must leave memory for every worker: one was killed"
             remedy = "run the same command again, with fewer; what is finished is kept"
             raise InputError("num_workers", requirement, count, remedy) from error
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Python that is started inside does not import from the current folder, which is anyone's."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _numbered(function: Callable[..., Any], call: tuple[int, dict[str, Any]]) -> tuple[int, Any]:
