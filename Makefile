@@ -11,11 +11,12 @@ DEMO_DIR ?= runs/demo
 # of tests would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
+FUZZ_EXAMPLES ?= 17000
 LOWEST_TESTS := tests/test_compatibility.py tests/plans tests/spectra \
   $(addprefix tests/with_torch/field/test_,trusted_folders.py teachers_as_they_lie.py students_as_used.py)
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-core test-lowest test-full field docs dist lint findings benchmarks constraints clean
+.PHONY: demo test test-core test-lowest test-full field fuzz docs dist lint findings benchmarks constraints clean
 
 # The whole story: a teacher, a budget, the student that it buys, and what people's usual recipes buy.
 demo: $(VENV)/demo.stamp
@@ -60,6 +61,10 @@ dist: $(VENV)/bin/python
 # build/site: a link that leads nowhere, or a documented name that does not exist, fails.
 docs: $(VENV)/dev.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Generated inputs of every kind: 100,000 by default, in some hours of one core.
+fuzz: $(VENV)/dev.stamp
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) -m fuzz
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
