@@ -205,7 +205,7 @@ def test_options(
     run: Run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    folder = tmp_path_factory.getbasetemp() / "run_of_fuzz"
     shutil.rmtree(folder, ignore_errors=True)
     words = [word for pair in asked.items() for word in pair]
     if command == "evaluate":
