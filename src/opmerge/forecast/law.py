@@ -235,8 +235,8 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             length_exponent=0.2,
             floor=1.0,
         ),
-        0.15,
-        "the prior of perceptrons, linear part solved: digits and patches, T = 32",
+        0.25,
+        "the prior of perceptrons, linear part solved: plans of digits and patches, T = 32",
         noise=0.3,
     ),
 }
