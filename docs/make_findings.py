@@ -77,11 +77,16 @@ def documents(root: Path) -> dict[Path, str]:
         keep_trailing_newline=True,
     )
     environment.filters.update(FILTERS)
+    records = root / "docs" / "records"
     values = {
         "studies": studies,
-        "patches": read_record("budgets", root / "docs" / "records" / "budgets-patches.json.gz"),
+        "budgets_of": {
+            "digits": studies["budgets"],
+            "patches": read_record("budgets", records / "budgets-patches.json.gz"),
+            "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
+        },
         "verdict": lambda key: claims[key].verdict,
-        "certificates": json.loads((root / "docs" / "records" / "certificates.json").read_text()),
+        "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
     }
 
