@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opmerge.errors import InputError
 
@@ -142,7 +143,19 @@ def load_npz(path: str | os.PathLike[str], names: Iterable[str] | None = None) -
         archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("not a zip archive")
-        return {name: archive[name] for name in (archive.files if names is None else names)}
+        return {name: member(archive, name) for name in (names or archive.files)}
+
+
+def member(archive: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
+    """One array of a .npz file; what is none in it, NumPy gives as bytes.
+
+    Raises:
+        ValueError: for such a member; OSError, KeyError, zipfile.BadZipFile if it is damaged.
+    """
+    values = archive[name]
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return values
 
 
 def check_unpacked(stream: BinaryIO, path: str | os.PathLike[str]) -> None:
@@ -237,6 +250,8 @@ def reading(path: Path, requirement: str) -> Iterator[None]:
     """Whatever a library says of a file of the user's is about the file: an ``InputError``."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         first_line = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(str(path), requirement, first_line) from error

@@ -197,3 +197,14 @@ def test_schedules_and_eigenvalues_are_tables_too(tmp_path: Path, options: dict[
     series = pandas.Series([2.0, 0.5, 0.25])
     spectrum = resolve_spectrum(str(written(tmp_path, series, **options)), as_eigenvalues=True)
     assert spectrum.eigenvalues.tolist() == [2.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("label", ["id", "ID", "idx", "row"])
+def test_an_index_with_its_usual_names_is_one(tmp_path: Path, label: str, seen: Seen) -> None:
+    values = np.random.default_rng(0).normal(size=(9, 3))
+    frame = pandas.DataFrame(values, columns=["a", "b", "c"])
+    frame.to_csv(tmp_path / "table.csv", index_label=label)
+    got = read_table(tmp_path / "table.csv")
+    seen(f"to_csv(index_label={label!r})", values.shape, got.values.shape)
+    assert np.array_equal(got.values, values)
+    assert any("index" in note for note in got.notes)

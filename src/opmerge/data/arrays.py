@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.data.source import AS_GIVEN, Files, Progress, Source, source_from_rows
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError, not_installed
-from opmerge.files import check_unpacked, expand_home, open_file
+from opmerge.files import check_unpacked, expand_home, member, open_file
 
 SAMPLES = "samples"
 SAMPLE = "sample"
@@ -232,7 +232,7 @@ def _read_npz(path: Path, name: str) -> Stored:
         archive = np.load(stream, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise TypeError("not a zip archive")
-        return _one_of(path, archive.files, archive.__getitem__, name)
+        return _one_of(path, archive.files, partial(member, archive), name)
 
 
 def _read_csv(path: Path, name: str) -> Stored:

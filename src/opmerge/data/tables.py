@@ -27,6 +27,7 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _GROUPED = re.compile(r"[+-]?\d[\d.,' ]*")
 _MISSING = ("", "NA", "N/A", "<NA>", "NULL", "null", "None", "NaN", "nan")
 _BOOLEANS = {"true": 1.0, "false": 0.0}
+_INDEX = ("index", "id", "idx", "row")  # such a column is one if it counts
 _SHORTEST_COUNT = 3  # two rows may well be numbered by a feature
 _NAMES_IN_NOTE = 3
 
@@ -58,7 +59,7 @@ def read_table(path: Path) -> Table:
     The first line has names if one of its fields is no number, if it counts 0, 1, 2 …, or if its
     numbers rise and are whole above fractions, or the reverse: so pandas names columns. First
     columns without a name are an index and left out. So is one that counts the rows, as "index" or
-    where no column has a name.
+    "id", or where no column has a name.
 
     Raises:
         InputError: if the file is no text, has no rows, or not a number in each of its fields.
@@ -79,7 +80,7 @@ def read_table(path: Path) -> Table:
     values = _numbers(path, body, layout, decimals, is_plain)
     names, notes = layout.names, layout.notes()
     if _counts_rows(values, top[1][layout.num_index]):
-        if names is None or names[0].lower() == "index":
+        if names is None or names[0].lower() in _INDEX:
             values, names = values[:, 1:], None if names is None else names[1:]
             notes.append("the first column counts the rows: taken for an index, and left out")
         elif not layout.num_index:

@@ -27,6 +27,7 @@ JUMPS = "jumps"
 WEIGHTS, SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
 _SCHEDULER = "scheduler_config.json"
+_NONE = [None, None]  # a part that a pipeline can have, and this one has not
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = "models--"
 # The files that make weights whole: one of all, or the index of shards (of older versions, too).
@@ -69,7 +70,8 @@ def _snapshot(cached: Path) -> Path:
     found = sorted(each for each in (cached / "snapshots").iterdir() if each.is_dir())
     main = cached / "refs" / "main"
     if main.is_file():
-        found = [each for each in found if each.name == main.read_text().strip()] or found
+        asked = main.read_text(errors="replace").strip()
+        found = [each for each in found if each.name == asked] or found
     if len(found) != 1:
         names = ", ".join(each.name for each in found) or "none"
         raise InputError(str(cached), "must hold one snapshot", names, "pass the folder of one")
@@ -79,7 +81,7 @@ def _snapshot(cached: Path) -> Path:
 def _download(name: str, argument: str) -> Path:
     """The folder to which diffusers downloads a model of the hub, or has it already."""
     try:
-        with _quiet():
+        with quiet():
             given = {"use_safetensors": True, "trust_remote_code": False}
             return Path(DiffusionPipeline.download(name, **given))
     except Exception as error:  # the network's, the hub's or a missing file: told in one line
@@ -89,8 +91,8 @@ def _download(name: str, argument: str) -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what diffusers logs of a download that fails: the error says it."""
+def quiet() -> Iterator[None]:
+    """Without what diffusers logs of a file that it cannot have: the error says it."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
@@ -173,7 +175,7 @@ def find_network(root: Path) -> Path:
             return bare[0]
         raise _no_model(root)
     name = network_name(root)
-    if isinstance(index[name], list):
+    if name in parts_of(index):
         check_class(index[name], root, name)
     is_beside = (root / "config.json").is_file() and not (root / name).is_dir()
     return root if is_beside else root / name
@@ -183,7 +185,7 @@ def network_name(root: Path) -> str:
     """What ``model_index.json`` of a folder calls the network: see ``find_network``."""
     index = read_index(root)
     for name in _NETWORK_FOLDERS:
-        if name in index:
+        if index.get(name, _NONE) != _NONE:
             return name
     networks = [
         name

@@ -15,13 +15,14 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, ModelMixin, SchedulerMixin
 
 from opmerge.denoisers.clipping import Clipping
-from opmerge.denoisers.families import Rows, family_of
+from opmerge.denoisers.families import Rows, family_of, shape_of
 from opmerge.denoisers.model_folder import (
     INDEX,
     find_network,
     find_variant,
     is_student,
     locate_model,
+    quiet,
     read_index,
 )
 from opmerge.denoisers.models import Teacher
@@ -66,8 +67,10 @@ class _Description:
         family = family_of(config)
         network_class = family.network_class(config, place)
         config = {**_defaults(network_class), **config}
-        shape, needs = family.sample_shape(config, place), family.needs(config, place)
-        schedule = _schedule(root, num_steps, family.num_tokens(config, shape))
+        shape = shape_of(config, place)
+        with reading(place, "must have settings of a network"):
+            needs, num_tokens = family.needs(config, place), family.num_tokens(config, shape)
+        schedule = _schedule(root, num_steps, num_tokens)
         if family.schedule_note:
             schedule = replace(schedule, notes=(*schedule.notes, family.schedule_note))
         scheduler = build_scheduler(schedule.parameters)
@@ -244,6 +247,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     check_shards(place)
     check_plain(place / "config.json")
     with (
+        quiet(),
         reading(place, "must hold a readable config and the weights that fit it"),
         warnings.catch_warnings(),
     ):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.families import config_of, family_of, shape_of
 from opmerge.denoisers.model_folder import JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher, network_digest
 from opmerge.denoisers.teacher_folder import load_network
@@ -118,7 +118,7 @@ def load_adapted(folder: Path) -> Student:
     for network in networks.values():
         network.requires_grad_(False).eval()
     config = config_of(base)
-    return scheduler.student(networks, family_of(config).sample_shape(config, place))
+    return scheduler.student(networks, shape_of(config, place))
 
 
 def _base(index: dict[str, Any], folder: Path) -> tuple[nn.Module, Path]:

@@ -21,7 +21,7 @@ import numpy as np
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.families import config_of, family_of, shape_of
 from opmerge.denoisers.linear_part import LinearDenoiser
 from opmerge.denoisers.model_folder import INDEX, JUMPS, find_network, jumps_folder
 from opmerge.denoisers.models import Student, Teacher
@@ -99,7 +99,7 @@ def load_from_pipeline(folder: Path) -> Student:
     network: Any = load_part(place)
     networks = [*network.experts] if isinstance(network, TimestepExperts) else [network]
     own = config_of(networks[0])
-    shape = family_of(own).sample_shape(own, place)
+    shape = shape_of(own, place)
     named = {str(number): network for number, network in enumerate(networks)}
     with reading(folder, "must be a whole folder of a student"):
         return scheduler.student(named, shape)

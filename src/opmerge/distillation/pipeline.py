@@ -25,7 +25,7 @@ from opmerge.denoisers.model_folder import (
     read_student_index,
 )
 from opmerge.denoisers.models import Student, Teacher, compose
-from opmerge.denoisers.trusted import check_classes
+from opmerge.denoisers.trusted import check_classes, parts_of
 from opmerge.distillation.adapters import is_adapted
 from opmerge.distillation.lora_folder import is_lora_folder, load_adapted, save_adapters
 from opmerge.distillation.own_pipeline import (
@@ -260,7 +260,8 @@ def load_student(folder: Path) -> Student:
     index = read_index(folder)
     check_classes(index, folder)
     names = ("unet", *FewStepPipeline._optional_components)
-    parts = {name: index[name] for name in names if index.get(name, _NONE) != _NONE}
+    known = parts_of(index)
+    parts = {name: known[name] for name in names if known.get(name, _NONE) != _NONE}
     for name in (*parts, "scheduler"):
         if not (folder / name).is_dir():
             raise InputError(str(folder), f"must have the part {name}/", "none")

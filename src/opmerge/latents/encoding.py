@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from opmerge.denoisers.autoencoders import autoencoder_of
 from opmerge.denoisers.denoiser import LABELS, Condition, as_condition
-from opmerge.denoisers.families import Config, Family, Rows, config_of, family_of
+from opmerge.denoisers.families import Config, Family, Rows, config_of, family_of, shape_of
 from opmerge.denoisers.model_folder import find_network, locate_model
 from opmerge.denoisers.pipelines import load_pipeline, network_without_weights, other_parts
 from opmerge.errors import InputError
+from opmerge.files import reading
 from opmerge.store import digest, file_digest
 
 _ENCODERS = ("vae", "vqvae", "text_encoder", "tokenizer")  # and text_encoder_2 … beside them
@@ -127,7 +128,9 @@ def read_encoding(folder: str | os.PathLike[str], network: ModelMixin | None = N
     place = find_network(root)
     config = config_of(network_without_weights(place) if network is None else network)
     family, path = family_of(config), place / "config.json"
-    needs, shape = family.needs(config, path), family.sample_shape(config, path)
+    shape = shape_of(config, path)
+    with reading(path, "must have settings of a network"):
+        needs = family.needs(config, path)
     pipeline = load_pipeline(root, network) if other_parts(root) else None
     return Encoding(root, pipeline, family, config, needs, shape)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
 _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
 _SIGNAL_LEFT = 0.01
+_KINDS: dict[type, str] = {Real: "a number", str: "text"}
 _LEVELS = "must be a scheduler of Gaussian noise levels"
 _ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
 
@@ -159,6 +161,8 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
         raise InputError("_class_name", requirement, name, f"upgrade diffusers, or {_ARRAYS}")
     known = _signature(found)
     arguments = {key: value for key, value in _newer(config).items() if key in known}
+    for key, value in arguments.items():
+        _check_kind(key, value, known[key].default)
     try:
         try:
             scheduler = found(**arguments)
@@ -169,6 +173,13 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
     if not hasattr(scheduler, "set_timesteps"):
         raise InputError("_class_name", _LEVELS, name, _ARRAYS)
     return name, scheduler
+
+
+def _check_kind(key: str, value: object, default: object) -> None:
+    """Refuse what is no number, or no text, where the class has one by default."""
+    for kind, name in _KINDS.items():
+        if isinstance(default, kind) and not (value is None or isinstance(value, kind)):
+            raise InputError(f"scheduler config: {key}", f"must be {name}", repr(value))
 
 
 def _newer(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,24 @@ def test_marks_in_a_teachers_files_are_read_or_refused_with_the_remedy(
     seen(f"a byte order mark in {name}: exit status", status, got)
     assert (got, "save it again as that" in err) == (status, status == 2)
     assert (tmp_path / "s.NPY").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("others", [(), ("samples.npy",)])
+def test_what_is_no_array_in_an_archive(
+    tmp_path: Path, others: tuple[str, ...], seen: Seen
+) -> None:
+    """NumPy gives such members as bytes."""
+    content = io.BytesIO()
+    np.save(content, SAMPLES)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("readme.npy", b"no array")
+        for name in others:
+            archive.writestr(name, content.getvalue())
+    if others:
+        got = np.concatenate(list(open_source(str(tmp_path / "a.npz")).batches()))
+        seen("an archive with more than arrays", SAMPLES.size, got.size)
+        assert np.array_equal(got, SAMPLES.reshape(got.shape))
+    else:
+        told = refusal(tmp_path / "a.npz")
+        seen("an archive without an array", "one line", told[-60:])
+        assert "is no array" in told

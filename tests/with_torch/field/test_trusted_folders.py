@@ -106,6 +106,8 @@ STUDENTS: dict[str, Callable[[Path], None]] = {
     "unet: a function": lambda f: edit_json(f / INDEX, unet=["os", "system"]),
     "unet: a pipeline": lambda f: edit_json(f / INDEX, unet=["diffusers", "DiffusionPipeline"]),
     "unet: not a pair": lambda f: edit_json(f / INDEX, unet=["evil"]),
+    "unet: no list": lambda f: edit_json(f / INDEX, unet="evil"),
+    "unet: no name": lambda f: edit_json(f / INDEX, unet=[None]),
     "a part outside": lambda f: edit_json(f / INDEX, **{"../elsewhere": ["evil", "Evil"]}),
 }
 

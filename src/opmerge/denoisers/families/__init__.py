@@ -17,6 +17,7 @@ from opmerge.denoisers.families.family import (
     config_of,
     family_of,
     model_class,
+    shape_of,
     unwrapped,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "config_of",
     "family_of",
     "model_class",
+    "shape_of",
     "unwrapped",
 ]

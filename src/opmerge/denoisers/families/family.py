@@ -13,9 +13,11 @@ import diffusers
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from opmerge.checks import check_count
 from opmerge.denoisers.autoencoders import autoencoder_of, decode_latents, encode_images
 from opmerge.denoisers.denoiser import LABELS, Condition
 from opmerge.errors import InputError
+from opmerge.files import reading
 
 Config = Mapping[str, Any]
 """The ``config.json`` of a network."""
@@ -23,6 +25,7 @@ Config = Mapping[str, Any]
 Call = Callable[[nn.Module, Tensor, Tensor, Condition | None], Any]
 """A network's output, of the network, (B, …) z, (B,) times and what it is told beside them."""
 
+_MOST_VALUES = 2**30  # of a sample
 _CLASSES_KEYS = ("num_classes", "num_class_embeds", "num_embeds_ada_norm")
 
 
@@ -96,8 +99,12 @@ class Family:
         if config.get("out_channels") not in (None, channels, 2 * channels):
             requirement = f"must be in_channels = {channels}, or twice that with a learned variance"
             raise InputError(f"{place}: out_channels", requirement, config["out_channels"])
+        num_sides = 1 if "1D" in config["_class_name"] else 2
         if isinstance(size, int):
-            size = [size] * (1 if "1D" in config["_class_name"] else 2)
+            size = [size] * num_sides
+        if len(size) != num_sides:
+            requirement = f"must be one number, or {num_sides}"
+            raise InputError(f"{place}: sample_size", requirement, size)
         return (channels, *size)
 
     def num_tokens(self, config: Config, shape: tuple[int, ...]) -> int:
@@ -180,6 +187,22 @@ def config_of(network: nn.Module) -> dict[str, Any]:
     config = getattr(network, "config", None)
     known = config if isinstance(config, Mapping) else {}
     return {**known, "_class_name": type(network).__name__}
+
+
+def shape_of(config: Config, place: Path) -> tuple[int, ...]:
+    """The ``sample_shape`` that the family of a config says, of sizes that samples can have.
+
+    Raises:
+        InputError: if it is of other numbers, or of more values than a sample has.
+    """
+    with reading(place, "must say the shape of samples"):
+        shape = family_of(config).sample_shape(config, place)
+    sizes = tuple(check_count(f"{place}: shape of samples", size) for size in shape)
+    if math.prod(sizes) > _MOST_VALUES:
+        raise InputError(
+            str(place), f"must be for samples of at most {_MOST_VALUES:,} values", sizes
+        )
+    return sizes
 
 
 def family_of(config: Config) -> Family:
