@@ -92,6 +92,21 @@ def test_a_calibration_is_read(tmp_path: Path) -> None:
     found.check(settings={**SETTINGS, "num_iterations": 7, "budget": [3e9, "evaluations"]})
 
 
+@pytest.mark.parametrize("version", [3, 0, "2", None, True])
+def test_a_calibration_of_another_version_is_refused(tmp_path: Path, version: object) -> None:
+    with pytest.raises(InputError, match="version` must be 1 or 2"):
+        read_calibration(written(tmp_path, version=version))
+
+
+def test_a_law_of_before_shares_were_known_is_read(tmp_path: Path) -> None:
+    """As one in which they do not count."""
+    law = PRIORS["mlp"].to_dict()
+    for each in (law["law"], *law["draws"]):
+        del each["share_exponent"]
+    found = read_calibration(written(tmp_path, law=law)).law
+    assert {each.share_exponent for each in (found.law, *found.draws)} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -297,6 +297,7 @@ def _training(
     rule: str,
     schedule: opmerge.NoiseSchedule,
 ) -> opmerge.TrainingModel:
+    from opmerge.forecast.files import FORMAT, check_version
     from opmerge.settings.types import GRADIENT_FLOW
     from opmerge.training import training_from_dict
 
@@ -309,7 +310,8 @@ def _training(
     if time is not None:
         raise InputError("training", "must not be given together with --merge_time")
     content = read_json_object(asked.training)
-    if content.get("format") == "opmerge.calibration":
+    if content.get("format") == FORMAT:
+        check_version(content, asked.training)
         if content.get("merge_rule") != rule:
             need = f"must be {content.get('merge_rule')}, as calibrated"
             raise InputError("merge_rule", need, rule)

@@ -26,7 +26,7 @@ from opmerge.schedules import NoiseSchedule
 from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
 from opmerge.store import file_digest
 
-FORMAT = "opmerge.calibration"
+FORMAT, VERSION = "opmerge.calibration", 2
 TABLE_FILE = "table.npz"
 
 _TABLE = {"format": "opmerge.table", "version": 1}
@@ -156,6 +156,14 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
         raise InputError(str(path), requirement, remedy=_AGAIN) from error
 
 
+def check_version(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse the content of a ``calibration.json`` of a version that is not known here."""
+    version = content.get("version")
+    if type(version) is not int or version not in (1, VERSION):
+        remedy = "read it with the version of opmerge that wrote it"
+        raise InputError(f"{path}: version", f"must be 1 or {VERSION}", version, remedy)
+
+
 def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
     """Read ``calibration.json`` and the table beside it.
 
@@ -166,6 +174,7 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
     content = read_json_object(Path(path))
     if content.get("format") != FORMAT:
         raise InputError(str(path), "must be a calibration.json of `opmerge calibrate`")
+    check_version(content, path)
     if "law" not in content:
         raise InputError(
             str(path), "must hold a law of merges, which version 1 did not", remedy=_AGAIN

@@ -33,7 +33,7 @@ from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.forecast.files import FORMAT, TABLE_FILE, read_table, write_table
+from opmerge.forecast.files import FORMAT, TABLE_FILE, VERSION, read_table, write_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
 from opmerge.forecast.table import TeacherTable, direction_groups
@@ -57,7 +57,6 @@ from opmerge.training import GammaRates
 
 Array = NDArray[np.float64]
 
-VERSION = 2
 _HELD_OUT = 0.2
 _START = {  # first guess and bounds; logarithms of shape and scale
     "shape": (0.0, math.log(0.05), math.log(1e3)),
