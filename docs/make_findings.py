@@ -84,6 +84,7 @@ def documents(root: Path) -> dict[Path, str]:
             "digits": studies["budgets"],
             "patches": read_record("budgets", records / "budgets-patches.json.gz"),
             "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
+            "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
         },
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),

@@ -239,6 +239,21 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part solved: plans of digits and patches, T = 32",
         noise=0.3,
     ),
+    "unet": LawPrior(
+        MergeLaw((7.0,), first=6.5, behind=0.7, shape=0.63, length_exponent=1.4, floor=0.02),
+        dict(
+            rates=0.8,
+            groups=1.5,
+            first=0.8,
+            behind=0.3,
+            share_exponent=0.05,
+            shape=0.2,
+            length_exponent=0.2,
+            floor=0.7,
+        ),
+        0.25,
+        "the prior of UNets: ten plans of a small one on digits, T = 32",
+    ),
 }
 """What fits start from, by the kind of network: measured on few, so the widths are guesses."""
 
