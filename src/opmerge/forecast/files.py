@@ -26,7 +26,8 @@ from opmerge.schedules import NoiseSchedule
 from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
 from opmerge.store import file_digest
 
-FORMAT, VERSION = "opmerge.calibration", 2
+FORMAT = "opmerge.calibration"
+VERSION = 2
 TABLE_FILE = "table.npz"
 
 _TABLE = {"format": "opmerge.table", "version": 1}
