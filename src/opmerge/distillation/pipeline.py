@@ -152,9 +152,10 @@ class FewStepPipeline(DiffusionPipeline):
             class_labels: one label, or (B,) labels, for class-conditional networks.
             output_type: ``pil`` (images), ``np`` (channels last) or ``pt`` (channels first).
             return_dict: a tuple with the images instead, if false.
-            num_inference_steps, timesteps: as other pipelines are told them; a student has K and
-                its own.
-            guidance_scale, eta: also; a student needs no guidance and draws no noise.
+            num_inference_steps: as other pipelines are told it; a student has K.
+            timesteps: also; a student has its own.
+            guidance_scale: also; a student needs no guidance.
+            eta: also; a student draws no noise.
 
         Raises:
             InputError: for noise of another shape, labels that do not fit the networks, an output
