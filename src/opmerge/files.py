@@ -14,13 +14,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
-import numpy as np
-from numpy.typing import NDArray
-
 from opmerge.errors import InputError
+
+if TYPE_CHECKING:  # start-up needs files, and no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 GO_ON = "make room and resume; what is finished is kept"
 _UNFINISHED, _OLD = ".unfinished", ".old"  # ends of names that begin with a dot
@@ -138,6 +139,8 @@ def load_npz(path: str | os.PathLike[str], names: Iterable[str] | None = None) -
         InputError: if it is no regular file, or one that unpacks to far more than it takes.
         OSError, ValueError, KeyError, zipfile.BadZipFile: if it is no such archive, or lacks one.
     """
+    import numpy as np
+
     with open_file(path) as stream:  # np.load leaves a file that it refuses open
         check_unpacked(stream, path)
         archive = np.load(stream, allow_pickle=False)
@@ -152,6 +155,8 @@ def member(archive: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
     Raises:
         ValueError: for such a member; OSError, KeyError, zipfile.BadZipFile if it is damaged.
     """
+    import numpy as np
+
     values = archive[name]
     if not isinstance(values, np.ndarray):
         raise ValueError(f"{name} is no array")
