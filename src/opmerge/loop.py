@@ -302,7 +302,7 @@ class Trainer:
             return
         first = done if bad is None else done - len(losses) + bad + 1
         where = f"iteration {first}{place}"
-        if first == 1:  # nothing has been learned yet, so that no rate is at fault
+        if bad is not None and first == 1:  # nothing has been learned: no rate is at fault
             requirement = f"must lead to finite losses, and does not at {where}"
             remedy = (
                 f"look at the samples{place and ', and at what the teacher says of them noised'}"

@@ -263,7 +263,7 @@ def load_network(place: Path, network_class: type[ModelMixin]) -> ModelMixin:
     for kind in ("missing", "unexpected", "mismatched"):
         if keys := report[f"{kind}_keys"]:
             requirement = f"must hold the weights that config.json describes ({kind} in them)"
-            raise InputError(str(place), requirement, ", ".join(map(str, keys)))
+            raise InputError(str(place), requirement, ", ".join(sorted(map(str, keys))))
     own_memory(network)
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():

@@ -57,7 +57,8 @@ def test_latents_are_decoded_as_the_pipeline_decodes_them() -> None:
 
 
 def test_latent_diffusion_without_text_is_replayed_and_decoded(tmp_path: Path) -> None:
-    """LDMPipeline, with the codes of a VQModel."""
+    """LDMPipeline, with the codes of a VQModel; to rounding, for on some processors its decoder
+    and a copy with the same weights in equally aligned memory differ in the last bits."""
     pipeline = tiny_pipeline("ldm")
     pipeline.save_pretrained(tmp_path)
     teacher, loaded = load_teacher(tmp_path, T), load_pipeline(tmp_path)
@@ -68,7 +69,7 @@ def test_latent_diffusion_without_text_is_replayed_and_decoded(tmp_path: Path) -
     noise = torch.randn(2, *teacher.sample_shape, generator=torch.Generator().manual_seed(5))
     images = family_in(pipeline).decode(loaded, teacher.sample(noise))
     expected = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-    assert torch.equal((images / 2 + 0.5).clamp(0, 1), expected)
+    torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -386,8 +386,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "got true; pass `ignore_clipping` to distil it as if it were",
     ),
     "betas": (
-        lambda f: edit(f / SCHEDULER, beta_schedule="sigmoid"),
-        "`scheduler config` must build a scheduler (DDIMScheduler says: sigmoid is not implemented",
+        lambda f: edit(f / SCHEDULER, beta_schedule="of-mine"),
+        "`scheduler config` must build a scheduler (DDIMScheduler says: beta_schedule of-mine",
     ),
     "flow prediction": (
         lambda f: edit(f / SCHEDULER, prediction_type="flow_prediction"),

@@ -158,8 +158,9 @@ def test_a_full_disk_is_told_and_leaves_no_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_labels_are_read(tmp_path: Path) -> None:
-    path = saved(tmp_path, np.array([2, 0, 1], dtype=np.uint8))
+@pytest.mark.parametrize("values", [[2, 0, 1], [2.0, 0.0, 1.0], [[2], [0], [1]]])
+def test_labels_are_read(tmp_path: Path, values: Any) -> None:
+    path = saved(tmp_path, np.array(values))
     labels = load_labels(path, 3)
     assert labels.dtype == torch.int64
     assert labels.tolist() == [2, 0, 1]
@@ -169,8 +170,8 @@ def test_labels_are_read(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ([0, 1], "must hold one label for each of 3 samples, got (2,)"),
-        ([[0], [1], [2]], "must hold one label for each of 3 samples, got (3, 1)"),
-        ([0.0, 1.0, 2.0], "must hold whole numbers, got dtype float64"),
+        ([[0, 1], [1, 0], [2, 2]], "must hold one label for each of 3 samples, got (3, 2)"),
+        ([0.0, 1.5, 2.0], "must hold whole numbers, got dtype float64"),
         ([0, -1, 2], "must hold labels >= 0, got -1 for sample 1"),
     ],
 )

@@ -195,7 +195,7 @@ def test_adapters_and_tables_stay_inside(tmp_path: Path, seen: Seen) -> None:
     place = tmp_path / "calibration.json"
     fitted = FittedLaw(law, (law,), 0.1, "a test").to_dict()
     table = {"file": "../table.npz", "sha256": ""}
-    edit_json(place, format="opmerge.calibration", law=fitted, table=table)
+    edit_json(place, format="opmerge.calibration", version=2, law=fitted, table=table)
     with pytest.raises(InputError, match="must name files and parts inside its folder"):
         read_calibration(place)
     seen("a calibration's table ../table.npz", "refused", "refused")
