@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from opmerge.cli import COMMANDS
-from opmerge.cli.options import Commands
+from opmerge.cli.options import Command, Commands
+
+
+def every(commands: Commands = COMMANDS, path: str = "") -> Iterator[tuple[str, Command]]:
+    """Every command by its whole name, such as ``vae train``."""
+    for name, command in commands.commands.items():
+        if isinstance(command, Commands):
+            yield from every(command, f"{path}{name} ")
+        elif isinstance(command, Command):
+            yield f"{path}{name}", command
 
 
 def commands_in(text: str) -> Iterator[list[str]]:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from subprocess import CompletedProcess
 
 import pytest
 from click.shell_completion import ShellComplete
-from shown_commands import commands_in, parsed
+from shown_commands import commands_in, every, parsed
 
 from opmerge.cli import COMMANDS, COMPLETE
-from opmerge.cli.options import Command, Commands
+from opmerge.cli.options import Command
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-def every(commands: Commands = COMMANDS, path: str = "") -> Iterator[tuple[str, Command]]:
-    for name, command in commands.commands.items():
-        if isinstance(command, Commands):
-            yield from every(command, f"{path}{name} ")
-        elif isinstance(command, Command):
-            yield f"{path}{name}", command
 
 
 @pytest.mark.parametrize(("name", "command"), list(every()), ids=[name for name, _ in every()])

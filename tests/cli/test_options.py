@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from shown_commands import every
 
 from opmerge.cli import COMMANDS, main, runs
-from opmerge.cli.options import Command, Commands, Option, as_option
+from opmerge.cli.options import Command, Option, as_option
 from opmerge.cli.reference import reference
 from opmerge.cli.studies import _as_setting
 from opmerge.planners import PLANNERS
@@ -127,14 +128,6 @@ def test_what_cannot_be_read_is_one_line(
 
 
 # The options that there are
-
-
-def every(commands: Commands = COMMANDS, path: str = "") -> Iterator[tuple[str, Command]]:
-    for name, command in commands.commands.items():
-        if isinstance(command, Commands):
-            yield from every(command, f"{name} ")
-        elif isinstance(command, Command):
-            yield f"{path}{name}", command
 
 
 @pytest.mark.parametrize("name", [name for name, _ in every()])

@@ -166,7 +166,7 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
     try:
         try:
             scheduler = found(**arguments)
-        except NotImplementedError:  # of betas by a rule that only other classes know
+        except NotImplementedError:  # diffusers' word for betas by a rule of other classes alone
             scheduler = found(**{**arguments, "trained_betas": _betas(arguments)})
     except Exception as error:  # as above
         raise _refusal(name, "must build a scheduler", error) from error
@@ -194,14 +194,14 @@ def _betas(arguments: Mapping[str, Any]) -> list[float]:
     """The betas of a config, by a class of diffusers that knows their rule.
 
     Raises:
-        NotImplementedError: if none does.
+        ValueError: if none does.
     """
     for donor in map(_find_class, _KNOW_BETAS):
         known = {key: arguments[key] for key in _BETAS if key in arguments}
-        with suppress(NotImplementedError):
+        with suppress(NotImplementedError):  # diffusers' own, as above
             betas: list[float] = donor(**known).betas.tolist()
             return betas
-    raise NotImplementedError(f"beta_schedule {arguments.get('beta_schedule')} is not known")
+    raise ValueError(f"beta_schedule {arguments.get('beta_schedule')} is not known")
 
 
 def _refusal(name: str, requirement: str, error: Exception) -> InputError:
