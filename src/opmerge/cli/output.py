@@ -159,9 +159,10 @@ def show_notes(notes: Iterable[str]) -> None:
 def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """A table of numbers, the first column to the left where it holds names.
 
-    Where it is too wide its heads are wrapped, and if that is not enough each row is a paragraph:
-    no number is ever cut.
+    Where it is too wide its heads are wrapped, then its frame is left out, and if that is not
+    enough each row is a paragraph: no number is ever cut.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.measure import Measurement
     from rich.table import Table
 
@@ -178,6 +179,8 @@ def show_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -
     if needed() > page.width:
         for column, name, *cells in zip(table.columns, head, *rows, strict=True):
             column.width = max(map(len, [*cells, *name.split()]))
+    if needed() > page.width:
+        table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 0, 0, 1), False
     if needed() <= page.width:
         page.print(table)
         return
