@@ -171,7 +171,7 @@ def test_the_aligned_faces_come_before_a_resized_copy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "size"),
     [
-        (1, (80, 98)),  # where its crop would be is not known
+        (1, (80, 100)),  # where its crop would be is not known
         (0, (64, 64)),  # CelebA begins with 1
         (202_598, (64, 64)),  # and ends with 202599
     ],
@@ -186,7 +186,7 @@ def test_numbered_images_that_may_be_others_are_plain_and_a_note_says_so(
     assert (source.name, read_faces(source)) == ("a", TRAIN)
     assert source.notes == (
         "../list_eval_partition.txt was ignored: by their numbers and sizes the images are not "
-        "CelebA's aligned faces, nor square copies of them",
+        "CelebA's aligned faces, nor copies of them of another size",
     )
 
 
@@ -304,6 +304,33 @@ def test_the_centre_of_148_pixels_is_taken_and_resized(tmp_path: Path) -> None:
     np.testing.assert_allclose(next(source.batches()), expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("size", [(89, 109), (128, 157), (356, 436)])
+def test_copies_of_another_size_are_cropped_in_proportion(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """What shows 148 of 178 columns there: 74 of 89, 106 of 128, 296 of 356."""
+    folder = tmp_path / "img_align_celeba"
+    pixels = [noise(folder / f"{seed:06d}.jpg", size, seed) for seed in (1, 2)]
+    side = {89: 74, 128: 106, 356: 296}[size[0]]
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    source = opened(tmp_path, image_size=side)
+    centres = [each[top : top + side, left : left + side] for each in pixels]
+    expected = np.stack(centres).transpose(0, 3, 1, 2).reshape(2, -1) / 127.5 - 1
+    np.testing.assert_allclose(next(source.batches()), expected, rtol=0, atol=1e-15)
+    assert source.notes[2].startswith("2 resized (not 178 x 218) files: ")
+    assert source.notes[2].endswith(f"to {side} x {side}")
+    assert len(source.notes) == 3
+
+
+def test_copies_in_proportion_beside_their_partition_are_celeba(tmp_path: Path) -> None:
+    for number in SPLIT_OF:
+        write(tmp_path / "half" / f"{number:06d}.jpg", jpeg(40 * number, (89, 109)))
+    assert opened(tmp_path / "half").name == "half"  # any numbered images
+    write(tmp_path / "list_eval_partition.txt", lines())
+    source = opened(tmp_path / "half")
+    assert (source.name, read_faces(source)) == ("CelebA (train)", TRAIN)
+
+
 def test_other_sizes_are_noted_and_cut_to_their_largest_centre(tmp_path: Path) -> None:
     folder = tmp_path / "img_align_celeba"
     small = noise(folder / "000001.jpg", (64, 80), 1)[8:72]
@@ -385,17 +412,28 @@ def test_the_text_file_below_the_root_comes_first(tmp_path: Path) -> None:
     assert read_faces(opened(root)) == TRAIN
 
 
-def test_a_missing_partition_is_refused_and_can_be_done_without(tmp_path: Path) -> None:
-    root = celeba(tmp_path / "a" / "b" / "c" / "data", partition="none")
+def test_without_its_file_the_partition_is_known_by_number(tmp_path: Path) -> None:
+    """The official one: 162,770 training images, 19,867 for validation, 19,962 to test."""
+    numbers = {"train": (1, 162_770), "validation": (162_771, 182_637), "test": (182_638, 202_599)}
+    root = tmp_path / "a" / "b" / "c" / "data"
+    for grey, number in enumerate([n for ends in numbers.values() for n in ends], start=1):
+        write(root / "img_align_celeba" / f"{number:06d}.jpg", jpeg(40 * grey))
     write(tmp_path / "list_eval_partition.txt", lines())  # four folders up: not looked at
-    assert refusal(root) == (
-        f"`{root}` must come with list_eval_partition.txt or list_eval_partition.csv, below it or "
-        "in one of the 3 folders above it or their Eval; copy it there, or do without by "
-        '`split="all"`'
+    for first, split in enumerate(numbers):
+        source = opened(root, split)
+        assert read_faces(source) == [2 * first + 1, 2 * first + 2]
+        assert len(source.notes) == 2
+        assert "by number" in source.notes[0]
+    assert opened(root).split == "train"
+    assert read_faces(opened(root, "all")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_split_of_which_no_image_is_there_is_refused_without_a_partition(tmp_path: Path) -> None:
+    root = celeba(tmp_path / "a" / "b" / "c" / "data", partition="none")
+    assert refusal(root, "validation") == (
+        f"`{root}` must hold images of the validation split, got none of the 19,867 that the "
+        "official partition names; pass another split, or unpack all images"
     )
-    source = opened(root, "all")
-    assert source.notes == ("6 of the 202,599 images of CelebA",)
-    assert read_faces(source) == [1, 2, 3, 4, 5, 6]
 
 
 def test_absent_and_unnamed_images_are_noted(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ _LOOKED_AT = 3
 
 _SPLITS = get_args(Split)  # in the order of their numbers in the partition; the last is all
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
+_LAST = (162_770, 182_637, NUM_IMAGES)  # of each split in the official partition, by number
 _PARTITION_LINE = re.compile(r'"?(?P<number>\d{6})\.\w+"?[\s,]+"?(?P<split>[012])"?\s*')
 # From Img/img_align_celeba/img_align_celeba up to the folder that holds Img and Eval.
 _LEVELS_UP = 3
@@ -63,8 +64,9 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     (or begins so), or where one of the first few measures 178 × 218: the photos that they were
     cut from have the same names. The partition is a file ``list_eval_partition.txt`` or ``.csv``
     anywhere below ``root``, or in one of the three folders above it, or in their ``Eval``. If it is
-    there, and the aligned faces are not, square images with their numbers are resized copies.
-    Hidden files, which macOS leaves beside every image, are passed over.
+    there, and the aligned faces are not, images with their numbers that are square or of their
+    proportions are resized copies. Hidden files, which macOS leaves beside every image, are passed
+    over.
 
     Raises:
         InputError: if the archive was not unpacked, or if one face is there twice.
@@ -113,7 +115,7 @@ def ignored_partition(found: CelebaFolder) -> str:
     """What is to be said of a folder whose numbered images may be others than the faces."""
     return (
         f"{os.path.relpath(found.partitions[0], found.root)} was ignored: by their numbers and "
-        "sizes the images are not CelebA's aligned faces, nor square copies of them"
+        "sizes the images are not CelebA's aligned faces, nor copies of them of another size"
     )
 
 
@@ -123,18 +125,20 @@ def celeba_source(
     """The faces of one split, in the order of their numbers.
 
     The central 148 × 148 pixels of an image of 178 × 218 are resized to ``options.image_size``
-    and go from [0, 255] to [−1, 1], as in AntixK/PyTorch-VAE. An image that is square already is
-    only resized, of one of another size the largest central square up to 148 is taken, and a note
-    says so.
+    and go from [0, 255] to [−1, 1], as in AntixK/PyTorch-VAE. A copy of another size that has kept
+    its proportions is cropped in proportion, as 74 × 74 of 89 × 109. An image that is square
+    already is only resized, of any other the largest central square up to 148 is taken. A note
+    says how many are so.
 
     Of every file only the header and the mark at the end are read here: a tenth of the work of
     decoding all 202,599. Those that cannot be read are left out and named in the notes; damage
-    that shows only when a file is decoded stops the reading. The split is "train" unless given;
-    "all" takes every image and needs no partition.
+    that shows only when a file is decoded stops the reading. The split is "train" unless given.
+    Where there is no partition file the official one is known by the numbers of the images: those
+    up to 162,770 are for training, up to 182,637 for validation, the others for testing.
 
     Raises:
-        InputError: if the partition is missing, malformed, or names no image that is there; if
-            fewer than two images can be read; while reading, if one cannot be decoded.
+        InputError: if the partition is malformed, or there is no image of the split; if fewer than
+            two images can be read; while reading, if one cannot be decoded.
     """
     split = options.split or "train"
     candidates, notes = _of_split(found, split)
@@ -146,10 +150,11 @@ def celeba_source(
             f"must hold images of the {split} split that can be read",
             f"{len(candidates):,} unreadable files",
         )
-    squares = [_square(*size) for size in good.values()]
-    options = images.with_size(options, min(squares))
+    crops = [_crop(*size) for size in good.values()]
+    options = images.with_size(options, min(crops))
     assert options.image_size is not None
-    enlarged = sum(side < options.image_size for side in squares)
+    enlarged = sum(side < options.image_size for side in crops)
+    crop = crops[0] if len(set(crops)) == 1 else CROP
     only_resized = all(width == height for width, height in good.values())
     source = images.image_source(
         f"CelebA ({split})",
@@ -157,7 +162,7 @@ def celeba_source(
         list(good),
         partial(_crop_and_resize, side=options.image_size),
         options,
-        "resized" if only_resized else f"centre {CROP} x {CROP} resized",
+        "resized" if only_resized else f"centre {crop} x {crop} resized",
         [
             *notes,
             *_size_notes(sizes),
@@ -185,11 +190,11 @@ def _is_aligned(root: Path, folder: str, names: Sequence[str]) -> bool:
 
 
 def _is_resized(root: Path, names: Sequence[str]) -> bool:
-    """Whether numbered images beside a partition are the aligned faces, made square."""
+    """Whether numbered images beside a partition are the aligned faces, of another size."""
     first, last = (int(_number(name)) for name in (names[0], names[-1]))
     sizes = _first_sizes(root, names)
-    squares = bool(sizes) and all(width == height for width, height in sizes)
-    return squares and first >= 1 and last <= NUM_IMAGES
+    known = bool(sizes) and all(_is_square(size) or _is_in_proportion(size) for size in sizes)
+    return known and first >= 1 and last <= NUM_IMAGES
 
 
 def _first_sizes(root: Path, names: Sequence[str]) -> list[images.Size]:
@@ -220,24 +225,20 @@ def _of_split(found: CelebaFolder, split: str) -> tuple[list[str], list[str]]:
         notes.append(f"{len(faces):,} of the {NUM_IMAGES:,} images of CelebA")
     if split == "all":
         return list(faces.values()), notes
-    if not found.partitions:
-        raise InputError(
-            str(found.root),
-            f"must come with {' or '.join(_PARTITIONS)}, below it or in one of the "
-            f"{_LEVELS_UP} folders above it or their Eval",
-            remedy='copy it there, or do without by `split="all"`',
-        )
-    file = found.partitions[0]
-    split_of = _read_partition(file)
+    file = next(iter(found.partitions), None)
+    split_of = _by_number() if file is None else _read_partition(file)
+    name = "the official partition" if file is None else file.name
     members = sorted(number for number, of in split_of.items() if of == split)
     present = [faces[number] for number in members if number in faces]
     if not present:
         raise InputError(
             str(found.root),
             f"must hold images of the {split} split",
-            f"none of the {len(members):,} that {file.name} names",
+            f"none of the {len(members):,} that {name} names",
             "pass another split, or unpack all images",
         )
+    if file is None:
+        return present, [f"{split} split by number, without {_PARTITIONS[0]}", *notes]
     absent = [f"{number}.jpg" for number in members if number not in faces]
     unnamed = [name for number, name in faces.items() if number not in split_of]
     return present, [
@@ -247,6 +248,16 @@ def _of_split(found: CelebaFolder, split: str) -> tuple[list[str], list[str]]:
         *named(absent, "absent"),
         *named(unnamed, "unused (not in the partition)"),
     ]
+
+
+def _by_number() -> dict[str, str]:
+    """The split of every number in the official partition."""
+    firsts = (1, *(last + 1 for last in _LAST[:-1]))
+    return {
+        f"{number:06d}": split
+        for split, first, last in zip(_SPLITS, firsts, _LAST, strict=False)
+        for number in range(first, last + 1)
+    }
 
 
 def _read_partition(file: Path) -> dict[str, str]:
@@ -280,12 +291,18 @@ def _size_notes(sizes: Mapping[str, images.Size | str]) -> list[str]:
     other = {
         name: size for name, size in sizes.items() if not isinstance(size, str) and size != _SIZE
     }
-    square = [name for name, (width, height) in other.items() if width == height]
-    odd = [name for name, (width, height) in other.items() if width != height]
+    square = [name for name, size in other.items() if _is_square(size)]
+    alike = [name for name, size in other.items() if _is_in_proportion(size)]
+    odd = [name for name in other if name not in {*square, *alike}]
+    crops = " or ".join(sorted({"{0} x {0}".format(_crop(*other[name])) for name in alike}))
     expected = f"(not {_SIZE[0]} x {_SIZE[1]})"
     return [
         *named(unreadable, "unreadable"),
         *(f"{note}; only resized, not cropped" for note in named(square, f"square {expected}")),
+        *(
+            f"{note}; cropped in proportion to the published {CROP} x {CROP}: to {crops}"
+            for note in named(alike, f"resized {expected}")
+        ),
         *(
             f"{note}; the largest central square up to {CROP} was taken"
             for note in named(odd, f"differently sized {expected}")
@@ -293,16 +310,30 @@ def _size_notes(sizes: Mapping[str, images.Size | str]) -> list[str]:
     ]
 
 
-def _square(width: int, height: int) -> int:
-    """Side of the square that is taken of an image."""
-    return width if width == height else min(width, height, CROP)
+def _is_square(size: images.Size) -> bool:
+    return size[0] == size[1]
+
+
+def _is_in_proportion(size: images.Size) -> bool:
+    """Whether both sides can be those of the aligned faces times one factor, rounded."""
+    difference = size[0] / _SIZE[0] - size[1] / _SIZE[1]
+    return abs(difference) <= 0.5 / _SIZE[0] + 0.5 / _SIZE[1]
+
+
+def _crop(width: int, height: int) -> int:
+    """Side of the central square that is taken of an image."""
+    if _is_square((width, height)):
+        return width
+    if _is_in_proportion((width, height)):
+        return round(CROP * width / _SIZE[0])
+    return min(width, height, CROP)
 
 
 def _crop_and_resize(image: PillowImage, side: int) -> PillowImage:
     from PIL import Image
 
     width, height = image.size
-    square = _square(width, height)
+    square = _crop(width, height)
     left, top = (width - square) // 2, (height - square) // 2
     centre = image.crop((left, top, left + square, top + square))
     return centre.resize((side, side), Image.Resampling.BILINEAR)

@@ -17,7 +17,7 @@ from opmerge.denoisers.inputs import DataInputs, load_samples, network_shape, sp
 from opmerge.errors import InputError
 from opmerge.latents.vae import check_image_shape
 
-Split = Literal["official", "strip", "random", "none"]  # how held-out images were chosen
+Split = Literal["official", "strip", "random", "last", "none"]  # how held-out images were chosen
 
 _PHOTO_WIDTH = 640  # of the photos that patches are cut from
 
@@ -86,10 +86,11 @@ def open_images(
 ) -> Opened:
     """A source, found to hold images by their shape, and split; nothing is read yet.
 
-    CelebA's training faces are held against its validation faces; where those are not there, a
-    random share stands for them, and ``warn`` is told so. Patches of a photo overlap, so those held
-    out are a strip at its right edge, of ``fraction`` of its width, and patches that reach into the
-    strip are left out. Of other images that fraction is held out at random; of 0 nothing is.
+    CelebA's training faces are held against its validation faces; where those are not there, the
+    last ones by number stand for them, and ``warn`` is told so. Patches of a photo overlap, so
+    those held out are a strip at its right edge, of ``fraction`` of its width, and patches that
+    reach into the strip are left out. Of other images that fraction is held out at random; of 0
+    nothing is.
 
     Raises:
         InputError: if there is no such source, it holds no images, or patches leave none to hold
@@ -104,7 +105,9 @@ def open_images(
         try:
             validation = open_as(name, options.replaced(split="validation"))
         except InputError as error:
-            warn(f"a random share of the training split is held out: {error}")
+            warn(f"the last faces of the training split are held out: {error}")
+            every, num_trained = torch.arange(count), len(split_rows(count, fraction, seed)[0])
+            return Opened(name, source, every[:num_trained], every[num_trained:], "last")
         else:
             return Opened(name, source, *split_rows(count, 0, seed), "official", validation)
     if name == "patches":
@@ -135,7 +138,7 @@ def load_images(
     return Images(source.name, part, data, rows, held_out, opened.split)
 
 
-def held_out_images(images: Tensor, rows: Tensor | None = None, most: int = 512) -> Tensor:
+def held_out_images(images: Tensor, rows: Tensor | None = None, most: int = 1024) -> Tensor:
     """The images of at most so many of the held-out rows (of all), spread evenly, in float32."""
     rows = torch.arange(len(images)) if rows is None else rows
     count = min(len(rows), most)

@@ -66,6 +66,7 @@ def train_vae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = ConvVAE(list(shape), config.num_latents, config.base_channels)
+    _lay_out(network, torch.channels_last)
     if split is None:
         rows, others = split_rows(len(images), config.validation_fraction, settings.seed)
         held_out = held_out_images(images, others)
@@ -80,6 +81,11 @@ def train_vae(
     trainer = Trainer(accelerator, network.train(), settings, config.num_iterations)
     run = _Run(config, images, rows, held_out, trainer, folder, checkpoints)
     return run.iterate(None if resume is None else checkpoints.find(resume))
+
+
+def _lay_out(network: Any, memory_format: torch.memory_format) -> None:
+    """Lay weights out in memory; an iteration with channels last takes a CPU two thirds."""
+    network.to(memory_format=memory_format)
 
 
 @dataclass(eq=False)
@@ -110,6 +116,7 @@ class _Run:
             quality = self._look(done.iteration) if due and len(self.held_out) else None
             yield VAERecord(done.iteration, done.loss, done.learning_rate, quality)
         network: Any = self.trainer.finish()
+        _lay_out(network, torch.contiguous_format)
         if accelerator.is_main_process:
             with folder_beside(self.folder / "vae") as unfinished:
                 network.save_pretrained(unfinished)
@@ -125,6 +132,7 @@ class _Run:
         images = self.images[self.rows[place.cpu()]].to(draws.device, torch.float32)
         if self.config.random_flip:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        images = images.contiguous(memory_format=torch.channels_last)
         return VAEBatch(images, noise).chunk(settings.gradient_accumulation_steps)
 
     def _look(self, done: int) -> encoders.Quality:

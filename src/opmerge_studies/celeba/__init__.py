@@ -37,7 +37,8 @@ _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _SPLITS = {
     "official": "official validation split",
     "strip": "a strip at the right of each photo, no pixel of which is trained on",
-    "random": "a tenth at random",
+    "random": "a share at random",
+    "last": "the last ones by number",
 }
 
 

@@ -39,7 +39,6 @@ from opmerge_studies.shared import Runner
 from opmerge_studies.shared.networks import own_accelerator, picture
 from opmerge_studies.shared.strategies import cosine_problem
 
-_HELD_OUT = 0.1
 _SPLIT_SEED = 0  # equal for all encoders, so that their qualities are of equal images
 _MOST_EPOCHS = 200
 _PUBLISHED_SHAPE = (3, 64, 64)  # networks for smaller images are narrower
@@ -198,9 +197,12 @@ def make_encodings(settings: CelebaSettings, runner: Runner) -> list[Encoding]:
         with runner.progress(f"reading {label}", source.num_samples) as report:
             return load_samples(source, network_shape(source), folder, report)
 
-    split = settings.source_options, _HELD_OUT, _SPLIT_SEED
+    split = settings.source_options, settings.vae.validation_fraction, _SPLIT_SEED
     labels = settings.source_labels
     opened = [latents.open_images(name, *split, open_as, runner.warn) for name in labels]
+    for each in opened:
+        for note in each.source.notes if each.source.files else ():
+            runner.warn(f"{labels[each.name]}: {note}")
     for kind, each in product(settings.encoders, opened):
         if kind not in BUILT_IN:
             latents.load_encoder(kind, each.shape)

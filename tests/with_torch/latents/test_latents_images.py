@@ -87,10 +87,10 @@ def test_celeba_is_trained_on_its_training_split_and_measured_on_its_validation_
     [
         ("0000000011", "train", 0.0, "none"),
         ("0000000011", "all", 0.1, "random"),
-        ("0000000002", None, 0.1, "random"),
+        ("0000000002", None, 0.2, "last"),
     ],
 )
-def test_a_folder_of_faces_called_otherwise_or_without_validation_is_split_at_random(
+def test_a_folder_of_faces_called_otherwise_or_without_validation_is_split_by_itself(
     tmp_path: Path, splits: str, split: str | None, fraction: float, expected: str
 ) -> None:
     root = write_greys(tmp_path / "data", splits)
@@ -99,11 +99,13 @@ def test_a_folder_of_faces_called_otherwise_or_without_validation_is_split_at_ra
     opened = open_images(str(root), options, fraction, seed=0, warn=told.append)
     images = load_images(opened, tmp_path)
     assert images.split == expected
-    assert len(images.held_out) == (expected == "random")
+    assert len(images.held_out) == {"none": 0, "random": 1, "last": 2}[expected]
     whole = torch.cat([images.data[images.rows], images.held_out])
     assert greys(whole) == greys(images.data)
+    if expected == "last":
+        assert greys(images.held_out) == [8, 9]
     assert told == [
-        f"a random share of the training split is held out: `{root}` must hold images of the "
+        f"the last faces of the training split are held out: `{root}` must hold images of the "
         "validation split, got none of the 0 that list_eval_partition.txt names; pass another "
         "split, or unpack all images"
     ] * (split is None)

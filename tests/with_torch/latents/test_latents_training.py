@@ -149,10 +149,10 @@ def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
 
 
 def test_images_to_measure_on_may_be_given(tmp_path: Path) -> None:
-    split = torch.arange(64), ramp().repeat(700, 1, 1, 1)
+    split = torch.arange(64), ramp().repeat(1100, 1, 1, 1)
     records = train(tmp_path, settings(), split=split)
     assert records[-1].held_out is not None
-    assert records[-1].held_out.num_images == 512
+    assert records[-1].held_out.num_images == 1024
     encoder = load_encoder(tmp_path)
     found = reconstruction_quality(encoder, ramp())
     assert records[-1].held_out.mse == pytest.approx(found.mse, rel=1e-5)
@@ -426,7 +426,7 @@ def test_faces_are_measured_on_the_validation_split(run: Any, tmp_path: Path) ->
     assert status == 0, err
     assert "on 1 held-out images" in out
     assert (
-        f"opmerge: a random share of the training split is held out: `{part}` must hold images of "
+        f"opmerge: the last faces of the training split are held out: `{part}` must hold images of "
         "the validation split, got none of the 0 that list_eval_partition.txt names; pass another "
         "split, or unpack all images\n"
     ) in err

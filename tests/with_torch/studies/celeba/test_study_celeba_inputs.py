@@ -85,13 +85,13 @@ def test_what_is_wrong_last_is_refused_before_anything_is_made(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("study", ["celeba", "real-networks"])
-def test_without_its_partition_the_setting_that_does_without_is_named(
+def test_an_argument_that_does_without_is_named_as_a_setting(
     study: str, run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "img_align_celeba"
     folder.mkdir()
-    for number in (1, 2):
-        Image.new("RGB", (178, 218), (100 * number,) * 3).save(folder / f"{number:06d}.jpg")
+    Image.new("RGB", (178, 218)).save(folder / "000001.jpg")
+    (tmp_path / "list_eval_partition.txt").write_text("none\n")
     with pytest.raises(InputError) as own:
         open_source(str(tmp_path))
     expected = str(own.value).replace('`split="all"`', "--set source_options.split=all")
@@ -101,20 +101,19 @@ def test_without_its_partition_the_setting_that_does_without_is_named(
     assert expected != str(own.value)
 
 
-def test_validation_faces_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+def test_validation_faces_that_are_not_there_and_half_sizes_are_told_of(tmp_path: Path) -> None:
     folder = tmp_path / "img_align_celeba"
     folder.mkdir()
     for number in (1, 2, 3):
-        Image.new("RGB", (178, 218), (50 * number,) * 3).save(folder / f"{number:06d}.jpg")
-    lines = [f"{number:06d}.jpg 0\n" for number in (1, 2, 3)]
-    (tmp_path / "list_eval_partition.txt").write_text("".join(lines))
+        Image.new("RGB", (89, 109), (50 * number,) * 3).save(folder / f"{number:06d}.jpg")
     told: list[str] = []
     config = small(source=str(tmp_path), encoders=(str(tmp_path / "nowhere"),))
     with pytest.raises(InputError, match="nowhere"):  # but the faces are taken
         STUDY.record(config, Runner(tmp_path / "run", warn=told.append))
-    assert [line.split(":")[0] for line in told] == [
-        "a random share of the training split is held out"
+    assert [line.split(":")[0] for line in told[:1]] == [
+        "the last faces of the training split are held out"
     ]
+    assert [line for line in told if "(not 178 x 218)" in line and "74 x 74" in line]
 
 
 # Never stale
