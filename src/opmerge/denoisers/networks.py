@@ -1,4 +1,4 @@
-"""Denoisers for new teachers: a perceptron saved as diffusers' models are, and a small UNet."""
+"""Denoisers for new teachers: a perceptron saved as diffusers' models are, a small UNet and DiT."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.embeddings import LabelEmbedding, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from opmerge.settings.networks import MOST_LAYERS, UNET_GROUPS
 
 _TIME_CHANNELS = 128
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
+_HEAD = 64  # the most channels of an attention head of the DiT
+
+NULL_CLASS = "_null_class"
+"""Key of the label that stands for no class, in configs of diffusers' networks that have no own:
+keys that begin so it keeps, and passes over."""
 
 
 class MLPDenoiser(ModelMixin, ConfigMixin):
@@ -97,21 +102,18 @@ def make_unet(
     sample_shape: tuple[int, ...],
     block_out_channels: tuple[int, ...] | None = None,
     num_classes: int | None = None,
+    null_class: bool = False,
 ) -> UNet2DModel:
     """A small UNet2DModel for (channels, side, side) images of 8 to 64 pixels a side.
 
     The channels of its resolutions, each half the one before, are multiples of ``UNET_GROUPS``; by
-    default 32, 64, … down to 4 to 8 pixels a side.
+    default 32, 64, … down to 4 to 8 pixels a side. With a ``null_class`` the label ``num_classes``
+    stands for no class, and the config says so (``NULL_CLASS``).
 
     Raises:
         InputError: if samples are no such images, or their side cannot be halved that often.
     """
-    channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
-    if height != width or not _SMALLEST_SIDE <= height <= _LARGEST_SIDE:
-        sides = f"{_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a side"
-        requirement = f"unet must come with square images of {sides}, channels first"
-        got = f"samples of shape {sample_shape}"
-        raise InputError("network", requirement, got, 'pass `network="mlp"`')
+    channels, height = _image_size(sample_shape, "unet")
     num_resolutions = max(2, math.ceil(math.log2(height / 8)) + 1)
     widths = block_out_channels or tuple(32 * 2**level for level in range(num_resolutions))
     halvings = len(widths) - 1
@@ -120,7 +122,7 @@ def make_unet(
         remedy = 'pass `network="mlp"`, fewer `block_out_channels` or another `image_size`'
         raise InputError("network", f"unet with {len(widths)} resolutions {needed}", height, remedy)
     # Attention at the lowest resolution only: its cost grows with the fourth power of the side.
-    return UNet2DModel(
+    network = UNet2DModel(
         sample_size=height,
         in_channels=channels,
         out_channels=channels,
@@ -128,8 +130,71 @@ def make_unet(
         down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * halvings,
         norm_num_groups=UNET_GROUPS,
-        num_class_embeds=num_classes,
+        num_class_embeds=None if num_classes is None else num_classes + null_class,
     )
+    if null_class:
+        network.register_to_config(**{NULL_CLASS: num_classes})
+    return network
+
+
+def make_dit(
+    sample_shape: tuple[int, ...],
+    hidden_size: int,
+    num_layers: int,
+    token_side: int | None = None,
+    num_classes: int | None = None,
+    null_class: bool = False,
+) -> DiTTransformer2DModel:
+    """A small DiT (Peebles & Xie 2023) for (channels, side, side) images of 8 to 64 pixels a side.
+
+    Tokens are patches of ``token_side`` pixels, by default 8 × 8 of them. As published, the blocks
+    begin as the identity and the output as 0. The index after the classes stands for none; where
+    that is not trained the config says so (``NULL_CLASS``). A network without classes is one of a
+    single class.
+
+    Raises:
+        InputError: if samples are no such images, tokens do not tile them, or the width is no
+            multiple of 4, as embeddings of places in two directions need.
+    """
+    channels, side = _image_size(sample_shape, "dit")
+    token_side = max(side // _SMALLEST_SIDE, 1) if token_side is None else token_side
+    if side % token_side:
+        raise InputError("token_side", f"must divide {side}, the side of the images", token_side)
+    if hidden_size % 4:
+        raise InputError("hidden_size", "must be a multiple of 4 for a dit", hidden_size)
+    heads = next(
+        n for n in range(math.ceil(hidden_size / _HEAD), 1 + hidden_size) if hidden_size % n == 0
+    )
+    network = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=hidden_size // heads,
+        in_channels=channels,
+        num_layers=num_layers,
+        sample_size=side,
+        patch_size=token_side,
+        num_embeds_ada_norm=num_classes or 1,
+    )
+    if not null_class:
+        network.register_to_config(**{NULL_CLASS: None})
+    first = [block.norm1.linear for block in network.transformer_blocks]
+    for layer in (*first, network.proj_out_1, network.proj_out_2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    for module in network.modules():
+        if isinstance(module, LabelEmbedding):
+            module.dropout_prob = 0.0  # by draws of no seed, other ones in every block
+    return network
+
+
+def _image_size(sample_shape: tuple[int, ...], network: str) -> tuple[int, int]:
+    """Channels and side of square images of 8 to 64 pixels, or ``InputError``."""
+    channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
+    if height != width or not _SMALLEST_SIDE <= height <= _LARGEST_SIDE:
+        sides = f"{_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a side"
+        requirement = f"{network} must come with square images of {sides}, channels first"
+        got = f"samples of shape {sample_shape}"
+        raise InputError("network", requirement, got, 'pass `network="mlp"`')
+    return channels, height
 
 
 class _Block(nn.Module):

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.denoiser import LABELS, PREDICTIONS, Condition, as_condition
+from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import DataInputs, split_rows
-from opmerge.denoisers.networks import MLPDenoiser, make_unet
+from opmerge.denoisers.networks import MLPDenoiser, make_dit, make_unet
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import write_teacher_folder
 from opmerge.errors import InputError
@@ -102,14 +103,17 @@ def make_network(
     """A new network with the initial weights of the config's seed.
 
     Raises:
-        InputError: if a UNet cannot read samples of the shape.
+        InputError: if a UNet or DiT cannot read samples of the shape.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
+        classes = num_classes, config.label_dropout > 0
         if config.network == "unet":
-            return make_unet(sample_shape, config.block_out_channels, num_classes)
-        sizes = config.hidden_size, config.num_layers, num_classes
-        return MLPDenoiser(list(sample_shape), *sizes, null_class=config.label_dropout > 0)
+            return make_unet(sample_shape, config.block_out_channels, *classes)
+        sizes = config.hidden_size, config.num_layers
+        if config.network == "dit":
+            return make_dit(sample_shape, *sizes, config.token_side, *classes)
+        return MLPDenoiser(list(sample_shape), *sizes, *classes)
 
 
 def train_teacher(
@@ -159,15 +163,10 @@ def train_teacher(
 
 
 def _check_dropout(config: TeacherConfig, labels: Tensor | None) -> None:
-    """Refuse to leave out labels where there are none, or where no label can stand for none."""
-    if not config.label_dropout:
-        return
-    if labels is None:
+    """Refuse to leave out labels where there are none."""
+    if config.label_dropout and labels is None:
         requirement = "must be 0 without labels"
         raise InputError("label_dropout", requirement, config.label_dropout, "pass `labels`")
-    if config.network != "mlp":
-        requirement = "must come with the network mlp: a UNet2DModel cannot say its null class"
-        raise InputError("label_dropout", requirement, config.network)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +181,8 @@ class NoisedSamples(Columns):
 
 def denoising_loss(network: nn.Module, samples: NoisedSamples) -> Tensor:
     """() mean of ``(prediction - target)²``."""
-    told = {} if samples.condition is None else samples.condition.rows
-    prediction = network(samples.z, samples.timesteps, **told).sample
+    call = family_of(config_of(network)).call
+    prediction = call(network, samples.z, samples.timesteps, samples.condition).sample
     return nn.functional.mse_loss(prediction.float(), samples.target)
 
 

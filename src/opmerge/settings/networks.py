@@ -44,9 +44,12 @@ class TeacherConfig(Settings):
 
     panel = "Teacher"
 
-    network: Literal["mlp", "unet"] = option("mlp", "mlp or unet.")
-    hidden_size: Count = option(256, "Width of the mlp.")
-    num_layers: Layers = option(3, "Blocks of the mlp.")
+    network: Literal["mlp", "unet", "dit"] = option("mlp", "mlp, unet or dit (a transformer).")
+    hidden_size: Count = option(256, "Width of the mlp or dit.")
+    num_layers: Layers = option(3, "Blocks of the mlp or dit.")
+    token_side: Count | None = option(
+        None, "Pixels a side of a token of the dit.", shown="an eighth of the side"
+    )
     block_out_channels: _Channels | None = option(
         None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side"
     )
@@ -75,7 +78,8 @@ class TeacherConfig(Settings):
 
     def what_decides(self) -> dict[str, Any]:
         """What the result depends on: older checkpoints do not know what is not used."""
-        return self.model_dump(exclude=set() if self.label_dropout else {"label_dropout"})
+        unused = {name for name in ("label_dropout", "token_side") if not getattr(self, name)}
+        return self.model_dump(exclude=unused)
 
 
 class VAEConfig(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from opmerge.denoisers.denoiser import Condition, Step, as_condition
 from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.models import Teacher
-from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import train_teacher
@@ -250,19 +251,29 @@ def test_nothing_told_to_a_guided_denoiser_is_refused() -> None:
         told().denoiser(Z, 1)
 
 
-def test_a_teacher_trained_without_some_labels_is_read_with_its_null_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "shape", "given"),
+    [
+        ("mlp", (1,), {"hidden_size": 16, "num_layers": 1, "num_iterations": 150}),
+        ("unet", (1, 8, 8), {"block_out_channels": (16,), "num_iterations": 100}),
+        ("dit", (1, 8, 8), {"hidden_size": 16, "num_layers": 1, "num_iterations": 150}),
+    ],
+)
+def test_a_teacher_trained_without_some_labels_is_read_with_its_null_class(
+    tmp_path: Path, network: Any, shape: tuple[int, ...], given: dict[str, Any]
+) -> None:
     """Two clean samples, a class each: told nothing, pure noise is either, and x̂ their mean."""
-    data = torch.tensor([[2.0], [-2.0]]).repeat(8, 1)
+    pattern = torch.linspace(2, -2, math.prod(shape)).view(shape)
+    data = torch.stack([pattern, -pattern]).repeat(8, *(1 for _ in shape))
     optimization = OptimizationConfig(
         train_batch_size=32, learning_rate=1e-2, checkpointing_steps=0
     )
     config = TeacherConfig(
-        hidden_size=16,
-        num_layers=1,
-        num_iterations=150,
+        network=network,
         validation_fraction=0,
         label_dropout=0.3,
         optimization=optimization,
+        **given,
     )
     accelerator = make_accelerator(optimization, cpu=True)
     labels = torch.tensor([0, 1]).repeat(8)
@@ -270,17 +281,48 @@ def test_a_teacher_trained_without_some_labels_is_read_with_its_null_class(tmp_p
         pass
     teacher = load_teacher(tmp_path / "teacher", 4)
     assert teacher.num_classes == 2
-    z = torch.zeros(3, 1)
-    told = teacher.student_denoiser(z, 4, as_condition(torch.tensor([0, 1, 2]))).x0[:, 0]
-    torch.testing.assert_close(told, torch.tensor([2.0, -2.0, 0.0]), atol=0.3, rtol=0)
+    z = torch.zeros(3, *shape)
+    estimates = teacher.student_denoiser(z, 4, as_condition(torch.tensor([0, 1, 2]))).x0
+    shares = (estimates * pattern).flatten(1).sum(dim=1) / pattern.square().sum()
+    torch.testing.assert_close(shares, torch.tensor([1.0, -1.0, 0.0]), atol=0.3, rtol=0)
     guided = teacher.guided(GuidanceOptions(guidance_scale="2"))
-    far = guided.denoiser(z[:2], 4, as_condition(torch.tensor([0, 1]))).x0[:, 0]
-    torch.testing.assert_close(far, 2 * told[:2] - told[2])
+    far = guided.denoiser(z[:1], 4, as_condition(torch.tensor([0]))).x0
+    null = teacher.student_denoiser(z[:1], 4, as_condition(torch.tensor([2]))).x0
+    torch.testing.assert_close(far, 2 * estimates[:1] - null, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("network", "labels"), [("mlp", None), ("unet", torch.zeros(2).long())])
-def test_labels_that_cannot_be_left_out(tmp_path: Path, network: Any, labels: Any) -> None:
-    config = TeacherConfig(network=network, label_dropout=0.1)
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_a_teacher_trained_with_every_label_cannot_be_guided(tmp_path: Path, network: Any) -> None:
+    optimization = OptimizationConfig(train_batch_size=4, checkpointing_steps=0)
+    config = TeacherConfig(
+        network=network,
+        hidden_size=8,
+        num_layers=1,
+        block_out_channels=(8, 8),
+        num_iterations=1,
+        optimization=optimization,
+    )
+    accelerator = make_accelerator(optimization, cpu=True)
+    data, labels = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    for _ in train_teacher(config, data, labels, accelerator, tmp_path):
+        pass
+    teacher = load_teacher(tmp_path / "teacher", 4)
+    assert teacher.num_classes == 3
+    with pytest.raises(InputError, match="label_dropout"):
+        teacher.guided(GuidanceOptions(guidance_scale="2"))
+
+
+def test_a_null_class_that_is_not_the_last_is_refused(tmp_path: Path) -> None:
+    network = make_unet((1, 8, 8), (8, 8), 3, null_class=True)
+    network.register_to_config(_null_class=1)
+    network.save_pretrained(tmp_path / "unet")
+    DDIMScheduler(clip_sample=False).save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(InputError, match="_null_class"):
+        load_teacher(tmp_path, 4)
+
+
+def test_labels_cannot_be_left_out_where_there_are_none(tmp_path: Path) -> None:
+    config = TeacherConfig(label_dropout=0.1)
     accelerator = make_accelerator(config.optimization, cpu=True)
     with pytest.raises(InputError, match="label_dropout"):
-        train_teacher(config, torch.zeros(2, 1, 8, 8), labels, accelerator, tmp_path)
+        train_teacher(config, torch.zeros(2, 1, 8, 8), None, accelerator, tmp_path)

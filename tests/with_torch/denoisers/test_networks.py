@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch_helpers import scrambled
 
-from opmerge.denoisers.networks import MLPDenoiser, make_unet
+from opmerge.denoisers.networks import MLPDenoiser, make_dit, make_unet
+from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.errors import InputError
 
 
@@ -95,6 +97,53 @@ def test_unet_reads_images_and_labels() -> None:
     assert outputs[0].shape == images.shape
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert not torch.equal(outputs[0][1], outputs[1][1])
+
+
+def test_a_dit_begins_at_zero_with_blocks_that_change_nothing() -> None:
+    network = make_dit((3, 16, 16), 24, 2, num_classes=2).train()
+    images, times, labels = torch.randn(2, 3, 16, 16), torch.tensor([1, 9]), torch.tensor([0, 1])
+    assert network.config["patch_size"] == 2  # 8 × 8 tokens
+    assert torch.equal(network(images, times, labels).sample, torch.zeros_like(images))
+    tokens = torch.randn(2, 64, 24)
+    block = network.transformer_blocks[1]
+    assert torch.equal(block(tokens, timestep=times, class_labels=labels), tokens)
+
+
+def test_a_dit_leaves_out_no_label_by_itself() -> None:
+    """diffusers' would, in training, by draws of no seed of ours."""
+    network = make_dit((1, 8, 8), 8, 1, num_classes=3, null_class=True).train()
+    torch.manual_seed(0)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    images, times = torch.randn(1, 1, 8, 8).expand(64, -1, -1, -1), torch.full((64,), 5)
+    made = network(images, times, torch.zeros(64, dtype=torch.long)).sample
+    torch.testing.assert_close(made, made[:1].expand(64, -1, -1, -1))
+    assert not torch.equal(network(images[:1], times[:1], torch.tensor([3])).sample, made[:1])
+
+
+def test_a_dit_without_classes_is_told_nothing(tmp_path: Path) -> None:
+    network = make_dit((1, 8, 8), 8, 1)
+    network.save_pretrained(tmp_path / "unet")
+    DDIMScheduler(clip_sample=False).save_pretrained(tmp_path / "scheduler")
+    teacher = load_teacher(tmp_path, 4)
+    assert (teacher.num_classes, teacher.needs) == (None, {})
+    z = torch.randn(2, 1, 8, 8)
+    assert teacher.student_denoiser(z, 2).x0.shape == z.shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "message"),
+    [
+        ((64,), {}, "dit must come with square images of 8 to 64 pixels a side"),
+        ((1, 8, 8), {"token_side": 3}, "`token_side` must divide 8, the side of the images, got 3"),
+        ((1, 8, 8), {"hidden_size": 6}, "`hidden_size` must be a multiple of 4 for a dit, got 6"),
+    ],
+)
+def test_dits_refuse_what_they_cannot_read(
+    shape: tuple[int, ...], given: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        make_dit(shape, **{"hidden_size": 8, "num_layers": 1, **given})
 
 
 @pytest.mark.parametrize(

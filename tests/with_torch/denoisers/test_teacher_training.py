@@ -420,7 +420,7 @@ def test_a_unet_is_trained_and_sampled_by_diffusers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"network": "resnet"}, "`network` must be one of mlp, unet, got resnet"),
+        ({"network": "resnet"}, "`network` must be one of mlp, unet, dit, got resnet"),
         ({"schedule": "sigmoid"}, "`schedule` must be one of cosine, nichol-dhariwal, linear"),
         ({"prediction_type": "x"}, "`prediction_type` must be one of epsilon, sample"),
         ({"hidden_size": 0}, "`hidden_size` must be >= 1, got 0"),
