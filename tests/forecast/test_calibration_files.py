@@ -98,13 +98,14 @@ def test_a_calibration_of_another_version_is_refused(tmp_path: Path, version: ob
         read_calibration(written(tmp_path, version=version))
 
 
-def test_a_law_of_before_shares_were_known_is_read(tmp_path: Path) -> None:
-    """As one in which they do not count."""
+@pytest.mark.parametrize("name", ["share_exponent", "onset"])
+def test_a_law_of_before_a_term_was_known_is_read(tmp_path: Path, name: str) -> None:
+    """As one in which it does not count."""
     law = PRIORS["mlp"].to_dict()
     for each in (law["law"], *law["draws"]):
-        del each["share_exponent"]
+        del each[name]
     found = read_calibration(written(tmp_path, law=law)).law
-    assert {each.share_exponent for each in (found.law, *found.draws)} == {0.0}
+    assert {getattr(each, name) for each in (found.law, *found.draws)} == {0.0}
 
 
 @pytest.mark.parametrize(

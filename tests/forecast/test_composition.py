@@ -18,7 +18,7 @@ STEPS = 8
 LAMBDAS = np.array([3.0, 0.4])
 SCHEDULE = cosine_schedule(STEPS)
 MODES = 40_000
-LAW = MergeLaw((300.0, 100.0), 0.5, 0.6, 0.3, length_exponent=1.5, floor=0.02, share_exponent=0.2)
+LAW = MergeLaw((300.0, 100.0), 0.5, 0.6, 0.3, 1.5, 0.02, share_exponent=0.2, onset=150.0)
 """So much is learned, and so unevenly, that what is scattered outweighs what is aligned."""
 PLANS = ("vanilla", "boot", "progressive", "uniform:4", "temporal:2", "consistency", "hybrid:4")
 
@@ -82,8 +82,12 @@ class Modes:
         x = x * (law.first if start == STEPS else 1.0)
         x = x * math.exp(law.behind * behind / (split - stop))
         whole = (self.estimate(start, stop) - self.estimate(start, start - 1)) ** 2
-        x = x * (100 * whole / whole.sum()) ** law.share_exponent
-        k = self.rng.gamma(law.shape, 1.0, self.shape) * x[:, None]
+        shares = whole / whole.sum()
+        x = x * (100 * shares) ** law.share_exponent
+        has_begun = (
+            self.rng.random(self.shape) >= (shares * math.exp(-iterations / law.onset))[:, None]
+        )
+        k = has_begun * self.rng.gamma(law.shape, 1.0, self.shape) * x[:, None]
         trained = target + np.exp(-k) * (init - target)
         own = law.floor * math.sqrt(400 / iterations / len(LAMBDAS))
         noise = own * self.rng.standard_normal(self.shape)

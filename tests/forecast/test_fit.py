@@ -24,6 +24,7 @@ TRUTH = MergeLaw(
     length_exponent=1.7,
     floor=0.02,
     share_exponent=0.04,
+    onset=50.0,
 )
 JUMPS = [(32, 0, 0), (32, 24, 0), (32, 16, 0), (16, 0, 0), (16, 8, 0), (8, 0, 0), (32, 30, 0)]
 JUMPS += [(32, 0, 4), (16, 0, 2)]
@@ -36,11 +37,12 @@ def left(
     start, stop, students = merge
     angle = math.pi * (start - stop) / (2 * STEPS)
     factor = (law.first if start == STEPS else 1.0) * math.exp(law.behind if students else 0.0)
-    shares = 100 * before / before.sum() / SIZES
+    shares = before / before.sum() / SIZES
     x = np.array(law.rates) * factor * count / 400 * angle**-law.length_exponent
-    x *= shares**law.share_exponent
+    x *= (100 * shares) ** law.share_exponent
     floor = law.floor**2 * 400 / count * SIZES / SIZES.sum()
-    return before * (1 + 2 * x) ** -law.shape + floor
+    waits = shares * np.exp(-count / law.onset)
+    return before * (waits + (1 - waits) * (1 + 2 * x) ** -law.shape) + floor
 
 
 def probes(law: MergeLaw = TRUTH, noise: float = 0.0, seed: int = 0) -> list[MergeProbe]:
@@ -141,7 +143,7 @@ def test_held_out_probes_are_foretold_without_their_merge() -> None:
 def test_a_law_goes_through_its_vector() -> None:
     again = MergeLaw.from_vector(TRUTH.to_vector())
     assert np.array(again.to_dict()["rates"]) == pytest.approx(TRUTH.rates, rel=1e-12)
-    for name in ("first", "behind", "shape", "length_exponent", "floor"):
+    for name in ("first", "behind", "shape", "length_exponent", "floor", "onset"):
         assert getattr(again, name) == pytest.approx(getattr(TRUTH, name), rel=1e-12)
 
 

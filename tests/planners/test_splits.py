@@ -82,7 +82,7 @@ def test_crossing_jumps_are_no_plan():
 def test_best_split_meets_the_conditions_of_the_optimum(name, budget, reuse):
     """With h = -dE²/dN of the reference, h/c is one number where N > 1 and at most it where N = 1.
 
-    A relative decrease of 1e-9 a round ends the descent, so h/c agrees to about its root.
+    A relative decrease of 1e-11 a round ends the descent, so h/c agrees to about its root.
     """
     splitter = a_splitter(32, IterationCost(reuse=reuse))
     plan = build_strategy(name, 32)

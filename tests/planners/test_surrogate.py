@@ -43,9 +43,12 @@ def surrogate(splitter: Splitter, plan: Plan, price: float) -> float:
             x = np.array(law.rates) * count / 400 * angle**-law.length_exponent
             x *= law.first if merge.start == table.num_steps else 1.0
             whole = table.deviation(j, j, i)
-            x *= (100 * whole / whole.sum() / table.sizes) ** law.share_exponent
+            shares = whole / whole.sum() / table.sizes
+            x *= (100 * shares) ** law.share_exponent
+            waits = shares * np.exp(-count / law.onset)
+            kept = waits + (1 - waits) * (1 + 2 * x) ** -law.shape
             floor = law.floor**2 * table.sizes / table.sizes.sum() * 400 / count
-            inside = table.gains[i] ** 2 * (squares * (1 + 2 * x) ** -law.shape + floor)
+            inside = table.gains[i] ** 2 * (squares * kept + floor)
             charge = price * float(splitter.cost.per_iteration(merge.num_children)) * count
             options.append(table.carry[j, i] * np.sqrt(inside.sum()) + charge)
         total += min(options)

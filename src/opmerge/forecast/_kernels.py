@@ -25,13 +25,14 @@ _FIRST_DAMPING, _MOST_DAMPING, _LEAST_DAMPING = 0.45, 0.9, 1e-4
 
 class Tables(NamedTuple):
     """Of a teacher: node of each step and its angle (T+1,), carry, gains and D² (·, ·, ·, G); and
-    what the law makes of shares of jumps, s^e (·, ·, G)."""
+    shares s of jumps, with what the law makes of them, (100 s)^e (·, ·, G)."""
 
     node_of: Indices
     angles: Array
     carry: Array
     gains: Array
     deviations: Array
+    shares: Array
     haste: Array
 
 
@@ -48,6 +49,7 @@ class Parts(NamedTuple):
     weight: Array
     own: Array
     along: Array
+    of_jump: Array
     haste: Array
 
 
@@ -60,6 +62,7 @@ class Law(NamedTuple):
     shape: float
     exponent: float
     floor: Array
+    onset: float
 
 
 @kernel(error_model="numpy")
@@ -101,12 +104,12 @@ def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool,
 
     They are in the order of execution: by descending stop, then ascending start.
     """
-    node_of, angles, carry, gains, deviations, hastes = tables
+    node_of, angles, carry, gains, deviations, shares, hastes = tables
     count, groups, num_steps = len(starts), gains.shape[1], len(node_of) - 1
     nests, parent, is_first, children, splits, covered = _nested(starts, stops, num_steps)
     gain, weight = np.zeros((count, groups)), np.zeros((count, groups))
     own, along = np.zeros((count, groups)), np.zeros((count, groups))
-    haste = np.zeros((count, groups))
+    of_jump, haste = np.zeros((count, groups)), np.zeros((count, groups))
     angle, left = np.zeros(count), num_steps
     if not nests:
         count = 0
@@ -129,10 +132,11 @@ def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool,
             if not is_teacher_step:
                 inner = whole + ours - deviations[j, j, k, g]
                 root = min(max(inner / (2 * np.sqrt(whole) + _LEAST), 0.0), root)
-            own[m, g], along[m, g], haste[m, g] = ours, root, hastes[j, i, g]
+            own[m, g], along[m, g] = ours, root
+            of_jump[m, g], haste[m, g] = shares[j, i, g], hastes[j, i, g]
     share, at_start = covered / (splits - stops), starts == num_steps
     counts = children.astype(np.float64)
-    reach = (gain, weight, own, along, haste)
+    reach = (gain, weight, own, along, of_jump, haste)
     parts = Parts(parent, is_first, counts, angle, share, at_start, *reach)
     return nests, left, parts
 
@@ -167,13 +171,17 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
         scale = np.exp(law.behind * parts.share[m]) * iterations[m] / _REFERENCE
         scale *= (law.first if parts.at_start[m] else 1.0) * parts.angle[m] ** -law.exponent
         noise = _REFERENCE / max(iterations[m], 1.0)
-        above = parts.parent[m]
+        above, elapsed = parts.parent[m], iterations[m] / law.onset
         for g in range(groups):
             x, gain = law.rates[g] * scale * parts.haste[m, g], parts.gain[m, g]
+            waits = parts.of_jump[m, g] * np.exp(-elapsed)
             left, square = (1 + x) ** -law.shape, (1 + 2 * x) ** -law.shape
+            by_left[m, g] = -(1 - waits) * law.shape * x / (1 + x) * left
+            by_left[m, g] -= elapsed * waits * (1 - left)
+            by_square[m, g] = -2 * (1 - waits) * law.shape * x / (1 + 2 * x) * square
+            by_square[m, g] -= elapsed * waits * (1 - square)
+            left, square = waits + (1 - waits) * left, waits + (1 - waits) * square
             lefts[m, g], squares[m, g] = left, square
-            by_left[m, g] = -law.shape * x / (1 + x) * left
-            by_square[m, g] = -2 * law.shape * x / (1 + 2 * x) * square
             before = parts.along[m, g] + (1 - gain) * first[m, g] - behind[m, g]
             befores[m, g] = before
             beside = square * (parts.own[m, g] - parts.along[m, g] ** 2)
@@ -284,7 +292,7 @@ def best_split(
             gain = 1 - new_error / error
             here, error, gradient = there, new_error, new_gradient
             damping = min(1.3 * damping, _MOST_DAMPING)
-            if gain < 1e-9:
+            if gain < 1e-11:
                 break
         else:
             damping /= 2

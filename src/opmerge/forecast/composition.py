@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.errors import InputError
-from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw, progress
+from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw, kept, progress, waiting
 from opmerge.forecast.table import TeacherTable
 from opmerge.plans import Merge, Plan
 
@@ -92,9 +92,8 @@ class _Standing:
         laws = [law.for_groups(len(table.sizes)) for law in laws]
         self._table = table
         self._rates = np.array([law.rates for law in laws])
-        columns = ("first", "behind", "shape", "length_exponent", "floor", "share_exponent")
-        values = np.array([[getattr(law, name) for name in columns] for law in laws]).T[:, :, None]
-        self._first, self._behind, self._shape, self._exponent, self._floor, self._share = values
+        names = ("first", "behind", "shape", "length_exponent", "floor", "share_exponent", "onset")
+        self._of = {name: np.array([[getattr(law, name)] for law in laws]) for name in names}
         self._at: dict[int, tuple[int, Array, Array]] = {}  # stop, aligned, squared scattered
 
     def train(self, merge: Merge, iterations: float) -> None:
@@ -118,7 +117,7 @@ class _Standing:
         left, left_squared = self._left(start, stop, iterations, share)
         before = along + (1 - gain) * aligned - behind
         carried = gain + (1 - gain) * left
-        floor = self._floor**2 * table.sizes / table.num_dimensions
+        floor = self._of["floor"] ** 2 * table.sizes / table.num_dimensions
         beside = left_squared * (own - along**2) + (left_squared - left**2) * before**2
         self._at[start] = (
             stop,
@@ -150,10 +149,10 @@ class _Standing:
         angles = np.arctan2(schedule.sigmas[[start, stop]], schedule.alphas[[start, stop]])
         angle = max(float(angles[0] - angles[1]), _LEAST)
         shares = self._table.shares(self._table.node_at(start), self._table.node_at(stop))
-        factor = self._first if start == schedule.num_steps else 1.0
-        factor = factor * np.exp(self._behind * share) * shares**self._share
-        x = progress(self._rates, factor, self._exponent, angle, iterations)
-        return (1 + x) ** -self._shape, (1 + 2 * x) ** -self._shape
+        factor = self._of["first"] if start == schedule.num_steps else 1.0
+        factor = factor * np.exp(self._of["behind"] * share) * shares ** self._of["share_exponent"]
+        x = progress(self._rates, factor, self._of["length_exponent"], angle, iterations)
+        return kept(self._of["shape"], x, waiting(shares, self._of["onset"], iterations))
 
     def at_output(self) -> Array:
         """(number of laws,) squared error of the output: windows' errors, carried there."""

@@ -2,7 +2,9 @@
 
 A probe is foretold, by group of directions, as
 
-    after_g = e^2o (before_g (1 + 2 x_g)^-a + f² (size_g / D) 400/N),    x as in ``MergeLaw``.
+    after_g = e^2o (before_g (w_g + (1 - w_g) (1 + 2 x_g)^-a) + f² (size_g / D) 400/N),
+
+x and w as in ``MergeLaw``.
 
 The offset o is common to all probes and no part of the law: they are measured on data held out, and
 plans on what their students sample. Residuals are log(foretold / measured) of the unsquared total,
@@ -27,6 +29,7 @@ from opmerge.forecast.law import (
     MergeLaw,
     draw_laws,
     progress,
+    waiting,
 )
 
 Array = NDArray[np.float64]
@@ -164,7 +167,7 @@ class _Data:
         return np.concatenate([self.errors(point), (self._weights * np.log(ratios)).ravel()])
 
     def jacobian(self, point: Array) -> Array:
-        """(P + P G, G + 7) derivatives of the residuals."""
+        """(P + P G, G + 8) derivatives of the residuals."""
         foretold, slopes = self._parts(point)
         of_totals = 0.5 * slopes.sum(1) / foretold.sum(1)[:, None]
         of_groups = self._weights[..., None] * slopes / np.maximum(foretold, 1e-300)[..., None]
@@ -178,27 +181,30 @@ class _Data:
         return weights
 
     def _parts(self, point: Array) -> tuple[Array, Array]:
-        """(P, G) what is left, and its (P, G, G + 7) derivatives by the vector."""
+        """(P, G) what is left, and its (P, G, G + 8) derivatives by the vector."""
         count = len(self.sizes)
         logs = np.clip(point, -_FARTHEST, _FARTHEST)
-        rates, (shape, exponent, floor, offset) = np.exp(logs[:count]), np.exp(logs[count + 3 :])
+        rates, last = np.exp(logs[:count]), np.exp(logs[count + 3 :])
+        shape, exponent, floor, onset, offset = last
         factor = np.exp(logs[count] * self.is_first + logs[count + 1] * self.share)
         factor = factor[:, None] * self.shares ** logs[count + 2]
         angle, iterations = self.angle[:, None], self.iterations[:, None]
         x = progress(rates, factor, exponent, angle, iterations)
-        kept = self.before * (1 + 2 * x) ** -shape
+        waits, passed = waiting(self.shares, onset, iterations), self.before * (1 + 2 * x) ** -shape
+        left = self.before * waits + (1 - waits) * passed
         added = floor**2 * self.sizes / self.sizes.sum() * REFERENCE_ITERATIONS / iterations
-        by_log_x = -2 * shape * x / (1 + 2 * x) * kept
-        slopes = np.zeros((*kept.shape, len(point)))
+        by_log_x = -2 * shape * x / (1 + 2 * x) * (1 - waits) * passed
+        slopes = np.zeros((*left.shape, len(point)))
         slopes[:, np.arange(count), np.arange(count)] = by_log_x
         slopes[..., count] = by_log_x * self.is_first[:, None]
         slopes[..., count + 1] = by_log_x * self.share[:, None]
         slopes[..., count + 2] = np.log(self.shares) * by_log_x
-        slopes[..., count + 3] = -shape * np.log1p(2 * x) * kept
+        slopes[..., count + 3] = -shape * np.log1p(2 * x) * (1 - waits) * passed
         slopes[..., count + 4] = -exponent * np.log(angle) * by_log_x
         slopes[..., count + 5] = 2 * added
-        slopes[..., count + 6] = 2 * (kept + added)
-        return offset**2 * (kept + added), offset**2 * slopes
+        slopes[..., count + 6] = iterations / onset * waits * (self.before - passed)
+        slopes[..., count + 7] = 2 * (left + added)
+        return offset**2 * (left + added), offset**2 * slopes
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 Parts of a deviation are learned at rates k ~ Gamma(a, x), so that of an amplitude r = exp(-k)
 
-    E[r] = (1 + x)^-a,    E[r²] = (1 + 2x)^-a,    x = θ (N / 400) φ^-q s^e
+    E[r] = w + (1 - w) (1 + x)^-a,      x = θ (N / 400) φ^-q (100 s)^e,
+    E[r²] = w + (1 - w) (1 + 2x)^-a,    w = s exp(-N / N₀)
 
 is left, φ the angle of the jump: ``arctan(sigma/alpha)`` at its start less that at its stop, and s
-the share that a direction has of the squared deviation of the whole jump, in percent. A long jump
-is learned slowly, and so is what makes little of the loss. Training adds ``f² 400/N`` by itself. It
-was found on MLPs and fitted to probes and plans (THEORY 10); ``FittedLaw`` carries how sure they
-are of it.
+the share that a direction has of the squared deviation of the whole jump. A long jump is learned
+slowly, and so is what makes little of the loss; what makes most of it waits for its onset, N₀
+iterations. Training adds ``f² 400/N`` by itself. It was found on MLPs and fitted to probes and
+plans (THEORY 10); ``FittedLaw`` carries how sure they are of it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ REFERENCE_ITERATIONS = 400.0
 
 _NUM_DRAWS = 32
 _FARTHEST = 60.0  # logarithm of a parameter
-# as a vector has them: the first and the last three by their logarithms
-_SHARED = ("first", "behind", "share_exponent", "shape", "length_exponent", "floor")
+LEAST_ONSET = 1e-9
+"""Iterations: as good as none."""
+# as a vector has them: the first and the last four by their logarithms
+_SHARED = ("first", "behind", "share_exponent", "shape", "length_exponent", "floor", "onset")
 
 
 def progress(
@@ -43,6 +46,20 @@ def progress(
     """
     x: Array = rates * factor * (iterations / REFERENCE_ITERATIONS) * angle**-length_exponent
     return x
+
+
+def waiting(shares: Array, onset: Any, iterations: Any) -> Array:
+    """w of directions with these shares of a jump, in percent; all broadcast."""
+    w: Array = shares / 100 * np.exp(-iterations / np.maximum(onset, LEAST_ONSET))
+    return w
+
+
+def kept(shape: Any, x: Array, waiting: Array) -> tuple[Array, Array]:
+    """E[r] and E[r²] of directions of which parts ``waiting`` = w are not yet learned; all
+    broadcast."""
+    amplitude: Array = waiting + (1 - waiting) * (1 + x) ** -shape
+    square: Array = waiting + (1 - waiting) * (1 + 2 * x) ** -shape
+    return amplitude, square
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,7 @@ class MergeLaw:
         length_exponent: q >= 0.
         floor: f >= 0, root mean square of x̂, all directions together.
         share_exponent: e; laws of before it was known have 0.
+        onset: N₀ >= 0, iterations; laws of before it was known have 0.
 
     Raises:
         InputError: for a value out of range.
@@ -71,14 +89,15 @@ class MergeLaw:
     length_exponent: float = 1.6
     floor: float = 0.02
     share_exponent: float = 0.0
+    onset: float = 0.0
 
     def __post_init__(self) -> None:
         for rate in (*self.rates, self.first, self.shape):
             if not 0 < check_number("law", rate) < 1e30:
                 raise InputError("law", "must have rates, first and shape above 0", rate)
-        for name in ("behind", "share_exponent", "length_exponent", "floor"):
+        for name in ("behind", "share_exponent", "length_exponent", "floor", "onset"):
             value = check_number(f"law.{name}", getattr(self, name))
-            if name in ("length_exponent", "floor") and value < 0:
+            if name in ("length_exponent", "floor", "onset") and value < 0:
                 raise InputError(f"law.{name}", "must be >= 0", value)
         if not self.rates:
             raise InputError("law.rates", "must not be empty", self.rates)
@@ -92,11 +111,12 @@ class MergeLaw:
         return MergeLaw(**{**asdict(self), "rates": self.rates * count})
 
     def to_vector(self) -> Array:
-        """(G + 6,) logarithms of the rates and of ``first``, ``behind`` and the exponent of the
-        share themselves, and logarithms of the shape, the exponent of the length and the floor:
-        coordinates in which a law is fitted and drawn."""
+        """(G + 7,) logarithms of the rates and of ``first``, ``behind`` and the exponent of the
+        share themselves, and logarithms of the shape, the exponent of the length, the floor and
+        the onset: coordinates in which a law is fitted and drawn."""
         least = np.finfo(np.float64).tiny
-        logs = np.log(np.maximum((self.shape, self.length_exponent, self.floor), least))
+        last = self.shape, self.length_exponent, self.floor, self.onset
+        logs = np.log(np.maximum(last, least))
         plain = self.behind, self.share_exponent
         vector: Array = np.array([*np.log((*self.rates, self.first)), *plain, *logs])
         return vector
@@ -105,10 +125,10 @@ class MergeLaw:
     def from_vector(cls, vector: Array) -> MergeLaw:
         """The law of a ``to_vector``."""
         values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
-        behind, share = vector[-5:-3].tolist()
-        shape, length_exponent, floor = values[-3:]
-        rates, first = tuple(values[:-6]), values[-6]
-        return cls(rates, first, behind, shape, length_exponent, floor, share)
+        behind, share = vector[-6:-4].tolist()
+        shape, length_exponent, floor, onset = values[-4:]
+        rates, first = tuple(values[:-7]), values[-7]
+        return cls(rates, first, behind, shape, length_exponent, floor, share, onset)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as ``from_dict`` reads them."""
@@ -118,7 +138,7 @@ class MergeLaw:
     def from_dict(cls, data: Mapping[str, Any]) -> MergeLaw:
         """Read ``to_dict``, or raise ``InputError``."""
         known = {field.name for field in fields(cls)}
-        data = {"share_exponent": 0.0, **data} if isinstance(data, Mapping) else data
+        data = {"share_exponent": 0.0, "onset": 0.0, **data} if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or set(data) != known:
             raise InputError("law", f"must have {', '.join(sorted(known))}", data)
         if not isinstance(data["rates"], Sequence):
@@ -171,8 +191,8 @@ class LawPrior:
     Args:
         centre: the most likely law, with one rate for all groups.
         spreads: standard deviations: of the logarithms of ``rates`` (of all groups together),
-            ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent`` and
-            ``floor``, and of ``behind`` and ``share_exponent`` themselves.
+            ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent``,
+            ``floor`` and ``onset``, and of ``behind`` and ``share_exponent`` themselves.
         scatter: as of ``FittedLaw``.
         source: as of ``FittedLaw``.
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
@@ -186,7 +206,7 @@ class LawPrior:
     noise: float = 0.15
 
     def moments(self, count: int) -> tuple[Array, Array]:
-        """(count + 6,) mean and covariance of a law's ``to_vector`` with so many groups."""
+        """(count + 7,) mean and covariance of a law's ``to_vector`` with so many groups."""
         mean = self.centre.for_groups(count).to_vector()
         own = [self.spreads["groups"] if count > 1 else 0.0] * count
         covariance: Array = np.diag([*own, *(self.spreads[name] for name in _SHARED)]) ** 2
@@ -209,7 +229,9 @@ def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
 
 LAW_PRIORS: Mapping[str, LawPrior] = {
     "mlp": LawPrior(
-        MergeLaw((4.0,), first=0.7, behind=0.45, shape=0.65, length_exponent=1.5, floor=0.025),
+        MergeLaw(
+            (4.0,), first=0.7, behind=0.45, shape=0.65, length_exponent=1.5, floor=0.025, onset=1.0
+        ),
         dict(
             rates=0.8,
             groups=1.5,  # within a factor of two on digits, of a thousand on patches
@@ -219,12 +241,13 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             shape=0.2,
             length_exponent=0.15,
             floor=0.7,
+            onset=2.0,
         ),
         0.15,
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((3.3,), 2.35, 1.04, 0.364, 0.72, 0.02, share_exponent=1.4),
+        MergeLaw((3.8,), 1.65, 1.36, 0.352, 0.5, 0.008, share_exponent=1.61, onset=67.0),
         dict(
             rates=0.6,
             groups=0.5,
@@ -234,13 +257,16 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             shape=0.1,
             length_exponent=0.2,
             floor=1.0,
+            onset=0.5,
         ),
-        0.25,
-        "the prior of perceptrons, linear part solved: plans of digits and patches, T = 32",
+        0.15,
+        "the prior of perceptrons, linear part solved: 262 plans of digits and patches, T = 32",
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw((7.0,), first=6.5, behind=0.7, shape=0.63, length_exponent=1.4, floor=0.02),
+        MergeLaw(
+            (7.0,), first=6.5, behind=0.7, shape=0.63, length_exponent=1.4, floor=0.02, onset=1.0
+        ),
         dict(
             rates=0.8,
             groups=1.5,
@@ -250,6 +276,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             shape=0.2,
             length_exponent=0.2,
             floor=0.7,
+            onset=2.0,
         ),
         0.25,
         "the prior of UNets: ten plans of a small one on digits, T = 32",

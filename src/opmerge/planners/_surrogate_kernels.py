@@ -41,7 +41,8 @@ def _errors(
         for g in range(groups):
             unit = (tables.carry[j, i] * tables.gains[i, g]) ** 2
             x = law.rates[g] * scale * tables.haste[j, i, g] * grid[n]
-            factors[n, g] = unit * (1 + 2 * x) ** -law.shape
+            waits = tables.shares[j, i, g] * np.exp(-grid[n] / law.onset)
+            factors[n, g] = unit * (waits + (1 - waits) * (1 + 2 * x) ** -law.shape)
             floors[n] += unit * law.floor[g] * _REFERENCE / max(grid[n], 1.0)
     return factors, floors
 

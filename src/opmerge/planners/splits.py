@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.errors import InputError
 from opmerge.forecast import MergeLaw, TeacherTable
 from opmerge.forecast.cost import IterationCost
+from opmerge.forecast.law import LEAST_ONSET
 from opmerge.plans import Merge, Plan, Tree
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Splitter:
 
     @cached_property
     def tables(self) -> Tables:
-        """Arrays of the teacher, as the kernels read them; shares are raised to the law's e."""
+        """Arrays of the teacher, as the kernels read them."""
         from opmerge.forecast._kernels import Tables
 
         table, schedule = self.table, self.table.schedule
@@ -112,7 +113,7 @@ class Splitter:
         nodes = range(len(table.nodes))
         shares = np.array([[table.shares(j, i) for i in nodes] for j in nodes])
         fixed = node_of.astype(np.int64), angles, carry, gains, np.maximum(squares, 0.0)
-        return Tables(*fixed, shares**self.law.share_exponent)
+        return Tables(*fixed, shares / 100, shares**self.law.share_exponent)
 
     @cached_property
     def compiled_law(self) -> Law:
@@ -123,7 +124,8 @@ class Splitter:
         floor = law.floor**2 * np.asarray(table.sizes, dtype=np.float64) / table.num_dimensions
         rates, first, behind = np.array(law.rates, dtype=np.float64), law.first, law.behind
         shape, exponent = float(law.shape), float(law.length_exponent)
-        return Law(rates, float(first), float(behind), shape, exponent, floor)
+        onset = max(float(law.onset), LEAST_ONSET)
+        return Law(rates, float(first), float(behind), shape, exponent, floor, onset)
 
     def parts(self, jumps: Jumps) -> tuple[int, Parts] | None:
         """Number of students in the end, and what does not depend on iterations; None for jumps
