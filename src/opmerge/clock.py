@@ -15,6 +15,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
+_ANSWER_SHARE = 0.2  # of the seconds for an answer, for what follows the search
+_ANSWER_SECONDS = 4.0  # of a processor, for a record and its page
+
 Item = TypeVar("Item")
 Tell = Callable[[float, str], object]
 """Hears how much is done, and of what."""
@@ -30,7 +33,27 @@ class _Limit:
     tell: Tell | None = None
 
 
+# of the command, or else of this import: on the wall, and of processors
+_BEGUN = ContextVar("begun", default=(time.monotonic(), time.process_time()))
 _LIMIT: ContextVar[_Limit] = ContextVar("limit", default=_Limit())  # noqa: B039 - it is frozen
+
+
+def begin() -> None:
+    """A command begins: what ``searching_seconds`` are counted from."""
+    _BEGUN.set((time.monotonic(), time.process_time()))
+
+
+def searching_seconds(seconds: float) -> float:
+    """Of the seconds for the answer of a command, those that a search which begins now may take.
+
+    That is what is left of them but for ``_ANSWER_SHARE``, or what writing an answer takes at the
+    pace of the machine so far, and half of the seconds at least.
+    """
+    begun_at, busy_at = _BEGUN.get()
+    wall, busy = time.monotonic() - begun_at, time.process_time() - busy_at
+    pace = max(1.0, wall / max(busy, 1e-3))
+    answer = max(_ANSWER_SHARE * seconds, _ANSWER_SECONDS * pace)
+    return max(seconds - wall - answer, 0.5 * seconds)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class Outcome:
         is the teacher's own, and later merges learn the error whole. 0 for models without one.
         """
         problem = self.problem
+        if problem.training.floor == 0:
+            return 0.0
         ends = np.array([(merge.start, merge.stop) for merge in self.plan.merges], dtype=int)
         starts, stops = ends.reshape(-1, 2).T
         alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,8 @@ CASES = {  # eigenvalues, T, rule, objective, K, planner; λ = 1.1 has steps of 
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by a second whenever it is looked at: limits count loops."""
     looks = itertools.count()
-    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
+    ticks = SimpleNamespace(monotonic=lambda: float(next(looks)), process_time=time.monotonic)
+    monkeypatch.setattr(clock, "time", ticks)
 
 
 def case(name: str) -> tuple[Problem, int, str]:
@@ -148,3 +150,23 @@ def test_limits_nest_and_tell(ticking: None) -> None:
     tick()
     assert told[-1] == (1, "after")
     assert 3 <= len(told) <= 8
+
+
+@pytest.mark.parametrize(
+    ("wall", "busy", "expected"),
+    [
+        (2.0, 2.0, 60 - 2 - 12),  # an answer takes a fifth
+        (6.0, 1.0, 60 - 6 - 24),  # or 4 s of a processor, of which this command has a sixth
+        (2.0, 9.0, 60 - 2 - 12),  # several at once are no reason to wait longer
+        (50.0, 40.0, 30),  # data took long to read
+        (1.0, 0.0, 30),
+    ],
+)
+def test_a_search_leaves_time_for_its_answer(
+    wall: float, busy: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = SimpleNamespace(monotonic=lambda: 100.0, process_time=lambda: 7.0)
+    monkeypatch.setattr(clock, "time", now)
+    clock.begin()
+    now.monotonic, now.process_time = lambda: 100.0 + wall, lambda: 7.0 + busy
+    assert clock.searching_seconds(60.0) == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Plans for budgets: within them, and never worse than what is set beside them."""
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from forecast_cases import a_law, a_table
 from opmerge import InputError, build_strategy
 from opmerge.forecast import PRIORS, FittedLaw, Forecast, forecast
 from opmerge.forecast.cost import IterationCost
+from opmerge.planners.around_budget import PlansAround, plans_around
 from opmerge.planners.budget import (
     BudgetResult,
     equal_angle_boundaries,
@@ -197,3 +199,16 @@ def test_a_frontier_needs_budgets_and_student_steps():
     for budgets, counts in (([], [1]), ([1e6], [])):
         with pytest.raises(InputError, match="must not be empty"):
             frontier(a_table(8), PRIORS["mlp"], budgets, counts, COST)
+
+
+def test_plans_around_a_budget_are_read_as_they_were_found() -> None:
+    table, law = a_table(8), PRIORS["mlp"]
+    found = plans_around(table, law, 2e5, [2, 1], COST, 60.0)
+    assert found.chosen in found.curve
+    assert not found.is_cut
+    assert {each.student_steps for each in found.curve} == {1, 2}
+    read = PlansAround.from_dict(json.loads(json.dumps(found.to_dict())), table, law)
+    assert read.to_dict() == found.to_dict()
+    for one, other in zip(read.curve, found.curve, strict=True):
+        assert one.best.plan == other.best.plan
+        np.testing.assert_array_equal(one.best.forecast.draws, other.best.forecast.draws)

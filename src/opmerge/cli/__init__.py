@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
+from opmerge import clock
 from opmerge.cli import planning, preparing, spending, students, studies, training, vae
 from opmerge.cli.libraries import library_fault
 from opmerge.cli.options import Commands, as_option
@@ -58,12 +59,14 @@ click.version_option(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, of the program by default; returns the exit status."""
     words = arguments
-    if words is None:
+    if words is None:  # began with the imports
         _hear_signals()
         prepare_streams()
         if (asked := os.environ.get(COMPLETE)) is not None:  # the shell, for the tab key
             return shell_complete(COMMANDS, {}, "opmerge", COMPLETE, asked)
         words = sys.argv[1:]
+    else:
+        clock.begin()
     # read where these libraries are first imported: to be quiet, and to use torch
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.update(USE_TORCH="1", USE_TF="0")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli import output, runs
-from opmerge.cli.planning import COMPUTING_SHARE, PLAN_SHARE
+from opmerge.cli.planning import PLAN_SHARE
 from opmerge.cli.premises import Premises, find_premises
 from opmerge.cli.progress import progress_bar, say
-from opmerge.clock import seconds_left, time_limit
+from opmerge.clock import searching_seconds, time_limit
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.settings.guidance import GuidanceOptions
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ITERATIONS = 400
 """Of vanilla: what they cost is the budget of a student of several steps where none is told."""
-
-_CUT_SHORT = (
-    "the search was cut short: one of more seconds may find a better plan, and more budgets"
-)
-_FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
 
 
 def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOptions) -> bool:
@@ -83,7 +78,7 @@ def answer(
     spectrum: opmerge.Spectrum, options: _Options, guidance: GuidanceOptions, files: OutputOptions
 ) -> None:
     """Plan for the budget, write the run where a folder is given, and show the answer."""
-    from opmerge.planners.budget import frontier, plan_for_budget
+    from opmerge.planners.around_budget import CUT_SHORT, plans_around
     from opmerge.planners.budget_record import budget_record
 
     data, asked, searching, spending = options
@@ -96,21 +91,17 @@ def answer(
     told, began = (spent.told, premises.guidance), time.perf_counter()
     seconds = searching.max_seconds
     title = f"planning {asked.steps} steps for a budget, {seconds:g} s at most"
-    with progress_bar(title) as report, time_limit(COMPUTING_SHARE * seconds, report):
-        budgets = [factor * spent.amount for factor in _FACTORS]
-        with time_limit(PLAN_SHARE * seconds):
-            curve = frontier(table, law, budgets, counts, spent.charged)
-            is_cut = seconds_left() < 0
-        asked_for = [each for each in curve if each.budget == spent.amount]
-        if not asked_for or asked_for[0].student_steps != counts[0]:  # it does not suffice
-            asked_for = [plan_for_budget(table, law, spent.amount, counts[0], spent.charged)]
-        chosen = asked_for[0]
-        record = budget_record(problem, table, law, chosen, curve, spent.cost, *told)
+    computing = searching_seconds(seconds)
+    with progress_bar(title) as report, time_limit(computing, report):
+        given = table, law, spent.amount, counts, spent.charged, PLAN_SHARE * computing
+        found = plans_around(*given)
+        chosen = found.chosen
+        record = budget_record(problem, table, law, chosen, found.curve, spent.cost, *told)
     record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]
-    if is_cut:
+    if found.is_cut:
         record["best"]["cut_short_after"] = time.perf_counter() - began
-        record["best"]["notes"].insert(0, _CUT_SHORT)
-        say(f"{_CUT_SHORT} (--max_seconds {seconds:g})")
+        record["best"]["notes"].insert(0, CUT_SHORT)
+        say(f"{CUT_SHORT} (--max_seconds {seconds:g})")
     if files.output_dir is not None:
         used = GuidanceOptions.of_record(premises.guidance)
         _write(files.output_dir, problem, record, (*options, used))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import opmerge
 from opmerge.cli import output, runs
 from opmerge.cli.progress import progress_bar, say
-from opmerge.clock import time_limit
+from opmerge.clock import searching_seconds, time_limit
 from opmerge.errors import InputError
 from opmerge.files import expand_home, read_json_object, write_atomic
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from opmerge.settings.data import DataOptions
     from opmerge.settings.guidance import GuidanceOptions
 
-COMPUTING_SHARE = 0.8  # of the seconds for an answer; the rest is for start-up and the page
-PLAN_SHARE = 0.7  # and for the plan; what is left of both, for what stands beside it
+PLAN_SHARE = 0.7  # of the time of a search, for the plan; what is left, for what stands beside it
 _SAME_SCHEDULE = 1e-4  # far above the rounding of float32, in which samplers have theirs
 
 
@@ -205,12 +204,13 @@ def _answer(
         raise InputError("epsilon", "is an option of --planner pareto", searching.epsilon)
     eigenvalues, seconds = len(built.distinct_eigenvalues), searching.max_seconds
     title = f"planning {built.num_steps} steps for {eigenvalues} eigenvalues, {seconds:g} s at most"
-    with progress_bar(title) as report, time_limit(COMPUTING_SHARE * seconds, report):
+    computing = searching_seconds(seconds)
+    with progress_bar(title) as report, time_limit(computing, report):
         if planner == "pareto":
             search = partial(pareto_plan, built, problem.student_steps, searching.epsilon)
-            result = plan_in_time(search, built, problem.student_steps, PLAN_SHARE * seconds)
+            result = plan_in_time(search, built, problem.student_steps, PLAN_SHARE * computing)
         else:
-            given = built, planner, problem.student_steps, PLAN_SHARE * seconds
+            given = built, planner, problem.student_steps, PLAN_SHARE * computing
             result = opmerge.find_plan(*given)
         names = searching.strategy or default_strategies(built.num_steps)
         students = result.plan.student_steps

@@ -212,7 +212,7 @@ class _Search:
         self.splitter, self.law, self.student_steps = splitter, law, student_steps
         self._names: dict[Jumps, list[str]] = {}
         self._weights: dict[Jumps, Array | None] = {}
-        for jumps, name in self._named([edges for _, edges in priced.values()]):
+        for jumps, name in while_time(self._named([edges for _, edges in priced.values()])):
             self._names.setdefault(jumps, []).append(name)
             self._weights.setdefault(jumps, None)
         for jumps, (iterations, _) in priced.items():

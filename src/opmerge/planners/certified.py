@@ -49,6 +49,7 @@ from opmerge.spectra import eigenvalue_spectrum
 _MAX_ITERATIONS = 60
 _MAX_CORRECTIONS = 200
 _COARSE = 128  # eigenvalues with which the plans that matter are found first
+_NEGLIGIBLE = 1e-4  # an eigenvalue, of data of size 1, below which plans hardly differ
 _VERY_COARSE, _FEW_HEADS = 16, 64  # eigenvalues, and steps where students begin, of a likely plan
 _TOLERANCE = 1e-13  # relative gap in squared distance at which rounding takes over
 _CLOSED = 1e-10  # and at which there is nothing worth an enumeration
@@ -143,12 +144,17 @@ def _starting_plans(problem: Problem, student_steps: int) -> list[Plan]:
 
 
 def _coarsened(problem: Problem, count: int) -> Problem:
-    """The problem with so many means of neighbouring eigenvalues."""
+    """The problem with at most so many means of neighbouring eigenvalues, of as many octaves each.
+
+    What plans leave varies with log λ, whether few of the eigenvalues are large or few are small.
+    """
     eigenvalues, counts = problem.distinct_eigenvalues, problem.distinct_multiplicities
-    groups = np.array_split(np.arange(len(eigenvalues)), min(count, len(eigenvalues)))
-    means = [np.average(eigenvalues[group], weights=counts[group]) for group in groups]
-    spectrum = eigenvalue_spectrum(means, [counts[group].sum() for group in groups])
-    return replace(problem, spectrum=spectrum)
+    octaves = np.log2(eigenvalues + _NEGLIGIBLE)
+    edges = np.linspace(octaves[-1], octaves[0], count + 1)[1:-1]
+    _, groups = np.unique(np.searchsorted(edges, octaves), return_inverse=True)
+    sums = np.bincount(groups, counts)
+    means = np.bincount(groups, counts * eigenvalues) / sums
+    return replace(problem, spectrum=eigenvalue_spectrum(means, sums))
 
 
 def likely_plan(problem: Problem, student_steps: int) -> Plan:

@@ -126,8 +126,9 @@ class SearchOptions(Settings):
     epsilon: _Checked = option(0.0, "ε of the planner pareto, relative to each range.")
     max_seconds: Positive = option(
         60.0,
-        "The answer comes within about so many seconds, by a search that is cut short if need be: "
-        "with the best plan and the bound that it has by then, and a word about it.",
+        "The answer comes within about so many seconds of the command's start, by a search that is "
+        "cut short if need be: with the best plan and the bound that it has by then, and a word "
+        "about it. However long data take to read, half of them are for the search.",
     )
     strategy: tuple[str, ...] | None = option(
         None,
@@ -254,6 +255,10 @@ class SpendingOptions(TeacherOptions):
         (),
         "A strategy that is trained too, as people run it, for the whole budget; may be repeated.",
         metavar="NAME",
+    )
+    max_seconds: Positive = option(
+        60.0,
+        "Of the search for a plan, which is cut short if need be. What it found is kept.",
     )
     num_samples: Count = option(2000, "Samples on which students are measured.")
     copy_components: bool = option(False, _COPIES, "Run")

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from opmerge.measure.probes import schedule_of
+from opmerge.planners.around_budget import CUT_SHORT
 from opmerge.planners.budget_record import budget_plan_file, budget_record
 from opmerge.plans import PlanFile
 from opmerge.problem import Problem
@@ -22,10 +23,12 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     """
     knowledge, prices = spending.knowledge, spending.prices
     problem = _problem(spending)
-    planned = replace(spending.planned, best=spending.chosen.planned)
-    given = (knowledge.table, knowledge.law, planned, spending.curve)
+    planned = replace(spending.plans.chosen, best=spending.chosen.planned)
+    given = (knowledge.table, knowledge.law, planned, spending.plans.curve)
     guidance = spending.teacher.guidance_record
     record = budget_record(problem, *given, prices.cost, prices.told, guidance)
+    if spending.plans.is_cut:
+        record["best"]["notes"].insert(0, CUT_SHORT)
     record["run"] = {
         "budget": prices.told,
         "amount": prices.amount,

@@ -6,6 +6,7 @@ to leave least. Others beside it are trained at the same total, so what planning
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import time
@@ -32,7 +33,8 @@ from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import CalibrationSize, size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
 from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
-from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier
+from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
+from opmerge.planners.budget import BudgetPlan
 from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan, build_strategy
 from opmerge.settings.commands import SpendingOptions
@@ -59,7 +61,6 @@ _FEWEST_PILOTED = 100
 
 _LEAST = 1e-12
 
-_FACTORS = tuple(2.0**power for power in range(-4, 5))  # of the budget, on the frontier
 _SEED = 0  # of the noise that students are compared on; training draws from other streams
 
 Report = Callable[[str, float, float], None]
@@ -216,30 +217,54 @@ class Spending:
         return 0.0 if self.prices.counts_iterations else float(_PILOT_SAMPLES * drawn)
 
     @cached_property
-    def curve(self) -> list[BudgetResult]:
-        """What budgets around this one would buy, this one among them."""
-        table, law = self.knowledge.table, self.knowledge.law
-        budgets = [factor * self.left for factor in _FACTORS]
-        return frontier(table, law, budgets, [self.asked.student_steps], self.prices.cost)
-
-    @property
-    def planned(self) -> BudgetResult:
+    def plans(self) -> PlansAround:
         """The plan for what is left of the budget, and what stands beside it.
+
+        It is kept: a search that was cut short would find another one the next time, and in each
+        process.
 
         Raises:
             InputError: if it does not pay for an iteration of every merge of any plan.
         """
-        for result in self.curve:
-            if result.budget == self.left:
-                return result
-        raise InputError("budget", "must suffice for an iteration of a merge", self.prices.told)
+        table, law = self.knowledge.table, self.knowledge.law
+        arrays = b"".join(each.tobytes() for each in (table.products, table.gains))
+        identity = {
+            "budget": self.left,
+            "student_steps": self.asked.student_steps,
+            "cost": repr(self.prices.cost),
+            "law": law.to_dict(),
+            "table": hashlib.sha256(arrays).hexdigest(),
+        }
+        found = [None]
+        if self.accelerator.is_main_process:
+            store = Store(self.folder, warn=self._warn)
+            found = [store.kept("plans", identity, lambda: self._search().to_dict())]
+        broadcast_object_list(found)
+        assert found[0] is not None, "of the first process"
+        plans = PlansAround.from_dict(found[0], table, law)
+        if plans.is_cut:
+            self._warn(f"{CUT_SHORT} (--max_seconds {self.asked.max_seconds:g})")
+        return plans
+
+    def _search(self) -> PlansAround:
+        table, law, seconds = self.knowledge.table, self.knowledge.law, self.asked.max_seconds
+        begin = time.monotonic()
+
+        def tell(done: float, doing: str) -> None:
+            self._report("planning", min(time.monotonic() - begin, seconds), seconds)
+
+        given = table, law, self.left, [self.asked.student_steps], self.prices.cost
+        return plans_around(*given, seconds / 2, tell)  # and as much for a plan of the budget
 
     @cached_property
     def chosen(self) -> Candidate:
         """What is trained: of the plans that forecasts do not tell apart, and of the learning
         rates, those that short runs are for."""
-        least = self._with_free_step(self.planned.best)
-        plans = [least, *(tie.plan for tie in self.planned.ties if least == self.planned.best)]
+        least = self._with_free_step(self.plans.chosen.best)
+        plans = [
+            least,
+            *(tie.plan for tie in self.plans.chosen.ties if least == self.plans.chosen.best),
+        ]
         distinct = {planned.plan: planned for planned in reversed(plans[:_MOST_PLANS])}
         candidates = [
             Candidate(planned, rate)

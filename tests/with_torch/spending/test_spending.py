@@ -106,6 +106,16 @@ def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:
     assert record_of(tmp_path) == first
 
 
+def test_a_search_without_time_still_plans_and_is_kept(teacher: Path, tmp_path: Path) -> None:
+    assert not run(teacher, tmp_path, "--max_seconds", 1e-9, budget=40_000)
+    record, plan = record_of(tmp_path), (tmp_path / "plan.json").read_bytes()
+    assert len(record["frontier"]) < 9  # budgets from a sixteenth to sixteen times
+    assert "cut short" in record["best"]["notes"][0]
+    assert not run(teacher, tmp_path, "--max_seconds", 60, budget=40_000)
+    assert (tmp_path / "plan.json").read_bytes() == plan
+    assert record_of(tmp_path) == record
+
+
 @pytest.mark.parametrize(
     ("budget", "more", "words"),
     [
