@@ -1,0 +1,117 @@
+"""The plan for a budget, and those for others around it, in a stated time; as values to be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opmerge.clock import Tell, seconds_left, time_limit
+from opmerge.forecast import FittedLaw, TeacherTable, forecast
+from opmerge.forecast.cost import IterationCost
+from opmerge.planners.budget import BudgetPlan, BudgetResult, Tie, frontier, plan_for_budget
+from opmerge.plans import Plan
+
+CUT_SHORT = "the search was cut short: one of more seconds may find a better plan, and more budgets"
+"""What to say of plans whose search was."""
+
+_FACTORS = tuple(2.0**power for power in range(-4, 5))
+
+
+@dataclass(frozen=True)
+class PlansAround:
+    """What a budget buys, and what more or less of it would.
+
+    Args:
+        chosen: at the budget itself.
+        curve: at a sixteenth of the budget to sixteen times it, ascending, of each K in turn.
+        is_cut: whether the time was up before all of it was found.
+    """
+
+    chosen: BudgetResult
+    curve: tuple[BudgetResult, ...]
+    is_cut: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, as ``from_dict`` reads them; forecasts are made again."""
+        return {
+            "chosen": _result_to_dict(self.chosen),
+            "curve": list(map(_result_to_dict, self.curve)),
+            "is_cut": self.is_cut,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], table: TeacherTable, law: FittedLaw) -> PlansAround:
+        """Read ``to_dict``, with the table and the law that it was found with."""
+        read = _Reader(table, law)
+        return cls(
+            read.result(data["chosen"]), tuple(map(read.result, data["curve"])), data["is_cut"]
+        )
+
+
+def plans_around(
+    table: TeacherTable,
+    law: FittedLaw,
+    budget: float,
+    student_steps: Sequence[int],
+    cost: IterationCost,
+    max_seconds: float,
+    tell: Tell | None = None,
+) -> PlansAround:
+    """``frontier`` around a budget; where the time is up before its own plan, that of the first K.
+
+    Raises:
+        InputError: as ``plan_for_budget``.
+    """
+    with time_limit(max_seconds, tell):
+        curve = frontier(table, law, [each * budget for each in _FACTORS], student_steps, cost)
+        is_cut = seconds_left() < 0
+    asked = [each for each in curve if each.budget == budget]
+    if asked and asked[0].student_steps == student_steps[0]:
+        return PlansAround(asked[0], tuple(curve), is_cut)
+    with time_limit(max_seconds, tell):  # or else the budget does not suffice
+        chosen = plan_for_budget(table, law, budget, student_steps[0], cost)
+    return PlansAround(chosen, tuple(curve), is_cut)
+
+
+def _result_to_dict(result: BudgetResult) -> dict[str, Any]:
+    return {
+        "budget": result.budget,
+        "student_steps": result.student_steps,
+        "best": _plan_to_dict(result.best),
+        "least": _plan_to_dict(result.least),
+        "equal": None if result.equal is None else _plan_to_dict(result.equal),
+        "strategies": list(map(_plan_to_dict, result.strategies)),
+        "ties": [[_plan_to_dict(tie.plan), tie.low, tie.high] for tie in result.ties],
+    }
+
+
+def _plan_to_dict(planned: BudgetPlan) -> dict[str, Any]:
+    return {
+        "name": planned.name,
+        "students": planned.plan.to_nested(),
+        "iterations": list(planned.iterations),
+        "cost": planned.cost,
+    }
+
+
+@dataclass(frozen=True)
+class _Reader:
+    table: TeacherTable
+    law: FittedLaw
+
+    def result(self, data: Mapping[str, Any]) -> BudgetResult:
+        return BudgetResult(
+            data["budget"],
+            data["student_steps"],
+            self._plan(data["best"]),
+            self._plan(data["least"]),
+            None if data["equal"] is None else self._plan(data["equal"]),
+            tuple(map(self._plan, data["strategies"])),
+            tuple(Tie(self._plan(plan), low, high) for plan, low, high in data["ties"]),
+        )
+
+    def _plan(self, data: Mapping[str, Any]) -> BudgetPlan:
+        plan, iterations = Plan.from_nested(data["students"]), tuple(data["iterations"])
+        expected = forecast(self.law, self.table, plan, iterations)
+        return BudgetPlan(data["name"], plan, iterations, data["cost"], expected)
