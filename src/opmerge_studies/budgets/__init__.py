@@ -23,7 +23,6 @@ from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LinearPartChoice, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig
 from opmerge.settings.types import Budget, Count, Distinct, Positive, Rising, read_budget
-from opmerge.spectra import estimate_spectrum
 from opmerge_studies.shared import Runner, Study
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def run(settings: BudgetsSettings, runner: Runner) -> dict[str, Any]:
     """Train, plan, distill and measure; what the folder holds of an interrupted run is kept.
 
     The folder holds ``teacher/``, ``calibration/``, a file in ``cells/`` for each student that is
-    finished, by all that it depends on, and ``spent/``. Students are trained one after the other.
+    finished, by all that it depends on, and ``spent/``. Students are shared out over workers.
 
     Returns:
         ``tables``: ``cells`` (a plan, K, budget and seed each), ``spent``, ``agreement``,
@@ -164,8 +163,7 @@ def run(settings: BudgetsSettings, runner: Runner) -> dict[str, Any]:
 
     with runner.progress(f"looking through {settings.source}", None) as report:
         source = open_source(settings.source, settings.source_options, report)
-    spectrum = estimate_spectrum(source)
-    execution = Execution(settings, source, spectrum, runner)
+    execution = Execution(settings, source, runner)
     knowledge = execution.knowledge
     field = [
         each

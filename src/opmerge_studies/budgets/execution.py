@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
-from opmerge.data import Source
+import torch
+
+from opmerge.data import Source, open_source
 from opmerge.distillation.executor import Distillation, settled
 from opmerge.distillation.free_step import num_batches
 from opmerge.forecast import FittedLaw, TeacherTable
@@ -17,9 +19,9 @@ from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.spectra import Spectrum
+from opmerge.spectra import Spectrum, estimate_spectrum
 from opmerge.spending import Spending, Trained, learning_rates, priced
-from opmerge.store import MISSING, digest
+from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
 from opmerge_studies.shared.networks import (
     NOISE_SEED,
@@ -77,15 +79,18 @@ class Execution:
         InputError: if the teacher has classes, or there are several processes.
     """
 
-    def __init__(
-        self, settings: BudgetsSettings, source: Source, spectrum: Spectrum, runner: Runner
-    ) -> None:
-        self.settings, self.spectrum, self.runner = settings, spectrum, runner
+    def __init__(self, settings: BudgetsSettings, source: Source, runner: Runner) -> None:
+        self.settings, self.runner = settings, runner
         given = settings.teacher, settings.teacher_folder, settings.steps
         school = open_school(source, *given, runner)
         self._source, self._inputs = source, school.inputs
         self._accelerator = own_accelerator(settings.optimization, runner.folder)
         self.teacher = school.teacher.to(self._accelerator.device)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Of the data."""
+        return estimate_spectrum(self._source)
 
     @cached_property
     def config(self) -> DistillationConfig:
@@ -124,32 +129,35 @@ class Execution:
         return Knowledge(fit.law, calibration.table.table, *costs, fit.held_out_error)
 
     def train(self, field: Sequence[Contender]) -> list[list[Cell]]:
-        """Every contender with every seed: of each its finished cells, in the order of seeds."""
-        seeds, store = self.settings.seeds, self.runner.store
+        """Every contender with every seed: of each its finished cells, in the order of seeds.
+
+        They are shared out over the runner's workers; an accelerator has one, unless more are
+        asked for.
+        """
+        seeds, runner = self.settings.seeds, self.runner
+        if self._accelerator.device.type != "cpu" and runner.num_workers < 0:
+            runner = replace(runner, num_workers=1)
         wanted = [(contender, seed) for seed in seeds for contender in field]
-        parts = {each: self._part(*each) for each in wanted}
-        cells = {each: store.read(*part) for each, part in parts.items()}
-        missing = [each for each, cell in cells.items() if cell is MISSING]
-        work = sum(contender.cost for contender, _ in missing)
-        with self.runner.progress("distilling", work) as report:
-            done = 0.0
-            for contender, seed in missing:
-                count = contender.student_steps
-                doing = f"{contender.label}, K = {count}, {contender.budget:g}, seed {seed}"
-
-                def tell(share: float, cost: float = contender.cost, doing: str = doing) -> None:
-                    report(done + cost * share, doing)  # noqa: B023 - told within the loop's turn
-
-                folder = self.runner.folder / parts[contender, seed][0]  # of its checkpoints
-                run = self._distillation(contender, seed, folder)
-                seconds = train_student(run, tell)
-                given = self.teacher, run.student(), self.settings.num_samples, NOISE_SEED
-                found = evaluate_student(*given, num_projections=1, num_resamples=0)
-                cell = {"measured": asdict(found.paired_rms), "seconds": seconds}
-                cells[contender, seed] = store.write(*parts[contender, seed], cell)
-                shutil.rmtree(folder, ignore_errors=True)
-                done += contender.cost
+        given = {"settings": self.settings, "folder": str(self.runner.folder.absolute())}
+        found = runner.share_out(
+            trained_cell,
+            [{**given, "contender": contender, "seed": seed} for contender, seed in wanted],
+            [self._part(*each) for each in wanted],
+            "distilling",
+            [contender.cost for contender, _ in wanted],
+        )
+        cells = dict(zip(wanted, found, strict=True))
         return [[cells[contender, seed] for seed in seeds] for contender in field]
+
+    def trained(self, contender: Contender, seed: int) -> Cell:
+        """A student trained and measured; what its folder holds of an interrupted run goes on."""
+        run = self._distillation(
+            contender, seed, self.runner.folder / self._part(contender, seed)[0]
+        )
+        seconds = train_student(run, lambda share: None)
+        given = self.teacher, run.student(), self.settings.num_samples, NOISE_SEED
+        found = evaluate_student(*given, num_projections=1, num_resamples=0)
+        return {"measured": asdict(found.paired_rms), "seconds": seconds}
 
     def spend(self) -> Iterator[Spent]:
         """Every budget as `opmerge run` spends it, for each K and seed."""
@@ -236,3 +244,21 @@ class Execution:
             "noise": NOISE_SEED,
         }
         return f"cells/{digest(identity)[:24]}", identity
+
+
+def trained_cell(settings: BudgetsSettings, folder: str, contender: Contender, seed: int) -> Cell:
+    """A student of a run's folder, trained by any worker on one thread: the same bits anywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _execution(settings.model_dump_json(), folder).trained(contender, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _execution(settings: str, folder: str) -> Execution:
+    """The teacher and the data of a run's folder, opened once by a worker."""
+    asked, runner = BudgetsSettings.model_validate_json(settings), Runner(Path(folder))
+    source = open_source(asked.source, asked.source_options)
+    return Execution(asked, source, runner)

@@ -12,6 +12,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,14 +113,37 @@ class Runner:
                 kept), or a result cannot be written.
         """
         identities = [_identity(function, cell) for cell in cells]
-        names = [f"cells/{digest(identity)[:24]}" for identity in identities]
-        results = list(map(self.store.read, names, identities))
+        parts = [(f"cells/{digest(identity)[:24]}", identity) for identity in identities]
+        return self.share_out(function, cells, parts, title)
+
+    def share_out(
+        self,
+        function: Callable[..., Any],
+        cells: Sequence[Mapping[str, Any]],
+        parts: Sequence[tuple[str, Any]],
+        title: str,
+        work: Sequence[float] | None = None,
+    ) -> list[Any]:
+        """``sweep`` of cells that are kept under names and identities of their own.
+
+        Args:
+            cells: arguments by name; what backends can send to workers.
+            parts: name and identity of each, as of ``Store.kept``. What a cell keeps to go on from
+                is a folder of that name, which is removed when the cell is finished.
+            work: of each, in units of progress; 1 by default.
+        """
+        results = [self.store.read(*part) for part in parts]
         calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
+        sizes = [1.0] * len(cells) if work is None else work
         if calls:
             computed = self._compute(partial(_numbered, function), calls)
-            with self.progress(title, len(calls)) as report:
-                for done, (i, result) in enumerate(computed, start=1):
-                    results[i] = self.store.write(names[i], identities[i], result)
+            done = 0.0
+            with self.progress(title, sum(sizes[i] for i, _ in calls)) as report:
+                for i, result in computed:
+                    name, identity = parts[i]
+                    results[i] = self.store.write(name, identity, result)
+                    rmtree(self.folder / name, ignore_errors=True)
+                    done += sizes[i]
                     report(done)
         return results
 

@@ -36,8 +36,14 @@ pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
 BUDGETS = (8e3, 1.6e4)
 
 
-def run(settings: BudgetsSettings, folder: Path, progress: ProgressBar = no_progress) -> Record:
-    return STUDY.record(settings, Runner(folder, progress, print))
+def run(
+    settings: BudgetsSettings,
+    folder: Path,
+    progress: ProgressBar = no_progress,
+    backend: str = "loky",
+    num_workers: int = 1,
+) -> Record:
+    return STUDY.record(settings, Runner(folder, progress, print, num_workers, backend))
 
 
 def small(**settings: Any) -> BudgetsSettings:
@@ -192,7 +198,9 @@ def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> Non
     assert 2 * 0.9 * BUDGETS[0] < work <= 2 * BUDGETS[1]
 
 
-def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_cell_goes_on(
+    record: Record, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after a checkpoint of its first cell, it gives the same student as without.
 
     More seeds change no plan.
@@ -206,20 +214,16 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
         teacher_folder=teacher,
     )
 
-    @contextmanager
-    def stopping(title: str, _total: float | None) -> Iterator[Report]:
-        calls = 0
+    def stopping(training: Distillation) -> Iterator[Any]:
+        for done, _ in zip(whole_run(training), range(40), strict=False):
+            yield done
+        raise KeyboardInterrupt
 
-        def report(_done: float, doing: str = "") -> None:
-            nonlocal calls
-            calls += 1
-            if title == "distilling" and calls > 40:
-                raise KeyboardInterrupt
-
-        yield report
-
+    whole_run = Distillation.run
+    monkeypatch.setattr(Distillation, "run", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(settings, tmp_path, stopping)
+        run(settings, tmp_path)
+    monkeypatch.setattr(Distillation, "run", whole_run)
     (left,) = (tmp_path / "cells").iterdir()
     assert left.is_dir()
     whole = run(settings, tmp_path)
@@ -238,6 +242,28 @@ def test_an_interrupted_cell_goes_on(record: Record, folder: Path, tmp_path: Pat
     # the time of a part is not that of the whole
     assert [row["seconds"] is None for row in rows] == [True] + [False] * (len(rows) - 1)
     assert verdicts(whole)["regret-with-planning"] == "not looked at"
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_workers_train_the_same_students(
+    record: Record, folder: Path, tmp_path: Path, backend: str
+) -> None:
+    """Cells shared out over two processes have the bits of those trained in this one."""
+    settings = small(
+        student_steps=(2,),
+        budgets=BUDGETS[:1],
+        with_run=False,
+        teacher_folder=str(folder / "teacher"),
+    )
+    shared = run(settings, tmp_path, backend=backend, num_workers=2)["tables"]["cells"]
+    alone = [
+        row
+        for row in record["tables"]["cells"]
+        if (row["student_steps"], row["budget"]) == (2, BUDGETS[0])
+    ]
+    assert len(shared) == len(alone) > 1
+    for one, other in zip(shared, alone, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
 def test_a_law_that_is_fitted_to_probes(folder: Path, tmp_path: Path) -> None:
