@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from opmerge import InputError, cosine_schedule, eigenvalue_spectrum
 from opmerge.forecast import (
     PRIORS,
     CalibrationFile,
+    FittedLaw,
+    MergeLaw,
     TeacherTable,
     forecast,
     linear_table,
@@ -21,6 +24,7 @@ from opmerge.forecast import (
     read_table,
     write_table,
 )
+from opmerge.forecast.files import content_digest
 from opmerge.plans import Plan, build_strategy
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "v0_1" / "calibration.json"
@@ -142,6 +146,73 @@ def test_another_run_is_refused(tmp_path: Path, asked: dict[str, Any], message: 
 def test_version_1_has_no_law() -> None:
     with pytest.raises(InputError, match="must hold a law of merges, which version 1 did not; run"):
         read_calibration(FIXTURE)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rates", ([], [0.0], [-1.0], [1e31], ["4"], [None], [4.0, 4.0], 4.0, [float("nan")])),
+        ("first", (0.0, -1.0, 1e300, float("inf"), True)),
+        ("behind", (-1e300, 21.0, float("nan"))),
+        ("share_exponent", (11.0, -1e300, None)),
+        ("shape", (0.0, -0.6, 1e300)),
+        ("length_exponent", (-1.6, 1e300, "1.6")),
+        ("floor", (-0.02, 1e300)),
+        ("onset", (-1.0, 1e300)),
+    ],
+)
+@pytest.mark.parametrize("place", ["law", "draws"])
+def test_a_law_out_of_range_is_refused(
+    tmp_path: Path, name: str, values: tuple[object, ...], place: str
+) -> None:
+    for value in values:
+        law = PRIORS["mlp"].to_dict()
+        (law["law"] if place == "law" else law["draws"][7])[name] = value
+        with pytest.raises(InputError, match=rf"`law\.{name}|`law\.draws") as error:
+            read_calibration(written(tmp_path, law=law))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("scatter", -0.1), ("scatter", 1e300), ("draws", []), ("draws", {}), ("draws", [{}] * 10_001)],
+)
+def test_what_stands_beside_a_law_is_checked(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"`law\.{name}"):
+        read_calibration(written(tmp_path, law={**PRIORS["mlp"].to_dict(), name: value}))
+
+
+def test_a_law_is_finite_at_the_ends_of_its_ranges() -> None:
+    """In every combination; what is foretold is that training leaves nothing, or all, or more."""
+    wide, plan = table(), build_strategy("progressive", 8)
+    counts = [100] * len(plan.merges)
+    ends = itertools.product(
+        (1e-30, 1e30),
+        (1e-30, 1e30),
+        (-20, 20),
+        (1e-30, 1e30),
+        (0, 10),
+        (0, 1e30),
+        (-10, 10),
+        (0, 1e30),
+    )
+    for rate, *others in ends:
+        law = MergeLaw((rate,), *others)
+        expected = forecast(FittedLaw(law, (law,), 10.0, "its ends"), wide, plan, counts)
+        assert 0 <= expected.low <= expected.rms <= expected.high < np.inf
+
+
+def test_a_changed_calibration_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "sha256": content_digest(content)}, indent=1))
+    law = read_calibration(path).law
+    content["law"]["law"]["rates"][0] *= 1.001
+    path.write_text(json.dumps({**content, "sha256": content_digest(json.loads(path.read_text()))}))
+    with pytest.raises(InputError, match="was changed"):
+        read_calibration(path)
+    path.write_text(json.dumps(content))  # on purpose, or of before there was a digest
+    assert read_calibration(path).law != law
 
 
 def test_a_table_that_is_missing_or_another(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def _training(
     rule: str,
     schedule: opmerge.NoiseSchedule,
 ) -> opmerge.TrainingModel:
-    from opmerge.forecast.files import FORMAT, check_version
+    from opmerge.forecast.files import FORMAT, check_content
     from opmerge.settings.types import GRADIENT_FLOW
     from opmerge.training import training_from_dict
 
@@ -311,7 +311,7 @@ def _training(
         raise InputError("training", "must not be given together with --merge_time")
     content = read_json_object(asked.training)
     if content.get("format") == FORMAT:
-        check_version(content, asked.training)
+        check_content(content, asked.training)
         if content.get("merge_rule") != rule:
             need = f"must be {content.get('merge_rule')}, as calibrated"
             raise InputError("merge_rule", need, rule)

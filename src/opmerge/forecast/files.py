@@ -18,17 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.files import check_inside, load_npz, parse_json, read_json_object, write_atomic
 from opmerge.forecast.law import FittedLaw
 from opmerge.forecast.table import TeacherTable
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.guidance import GuidanceRecord, check_guidance_record
-from opmerge.store import file_digest
+from opmerge.store import digest, file_digest
 
 FORMAT = "opmerge.calibration"
 VERSION = 2
 TABLE_FILE = "table.npz"
+
+DIGEST = "sha256"
+"""The key of a calibration under which stands the digest of all others."""
 
 _TABLE = {"format": "opmerge.table", "version": 1}
 _AGAIN = "run `opmerge calibrate` again, which keeps finished probes"
@@ -157,12 +161,25 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
         raise InputError(str(path), requirement, remedy=_AGAIN) from error
 
 
-def check_version(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Refuse the content of a ``calibration.json`` of a version that is not known here."""
+def check_content(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse the content of a ``calibration.json`` of a version that is not known here, or another
+    than what was written; of before it had a digest, that is not known.
+
+    Raises:
+        InputError: which says so.
+    """
     version = content.get("version")
     if type(version) is not int or version not in (1, VERSION):
         remedy = "read it with the version of opmerge that wrote it"
         raise InputError(f"{path}: version", f"must be 1 or {VERSION}", version, remedy)
+    if DIGEST in content and content[DIGEST] != content_digest(content):
+        remedy = f"{_AGAIN}; or delete its {DIGEST} if you mean what it says now"
+        raise InputError(str(path), "must be as it was written: it was changed", remedy=remedy)
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of a ``calibration.json``, its own digest apart."""
+    return digest({key: value for key, value in content.items() if key != DIGEST})
 
 
 def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
@@ -175,7 +192,7 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
     content = read_json_object(Path(path))
     if content.get("format") != FORMAT:
         raise InputError(str(path), "must be a calibration.json of `opmerge calibrate`")
-    check_version(content, path)
+    check_content(content, path)
     if "law" not in content:
         raise InputError(
             str(path), "must hold a law of merges, which version 1 did not", remedy=_AGAIN
@@ -190,6 +207,8 @@ def read_calibration(path: str | os.PathLike[str]) -> CalibrationFile:
         evaluations = sum(content["network_evaluations"].values())
         settings, teacher = content["settings"], content["teacher_sha256"]
         known = read_table(table)
+        law.law.for_groups(len(known.sizes))  # refuses another number of rates
+        check_number(f"{path}: network_evaluations", evaluations)
         guidance: GuidanceRecord = {}
         if "guidance" in content:
             place = f"{path}: guidance"

@@ -31,6 +31,19 @@ REFERENCE_ITERATIONS = 400.0
 
 _NUM_DRAWS = 32
 _FARTHEST = 60.0  # logarithm of a parameter
+_RANGES = {  # far beyond any network, and nothing overflows
+    "rates": (0.0, 1e30),
+    "first": (0.0, 1e30),
+    "behind": (-20.0, 20.0),
+    "share_exponent": (-10.0, 10.0),
+    "shape": (0.0, 1e30),
+    "length_exponent": (0.0, 10.0),
+    "floor": (0.0, 1e30),
+    "onset": (0.0, 1e30),
+    "scatter": (0.0, 10.0),
+}
+_POSITIVE = ("rates", "first", "shape")
+_MOST_DRAWS = 10_000
 LEAST_ONSET = 1e-9
 """Iterations: as good as none."""
 # as a vector has them: the first and the last four by their logarithms
@@ -67,16 +80,17 @@ class MergeLaw:
     """What training leaves.
 
     Args:
-        rates: (G,) θ > 0 of each group of directions.
-        first: factor > 0 on x in merges that start at step T, where networks know z least.
+        rates: (G,) θ of each group of directions, above 0 and at most 1e30.
+        first: factor on x in merges that start at step T, where networks know z least; above 0 and
+            at most 1e30.
         behind: students behind the first child make x larger by the factor
             ``exp(behind · share)``, share that of their steps in those behind the first child:
-            what is hard to learn, they did not learn either.
-        shape: a > 0.
-        length_exponent: q >= 0.
-        floor: f >= 0, root mean square of x̂, all directions together.
-        share_exponent: e; laws of before it was known have 0.
-        onset: N₀ >= 0, iterations; laws of before it was known have 0.
+            what is hard to learn, they did not learn either. From -20 to 20.
+        shape: a, above 0 and at most 1e30.
+        length_exponent: q from 0 to 10.
+        floor: f from 0 to 1e30, root mean square of x̂, all directions together.
+        share_exponent: e from -10 to 10; laws of before it was known have 0.
+        onset: N₀ from 0 to 1e30, iterations; laws of before it was known have 0.
 
     Raises:
         InputError: for a value out of range.
@@ -92,15 +106,12 @@ class MergeLaw:
     onset: float = 0.0
 
     def __post_init__(self) -> None:
-        for rate in (*self.rates, self.first, self.shape):
-            if not 0 < check_number("law", rate) < 1e30:
-                raise InputError("law", "must have rates, first and shape above 0", rate)
-        for name in ("behind", "share_exponent", "length_exponent", "floor", "onset"):
-            value = check_number(f"law.{name}", getattr(self, name))
-            if name in ("length_exponent", "floor", "onset") and value < 0:
-                raise InputError(f"law.{name}", "must be >= 0", value)
         if not self.rates:
             raise InputError("law.rates", "must not be empty", self.rates)
+        for rate in self.rates:
+            _check("rates", rate)
+        for name in _SHARED:
+            _check(name, getattr(self, name))
 
     def for_groups(self, count: int) -> MergeLaw:
         """The law with a rate for each of so many groups; a single rate is that of all."""
@@ -125,8 +136,10 @@ class MergeLaw:
     def from_vector(cls, vector: Array) -> MergeLaw:
         """The law of a ``to_vector``."""
         values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
-        behind, share = vector[-6:-4].tolist()
+        behind = float(np.clip(vector[-6], *_RANGES["behind"]))
+        share = float(np.clip(vector[-5], *_RANGES["share_exponent"]))
         shape, length_exponent, floor, onset = values[-4:]
+        length_exponent = min(length_exponent, _RANGES["length_exponent"][1])
         rates, first = tuple(values[:-7]), values[-7]
         return cls(rates, first, behind, shape, length_exponent, floor, share, onset)
 
@@ -144,6 +157,15 @@ class MergeLaw:
         if not isinstance(data["rates"], Sequence):
             raise InputError("law.rates", "must be a list", data["rates"])
         return cls(**{**data, "rates": tuple(data["rates"])})
+
+
+def _check(name: str, value: object) -> float:
+    """A parameter in its range, or ``InputError``."""
+    number, (low, high) = check_number(f"law.{name}", value), _RANGES[name]
+    if not low <= number <= high or (number == low and name in _POSITIVE):
+        least = f"above {low:g} and at most" if name in _POSITIVE else f"from {low:g} to"
+        raise InputError(f"law.{name}", f"must be {least} {high:g}", number)
+    return number
 
 
 @dataclass(frozen=True)
@@ -178,9 +200,14 @@ class FittedLaw:
         """Read ``to_dict``, or raise ``InputError``."""
         if not isinstance(data, Mapping) or not {"law", "draws", "scatter"} <= set(data):
             raise InputError("law", "must have law, draws and scatter", data)
-        scatter = check_number("law.scatter", data["scatter"])
+        scatter, law = _check("scatter", data["scatter"]), MergeLaw.from_dict(data["law"])
+        if not isinstance(data["draws"], list) or not 1 <= len(data["draws"]) <= _MOST_DRAWS:
+            raise InputError("law.draws", f"must be a list of 1 to {_MOST_DRAWS:,} laws")
         draws = tuple(map(MergeLaw.from_dict, data["draws"]))
-        law = MergeLaw.from_dict(data["law"])
+        for draw in draws:
+            if len(draw.rates) != len(law.rates):
+                need = f"must have {len(law.rates)} rates each, as the law"
+                raise InputError("law.draws", need, len(draw.rates))
         return cls(law, draws, scatter, str(data.get("source", "")))
 
 

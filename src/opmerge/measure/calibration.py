@@ -33,7 +33,15 @@ from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import settled
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
-from opmerge.forecast.files import FORMAT, TABLE_FILE, VERSION, read_table, write_table
+from opmerge.forecast.files import (
+    DIGEST,
+    FORMAT,
+    TABLE_FILE,
+    VERSION,
+    content_digest,
+    read_table,
+    write_table,
+)
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
 from opmerge.forecast.table import TeacherTable, direction_groups
@@ -162,6 +170,7 @@ class Calibration:
         """Write ``calibration.json`` and ``table.npz`` beside it, or raise ``InputError``."""
         digest = write_table(Path(path).parent / TABLE_FILE, self.table.table)
         content = {**self.to_dict(), "table": {"file": TABLE_FILE, "sha256": digest}}
+        content[DIGEST] = content_digest(content)
         return write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
