@@ -225,3 +225,30 @@ def test_reasons_are_told(images: Path) -> None:
         InputError, match=r"got 3 unreadable and 0 other files: c\.png \(no image\)"
     ):
         open_source(str(images), OPTIONS)
+
+
+def test_a_whole_disk_is_refused_before_it_is_walked(run: Run, seen: Seen) -> None:
+    status, _, err = run("plan", Path.cwd().anchor, "--steps", 8)
+    seen("a whole disk as source", "one line at once", err.strip()[:60])
+    assert status == 2
+    assert "whole disk" in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_of_other_files_is_left_soon_and_walked_aloud(
+    images: Path, run: Run, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opmerge.data.images._LISTED_AT_ONCE", 10)
+    told: list[int] = []
+    for number in range(50):
+        (images / f"{number}.xml").touch()
+    assert open_source(str(images), OPTIONS, told.append).num_samples == 2
+    assert told == [10, 20, 30, 40, 50, 2]  # listed, then decoded
+    monkeypatch.setattr("opmerge.data.images._MOST_OTHERS", 40)
+    for path in images.glob("*.png"):
+        path.unlink()
+    status, _, err = run("plan", images, "--steps", 8)
+    seen("a folder of very many files, none of them samples", "one line, early", err.strip()[:60])
+    assert status == 2
+    assert "a sample among its first 40 files" in err
+    assert err.count("\n") == 1

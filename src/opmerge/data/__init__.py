@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from opmerge.data.arrays import ARRAY_SUFFIXES, SAMPLE_SUFFIXES, array_folder_source, array_source
-from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition
-from opmerge.data.images import folder_source, image_suffixes, in_order, visible_files
+from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition, refuse_archives
+from opmerge.data.images import folder_source, image_suffixes, sample_files
 from opmerge.data.prepared import is_prepared, open_prepared
 from opmerge.data.source import Progress, Source, source_from_array, source_from_rows
 from opmerge.errors import InputError, not_installed
@@ -48,7 +48,12 @@ def open_source(
     if argument.startswith(EIGENVALUES_PREFIX):
         raise InputError("data", "must be samples here, not eigenvalues", argument)
     path = None if argument in _BUILTIN else existing_path(argument)
-    celeba = None if path is None else find_celeba(path)
+    celeba, names = None, []
+    if path is not None and path.is_dir():
+        names = sample_files(path, (*image_suffixes(), *SAMPLE_SUFFIXES), progress)
+        celeba = find_celeba(path, names)
+    elif path is not None:
+        refuse_archives(path.parent, [path.name])
     if celeba is not None and celeba.images:
         return celeba_source(celeba, options, progress)
     if options.split is not None:
@@ -61,8 +66,10 @@ def open_source(
         return array_source(path)
     if is_prepared(path):
         return open_prepared(path).source()
-    arrays = _arrays_without_images(path)
-    source = array_folder_source(path, arrays) if arrays else folder_source(path, options, progress)
+    if arrays := _arrays_without_images(names):
+        source = array_folder_source(path, arrays)
+    else:
+        source = folder_source(path, names, options, progress)
     if celeba is None:
         return source
     return replace(source, notes=(*source.notes, ignored_partition(celeba)))
@@ -91,9 +98,8 @@ def existing_path(argument: str) -> Path:
     )
 
 
-def _arrays_without_images(folder: Path) -> list[str]:
-    """Names of the array files below a folder, in order, if it holds no images."""
-    names = in_order(visible_files(folder))
+def _arrays_without_images(names: Sequence[str]) -> list[str]:
+    """Those of array files, if there are no images."""
     if any(name.lower().endswith(image_suffixes()) for name in names):
         return []
     return [name for name in names if name.lower().endswith(SAMPLE_SUFFIXES)]

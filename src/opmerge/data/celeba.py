@@ -57,8 +57,8 @@ class CelebaFolder:
     others: tuple[str, ...]
 
 
-def find_celeba(root: Path) -> CelebaFolder | None:
-    """Look for CelebA's aligned faces below ``root``; ``None`` if there are none.
+def find_celeba(root: Path, names: Sequence[str]) -> CelebaFolder | None:
+    """Look for CelebA's aligned faces below ``root``, a folder of files ``names``, or None.
 
     They are images with names of six digits, in a folder that is called ``img_align_celeba``
     (or begins so), or where one of the first few measures 178 × 218: the photos that they were
@@ -71,13 +71,10 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     Raises:
         InputError: if the archive was not unpacked, or if one face is there twice.
     """
-    if root.is_file():
-        _refuse_archives(root.parent, [root.name])
-        return None
     numbered: dict[str, list[str]] = {}
     partitions: list[str] = []
     others: list[str] = []
-    for name in sorted(images.visible_files(root)):
+    for name in sorted(names):
         folder, _, file = name.rpartition("/")
         if _NUMBERED.fullmatch(file):
             numbered.setdefault(folder, []).append(name)
@@ -92,7 +89,7 @@ def find_celeba(root: Path) -> CelebaFolder | None:
     if not folders and files:
         folders = [folder for folder, names in numbered.items() if _is_resized(root, names)]
     if not folders:
-        _refuse_archives(root, others)
+        refuse_archives(root, others)
         if not (numbered and files):
             return None
     faces: dict[str, str] = {}
@@ -173,7 +170,7 @@ def celeba_source(
     return replace(source, split=split)
 
 
-def _refuse_archives(folder: Path, names: Sequence[str]) -> None:
+def refuse_archives(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if _ARCHIVE.fullmatch(name.rpartition("/")[2]):
             raise InputError(

@@ -49,13 +49,18 @@ _one_large = threading.Lock()
 
 _LARGEST_SIDE = 64  # unless another is asked for: spectra of larger images take long
 _CHECKED_AT_ONCE = 256
+_LISTED_AT_ONCE = 1024
+_MOST_FILES = 20_000_000  # below a folder: 4 GiB of names
+_MOST_OTHERS = 1_000_000  # before the first that may be a sample
 
 Size = tuple[int, int]
 _Result = TypeVar("_Result")
 
 
-def folder_source(folder: Path, options: SourceOptions, progress: Progress | None = None) -> Source:
-    """Open all images below ``folder``, in the order of their paths.
+def folder_source(
+    folder: Path, names: Sequence[str], options: SourceOptions, progress: Progress | None = None
+) -> Source:
+    """Open all images below ``folder``, of which ``names`` are all files, in order.
 
     Every file is decoded once here (a fraction of a millisecond for a small photo), so that
     the number of samples is right from the start: a truncated file has a good header. Files
@@ -74,7 +79,6 @@ def folder_source(folder: Path, options: SourceOptions, progress: Progress | Non
             readable is so no longer.
     """
     suffixes = image_suffixes()
-    names = in_order(visible_files(folder))
     candidates = [name for name in names if name.lower().endswith(suffixes)]
     stems = {name.rpartition(".")[0] for name in candidates}
     others = [
@@ -147,6 +151,31 @@ def image_source(
         notes=tuple(notes),
         files=Files(folder, files),
     )
+
+
+def sample_files(folder: Path, suffixes: tuple[str, ...], progress: Progress | None) -> list[str]:
+    """``visible_files`` in order; progress is told how many there are so far.
+
+    Raises:
+        InputError: for a whole disk, and for a folder of so many files that it must be one: without
+            any of the lower-case suffixes among the first million of them.
+    """
+    remedy = "pass the folder that holds the samples"
+    if folder.resolve() == Path(folder.resolve().anchor):
+        need = "must be a folder of samples, and not a whole disk"
+        raise InputError("data", need, str(folder), remedy)
+    names: list[str] = []
+    has_samples = False
+    for name in visible_files(folder):
+        names.append(name)
+        has_samples = has_samples or name.lower().endswith(suffixes)
+        if len(names) >= (_MOST_FILES if has_samples else _MOST_OTHERS):
+            which = "at most" if has_samples else "a sample among its first"
+            need = f"must have {which} {len(names):,} files below it"
+            raise InputError("data", need, str(folder), remedy)
+        if progress is not None and len(names) % _LISTED_AT_ONCE == 0:
+            progress(len(names))
+    return in_order(names)
 
 
 def visible_files(folder: Path) -> Iterator[str]:
