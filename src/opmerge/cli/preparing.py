@@ -25,6 +25,7 @@ def prepare(asked: PreparingOptions) -> None:
     from opmerge import latents
 
     networks.prepare_libraries()
+    runs.prepare_folder(asked.output_dir)
     encoding = latents.read_encoding(asked.teacher)
     contents = latents.read_contents(asked, encoding, networks.open_samples)
     if contents.source is not None:
@@ -33,7 +34,6 @@ def prepare(asked: PreparingOptions) -> None:
             say(f"note: {note}")
     if contents.prompts:
         say(f"{len(contents.index):,} prompts, {len(contents.prompts):,} of them distinct")
-    runs.prepare_folder(asked.output_dir)
     with resumable("the same command"), bars_in_turn() as report:
         found = latents.prepare(asked, encoding, contents, report)
     if is_first():

@@ -170,6 +170,7 @@ def _redraw(run: Path) -> Path:
     from opmerge.planners import record as planning
 
     record, path, page = _find(run), run / "record.json", run / "report.html"
+    runs.prepare_folder(run if run.is_dir() else None)
     if record is None:
         return _write_index(run)
     kind, name = record.get("format"), str(record.get("study"))

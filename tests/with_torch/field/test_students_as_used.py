@@ -140,7 +140,7 @@ from opmerge.cli import runs
 with click.Context(click.Command("hold")):
     runs.prepare_folder(Path(sys.argv[1]))
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -164,6 +164,11 @@ def commands(teacher: Path, run: Path) -> dict[str, tuple[object, ...]]:
         "run": (*network, "--budget", "1e4"),
         "train-teacher": ("digits", *few, "--hidden_size", 8),
         "plan": ("digits", "--steps", 8),
+        "compare": ("digits", "--steps", 8),
+        "evaluate": ("digits", "--steps", 8, "--plan", "boot"),
+        "spectrum": ("digits",),
+        "prepare": ("digits", "--teacher", teacher),
+        "vae train": ("digits",),
         "study": ("phase", "--quick"),
     }
 
@@ -173,11 +178,13 @@ def test_a_folder_belongs_to_one_command_at_a_time(
 ) -> None:
     folder = tmp_path / "run"
     for name, arguments in commands(teacher, folder).items():
-        status, _, err = run(name, *arguments, "--output_dir", folder)
+        status, _, err = run(*name.split(), *arguments, "--output_dir", folder)
         seen(f"two at once: {name}", "exit 2", f"exit {status}")
         assert status == 2, name
         assert "must be a folder that no other command is writing to" in err
         assert list(folder.iterdir()) == []
+    status, _, err = run("report", folder)  # which writes where the record is
+    assert (status, "no other command" in err) == (2, True)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     status, _, _ = run("plan", "digits", "--steps", 8, "--output_dir", folder)
