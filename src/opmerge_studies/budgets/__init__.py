@@ -44,6 +44,11 @@ class BudgetsSettings(Settings):
 
     source: str = option("digits", "the data: digits, patches, a file or a folder")
     source_options: SourceOptions = option(SourceOptions(), "how images are cut")
+    labels: str | None = option(
+        None,
+        "classes of the samples, for Fréchet distances in features of a classifier: a .npy file of "
+        "integers; digits have their own",
+    )
     teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
     steps: Annotated[int, Field(ge=2)] = option(32, "T")
@@ -95,6 +100,11 @@ class BudgetsSettings(Settings):
                 "set learning_rate instead",
             )
         return self
+
+    @property
+    def known_labels(self) -> str | None:
+        """The labels that are given, or those that the data have."""
+        return "digits" if self.labels is None and self.source == "digits" else self.labels
 
     @classmethod
     def quick(cls) -> Self:
@@ -213,6 +223,8 @@ def _row(contender: Contender, seed: int, cell: dict[str, Any]) -> dict[str, Any
         "measured": measured["value"],
         "measured_low": measured["low"],
         "measured_high": measured["high"],
+        "sliced_w2": cell["sliced_w2"],
+        "frechet": cell["frechet"],
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from opmerge.data import Source, open_source
+from opmerge.denoisers.inputs import load_labels
 from opmerge.distillation.executor import Distillation, settled
 from opmerge.distillation.free_step import num_batches
 from opmerge.forecast import FittedLaw, TeacherTable
@@ -23,6 +24,7 @@ from opmerge.spectra import Spectrum, estimate_spectrum
 from opmerge.spending import Spending, Trained, learning_rates, priced
 from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
+from opmerge_studies.shared.features import ClassFeatures, train_features
 from opmerge_studies.shared.networks import (
     NOISE_SEED,
     open_school,
@@ -156,8 +158,28 @@ class Execution:
         )
         seconds = train_student(run, lambda share: None)
         given = self.teacher, run.student(), self.settings.num_samples, NOISE_SEED
-        found = evaluate_student(*given, num_projections=1, num_resamples=0)
-        return {"measured": asdict(found.paired_rms), "seconds": seconds}
+        found = evaluate_student(*given, features=self.features, num_resamples=0)
+        return {
+            "measured": asdict(found.paired_rms),
+            "sliced_w2": found.sliced_w2.value,
+            "frechet": found.features.student_to_teacher.value if found.features else None,
+            "seconds": seconds,
+        }
+
+    @cached_property
+    def features(self) -> ClassFeatures | None:
+        """Of a classifier of the data, trained once; None of data without labels."""
+        labels = self.settings.known_labels
+        if labels is None:
+            return None
+        classes = load_labels(labels, len(self._inputs.data))
+
+        def train() -> dict[str, Any]:
+            with self.runner.progress("training a classifier", None):
+                return train_features(self._inputs.data[:], classes).to_dict()
+
+        identity = {"data": self._inputs.identity(), "labels": digest(classes.tolist())}
+        return ClassFeatures.from_dict(self.runner.store.kept("classifier", identity, train))
 
     def spend(self) -> Iterator[Spent]:
         """Every budget as `opmerge run` spends it, for each K and seed."""
@@ -207,6 +229,7 @@ class Execution:
             "spectrum_samples": self.spectrum.num_samples,
             "linear_part": self.config.linear_part,
             "learning_rate": self.config.optimization.learning_rate,
+            "classifier_accuracy": self.features.accuracy if self.features else None,
         }
 
     @cached_property
@@ -242,6 +265,7 @@ class Execution:
             "run": self._distillation(contender, seed).identity(),
             "num_samples": self.settings.num_samples,
             "noise": NOISE_SEED,
+            "features": self.features.digest if self.features else None,
         }
         return f"cells/{digest(identity)[:24]}", identity
 

@@ -60,8 +60,10 @@ _CELL_COLUMNS = heads(
     *("plan", "K=student_steps:s", "budget", "seed=seed:s", "measured:.4g"),
     *("95 %=measured_low…measured_high:.3g", "forecast:.3g"),
     *("90 %=forecast_low…forecast_high:.3g", "merges=merges:s", "iterations=iterations:s"),
+    *("sliced W2=sliced_w2:.3g", "Fréchet=frechet:.3g"),
     *("cost=cost:.4g", "seconds=seconds:.0f"),
 )
+_DISTANCES = ("sliced_w2", "frechet")  # of samples; earlier records have none
 _PLAN_COLUMNS = heads("plan", "K=student_steps:s", "budget", "iterations=told:s", "merges=words:s")
 
 
@@ -69,6 +71,7 @@ def page(record: Record) -> Page:
     """Numbers, claims and sections of a record."""
     cells, regret = frame(record, "cells"), frame(record, "regret")
     agreement = frame(record, "agreement")
+    cells = cells.reindex(columns=[*cells, *(each for each in _DISTANCES if each not in cells)])
     cells["ratio"] = cells.measured / cells.forecast
     cells["is_close"] = cells.ratio.between(1 / _FACTOR, _FACTOR)
     cells["is_covered"] = cells.measured.between(cells.forecast_low, cells.forecast_high)
@@ -82,6 +85,7 @@ def page(record: Record) -> Page:
         "whole": whole,
         "wrong": wrong[~wrong.ratio.between(1 / _FACTOR, _FACTOR)],
         "reversed": reversed_pairs,
+        "alike": {each: _alike(cells, each) for each in _DISTANCES},
         "best_hands": regret.best_hand.value_counts(),
         "at_cost": agreement[agreement.student_steps == _ALL]
         if (agreement.student_steps == _ALL).any()
@@ -101,6 +105,11 @@ def page(record: Record) -> Page:
         "regret-with-planning": count(runs.run_regret <= _WORTH - 1, _CELLS),
     }
     return Page(values, claims, _sections(record, cells, regret, agreement, wrong, reversed_pairs))
+
+
+def _alike(cells: pd.DataFrame, distance: str) -> float:
+    """Spearman's ρ of the paired error and a distance of samples; NaN where none was measured."""
+    return float(cells.measured.corr(cells[distance].astype(float), method="spearman"))
 
 
 def _by_plan(cells: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +147,8 @@ def _sections(
         yield Section("Pairs in the wrong order", caption, table=made, is_wide=True)
     made = table("Every student that was trained", cells, _CELL_COLUMNS)
     caption = (
-        "Measured with an interval of 95 %, forecast with one of 90 %; all costs are evaluations."
+        "Measured with an interval of 95 %, forecast with one of 90 %; all costs are evaluations. "
+        "Distances are between the student's samples and the teacher's."
     )
     yield Section("Every student", caption, table=made, is_wide=True)
     plans = pd.DataFrame(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from opmerge import InputError, build_strategy, open_source
-from opmerge.denoisers.inputs import DataInputs, load_samples
+from opmerge.denoisers.inputs import DataInputs, load_labels, load_samples
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.forecast import LAW_PRIORS, forecast, read_table
@@ -27,6 +27,7 @@ from opmerge.plans.drawing import recorded_plan
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig
 from opmerge_studies.budgets import PLANNED, STUDY, BudgetsSettings
+from opmerge_studies.shared.features import train_features
 from opmerge_studies.shared.runner import ProgressBar, Report, Runner, no_progress
 
 Record = dict[str, Any]
@@ -150,7 +151,12 @@ def test_measurements_are_those_of_the_plan_executed_alone(record: Record, folde
     accelerator = make_accelerator(settings.optimization)
     alone = Distillation(teacher, build_strategy("boot", 4), inputs, settings, accelerator)
     list(alone.run())
-    truth = evaluate_student(alone.teacher, alone.student(), 64, 0, num_resamples=0).paired_rms
+    samples, classes = inputs.data[:], load_labels("digits", len(inputs.data))
+    classifier = train_features(samples, classes)
+    assert record["network"]["classifier_accuracy"] == classifier.accuracy
+    given = alone.teacher, alone.student(), 64, 0
+    measured = evaluate_student(*given, features=classifier, num_resamples=0)
+    truth, frechet = measured.paired_rms, measured.features
     (row,) = (
         row
         for row in record["tables"]["cells"]
@@ -158,6 +164,9 @@ def test_measurements_are_those_of_the_plan_executed_alone(record: Record, folde
         == ("boot", 1, BUDGETS[1], 1)
     )
     assert (row["measured"], row["measured_low"]) == (truth.value, truth.low)
+    assert row["sliced_w2"] == measured.sliced_w2.value
+    assert frechet is not None
+    assert row["frechet"] == frechet.student_to_teacher.value > 0
 
 
 def test_a_run_pays_for_its_planning(record: Record) -> None:
