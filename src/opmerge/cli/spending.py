@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from torch import Tensor
+
     from opmerge.settings.commands import SpendingOptions
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
@@ -47,6 +49,8 @@ def run(
     """
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
+    from opmerge.distillation.model_card import add_pair
+    from opmerge.distillation.sampling import image_png
     from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
@@ -95,15 +99,24 @@ def run(
         trained += [spending.usual(name) for name in asked.compare_with]
     if accelerator.is_main_process:
         record = spending_record(spending, trained)
-        record["pictures"] = dict(_pictures(spending, trained))
+        pictures = dict(_pictures(spending, trained))
+        record["pictures"] = {
+            name: base64.b64encode(image_png(images, _NUM_PICTURES)).decode("ascii")
+            for name, images in pictures.items()
+        }
         _write(spending, record)
+        for entry in record["trained"]:
+            student = spending.student_folder(entry["name"])
+            _tell_card(student, entry, record)
+            if pictures:
+                pair = pictures["teacher"], pictures[entry["name"]]
+                add_pair(student, *pair, asked.steps, asked.student_steps)
         _show(record, folder)
 
 
-def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, str]]:
-    """Teacher's and students' samples of equal noise, as PNGs in base64, by name."""
-    from opmerge.distillation.pipeline import is_image
-    from opmerge.distillation.sampling import decoded, draw_samples, image_png, told_of
+def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, Tensor]]:
+    """Teacher's and students' samples of equal noise by name, if they are images."""
+    from opmerge.distillation.sampling import decoded, draw_samples, is_image, told_of
 
     samplers: dict[str, Any] = {"teacher": spending.teacher}
     samplers |= {each.name: spending.student(each.name) for each in trained}
@@ -113,8 +126,20 @@ def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[
         images = decoded(samples, sampler, spending.teacher.folder)
         if not is_image(tuple(images.shape[1:])):
             return
-        picture = image_png(images.float(), _NUM_PICTURES)
-        yield name, base64.b64encode(picture).decode("ascii")
+        yield name, images.float()
+
+
+def _tell_card(folder: Path, entry: dict[str, Any], record: dict[str, Any]) -> None:
+    """What was expected and measured of a student that was trained, in the card of its folder."""
+    from opmerge.distillation.model_card import add_measured
+    from opmerge.page.spending import interval_told
+
+    measured, expected = entry["measured"], entry["forecast"]
+    rows = {"paired error (rms), 95 %": interval_told(measured)}
+    if expected is not None:
+        rows["expected, 90 %"] = interval_told(expected)
+    samples = f"{record['run']['samples']:,} samples of teacher and student from equal noise"
+    add_measured(folder, rows, {"paired_rms": measured["value"]}, samples)
 
 
 def _write(spending: Spending, record: dict[str, Any]) -> None:

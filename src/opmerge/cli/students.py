@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opmerge.settings.guidance import GuidanceOptions
 
 _NUM_DIRECTIONS = 5  # in text; all are in the JSON
+_NUM_PICTURES = 8
 
 
 def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
@@ -102,7 +103,8 @@ def _told_by(folder: Path) -> KeptConditions:
 def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None:
     """Measure a student against its teacher on samples from equal noise, with intervals.
 
-    The teacher is guided as it was when the student was distilled.
+    The teacher is guided as it was when the student was distilled. What is found is told in the
+    student's model card too, if it has one.
 
     Examples:
         opmerge evaluate-student runs/student/student --teacher path/to/model \\
@@ -154,6 +156,10 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
         print(json.dumps({**result.to_dict(), **_predicted(file)}))
     else:
         _show_evaluation(result, file)
+    try:
+        _tell_card(asked.student, (teacher, student), result, _rows(result, file), told)
+    except InputError as error:  # a folder that may be read alone is measured all the same
+        say(f"not told in the student's model card: {error}")
 
 
 def export(asked: ExportOptions) -> None:
@@ -215,12 +221,12 @@ def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:
     return {"predicted_w2": w2, "predicted_paired_rms": predicted.get("paired_rms", to_teacher)}
 
 
-def _show_evaluation(result: StudentEvaluation, file: opmerge.PlanFile | None) -> None:
-    """The measurements as lines, intervals behind them, what was predicted below them."""
+def _rows(result: StudentEvaluation, file: opmerge.PlanFile | None) -> dict[str, str]:
+    """The measurements by name, intervals behind them, what was predicted below them."""
     w2, paired_rms = _predicted(file).values()
-    rows: dict[str, object] = {
+    rows: dict[str, str | None] = {
         "paired error (rms)": _told(result.paired_rms),
-        "predicted error (rms)": paired_rms,
+        "predicted error (rms)": None if paired_rms is None else f"{paired_rms:.4g}",
         "W2 of Gaussian fits": f"{_told(result.gaussian_w2)}, floor {result.gaussian_w2_floor:.4g}",
         "sliced W2": f"{_told(result.sliced_w2)}, floor {result.sliced_w2_floor:.4g}",
     }
@@ -232,17 +238,49 @@ def _show_evaluation(result: StudentEvaluation, file: opmerge.PlanFile | None) -
     if (found := result.features) is not None:
         rows["Fréchet distance"] = f"{_told(found.student_to_teacher)}, floor {found.floor:.4g}"
         rows["Fréchet to data"] = _both(found.student_to_reference, found.teacher_to_reference)
+    return {name: told for name, told in rows.items() if told is not None}
+
+
+def _show_evaluation(result: StudentEvaluation, file: opmerge.PlanFile | None) -> None:
     print(
         f"{result.num_samples} samples from equal noise; "
         "95 % intervals, of distances without the bias of finite samples"
     )
-    show_rows(rows)
+    show_rows(_rows(result, file))
     if (along := result.directions) is not None:
         number = len(along.eigenvalues)
         print(f"paired squared error along eigenvectors of the data, of the largest of {number} λ")
         pairs = zip(along.eigenvalues, along.measurements(), strict=True)
         first = enumerate(islice(pairs, _NUM_DIRECTIONS), start=1)
         show_rows({f"λ_{n} = {value:.4g}": _told(error) for n, (value, error) in first})
+
+
+def _tell_card(
+    folder: Path,
+    samplers: tuple[Teacher, Student],
+    result: StudentEvaluation,
+    rows: dict[str, str],
+    told: Condition | KeptConditions | None,
+) -> None:
+    """What was measured, and samples of both where they are images, in the student's card."""
+    from opmerge.distillation.model_card import add_measured, add_pair
+    from opmerge.distillation.sampling import draw_samples, is_image
+
+    metrics = {
+        "paired_rms": result.paired_rms.value,
+        "gaussian_w2": result.gaussian_w2.value,
+        "sliced_w2": result.sliced_w2.value,
+    }
+    if result.features is not None:
+        metrics["frechet"] = result.features.student_to_teacher.value
+    samples = f"{result.num_samples:,} samples of teacher and student from equal noise"
+    if (card := add_measured(folder, rows, metrics, samples)) is None:
+        return
+    if is_image(samplers[0].sample_shape):
+        few = _NUM_PICTURES, result.seed, _NUM_PICTURES
+        above, below = (draw_samples(sampler, *few, told=told) for sampler in samplers)
+        add_pair(folder, above, below, samplers[0].num_steps, len(samplers[1].jumps))
+    say(f"written: {card}")
 
 
 def _both(student: Measurement | None, teacher: Measurement | None) -> str | None:

@@ -120,7 +120,7 @@ def distill(
     with networks.log_to(accelerator, files.output_dir, config, done) as log:
         _train(run, done, log, _validation(run, asked, files.output_dir), asked.validation_steps)
     if main:
-        _save(run, files.output_dir, asked)
+        _save(run, files.output_dir, asked, samples.source)
 
 
 def _write_plan(
@@ -404,19 +404,25 @@ def _train(
                 log(record.step, paired_rms=validation.look(record.step).paired_rms)
 
 
-def _save(run: Distillation, output_dir: Path, asked: DistillOptions) -> None:
+def _save(run: Distillation, output_dir: Path, asked: DistillOptions, source: str) -> None:
+    """The student's folder, and samples of it, in a file and in the folder's card."""
     from opmerge.distillation.adapters import fused_student
-    from opmerge.distillation.pipeline import is_image, save_student
-    from opmerge.distillation.sampling import decoded, draw_samples, told_of, write_image_grid
+    from opmerge.distillation.model_card import Making, add_samples
+    from opmerge.distillation.pipeline import save_student
+    from opmerge.distillation.sampling import decoded, draw_samples, image_png, is_image, told_of
+    from opmerge.files import write_atomic
 
     student, teacher, folder = run.student(), run.teacher, output_dir / "student"
     if asked.fuse_lora:
         student = fused_student(student, teacher.network)
-    print(f"written: {save_student(student, folder, teacher, asked.copy_components)}")
+    making = Making.of(run, source)
+    print(f"written: {save_student(student, folder, teacher, asked.copy_components, making)}")
     samples = draw_samples(student, 64, 0, 64, told=told_of(student, run.inputs))
     images = decoded(samples, student, teacher.folder)
     if is_image(tuple(images.shape[1:])):
-        print(f"written: {write_image_grid(output_dir / 'samples.png', images)}")
+        picture = image_png(images)
+        print(f"written: {write_atomic(output_dir / 'samples.png', picture)}")
+        add_samples(folder, picture, f"Samples in {len(student.jumps)} network evaluations each")
 
 
 def _show_cost(run: Distillation) -> None:

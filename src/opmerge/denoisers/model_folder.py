@@ -16,6 +16,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
+from huggingface_hub import hf_hub_download
 
 from opmerge.denoisers.trusted import check_class, check_index, parts_of
 from opmerge.errors import InputError
@@ -83,11 +84,21 @@ def _download(name: str, argument: str) -> Path:
     try:
         with quiet():
             given = {"use_safetensors": True, "trust_remote_code": False}
-            return Path(DiffusionPipeline.download(name, **given))
+            folder = Path(DiffusionPipeline.download(name, **given))
+            with suppress(Exception):  # whatever keeps it away: the model does without its card
+                hf_hub_download(name, "README.md")
+            return folder
     except Exception as error:  # the network's, the hub's or a missing file: told in one line
         requirement = f"must be a folder, or a model that can be downloaded ({_root(error)})"
         remedy = "download it where there is a network, and pass its folder"
         raise InputError(argument, requirement, name, remedy) from error
+
+
+def hub_name(folder: Path) -> str | None:
+    """OWNER/NAME of a model in the hub's cache; None of a folder elsewhere, which does not tell."""
+    cached = (part for part in folder.resolve().parts if part.startswith(_CACHED))
+    name = next(cached, "").removeprefix(_CACHED).replace("--", "/", 1)
+    return name if _HUB_NAME.fullmatch(name) else None
 
 
 @contextmanager

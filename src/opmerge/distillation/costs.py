@@ -82,8 +82,7 @@ def estimate_cost(
     return Cost(
         num_stages=len(stages),
         num_iterations=sum(distillation.iterations),
-        network_evaluations=free
-        + batch * sum(stage.network_evaluations(n, config, limits) for stage, n in efforts),
+        network_evaluations=network_evaluations(distillation),
         num_parameters=size,
         peak_networks=2 + in_place,
         num_trained=trained,
@@ -98,6 +97,15 @@ def estimate_cost(
         data_disk_bytes=on_disk,
         seconds=seconds + free / batch * pace.operator,
     )
+
+
+def network_evaluations(distillation: Distillation) -> float:
+    """Those of one sample that a distillation takes: see ``Cost``."""
+    config, limits = distillation.config, distillation.limits
+    batch = config.optimization.global_batch_size(distillation.accelerator.num_processes)
+    efforts = zip(distillation.stages, distillation.iterations, strict=True)
+    work = sum(stage.network_evaluations(n, config, limits) for stage, n in efforts)
+    return distillation.free_evaluations() + batch * work
 
 
 def _trained(distillation: Distillation) -> int:

@@ -11,13 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from opmerge.denoisers.denoiser import LABELS
 from opmerge.denoisers.families import config_of, family_of, shape_of
 from opmerge.denoisers.model_folder import JUMPS, find_network
 from opmerge.denoisers.models import Student, Teacher, network_digest
+from opmerge.denoisers.pipelines import pipeline_parts
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.adapters import (
     Adapters,
@@ -27,6 +30,8 @@ from opmerge.distillation.adapters import (
     load_diffusers_weights,
     trainable_copy,
 )
+from opmerge.distillation.model_card import Making, Usage, own_call, pipelines_call, write_card
+from opmerge.distillation.own_pipeline import has_own_pipeline
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.errors import InputError
 from opmerge.files import (
@@ -56,8 +61,13 @@ def pipeline_folder(folder: Path) -> Path:
     return Path(str(read_json_object(folder / _INDEX).get("teacher")))
 
 
-def save_adapters(student: Student, teacher: Teacher, folder: Path) -> Path:
+def save_adapters(
+    student: Student, teacher: Teacher, folder: Path, making: Making | None = None
+) -> Path:
     """Write a student of adapters on a teacher's network, whole or not at all.
+
+    Args:
+        making: told in its card.
 
     Raises:
         InputError: for a teacher that is in no folder, or if it cannot be written.
@@ -90,6 +100,7 @@ def save_adapters(student: Student, teacher: Teacher, folder: Path) -> Path:
             (unfinished / name).mkdir()
             save_file(diffusers_weights(network, component), unfinished / name / _WEIGHTS)
         write_atomic(unfinished / _INDEX, json.dumps(index, indent=2) + "\n")
+        write_card(unfinished, student, teacher, _usage(student, teacher), making)
     return folder
 
 
@@ -141,3 +152,35 @@ def _base(index: dict[str, Any], folder: Path) -> tuple[nn.Module, Path]:
 def _component(place: Path) -> str:
     """What a pipeline calls the network of a folder; of a flat one, as most do."""
     return place.name if place.name in ("unet", "transformer") else "unet"
+
+
+def _usage(student: Student, teacher: Teacher) -> Usage:
+    """How adapters are loaded: one by the teacher's own pipeline, if it has one, others by ours."""
+    note = (
+        "The teacher must be where `lora.json` says, and opmerge installed, with its extra `torch`."
+    )
+    if not has_own_pipeline(teacher):
+        return Usage(
+            "from opmerge.distillation import FewStepPipeline, load_student\n\n"
+            "pipeline = FewStepPipeline.from_student(load_student(FOLDER))\n"
+            f"images = pipeline({own_call(student)}).images",
+            note,
+            is_adapter=True,
+        )
+    assert teacher.folder is not None, "a pipeline is in a folder"
+    name = pipeline_parts(teacher.folder).class_name
+    networks = {jump.network for jump in student.jumps}
+    if len(networks) > 1 or not hasattr(getattr(diffusers, name), "load_lora_weights"):
+        words = ' --prompt "PROMPT"' if student.needs.keys() - {LABELS} else ""
+        code = f"opmerge sample FOLDER{words} --output samples.png"
+        return Usage(code, note, is_adapter=True, language="sh")
+    return Usage(
+        f"from diffusers import {name}\n"
+        "from opmerge.distillation.scheduler import JumpScheduler\n\n"
+        f"pipeline = {name}.from_pretrained(TEACHER)\n"
+        'pipeline.load_lora_weights(FOLDER, subfolder="adapter_1")\n'
+        'pipeline.scheduler = JumpScheduler.from_pretrained(FOLDER, subfolder="jumps")\n'
+        f"images = pipeline({pipelines_call(student)}).images",
+        "TEACHER is its teacher's folder. opmerge must be installed, with its extra `torch`.",
+        is_adapter=True,
+    )

@@ -28,6 +28,7 @@ from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.pipelines import PipelineParts, other_parts, pipeline_parts
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.experts import TimestepExperts
+from opmerge.distillation.model_card import Making, Usage, pipelines_call, write_card
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.files import folder_beside, read_json_object, reading, write_atomic
 
@@ -54,13 +55,18 @@ def has_own_pipeline(teacher: Teacher) -> bool:
 
 
 def save_in_pipeline(
-    student: Student, teacher: Teacher, folder: Path, copies: bool = False
+    student: Student,
+    teacher: Teacher,
+    folder: Path,
+    copies: bool = False,
+    making: Making | None = None,
 ) -> Path:
     """Write a student as its teacher's pipeline, whole or not at all; an older one is replaced.
 
     Args:
         teacher: one that has its own pipeline.
         copies: the other parts are copied; they are links to the teacher's otherwise.
+        making: told in its card.
 
     Raises:
         InputError: if it cannot be written.
@@ -87,7 +93,7 @@ def save_in_pipeline(
         scheduler.save_pretrained(unfinished / "scheduler")
         jumps.save_pretrained(unfinished / JUMPS)
         write_atomic(unfinished / INDEX, json.dumps(index, indent=2) + "\n")
-        write_atomic(unfinished / "README.md", _readme(parts, student, plain))
+        write_card(unfinished, student, teacher, _usage(parts, student, plain), making)
     return folder
 
 
@@ -214,27 +220,18 @@ def _entry(part: Any) -> list[str]:
     return ["diffusers" if hasattr(diffusers, name) else module, name]
 
 
-def _readme(parts: PipelineParts, student: Student, plain: PlainSteps | None) -> str:
+def _usage(parts: PipelineParts, student: Student, plain: PlainSteps | None) -> Usage:
     """How a student's pipeline is loaded and called."""
-    count, name = len(student.jumps), parts.class_name
-    asked = f"num_inference_steps={count}"
+    name, asked = parts.class_name, pipelines_call(student)
     needed = "import opmerge.distillation  # the scheduler of the steps\n"
     if plain is not None:
         values = [round(value, 6) for value in plain.values]
         asked, needed = f"{asked}, {plain.argument}={values}", ""
     variant = f', variant="{parts.variant}"' if parts.variant else ""
-    told = ""
-    if student.needs:
-        told = "PROMPT, " if student.num_classes is None else "class_labels=[0], "
-    return f"""# A student of {count} step{"s" * (count > 1)}
-
-```python
-{needed}from diffusers import {name}
-
-pipeline = {name}.from_pretrained(FOLDER{variant})
-images = pipeline({told}{asked}, guidance_scale=1.0).images
-```
-
-It was distilled by opmerge and knows these steps alone. Guidance, if its teacher had any, is part
-of what it has learned: it is sampled without (`guidance_scale=1.0`).
-"""
+    return Usage(
+        f"{needed}from diffusers import {name}\n\n"
+        f"pipeline = {name}.from_pretrained(FOLDER{variant})\n"
+        f"images = pipeline({asked}).images",
+        "Guidance, if its teacher had any, is part of what it has learned: it is sampled without "
+        "(`guidance_scale=1.0`).",
+    )

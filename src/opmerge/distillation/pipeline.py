@@ -28,12 +28,14 @@ from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.denoisers.trusted import check_classes, parts_of
 from opmerge.distillation.adapters import is_adapted
 from opmerge.distillation.lora_folder import is_lora_folder, load_adapted, save_adapters
+from opmerge.distillation.model_card import Making, Usage, own_call, write_card
 from opmerge.distillation.own_pipeline import (
     has_own_pipeline,
     load_from_pipeline,
     load_part,
     save_in_pipeline,
 )
+from opmerge.distillation.sampling import is_image
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.stages import Stage
 from opmerge.errors import InputError
@@ -193,7 +195,11 @@ setattr(diffusers, FewStepPipeline.__name__, FewStepPipeline)
 
 
 def save_student(
-    student: Student, folder: Path, teacher: Teacher | None = None, copies: bool = False
+    student: Student,
+    folder: Path,
+    teacher: Teacher | None = None,
+    copies: bool = False,
+    making: Making | None = None,
 ) -> Path:
     """Write the pipeline folder of a student, whole or not at all; an older one is replaced.
 
@@ -201,6 +207,7 @@ def save_student(
         teacher: whose own pipeline the student is written as, if it has one that does more than
             denoise: by links to its other parts, or ``copies`` of them. A student of adapters is
             written as these, beside no copy of the teacher's weights (see ``lora_folder``).
+        making: how it came about, for its model card.
 
     Raises:
         InputError: as ``FewStepPipeline.from_student``; if the folder holds something else or
@@ -212,13 +219,26 @@ def save_student(
         if teacher is None:
             requirement = "must be given with a student of adapters, which are of its network"
             raise InputError("teacher", requirement)
-        return save_adapters(student, teacher, folder)
+        return save_adapters(student, teacher, folder, making)
     if teacher is not None and has_own_pipeline(teacher):
-        return save_in_pipeline(student, teacher, folder, copies)
+        return save_in_pipeline(student, teacher, folder, copies, making)
     pipeline = FewStepPipeline.from_student(student)
     with folder_beside(folder) as unfinished:
         pipeline.save_pretrained(unfinished)
+        write_card(unfinished, student, teacher, _usage(student), making)
     return folder
+
+
+def _usage(student: Student) -> Usage:
+    """How a student's own pipeline is loaded and called."""
+    return Usage(
+        "import opmerge.distillation  # makes the pipeline's class known to diffusers\n"
+        "from diffusers import DiffusionPipeline\n\n"
+        "pipeline = DiffusionPipeline.from_pretrained(FOLDER)\n"
+        f"images = pipeline({own_call(student)}).images",
+        "opmerge must be installed, with its extra `torch`; "
+        '`custom_pipeline="pipeline", trust_remote_code=True` takes the place of its import.',
+    )
 
 
 def check_can_be_saved(teacher: Teacher, plan: Plan, stages: Sequence[Stage], folder: Path) -> None:
@@ -280,11 +300,6 @@ def _sample_shape(index: Mapping[str, Any], networks: Mapping[str, Any]) -> tupl
         if known != shape:
             raise ValueError(f"sample_shape {shape}, and that of {name} {known}")
     return shape
-
-
-def is_image(sample_shape: tuple[int, ...]) -> bool:
-    """Whether samples of a shape are shown as images: grey ones, or one or three channels first."""
-    return len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
 
 
 def _check_networks(networks: Iterable[nn.Module], number: int) -> None:

@@ -110,6 +110,11 @@ def decoded(
     return torch.cat([family.decode(pipeline, part).cpu() for part in parts])
 
 
+def is_image(sample_shape: tuple[int, ...]) -> bool:
+    """Whether samples of a shape are shown as images: grey ones, or one or three channels first."""
+    return len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
+
+
 def image_grid(samples: Tensor, num_columns: int | None = None) -> Image.Image:
     """Samples side by side, row by row, [-1, 1] as black to white; places left over are white.
 

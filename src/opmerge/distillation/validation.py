@@ -12,11 +12,11 @@ from torch import Tensor
 from opmerge.denoisers.conditions import KeptConditions
 from opmerge.denoisers.denoiser import Condition
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.pipeline import is_image
 from opmerge.distillation.sampling import (
     decoded,
     draw_samples,
     image_grid,
+    is_image,
     told_of,
     write_image_grid,
 )

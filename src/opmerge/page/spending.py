@@ -50,7 +50,7 @@ def answer(record: Record) -> str:
         f"Spend {run['budget']} like this: {planning} on planning; then "
         f"{phrase[0].lower()}{phrase[1:]}, {sentences.iteration_range(best['iterations'])} at a "
         f"learning rate of {run['learning_rate']:g}. Expected error "
-        f"{sentences.forecast_phrase(record, best)}; measured {_told(kept['measured'])}."
+        f"{sentences.forecast_phrase(record, best)}; measured {interval_told(kept['measured'])}."
     ]
     ratios = [
         f"{each['name']} {number(each['measured']['value'] / kept['measured']['value'])} times"
@@ -68,8 +68,8 @@ def rows(record: Record) -> list[list[str]]:
     return [
         [
             each["name"],
-            _told(each["measured"]),
-            "–" if each["forecast"] is None else _told(each["forecast"]),
+            interval_told(each["measured"]),
+            "–" if each["forecast"] is None else interval_told(each["forecast"]),
             f"{each['measured']['value'] / np.sqrt(size):.3g}",
             percent(each["measured"]["value"] / spread),
             amount(each["total"]),
@@ -81,7 +81,8 @@ def rows(record: Record) -> list[list[str]]:
     ]
 
 
-def _told(interval: Mapping[str, float]) -> str:
+def interval_told(interval: Mapping[str, float]) -> str:
+    """A number with the ends of its interval."""
     return f"{interval['value']:.3g} ({interval['low']:.3g} – {interval['high']:.3g})"
 
 

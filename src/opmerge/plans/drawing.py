@@ -48,10 +48,11 @@ def plan_figure(
     boundaries: Sequence[int],
     title: str = "",
     has_free_step: bool = False,
+    words: str = "share of the squared error (%)",
 ) -> Figure:
     """Each merge as a bar over the steps that it jumps over, in the round in which it is trained.
 
-    A merge has its ``boundaries`` (j, k_1, …, i) and its ``share`` of the squared error; at the
+    A merge has its ``boundaries`` (j, k_1, …, i) and its ``share`` of what the words say; at the
     ``boundaries`` (T, …, 0) of the plan one student hands over to the next. The first two may be
     those of a free step, which is hatched. The title is by default the number of merges.
     ``InputError`` says if all this forms no plan.
@@ -67,7 +68,7 @@ def plan_figure(
     half = 0.42 if last <= _MOST_SEPARATE_ROWS else _TOUCHING
     axes.axhspan(-half, half, color="#dcdcdc", linewidth=0)
     if shares:
-        _draw_bars(figure, axes, plan, shares, half)
+        _draw_bars(figure, axes, plan, shares, half, words)
     _draw_marks(axes, plan, half)
     if plan.free_step is not None:
         ends = (plan.num_steps, plan.free_step)
@@ -84,7 +85,7 @@ def plan_figure(
 
 
 def _draw_bars(
-    figure: Figure, axes: Axes, plan: Plan, shares: Sequence[float], half: float
+    figure: Figure, axes: Axes, plan: Plan, shares: Sequence[float], half: float, words: str
 ) -> None:
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
@@ -107,7 +108,7 @@ def _draw_bars(
     axes.add_collection(bars)
     bar = figure.colorbar(bars, ax=axes, location="bottom", aspect=36, pad=0.03)
     bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
-    bar.set_label("share of the squared error (%)")
+    bar.set_label(words)
     bar.outline.set_visible(False)
 
 

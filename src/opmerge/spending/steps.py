@@ -25,6 +25,7 @@ from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.adapters import fused_student
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.free_step import num_batches
+from opmerge.distillation.model_card import Making
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.distillation.sampling import told_of
 from opmerge.errors import InputError
@@ -339,7 +340,11 @@ class Spending:
 
     def student(self, name: str) -> Student:
         """A student that was trained, by its name."""
-        return load_student(self._folder(name) / "student").to(self.accelerator.device)
+        return load_student(self.student_folder(name)).to(self.accelerator.device)
+
+    def student_folder(self, name: str) -> Path:
+        """Where that student lies."""
+        return self._folder(name) / "student"
 
     def _folder(self, name: str) -> Path:
         return self.folder / "students" / re.sub(r"\W+", "-", name)
@@ -378,7 +383,10 @@ class Spending:
         student = run.student()
         if self.accelerator.is_main_process:
             saved = fused_student(student, run.teacher.network) if self.asked.fuse_lora else student
-            save_student(saved, folder / "student", run.teacher, self.asked.copy_components)
+            is_trained = name != CLOSED_FORM
+            making = Making.of(run, self.spectrum.source, self.prices.told, is_trained)
+            given = folder / "student", run.teacher, self.asked.copy_components
+            save_student(saved, *given, making)
         found = evaluate_student(
             run.teacher,
             student,

@@ -18,8 +18,7 @@ from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.denoisers.teacher_training import train_teacher
 from opmerge.distillation.executor import Distillation
-from opmerge.distillation.pipeline import is_image
-from opmerge.distillation.sampling import draw_samples, image_png
+from opmerge.distillation.sampling import draw_samples, image_png, is_image
 from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import OptimizationConfig
