@@ -17,7 +17,9 @@ import pytest
 
 import opmerge
 from opmerge.cli import main
+from opmerge.cli.libraries import library_fault
 from opmerge.cli.output import show_table
+from opmerge.errors import InputError
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., tuple[int, str, str]]
@@ -329,3 +331,39 @@ def test_help_is_whole_at_any_width(
     is_whole = words(columns) == words("200")
     seen(f"COLUMNS={columns} plan --help", "every letter", "every letter" if is_whole else "cut")
     assert is_whole
+
+
+READS = "import os\nvalue = os.environ.get({name!r}, '')\n{fails}\n"
+FAILS = "raise ValueError(f'invalid literal: {value!r}')"
+
+
+def fault_of(source: str) -> InputError | None:
+    """What is told of the error that a library of this source ends in."""
+    with pytest.raises(ValueError, match="invalid") as error:
+        exec(compile(source, "/usr/lib/site-packages/other/module.py", "exec"), {})
+    return library_fault(error.value)
+
+
+def test_a_variable_is_named_where_it_was_read_and_only_there(
+    monkeypatch: pytest.MonkeyPatch, seen: Seen
+) -> None:
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", "junk")
+    monkeypatch.setenv("MKL_THREADS", "junk")
+    fault = fault_of(READS.format(name="JOBLIB_TEMP_FOLDER", fails=FAILS))
+    assert fault is not None
+    assert str(fault).startswith("`JOBLIB_TEMP_FOLDER`")
+    assert fault_of("value = 'junk'\n" + FAILS) is None  # quoted, and read by nobody
+    assert (
+        fault_of(READS.format(name="MKL_OTHER", fails=FAILS.replace("{value!r}", "junk"))) is None
+    )
+    begins = "import os\nbegin = 'JOBLIB_'\nvalue = os.environ[begin + 'temp_folder'.upper()]\n"
+    fault = fault_of(begins + FAILS)
+    seen("a library that quotes a variable", "named if it read it", str(fault)[:30])
+    assert fault is not None
+
+
+def test_a_study_that_a_variable_stops_names_it(program: Program, seen: Seen) -> None:
+    done = program("study", "phase", "--quick", env={"JOBLIB_MULTIPROCESSING": "junk"})
+    seen("JOBLIB_MULTIPROCESSING=junk", "exit 2, named", done.stderr.strip()[:60])
+    assert done.returncode == 2
+    assert "`JOBLIB_MULTIPROCESSING`" in done.stderr

@@ -208,3 +208,12 @@ def test_an_index_with_its_usual_names_is_one(tmp_path: Path, label: str, seen: 
     seen(f"to_csv(index_label={label!r})", values.shape, got.values.shape)
     assert np.array_equal(got.values, values)
     assert any("index" in note for note in got.notes)
+
+
+def test_a_table_of_tabs_is_read_by_its_ending(tmp_path: Path, seen: Seen) -> None:
+    frame = pandas.DataFrame(np.random.default_rng(3).normal(size=(6, 3)), columns=["a", "b", "c"])
+    frame.to_csv(tmp_path / "table.TSV", sep="\t")
+    got = np.concatenate(list(open_source(str(tmp_path / "table.TSV")).batches()))
+    expected = pandas.read_csv(tmp_path / "table.TSV", sep="\t", index_col=0).to_numpy()
+    seen("a .tsv of pandas with its index", expected.shape, got.shape)
+    np.testing.assert_array_equal(got, expected)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opmerge.cli import runs
+from opmerge.cli.libraries import variable_fault
 from opmerge.cli.networks import prepare_libraries
 from opmerge.cli.progress import progress_bar, resumable, say
 from opmerge.errors import InputError
@@ -91,7 +92,8 @@ def load_study(name: str) -> Study:
         study: Study = entry.load()
     except Exception as error:  # whatever a package of another's raises is about it
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(name, f"must be importable from {entry.value}", reason) from error
+        need = f"must be importable from {entry.value}"
+        raise variable_fault(error) or InputError(name, need, reason) from error
     return study
 
 

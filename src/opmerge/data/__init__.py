@@ -37,8 +37,8 @@ def open_source(
     A folder holds images, or arrays of a sample each, or is a prepared data set, whose samples are
     as the network reads them.
     A built-in name wins over a file of that name; write ``./digits`` for the file. Files are
-    ``.npy``, ``.npz``, ``.csv``, ``.pt`` or ``.safetensors``. A folder that holds CelebA is
-    recognised, and cropped and split as usual for CelebA; nothing else takes a ``split``.
+    ``.npy``, ``.npz``, ``.csv``, ``.tsv``, ``.pt`` or ``.safetensors``. A folder that holds CelebA
+    is recognised, and cropped and split as usual for CelebA; nothing else takes a ``split``.
     Progress is told the number of a folder's files checked so far.
 
     Raises:

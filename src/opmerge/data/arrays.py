@@ -1,4 +1,4 @@
-"""Array files as sources: .npy (memory-mapped), .npz, .csv, .pt and .safetensors."""
+"""Array files as sources: .npy (memory-mapped), .npz, .csv, .tsv, .pt and .safetensors."""
 
 from __future__ import annotations
 
@@ -326,11 +326,12 @@ _READERS: dict[str, Callable[[Path, str], Stored]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".pt": _read_pt,
     ".safetensors": _read_safetensors,
 }
 
 ARRAY_SUFFIXES = tuple(_READERS)
 
-SAMPLE_SUFFIXES = tuple(suffix for suffix in ARRAY_SUFFIXES if suffix != ".csv")
+SAMPLE_SUFFIXES = tuple(suffix for suffix in ARRAY_SUFFIXES if suffix not in (".csv", ".tsv"))
 """Of files that may hold a sample each; tables lie beside them for other reasons."""

@@ -28,10 +28,10 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
         text: ``cosine``, ``nichol-dhariwal``, ``linear``, ``scaled-linear`` or
             ``equal-angle:EIGENVALUE`` (hyphen and underscore alike); a diffusers
             ``scheduler_config.json`` or model folder; or a file of arrays with T + 1 entries
-            each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy`` or ``.csv`` with alphas and
-            sigmas as two rows or two columns (2 x 2 is read as rows; a CSV may begin with the
-            line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as stored in a
-            plan.
+            each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy``, ``.csv`` or ``.tsv`` with
+            alphas and sigmas as two rows or two columns (2 x 2 is read as rows; a table may begin
+            with the line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as
+            stored in a plan.
         num_steps: T.
 
     Raises:
@@ -74,10 +74,10 @@ def _value_after_name(name: str, value: str) -> dict[str, Any]:
 def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Alphas and sigmas as a file holds them."""
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy", ".csv"):
-        raise InputError(str(path), "must be a folder or a .json, .npz, .npy or .csv file")
+    if suffix not in (".npz", ".npy", ".csv", ".tsv"):
+        raise InputError(str(path), "must be a folder or a .json, .npz, .npy, .csv or .tsv file")
     try:
-        if suffix == ".csv":
+        if suffix in (".csv", ".tsv"):
             return _read_csv(path)
         with open_file(path) as stream:  # np.load leaves a file that it refuses open
             check_unpacked(stream, path)

@@ -20,6 +20,7 @@ _BOUNDS = {
     "less_than": "<",
     "less_than_equal": "<=",
 }
+_EXACT = 2**53  # whole numbers up to here are numbers of float64
 _KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
 
 
@@ -61,9 +62,10 @@ class Settings(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _as_given(cls, value: Any, check: Any) -> Any:
-        """A whole number stays one where any number may stand, so that JSON and digests do too."""
-        checked = check(value)
-        return value if type(value) is int and type(checked) is float else checked
+        """A whole number stays one where any number may stand, so that JSON and digests do too; but
+        for one that float64 rounds, which JSON would."""
+        checked, is_exact = check(value), type(value) is int and abs(value) <= _EXACT
+        return value if is_exact and type(checked) is float else checked
 
     def given(self, name: str, otherwise: Any = None) -> Any:
         """The value of a field if it was given, and not left to its default."""

@@ -38,7 +38,7 @@ class DataOptions(SourceOptions):
 
     source: str = argument(
         "SOURCE",
-        "digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz .csv .pt "
+        "digits, patches, faces, eigenvalues:0.2,0.5,2, a file of samples (.npy .npz .csv .tsv .pt "
         ".safetensors), a saved spectrum (.npz), a folder of images, of CelebA or of arrays, or a "
         "prepared data set.",
     )
@@ -57,8 +57,8 @@ class SampleOptions(SourceOptions):
 
     source: str = argument(
         "SOURCE",
-        "digits, patches, faces, a file of samples (.npy .npz .csv .pt .safetensors), a folder of "
-        "images or arrays, or a prepared data set; none, or one of prompts alone, with "
+        "digits, patches, faces, a file of samples (.npy .npz .csv .tsv .pt .safetensors), a "
+        "folder of images or arrays, or a prepared data set; none, or one of prompts alone, with "
         "--data_free.",
     )
     labels: str | None = option(
