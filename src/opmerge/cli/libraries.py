@@ -43,17 +43,18 @@ def library_fault(error: BaseException) -> InputError | None:
 def variable_fault(error: BaseException) -> InputError | None:
     """The variable that a library read and whose value its error quotes, if there is one.
 
-    It read it if the code that failed, or what called it, has the variable's name, or names with
-    such a beginning.
+    It read it if the code that failed, or what called it, has the variable's name, or a word that
+    its name begins with, such as that of the library.
     """
     told = str(list(_chain(error))[-1])
-    texts = {text for each in _chain(error) for text in _texts(each)}
+    texts = {text.lower().rstrip("_") for each in _chain(error) for text in _texts(each)}
     for name, value in os.environ.items():
         word = re.escape(value)
         quoted = rf"\b{word}\b" if len(value) >= _TELLING else f"['\"]{word}['\"]"
         if not (name.startswith(_PREFIXES) and value and re.search(quoted, told, re.I)):
             continue
-        if texts & {name, *(name[: mark.end()] for mark in re.finditer("_", name))}:
+        words = name.lower().split("_")
+        if texts & {"_".join(words[:count]) for count in range(1, len(words) + 1)}:
             requirement = f"must be a value that its library reads ({_reason(error)})"
             return InputError(name, requirement, value, "unset it")
     return None

@@ -51,6 +51,16 @@ def start(config: OptimizationConfig, folder: Path, writes: bool = True) -> Acce
     return make_accelerator(config, folder)
 
 
+def tell_of_earlier(folder: Path, checkpoint: str | None) -> None:
+    """Say, of a run that starts anew in a folder with checkpoints, what becomes of them."""
+    found = sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir())
+    if checkpoint is None and found:
+        say(
+            f"starting anew: {', '.join(found)} in {folder} are of an earlier run, and stay until "
+            "newer ones take their places; --resume_from_checkpoint latest would have gone on"
+        )
+
+
 def prepare_libraries() -> None:
     """Keep libraries' bars and notices off standard error, and what is loaded out of collections.
 

@@ -44,6 +44,7 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
 
     folder = files.output_dir
     accelerator = networks.start(config.optimization, folder)
+    networks.tell_of_earlier(folder, files.checkpoint)
     data, told = networks.load_training_data(accelerator, samples, folder)
     if told is not None and set(told.shapes) != {LABELS}:
         requirement = "must tell of classes alone: the teachers that are trained here read no text"
@@ -99,6 +100,7 @@ def distill(
         _compare_training(config, made_for.training)
     folder = None if asked.dry_run else files.output_dir
     accelerator = networks.start(config.optimization, files.output_dir, not asked.dry_run)
+    networks.tell_of_earlier(files.output_dir, files.checkpoint)
     main = accelerator.is_main_process
     inputs = networks.training_inputs(accelerator, samples, teacher, config.data_free, folder)
     if made_for is not None and not asked.dry_run:  # which reads no data

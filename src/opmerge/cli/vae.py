@@ -36,6 +36,7 @@ def train(
 
     folder = files.output_dir
     accelerator = networks.start(config.optimization, folder)
+    networks.tell_of_earlier(folder, files.checkpoint)
     main = accelerator.is_main_process
     opened, config = _open(images, config)
     loaded = latents.load_images(opened, folder, partial(networks.read_samples, accelerator))

@@ -192,3 +192,24 @@ def test_a_folder_belongs_to_one_command_at_a_time(
     assert status == 0
     status, _, _ = run("plan", "digits", "--steps", 8, "--output_dir", folder)
     assert status == 0  # nor does one that has ended hold it
+
+
+def test_a_run_that_starts_anew_in_a_used_folder_says_so_and_is_as_in_a_new_one(
+    tmp_path: Path, run: Run, seen: Seen
+) -> None:
+    def train(folder: str, seed: int, *more: object) -> tuple[int, str, bytes]:
+        size = ("--hidden_size", 8, "--num_iterations", 4, "--checkpointing_steps", 2)
+        asked = ("digits", "--output_dir", tmp_path / folder, "--seed", seed, *size, *more)
+        status, _, err = run("train-teacher", *asked)
+        (weights,) = (tmp_path / folder / "teacher").rglob("*.safetensors")
+        return status, err, weights.read_bytes()
+
+    first = train("used", 0)
+    again = train("used", 1)
+    resumed = train("used", 1, "--resume_from_checkpoint", "latest")
+    new = train("new", 1)
+    told = ["starting anew" in err for _, err, _ in (first, again, resumed, new)]
+    seen("a run in a used folder", "told, and as in a new one", told)
+    assert [status for status, _, _ in (first, again, resumed, new)] == [0] * 4
+    assert told == [False, True, False, False]
+    assert again[2] == resumed[2] == new[2] != first[2]
