@@ -31,6 +31,7 @@ class TimeUpError(Exception):
 class _Limit:
     deadline: float = math.inf
     tell: Tell | None = None
+    is_over: Callable[[], bool] | None = None
 
 
 # of the command, or else of this import: on the wall, and of processors
@@ -57,12 +58,17 @@ def searching_seconds(seconds: float) -> float:
 
 
 @contextmanager
-def time_limit(seconds: float = math.inf, tell: Tell | None = None) -> Iterator[None]:
+def time_limit(
+    seconds: float = math.inf,
+    tell: Tell | None = None,
+    is_over: Callable[[], bool] | None = None,
+) -> Iterator[None]:
     """Loops inside that ``tick`` end by ``TimeUpError`` once the seconds have passed, or those of a
-    limit around this one; ``tell`` hears of each, or else that of the limit around."""
+    limit around this one; ``tell`` hears of each, or else that of the limit around. So they do once
+    it ``is_over`` for whoever waits, in here or in a limit inside."""
     around = _LIMIT.get()
     deadline = min(around.deadline, time.monotonic() + seconds)
-    token = _LIMIT.set(_Limit(deadline, tell or around.tell))
+    token = _LIMIT.set(_Limit(deadline, tell or around.tell, is_over or around.is_over))
     try:
         yield
     finally:
@@ -93,7 +99,8 @@ def tick(doing: str = "", done: float = 0.0, needs: float = 0.0) -> None:
     limit = _LIMIT.get()
     if limit.tell is not None and doing:
         limit.tell(done, doing)
-    if time.monotonic() + needs > limit.deadline:
+    is_late = time.monotonic() + needs > limit.deadline
+    if is_late or (limit.is_over is not None and limit.is_over()):
         raise TimeUpError
 
 

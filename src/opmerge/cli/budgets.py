@@ -132,18 +132,17 @@ class _Spent:
     def of(cls, spending: BudgetOptions, steps: int, premises: Premises) -> _Spent:
         """The budget that was asked for, or the one that stands for it; what an iteration costs is
         as told, or as in the runs that the calibration is for."""
-        from opmerge.forecast.cost import IterationCost, fewest_targets
+        from opmerge.forecast.cost import IterationCost
 
         known, given = premises.settings, spending.given
         batches = known.get("optimization", {}).get("global_batch_size", spending.train_batch_size)
         batch = given("train_batch_size", batches)
-        is_solved = premises.table.is_nonlinear or not known  # it may be, and must not cost more
-        cost = IterationCost(
+        cost = IterationCost.of_runs(
+            premises.table,
+            known,
             batch,
             given("target_reuse", known.get("target_reuse", spending.target_reuse)),
-            is_solved,
-            guided_steps=GuidanceOptions.of_record(premises.guidance).steps(steps),
-            fewest=fewest_targets(premises.table.num_dimensions, batch) if is_solved else 0,
+            GuidanceOptions.of_record(premises.guidance).steps(steps),
         )
         if spending.budget is None:
             guided = cost.teacher_passes(steps, 0) - steps

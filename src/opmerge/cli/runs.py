@@ -102,6 +102,7 @@ def write_run(
     Everything is made before anything is written, so that a failure leaves the folder as it was.
     """
     from opmerge.page import report_page
+    from opmerge.planners.record import plan_file
 
     used = {
         "merge_time": record["problem"]["training"].get("time"),
@@ -115,27 +116,6 @@ def write_run(
     write_config(folder, command, *options, used, libraries=())
     for name, text in contents.items():
         write_atomic(folder / name, text)
-
-
-def plan_file(result: opmerge.PlannerResult) -> opmerge.PlanFile:
-    """The file of a plan: the problem that it is for, and what is predicted and proved of it."""
-    from opmerge.planners.record import prediction
-
-    problem, cut = result.outcome.problem, {"cut_short_after": result.seconds}
-    return opmerge.PlanFile(
-        result.plan,
-        problem.schedule,
-        problem.training,
-        problem.merge_rule,
-        problem.objective,
-        {
-            **prediction(result.outcome),
-            "lower_bound": result.lower_bound,
-            "gap": result.gap,
-            **(cut if result.cut_short else {}),
-        },
-        problem.spectrum.identity(),
-    )
 
 
 def write_spectrum(folder: Path, spectrum: opmerge.Spectrum) -> None:

@@ -285,6 +285,8 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
     Nothing is proved of such a plan, but that no distance is below 0. Without data nothing is
     predicted.
     """
+    from opmerge.planners.record import plan_file
+
     schedule = opmerge.diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps)
     rule, guidance = run.config.merge_rule, run.teacher.guidance_record
     if run.config.data_free:
@@ -292,7 +294,7 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
         return replace(file, guidance=guidance)
     problem = opmerge.Problem(networks.read_spectrum(samples), schedule, merge_rule=rule)
     outcome = opmerge.evaluate(problem, run.plan)
-    file = runs.plan_file(opmerge.PlannerResult(outcome, lower_bound=0.0))
+    file = plan_file(opmerge.PlannerResult(outcome, lower_bound=0.0))
     return replace(file, guidance=guidance)
 
 

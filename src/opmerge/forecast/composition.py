@@ -50,6 +50,17 @@ class Forecast:
     high: float
     draws: tuple[float, ...]
 
+    @classmethod
+    def of(cls, law: FittedLaw, squared: Array) -> Forecast:
+        """That of squared paired errors: of the law itself and, if it has any, of its draws."""
+        errors = np.sqrt(squared)
+        draws = errors[1:] if law.draws else errors
+        rng = np.random.default_rng(0)  # the scatter, beside what the draws differ by
+        spread = np.exp(law.scatter * rng.standard_normal((256, 1))) * draws
+        tail = (1 - _INTERVAL) / 2
+        low, high = np.quantile(spread, [tail, 1 - tail])
+        return cls(float(errors[0]), float(low), float(high), tuple(draws.tolist()))
+
 
 def forecast(
     law: FittedLaw, table: TeacherTable, plan: Plan, iterations: Sequence[float]
@@ -59,20 +70,25 @@ def forecast(
     Raises:
         InputError: for a plan of another number of steps, or not one number a merge.
     """
-    laws = (law.law, *law.draws)
-    errors = np.sqrt(squared_errors(laws, table, plan, iterations))
-    draws = errors[1:] if law.draws else errors
-    rng = np.random.default_rng(0)  # the scatter, beside what the draws differ by
-    spread = np.exp(law.scatter * rng.standard_normal((256, 1))) * draws
-    tail = (1 - _INTERVAL) / 2
-    low, high = np.quantile(spread, [tail, 1 - tail])
-    return Forecast(float(errors[0]), float(low), float(high), tuple(draws.tolist()))
+    return Forecast.of(law, squared_errors((law.law, *law.draws), table, plan, iterations))
 
 
 def squared_errors(
     laws: Sequence[MergeLaw], table: TeacherTable, plan: Plan, iterations: Sequence[float]
 ) -> Array:
     """(number of laws,) squared paired errors of a plan."""
+    errors: Array = group_errors(laws, table, plan, iterations).sum(axis=1)
+    return errors
+
+
+def group_errors(
+    laws: Sequence[MergeLaw], table: TeacherTable, plan: Plan, iterations: Sequence[float]
+) -> Array:
+    """(number of laws, G) those squared errors by group of directions.
+
+    Raises:
+        InputError: for a plan of another number of steps, or not one number a merge.
+    """
     if plan.num_steps != table.num_steps:
         raise InputError("plan", f"must have {table.num_steps} steps", plan.num_steps)
     if len(iterations) != len(plan.merges):
@@ -81,7 +97,7 @@ def squared_errors(
     standing = _Standing(laws, table)
     for merge, count in zip(plan.merges, iterations, strict=True):
         standing.train(merge, float(count))
-    free = 0.0 if plan.free_step is None else float(table.free_error(plan.free_step).sum())
+    free = 0.0 if plan.free_step is None else table.free_error(plan.free_step)
     return standing.at_output() + free
 
 
@@ -155,11 +171,11 @@ class _Standing:
         return kept(self._of["shape"], x, waiting(shares, self._of["onset"], iterations))
 
     def at_output(self) -> Array:
-        """(number of laws,) squared error of the output: windows' errors, carried there."""
+        """(number of laws, G) squared error of the output: windows' errors, carried there."""
         table, aligned, squared = self._table, 0.0, 0.0
         for start, (stop, own, scattered) in self._at.items():
             end = table.node_at(stop)
             weight = table.carry[table.node_at(start), end] * table.gains[end]
             aligned, squared = aligned + weight * own, squared + weight**2 * scattered
-        total: Array = (np.zeros_like(self._rates) + aligned**2 + squared).sum(axis=1)
+        total: Array = np.zeros_like(self._rates) + aligned**2 + squared
         return total

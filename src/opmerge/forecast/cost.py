@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,9 @@ from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
 from opmerge.settings.distillation import MOST_REUSE
+
+if TYPE_CHECKING:
+    from opmerge.forecast.table import TeacherTable
 
 STUDENT_PASSES = 3.0
 """κ: a student's forward and backward pass, in forward passes (THEORY 9)."""
@@ -93,6 +96,23 @@ class IterationCost:
     def of_iterations(cls) -> IterationCost:
         """1 an iteration, whatever it does: for budgets that count iterations."""
         return _Iterations(batch=1, student_passes=1.0)
+
+    @classmethod
+    def of_runs(
+        cls,
+        table: TeacherTable,
+        settings: Mapping[str, Any],
+        batch: int,
+        reuse: int | Literal["auto"],
+        guided_steps: range = UNGUIDED,
+    ) -> IterationCost:
+        """That of runs which a table, and the settings of a calibration, are for.
+
+        Without settings the linear part may be solved, and must not cost more then.
+        """
+        is_solved = table.is_nonlinear or not settings
+        fewest = fewest_targets(table.num_dimensions, batch) if is_solved else 0
+        return cls(batch, reuse, is_solved, guided_steps=guided_steps, fewest=fewest)
 
     def uses(self, children: ArrayLike) -> Array:
         """R(m), elementwise."""

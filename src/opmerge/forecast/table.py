@@ -138,9 +138,13 @@ class TeacherTable:
 
     def shares(self, start: int, stop: int) -> Array:
         """(G,) what a direction of each group has of a jump's squared deviation, in percent."""
-        whole = self.deviation(start, start, stop)
-        shares: Array = 100 * whole / self.sizes / max(float(whole.sum()), _LEAST)
-        return np.maximum(shares, _LEAST_SHARE)
+        return self.shares_of(self.deviation(start, start, stop))
+
+    def shares_of(self, squares: Array) -> Array:
+        """(…, G) those shares of (…, G) squared deviations."""
+        whole = np.maximum(squares.sum(axis=-1, keepdims=True), _LEAST)
+        shares: Array = np.maximum(100 * squares / self.sizes / whole, _LEAST_SHARE)
+        return shares
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a
@@ -196,13 +200,14 @@ def linear_table(spectrum: Spectrum, schedule: NoiseSchedule) -> TeacherTable:
     products = np.zeros((count, count, count, groups))
     for j in range(1, count):
         step = int(nodes[j])
-        slots = [*nodes[:j].tolist(), step - 1]
-        composite = np.exp([teacher.log_composite(stop, step) for stop in slots])
+        slots = np.append(nodes[:j], step - 1)
+        composite = np.exp(teacher.log_products[slots] - teacher.log_products[step])
         ratio = sigma[slots] / sigma[step]
         reached = alpha[slots] - alpha[step] * ratio
         coefficients = (composite - ratio[:, None]) / reached[:, None]
-        weighted = coefficients[:, None] * coefficients[None] * teacher.variances[step] * weights
-        products[j, : j + 1, : j + 1] = grouped(weighted)
+        weighted = coefficients * np.sqrt(teacher.variances[step] * weights)
+        for group, part in enumerate(np.split(weighted, ends, axis=-1)):
+            products[j, : j + 1, : j + 1, group] = part @ part.T
     sizes = grouped(weights[None])[0]
     output = np.exp([2 * teacher.log_composite(0, int(step)) for step in nodes[1:]])
     gains = np.vstack([np.ones(groups), np.sqrt(grouped(output * weights) / sizes)])

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from opmerge.checks import check_number
 from opmerge.clock import while_time
 from opmerge.errors import InputError
-from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
+from opmerge.forecast import FittedLaw, Forecast, TeacherTable
 from opmerge.forecast.cost import IterationCost
 from opmerge.planners.local_moves import improved
-from opmerge.planners.splits import Jumps, Split, Splitter, jumps_of, plan_of
+from opmerge.planners.splits import Forecasts, Jumps, Split, Splitter, jumps_of, plan_of
 from opmerge.planners.surrogate import iteration_grid, price_range, priced_plans
 from opmerge.plans import STRATEGIES, Plan
 from opmerge.plans.strategies import (
@@ -130,12 +130,15 @@ def frontier(
     budgets: Sequence[float],
     student_steps: Sequence[int] = (1,),
     cost: IterationCost | None = None,
+    *,
+    quick: bool = False,
 ) -> list[BudgetResult]:
     """``plan_for_budget`` for every K, and of each for every budget, ascending.
 
     With more budget no forecast of ``least`` is worse: what a smaller one pays for is a candidate.
     Budgets that do not pay for an iteration of every merge are left out, and, but for the first,
-    those for which the time of a ``time_limit`` does not suffice.
+    those for which the time of a ``time_limit`` does not suffice. ``quick`` leaves out the search:
+    the least is then that of the named strategies, in a tenth of the time.
 
     Raises:
         InputError: as ``plan_for_budget``, if no budget does for some K, or there is none.
@@ -147,13 +150,15 @@ def frontier(
     for count in counts:
         uniform_boundaries(table.num_steps, count)  # refuses what is out of range
     splitter = Splitter(table, law.law, cost or IterationCost())
+    found: dict[int, dict[Jumps, tuple[Array, tuple[int, ...]]]] = {k: {} for k in counts}
+    if quick:
+        return list(_results(splitter, law, found, ordered, trials=0))
     number = _PRICES if len(ordered) == 1 else _PRICES_OF_FRONTIER
     prices = price_range(splitter, ordered[0], ordered[-1], number)
-    found: dict[int, dict[Jumps, tuple[Array, tuple[int, ...]]]] = {k: {} for k in counts}
     for priced in priced_plans(splitter, prices, iteration_grid(splitter, ordered[-1]), counts):
         of_count = found[len(priced.boundaries) - 1]
         of_count.setdefault(priced.jumps, (priced.iterations, priced.boundaries))
-    return list(while_time(_results(splitter, law, found, ordered), "plans for budgets"))
+    return list(while_time(_results(splitter, law, found, ordered, _TRIALS), "plans for budgets"))
 
 
 def _results(
@@ -161,10 +166,11 @@ def _results(
     law: FittedLaw,
     found: Mapping[int, Mapping[Jumps, tuple[Array, tuple[int, ...]]]],
     budgets: Sequence[float],
+    trials: int,
 ) -> Iterator[BudgetResult]:
     """For every K, and of each for every budget that suffices, or else the largest."""
     for count, priced in found.items():
-        search = _Search(splitter, law, count, priced)
+        search = _Search(splitter, law, count, priced, trials)
         enough = [budget for budget in budgets if budget >= search.least_cost]
         yield from map(search.at, enough or budgets[-1:])
 
@@ -208,8 +214,11 @@ class _Search:
         law: FittedLaw,
         student_steps: int,
         priced: Mapping[Jumps, tuple[Array, tuple[int, ...]]],
+        trials: int,
     ) -> None:
         self.splitter, self.law, self.student_steps = splitter, law, student_steps
+        self._trials = trials
+        self._forecasts = Forecasts(splitter, law)
         self._names: dict[Jumps, list[str]] = {}
         self._weights: dict[Jumps, Array | None] = {}
         for jumps, name in while_time(self._named([edges for _, edges in priced.values()])):
@@ -242,7 +251,9 @@ class _Search:
         """The result for a budget; they must ascend."""
         splits = self._splits(budget)
         for split in while_time(sorted(splits.values(), key=lambda each: each.error)[:_REFINED]):
-            better = improved(self.splitter, split, budget, _TRIALS) if split.jumps else split
+            better = split
+            if split.jumps and self._trials:
+                better = improved(self.splitter, split, budget, self._trials)
             splits[better.jumps] = better
             self._weights[better.jumps] = better.counts
         least = min(splits.values(), key=lambda each: each.error)
@@ -310,7 +321,7 @@ class _Search:
         plan = plan_of(split.jumps, table.num_steps)
         iterations = tuple(int(count) for count in split.iterations)
         cost = self.splitter.total_cost(split.jumps, split.iterations)
-        expected = forecast(self.law, table, plan, iterations)
+        expected = self._forecasts.of(split.jumps, iterations)
         named = name or self._names.get(split.jumps, [_FOUND])[0]
         return BudgetPlan(named, plan, iterations, cost, expected)
 

@@ -27,6 +27,7 @@ def budget_record(
     cost: IterationCost,
     told: str,
     guidance: GuidanceRecord | None = None,
+    at_equal_cost: bool = True,
 ) -> dict[str, Any]:
     """A plan's record, in which every plan has what it costs and what is forecast of it.
 
@@ -36,14 +37,14 @@ def budget_record(
     strategies are at the budget. ``least`` is the plan with the least forecast; ``frontier`` has a
     row for every K and budget. A budget is told in its own words, by its amount, and as network
     evaluations (those of the plan, where iterations were asked for). ``guidance`` is that of the
-    teacher.
+    teacher, ``at_equal_cost`` as in ``plan_record``.
     """
     with unlimited():
         best = evaluate(problem, result.best.plan)
     strategies = {each.name: each for each in result.strategies}
     outcomes = evaluate_in_time(problem, ((name, s.plan) for name, s in strategies.items()))
     linear = PlannerResult(best, 0.0, "budget", 0.0)
-    record = plan_record(problem, linear, outcomes)
+    record = plan_record(problem, linear, outcomes, at_equal_cost)
 
     def entry(planned: BudgetPlan) -> dict[str, Any]:
         expected, least = planned.forecast, result.least.forecast

@@ -34,20 +34,20 @@ def improved(splitter: Splitter, split: Split, budget: float, limit: int) -> Spl
             if splitter.student_steps(jumps) != wanted or splitter.least_cost(jumps) > budget:
                 continue
             left -= 1
-            there = splitter.best(jumps, budget, _inherited(split, jumps))
+            there = splitter.best(jumps, budget, inherited(split.jumps, split.counts, jumps))
             if there.error < (1 - _LEAST_GAIN) * split.error:
                 split, is_improving = there, True
                 break
     return split
 
 
-def _inherited(split: Split, jumps: Jumps) -> Array:
-    """(M,) weights of a neighbour's merges: its plan's own, and for new ones by their length."""
-    known = dict(zip(split.jumps, split.counts, strict=True))
-    ends = np.array(split.jumps, dtype=np.float64)
+def inherited(jumps: Jumps, counts: Array, changed: Jumps) -> Array:
+    """(M,) weights of other merges: those of a plan's own, and for new ones by their length."""
+    known = dict(zip(jumps, counts, strict=True))
+    ends = np.array(jumps, dtype=np.float64)
     powers = (ends[:, 0] - ends[:, 1]) ** LENGTH_EXPONENT
-    usual = float(np.median(split.counts / powers))
-    weights = [known.get((a, b), usual * (a - b) ** LENGTH_EXPONENT) for a, b in jumps]
+    usual = float(np.median(counts / powers))
+    weights = [known.get((a, b), usual * (a - b) ** LENGTH_EXPONENT) for a, b in changed]
     return np.array(weights)
 
 
@@ -62,7 +62,7 @@ def _neighbours(splitter: Splitter, jumps: Jumps) -> Iterator[Jumps]:
             moved = step + shift * gap
             if 0 < moved < num_steps:
                 for starts, stops in ((True, True), (True, False), (False, True)):
-                    yield _moved(jumps, step, moved, starts, stops)
+                    yield moved_end(jumps, step, moved, starts, stops)
     for start, stop in jumps:
         ends = _part_ends(jumps, start, stop)
         if len(ends) > _MOST_ENDS:
@@ -73,7 +73,7 @@ def _neighbours(splitter: Splitter, jumps: Jumps) -> Iterator[Jumps]:
                 yield in_order((*jumps, pair))
 
 
-def _moved(jumps: Jumps, step: int, moved: int, starts: bool, stops: bool) -> Jumps:
+def moved_end(jumps: Jumps, step: int, moved: int, starts: bool, stops: bool) -> Jumps:
     """Jumps of which those that start, or stop, at a step do so at another; empty ones go."""
     shifted = (
         (moved if starts and a == step else a, moved if stops and b == step else b)

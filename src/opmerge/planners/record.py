@@ -10,6 +10,7 @@ from opmerge.clock import TimeUpError
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.allocation import allocate
 from opmerge.planners.result import PlannerResult
+from opmerge.plans.codec import PlanFile
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
@@ -86,7 +87,10 @@ def equal_cost_distance(problem: Problem, outcome: Outcome, cost: float) -> floa
 
 
 def plan_record(
-    problem: Problem, result: PlannerResult, strategies: Mapping[str, Outcome]
+    problem: Problem,
+    result: PlannerResult,
+    strategies: Mapping[str, Outcome],
+    at_equal_cost: bool = True,
 ) -> dict[str, Any]:
     """The record of one planned problem, with named strategies beside the plan found.
 
@@ -95,10 +99,11 @@ def plan_record(
     ``prediction``, and ``errors``: the squared W2 of each distinct eigenvalue, multiplicity
     included. Those are of merges trained alike, so that plans differ in cost; where it is known
     (``equal_cost_distance``), ``w2_at_equal_cost`` is the W2 with the best split of the network
-    evaluations that the best plan takes when its merges are trained alike.
+    evaluations that the best plan takes when its merges are trained alike; that may be left out,
+    because it takes seconds.
     """
     best, notes = result.outcome, [*result.notes]
-    cost = best.plan.network_evaluations()
+    cost = best.plan.network_evaluations() if at_equal_cost else 0.0
     entry = _outcome_record(best, cost)
     timesteps = problem.schedule.timesteps  # of a diffusers schedule
     if timesteps is not None:  # which the students read
@@ -140,6 +145,25 @@ def plan_record(
         },
         "versions": versions(),
     }
+
+
+def plan_file(result: PlannerResult) -> PlanFile:
+    """The file of a plan: the problem that it is for, and what is predicted and proved of it."""
+    problem, cut = result.outcome.problem, {"cut_short_after": result.seconds}
+    return PlanFile(
+        result.plan,
+        problem.schedule,
+        problem.training,
+        problem.merge_rule,
+        problem.objective,
+        {
+            **prediction(result.outcome),
+            "lower_bound": result.lower_bound,
+            "gap": result.gap,
+            **(cut if result.cut_short else {}),
+        },
+        problem.spectrum.identity(),
+    )
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:

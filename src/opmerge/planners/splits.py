@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from opmerge.errors import InputError
-from opmerge.forecast import MergeLaw, TeacherTable
+from opmerge.forecast import FittedLaw, Forecast, MergeLaw, TeacherTable
 from opmerge.forecast.cost import IterationCost
 from opmerge.forecast.law import LEAST_ONSET
 from opmerge.plans import Merge, Plan, Tree
@@ -107,13 +107,20 @@ class Splitter:
         table, schedule = self.table, self.table.schedule
         node_of = np.array([table.node_at(step) for step in range(table.num_steps + 1)])
         norms = np.einsum("jkkg->jkg", table.products)
-        squares = norms[:, :, None] + norms[:, None] - 2 * table.products
+        squares = np.maximum(norms[:, :, None] + norms[:, None] - 2 * table.products, 0.0)
         angles = np.arctan2(schedule.sigmas, schedule.alphas)
         carry, gains = np.ascontiguousarray(table.carry), np.ascontiguousarray(table.gains)
-        nodes = range(len(table.nodes))
-        shares = np.array([[table.shares(j, i) for i in nodes] for j in nodes])
-        fixed = node_of.astype(np.int64), angles, carry, gains, np.maximum(squares, 0.0)
+        own = np.arange(len(table.nodes))
+        shares = table.shares_of(squares[own, own])
+        fixed = node_of.astype(np.int64), angles, carry, gains, squares
         return Tables(*fixed, shares / 100, shares**self.law.share_exponent)
+
+    def under(self, law: MergeLaw) -> Splitter:
+        """The same under another law, with the arrays that do not depend on it shared."""
+        other = Splitter(self.table, law, self.cost)
+        haste = (100 * self.tables.shares) ** other.law.share_exponent
+        other.tables = self.tables._replace(haste=haste)
+        return other
 
     @cached_property
     def compiled_law(self) -> Law:
@@ -233,3 +240,19 @@ class Splitter:
         if budget < least:
             requirement = f"must be >= {math.ceil(least):,} evaluations, an iteration a merge"
             raise InputError("budget", requirement, f"{budget:,.0f}")
+
+
+class Forecasts:
+    """Forecasts of plans under a law and its draws: ``opmerge.forecast``, by the compiled one."""
+
+    def __init__(self, splitter: Splitter, law: FittedLaw) -> None:
+        self._law, self._splitter = law, splitter
+
+    @cached_property
+    def _splitters(self) -> list[Splitter]:
+        return [self._splitter, *(self._splitter.under(draw) for draw in self._law.draws)]
+
+    def of(self, jumps: Jumps, iterations: ArrayLike) -> Forecast:
+        """What a plan's students leave, with these (M,) iterations in the order of execution."""
+        squared = [each.error(jumps, iterations)[0] for each in self._splitters]
+        return Forecast.of(self._law, np.array(squared))
