@@ -97,7 +97,7 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(CORE)/core.stamp: pyproject.toml constraints.txt | $(CORE)/bin/python
 	@echo "installing opmerge without torch into $(CORE) (a minute, once)"
 	$(CORE)/bin/python -m pip --disable-pip-version-check --quiet install \
-	  --constraint constraints.txt --editable '.[studies,test]'
+	  --constraint constraints.txt --editable '.[studies,explore,test]'
 	@touch $@
 
 $(LOWEST)/lowest.stamp: pyproject.toml lowest.txt | $(LOWEST)/bin/python

@@ -15,7 +15,7 @@ import click
 from click.shell_completion import shell_complete
 
 from opmerge import clock
-from opmerge.cli import planning, preparing, spending, students, studies, training, vae
+from opmerge.cli import exploring, planning, preparing, spending, students, studies, training, vae
 from opmerge.cli.libraries import library_fault
 from opmerge.cli.options import Commands, as_option
 from opmerge.cli.streams import discard, prepare_streams
@@ -35,6 +35,7 @@ COMMANDS = Commands(
         "compare": planning.compare,
         "evaluate": planning.evaluate,
         "spectrum": planning.spectrum,
+        "explore": exploring.explore,
         "report": studies.report,
         "prepare": preparing.prepare,
         "train-teacher": training.train_teacher,

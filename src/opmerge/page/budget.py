@@ -64,7 +64,7 @@ def budget_sections(record: Record) -> Iterator[Section]:
         "diamond is the plan of this page"
         + (" with its free first step, which the lines leave out." if has_free_step else "."),
         frontier_figure(record),
-        _frontier_table(record),
+        frontier_table(record),
     )
     if best["merges"]:
         plan = recorded_plan(best)
@@ -74,7 +74,7 @@ def budget_sections(record: Record) -> Iterator[Section]:
             "iterations; the dot is where it reads. Long jumps are learned slowly."
             + (" Dashed: where one student hands over to the next." * (plan.student_steps > 1)),
             iterations_figure(record),
-            _merge_table(record),
+            merge_table(record),
             draw_text(plan, _OUTLINE_WIDTH),
         )
     yield draw_section(
@@ -84,7 +84,7 @@ def budget_sections(record: Record) -> Iterator[Section]:
         "iterations, as people run it. Intervals share what the law does not know: the table says "
         "by how much two plans differ.",
         strategies_figure(record),
-        _strategy_table(record),
+        strategy_table(record),
     )
 
 
@@ -111,13 +111,13 @@ def frontier_figure(record: Record) -> Figure:
         series,
         Axis("network evaluations"),
         Axis("error / teacher's spread"),
-        _frontier_title(record),
+        frontier_title(record),
         levels=[Level(x=record["budget"]["evaluations"], look=_DASHED)],
         height=3.2,
     )
 
 
-def _frontier_title(record: Record) -> str:
+def frontier_title(record: Record) -> str:
     """What four times the budget would buy, for as many student steps."""
     budget, count = record["budget"], record["problem"]["student_steps"]
     errors = {
@@ -169,10 +169,10 @@ def strategies_figure(record: Record) -> Figure:
         if chosen.any():
             places = np.flatnonzero(chosen)
             series.append(Series("", ends[0], places, look, ends[1], ends[2]))
-    return intervals(series, names, Axis("error / teacher's spread"), _strategies_title(record))
+    return intervals(series, names, Axis("error / teacher's spread"), strategies_title(record))
 
 
-def _strategies_title(record: Record) -> str:
+def strategies_title(record: Record) -> str:
     equal, best = record["equal"], record["best"]
     if equal is None or not best["paired_rms"]:
         return "Forecasts at the same cost"
@@ -180,7 +180,8 @@ def _strategies_title(record: Record) -> str:
     return f"Progressive with equal iterations errs {number(ratio)} times as much"
 
 
-def _strategy_table(record: Record) -> Table:
+def strategy_table(record: Record) -> Table:
+    """Forecasts of the plan and of others at the same cost, with their intervals."""
     spread, size = record["budget"]["output_spread"], record["budget"]["dimensions"]
     rows = [
         [
@@ -201,7 +202,8 @@ def _strategy_table(record: Record) -> Table:
     return Table("Plans at the same cost", columns, rows, note)
 
 
-def _frontier_table(record: Record) -> Table:
+def frontier_table(record: Record) -> Table:
+    """What other budgets are forecast to leave."""
     rows = [
         [
             f"{row['student_steps']}",
@@ -217,7 +219,8 @@ def _frontier_table(record: Record) -> Table:
     return Table("What other budgets buy", columns, rows)
 
 
-def _merge_table(record: Record) -> Table:
+def merge_table(record: Record) -> Table:
+    """Every merge with its iterations."""
     best = record["best"]
     rows = []
     for merge, count in zip(best["merge_list"], best["iterations"], strict=True):

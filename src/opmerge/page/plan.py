@@ -86,7 +86,7 @@ def _sections(record: Record) -> Iterator[Section]:
             sentences.plan_title(record),
             "free_step" in best,
         ),
-        table=_merge_table(record),
+        table=merge_table(record),
         outline=draw_text(recorded_plan(best), _OUTLINE_WIDTH),
     )
     yield draw_section(
@@ -96,13 +96,13 @@ def _sections(record: Record) -> Iterator[Section]:
         "left of it."
         + (f" Named strategies merge in {students} equal windows." if students > 1 else ""),
         strategies_figure(record),
-        table=_strategy_table(record),
+        table=strategy_table(record),
     )
     yield draw_section(
         "Error per eigen-direction",
         "The root of the squared W2 in one direction of each eigenvalue." + _left_out(record),
         directions_figure(record),
-        table=_direction_table(record),
+        table=direction_table(record),
     )
     if best["w2"] > 0 and best["merges"]:
         yield draw_section(
@@ -145,7 +145,8 @@ def _left_out(record: Record) -> str:
     return f" Eigenvalues that are 0 to rounding ({count}) are not drawn." if count else ""
 
 
-def _merge_table(record: Record) -> Table | None:
+def merge_table(record: Record) -> Table | None:
+    """Every merge with its round and its share of the error; None without merges."""
     best = record["best"]
     if not best["merge_list"]:
         return None
@@ -165,7 +166,8 @@ def _merge_table(record: Record) -> Table | None:
     return Table("Every merge, in the order of execution", columns, rows)
 
 
-def _strategy_table(record: Record) -> Table:
+def strategy_table(record: Record) -> Table:
+    """Distances of the plan and of the named strategies."""
     best = record["best"]
     entries = [
         ("best plan", best, 1.0 if best["w2"] > 0 else None),
@@ -193,7 +195,8 @@ def _strategy_table(record: Record) -> Table:
     return Table(title, columns, rows, bound)
 
 
-def _direction_table(record: Record) -> Table:
+def direction_table(record: Record) -> Table:
+    """Error in one direction of each eigenvalue, by curve."""
     errors = direction_errors(record)
     eigenvalues, counts = (record["spectrum"][key] for key in ("eigenvalues", "multiplicities"))
     rows = [

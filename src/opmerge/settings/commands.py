@@ -163,6 +163,23 @@ class ReportOptions(Settings):
     run: File = argument("RUN", "Folder of a plan or of studies.")
 
 
+class ExploreOptions(Settings):
+    """What is explored, and where the page is."""
+
+    panel = "Page"
+
+    source: str = argument(
+        "DATA|RUN",
+        "digits, patches, faces, eigenvalues:0.5, a file or folder of samples, a saved spectrum, "
+        "or the folder of a `plan` or `run`.",
+        "digits",
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = option(
+        8017, "Of the page's address on 127.0.0.1; 0: any that is free."
+    )
+    no_browser: bool = option(False, "Print the address, and open no browser.")
+
+
 class RunOptions(Settings):
     """The folder of a training and how it goes on."""
 

@@ -158,6 +158,8 @@ class Spending:
                 lambda done, total: self._report("calibrating", done, total),
                 table_samples=size.table_samples,
             )
+            if self.accelerator.is_main_process:
+                found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
             return Knowledge(found.law_fit.law, found.table.table, part)
         table = kept_table(*given, folder, self._samples_without_probes())
         is_solved = self.config.linear_part == "solve"
