@@ -28,7 +28,7 @@ class Got(NamedTuple):
 
 def get(address: str, path: str, **headers: str) -> Got:
     place = urlsplit(address)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with closing(connection):
         connection.request("GET", path, headers=names)
@@ -131,7 +131,7 @@ def test_it_says_where_it_is_and_ends_when_interrupted(tmp_path: Path) -> None:
             assert query == "source=eigenvalues:2"
             assert get(place, f"/?{query}").status == 200
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            assert process.wait(600) == 130
         finally:
             process.kill()
     assert list(tmp_path.iterdir()) == []

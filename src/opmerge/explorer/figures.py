@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from opmerge.plans import Plan
 from opmerge.plotting import power_of_ten
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 480.0, 50.0, 12.0, 8.0, 40.0
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 480.0, 60.0, 12.0, 8.0, 40.0
 _LETTER = 7.8  # width of one
 _MOST_TICKS = 6
 _ROW = 25.0
@@ -137,12 +137,11 @@ def told(value: float) -> str:
     return power_of_ten(decade) if mantissa < 1.01 else f"{mantissa:.2g}·{power_of_ten(decade)}"
 
 
-def plan_drawing(plan: Plan, weights: Sequence[float], words: str, title: str) -> Markup:
+def plan_drawing(plan: Plan, weights: Sequence[float], title: str) -> Markup:
     """Each merge as a bar over the steps that it jumps over, in its round; stronger by its weight.
 
     Args:
         weights: (M,) of the merges, such as their iterations.
-        words: what the weights are.
     """
     rounds = plan.rounds()
     most = max(rounds, default=0)
@@ -183,8 +182,7 @@ def plan_drawing(plan: Plan, weights: Sequence[float], words: str, title: str) -
         drawing.line(x(handover), _TOP, x(handover), bottom, "handover")
     for value in _steps_told(plan):
         drawing.text(x(value), bottom + 16, str(value))
-    told_words = f"step t, noise left, data right; one row a round; stronger: {words}"
-    drawing.text(_WIDTH / 2, drawing.height - 4, told_words, kind="axis")
+    drawing.text(_WIDTH / 2, drawing.height - 4, "step t (noise left, data right)", kind="axis")
     return drawing.svg("plan", title)
 
 

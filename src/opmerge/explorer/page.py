@@ -254,8 +254,11 @@ def _linear(answer: Answer) -> dict[str, Any]:
 def _plan_figure(
     answer: Answer, weights: Sequence[float], seen: str, words: str, table: Table | None
 ) -> Figure:
-    drawn = figures.plan_drawing(answer.plan, weights, words, f"The plan. {seen}")
-    caption = "Each bar is one merge, over the steps that its student jumps over."
+    drawn = figures.plan_drawing(answer.plan, weights, f"The plan. {seen}")
+    caption = (
+        "Each bar is one merge, over the steps that its student jumps over, one row a round; "
+        f"stronger: {words}."
+    )
     return Figure("The plan", seen, drawn, caption, table)
 
 

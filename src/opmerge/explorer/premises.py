@@ -14,6 +14,7 @@ from opmerge.errors import InputError
 from opmerge.explorer.view import RUN, View
 from opmerge.files import expand_home, read_json_object
 from opmerge.forecast import (
+    LAW_PRIORS,
     PRIORS,
     CalibrationFile,
     FittedLaw,
@@ -214,16 +215,21 @@ def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     if run.calibration is not None:
         run.calibration.check(schedule=sampler)
         return _calibrated(spectrum, sampler, run.calibration, budget)
-    law = next((each for each in PRIORS.values() if each.source == budget["law"]), None)
-    if law is None:
+    name = next((name for name, law in PRIORS.items() if law.source == budget["law"]), None)
+    if name is None:
         need = "must be in the run's folder, as the calibration.json that it was planned with"
         raise InputError("law", need, budget["law"], "choose another law")
     tables = [run.folder / place / TABLE_FILE for place in ("calibration", "table")]
     found = next((path for path in tables if path.is_file()), None)
-    settings = {"linear_part": budget["linear_part"]} if found else {}
-    table = read_table(found) if found else None
-    if table is not None and table.num_steps != sampler.num_steps:
+    if found is None:
+        return Premises(spectrum, sampler, PRIORS[name], recorded=budget)
+    table = read_table(found)
+    if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)
+    law, settings = (
+        LAW_PRIORS[name].fitted(len(table.sizes)),
+        {"linear_part": budget["linear_part"]},
+    )
     return Premises(spectrum, sampler, law, table, settings, budget)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from opmerge.cli import main
+from opmerge.explorer.answers import answer
+from opmerge.explorer.premises import Run, read_source
 from opmerge.forecast.cost import IterationCost
 from opmerge.page.spending import spending_page
 from opmerge.plans import PlanFile
@@ -81,9 +83,26 @@ def test_the_page_is_drawn_from_the_record_alone(spent: Path) -> None:
     assert page.count("<svg") >= 4
 
 
+def check_explored(folder: Path) -> None:
+    """The explorer opens a run with its plan, and forecasts of it what was forecast."""
+    found, record = read_source(str(folder)), record_of(folder)
+    assert isinstance(found, Run)
+    shown = answer(found.view, is_first=True)
+    assert shown.plan == PlanFile.read(folder / "plan.json").plan
+    for key in ("paired_rms", "low", "high", "iterations"):
+        assert shown.record["best"][key] == pytest.approx(record["best"][key], rel=1e-9)
+    for key in ("law", "batch", "reuse", "linear_part", "student_passes", "amount"):
+        assert shown.record["budget"][key] == record["budget"][key]
+
+
+def test_the_explorer_opens_what_was_spent(spent: Path) -> None:
+    check_explored(spent)
+
+
 def test_a_share_that_pays_for_probes_calibrates(teacher: Path, tmp_path: Path) -> None:
     budget = 600_000
     assert not run(teacher, tmp_path, "--calibration_share", 0.5, budget=budget)
+    check_explored(tmp_path)
     record = record_of(tmp_path)
     assert record["budget"]["law"].split()[1] == "probes"
     assert 0.2 * budget < record["run"]["calibration"] <= 0.5 * budget
