@@ -22,6 +22,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from opmerge.cli.studies import load_study, study_names
+from opmerge.forecast import LAW_PRIORS
 from opmerge.page.study import FILTERS, Told
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,19 @@ class Answered:
     settings: Mapping[str, Any]
     tables: Mapping[str, Any]
     told: Told
+
+    @property
+    def by_cell(self) -> list[dict[str, Any]]:
+        """Of the study `budgets`, by K and budget: lists over its seeds of what planner, best hand
+        plan and vanilla left, and what was forecast of the planner's."""
+        cells: dict[tuple[int, float], dict[str, Any]] = {}
+        for row in self.tables["regret"]:
+            key = row["student_steps"], row["budget"]
+            cell = cells.setdefault(key, {"student_steps": key[0], "budget": key[1]})
+            for name in ("best_hand", "best", "planned", "regret", "vanilla", "forecast"):
+                cell.setdefault(name, []).append(row[name])
+            cell.setdefault("percent", []).append(100 * row["regret"])
+        return list(cells.values())
 
     @property
     def held(self) -> int:
@@ -86,6 +100,7 @@ def documents(root: Path) -> dict[Path, str]:
             "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
             "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
         },
+        "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
