@@ -45,6 +45,7 @@ class Example(Settings):
     way: Literal["one-way", "other"] = option("one-way", "one-way or other.", name="by")
     place: Path | None = option(None, "Where.", metavar="DIR")
     exact: bool = option(False, "Whether.")
+    hidden: int = option(0, "Rarely needed.", rare=True)
     inner: Inner = option(Inner(rate=0.25), "What is inside.")
 
 
@@ -102,10 +103,34 @@ def test_help_tells_defaults_kinds_and_panels(asked: list[Example], run: Run) ->
         "--rate <float> A rate. [default: 0.25] --seed <int> A seed. [default: 0]",
         "--counts <str> One or several. [default: (the usual)]",
         "--names <list[str]> Names. --by <str> one-way or other. [default: one-way]",
-        "--place DIR Where. --exact <bool> Whether.",
+        "--place DIR Where. --exact Whether.",
         "SOURCE <str> What is read. [required]",
     ):
         assert words in text, (words, text)
+
+
+def test_rare_options_are_explained_with_all_alone(asked: list[Example], run: Run) -> None:
+    for words, is_shown in (("--help", False), ("--help --all", True), ("--all -h", True)):
+        status, out, _ = run("try", *words.split())
+        assert status == 0
+        assert ("--hidden" in out) is is_shown
+        assert ("Also the 1 options" in out) is not is_shown
+    assert main(["try", "x", "--hidden", "3"]) == 0
+    assert [each.hidden for each in asked] == [3]
+    status, _, err = run("try", "x", "--all")
+    assert (status, err.count("\n")) == (2, 1)
+
+
+def test_the_usual_help_of_every_command_fits_a_page_of_80_columns(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, command in every():
+        _, out, _ = run(*name.split(), "--help")
+        assert max(map(len, out.split("Examples")[0].splitlines())) <= 80, name
+        hidden = [each for each in command.options if each.rare]
+        assert not [each for each in hidden if re.search(rf"│ {each.opts[0]}\b", out)], name
+        assert not [each for each in hidden if each.required], name
 
 
 @pytest.mark.parametrize(

@@ -275,3 +275,31 @@ def test_a_budget_may_be_a_number(number: float) -> None:
     assert read_budget(DistillationConfig(budget=number).budget or "") == (5e5, "evaluations")
     with pytest.raises(InputError, match="budget"):
         DistillationConfig(budget=-number)
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "network"),
+    [
+        ({}, (3, 32, 32), "unet"),
+        ({}, (1, 16, 16), "unet"),
+        ({}, (4, 64, 64), "unet"),
+        ({}, (1, 8, 8), "mlp"),  # digits
+        ({}, (1, 25, 25), "mlp"),  # whose side cannot be halved
+        ({}, (3, 16, 32), "mlp"),
+        ({}, (3, 128, 128), "mlp"),
+        ({}, (512,), "mlp"),
+        ({"hidden_size": 64}, (3, 32, 32), "mlp"),
+        ({"label_dropout": 0.1}, (3, 32, 32), "unet"),
+        ({"token_side": 2}, (3, 32, 32), "dit"),
+        ({"block_out_channels": (8, 16)}, (1, 8, 8), "unet"),
+        ({"network": "mlp"}, (3, 32, 32), "mlp"),
+        ({"network": "unet"}, (1, 8, 8), "unet"),
+    ],
+    ids=str,
+)
+def test_the_network_of_a_teacher_is_that_of_its_samples(
+    given: dict[str, Any], shape: tuple[int, ...], network: str
+) -> None:
+    config = TeacherConfig(**given).for_samples(shape)
+    assert config.network == network
+    assert config.for_samples((1,)) == config  # decided

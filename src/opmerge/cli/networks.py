@@ -61,6 +61,17 @@ def tell_of_earlier(folder: Path, checkpoint: str | None) -> None:
         )
 
 
+def check_there(source: str | None, model: Path | None, argument: str = "teacher") -> None:
+    """Refuse data or a model that are not there before torch is imported, which takes seconds."""
+    from opmerge.data import check_source
+    from opmerge.denoisers.model_folder import locate_model
+
+    if source not in (None, "none"):
+        check_source(str(source))
+    if model is not None:
+        locate_model(model, argument)
+
+
 def prepare_libraries() -> None:
     """Keep libraries' bars and notices off standard error, and what is loaded out of collections.
 
@@ -310,12 +321,15 @@ def followed(
     """The records of a training as they come, behind a bar; loss and rate are logged."""
     first, total = next(records, None), config.num_iterations
     done = total if first is None else first.iteration - 1  # none where a finished run is resumed
+    doing = ""
     with (
         log_to(accelerator, folder, config, done) as log,
         progress_bar(title, total, done) as report,
     ):
         for record in chain(() if first is None else (first,), records):
-            report(record.iteration)
             if record.iteration % LOG_EVERY == 0 or record.iteration == total:
-                log(record.iteration, loss=float(record.loss), learning_rate=record.learning_rate)
+                loss = float(record.loss)  # waits for the device
+                log(record.iteration, loss=loss, learning_rate=record.learning_rate)
+                doing = f"loss {loss:.3g}"
+            report(record.iteration, doing)
             yield record, log

@@ -30,6 +30,7 @@ _CONTEXT: dict[str, Any] = {
     "token_normalize_func": lambda token: token.replace("-", "_"),
 }
 EXAMPLES = "\n\nExamples:\n"
+_ALL = "opmerge.all"  # in a context's notes: whether all options are asked for
 _TABLE_WIDTH = 76  # below, words would be cut beside the names: they stand under them
 # what Python calls otherwise
 _OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
@@ -38,18 +39,28 @@ _OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "a
 class _InPanels(click.Command):
     """A command that explains its parameters, and the commands in it, in panels."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--all" in args and {*self.get_help_option_names(ctx)} & {*args}:
+            ctx.meta[_ALL] = True  # of the commands within as well
+            args = [word for word in args if word != "--all"]
+        return super().parse_args(ctx, args)
+
     def get_help(self, ctx: click.Context) -> str:
         from rich.padding import Padding
         from rich.panel import Panel
         from rich.table import Table
         from rich.text import Text
 
-        rows: dict[str, list[list[Text]]] = {"Arguments": [], "Options": []}
+        rows: dict[str, list[list[Text]]] = {"Arguments": []}
+        hidden = 0
         for parameter in self.get_params(ctx):
             if isinstance(parameter, Explained):
                 panel, (name, kind, text, default) = parameter.panel, parameter.cells
+                if parameter.rare and not ctx.meta.get(_ALL):
+                    hidden += 1
+                    continue
             else:  # of click itself, such as --help
-                panel, kind, default = "Options", "<bool>", ""
+                panel, kind, default = "Help", "", ""
                 name = " ".join(sorted(parameter.opts, key=len, reverse=True))
                 text = getattr(parameter, "help", "")
             words = Text.assemble(text, (f" {default}".rstrip(), "dim"))
@@ -58,6 +69,9 @@ class _InPanels(click.Command):
         for name, command in getattr(self, "commands", {}).items():
             cells = [Text(name, "bold cyan"), Text(summary(command))]
             rows.setdefault("Commands", []).append(cells)
+        if hidden:
+            words = Text(f"Also the {hidden} options that are rarely needed.")
+            rows["Help"].append([Text("--help --all", "bold cyan"), Text(""), words])
         page = console()
         with page.capture() as captured:
             page.print(Padding(Text(self.get_usage(ctx), "bold"), (1, 1)))
@@ -99,6 +113,7 @@ class Command(_InPanels):
 
     def __init__(self, name: str, function: Callable[..., None]) -> None:
         told, _, shown = (inspect.getdoc(function) or "").partition(EXAMPLES)
+        told = "\n\n".join(" ".join(each.split()) for each in told.split("\n\n"))
         super().__init__(name, help=told, epilog=dedent(shown).strip(), context_settings=_CONTEXT)
         self._function = function
 
@@ -128,6 +143,7 @@ class Explained:
     """What help shows of a parameter: its name, kind of value, description and default."""
 
     panel: str
+    rare: bool
     description: str
     cells: tuple[str, str, str, str]
 
@@ -186,8 +202,10 @@ def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | 
             metavar = title if required else f"[{title}]"
             parameter = Argument([name], type=value, metavar=metavar, required=required)
         else:
-            title, kind = f"--{shown.get('name', name)}", shown.get("metavar", f"<{value.name}>")
-            form: dict[str, Any] = {"is_flag": True} if value.kind is bool else {"type": value}
+            is_flag = value.kind is bool
+            title, usual = f"--{shown.get('name', name)}", "" if is_flag else f"<{value.name}>"
+            kind = shown.get("metavar", usual)
+            form: dict[str, Any] = {"is_flag": True} if is_flag else {"type": value}
             form |= {"required": required, "multiple": value.repeated}
             parameter = Option([title, name], **form)
         if required:
@@ -198,6 +216,7 @@ def _parameters(group: type[Settings], values: Any = None) -> Iterator[Option | 
             told = "" if default is False or default in (None, ()) else f"[default: {default}]"
         owner: Any = next(each for each in reversed(group.__mro__) if name in _fields(each))
         parameter.panel, parameter.description = shown["panel"] or owner.panel, field.description
+        parameter.rare = shown["rare"]
         parameter.cells = (title, kind, field.description, told)
         yield parameter
 

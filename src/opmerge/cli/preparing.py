@@ -22,6 +22,8 @@ def prepare(asked: PreparingOptions) -> None:
         opmerge prepare my_images/ --teacher path/to/model --output_dir runs/data
         opmerge prepare --prompts prompts.txt --teacher path/to/model --output_dir runs/prompts
     """
+    networks.check_there(asked.source, asked.teacher)
+
     from opmerge import latents
 
     networks.prepare_libraries()

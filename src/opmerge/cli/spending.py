@@ -6,6 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+import opmerge
 from opmerge.cli import networks, runs
 from opmerge.cli.output import show_table
 from opmerge.cli.progress import bars_in_turn, resumable, say
@@ -47,11 +48,19 @@ def run(
         opmerge run runs/data --teacher path/to/model --steps 32 --budget 20h \\
             --student_steps 4 --output_dir runs/spent
     """
+    networks.check_there(samples.source, asked.teacher)
+    if not 1 <= asked.student_steps <= asked.steps:
+        need = f"must be from 1 to {asked.steps}, the teacher's steps"
+        raise InputError("student_steps", need, asked.student_steps)
+    if asked.fuse_lora and not asked.lora_rank:
+        raise InputError("fuse_lora", "must come with --lora_rank")
+    for name in asked.compare_with:  # refused before anything is trained
+        opmerge.build_strategy(name, asked.steps, asked.student_steps)
+
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
     from opmerge.distillation.model_card import add_pair
     from opmerge.distillation.sampling import image_png
-    from opmerge.plans import build_strategy
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
 
@@ -59,14 +68,7 @@ def run(
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
     teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
     samples, folder = samples.fitted(teacher.sample_shape), asked.output_dir
-    if not 1 <= asked.student_steps <= asked.steps:
-        need = f"must be from 1 to {asked.steps}, the teacher's steps"
-        raise InputError("student_steps", need, asked.student_steps)
     teacher = networks.guided(teacher, guidance, samples.source)
-    if asked.fuse_lora and not config.lora_rank:
-        raise InputError("fuse_lora", "must come with --lora_rank")
-    for name in asked.compare_with:  # refused before anything is trained
-        build_strategy(name, asked.steps, asked.student_steps)
     config = settled(config, teacher.network)
     accelerator = networks.start(optimization, folder)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli.networks import guided, prepare_libraries, read_teacher, told_by
+from opmerge.cli.networks import check_there, guided, prepare_libraries, read_teacher, told_by
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
@@ -36,6 +36,8 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
         opmerge sample path/to/model --steps 32 --prompt "a red fox" --num_samples 4 \\
             --output teacher.png
     """
+    check_there(None, asked.model, "model")
+
     from opmerge.denoisers.model_folder import locate_model
     from opmerge.denoisers.models import Teacher
     from opmerge.distillation.lora_folder import pipeline_folder
@@ -110,6 +112,11 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
         opmerge evaluate-student runs/student/student --teacher path/to/model \\
             --source my_images/
     """
+    check_there(asked.source, asked.teacher)
+    if not asked.student.is_dir():
+        raise InputError("student", "must be an existing folder", asked.student)
+    file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
+
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import load_samples
     from opmerge.distillation.pipeline import load_student
@@ -118,7 +125,6 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
     from opmerge.measure.evaluation import load_feature_extractor
 
     prepare_libraries()
-    file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
     student = load_student(asked.student).to(best_device())
     teacher = read_teacher(asked.teacher, student.num_steps, asked.ignore_clipping)
     asked = asked.fitted(student.sample_shape)

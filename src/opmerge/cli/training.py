@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opmerge.measure.calibration import Calibration
     from opmerge.measure.linearity import Linearity
     from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
-    from opmerge.settings.data import SampleOptions
+    from opmerge.settings.data import DistilledSamples, SampleOptions
     from opmerge.settings.distillation import DistillationConfig, OptimizationConfig, Sharing
     from opmerge.settings.guidance import GuidanceOptions
     from opmerge.settings.networks import TeacherConfig
@@ -36,9 +36,10 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
 
     Examples:
         opmerge train-teacher digits --output_dir runs/teacher
-        opmerge train-teacher my_images/ --network unet --schedule flow \\
-            --output_dir runs/teacher
+        opmerge train-teacher my_images/ --schedule flow --output_dir runs/teacher
     """
+    networks.check_there(samples.source, None)
+
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
@@ -50,7 +51,11 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
         requirement = "must tell of classes alone: the teachers that are trained here read no text"
         raise InputError("source", requirement, samples.source)
     labels = None if told is None else told[:].rows[LABELS]
+    shape, is_told = tuple(data.shape[1:]), config.given("network") is not None
+    config = config.for_samples(shape)
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
+    if not is_told:
+        say(f"the network is {config.network}, for samples of shape {shape}")
     if accelerator.is_main_process:
         runs.write_config(folder, "train-teacher", samples, config)
     title, best = "training the teacher", ""
@@ -63,7 +68,7 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
 
 
 def distill(
-    samples: SampleOptions,
+    samples: DistilledSamples,
     config: DistillationConfig,
     asked: DistillOptions,
     guidance: GuidanceOptions,
@@ -77,24 +82,26 @@ def distill(
         opmerge distill my_images/ --teacher path/to/model --plan runs/plan/plan.json \\
             --output_dir runs/student --dry_run
     """
-    from opmerge.denoisers.teacher_folder import check_plan_fits
-    from opmerge.distillation.executor import Distillation, settled
-    from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable
-    from opmerge.distillation.stages import plan_stages
-
+    networks.check_there(samples.source, asked.teacher)
     parsed, made_for = read_plan(asked.plan, asked.student_steps, asked.steps, asked.free_step)
     if asked.one_network:
         if config.given("sharing", "all") != "all":
             raise InputError("one_network", "must not be given together with --sharing")
         config = config.replaced(sharing="all")
     config = _configuration(config, made_for)
+    if asked.fuse_lora and not config.lora_rank:
+        raise InputError("fuse_lora", "must come with --lora_rank")
+
+    from opmerge.denoisers.teacher_folder import check_plan_fits
+    from opmerge.distillation.executor import Distillation, settled
+    from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable
+    from opmerge.distillation.stages import plan_stages
+
     teacher = networks.read_teacher(asked.teacher, parsed.num_steps, asked.ignore_clipping)
     samples = samples.fitted(teacher.sample_shape)
     config = settled(config, teacher.network)
     of_plan = None if made_for is None else made_for.guidance
     teacher = networks.guided(teacher, guidance, samples.source, of_plan)
-    if asked.fuse_lora and not config.lora_rank:
-        raise InputError("fuse_lora", "must come with --lora_rank")
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
         _compare_training(config, made_for.training)
@@ -170,6 +177,8 @@ def calibrate(
         opmerge calibrate digits --teacher runs/teacher/teacher --steps 32 --budget 5m \\
             --output_dir runs/calibration
     """
+    networks.check_there(samples.source, asked.teacher)
+
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
     from opmerge.measure.calibration import calibrate as fit

@@ -75,6 +75,16 @@ def open_source(
     return replace(source, notes=(*source.notes, ignored_partition(celeba)))
 
 
+def check_source(argument: str) -> None:
+    """Refuse at once, with nothing of it read, a source of samples that is not there.
+
+    Raises:
+        InputError: as ``open_source``.
+    """
+    if argument not in _BUILTIN and not argument.startswith(EIGENVALUES_PREFIX):
+        existing_path(argument)
+
+
 def existing_path(argument: str) -> Path:
     """The path that ``argument`` names.
 

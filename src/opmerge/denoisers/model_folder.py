@@ -14,10 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
-from diffusers.utils import logging
-from huggingface_hub import hf_hub_download
-
 from opmerge.denoisers.trusted import check_class, check_index, parts_of
 from opmerge.errors import InputError
 from opmerge.files import expand_home, in_place, read_json_object
@@ -81,6 +77,9 @@ def _snapshot(cached: Path) -> Path:
 
 def _download(name: str, argument: str) -> Path:
     """The folder to which diffusers downloads a model of the hub, or has it already."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+
     try:
         with quiet():
             given = {"use_safetensors": True, "trust_remote_code": False}
@@ -104,6 +103,8 @@ def hub_name(folder: Path) -> str | None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what diffusers logs of a file that it cannot have: the error says it."""
+    from diffusers.utils import logging
+
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:

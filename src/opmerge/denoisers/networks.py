@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from opmerge.errors import InputError
-from opmerge.settings.networks import MOST_LAYERS, UNET_GROUPS
+from opmerge.settings.networks import MOST_LAYERS, UNET_GROUPS, halvings_of
 
 _TIME_CHANNELS = 128
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 64
@@ -114,7 +114,7 @@ def make_unet(
         InputError: if samples are no such images, or their side cannot be halved that often.
     """
     channels, height = _image_size(sample_shape, "unet")
-    num_resolutions = max(2, math.ceil(math.log2(height / 8)) + 1)
+    num_resolutions = halvings_of(height) + 1
     widths = block_out_channels or tuple(32 * 2**level for level in range(num_resolutions))
     halvings = len(widths) - 1
     if height % 2**halvings:

@@ -142,6 +142,7 @@ def train_teacher(
         InputError: at once, if the settings or the checkpoint do not fit; while it runs, if a loss
             is not finite (the last checkpoint is kept) or a file cannot be written.
     """
+    config = config.for_samples(tuple(data.shape[1:]))
     num_classes = None if labels is None else int(labels.max()) + 1
     _check_dropout(config, labels)
     scheduler, settings = make_scheduler(config), config.optimization

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
-
 from opmerge.errors import InputError
 from opmerge.files import check_inside, read_json_object
 from opmerge.settings.networks import MOST_LAYERS
@@ -89,6 +87,8 @@ def _find(module: str, class_name: str) -> Any:
     """The class of that name; True for one of ours, None for one that libraries do not have."""
     if (module, class_name) in _OWN:
         return True
+    import diffusers
+
     if module == "diffusers":
         library: Any = diffusers
     elif module == "transformers":
@@ -105,6 +105,8 @@ def _is_known(found: Any) -> bool:
         return True  # nothing that a library could act on, or our own
     if not isinstance(found, type):
         return False
+    import diffusers
+
     known: list[type] = [diffusers.ModelMixin, diffusers.SchedulerMixin]
     if "transformers" in sys.modules:
         library = sys.modules["transformers"]

@@ -24,13 +24,17 @@ _EXACT = 2**53  # whole numbers up to here are numbers of float64
 _KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
 
 
-def option(default: Any, description: str, panel: str = "", **shown: str) -> Any:
+def option(
+    default: Any, description: str, panel: str = "", *, rare: bool = False, **shown: str
+) -> Any:
     """A setting: one line that Python, the command line, files and the reference read.
 
-    The command line shows it in its group's panel, unless another is named; ``shown`` holds what
-    else is not as usual there: its ``name`` and ``metavar``, and what is ``shown`` for its default.
+    The command line shows it in its group's panel, unless another is named, and one that is
+    ``rare`` with ``--help --all`` alone; ``shown`` holds what else is not as usual there: its
+    ``name`` and ``metavar``, and what is ``shown`` for its default.
     """
-    return Field(default, description=description, json_schema_extra={"panel": panel, **shown})
+    extra: dict[str, Any] = {"panel": panel, "rare": rare, **shown}
+    return Field(default, description=description, json_schema_extra=extra)
 
 
 def argument(metavar: str, description: str, default: Any = ...) -> Any:

@@ -62,9 +62,9 @@ class ProblemOptions(Settings):
         "linear theory's, also for K > 1.",
     )
     merge_rule: MergeRule = option(
-        DEFAULT_MERGE_RULE, "denoiser-copy (as networks are trained) or operator-copy."
+        DEFAULT_MERGE_RULE, "denoiser-copy (as networks are trained) or operator-copy.", rare=True
     )
-    objective: Objective = option("teacher", "teacher or data.")
+    objective: Objective = option("teacher", "teacher or data.", rare=True)
     student_steps: int = option(1, "K, the student's steps.")
 
 
@@ -90,17 +90,19 @@ class BudgetOptions(Settings):
         "20h, 2d). The plan and its iterations are chosen for it.",
     )
     train_batch_size: Count = option(
-        _TRAINED["optimization"].default.train_batch_size, "Samples of an iteration."
+        _TRAINED["optimization"].default.train_batch_size, "Samples of an iteration.", rare=True
     )
     target_reuse: Count | Literal["auto"] = option(
         _TRAINED["target_reuse"].default,
         "As of the run to come: times that a target is learned from, or auto, as many as a merge "
         "has children, at most 16.",
+        rare=True,
     )
     seconds_per_evaluation: Positive | None = option(
         None,
         "Of a sample on the machine to come, forward; a budget of time needs it, or a --teacher, "
         "which is timed on this one.",
+        rare=True,
     )
     teacher: File | None = option(
         None,
@@ -108,12 +110,13 @@ class BudgetOptions(Settings):
         "of Gaussian data, and its own schedule.",
         "Teacher",
     )
-    ignore_clipping: bool = option(False, _IGNORE_CLIPPING, "Teacher")
+    ignore_clipping: bool = option(False, _IGNORE_CLIPPING, "Teacher", rare=True)
     labels: str | None = option(
         None,
         "Class labels of the samples, for a class-conditional teacher: a .npy file of integers, or "
         "digits.",
         "Teacher",
+        rare=True,
     )
 
 
@@ -122,13 +125,16 @@ class SearchOptions(Settings):
 
     panel = "Search"
 
-    planner: str = option("auto", "auto, interval, scalar, certified, pareto or brute-force.")
-    epsilon: _Checked = option(0.0, "ε of the planner pareto, relative to each range.")
+    planner: str = option(
+        "auto", "auto, interval, scalar, certified, pareto or brute-force.", rare=True
+    )
+    epsilon: _Checked = option(0.0, "ε of the planner pareto, relative to each range.", rare=True)
     max_seconds: Positive = option(
         60.0,
         "The answer comes within about so many seconds of the command's start, by a search that is "
         "cut short if need be: with the best plan and the bound that it has by then, and a word "
         "about it. However long data take to read, half of them are for the search.",
+        rare=True,
     )
     strategy: tuple[str, ...] | None = option(
         None,
@@ -203,7 +209,7 @@ class TeacherOptions(Settings):
     panel = "Teacher"
 
     teacher: File = option(..., _TEACHER)
-    ignore_clipping: bool = option(False, _IGNORE_CLIPPING)
+    ignore_clipping: bool = option(False, _IGNORE_CLIPPING, rare=True)
 
 
 class DistillOptions(TeacherOptions):
@@ -224,6 +230,7 @@ class DistillOptions(TeacherOptions):
         "m: a step from T to m in closed form comes first, fitted to teacher runs; lists or a "
         "strategy are then of the m steps that remain.",
         shown="the plan's, or none",
+        rare=True,
     )
     one_network: bool = option(
         False, "One network for all steps of the student and all merges: --sharing all."
@@ -240,12 +247,13 @@ class DistillOptions(TeacherOptions):
         "Run",
         metavar="DIR",
         shown="what the data are told",
+        rare=True,
     )
     dry_run: bool = option(
         False, "Say what it will cost in time, memory and disk, and stop.", "Run"
     )
-    copy_components: bool = option(False, _COPIES, "Run")
-    fuse_lora: bool = option(False, _FUSED, "Run")
+    copy_components: bool = option(False, _COPIES, "Run", rare=True)
+    fuse_lora: bool = option(False, _FUSED, "Run", rare=True)
 
 
 class SpendingOptions(TeacherOptions):
@@ -262,11 +270,14 @@ class SpendingOptions(TeacherOptions):
     student_steps: Count = option(1, "K, the student's steps.")
     calibration_share: Annotated[
         float, must("be above 0 and below 1", lambda value: 0 < value < 1)
-    ] = option(0.1, "Of the budget, spent on probes that say what plans leave on this network.")
+    ] = option(
+        0.1, "Of the budget, spent on probes that say what plans leave on this network.", rare=True
+    )
     pilot_share: Share = option(
         0.1,
         "Of the budget, spent on short runs of plans that forecasts do not tell apart, with the "
         "learning rate and with three times that; 0: none.",
+        rare=True,
     )
     compare_with: tuple[str, ...] = option(
         (),
@@ -276,24 +287,30 @@ class SpendingOptions(TeacherOptions):
     max_seconds: Positive = option(
         60.0,
         "Of the search for a plan, which is cut short if need be. What it found is kept.",
+        rare=True,
     )
-    num_samples: Count = option(2000, "Samples on which students are measured.")
-    copy_components: bool = option(False, _COPIES, "Run")
-    fuse_lora: bool = option(False, _FUSED, "Run")
+    num_samples: Count = option(2000, "Samples on which students are measured.", rare=True)
+    copy_components: bool = option(False, _COPIES, "Run", rare=True)
+    fuse_lora: bool = option(False, _FUSED, "Run", rare=True)
     lora_rank: Count | None = option(
         None, "As of the run to come: adapters.", "Execution", shown="whole networks"
     )
     lora_target_modules: tuple[str, ...] | None = option(
-        None, "As of the run to come.", "Execution", shown="by the network"
+        None, "As of the run to come.", "Execution", shown="by the network", rare=True
     )
-    loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.", "Execution")
+    loss_weighting: LossWeighting = option(
+        "snr-truncated", "As of the run to come.", "Execution", rare=True
+    )
     linear_part: LinearPartChoice = option(
         "auto",
         "As of the run to come.",
         "Execution",
         shown="solve for the perceptron, train for others",
+        rare=True,
     )
-    target_reuse: Count | Literal["auto"] = option("auto", "As of the run to come.", "Execution")
+    target_reuse: Count | Literal["auto"] = option(
+        "auto", "As of the run to come.", "Execution", rare=True
+    )
 
 
 class CalibrationOptions(TeacherOptions):
@@ -309,16 +326,22 @@ class CalibrationOptions(TeacherOptions):
         "Of probes and table together, instead: network evaluations (2e6), iterations (5000it) or "
         "time (5m).",
     )
-    merge_rule: MergeRule = option(DEFAULT_MERGE_RULE, "denoiser-copy or operator-copy.")
-    loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.")
+    merge_rule: MergeRule = option(DEFAULT_MERGE_RULE, "denoiser-copy or operator-copy.", rare=True)
+    loss_weighting: LossWeighting = option("snr-truncated", "As of the run to come.", rare=True)
     linear_part: LinearPartChoice = option(
-        "auto", "As of the run to come.", shown="solve for the perceptron, train for others"
+        "auto",
+        "As of the run to come.",
+        shown="solve for the perceptron, train for others",
+        rare=True,
     )
     target_reuse: Count | Literal["auto"] = option(
-        "auto", "As of the run to come.", shown="auto: the operators of a merge, at most 16"
+        "auto",
+        "As of the run to come.",
+        shown="auto: the operators of a merge, at most 16",
+        rare=True,
     )
     half_rate: bool = option(
-        False, "Also train probes at half the learning rate, to predict for other rates."
+        False, "Also train probes at half the learning rate, to predict for other rates.", rare=True
     )
 
 
@@ -344,7 +367,9 @@ class PreparingOptions(Settings):
         metavar="FILE",
         shown="metadata.jsonl or .csv, or a .txt beside each image",
     )
-    caption_column: str = option("text", "Of metadata.jsonl or metadata.csv: the captions.")
+    caption_column: str = option(
+        "text", "Of metadata.jsonl or metadata.csv: the captions.", rare=True
+    )
     labels: str | None = option(
         None,
         "Class labels, for a class-conditional teacher: a .npy file of integers, or digits.",
@@ -354,11 +379,11 @@ class PreparingOptions(Settings):
         None, "Side to which images are resized and cropped.", shown="the teacher's"
     )
     split: Split | None = option(
-        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA"
+        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA", rare=True
     )
-    batch_size: Count = option(16, "Images or prompts at a time.", "Output")
+    batch_size: Count = option(16, "Images or prompts at a time.", "Output", rare=True)
     shard_size: Count = option(
-        1024, "Rows of a file at most, or as many as take 512 MiB.", "Output"
+        1024, "Rows of a file at most, or as many as take 512 MiB.", "Output", rare=True
     )
 
 
@@ -372,7 +397,7 @@ class SamplingOptions(Settings):
     num_samples: Count = option(64, "How many.")
     steps: int | None = option(None, "T, for a teacher.", shown="none")
     seed: int = option(0, "Of the initial noise.")
-    batch_size: int = option(256, "Samples at a time.")
+    batch_size: int = option(256, "Samples at a time.", rare=True)
     class_label: int | None = option(None, "Of all samples.", shown="each in turn")
     prompts: File | None = option(
         None, f"{_PREPARED}: its prompts, or what else it tells, in turn.", metavar="DIR"
@@ -386,6 +411,7 @@ class SamplingOptions(Settings):
         False,
         "Draw from a teacher whose scheduler clips its estimates of x_0, as if it did not, and say "
         "how far that moves its samples.",
+        rare=True,
     )
 
 
@@ -411,11 +437,14 @@ class MeasuringOptions(SourceOptions, TeacherOptions):
         200,
         "Of the bootstrap; 0: no intervals of the distances. One of 5000 samples with 2048 "
         "features takes 3 s or more on one core, for each Fréchet distance.",
+        rare=True,
     )
     seed: int = option(1, "Of the initial noise.")  # not 0: what is measured is no picture's
-    batch_size: int = option(256, "Samples at a time.")
+    batch_size: int = option(256, "Samples at a time.", rare=True)
     features: str | None = option(
-        None, "A function from samples to features, package.module:name, for Fréchet distances."
+        None,
+        "A function from samples to features, package.module:name, for Fréchet distances.",
+        rare=True,
     )
     plan: File | None = option(
         None, "The plan file: the error that it predicts beside the measured."

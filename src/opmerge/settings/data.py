@@ -13,16 +13,16 @@ class SourceOptions(Settings):
 
     panel = "Data"
 
-    patch_size: Count = option(16, "Side of the patches of `patches`.")
-    stride: Count = option(4, "Distance between those patches.")
+    patch_size: Count = option(16, "Side of the patches of `patches`.", rare=True)
+    stride: Count = option(4, "Distance between those patches.", rare=True)
     image_size: Count | None = option(
         None,
         "Side to which a folder's images are resized.",
         shown="the teacher's, else the images', at most 64",
     )
-    grey: bool = option(False, "Read a folder's images as grey.")
+    grey: bool = option(False, "Read a folder's images as grey.", rare=True)
     split: Split | None = option(
-        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA"
+        None, "Of CelebA: train, validation, test or all.", shown="train for CelebA", rare=True
     )
 
     def fitted(self, shape: tuple[int, ...] | None) -> Self:
@@ -43,13 +43,17 @@ class DataOptions(SourceOptions):
         "prepared data set.",
     )
     kind: str = option(
-        "samples", "What a file holds: samples or eigenvalues.", name="as", metavar="KIND"
+        "samples",
+        "What a file holds: samples or eigenvalues.",
+        name="as",
+        metavar="KIND",
+        rare=True,
     )
-    diagonal: bool = option(False, "Variances of the features instead of eigenvalues.")
+    diagonal: bool = option(False, "Variances of the features instead of eigenvalues.", rare=True)
     top_k: Count | None = option(
-        None, "Only the k largest eigenvalues (over 8192 features: by a sketch)."
+        None, "Only the k largest eigenvalues (over 8192 features: by a sketch).", rare=True
     )
-    seed: int = option(0, "Seed of the sketch.")
+    seed: int = option(0, "Seed of the sketch.", rare=True)
 
 
 class SampleOptions(SourceOptions):
@@ -58,13 +62,23 @@ class SampleOptions(SourceOptions):
     source: str = argument(
         "SOURCE",
         "digits, patches, faces, a file of samples (.npy .npz .csv .tsv .pt .safetensors), a "
-        "folder of images or arrays, or a prepared data set; none, or one of prompts alone, with "
-        "--data_free.",
+        "folder of images or arrays, or a prepared data set.",
     )
     labels: str | None = option(
         None,
         "Class labels of the samples, for a class-conditional network: a .npy file of integers, "
         "or digits.",
+    )
+
+
+class DistilledSamples(SampleOptions):
+    """The samples that students are trained on, if any."""
+
+    source: str = argument(
+        "SOURCE",
+        "digits, patches, faces, a file of samples (.npy .npz .csv .tsv .pt .safetensors), a "
+        "folder of images or arrays, or a prepared data set; none, or one of prompts alone, with "
+        "--data_free.",
     )
 
 

@@ -56,28 +56,34 @@ class OptimizationConfig(Settings):
     panel = "Training"
 
     train_batch_size: Count = option(128, "Samples per process and accumulation step.")
-    gradient_accumulation_steps: Count = option(1, "Parts of a process' batch.")
+    gradient_accumulation_steps: Count = option(1, "Parts of a process' batch.", rare=True)
     learning_rate: Positive = option(3e-4, "Learning rate.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = option(
-        "cosine", "constant, linear or cosine, over a training."
+        "cosine", "constant, linear or cosine, over a training.", rare=True
     )
     # Adam's first steps are signs of gradients, whatever their size: at the full rate a merge of a
     # few iterations is left worse than it began.
-    lr_warmup_steps: Whole = option(10, "Iterations over which it first rises from 0.")
-    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "adamw, adam or sgd.")
-    weight_decay: NonNegative = option(0.0, "Of adamw.")
-    max_grad_norm: NonNegative = option(1.0, "Gradients are clipped to it; 0: not.")
-    ema_decay: Share = option(0.0, "Moving average of the weights; 0: none.")
+    lr_warmup_steps: Whole = option(10, "Iterations over which it first rises from 0.", rare=True)
+    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "adamw, adam or sgd.", rare=True)
+    weight_decay: NonNegative = option(0.0, "Of adamw.", rare=True)
+    max_grad_norm: NonNegative = option(1.0, "Gradients are clipped to it; 0: not.", rare=True)
+    ema_decay: Share = option(0.0, "Moving average of the weights; 0: none.", rare=True)
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(
-        False, "Activations are computed again in the backward pass: less memory, more time."
+        False,
+        "Activations are computed again in the backward pass: less memory, more time.",
+        rare=True,
     )
-    use_8bit_adam: bool = option(False, "Moments in 8 bits, by bitsandbytes, with adamw or adam.")
-    torch_compile: bool = option(False, "Networks are compiled (torch.compile).")
+    use_8bit_adam: bool = option(
+        False, "Moments in 8 bits, by bitsandbytes, with adamw or adam.", rare=True
+    )
+    torch_compile: bool = option(False, "Networks are compiled (torch.compile).", rare=True)
     seed: int = option(0, "Seed of the batches.")
     checkpointing_steps: Whole = option(500, "Iterations between checkpoints; 0: none.", "Run")
-    checkpoints_total_limit: Count = option(2, "How many are kept.", "Run")
-    report_to: str | None = option(None, "A tracker of accelerate, such as tensorboard.", "Run")
+    checkpoints_total_limit: Count = option(2, "How many are kept.", "Run", rare=True)
+    report_to: str | None = option(
+        None, "A tracker of accelerate, such as tensorboard.", "Run", rare=True
+    )
 
     def global_batch_size(self, num_processes: int) -> int:
         """Samples per optimizer step, over all processes and accumulation steps."""
@@ -111,7 +117,7 @@ class DistillationConfig(Settings):
         "Iterations of every merge (or round), or a list of them: 400,400,800.",
         shown="the plan's, or 400",
     )
-    merge_seconds: Positive | None = option(None, "Seconds a merge, instead.")
+    merge_seconds: Positive | None = option(None, "Seconds a merge, instead.", rare=True)
     budget: Budget | None = option(
         None,
         "Of all merges together, instead: network evaluations (3e9), iterations (5000it) or time "
@@ -121,33 +127,39 @@ class DistillationConfig(Settings):
         "length",
         "Of a budget: as many iterations for every merge (even), or in proportion to a power of "
         "the steps that it spans (length:1.75, the same as length).",
+        rare=True,
     )
     merge_rule: MergeRule = option(
         DEFAULT_MERGE_RULE,
         "What a student keeps of its noise-side child: denoiser-copy (its weights as a denoiser) "
         "or operator-copy (a direct jump network).",
         shown=f"the plan's, or {DEFAULT_MERGE_RULE}",
+        rare=True,
     )
     loss_weighting: LossWeighting = option(
-        "snr-truncated", "uniform, snr-truncated, x-space, epsilon-space or jump-space."
+        "snr-truncated", "uniform, snr-truncated, x-space, epsilon-space or jump-space.", rare=True
     )
     sharing: Sharing = option(
-        "merge", "One network a merge, one a round, or one for all merges and steps (all)."
+        "merge",
+        "One network a merge, one a round, or one for all merges and steps (all).",
+        rare=True,
     )
     curriculum: Curriculum = option(
-        "none", "Targets grow over half of a merge: none, linear, doubling."
+        "none", "Targets grow over half of a merge: none, linear, doubling.", rare=True
     )
     target_reuse: Count | Literal["auto"] = option(
         "auto",
         "Times that a target is learned from, or more where a merge's targets would take over 2 "
         "GiB of the device's memory; auto: of each merge its number of operators, at most 16.",
         shown="auto, or 1 with a curriculum",
+        rare=True,
     )
     linear_part: LinearPartChoice = option(
         "auto",
         "The linear part of a student: solved on the merge's own targets, and the network trained "
         "on what is left (solve), or trained as all of it (train); auto: by the network.",
         shown="solve for the perceptron, train for other networks and with a curriculum",
+        rare=True,
     )
     lora_rank: Count | None = option(
         None,
@@ -159,6 +171,7 @@ class DistillationConfig(Settings):
         None,
         "Modules that get adapters, by their names or the ends of them: to_q,to_k,to_v,to_out.0.",
         shown="linear layers, and convolutions of networks that read no text",
+        rare=True,
     )
     data_free: bool = option(False, "Students read pure noise; for plans at step T only.")
     optimization: OptimizationConfig = option(OptimizationConfig(), "How each network is trained.")

@@ -33,12 +33,14 @@ class GuidanceOptions(Settings):
         "The first and last of the teacher's steps 1 … T, from the data on, at which it is guided, "
         "such as 4,24.",
         shown="all steps",
+        rare=True,
     )
 
     negative_prompt: str = option(
         "",
         "What is not to be shown, of teachers that read texts: told in the place of nothing.",
         metavar="TEXT",
+        rare=True,
     )
 
     @property

@@ -49,7 +49,9 @@ class BudgetsSettings(Settings):
         "classes of the samples, for Fréchet distances in features of a classifier: a .npy file of "
         "integers; digits have their own",
     )
-    teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
+    teacher: TeacherConfig = option(
+        TeacherConfig(network="mlp", num_iterations=6000), "what teacher is trained"
+    )
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
     steps: Annotated[int, Field(ge=2)] = option(32, "T")
     student_steps: Distinct[Count] = option((1, 2, 4), "K")
@@ -110,7 +112,7 @@ class BudgetsSettings(Settings):
     def quick(cls) -> Self:
         """A demonstration of a few minutes on two cores: T = 16, few plans, one seed."""
         return cls(
-            teacher=TeacherConfig(num_iterations=3000),
+            teacher=TeacherConfig(network="mlp", num_iterations=3000),
             steps=16,
             student_steps=(1, 2),
             budgets=(1e5, 4e5),

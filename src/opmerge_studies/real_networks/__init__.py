@@ -47,7 +47,7 @@ class RealNetworksSettings(Settings):
 
     source: str = option("digits", "the data: digits, patches, a file or a folder")
     source_options: SourceOptions = option(SourceOptions(), "how images are cut")
-    teacher: TeacherConfig = option(TeacherConfig(), "what teacher is trained")
+    teacher: TeacherConfig = option(TeacherConfig(network="mlp"), "what teacher is trained")
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
     steps: Annotated[int, Field(ge=2)] = option(32, "T")
     plans: Distinct[str] = option(
@@ -86,7 +86,7 @@ class RealNetworksSettings(Settings):
     def quick(cls) -> Self:
         """A demonstration of a few minutes on two cores: T = 16, few plans, one seed."""
         return cls(
-            teacher=TeacherConfig(num_iterations=6000),
+            teacher=TeacherConfig(network="mlp", num_iterations=6000),
             steps=16,
             plans=(*PLANNED, "vanilla", "progressive", "consistency"),
             seeds=(0,),
