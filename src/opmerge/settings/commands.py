@@ -522,7 +522,9 @@ class StudyOptions(Settings):
         name="set",
         metavar="KEY=VALUE",
     )
-    neural: bool = option(False, "celeba: also distil networks by the same plans.")
+    neural: bool = option(
+        False, "celeba: also distil networks by the same plans, at equal total cost."
+    )
     num_workers: int = option(-1, "Processes of a sweep; -1 for one a core.", "Run")
     backend: str = option("loky", "What a sweep runs on: loky, dask or ray.", "Run")
     show_list: bool = option(False, "Describe the studies and stop.", name="list")

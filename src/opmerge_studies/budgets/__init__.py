@@ -28,7 +28,7 @@ from opmerge_studies.shared import Runner, Study
 if TYPE_CHECKING:
     from opmerge_studies.budgets.execution import Spent
 
-__all__ = ["PLANNED", "STUDY", "BudgetsSettings", "Contender", "run"]
+__all__ = ["PLANNED", "STUDY", "BudgetsSettings", "Contender", "cell_row", "run"]
 
 PLANNED = "planner"
 """The name of the plan that the planner finds for a budget."""
@@ -48,6 +48,9 @@ class BudgetsSettings(Settings):
         None,
         "classes of the samples, for Fréchet distances in features of a classifier: a .npy file of "
         "integers; digits have their own",
+    )
+    vae: str | None = option(
+        None, "a saved autoencoder whose latents the data are: students are measured decoded, too"
     )
     teacher: TeacherConfig = option(
         TeacherConfig(network="mlp", num_iterations=6000), "what teacher is trained"
@@ -184,7 +187,7 @@ def run(settings: BudgetsSettings, runner: Runner) -> dict[str, Any]:
     ]
     cells = execution.train(field)
     rows = [
-        _row(contender, seed, cell)
+        cell_row(contender, seed, cell)
         for contender, of_seeds in zip(field, cells, strict=True)
         for seed, cell in zip(settings.seeds, of_seeds, strict=True)
     ]
@@ -204,7 +207,7 @@ def run(settings: BudgetsSettings, runner: Runner) -> dict[str, Any]:
     }
 
 
-def _row(contender: Contender, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
+def cell_row(contender: Contender, seed: int, cell: dict[str, Any]) -> dict[str, Any]:
     """A cell of the record: what was forecast and what was measured."""
     expected, measured = contender.forecast, cell["measured"]
     return {

@@ -24,6 +24,7 @@ from opmerge.spectra import Spectrum, estimate_spectrum
 from opmerge.spending import Spending, Trained, learning_rates, priced
 from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
+from opmerge_studies.shared.decoding import Decoded
 from opmerge_studies.shared.features import ClassFeatures, train_features
 from opmerge_studies.shared.networks import (
     NOISE_SEED,
@@ -157,14 +158,26 @@ class Execution:
             contender, seed, self.runner.folder / self._part(contender, seed)[0]
         )
         seconds = train_student(run, lambda share: None)
-        given = self.teacher, run.student(), self.settings.num_samples, NOISE_SEED
+        student = run.student()
+        given = self.teacher, student, self.settings.num_samples, NOISE_SEED
         found = evaluate_student(*given, features=self.features, num_resamples=0)
         return {
+            **(self.decoded.cell(student) if self.decoded else {}),
             "measured": asdict(found.paired_rms),
             "sliced_w2": found.sliced_w2.value,
             "frechet": found.features.student_to_teacher.value if found.features else None,
             "seconds": seconds,
         }
+
+    @cached_property
+    def decoded(self) -> Decoded | None:
+        """The teacher's samples as the autoencoder decodes them; None of data that are no latents.
+
+        Raises:
+            InputError: if it decodes other latents.
+        """
+        vae, settings = self.settings.vae, self.settings
+        return None if vae is None else Decoded.of(self.teacher, vae, settings.num_samples)
 
     @cached_property
     def features(self) -> ClassFeatures | None:
@@ -267,6 +280,8 @@ class Execution:
             "noise": NOISE_SEED,
             "features": self.features.digest if self.features else None,
         }
+        if self.decoded:  # which cells of before do not know of
+            identity["decoded"] = self.decoded.digest
         return f"cells/{digest(identity)[:24]}", identity
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -19,12 +18,11 @@ from opmerge.errors import InputError
 from opmerge.files import expand_home
 from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
-from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.settings.types import Count, Distinct, MergeRule, NonNegative, Positive, Rising
 from opmerge.training import DEFAULT_MERGE_TIME
-from opmerge_studies import real_networks
-from opmerge_studies.celeba.plans import STRATEGIES, compare_plans, describe_latents
+from opmerge_studies.celeba.plans import compare_plans, describe_latents
 from opmerge_studies.shared import Runner, Study, grid
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "STUDY", "TRAINED", "CelebaSettings", "absolute", "run", "unique_labels"]
 
-NUM_SHOWN = 12  # images of a row
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _SPLITS = {
     "official": "official validation split",
@@ -93,13 +90,17 @@ class CelebaSettings(Settings):
     merge_times: Rising[Positive] = option((0.5, DEFAULT_MERGE_TIME), "s")
     num_resamples: AtLeastTwo = option(200, "of the images, for intervals")
     num_samples: AtLeastTwo = option(512, "decoded, for errors in pixels")
-    neural: bool = option(
-        False, "also distill a teacher of the first encoder's latents by every plan"
+    pictures: bool = option(
+        True, "whether images, of the data and decoded, are in the record and on its page"
     )
-    neural_steps: AtLeastTwo = option(16, "its T")
+    neural: bool = option(
+        False,
+        "also distil a teacher of the first encoder's latents, by every plan to equal total cost",
+    )
+    neural_steps: AtLeastTwo = option(32, "its T")
     teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
-    distillation: DistillationConfig = option(
-        DistillationConfig(linear_part="train", target_reuse=1), "how each plan is executed"
+    budgets: Rising[Positive] = option(
+        (5e5, 2e6), "network evaluations of the training of all of a plan's merges together"
     )
 
     @model_validator(mode="after")
@@ -125,20 +126,18 @@ class CelebaSettings(Settings):
 
     @classmethod
     def quick(cls) -> Self:
-        """Patches of 16 × 16 pixels, 32 latents and one seed: a few minutes."""
+        """Images of 32 × 32 pixels, patches of 16 × 16, 32 latents and one seed: a few minutes."""
         return cls(
             source="patches",
-            source_options=SourceOptions(patch_size=16, stride=11),
+            source_options=SourceOptions(patch_size=16, stride=11, image_size=32),
             num_latents=32,
             seeds=(0,),
             vae=_VAE.replaced(num_iterations=800),
             num_resamples=100,
             num_samples=256,
-            neural_steps=8,
+            neural_steps=16,
             teacher=TeacherConfig(num_iterations=3000),
-            distillation=DistillationConfig(
-                num_iterations=200, linear_part="train", target_reuse=1
-            ),
+            budgets=(2e5,),
         )
 
 
@@ -177,39 +176,62 @@ def run(settings: CelebaSettings, runner: Runner) -> dict[str, Any]:
 
     Returns:
         ``tables``: ``encoders``, ``spectra``, ``eigenvalues``, ``plans`` (W2 in latents),
-        ``winners`` and ``pixels``; ``pictures``; ``cost``; ``neural``, or None.
+        ``winners``, ``pixels`` and ``networks``; ``pictures``; ``cost``; ``networks``, what they
+        are, or None.
     """
-    from opmerge.latents import reconstruct
     from opmerge_studies.celeba.encodings import cost_at_full_size, make_encodings
-    from opmerge_studies.shared.networks import picture
 
     encodings = make_encodings(settings, runner)
     theory = _theory(settings, encodings, runner)
-    shown = [each for each in encodings if each.seed == settings.seeds[0]]
+    trained: dict[str, Any] = {"table": [], "networks": None, "pictures": []}
+    if settings.neural:
+        from opmerge_studies.celeba.networks import distil_on_latents
+
+        trained = distil_on_latents(settings, encodings[0])
+    tables = {
+        "encoders": [_quality_row(each, encodings) for each in encodings],
+        **theory,
+        "pixels": [{**each.place, **row} for each in encodings for row in each.outputs["rows"]],
+        "networks": trained["table"],
+    }
     return {
-        "tables": {
-            "encoders": [_quality_row(each, encodings) for each in encodings],
-            **theory,
-            "pixels": [{**each.place, **row} for each in encodings for row in each.outputs["rows"]],
-        },
-        "splits": [
-            {
-                "source": images.name,
-                "images": len(images.rows),
-                "held_out": len(images.held_out),
-                "split": _SPLITS[images.split],
-                "png": picture(images.some(NUM_SHOWN)),
-            }
-            for images in dict.fromkeys(each.images for each in shown)
-        ],
-        "pictures": [{**each.place, **row} for each in shown for row in each.outputs["pictures"]],
+        "tables": tables,
+        **_shown(settings, encodings),
         "spreads": [{**each.place, "pixel_rms": each.outputs["pixel_rms"]} for each in encodings],
+        "cost": runner.store.kept("cost", "published size, with reading", cost_at_full_size),
+        "networks": trained["networks"],
+        "network_pictures": trained["pictures"] if settings.pictures else [],
+    }
+
+
+def _shown(settings: CelebaSettings, encodings: Sequence[Encoding]) -> dict[str, Any]:
+    """The images of the first seed: held out, given back, and decoded."""
+    from opmerge.latents import reconstruct
+    from opmerge_studies.shared.decoding import NUM_SHOWN
+    from opmerge_studies.shared.networks import picture
+
+    shown = [each for each in encodings if each.seed == settings.seeds[0]]
+    images = dict.fromkeys(each.images for each in shown)
+    splits = [
+        {
+            "source": each.name,
+            "images": len(each.rows),
+            "held_out": len(each.held_out),
+            "split": _SPLITS[each.split],
+        }
+        for each in images
+    ]
+    if not settings.pictures:
+        return {"splits": splits, "pictures": [], "reconstructions": []}
+    for row, each in zip(splits, images, strict=True):
+        row["png"] = picture(each.some(NUM_SHOWN))
+    return {
+        "splits": splits,
+        "pictures": [{**each.place, **row} for each in shown for row in each.outputs["pictures"]],
         "reconstructions": [
             {**each.place, "png": picture(reconstruct(each.load(), each.images.some(NUM_SHOWN)))}
             for each in shown
         ],
-        "cost": runner.store.kept("cost", "published size, with reading", cost_at_full_size),
-        "neural": _neural(settings, encodings[0], runner) if settings.neural else None,
     }
 
 
@@ -245,41 +267,6 @@ def _quality_row(encoding: Encoding, encodings: Sequence[Encoding]) -> dict[str,
         **{key: made["quality"][key] for key in ("ms_ssim", "mse", "num_images")},
         **{f"pca_{key}": beside.get(key) for key in ("ms_ssim", "mse")},
         "cpu_seconds": made["cpu_seconds"],
-    }
-
-
-def _neural(settings: CelebaSettings, encoding: Encoding, runner: Runner) -> dict[str, Any]:
-    """The study ``real-networks`` on the latents of one encoder."""
-    record = real_networks.run(
-        real_networks.RealNetworksSettings(
-            source=str(encoding.path),
-            teacher=settings.teacher,
-            steps=settings.neural_steps,
-            plans=("best", *STRATEGIES),
-            seeds=settings.seeds[:1],
-            distillation=settings.distillation,
-            num_samples=settings.num_samples,
-            calibrate=False,
-        ),
-        replace(runner, folder=runner.folder / "neural"),
-    )
-    agreement = record["agreement"]["spectrum"]
-    return {
-        **encoding.place,
-        "steps": settings.neural_steps,
-        "iterations": settings.distillation.num_iterations,
-        "spearman": agreement["spearman"]["of_means"],
-        "p_value": agreement["p_value"],
-        "plans": [
-            {
-                "plan": entry["label"],
-                "aliases": entry["aliases"],
-                "predicted": entry["predicted"]["spectrum"]["error"],
-                **{key: entry["measured"][key] for key in ("mean", "low", "high")},
-                "merges": entry["merges"],
-            }
-            for entry in record["plans"]
-        ],
     }
 
 

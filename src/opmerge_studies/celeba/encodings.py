@@ -33,9 +33,10 @@ from opmerge.settings.networks import VAEConfig
 from opmerge.spectra import estimate_spectrum
 from opmerge.store import digest, file_digest
 from opmerge.training import GradientFlow
-from opmerge_studies.celeba import BUILT_IN, NUM_SHOWN, TRAINED, CelebaSettings, absolute
+from opmerge_studies.celeba import BUILT_IN, TRAINED, CelebaSettings, absolute
 from opmerge_studies.celeba.plans import PLANNED, STRATEGIES, by_direction, contending_plans
 from opmerge_studies.shared import Runner
+from opmerge_studies.shared.decoding import NUM_SHOWN, decode, paired
 from opmerge_studies.shared.networks import own_accelerator, picture
 from opmerge_studies.shared.strategies import cosine_problem
 
@@ -77,10 +78,14 @@ class Encoding:
         """The file of its latents: (N, d), those of the images that are trained on."""
         return self.runner.folder / "latents.npy"
 
+    @property
+    def saved(self) -> str:
+        """The folder that the encoder is, or is in."""
+        return str(self.runner.folder) if self.kind in BUILT_IN else self.kind
+
     def load(self) -> Encoder:
         """The encoder."""
-        place = self.runner.folder if self.kind in BUILT_IN else self.kind
-        return latents.load_encoder(place, self.images.shape)
+        return latents.load_encoder(self.saved, self.images.shape)
 
     def identity(self) -> dict[str, Any]:
         """What it depends on: images, settings, and the content of a saved encoder."""
@@ -261,7 +266,7 @@ def decoded_outputs(
         log_output = by_direction(problem, problem.teacher.log_output, spectrum.eigenvalues)
         clean = noise * np.exp(log_output)
         teacher = clean @ basis + mean
-        original = _decode(encoder, teacher)
+        original = decode(encoder, teacher)
         shown, pixels = original[:num_shown], original.flatten(1).numpy()
         pictures.append(_picture(merge_time, "teacher", shown))
         for name, plan in contending_plans(problem).items():
@@ -274,7 +279,7 @@ def decoded_outputs(
                     "merge_time": merge_time,
                     "plan": name,
                     "latent_rms": float(np.sqrt(np.mean(np.sum(difference**2, axis=1)))),
-                    **_paired(errors),
+                    **paired(errors),
                     "sliced_w2": sliced_w2(pixels, pixels + errors),
                 }
             )
@@ -294,24 +299,11 @@ def _picture(time: float, plan: str, images: Tensor, factor: float | None = None
     return {"merge_time": time, "plan": plan, "factor": factor, "png": picture(images)}
 
 
-def _decode(encoder: Encoder, rows: Array) -> Tensor:
-    return torch.cat(list(latents.decode_latents(encoder, rows))).double()
-
-
 def _response(encoder: Encoder, teacher: Array, difference: Array, original: Tensor) -> Tensor:
     """What a difference of latents changes in the decoded images."""
     size, spread = np.sqrt(np.mean(difference**2)), np.std(teacher, axis=0)
     scale = max(1.0, _RESPONSE * float(np.sqrt(np.mean(spread**2))) / float(size))
-    return (_decode(encoder, teacher + scale * difference) - original) / scale
-
-
-def _paired(errors: Array) -> dict[str, float]:
-    """Root mean square of a pixel's error, and its normal interval over samples."""
-    each = (errors**2).mean(axis=1)
-    reach = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
-    ends = np.maximum(each.mean() + np.array([0.0, -reach, reach]), 0.0)
-    names = ("paired_rms", "paired_low", "paired_high")
-    return dict(zip(names, np.sqrt(ends).tolist(), strict=True))
+    return (decode(encoder, teacher + scale * difference) - original) / scale
 
 
 def cost_at_full_size() -> dict[str, Any]:

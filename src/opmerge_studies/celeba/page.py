@@ -13,6 +13,14 @@ from opmerge.page.claims import count
 from opmerge.page.layout import Section, draw_section
 from opmerge.page.sentences import percent
 from opmerge.page.study import Page, frame, heads, table
+from opmerge_studies.celeba.page_networks import (
+    PAPERS,
+    network_claims,
+    network_contests,
+    network_errors,
+    network_sections,
+    planned_rows,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +30,6 @@ Frames = Mapping[str, "pd.DataFrame"]
 
 _PLACE = ["source", "encoder", "seed"]
 _LABELS = {"ms-ssim-vae": "MS-SSIM VAE", "mse-vae": "β-VAE", "pca": "PCA"}
-_PAPERS = ("vanilla", "progressive", "consistency", "boot")
 _PLANNED = "certified"
 _PLANS = (_PLANNED, "boot", "vanilla", "temporal:8", "uniform:4", "progressive", "consistency")
 _OFF = 10.0  # times the certified plan: left to the table
@@ -88,10 +95,18 @@ def page(record: Record) -> Page:
         "boot-least-denoiser-copy": count(denoised.winner == "boot"),
         "ahead-of-pca": count(encoders.ahead.dropna() > 0),
     }
+    of_networks: dict[str, Any] = dict.fromkeys(("contests", "planned"), pd.DataFrame())
+    of_networks |= {"networks": None, "neural": None}  # as in records of others
+    if record.get("networks"):
+        students = network_errors(record)
+        contests = network_contests(students)
+        claims |= network_claims(students, contests)
+        of_networks |= {"contests": contests, "planned": planned_rows(students)}
     shapes = encoders.groupby("source").shape.first()
     splits = pd.DataFrame(record["splits"])
     splits["shape"] = splits.source.map(shapes).map(lambda shape: shape[shape[0] == 1 :])
     values = {
+        **of_networks,
         **record,
         "claims": claims,
         "time": time,
@@ -116,15 +131,17 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
         + (", " + names.source if names.source.nunique() > 1 else "")
         + (", seed " + names.seed.astype(str)).where(several, ""),
     )
-    tables = {**record["tables"], **{key: record[key] for key in ("pictures", "reconstructions")}}
+    shown = {key: record[key] for key in ("pictures", "reconstructions") if record[key]}
+    tables = {**record["tables"], **shown}
+    tables.pop("networks", None)  # which are told by the seed of their own training
     rows = {key: pd.DataFrame(tables[key]).merge(names, on=_PLACE, how="left") for key in tables}
     encoders = rows["encoders"]
     ahead = (encoders.ms_ssim - encoders.pca_ms_ssim.astype(float)).where(encoders.encoder != "pca")
     dimensions = encoders.num_latents.astype(str) + " " + encoders.latents
-    spectra = rows["spectra"][[*_PLACE, "form", "largest", "share_small", "variance_small"]]
+    spectra = rows["spectra"].drop(columns=["called", "encoding"])
     pixels = rows["pixels"].merge(pd.DataFrame(record["spreads"]), on=_PLACE)
     pixels = pixels.assign(relative=pixels.paired_rms / pixels.pixel_rms)
-    ranked = pixels[pixels.plan.isin(_PAPERS)].sort_values("paired_rms", kind="stable")
+    ranked = pixels[pixels.plan.isin(PAPERS)].sort_values("paired_rms", kind="stable")
     contests = ranked.groupby([*_PLACE, "merge_time"], sort=False)
     return {
         **rows,
@@ -141,8 +158,8 @@ def _frames(record: Record) -> dict[str, pd.DataFrame]:
 
 def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
     encoders, pixels, seed = rows["encoders"], rows["pixels"], record["settings"]["seeds"][0]
-    backs = rows["reconstructions"].merge(encoders[[*_PLACE, "ms_ssim"]], on=_PLACE)
-    for split in record["splits"]:
+    for split in record["splits"] if "reconstructions" in rows else ():
+        backs = rows["reconstructions"].merge(encoders[[*_PLACE, "ms_ssim"]], on=_PLACE)
         own = backs[backs.source == split["source"]]
         names = own.called + own.ms_ssim.map(", {:.3f}".format)
         yield Section(
@@ -171,11 +188,14 @@ def _sections(record: Record, rows: Frames, time: float) -> Iterator[Section]:
     made = table("Errors under operator copy", errors, _ERROR_COLUMNS, _ERROR_NOTE)
     caption = "W2 in latents by the linear theory; paired error and sliced W2 of a pixel, decoded."
     yield Section("All errors", caption, table=made, is_wide=True)
-    pictures = rows["pictures"].merge(pixels[[*keys, "relative"]], on=keys, how="left")
-    pictures = pictures.merge(rows["contests"], on=[*_PLACE, "merge_time"])
-    for _, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
-        yield _grid_section(grid)
-    if record["neural"]:
+    if "pictures" in rows:
+        pictures = rows["pictures"].merge(pixels[[*keys, "relative"]], on=keys, how="left")
+        pictures = pictures.merge(rows["contests"], on=[*_PLACE, "merge_time"])
+        for _, grid in pictures.groupby([*_PLACE, "merge_time"], sort=False):
+            yield _grid_section(grid)
+    if record.get("networks"):
+        yield from network_sections(record, network_errors(record))
+    if record.get("neural"):  # of records of before, whose merges were trained alike
         networks = pd.DataFrame(record["neural"]["plans"]).sort_values("mean")
         caption = "Root mean squares of student minus teacher, from equal noise"
         made = table(caption, networks, _NETWORK_COLUMNS, _NETWORK_NOTE)

@@ -24,7 +24,7 @@ from opmerge.errors import InputError
 from opmerge.latents import PCAEncoder, fit_pca, load_encoder
 from opmerge.page.study import Told
 from opmerge.settings.data import SourceOptions
-from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
+from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
 from opmerge.training import GradientFlow
 from opmerge_studies.celeba import STUDY, CelebaSettings
@@ -332,28 +332,78 @@ def test_diffusers_own_autoencoder_is_an_encoder(others: Path, tmp_path: Path) -
         assert row["encoder"] in {entry["encoder"] for entry in tables[table]}
 
 
-def test_networks_on_latents_are_predicted_beside_measured(others: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(others: Path) -> Record:
+    """Networks on the 5 latents of PCA, which decodes linearly."""
     optimization = OptimizationConfig(train_batch_size=16, checkpointing_steps=0)
     config = small(
         encoders=("pca",),
+        seeds=(0,),
         merge_times=(1.0,),
         neural=True,
-        neural_steps=4,
+        neural_steps=8,
         teacher=TeacherConfig(
             hidden_size=16, num_layers=1, num_iterations=20, optimization=optimization
         ),
-        distillation=DistillationConfig(num_iterations=2, optimization=optimization),
+        budgets=(6e4,),
     )
-    found = run(config, others)
-    neural = found["neural"]
-    assert (neural["encoder"], neural["steps"], neural["iterations"]) == ("pca", 4, 2)
-    names = {name for row in neural["plans"] for name in (row["plan"], *row["aliases"])}
-    assert {"vanilla", "boot", "consistency", "progressive"} <= names
-    assert all(row["predicted"] > 0 < row["mean"] for row in neural["plans"])
-    assert -1 <= neural["spearman"] <= 1
-    page = STUDY.page(found).html
-    assert "Networks on latents" in page
-    assert f"over {len(neural['plans'])} plans is {neural['spearman']:.2f}" in page
+    return run(config, others)
+
+
+def test_networks_on_latents_cost_the_same_in_total(trained: Record) -> None:
+    networks, table = trained["networks"], trained["tables"]["networks"]
+    assert (networks["encoder"], networks["steps"], networks["network"]) == (
+        "pca",
+        8,
+        "MLPDenoiser",
+    )
+    names = {name for row in table for name in row["names"].split("; ")}
+    assert {"vanilla", "boot", "boot, even split", "uniform:4", "planner"} <= names
+    assert {row["seed"] for row in table} == {0}
+    for row in table:
+        # What is left over does not pay for one more iteration, of at most 8 + 3 evaluations.
+        assert 6e4 - 128 * 11 * row["merges"] <= row["cost"] <= 6e4
+        assert row["measured_low"] <= row["measured"] <= row["measured_high"]
+
+
+def test_errors_of_a_pixel_are_those_of_latents_where_decoding_is_linear(trained: Record) -> None:
+    """PCA's rows are orthonormal: over 64 pixels, of 5 latents, lengths are kept."""
+    for row in trained["tables"]["networks"]:
+        assert row["paired_rms"] * 8 == pytest.approx(row["measured"], rel=1e-4)
+        assert row["paired_low"] < row["paired_rms"] < row["paired_high"]
+
+
+def test_the_page_tells_who_errs_least_at_equal_cost(trained: Record) -> None:
+    altered = copy.deepcopy(trained)
+    page = unescape(STUDY.page(altered).html)
+    assert "Networks on latents, equal total cost" in page
+    pictures = [row["plan"] for row in altered.pop("network_pictures")]
+    assert pictures[0] == "teacher"
+    altered["network_pictures"] = []
+    assert page.count("<img") == STUDY.page(altered).html.count("<img") + len(pictures)
+    for winner, verdict in (("boot", "holds, 2 of 2"), ("vanilla", "does not hold, 0 of 2")):
+        for row in altered["tables"]["networks"]:
+            names = row["names"].split("; ")
+            row["measured"] = row["paired_rms"] = 0.5 if winner in names[0] else 1.0
+            row["is_planned"] = names[0] == "uniform:4"
+            if row["is_planned"]:
+                row["measured"] = 0.52 if winner == "boot" else 0.53
+        told = verdicts(STUDY.told(altered))
+        assert told["boot-least-networks"] == told["boot-least-networks-decoded"] == verdict
+        planned = "holds, 1 of 1" if winner == "boot" else "does not hold, 0 of 1"
+        assert told["planner-least-networks"] == planned
+
+
+def test_without_pictures_the_record_holds_none_and_nothing_else_changes(
+    trained: Record, others: Path
+) -> None:
+    config = CelebaSettings.model_validate(trained["settings"]).replaced(pictures=False)
+    bare = run(config, others)
+    assert "png" not in str(bare)
+    assert bare["tables"] == trained["tables"]
+    page = STUDY.page(bare)
+    assert "<img" not in page.html
+    assert page.finding == STUDY.told(trained).finding
 
 
 # The page
