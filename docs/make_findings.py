@@ -101,6 +101,7 @@ def documents(root: Path) -> dict[Path, str]:
             "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
         },
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
+        "faces": read_record("celeba", records / "celeba-faces.json.gz"),
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
