@@ -98,7 +98,9 @@ class CelebaSettings(Settings):
         "also distil a teacher of the first encoder's latents, by every plan to equal total cost",
     )
     neural_steps: AtLeastTwo = option(32, "its T")
-    teacher: TeacherConfig = option(TeacherConfig(num_iterations=6000), "what teacher is trained")
+    teacher: TeacherConfig = option(
+        TeacherConfig(network="mlp", num_iterations=6000), "what teacher is trained"
+    )
     budgets: Rising[Positive] = option(
         (5e5, 2e6), "network evaluations of the training of all of a plan's merges together"
     )
@@ -136,7 +138,7 @@ class CelebaSettings(Settings):
             num_resamples=100,
             num_samples=256,
             neural_steps=16,
-            teacher=TeacherConfig(num_iterations=3000),
+            teacher=TeacherConfig(network="mlp", num_iterations=3000),
             budgets=(2e5,),
         )
 
