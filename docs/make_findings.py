@@ -102,6 +102,7 @@ def documents(root: Path) -> dict[Path, str]:
         },
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
+        "face_networks": read_record("celeba", records / "celeba-faces-networks.json.gz"),
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
