@@ -139,7 +139,7 @@ def npy(array: Any) -> Any:
         ("a.csv", b"\xff\xfe1,0", "must be text in UTF-8"),
         ("a.csv", b"\n", "must hold rows of numbers, got an empty file"),
         ("a.csv", b"alphas,sigmas\n", "must hold rows of numbers, got only names"),
-        ("a.txt", b"1,0\n0,1\n", "must be a folder or a .json, .npz, .npy or .csv file"),
+        ("a.txt", b"1,0\n0,1\n", "must be a folder or a .json, .npz, .npy, .csv or .tsv file"),
         ("a.json", b"{", "must hold JSON ("),
         ("a.json", b"[" * 200_000, "must hold JSON ("),
         ("a.json", b"\xff", "must be text in UTF-8"),

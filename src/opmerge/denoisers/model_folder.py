@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from opmerge.denoisers.trusted import check_class, check_index, parts_of
 from opmerge.errors import InputError
 from opmerge.files import expand_home, in_place, read_json_object
+from opmerge.schedules.hub import HUB_NAME, first_cause, is_hub_name, quiet
 
 INDEX = "model_index.json"
 JUMPS = "jumps"
@@ -25,7 +26,6 @@ WEIGHTS, SUFFIX = "diffusion_pytorch_model", ".safetensors"
 _NETWORK_FOLDERS = ("unet", "transformer")
 _SCHEDULER = "scheduler_config.json"
 _NONE = [None, None]  # a part that a pipeline can have, and this one has not
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = "models--"
 # The files that make weights whole: one of all, or the index of shards (of older versions, too).
 _WHOLE = re.compile(
@@ -50,7 +50,7 @@ def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Pa
     path = in_place(expand_home(model))
     if not path.is_dir():
         name = os.fspath(model)
-        if _HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+        if is_hub_name(name):
             return _download(name, argument)
         remedy = "pass the folder of a saved diffusers pipeline, or OWNER/NAME of the hub's"
         raise InputError(argument, "must be an existing folder", name, remedy)
@@ -88,7 +88,7 @@ def _download(name: str, argument: str) -> Path:
                 hf_hub_download(name, "README.md")
             return folder
     except Exception as error:  # the network's, the hub's or a missing file: told in one line
-        requirement = f"must be a folder, or a model that can be downloaded ({_root(error)})"
+        requirement = f"must be a folder, or a model that can be downloaded ({first_cause(error)})"
         remedy = "download it where there is a network, and pass its folder"
         raise InputError(argument, requirement, name, remedy) from error
 
@@ -97,27 +97,7 @@ def hub_name(folder: Path) -> str | None:
     """OWNER/NAME of a model in the hub's cache; None of a folder elsewhere, which does not tell."""
     cached = (part for part in folder.resolve().parts if part.startswith(_CACHED))
     name = next(cached, "").removeprefix(_CACHED).replace("--", "/", 1)
-    return name if _HUB_NAME.fullmatch(name) else None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what diffusers logs of a file that it cannot have: the error says it."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _root(error: BaseException) -> str:
-    """The first line of the first of several errors that led to one another."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return name if HUB_NAME.fullmatch(name) else None
 
 
 def read_index(root: Path) -> dict[str, Any]:

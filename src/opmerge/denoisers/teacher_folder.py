@@ -22,7 +22,6 @@ from opmerge.denoisers.model_folder import (
     find_variant,
     is_student,
     locate_model,
-    quiet,
     read_index,
 )
 from opmerge.denoisers.models import Teacher
@@ -33,6 +32,7 @@ from opmerge.errors import InputError
 from opmerge.files import check_plain, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
 from opmerge.schedules.diffusers import build_scheduler, find_scheduler_config
+from opmerge.schedules.hub import quiet
 
 _GUIDES = ("controlnet", "adapter", "motion_adapter", "image_encoder")
 # Roundings of float32, in units of 2^-24, that one factor 1 - beta of the cumulative product may

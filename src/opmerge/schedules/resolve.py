@@ -15,9 +15,11 @@ from opmerge.data.tables import read_table
 from opmerge.errors import InputError
 from opmerge.files import check_unpacked, expand_home, open_file, read_json_object
 from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
+from opmerge.schedules.hub import hub_scheduler_config, is_hub_name
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 
 _KEYS = ("alphas", "sigmas")
+_SUFFIXES = (".json", ".npz", ".npy", ".csv", ".tsv")
 _CHOICES = ", ".join(CONSTRUCTORS).replace("equal-angle", "equal-angle:EIGENVALUE")
 
 
@@ -27,10 +29,11 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
     Args:
         text: ``cosine``, ``nichol-dhariwal``, ``linear``, ``scaled-linear`` or
             ``equal-angle:EIGENVALUE`` (hyphen and underscore alike); a diffusers
-            ``scheduler_config.json`` or model folder; or a file of arrays with T + 1 entries
-            each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy``, ``.csv`` or ``.tsv`` with
-            alphas and sigmas as two rows or two columns (2 x 2 is read as rows; a table may begin
-            with the line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as
+            ``scheduler_config.json`` or model folder, or a model of the Hugging Face hub
+            (``OWNER/NAME``), of which that file is downloaded; or a file of arrays with T + 1
+            entries each: ``.npz`` with ``alphas`` and ``sigmas``, ``.npy``, ``.csv`` or ``.tsv``
+            with alphas and sigmas as two rows or two columns (2 x 2 is read as rows; a table may
+            begin with the line ``alphas,sigmas``), ``.json`` with ``alphas`` and ``sigmas`` or as
             stored in a plan.
         num_steps: T.
 
@@ -43,6 +46,8 @@ def resolve_schedule(text: str, num_steps: int) -> NoiseSchedule:
         return construct(name, _value_after_name(name, value), num_steps)
     path = expand_home(text)
     if not text.strip() or not os.path.exists(path):  # noqa: PTH110 - and for a long name
+        if is_hub_name(text) and path.suffix.lower() not in _SUFFIXES:
+            return diffusers_schedule(hub_scheduler_config(text), num_steps)
         raise InputError("schedule", f"must be one of {_CHOICES}, or an existing file", text)
     if path.is_dir():
         return diffusers_schedule(path, num_steps)
@@ -74,7 +79,7 @@ def _value_after_name(name: str, value: str) -> dict[str, Any]:
 def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Alphas and sigmas as a file holds them."""
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy", ".csv", ".tsv"):
+    if suffix not in _SUFFIXES[1:]:
         raise InputError(str(path), "must be a folder or a .json, .npz, .npy, .csv or .tsv file")
     try:
         if suffix in (".csv", ".tsv"):
