@@ -2,12 +2,14 @@
 
 ``lora.json`` names the teacher's folder, which must be there to load the student, and the digest of
 its network. Beside it each folder of an adapter can be given to ``load_lora_weights`` of the
-teacher's pipeline, if that has it.
+teacher's pipeline, if that has it: the card then says how, and where a scheduler of diffusers can
+take the steps, it is there too.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ from opmerge.distillation.adapters import (
     load_diffusers_weights,
     trainable_copy,
 )
-from opmerge.distillation.model_card import Making, Usage, own_call, pipelines_call, write_card
+from opmerge.distillation.model_card import Making, Usage, own_call, write_card
 from opmerge.distillation.own_pipeline import has_own_pipeline
+from opmerge.distillation.plain_steps import plain_steps
 from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.distillation.usage import adapters_usage
 from opmerge.errors import InputError
 from opmerge.files import (
     check_inside,
@@ -100,7 +104,9 @@ def save_adapters(
             (unfinished / name).mkdir()
             save_file(diffusers_weights(network, component), unfinished / name / _WEIGHTS)
         write_atomic(unfinished / _INDEX, json.dumps(index, indent=2) + "\n")
-        write_card(unfinished, student, teacher, _usage(student, teacher), making)
+        write_card(
+            unfinished, student, teacher, _usage(student, teacher, names, unfinished), making
+        )
     return folder
 
 
@@ -154,8 +160,13 @@ def _component(place: Path) -> str:
     return place.name if place.name in ("unet", "transformer") else "unet"
 
 
-def _usage(student: Student, teacher: Teacher) -> Usage:
-    """How adapters are loaded: one by the teacher's own pipeline, if it has one, others by ours."""
+def _usage(
+    student: Student, teacher: Teacher, names: Mapping[nn.Module, str], folder: Path
+) -> Usage:
+    """How adapters are loaded: by the teacher's own pipeline, if it does and each step has one.
+
+    A scheduler of diffusers that takes the steps is then written beside them.
+    """
     note = (
         "The teacher must be where `lora.json` says, and opmerge installed, with its extra `torch`."
     )
@@ -168,19 +179,15 @@ def _usage(student: Student, teacher: Teacher) -> Usage:
             is_adapter=True,
         )
     assert teacher.folder is not None, "a pipeline is in a folder"
-    name = pipeline_parts(teacher.folder).class_name
-    networks = {jump.network for jump in student.jumps}
-    if len(networks) > 1 or not hasattr(getattr(diffusers, name), "load_lora_weights"):
+    parts = pipeline_parts(teacher.folder)
+    known = [names.get(jump.network) for jump in student.jumps]
+    adapters = [name for name in known if name is not None]
+    pipeline_class = getattr(diffusers, parts.class_name)
+    if len(adapters) < len(known) or not hasattr(pipeline_class, "load_lora_weights"):
         words = ' --prompt "PROMPT"' if student.needs.keys() - {LABELS} else ""
         code = f"opmerge sample FOLDER{words} --output samples.png"
         return Usage(code, note, is_adapter=True, language="sh")
-    return Usage(
-        f"from diffusers import {name}\n"
-        "from opmerge.distillation.scheduler import JumpScheduler\n\n"
-        f"pipeline = {name}.from_pretrained(TEACHER)\n"
-        'pipeline.load_lora_weights(FOLDER, subfolder="adapter_1")\n'
-        'pipeline.scheduler = JumpScheduler.from_pretrained(FOLDER, subfolder="jumps")\n'
-        f"images = pipeline({pipelines_call(student)}).images",
-        "TEACHER is its teacher's folder. opmerge must be installed, with its extra `torch`.",
-        is_adapter=True,
-    )
+    plain = plain_steps(student, teacher.scheduler_config, pipeline_class)
+    if plain is not None:
+        plain.scheduler.save_pretrained(folder / "scheduler")
+    return adapters_usage(parts, student, plain, adapters)

@@ -127,13 +127,6 @@ def own_call(student: Student) -> str:
     return ", ".join(asked)
 
 
-def pipelines_call(student: Student) -> str:
-    """Arguments of a call of the teacher's pipeline, without guidance."""
-    told = "PROMPT, " if student.num_classes is None else "class_labels=[0], "
-    count = f"num_inference_steps={len(student.jumps)}, guidance_scale=1.0"
-    return f"{told if student.needs else ''}{count}"
-
-
 def write_card(
     folder: Path,
     student: Student,

@@ -7,46 +7,27 @@ without code of this package: it is then told them in the call, as the folder's 
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers import ModelMixin
 
 from opmerge.denoisers.families import config_of, family_of, shape_of
-from opmerge.denoisers.linear_part import LinearDenoiser
 from opmerge.denoisers.model_folder import INDEX, JUMPS, find_network, jumps_folder
 from opmerge.denoisers.models import Student, Teacher
-from opmerge.denoisers.pipelines import PipelineParts, other_parts, pipeline_parts
+from opmerge.denoisers.pipelines import other_parts, pipeline_parts
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.experts import TimestepExperts
-from opmerge.distillation.model_card import Making, Usage, pipelines_call, write_card
+from opmerge.distillation.model_card import Making, write_card
+from opmerge.distillation.plain_steps import plain_steps
 from opmerge.distillation.scheduler import JumpScheduler
+from opmerge.distillation.usage import pipeline_usage
 from opmerge.files import folder_beside, read_json_object, reading, write_atomic
-
-_LEVELS_DIFFER = 1e-3  # relative, of sigma/alpha: far below what a student's own error moves
-_FAR_FROM_EULER = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-
-
-@dataclass(frozen=True, eq=False)
-class PlainSteps:
-    """A scheduler of diffusers that takes a student's steps if the call names them.
-
-    Args:
-        argument: of the pipeline's call, ``timesteps`` or ``sigmas``.
-    """
-
-    scheduler: SchedulerMixin
-    argument: str
-    values: tuple[float, ...]
 
 
 def has_own_pipeline(teacher: Teacher) -> bool:
@@ -93,7 +74,7 @@ def save_in_pipeline(
         scheduler.save_pretrained(unfinished / "scheduler")
         jumps.save_pretrained(unfinished / JUMPS)
         write_atomic(unfinished / INDEX, json.dumps(index, indent=2) + "\n")
-        write_card(unfinished, student, teacher, _usage(parts, student, plain), making)
+        write_card(unfinished, student, teacher, pipeline_usage(parts, student, plain), making)
     return folder
 
 
@@ -130,77 +111,6 @@ def load_part(place: Path, entry: Sequence[str] = ("", "")) -> ModelMixin:
     return network
 
 
-def plain_steps(
-    student: Student, config: Mapping[str, Any], pipeline_class: Any
-) -> PlainSteps | None:
-    """The scheduler of diffusers that takes a student's steps as they are, if there is one.
-
-    Its levels sigma/alpha must be the student's to 1e-3, its last step must land where the
-    student's does, and the pipeline's call must take the argument that names the steps.
-    """
-    chain = student.chain
-    is_scaled = student.ddim.scalings is not None
-    if (
-        student.free_step is not None
-        or is_scaled
-        or any(
-            isinstance(jump.denoiser, LinearDenoiser) or jump.readout != jump.stop for jump in chain
-        )
-    ):
-        return None
-    ddim = student.ddim
-    places = [*(jump.start for jump in chain), 0]
-    ratios = (ddim.sigmas[places] / ddim.alphas[places]).double().numpy()
-    times = ddim.timesteps[places[:-1]].tolist()
-    call = inspect.signature(pipeline_class.__call__).parameters
-    for steps in _candidates(
-        ddim.prediction_type, ddim.sigmas[places[:-1]].tolist(), times, config
-    ):
-        if steps.argument in call and _takes(steps, ratios, times):
-            return steps
-    return None
-
-
-def _candidates(
-    prediction: str, sigmas: Sequence[float], times: Sequence[float], config: Mapping[str, Any]
-) -> Sequence[PlainSteps]:
-    count = config.get("num_train_timesteps", 1000)
-    if prediction == "flow_prediction":
-        flow = FlowMatchEulerDiscreteScheduler(num_train_timesteps=count, shift=1.0)
-        return [PlainSteps(flow, "sigmas", tuple(sigmas))]
-    found = []
-    for final in ("zero", "sigma_min"):
-        euler = EulerDiscreteScheduler.from_config(
-            config,
-            **dict.fromkeys(_FAR_FROM_EULER, False),
-            prediction_type=prediction,
-            timestep_spacing="leading",  # z_T is then of variance 1, as the student's
-            steps_offset=1,  # which only steps that are not named know, and pipelines warn of 0
-            final_sigmas_type=final,
-        )
-        found.append(PlainSteps(euler, "timesteps", tuple(times)))
-    return found
-
-
-def _takes(steps: PlainSteps, ratios: np.ndarray[Any, Any], times: Sequence[float]) -> bool:
-    """Whether a scheduler visits these levels at these times when its call names them."""
-    try:
-        steps.scheduler.set_timesteps(**{steps.argument: list(steps.values)})
-    except ValueError:  # of levels that such a scheduler makes by itself alone
-        return False
-    levels = np.asarray(steps.scheduler.sigmas, dtype=np.float64)
-    if steps.argument == "sigmas":
-        with np.errstate(divide="ignore"):
-            levels = levels / (1 - levels)
-    own = np.asarray(steps.scheduler.timesteps, dtype=np.float64)
-    return (
-        levels.shape == ratios.shape
-        and np.allclose(levels[:-1], ratios[:-1], rtol=_LEVELS_DIFFER)
-        and abs(levels[-1] - ratios[-1]) <= _LEVELS_DIFFER
-        and np.allclose(own, times, rtol=0, atol=1e-3)
-    )
-
-
 def _network(student: Student, networks: Sequence[Any]) -> ModelMixin:
     """What takes the place of the teacher's network: the student's, or all that it has."""
     if len(networks) == 1:
@@ -218,20 +128,3 @@ def _entry(part: Any) -> list[str]:
     """How ``model_index.json`` names a part."""
     module, name = type(part).__module__, type(part).__name__
     return ["diffusers" if hasattr(diffusers, name) else module, name]
-
-
-def _usage(parts: PipelineParts, student: Student, plain: PlainSteps | None) -> Usage:
-    """How a student's pipeline is loaded and called."""
-    name, asked = parts.class_name, pipelines_call(student)
-    needed = "import opmerge.distillation  # the scheduler of the steps\n"
-    if plain is not None:
-        values = [round(value, 6) for value in plain.values]
-        asked, needed = f"{asked}, {plain.argument}={values}", ""
-    variant = f', variant="{parts.variant}"' if parts.variant else ""
-    return Usage(
-        f"{needed}from diffusers import {name}\n\n"
-        f"pipeline = {name}.from_pretrained(FOLDER{variant})\n"
-        f"images = pipeline({asked}).images",
-        "Guidance, if its teacher had any, is part of what it has learned: it is sampled without "
-        "(`guidance_scale=1.0`).",
-    )

@@ -27,7 +27,7 @@ from opmerge.denoisers.model_folder import INDEX
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import load_student, save_student
-from opmerge.distillation.own_pipeline import plain_steps
+from opmerge.distillation.plain_steps import plain_steps
 from opmerge.distillation.sampling import decoded
 
 T = 10
