@@ -143,6 +143,7 @@ class _Spent:
             batch,
             given("target_reuse", known.get("target_reuse", spending.target_reuse)),
             GuidanceOptions.of_record(premises.guidance).steps(steps),
+            premises.is_solved,
         )
         if spending.budget is None:
             guided = cost.teacher_passes(steps, 0) - steps

@@ -31,6 +31,7 @@ class Premises:
     Args:
         settings: of the runs that a calibration is for.
         guidance: of the teacher.
+        is_solved: whether linear parts are solved, where the kind of network says so.
         timed: what a budget of time is worth on this machine, for a teacher that was timed.
     """
 
@@ -41,6 +42,7 @@ class Premises:
     settings: Mapping[str, Any] = field(default_factory=dict)
     timed: Prices | None = None
     guidance: GuidanceRecord = field(default_factory=dict)
+    is_solved: bool | None = None
 
 
 def find_premises(
@@ -57,6 +59,7 @@ def find_premises(
     """
     from opmerge.forecast import PRIORS, linear_table, read_calibration
 
+    guidance.check_one()
     if spending.teacher is not None:
         if asked.given("schedule") is not None:
             need = "must be left out: the teacher has its own"
@@ -129,7 +132,7 @@ def _of_teacher(
     with progress_bar("the teacher's table", total) as report:
         given = teacher, inputs, spectrum, config, accelerator, kept, _TABLE_SAMPLES
         measured = kept_table(*given, report)
-    timed = None
+    timed, is_solved = None, None
     if spending.budget is not None and spending.seconds_per_evaluation is None:
         timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)
     notes = [f"the teacher's table took {measured.network_evaluations:,} network evaluations"]
@@ -137,8 +140,9 @@ def _of_teacher(
         calibration.check(teacher_sha256=teacher.digest, schedule=schedule)
         law, settings = calibration.law, calibration.settings
     else:
-        prior = law_prior(teacher, config.linear_part == "solve")
+        is_solved = config.linear_part == "solve"
+        prior = law_prior(teacher, is_solved)
         law, settings = prior.fitted(len(measured.table.sizes)), {}
         notes.append(f"without a calibration the law of merges is {law.source}: intervals are wide")
     record = teacher.guidance_record
-    return Premises(schedule, measured.table, law, tuple(notes), settings, timed, record)
+    return Premises(schedule, measured.table, law, tuple(notes), settings, timed, record, is_solved)

@@ -64,8 +64,13 @@ def run(
     from opmerge.settings.distillation import DistillationConfig
     from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
 
+    guidance.check_one()
     names = {"loss_weighting", "linear_part", "target_reuse", "lora_rank", "lora_target_modules"}
-    config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
+    config = DistillationConfig(
+        **asked.model_dump(include=names),
+        sharing="all" if asked.one_network else "merge",
+        optimization=optimization,
+    )
     teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
     samples, folder = samples.fitted(teacher.sample_shape), asked.output_dir
     teacher = networks.guided(teacher, guidance, samples.source)

@@ -90,7 +90,8 @@ def _asked_for(
     if not asked.prompt:
         return None
     network: Any = sampler.jumps[0].network if isinstance(sampler, Student) else None
-    return read_encoding(pipeline_folder(asked.model), network).told(asked.prompt)
+    told = read_encoding(pipeline_folder(asked.model), network).told(asked.prompt)
+    return told.named(sampler.needs)  # without a scale, of which a student is told in its place
 
 
 def _told_by(folder: Path) -> KeptConditions:
@@ -126,6 +127,9 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
 
     prepare_libraries()
     student = load_student(asked.student).to(best_device())
+    if isinstance(student.guidance.get("scale"), list):
+        student = _at_scale(student, guidance)
+        guidance = guidance.of_record(student.guidance)
     teacher = read_teacher(asked.teacher, student.num_steps, asked.ignore_clipping)
     asked = asked.fitted(student.sample_shape)
     place = asked.prompts or asked.source or "none"
@@ -210,13 +214,26 @@ def _load_sampler(asked: SamplingOptions, guidance: GuidanceOptions) -> Teacher 
     if is_student(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)
-        if (scale := guidance.guidance_scale) is not None:
-            raise InputError("guidance_scale", "must be left out: a student needs none", scale)
-        return load_student(folder).to(best_device())
+        return _at_scale(load_student(folder), guidance).to(best_device())
     if steps is None:
         raise InputError("steps", "must be given for a teacher", remedy="pass --steps 64")
     teacher = read_teacher(folder, steps, asked.ignore_clipping)
     return guided(teacher, guidance, asked.prompts or "none").to(best_device())
+
+
+def _at_scale(student: Student, guidance: GuidanceOptions) -> Student:
+    """A student, of one that is told its guidance scale at those that are asked for."""
+    known, scale = student.guidance.get("scale"), guidance.scale
+    if scale is None:
+        return student
+    if not isinstance(known, list):
+        requirement = "must be left out: a student needs none"
+        raise InputError("guidance_scale", requirement, guidance.guidance_scale)
+    low, high = scale if isinstance(scale, tuple) else (scale, scale)
+    if not known[0] <= low <= high <= known[1]:
+        requirement = f"must be within {known[0]:g},{known[1]:g}, for which it was distilled"
+        raise InputError("guidance_scale", requirement, guidance.guidance_scale)
+    return replace(student, guidance={**student.guidance, "scale": [low, high]})
 
 
 def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from opmerge.measure.linearity import Linearity
     from opmerge.settings.commands import CalibrationOptions, DistillOptions, RunOptions
     from opmerge.settings.data import DistilledSamples, SampleOptions
-    from opmerge.settings.distillation import DistillationConfig, OptimizationConfig, Sharing
+    from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
     from opmerge.settings.guidance import GuidanceOptions
     from opmerge.settings.networks import TeacherConfig
 
@@ -102,6 +101,10 @@ def distill(
     config = settled(config, teacher.network)
     of_plan = None if made_for is None else made_for.guidance
     teacher = networks.guided(teacher, guidance, samples.source, of_plan)
+    if config.lora_rank and not asked.fuse_lora and isinstance(guidance.scale, tuple):
+        requirement = "must be one number for adapters: the teacher's network is told none"
+        remedy = "pass --fuse_lora, which saves whole networks"
+        raise InputError("guidance_scale", requirement, guidance.guidance_scale, remedy)
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
         _compare_training(config, made_for.training)
@@ -186,6 +189,7 @@ def calibrate(
     from opmerge.measure.probes import default_probes
     from opmerge.settings.distillation import DistillationConfig
 
+    guidance.check_one()
     names = {"num_iterations", "merge_rule", "loss_weighting", "linear_part", "target_reuse"}
     config = DistillationConfig(**asked.model_dump(include=names), optimization=optimization)
     folder, rate, budget = asked.output_dir, optimization.learning_rate, asked.budget
@@ -268,6 +272,8 @@ def _configuration(
     config: DistillationConfig, made_for: opmerge.PlanFile | None
 ) -> DistillationConfig:
     """The settings as given, or else as the plan says, or the defaults."""
+    from opmerge.distillation.stages import iterations_of_stages
+
     lengths = [name for name in _LENGTHS if config.given(name) is not None]
     if len(lengths) > 1:
         raise InputError(lengths[0], f"must not be given together with --{lengths[1]}")
@@ -281,8 +287,8 @@ def _configuration(
     config, model = config.replaced(merge_rule=rule), made_for.training
     if not lengths:
         if made_for.iterations is not None:
-            planned = _of_stages(made_for, made_for.iterations, config.sharing)
-            config = config.replaced(num_iterations=planned)
+            given = made_for.plan, made_for.iterations, config.sharing
+            config = config.replaced(num_iterations=iterations_of_stages(*given))
         elif isinstance(model, opmerge.GammaRates):
             config = config.replaced(num_iterations=model.num_iterations)
     return config
@@ -305,34 +311,6 @@ def _plan_file(run: Distillation, samples: SampleOptions) -> opmerge.PlanFile:
     outcome = opmerge.evaluate(problem, run.plan)
     file = plan_file(opmerge.PlannerResult(outcome, lower_bound=0.0))
     return replace(file, guidance=guidance)
-
-
-def _of_stages(
-    file: opmerge.PlanFile, iterations: Sequence[int], sharing: Sharing
-) -> int | tuple[int, ...]:
-    """A plan's iterations of each merge as those of each stage, one number if they are equal.
-
-    Of one network for all merges, of whose batches each has a part, they are the sum of as many as
-    the merges and rehearsals of a stage, by the mean of its merges.
-    """
-    from opmerge.distillation.stages import plan_stages
-
-    of_merge = dict(zip(file.plan.merges, iterations, strict=True))
-    stages = []
-    for stage in plan_stages(file.plan, sharing):
-        counts = {of_merge[merge] for merge in stage.new}
-        if sharing == "all":
-            total = sum(of_merge[merge] for merge in stage.new)
-            counts = {round(total * len(stage.merges) / len(stage.new))}
-        if len(counts) > 1:
-            raise InputError(
-                "plan",
-                "must have equal `iterations` for merges that train one network (--sharing round)",
-                f"{_range(counts)} for {stage.name}",
-                "pass --num_iterations, or leave out --sharing round",
-            )
-        stages.append(counts.pop())
-    return stages[0] if len(set(stages)) == 1 else tuple(stages)
 
 
 def _of_merges(run: Distillation) -> tuple[int, ...] | None:

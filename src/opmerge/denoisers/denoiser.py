@@ -7,7 +7,7 @@ With ``z = alpha x_0 + sigma ε`` any prediction form of a network is a linear m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,10 @@ _Conditions = TypeVar("_Conditions")
 
 LABELS = "class_labels"
 """The rows of a condition that say the class of each sample."""
+
+SCALE = "guidance_scale"
+"""The rows of a condition that say w of each sample: a guided teacher is drawn by it, and a network
+that embeds it is told what its family makes of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,10 @@ class Condition:
     def __getitem__(self, index: Tensor | slice) -> Condition:
         """The rows of some samples."""
         return Condition({name: values[index] for name, values in self.rows.items()})
+
+    def named(self, names: Container[str]) -> Condition:
+        """The rows of these names alone."""
+        return Condition({name: rows for name, rows in self.rows.items() if name in names})
 
     def take(self, rows: Tensor) -> Condition:
         """The rows of some samples: see ``KeptConditions``."""

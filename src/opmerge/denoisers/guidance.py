@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import Condition, Estimate, Step, as_condition
+from opmerge.denoisers.denoiser import SCALE, Condition, Estimate, Step, as_condition
 from opmerge.denoisers.families import Rows, config_of, family_of
 from opmerge.denoisers.sampler import NetworkDenoiser
 from opmerge.errors import InputError
-from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord, guidance_record
+from opmerge.settings.guidance import GuidanceOptions, GuidanceRecord, Scale, guidance_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,8 @@ class Guidance:
     """How a teacher is guided.
 
     Args:
-        scale: w; 1 is no guidance, 0 the network that is told nothing.
+        scale: w; 1 is no guidance, 0 the network that is told nothing. Of a range each sample is
+            told its own, in the rows ``SCALE`` of its condition.
         null: one row, told in the place of the condition.
         steps: of the teacher, at which it is on (Kynkäänniemi et al. 2024); elsewhere w is 1.
         null_first: the order in a batch of those that are told nothing and of the others, which
@@ -38,7 +39,7 @@ class Guidance:
         negative_prompt: that the null row is of, as files say it.
     """
 
-    scale: float
+    scale: Scale
     null: Condition
     steps: range
     null_first: bool = True
@@ -99,7 +100,8 @@ class Guidance:
 
     def digest(self) -> str:
         """SHA-256 of all that the guided teacher depends on beside the network."""
-        digest = hashlib.sha256(repr((float(self.scale), self.steps)).encode())
+        scale = self.scale if isinstance(self.scale, tuple) else float(self.scale)
+        digest = hashlib.sha256(repr((scale, self.steps)).encode())
         for name, row in sorted(self.null.rows.items()):
             digest.update(name.encode())
             digest.update(
@@ -141,10 +143,18 @@ class Guided:
         else:
             rows = torch.nonzero((step >= steps.start) & (step < steps.stop)).squeeze(1)
         null, plain = self._outputs(z, rows, step, condition)
-        drawn = null + self.guidance.scale * (plain[rows] - null)
+        drawn = null + self._scale(z, rows, condition) * (plain[rows] - null)
         guided = drawn if len(rows) == len(z) else plain.index_copy(0, rows, drawn)
         read = self.denoiser.sampler.read
         return read(guided, z, step), read(plain, z, step)
+
+    def _scale(self, z: Tensor, rows: Tensor, told: Condition) -> float | Tensor:
+        """w, or of a range that of some rows, so that it broadcasts over states."""
+        if not isinstance(self.guidance.scale, tuple):
+            return self.guidance.scale
+        if SCALE not in told.rows:
+            raise InputError("condition", f"must tell {SCALE} of each sample", sorted(told.rows))
+        return told.rows[SCALE][rows].view(-1, *[1] * (z.ndim - 1))
 
     def _outputs(
         self, z: Tensor, rows: Tensor, step: Step, told: Condition

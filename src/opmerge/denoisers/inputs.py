@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from torch import Tensor
 from opmerge.data import Progress, Source, digits_labels
 from opmerge.data.arrays import read_array, write_rows
 from opmerge.denoisers.conditions import KeptConditions
-from opmerge.denoisers.denoiser import Condition, Step, as_condition
+from opmerge.denoisers.denoiser import SCALE, Condition, Step, as_condition
 from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.loop import Columns, Draws, seeded_generator
@@ -294,6 +294,31 @@ class NoiseInputs:
     def identity(self) -> str:
         told = "" if self.condition is None else f" {self.condition.identity()}"
         return f"noise {self.shape} {self.num_classes}{told}"
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledInputs:
+    """Other inputs, of whose samples each is told a guidance scale, drawn evenly from a range."""
+
+    inputs: TrainingInputs
+    low: float
+    high: float
+
+    @property
+    def condition(self) -> Condition | KeptConditions | None:
+        """See ``TrainingInputs``; scales are new in every batch."""
+        return self.inputs.condition
+
+    def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
+        """See ``TrainingInputs``."""
+        batch = self.inputs.draw(ddim, starts, draws)
+        rows = {} if batch.condition is None else batch.condition.rows
+        scales = self.low + (self.high - self.low) * draws.uniform()
+        return replace(batch, condition=Condition({**rows, SCALE: scales}))
+
+    def identity(self) -> str:
+        """See ``TrainingInputs``; the range is the teacher's."""
+        return self.inputs.identity()
 
 
 def of_choice(steps: Sequence[int], choice: Tensor | None) -> Step:

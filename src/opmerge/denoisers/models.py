@@ -22,7 +22,7 @@ from opmerge.denoisers.denoiser import (
     Step,
     as_condition,
 )
-from opmerge.denoisers.families import Rows, unwrapped
+from opmerge.denoisers.families import Rows, config_of, family_of, unwrapped
 from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser
 from opmerge.forecast.cost import operator_passes
@@ -172,9 +172,15 @@ class Teacher(_Told):
         return [Jump(self.denoiser, t, t - 1, t - 1) for t in range(self.num_steps, 0, -1)]
 
     def guided(self, options: GuidanceOptions, null: Condition | None = None) -> Teacher:
-        """The same teacher under guidance, if any is asked for (``Guidance.of``)."""
-        guidance = Guidance.of(options, self.network, self.needs, self.num_steps, null)
-        return replace(self, guidance=guidance)
+        """The same teacher under guidance, if any is asked for (``Guidance.of``).
+
+        Of a range its network is one that can be told a scale, as its students are.
+        """
+        network, needs, num_steps = self.network, self.needs, self.num_steps
+        guidance = Guidance.of(options, network, needs, num_steps, null)
+        if guidance is not None and isinstance(guidance.scale, tuple):
+            network = family_of(config_of(network)).with_guidance(network)
+        return replace(self, guidance=guidance, network=network)
 
     def to(self, device: torch.device) -> Teacher:
         """The same teacher on a device; this one stays where it is."""

@@ -23,7 +23,7 @@ from diffusers import DDIMParallelScheduler, DDIMScheduler, SchedulerMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from opmerge.denoisers.denoiser import PREDICTIONS, Condition, Estimate, Step
+from opmerge.denoisers.denoiser import PREDICTIONS, SCALE, Condition, Estimate, Step
 from opmerge.denoisers.families import Call, config_of, family_of
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
@@ -208,8 +208,16 @@ class NetworkDenoiser:
 
     def output(self, z: Tensor, step: Step, condition: Condition | None = None) -> Tensor:
         """(B, …) what the network predicts, in the sampler's form."""
-        times = self.sampler.timesteps[step].expand(len(z))
-        return predicted(self.call(self.network, self.sampler.scale(z, step), times, condition), z)
+        times, told = self.sampler.timesteps[step].expand(len(z)), self._told(condition)
+        return predicted(self.call(self.network, self.sampler.scale(z, step), times, told), z)
+
+    def _told(self, condition: Condition | None) -> Condition | None:
+        """What the network reads of a condition: of a scale its embedding, if it has one."""
+        if condition is None or SCALE not in condition.rows:
+            return condition
+        rows, config = dict(condition.rows), config_of(self.network)
+        scales = rows.pop(SCALE)
+        return Condition({**rows, **family_of(config).guidance_rows(config, scales)})
 
     def using(self, network: nn.Module) -> NetworkDenoiser:
         return replace(self, network=network)

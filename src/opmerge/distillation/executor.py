@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints
 from opmerge.denoisers.families import config_of, family_of
-from opmerge.denoisers.inputs import NoiseInputs, TrainingInputs
+from opmerge.denoisers.inputs import NoiseInputs, ScaledInputs, TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.distillation.adapters import Adapters
 from opmerge.distillation.free_step import fit_free_step, num_batches
@@ -90,6 +90,9 @@ class Distillation:
             requirement = "must be left out with a free step: students then read data below step T"
             raise InputError("data_free", requirement)
         config = settled(config, teacher.network)
+        self._drawn = inputs
+        if teacher.guidance is not None and isinstance(scale := teacher.guidance.scale, tuple):
+            self._drawn = ScaledInputs(inputs, *scale)
         self.plan, self.inputs, self.config = plan, inputs, config
         self.accelerator, self._warn = accelerator, warn
         self.stages = plan_stages(plan, config.sharing)
@@ -97,7 +100,7 @@ class Distillation:
         if config.lora_rank is not None:
             adapters = Adapters(config.lora_rank, config.lora_target_modules)
         self._operators = Operators(self.teacher, plan.free_step or plan.num_steps, adapters)
-        self.targets = Targets(self.teacher, inputs, config, accelerator, self._operators)
+        self.targets = Targets(self.teacher, self._drawn, config, accelerator, self._operators)
         effort = plan_effort(self.stages, config, accelerator.num_processes, self.limits)
         self.iterations, self.seconds = list(effort.iterations), effort.seconds
         self._stage = 0
@@ -274,7 +277,7 @@ class Distillation:
         """Fit the plan's free step, unless it has none or a checkpoint had it."""
         landing, settings = self.plan.free_step, self.config.optimization
         if landing is not None and self._operators.free_step is None:
-            given = self.teacher, self.inputs, settings, self.accelerator, landing
+            given = self.teacher, self._drawn, settings, self.accelerator, landing
             self._operators.free_step = fit_free_step(*given)
 
     def _train_stage(self) -> Iterator[TrainingRecord]:

@@ -16,13 +16,15 @@ from torch import Tensor
 from opmerge.checks import check_count, check_whole
 from opmerge.data import Progress
 from opmerge.denoisers.conditions import KeptConditions, check_told
-from opmerge.denoisers.denoiser import LABELS, Condition, as_condition
+from opmerge.denoisers.denoiser import LABELS, SCALE, Condition, as_condition
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.pipelines import load_pipeline, other_parts
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
+
+_GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less their whole parts, are spread evenly
 
 
 def draw_samples(
@@ -80,10 +82,22 @@ def draw_samples(
         elif classes is not None:
             labels = rows % classes if class_label is None else torch.full_like(rows, class_label)
             condition = as_condition(labels.to(device))
+        if condition is not None and (scales := _scales(sampler, rows)) is not None:
+            condition = Condition({**condition.rows, SCALE: scales.to(device)})
         samples[rows] = sampler.sample(noise, condition).cpu()
         if progress is not None:
             progress(first + len(rows))
     return samples
+
+
+def _scales(sampler: Teacher | Student, rows: Tensor) -> Tensor | None:
+    """Guidance scales of samples by their numbers, spread over the range of one that has it."""
+    record = sampler.guidance_record if isinstance(sampler, Teacher) else sampler.guidance
+    if not isinstance(scale := record.get("scale"), list):
+        return None
+    shares = rows.double() * _GOLDEN % 1
+    scales: Tensor = scale[0] + (scale[1] - scale[0]) * shares
+    return scales.float()
 
 
 def told_of(

@@ -151,6 +151,9 @@ class JumpScheduler(SchedulerMixin, ConfigMixin):
         if free_step is not None:
             free_step = replace(free_step, denoiser=free_step.denoiser.to(ddim.alphas.device))
         guidance = dict(self.config["guidance"] or {})
+        if isinstance(guidance.get("scale"), list):  # which each sample is told by itself
+            told = family_of(config_of(network)).guidance_rows(config_of(network), torch.ones(1))
+            needs = {name: rows for name, rows in needs.items() if name not in told}
         return Student(jumps, ddim, sample_shape, needs, free_step, guidance)
 
     def save_pretrained(

@@ -210,6 +210,35 @@ def _stages_of_one_network(plan: Plan) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def iterations_of_stages(
+    plan: Plan, iterations: Sequence[int], sharing: Sharing
+) -> int | tuple[int, ...]:
+    """A plan's iterations of each merge as those of each stage, one number if they are equal.
+
+    Of one network for all merges, of whose batches each has a part, they are the sum of as many as
+    the merges and rehearsals of a stage, by the mean of its merges.
+
+    Raises:
+        InputError: if merges that train one network have different numbers.
+    """
+    of_merge = dict(zip(plan.merges, iterations, strict=True))
+    stages = []
+    for stage in plan_stages(plan, sharing):
+        counts = {of_merge[merge] for merge in stage.new}
+        if sharing == "all":
+            total = sum(of_merge[merge] for merge in stage.new)
+            counts = {round(total * len(stage.merges) / len(stage.new))}
+        if len(counts) > 1:
+            raise InputError(
+                "plan",
+                "must have equal `iterations` for merges that train one network",
+                f"{min(counts)} to {max(counts)} for {stage.name}",
+                'pass `num_iterations=400`, or `sharing="merge"`',
+            )
+        stages.append(counts.pop())
+    return stages[0] if len(set(stages)) == 1 else tuple(stages)
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long each stage is trained: ``iterations`` where they are known, or else ``seconds``."""

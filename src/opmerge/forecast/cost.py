@@ -105,12 +105,15 @@ class IterationCost:
         batch: int,
         reuse: int | Literal["auto"],
         guided_steps: range = UNGUIDED,
+        is_solved: bool | None = None,
     ) -> IterationCost:
         """That of runs which a table, and the settings of a calibration, are for.
 
-        Without settings the linear part may be solved, and must not cost more then.
+        Without settings the linear part may be solved, and must not cost more then, unless the
+        kind of network is known and says whether it ``is_solved``.
         """
-        is_solved = table.is_nonlinear or not settings
+        if is_solved is None:
+            is_solved = table.is_nonlinear or not settings
         fewest = fewest_targets(table.num_dimensions, batch) if is_solved else 0
         return cls(batch, reuse, is_solved, guided_steps=guided_steps, fewest=fewest)
 

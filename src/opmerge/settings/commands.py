@@ -33,6 +33,7 @@ _COPIES = (
     "student's folder, instead of links to it."
 )
 _FUSED = "Save whole networks with their adapters fused in, not the adapters."
+_SHARED = "One network for all steps of the student and all merges"
 _PICTURE = "A .png (grid) or .npy (array) file."
 _PREPARED = "A data set that `prepare` wrote"
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
@@ -54,7 +55,8 @@ class ProblemOptions(Settings):
     schedule: str = option(
         "cosine",
         "cosine, nichol-dhariwal, linear, scaled-linear, equal-angle:2.0, a diffusers "
-        "scheduler_config.json or model folder, or a file of arrays.",
+        "scheduler_config.json or model folder, a model of the hub (OWNER/NAME), or a file of "
+        "arrays.",
     )
     training: File | None = option(
         None,
@@ -232,9 +234,7 @@ class DistillOptions(TeacherOptions):
         shown="the plan's, or none",
         rare=True,
     )
-    one_network: bool = option(
-        False, "One network for all steps of the student and all merges: --sharing all."
-    )
+    one_network: bool = option(False, f"{_SHARED}: --sharing all.")
     validation_steps: Whole = option(
         0,
         "Iterations between looks at samples of the same noise: a grid, and the paired error to "
@@ -292,6 +292,7 @@ class SpendingOptions(TeacherOptions):
     num_samples: Count = option(2000, "Samples on which students are measured.", rare=True)
     copy_components: bool = option(False, _COPIES, "Run", rare=True)
     fuse_lora: bool = option(False, _FUSED, "Run", rare=True)
+    one_network: bool = option(False, f"{_SHARED}.", "Execution")
     lora_rank: Count | None = option(
         None, "As of the run to come: adapters.", "Execution", shown="whole networks"
     )

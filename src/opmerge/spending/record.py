@@ -38,6 +38,9 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
         "learning_rate": spending.chosen.learning_rate,
         "samples": spending.asked.num_samples,
         "teacher": spending.teacher.digest,
+        "one_network": spending.config.sharing == "all",
+        "lora_rank": spending.config.lora_rank,
+        "not_foretold": spending.not_foretold,
     }
     record["trained"] = [_entry(spending, each) for each in trained]
     return record

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,8 +28,10 @@ from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.model_card import Making
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.distillation.sampling import told_of
+from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
+from opmerge.forecast.cost import IterationCost
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import CalibrationSize, size_within
 from opmerge.measure.evaluation import Measurement, evaluate_student
@@ -37,7 +39,7 @@ from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
 from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
 from opmerge.planners.budget import BudgetPlan
 from opmerge.planners.free_step import with_free_step
-from opmerge.plans import Plan, build_strategy
+from opmerge.plans import Merge, Plan, build_strategy
 from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
@@ -74,7 +76,8 @@ class Trained:
 
     Args:
         name: of the plan.
-        iterations: one a merge, in the order of execution; 0 of what was only solved.
+        iterations: one a merge, or one a stage of one network for all, in the order of execution;
+            0 of what was only solved.
         cost: in the unit of the budget, calibration apart.
         forecast: the paired error that the law gave; None where it does not hold.
         measured: the paired error, with its 95 % interval.
@@ -92,11 +95,17 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What forecasts are made from, and what it cost, in the unit of the budget."""
+    """What forecasts are made from, and what it cost, in the unit of the budget.
+
+    Args:
+        is_probed: whether the law was fitted to probes that were trained as the run will be, but
+            for a network of their own for each merge.
+    """
 
     law: FittedLaw
     table: TeacherTable
     cost: float
+    is_probed: bool
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,8 @@ class Spending:
     def knowledge(self) -> Knowledge:
         """The law and the teacher's table: from probes, where the share pays for enough of them,
         or the law of its kind of network and a table alone."""
-        given = self.teacher, self.inputs, self.spectrum, self.config, self.accelerator
+        config = self.config.replaced(sharing="merge")
+        given = self.teacher, self.inputs, self.spectrum, config, self.accelerator
         folder = self.folder / "calibration"
         part = self.asked.calibration_share * self.prices.amount
         size: CalibrationSize | None = None
@@ -151,7 +161,7 @@ class Spending:
         if size is not None and count >= _FEWEST_ITERATIONS:
             found = calibrate(
                 *given[:3],
-                self.config.replaced(num_iterations=count),
+                config.replaced(num_iterations=count),
                 self.accelerator,
                 size.probes,
                 folder,
@@ -160,12 +170,22 @@ class Spending:
             )
             if self.accelerator.is_main_process:
                 found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
-            return Knowledge(found.law_fit.law, found.table.table, part)
+            return Knowledge(found.law_fit.law, found.table.table, part, is_probed=True)
         table = kept_table(*given, folder, self._samples_without_probes())
         is_solved = self.config.linear_part == "solve"
         law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
         free = self.prices.counts_iterations
-        return Knowledge(law, table.table, 0.0 if free else table.network_evaluations)
+        cost = 0.0 if free else table.network_evaluations
+        return Knowledge(law, table.table, cost, is_probed=False)
+
+    @property
+    def not_foretold(self) -> list[str]:
+        """What is trained otherwise than all that the law was fitted to, in words."""
+        otherwise = {
+            "one network for all steps": self.config.sharing == "all",
+            "adapters": self.config.lora_rank is not None and not self.knowledge.is_probed,
+        }
+        return [what for what, holds in otherwise.items() if holds]
 
     def _samples_without_probes(self) -> int:
         """Of a table that costs the calibration's share, or the least that one can be made of.
@@ -301,32 +321,51 @@ class Spending:
         short = forecast(law, table, planned.plan, counts)
         number = f"{digest([planned.plan.to_nested(), planned.plan.free_step])[:8]}"
         name = f"pilot {number} at {candidate.learning_rate:g}, {sum(counts)} iterations"
-        config = self._config_of(candidate).replaced(num_iterations=counts or 1)
+        config = self._config_of(candidate, planned.plan, counts)
         found = self._trained(name, planned.plan, config, budget, short, _PILOT_SAMPLES)
         return found.measured.value * planned.forecast.rms / max(short.rms, _LEAST)
 
-    def _config_of(self, candidate: Candidate) -> DistillationConfig:
+    def _config_of(
+        self, candidate: Candidate, plan: Plan, iterations: tuple[int, ...]
+    ) -> DistillationConfig:
+        """The settings of a candidate's run, whose merges have so many iterations each."""
         optimization = self.config.optimization
         rated = optimization.replaced(learning_rate=candidate.learning_rate)
-        return self.config.replaced(optimization=rated)
+        counts = self._of_stages(plan, iterations)
+        return self.config.replaced(optimization=rated, num_iterations=counts)
+
+    def _of_stages(self, plan: Plan, iterations: tuple[int, ...]) -> int | tuple[int, ...]:
+        """Iterations of the stages, of one network as many as cost what the merges cost apart."""
+        if not iterations or self.config.sharing != "all":
+            return iterations or 1
+        stages, cost = plan_stages(plan, "all"), self.prices.cost
+        counts = iterations_of_stages(plan, iterations, "all")
+        counts = counts if isinstance(counts, tuple) else (counts,) * len(stages)
+        pairs = zip(stages, counts, strict=True)
+        asked = sum(n * cost_of(stage.merges, cost) / len(stage.merges) for stage, n in pairs)
+        scale = min(1.0, cost.of_plan(plan, iterations) / asked)
+        return tuple(max(1, math.floor(scale * count)) for count in counts)
 
     def best(self) -> Trained:
         """The plan that was chosen, trained."""
         best = self.chosen.planned
-        config = self._config_of(self.chosen).replaced(num_iterations=best.iterations or 1)
+        config = self._config_of(self.chosen, best.plan, best.iterations)
         return self._trained("plan", best.plan, config, best.cost, best.forecast)
 
     def usual(self, strategy: str) -> Trained:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
         targets used once, nothing solved."""
         plan = build_strategy(strategy, self.teacher.num_steps, self.asked.student_steps)
-        guided = self.prices.usual.guided(plan.merges)
-        each = float(self.prices.usual.per_iteration(children_of(plan), guided).sum())
+        stages = plan_stages(plan, self.config.sharing)
+        each = sum(cost_of(stage.merges, self.prices.usual) for stage in stages)
         count = int(self.prices.amount // each) if plan.merges else 1
         if count < 1:
             requirement = f"must be >= {each:,.0f} for an iteration of each merge of {strategy}"
             raise InputError("budget", requirement, self.prices.told)
-        config = self.config.replaced(num_iterations=count, linear_part="train", target_reuse=1)
+        counts: int | tuple[int, ...] = count
+        if self.config.sharing == "all" and stages:
+            counts = tuple(count * len(stage.merges) for stage in stages)
+        config = self.config.replaced(num_iterations=counts, linear_part="train", target_reuse=1)
         return self._trained(strategy, plan, config, count * each, None)
 
     def closed_form(self) -> Trained:
@@ -336,7 +375,7 @@ class Spending:
         batches = num_batches(self.teacher, size)
         config = self.config.replaced(num_iterations=batches, target_reuse=1)
         guided = self.prices.cost.guided(plan.merges)
-        each = self.prices.cost.target_evaluations(children_of(plan), guided)
+        each = self.prices.cost.target_evaluations(children_of(plan.merges), guided)
         cost = batches * float(each.sum())
         return self._trained(CLOSED_FORM, plan, config, cost, None)
 
@@ -412,6 +451,11 @@ class Spending:
         return time.perf_counter() - begin
 
 
-def children_of(plan: Plan) -> list[int]:
-    """Operators that each merge replaces, in the order of execution."""
-    return [merge.num_children for merge in plan.merges]
+def children_of(merges: Iterable[Merge]) -> list[int]:
+    """Operators that each merge replaces."""
+    return [merge.num_children for merge in merges]
+
+
+def cost_of(merges: Sequence[Merge], cost: IterationCost) -> float:
+    """What an iteration of each of the merges costs together, in the long run."""
+    return float(cost.per_iteration(children_of(merges), cost.guided(merges)).sum())

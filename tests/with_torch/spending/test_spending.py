@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from opmerge.cli import main
+from opmerge.distillation import load_student
+from opmerge.distillation.stages import plan_stages
 from opmerge.explorer.answers import answer
 from opmerge.explorer.premises import Run, read_source
 from opmerge.forecast.cost import IterationCost
+from opmerge.page import spending
 from opmerge.page.spending import spending_page
-from opmerge.plans import PlanFile
+from opmerge.plans import PlanFile, build_strategy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -105,6 +109,7 @@ def test_a_share_that_pays_for_probes_calibrates(teacher: Path, tmp_path: Path) 
     check_explored(tmp_path)
     record = record_of(tmp_path)
     assert record["budget"]["law"].split()[1] == "probes"
+    assert record["run"]["not_foretold"] == []
     assert 0.2 * budget < record["run"]["calibration"] <= 0.5 * budget
     assert record["trained"][0]["total"] <= budget
 
@@ -114,6 +119,31 @@ def test_students_of_two_steps(teacher: Path, tmp_path: Path) -> None:
     record = record_of(tmp_path)
     assert record["problem"]["student_steps"] == 2
     assert [each["name"] for each in record["trained"]] == ["plan"]  # nothing is solved
+
+
+def test_one_network_of_adapters(teacher: Path, tmp_path: Path) -> None:
+    """All steps by one adapter, at no more than the budget, and the forecast says what it is of."""
+    shared = ("--one_network", "--lora_rank", 2, "--linear_part", "train", "--target_reuse", 1)
+    few = ("--student_steps", 2, "--compare_with", "progressive", "--pilot_share", 0)
+    assert not run(teacher, tmp_path, *shared, *few)
+    record = record_of(tmp_path)
+    assert record["run"]["not_foretold"] == ["one network for all steps", "adapters"]
+    assert " and ".join(record["run"]["not_foretold"]) in spending.answer(record)
+    for each in record["trained"]:
+        plan = PlanFile.read(tmp_path / "plan.json").plan
+        if each["name"] == "progressive":
+            plan = build_strategy("progressive", T, 2)
+        stages = plan_stages(plan, "all")
+        spent = [
+            count * BATCH * (3 + fmean(merge.num_children for merge in stage.merges))
+            for stage, count in zip(stages, each["iterations"], strict=True)
+        ]
+        assert sum(spent) <= each["cost"] <= BUDGET
+        if plan.free_step is None:  # whose fit costs as well
+            assert sum(spent) > 0.9 * each["cost"]
+        folder = tmp_path / "students" / each["name"] / "student"
+        assert [path.name for path in folder.glob("adapter_*")] == ["adapter_1"]
+        assert len({jump.network for jump in load_student(folder).jumps}) == 1
 
 
 def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:

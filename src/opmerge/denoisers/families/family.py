@@ -130,6 +130,15 @@ class Family:
         """What tells a network (B,) guidance scales, if it was made to be told one."""
         return {}
 
+    def with_guidance(self, network: nn.Module) -> nn.Module:
+        """The same network, which shares its weights, told a scale that it does not heed yet.
+
+        Raises:
+            InputError: if none of the family embeds one.
+        """
+        requirement = "must be one number: only UNets that read texts are told one of a range"
+        raise InputError("guidance_scale", requirement, f"a range for {type(network).__name__}")
+
     # What the pipeline around the network knows: texts, and images behind an autoencoder. Each
     # is computed on the device of the part of the pipeline that does it, with no gradient.
 

@@ -17,6 +17,7 @@ from opmerge.denoisers.families.stable_diffusion import (
     unet_default_guidance,
     unet_guidance_rows,
     unet_text_rows,
+    unet_with_guidance,
 )
 from opmerge.denoisers.families.text import TEXT, TextFamily, encode, told_rows
 
@@ -54,6 +55,9 @@ class SDXL(TextFamily):
 
     def guidance_rows(self, config: Config, scales: Tensor) -> dict[str, Tensor]:
         return unet_guidance_rows(config, scales)
+
+    def with_guidance(self, network: nn.Module) -> nn.Module:
+        return unet_with_guidance(network)
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from opmerge.denoisers.families.text import TEXT, TextFamily, default_of, encode
 from opmerge.errors import InputError
 
 _GUIDANCE = "timestep_cond"
+_EMBEDDED = 256  # values of a scale's embedding, as in latent consistency
 _UNREAD = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type")
 
 
@@ -40,6 +43,9 @@ class StableDiffusion(TextFamily):
 
     def guidance_rows(self, config: Config, scales: Tensor) -> dict[str, Tensor]:
         return unet_guidance_rows(config, scales)
+
+    def with_guidance(self, network: nn.Module) -> nn.Module:
+        return unet_with_guidance(network)
 
     @torch.no_grad()
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
@@ -83,6 +89,19 @@ def unet_guidance_rows(config: Config, scales: Tensor) -> dict[str, Tensor]:
     """Sines and cosines of 1000 (w - 1), for a UNet that was trained to be told w (LCM, Eq. 18)."""
     size = config.get("time_cond_proj_dim")
     return {} if size is None else {_GUIDANCE: get_timestep_embedding(1000 * (scales - 1), size)}
+
+
+def unet_with_guidance(network: Any) -> nn.Module:
+    """A UNet whose times are joined by what a projection, zero at first, makes of a scale."""
+    config = {**network.config, "time_cond_proj_dim": _EMBEDDED}
+    with init_empty_weights():
+        told = UNet2DConditionModel.from_config(config)
+    told.load_state_dict(network.state_dict(), strict=False, assign=True)
+    own = network.time_embedding.linear_1.weight
+    projection = torch.zeros_like(told.time_embedding.cond_proj.weight, device=own.device)
+    told.time_embedding.cond_proj.weight = nn.Parameter(projection.to(own.dtype))
+    frozen: nn.Module = told.requires_grad_(False).eval()
+    return frozen
 
 
 def unet_default_guidance(pipeline: Any, states: Tensor) -> dict[str, Tensor]:
