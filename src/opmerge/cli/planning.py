@@ -60,8 +60,11 @@ def plan(
         budgets.answer(spectrum, (data, problem, searching, spending), guidance, files)
     else:
         if guidance.guidance_scale is not None:
-            need = "must come with a budget: the linear theory's plans are for teachers without"
-            raise InputError("guidance_scale", need, guidance.guidance_scale)
+            need = "must come with a budget: no certificate of the linear theory covers guidance"
+            remedy = (
+                "pass --budget; of up to 9 steps `opmerge.planners.guided_plan` proves the best"
+            )
+            raise InputError("guidance_scale", need, guidance.guidance_scale, remedy)
         _answer("plan", output.show_plan, data, problem, searching, files)
 
 

@@ -13,8 +13,10 @@ from pkgutil import iter_modules
 
 from opmerge.clock import TimeUpError
 from opmerge.errors import InputError
+from opmerge.guided_teacher import GuidedProblem
 from opmerge.planners.brute_force import MAX_STEPS, best_strategy_plan, brute_force_plan
 from opmerge.planners.certified import certified_memory, certified_plan
+from opmerge.planners.guided import guided_plan
 from opmerge.planners.in_time import plan_in_time
 from opmerge.planners.interval import MEMORY_LIMIT, interval_memory, interval_plan
 from opmerge.planners.pareto import pareto_plan
@@ -31,6 +33,7 @@ __all__ = [
     "brute_force_plan",
     "certified_plan",
     "find_plan",
+    "guided_plan",
     "interval_plan",
     "pareto_plan",
     "planner",
@@ -66,6 +69,10 @@ def find_plan(
     """
     if planner not in PLANNERS:
         raise InputError("planner", f"must be one of {', '.join(PLANNERS)}", planner)
+    if isinstance(problem, GuidedProblem):
+        requirement = "must be of a teacher without guidance, which no certificate covers"
+        remedy = f"`guided_plan` proves the best of up to {MAX_STEPS} steps"
+        raise InputError("problem", requirement, f"w = {problem.scale:g}", remedy)
     search = partial(PLANNERS[planner], problem, student_steps)
     if max_seconds is None:
         return search()
