@@ -70,9 +70,7 @@ class _Description:
         shape = shape_of(config, place)
         with reading(place, "must have settings of a network"):
             needs, num_tokens = family.needs(config, place), family.num_tokens(config, shape)
-        schedule = _schedule(root, num_steps, num_tokens)
-        if family.schedule_note:
-            schedule = replace(schedule, notes=(*schedule.notes, family.schedule_note))
+        schedule = _schedule(root, num_steps, num_tokens, family.scheduling)
         scheduler = build_scheduler(schedule.parameters)
         clipping = Clipping.of(scheduler)
         if clipping is not None and not ignore_clipping:
@@ -150,9 +148,11 @@ def outline_teacher(model: str | os.PathLike[str], num_steps: int) -> TeacherOut
     return TeacherOutline(schedule, shape)
 
 
-def _schedule(root: Path, num_steps: int, num_tokens: int) -> NoiseSchedule:
-    """What the scheduler of a folder visits for samples of so many tokens."""
-    config = read_json_object(find_scheduler_config(root))
+def _schedule(
+    root: Path, num_steps: int, num_tokens: int, scheduling: Mapping[str, Any]
+) -> NoiseSchedule:
+    """What the scheduler of a folder visits for samples of so many tokens, in its pipeline."""
+    config = {**read_json_object(find_scheduler_config(root)), **scheduling}
     tokens = None if "image_seq_len" in config else num_tokens
     return diffusers_schedule(config, num_steps, tokens)
 

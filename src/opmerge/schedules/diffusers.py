@@ -35,6 +35,8 @@ _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCL
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
 _SIGNAL_LEFT = 0.01
 _KINDS: dict[type, str] = {Real: "a number", str: "text"}
+# A key of ours beside diffusers': the call of a pipeline names sigmas 1, …, 1/T by itself.
+_EVEN = "sigmas_from_steps"
 _LEVELS = "must be a scheduler of Gaussian noise levels"
 _ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
 
@@ -75,7 +77,8 @@ def diffusers_schedule(
 
     Args:
         config: a ``scheduler_config.json``, a folder holding one (itself or in ``scheduler/``),
-            or its content.
+            or its content. With the key ``sigmas_from_steps: true``, which is no scheduler's, it is
+            told the sigmas 1, …, 1/T, as by pipelines that name these in their call (FLUX).
         num_steps: T.
         image_seq_len: tokens of a sample, for ``use_dynamic_shifting``; by default as the config
             says, or its ``base_image_seq_len``. (``denoisers.teacher_folder.outline_teacher`` takes
@@ -223,6 +226,9 @@ def _set_timesteps(scheduler: Any, num_steps: int, config: Mapping[str, Any]) ->
     arguments: dict[str, Any] = {}
     if scheduler.config.get("use_dynamic_shifting"):
         arguments["mu"] = _shift(scheduler, config)[1]
+    known = inspect.signature(scheduler.set_timesteps).parameters
+    if config.get(_EVEN) and "sigmas" in known and not scheduler.config.get("use_flow_sigmas"):
+        arguments["sigmas"] = np.linspace(1.0, 1 / num_steps, num_steps)
     if type(scheduler).__name__ == "SCMScheduler" and num_steps != 2:
         arguments["intermediate_timesteps"] = None
     scheduler.set_timesteps(num_steps, **arguments)
@@ -394,6 +400,8 @@ def _parameters(name: str, scheduler: Any, config: Mapping[str, Any]) -> dict[st
     own = {**scheduler.config}
     if own.get("use_dynamic_shifting") and "image_seq_len" in config:
         own["image_seq_len"] = config["image_seq_len"]
+    if config.get(_EVEN):
+        own[_EVEN] = True
     if isinstance(own.get("trained_betas"), np.ndarray):
         own["trained_betas"] = own["trained_betas"].tolist()
     # JSON has no infinity; lambda_min_clipped, which may be one, is so by default.

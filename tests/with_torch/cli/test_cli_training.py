@@ -602,8 +602,8 @@ def test_a_plan_keeps_the_iterations_of_its_merges(run: Run, work: Path) -> None
     status, out, err = run(*unequal)
     assert (status, out) == (2, "")
     assert err == (
-        "opmerge: `plan` must have equal `iterations` for merges that train one network, got 2 to 3 "
-        "for 4 → 2 and 1 more; pass --num_iterations 400, or --sharing merge\n"
+        "opmerge: `plan` must have equal `iterations` for merges that train one network, got 2 to "
+        "3 for 4 → 2 and 1 more; pass --num_iterations 400, or --sharing merge\n"
     )
     timed = without_iterations(
         distill(work, *shared, "--merge_seconds", 0.001, plan=path, output="timed")

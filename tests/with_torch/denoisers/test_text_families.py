@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline, UNet2DConditionModel
@@ -103,18 +102,13 @@ def test_replay_is_that_of_the_pipeline_bit_for_bit(tmp_path: Path, name: str) -
 
 
 def flow_latents(pipeline: Any, family: str, noise: Tensor, **options: Any) -> Tensor:
-    """Where the call of a flow pipeline takes noise, by latents, on its scheduler's own levels.
-
-    FLUX's packs latents, and tells its scheduler other sigmas than it starts from by itself.
-    """
+    """Where the call of a flow pipeline takes noise, by latents; FLUX's packs them."""
     side = side_of(family)
     options = {"height": side, "width": side, **options}
     if family != "flux":
         return own_latents(pipeline, noise, **options)
-    scheduler = pipeline.scheduler
-    sigmas = np.linspace(float(scheduler.sigma_max), float(scheduler.sigma_min), T)
     packed = FluxPipeline._pack_latents(noise, *noise.shape)
-    latents = own_latents(pipeline, packed, sigmas=sigmas.tolist(), **options)
+    latents = own_latents(pipeline, packed, **options)
     return FluxPipeline._unpack_latents(latents, side, side, 2)
 
 
@@ -163,8 +157,8 @@ def test_flows_are_replayed_to_rounding(tmp_path: Path, name: str) -> None:
     assert_fits(teacher.needs, told.rows)
     torch.testing.assert_close(teacher.sample(noise, told), expected, rtol=1e-5, atol=1e-5)
     assert_reads_each_row(teacher, noise, told)
-    is_noted = "FluxPipeline" in "".join(outline_teacher(tmp_path, T).schedule.notes)
-    assert is_noted == (family == "flux")
+    planned = torch.tensor(outline_teacher(tmp_path, T).schedule.sigmas).float()
+    torch.testing.assert_close(planned, pipeline.scheduler.sigmas.flip(0), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("family", sorted(set(TINY_PIPELINES) - {"dit", "ldm"}))

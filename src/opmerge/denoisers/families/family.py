@@ -65,8 +65,9 @@ class Family:
     adapted_layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
     """The layers that get adapters where nobody names modules."""
 
-    schedule_note: ClassVar[str] = ""
-    """What there is to say of how the family's pipeline uses its scheduler."""
+    scheduling: ClassVar[Mapping[str, Any]] = {}
+    """Keys beside those of the scheduler's config, of how the family's pipeline uses it
+    (``diffusers_schedule``)."""
 
     def __init_subclass__(cls) -> None:
         FAMILIES.insert(0, cls())

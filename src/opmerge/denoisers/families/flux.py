@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,7 @@ class Flux(TextFamily):
     """
 
     class_names = ("FluxTransformer2DModel",)
-    schedule_note = (
-        "these are the levels that the scheduler visits by itself; FluxPipeline spreads them from "
-        "1 to 1/T before the shift unless its call is given `sigmas`"
-    )
+    scheduling: ClassVar[Mapping[str, Any]] = {"sigmas_from_steps": True}
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
         features = config["in_channels"]
