@@ -243,9 +243,10 @@ class DistillOptions(TeacherOptions):
     )
     validation_prompts: File | None = option(
         None,
-        f"{_PREPARED}: what those samples are told, in turn.",
+        "What those samples are told, in turn: prompts (.txt, .jsonl) or a data set that `prepare` "
+        "wrote.",
         "Run",
-        metavar="DIR",
+        metavar="FILE|DIR",
         shown="what the data are told",
         rare=True,
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from captioned_images import captioned_images, prepare_words, refused
 from diffusers import StableDiffusionPipeline
-from tiny_pipelines import SAMPLE, TINY_PIPELINES
+from tiny_pipelines import SAMPLE, TINY_PIPELINES, family_in
 
 from opmerge.cli import main
 from opmerge.data.prepared import open_prepared
@@ -116,6 +116,37 @@ def _guided_by_hand(run: Run, work: Path, condition_of: int) -> np.ndarray:
     assert run("sample", work / "teacher", *few, *told)[0] == 0
     samples: np.ndarray = np.load(output)
     return samples
+
+
+def test_looks_at_a_text_student_are_told_prompts(run: Run, work: Path) -> None:
+    """Grids of the same noise, and how far they are from the guided teacher's, by hand too."""
+    prompts = work / "looks.txt"
+    prompts.write_text("a red cat\n\ntwo cats\n")
+    folder, given = work / "looked", ("--teacher", work / "teacher", "--plan", "boot")
+    few = ("--num_iterations", 2, "--train_batch_size", 4, "--guidance_scale", SCALE)
+    looks = ("--validation_steps", 3, "--validation_prompts", prompts, "--output_dir", folder)
+    status, _, err = run("distill", work / "cache", *given, "--steps", STEPS, *few, *looks)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = {line["step"]: line["paired_rms"] for line in lines if "paired_rms" in line}
+    assert sorted(logged) == [3, 6]
+    names = sorted(path.name for path in (folder / "validation").iterdir())
+    assert names == ["step-3.png", "step-6.png"]
+    pipeline = StableDiffusionPipeline.from_pretrained(work / "teacher", local_files_only=True)
+    rows = family_in(pipeline).encode_prompts(pipeline, ["a red cat", "two cats"])
+    null = family_in(pipeline).null_condition(pipeline)
+    teacher = load_teacher(work / "teacher", STEPS)
+    noise, told = initial_noise(SHAPE, 64, 0), rows[torch.arange(64) % 2]
+    expected = teacher.guided(GuidanceOptions(guidance_scale=f"{SCALE}"), null).sample(noise, told)
+    student = load_student(folder / "student").sample(noise, told)
+    by_hand = (student - expected).square().flatten(1).sum(1).mean().sqrt()
+    assert logged[6] == pytest.approx(float(by_hand), rel=1e-4)
+    words = ("--validation_steps", 3, "--output_dir", work / "none")
+    missing = ("--validation_prompts", work / "nothing.txt")
+    refused(
+        run("distill", work / "cache", *given, "--steps", STEPS, *few, *words, *missing),
+        "validation_prompts",
+    )
 
 
 def test_a_negative_prompt_alone_is_refused(run: Run, work: Path) -> None:
