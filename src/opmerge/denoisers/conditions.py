@@ -23,7 +23,7 @@ class KeptConditions:
     """(N,) conditions in the shards of a prepared data set, which are mapped into memory.
 
     Embeddings of texts are large: only rows that are asked for are read, and equal prompts share
-    a row.
+    a row. Numbers that are stored in 16 bits are so in memory, and float32 in the rows read.
 
     Args:
         tables: the shards of each of the network's arguments, distinct rows along their first axis.
@@ -41,7 +41,8 @@ class KeptConditions:
     def __getitem__(self, rows: Tensor | slice) -> Condition:
         """The conditions of some samples, read from their files."""
         wanted = self.index[rows.cpu() if isinstance(rows, Tensor) else rows]
-        return Condition({name: _gathered(parts, wanted) for name, parts in self.tables.items()})
+        found = {name: _gathered(parts, wanted) for name, parts in self.tables.items()}
+        return Condition({name: _as_read(rows) for name, rows in found.items()})
 
     def take(self, rows: Tensor) -> KeptConditions:
         """The conditions of some samples, still in their files."""
@@ -77,7 +78,7 @@ def null_condition(prepared: Prepared) -> Condition | None:
     if not prepared.has_null:
         return None
     (path,) = prepared.shards["null"].paths
-    return Condition({name: _mapped(path, name) for name in prepared.rows})
+    return Condition({name: _as_read(_mapped(path, name)) for name in prepared.rows})
 
 
 def check_told(
@@ -149,5 +150,9 @@ def _mapped(path: Path, name: str) -> Tensor:
     return tensor
 
 
+def _as_read(rows: Tensor) -> Tensor:
+    return rows.float() if rows.is_floating_point() else rows
+
+
 def _row_bytes(table: Tensor) -> int:
-    return table.element_size() * math.prod(table.shape[1:])
+    return _as_read(table[:0]).element_size() * math.prod(table.shape[1:])

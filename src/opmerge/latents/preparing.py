@@ -158,6 +158,8 @@ class _Preparation:
     def identity(self) -> str:
         """Digest of all that decides the shards."""
         contents, options = self.contents, {"batch_size", "shard_size"}
+        if self.asked.embeddings != "float32":  # older data sets do not know it
+            options.add("embeddings")
         told = [contents.prompts, contents.labels, contents.index.tolist(), contents.stamp]
         return digest([self.encoding.digest, told, self.asked.model_dump(include=options)])
 
@@ -184,7 +186,8 @@ class _Preparation:
     @cached_property
     def null(self) -> Condition | None:
         """What is told where there is no prompt or class."""
-        return self.encoding.null() if self.contents.num_conditions else None
+        null = self.encoding.null() if self.contents.num_conditions else None
+        return None if null is None else self._as_stored(null)
 
     @cached_property
     def first(self) -> Condition | None:
@@ -294,8 +297,23 @@ class _Preparation:
     def _told(self, start: int, stop: int) -> Condition:
         contents = self.contents
         if contents.prompts:
-            return self.encoding.told(contents.prompts[start:stop])
+            return self._as_stored(self.encoding.told(contents.prompts[start:stop]))
         return _classes(contents.labels[start:stop])
+
+    def _as_stored(self, told: Condition) -> Condition:
+        """What is told, its real numbers in the precision that is asked for.
+
+        Raises:
+            InputError: if one is beyond it.
+        """
+        if self.asked.embeddings == "float32":
+            return told
+        rows = {k: v.half() if v.is_floating_point() else v for k, v in told.rows.items()}
+        for name, values in rows.items():
+            if values.is_floating_point() and not values.isfinite().all():
+                requirement = f"must be float32: {name} has numbers beyond 65,504"
+                raise InputError("embeddings", requirement, self.asked.embeddings)
+        return Condition(rows)
 
     def _samples(self, start: int, stop: int) -> Arrays:
         source, shape = self.contents.source, self.sample_shape

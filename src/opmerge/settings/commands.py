@@ -384,6 +384,12 @@ class PreparingOptions(Settings):
         None, "Of CelebA: train, validation, test or all.", shown="train for CelebA", rare=True
     )
     batch_size: Count = option(16, "Images or prompts at a time.", "Output", rare=True)
+    embeddings: Literal["float32", "float16"] = option(
+        "float32",
+        "Numbers of prompts on the disk: float16 are half, and read as float32.",
+        "Output",
+        rare=True,
+    )
     shard_size: Count = option(
         1024, "Rows of a file at most, or as many as take 512 MiB.", "Output", rare=True
     )

@@ -100,6 +100,26 @@ def test_latents_and_embeddings_are_those_of_the_teachers_pipeline(
     assert open_source(str(cache)).shape == (4, SAMPLE, SAMPLE)
 
 
+def test_embeddings_of_half_the_size_are_the_same_to_their_digits(
+    run: Run, cache: Path, images: Path, teacher: Path, tmp_path: Path
+) -> None:
+    words = prepare_words(teacher, tmp_path / "half", images)
+    assert run(*words, "--embeddings", "float16")[0] == 0
+    whole, half = (open_prepared(folder) for folder in (cache, tmp_path / "half"))
+    sizes = [folder / half.shards["conditions"].paths[0].name for folder in (cache, half.folder)]
+    assert sizes[1].stat().st_size < 0.6 * sizes[0].stat().st_size
+    assert half.rows[TEXT].dtype == "float16"
+    pairs = [[kept_conditions(each), null_condition(each)] for each in (whole, half)]
+    for known, found in zip(*pairs, strict=True):
+        assert known is not None
+        assert found is not None
+        one, other = (each[torch.arange(len(each))].rows[TEXT] for each in (known, found))
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(other, one, rtol=2.0**-11, atol=1e-6)
+        assert found.row_bytes == known.row_bytes  # of what is read
+    assert run(*words)[0] == 2  # another data set has the folder
+
+
 def _prepare_until(words: list[str], shards: int) -> None:
     """Kill this process once so many shards of samples are written."""
     write = prepared.write_atomic
