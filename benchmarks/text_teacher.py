@@ -27,7 +27,7 @@ from opmerge.data import digits_labels
 
 RESULTS = Path(__file__).with_name("text_teacher.json")
 STEPS, STUDENT_STEPS, SCALE, BATCH, NUM_SAMPLES = 16, 2, 3, 32, 300
-BUDGETS = ("3e3", "8e3", "24e3")
+BUDGETS = ("3e3", "8e3", "24e3", "72e3")
 WAYS: dict[str, tuple[str, ...]] = {
     "a network a step": (),
     "one network": ("--one_network",),

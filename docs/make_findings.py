@@ -4,7 +4,8 @@
     python docs/make_findings.py --check    # says which of them is not as the records say
 
 ``docs/records`` holds the record of every study, ``certificates.json`` what
-``examples/certify_sources.py`` found; speed is in ``benchmarks/results.json``. Prose is in
+``examples/certify_sources.py`` found; speed is in ``benchmarks/results.json``, the text teacher in
+``benchmarks/text_teacher.json``. Prose is in
 ``docs/templates``. No figure is drawn: a study's finding and claims are told without.
 """
 
@@ -106,6 +107,7 @@ def documents(root: Path) -> dict[Path, str]:
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
+        "text_teacher": json.loads((root / "benchmarks" / "text_teacher.json").read_text()),
     }
 
     def render(name: str) -> str:
