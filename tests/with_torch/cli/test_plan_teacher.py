@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import DDIMScheduler
 
 from opmerge.cli import main
+from opmerge.denoisers.networks import make_unet
+from opmerge.denoisers.teacher_folder import write_teacher_folder
 from opmerge.forecast import PRIORS, forecast
-from opmerge.forecast.cost import IterationCost
+from opmerge.forecast.cost import IterationCost, fewest_targets
 from opmerge.forecast.files import read_table
 from opmerge.planners.budget import plan_for_budget
-from opmerge.plans import PlanFile
+from opmerge.plans import Plan, PlanFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +66,20 @@ def test_a_teacher_alone_is_planned_for_a_budget(
 ) -> None:
     found = planned(capsys, "--teacher", teacher)
     assert 0 < found["best"]["cost"] <= IterationCost(BATCH, "auto", True).total(T, 400)
+
+
+def test_a_unet_pays_for_no_linear_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which it does not solve: the targets of one alone, 8 pairs a regressor, cost more."""
+    unet = make_unet((1, 8, 8), (16, 16))
+    scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
+    teacher = write_teacher_folder(tmp_path / "unet", unet, scheduler)
+    budget = 3000
+    assert IterationCost(BATCH, "auto", True, fewest=fewest_targets(64, BATCH)).total(T, 1) > budget
+    found = planned(capsys, "--teacher", teacher, "--budget", budget)
+    cost = IterationCost(BATCH, "auto").of_plan(
+        Plan.from_nested(found["best"]["students"]), found["best"]["iterations"]
+    )
+    assert found["best"]["cost"] == cost <= budget
 
 
 @pytest.mark.parametrize(
