@@ -273,8 +273,6 @@ def _configuration(
     config: DistillationConfig, made_for: opmerge.PlanFile | None
 ) -> DistillationConfig:
     """The settings as given, or else as the plan says, or the defaults."""
-    from opmerge.distillation.stages import iterations_of_stages
-
     lengths = [name for name in _LENGTHS if config.given(name) is not None]
     if len(lengths) > 1:
         raise InputError(lengths[0], f"must not be given together with --{lengths[1]}")
@@ -288,6 +286,8 @@ def _configuration(
     config, model = config.replaced(merge_rule=rule), made_for.training
     if not lengths:
         if made_for.iterations is not None:
+            from opmerge.distillation.stages import iterations_of_stages
+
             given = made_for.plan, made_for.iterations, config.sharing
             config = config.replaced(num_iterations=iterations_of_stages(*given))
         elif isinstance(model, opmerge.GammaRates):
