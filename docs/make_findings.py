@@ -97,7 +97,9 @@ def documents(root: Path) -> dict[Path, str]:
         "studies": studies,
         "budgets_of": {
             "digits": studies["budgets"],
+            "digits, seed 0": read_record("budgets", records / "budgets-more.json.gz"),
             "patches": read_record("budgets", records / "budgets-patches.json.gz"),
+            "patches, seed 0": read_record("budgets", records / "budgets-patches-more.json.gz"),
             "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
             "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
         },
