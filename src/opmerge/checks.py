@@ -56,7 +56,8 @@ def check_vector(key: str, values: object) -> NDArray[np.float64]:
         array = np.empty((), dtype=object)
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise InputError(key, "must be a one-dimensional array of real numbers", repr(values))
-    copy = array.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # of wider numbers: finite is not asked here
+        copy = array.astype(np.float64)
     copy.setflags(write=False)
     return copy
 

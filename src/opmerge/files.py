@@ -137,16 +137,32 @@ def load_npz(path: str | os.PathLike[str], names: Iterable[str] | None = None) -
 
     Raises:
         InputError: if it is no regular file, or one that unpacks to far more than it takes.
-        OSError, ValueError, KeyError, zipfile.BadZipFile: if it is no such archive, or lacks one.
+        OSError, KeyError: if it cannot be read, or lacks one.
+        ValueError: if it is no such archive, or a damaged one.
     """
+    stored = load_arrays(path, names)
+    if not isinstance(stored, dict):
+        raise ValueError("not a zip archive")
+    return stored
+
+
+def load_arrays(
+    path: str | os.PathLike[str], names: Iterable[str] | None = None
+) -> dict[str, Any] | NDArray[Any]:
+    """The arrays of a .npz file as ``load_npz``, or the one of a .npy file, whatever its name."""
     import numpy as np
 
     with open_file(path) as stream:  # np.load leaves a file that it refuses open
-        check_unpacked(stream, path)
-        archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("not a zip archive")
-        return {name: member(archive, name) for name in (names or archive.files)}
+        try:
+            check_unpacked(stream, path)
+            stored = np.load(stream, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                return np.asarray(stored)
+            return {name: member(stored, name) for name in (names or stored.files)}
+        except (InputError, OSError, KeyError, MemoryError):
+            raise
+        except Exception as error:  # of damaged headers and archives, errors of any type
+            raise ValueError(str(error) or type(error).__name__) from error
 
 
 def member(archive: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:

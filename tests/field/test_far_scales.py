@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opmerge.data import open_source
 from opmerge.data.source import source_from_array
 from opmerge.errors import InputError
 from opmerge.spectra import estimate_spectrum, resolve_spectrum
@@ -66,3 +67,13 @@ def test_pixels_of_uint8_are_scaled_like_images(tmp_path: Path, seen: Seen) -> N
     spectrum = resolve_spectrum(str(tmp_path / "b.npy"))
     assert spectrum.notes == ("values of 0 and 1 are not scaled like pixels",)
     assert spectrum.trace == pytest.approx((pixels // 128).var(axis=0).sum(), rel=1e-12)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="no wider type")
+@pytest.mark.parametrize("value", ["1e4000", "nan"])
+def test_wider_numbers_are_refused_without_a_warning(tmp_path: Path, value: str) -> None:
+    values = np.ones((3, 2), dtype=np.longdouble)
+    values[1, 1] = np.longdouble(value)
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(InputError, match=r"must hold finite values, got (inf|nan) at value 1"):
+        list(open_source(str(tmp_path / "a.npy")).batches())

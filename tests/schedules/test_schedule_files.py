@@ -188,3 +188,16 @@ def test_without_diffusers_a_folder_says_what_to_install(
     ):
         resolve_schedule(str(tmp_path), 4)
     assert resolve_schedule("scaled-linear", 4).num_steps == 4
+
+
+@pytest.mark.parametrize(
+    "damage", [(b"(2, 3)", b"(((2, 3"), (b"'<f8'", b"'<f8'}"), (b"(2, 3)", b"(2,\n 3")]
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+    """Of which NumPy says errors of many types."""
+    np.save(tmp_path / "a.npy", np.stack([ALPHAS, SIGMAS]))
+    content = (tmp_path / "a.npy").read_bytes()
+    assert damage[0] in content
+    (tmp_path / "a.npy").write_bytes(content.replace(*damage))
+    with pytest.raises(InputError, match="must hold arrays of numbers"):
+        resolve_schedule(str(tmp_path / "a.npy"), 2)

@@ -95,6 +95,7 @@ def run(
             lambda what, done, total: report(what, int(done), int(total)),
             say,
         )
+        spending.check_budget()
         if accelerator.is_main_process:
             runs.write_config(folder, "run", samples, asked, guidance, optimization)
         _ = spending.chosen  # by all processes: probes and short runs train on each

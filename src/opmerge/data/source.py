@@ -120,7 +120,8 @@ def source_from_rows(
     batch_rows = min(max(batch_rows, _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
 
     def checked(start: int, stop: int) -> NDArray[np.float64]:
-        batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
+        with np.errstate(invalid="ignore", over="ignore"):  # of wider numbers: refused below
+            batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
         for row, column in np.argwhere(~np.isfinite(batch))[:1]:
             raise InputError(
                 name,

@@ -154,7 +154,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> Any:
     """The array of a file, if it is there and of this shape, mapped into memory."""
     try:  # copy on write: torch takes no read-only arrays, and the file stays as it is
         there = np.lib.format.open_memmap(path, mode="c")
-    except (OSError, ValueError):
+    except Exception:  # a damaged header can raise errors of any type
         return None
     return there if there.shape == shape and there.dtype == np.float32 else None
 

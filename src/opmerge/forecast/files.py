@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +153,7 @@ def read_table(path: str | os.PathLike[str]) -> TeacherTable:
             bool(header["is_nonlinear"]),
             free,
         )
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         requirement = f"must be the table of a calibration ({type(error).__name__})"

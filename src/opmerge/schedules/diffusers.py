@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from opmerge.checks import check_count, check_steps
 from opmerge.errors import InputError, not_installed
 from opmerge.files import expand_home, read_json_object
-from opmerge.schedules.noise import NoiseSchedule
+from opmerge.schedules.noise import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from opmerge.schedules.predictions import network_reading
 
 Array = NDArray[np.float64]
@@ -28,6 +28,9 @@ _KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_beta
 _KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
 _KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
 _DDIM = "DDIMScheduler"
+_SHIFTS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+# Keys that diffusers reads in any class or its pipelines, of a config that another class left.
+_READ_UNDECLARED = ("sigma_min", "sigma_max", *_SHIFTS)
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _KNOW_BETAS = ("DDPMScheduler", "HeunDiscreteScheduler")  # sigmoid and laplace; exp
 _FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
@@ -175,14 +178,22 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
         raise _refusal(name, "must build a scheduler", error) from error
     if not hasattr(scheduler, "set_timesteps"):
         raise InputError("_class_name", _LEVELS, name, _ARRAYS)
+    others = (key for key in _READ_UNDECLARED if key in config and key not in known)
+    scheduler.register_to_config(**{key: config[key] for key in others})  # as its from_config
     return name, scheduler
 
 
-def _check_kind(key: str, value: object, default: object) -> None:
-    """Refuse what is no number, or no text, where the class has one by default."""
+def _check_kind(key: str, value: Any, default: object) -> None:
+    """Refuse what is no number, or no text, where the class has one by default, and huge counts.
+
+    A class fills a list of ``num_train_timesteps``, or of ``solver_order``, whatever they say.
+    """
     for kind, name in _KINDS.items():
         if isinstance(default, kind) and not (value is None or isinstance(value, kind)):
             raise InputError(f"scheduler config: {key}", f"must be {name}", repr(value))
+    if type(default) is int and value is not None and not 0 <= value <= MAX_TRAIN_TIMESTEPS:
+        requirement = f"must be between 0 and {MAX_TRAIN_TIMESTEPS:,}"
+        raise InputError(f"scheduler config: {key}", requirement, value)
 
 
 def _newer(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -214,8 +225,8 @@ def _refusal(name: str, requirement: str, error: Exception) -> InputError:
 
 def _shift(scheduler: Any, config: Mapping[str, Any]) -> tuple[int, float]:
     """Tokens of a sample, and mu, which is linear in them."""
-    own = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5}
-    own |= {"max_shift": 1.15, **scheduler.config}  # FLUX's, for classes that have no such keys
+    flux = dict(zip(_SHIFTS, (256, 4096, 0.5, 1.15), strict=True))  # where no key says another
+    own = {**flux, **scheduler.config}
     few, many = own["base_image_seq_len"], own["max_image_seq_len"]
     tokens = check_count("image_seq_len", config.get("image_seq_len", few))
     slope = (own["max_shift"] - own["base_shift"]) / (many - few)
@@ -272,7 +283,8 @@ def _sigma_states(scheduler: Any, times: Array) -> tuple[Array, Array, Array]:
     has_betas = hasattr(scheduler, "alphas_cumprod")
     if times[0] == -1 and has_betas:
         levels, times = np.delete(levels, 1), times[1:]  # a surplus step of trailing spacing
-    if config.get("use_flow_sigmas") or not (has_betas or "sigma_max" in config):
+    has_ends = "sigma_max" in _signature(type(scheduler))
+    if config.get("use_flow_sigmas") or not (has_betas or has_ends):
         levels = 1 - levels if config.get("invert_sigmas") else levels
         return 1 - levels, levels, times
     return 1 / np.hypot(1, levels), levels / np.hypot(1, levels), times

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from opmerge.checks import check_notes, check_number, check_steps, check_vector, check_whole
 from opmerge.errors import InputError
 
-_MAX_TRAIN_TIMESTEPS = 1_000_000
+MAX_TRAIN_TIMESTEPS = 1_000_000
 _VARIANCE_TOLERANCE = 1e-6
 _STORED: dict[str, tuple[type, str]] = {
     "name": (str, "a string"),
@@ -231,8 +231,8 @@ def _beta_schedule(
 ) -> NoiseSchedule:
     num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     num_train = check_whole("num_train_timesteps", num_train_timesteps)
-    if not 1 <= num_train <= _MAX_TRAIN_TIMESTEPS:
-        requirement = f"must be between 1 and {_MAX_TRAIN_TIMESTEPS}"
+    if not 1 <= num_train <= MAX_TRAIN_TIMESTEPS:
+        requirement = f"must be between 1 and {MAX_TRAIN_TIMESTEPS}"
         raise InputError("num_train_timesteps", requirement, num_train)
     if num_steps > num_train:
         raise InputError("num_steps", f"must be <= num_train_timesteps = {num_train}", num_steps)

@@ -70,8 +70,8 @@ def network_reading(scheduler: Any, schedule: NoiseSchedule) -> Reading:
     """How a network is read at the states of a schedule that ``diffusers_schedule`` made.
 
     Raises:
-        InputError: if the scheduler is of a kind whose network says more than one estimate, or
-            does not know the prediction type.
+        InputError: if the scheduler is of a kind whose network says more than one estimate, does
+            not know the prediction type, or cannot be computed with.
     """
     name = type(scheduler).__name__
     if name in _UNREADABLE:
@@ -79,8 +79,12 @@ def network_reading(scheduler: Any, schedule: NoiseSchedule) -> Reading:
     steps = schedule.timesteps or range(1, schedule.num_steps + 1)
     states = _States(schedule.alphas, schedule.sigmas, np.array([0, *steps], dtype=np.float64))
     read = _READINGS.get(name, _flow if "FlowMatch" in name else _named)
-    with np.errstate(divide="ignore", invalid="ignore"):  # at alpha = 0: refused by who reads it
-        return read(scheduler.config, states)
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):  # at alpha = 0: refused by its reader
+            return read(scheduler.config, states)
+    except (ArithmeticError, AttributeError, TypeError) as error:  # for a sigma_data of 1e300, null
+        requirement = f"must hold numbers by which {name} reads a network ({error})"
+        raise InputError("scheduler config", requirement) from error
 
 
 def _named(config: Mapping[str, Any], states: _States) -> Reading:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError
-from opmerge.files import check_unpacked, expand_home, open_file, read_json_object
+from opmerge.files import expand_home, load_arrays, read_json_object
 from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
 from opmerge.schedules.hub import hub_scheduler_config, is_hub_name
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
@@ -81,24 +78,22 @@ def _read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES[1:]:
         raise InputError(str(path), "must be a folder or a .json, .npz, .npy, .csv or .tsv file")
+    if suffix in (".csv", ".tsv"):
+        return _read_csv(path)
     try:
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(path)
-        with open_file(path) as stream:  # np.load leaves a file that it refuses open
-            check_unpacked(stream, path)
-            table = np.load(stream, allow_pickle=False)
-            if isinstance(table, np.lib.npyio.NpzFile):
-                for key in _KEYS:
-                    if key not in table.files:
-                        raise InputError(str(path), f"must hold the array {key}", table.files)
-                return table["alphas"], table["sigmas"]
+        stored = load_arrays(path)
     except InputError:
         raise
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ValueError as error:
         raise InputError(str(path), f"must hold arrays of numbers ({error})") from error
-    return _two_of(path, table)
+    if not isinstance(stored, dict):
+        return _two_of(path, stored)
+    for key in _KEYS:
+        if key not in stored:
+            raise InputError(str(path), f"must hold the array {key}", list(stored))
+    return stored["alphas"], stored["sigmas"]
 
 
 def _two_of(path: Path, table: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

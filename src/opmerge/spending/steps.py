@@ -146,22 +146,38 @@ class Spending:
         self.learning_rates = tuple(learning_rates) or (config.optimization.learning_rate,)
         self._report, self._warn = report, warn
 
+    def check_budget(self) -> None:
+        """Refuse, by ``InputError``, a budget of which half pays for neither probes nor a table."""
+        if self._probes is None:
+            self._samples_without_probes()
+
+    @property
+    def _given(self) -> tuple[Teacher, DataInputs, Spectrum, DistillationConfig, Accelerator]:
+        config = self.config.replaced(sharing="merge")
+        return self.teacher, self.inputs, self.spectrum, config, self.accelerator
+
+    @cached_property
+    def _probes(self) -> CalibrationSize | None:
+        """What is trained to calibrate, or None where the share does not pay for enough."""
+        share, folder = self.prices.share(self.asked.calibration_share), self.folder / "calibration"
+        with suppress(InputError):  # of a share that pays for no probes
+            size = size_within(share, *self._given, folder)
+            if max((each.num_iterations for each in size.probes), default=0) >= _FEWEST_ITERATIONS:
+                return size
+        return None
+
     @cached_property
     def knowledge(self) -> Knowledge:
         """The law and the teacher's table: from probes, where the share pays for enough of them,
         or the law of its kind of network and a table alone."""
-        config = self.config.replaced(sharing="merge")
-        given = self.teacher, self.inputs, self.spectrum, config, self.accelerator
+        given, size = self._given, self._probes
         folder = self.folder / "calibration"
         part = self.asked.calibration_share * self.prices.amount
-        size: CalibrationSize | None = None
-        with suppress(InputError):  # of a share that pays for no probes
-            size = size_within(self.prices.share(self.asked.calibration_share), *given, folder)
-        count = max((each.num_iterations for each in size.probes), default=0) if size else 0
-        if size is not None and count >= _FEWEST_ITERATIONS:
+        if size is not None:
+            count = max(each.num_iterations for each in size.probes)
             found = calibrate(
                 *given[:3],
-                config.replaced(num_iterations=count),
+                given[3].replaced(num_iterations=count),
                 self.accelerator,
                 size.probes,
                 folder,

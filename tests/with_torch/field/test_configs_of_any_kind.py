@@ -25,6 +25,8 @@ OF_SCHEDULERS: list[tuple[str, Any]] = [
     ("steps_offset", {}),
     ("timestep_spacing", 3),
     ("num_train_timesteps", [1000]),
+    ("num_train_timesteps", 10**9),  # of which a class would fill a list
+    ("steps_offset", -2),
 ]
 
 

@@ -14,107 +14,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from scheduler_configs import EDM, FLOW, FLOWS, FLUX, LATENT, MODELS, NO_CLIP, SIGMAS, SIGNALS, SVD
 
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule, diffusers_schedule, resolve_schedule
-
-NO_CLIP = {"clip_sample": False}
-LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-DEAD = {"set_alpha_to_one": False, "skip_prk_steps": True, "sample_max_value": 1.0}
-EULER = {"_class_name": "EulerDiscreteScheduler", "steps_offset": 1, **LATENT, **DEAD}
-FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
-SVD = {
-    **EULER,
-    "prediction_type": "v_prediction",
-    "sigma_max": 700.0,
-    "sigma_min": 0.002,
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-}
-FLUX = {
-    **FLOW,
-    "base_image_seq_len": 256,
-    "base_shift": 0.5,
-    "max_image_seq_len": 4096,
-    "max_shift": 1.15,
-    "shift": 3.0,
-    "use_dynamic_shifting": True,
-}
-SIGMAS: dict[str, dict[str, Any]] = {
-    "SDXL": {**EULER, "timestep_spacing": "leading"},
-    "SVD": SVD,
-    "Euler, trailing, zero SNR": {
-        **EULER,
-        "timestep_spacing": "trailing",
-        "rescale_betas_zero_snr": True,
-    },
-    "Euler, exponential": {**EULER, "use_exponential_sigmas": True},
-    "Euler, beta sigmas": {**EULER, "use_beta_sigmas": True},
-    "Euler ancestral": {"_class_name": "EulerAncestralDiscreteScheduler", **LATENT},
-    "LMS": {"_class_name": "LMSDiscreteScheduler", **LATENT},
-    "PixArt": {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -np.inf},
-    "DPM-Solver, Karras": {
-        "_class_name": "DPMSolverMultistepScheduler",
-        "use_karras_sigmas": True,
-        "timestep_spacing": "leading",
-        **LATENT,
-    },
-    "DPM-Solver to sigma_min": {
-        "_class_name": "DPMSolverMultistepScheduler",
-        "final_sigmas_type": "sigma_min",
-    },
-    "UniPC": {"_class_name": "UniPCMultistepScheduler"},
-    "DEIS": {"_class_name": "DEISMultistepScheduler"},
-    "SA-Solver": {"_class_name": "SASolverScheduler"},
-    "EDM2": {"_class_name": "EDMEulerScheduler", "sigma_schedule": "karras", **EDM},
-    "Playground": {"_class_name": "EDMDPMSolverMultistepScheduler", **EDM},
-    "CM": {"_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 201, **EDM},
-}
-FLOWS: dict[str, dict[str, Any]] = {
-    "SD3": {**FLOW, "shift": 3.0},
-    "FLUX": FLUX,
-    "LTX": {
-        **FLUX,
-        "base_image_seq_len": 1024,
-        "base_shift": 0.95,
-        "max_shift": 2.05,
-        "shift": 1.0,
-        "shift_terminal": 0.1,
-    },
-    "Qwen": {**FLUX, "max_image_seq_len": 8192, "max_shift": 0.9, "shift_terminal": 0.02},
-    "Wan": {
-        "_class_name": "UniPCMultistepScheduler",
-        "prediction_type": "flow_prediction",
-        "use_flow_sigmas": True,
-        "flow_shift": 3.0,
-    },
-    "Sana": {
-        "_class_name": "DPMSolverMultistepScheduler",
-        "prediction_type": "flow_prediction",
-        "use_flow_sigmas": True,
-        "flow_shift": 3.0,
-    },
-    "flow LCM": {"_class_name": "FlowMatchLCMScheduler", "shift": 3.0},
-}
-SIGNALS: dict[str, dict[str, Any]] = {
-    "DDPM": {"_class_name": "DDPMScheduler", "steps_offset": 1, **LATENT, **DEAD, **NO_CLIP},
-    "DDIM": {"timestep_spacing": "trailing", **LATENT, **NO_CLIP},
-    "SD 1.5": {"_class_name": "PNDMScheduler", "steps_offset": 1, **LATENT, **DEAD},
-    "LCM-SDXL": {"_class_name": "LCMScheduler", "original_inference_steps": 50, **LATENT, **DEAD},
-    "TCD": {"_class_name": "TCDScheduler", **LATENT},
-    "UnCLIP": {"_class_name": "UnCLIPScheduler"},
-    "CogVideoX-2B": {
-        "_class_name": "CogVideoXDDIMScheduler",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "snr_shift_scale": 3.0,
-        "timestep_spacing": "trailing",
-        **LATENT,
-        **NO_CLIP,
-    },
-}
-MODELS = SIGMAS | FLOWS | SIGNALS
 
 
 def raises(message: str) -> Any:
@@ -397,6 +300,12 @@ def test_a_plan_tells_why_distill_refuses_a_scheduler(
     notes = [note for note in diffusers_schedule(config, 20).notes if note.startswith("opmerge")]
     start = f"opmerge distill refuses this scheduler: {reason}"
     assert [note.startswith(start) for note in notes] == [True] * (reason is not None)
+
+
+@pytest.mark.parametrize("deviation", [10**300, 1e300, None])
+def test_a_plan_tells_of_numbers_that_no_network_is_read_with(deviation: Any) -> None:
+    config = {"_class_name": "CMStochasticIterativeScheduler", "sigma_data": deviation}
+    assert "must hold numbers by which" in diffusers_schedule(config, 20).notes[-1]
 
 
 ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"

@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-import torch
+from scheduler_configs import added_noise, log_ratio, visited
 
 from opmerge.schedules import diffusers_schedule
 
@@ -94,20 +94,6 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def visited(scheduler: Any, num_steps: int, mu: float | None) -> Any:
-    """Its (T,) timesteps from the data on, once T steps are set that all move."""
-    for asked in (num_steps, num_steps + 1):  # which some must be asked for T of
-        scheduler.set_timesteps(asked, **({} if mu is None else {"mu": mu}))
-        times = scheduler.timesteps.flip(0).unique_consecutive()
-        if type(scheduler).__name__.startswith("DDPMW"):
-            times = times[times > 0]
-        if hasattr(scheduler, "sigmas") and scheduler.sigmas[-1] == scheduler.sigmas[-2]:
-            times = times[1:]
-        if len(times) == num_steps:
-            return times
-    raise AssertionError(len(times))
-
-
 @pytest.mark.parametrize("num_steps", [4, 20])
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_levels_are_those_at_which_the_scheduler_adds_noise(teacher: str, num_steps: int) -> None:
@@ -118,18 +104,6 @@ def test_levels_are_those_at_which_the_scheduler_adds_noise(teacher: str, num_st
     mu = scheduler.config.base_shift if config.get("use_dynamic_shifting") else None
     times = visited(scheduler, num_steps, mu)
     assert schedule.timesteps == tuple(times.tolist())
-    one, none = torch.ones(len(times), 1, dtype=torch.float64), torch.zeros(len(times), 1)
-    if hasattr(scheduler, "scale_noise"):
-        signal, noise = (scheduler.scale_noise(a, times, b) for a, b in ((one, none), (none, one)))
-    else:
-        signal, noise = (scheduler.add_noise(a, b, times) for a, b in ((one, none), (none, one)))
-    own = 2 * np.log(noise.double().numpy().ravel()) - 2 * np.log(
-        np.maximum(signal.double().numpy().ravel(), 1e-300)
-    )
-    with np.errstate(divide="ignore"):
-        ours = 2 * np.log(schedule.sigmas[1:]) - 2 * np.log(np.maximum(schedule.alphas[1:], 1e-300))
-    rounding = np.zeros(len(ours))
-    if hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas"):
-        # A product of n float32 factors is off by n roundings, and 1 - c by as much of 1.
-        rounding = 2.0**-23 * (times.numpy() + 2) / schedule.sigmas[1:] ** 2
-    assert np.all(np.abs(ours - own) <= 1e-5 + rounding), np.abs(ours - own).max()
+    expected, rounding = added_noise(scheduler, times)
+    found = log_ratio(schedule.alphas[1:], schedule.sigmas[1:])
+    assert np.all(np.abs(found - expected) <= rounding), np.abs(found - expected).max()

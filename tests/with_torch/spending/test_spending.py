@@ -190,3 +190,4 @@ def test_bad_input_is_one_line(
     lines = capsys.readouterr().err.strip().splitlines()
     assert words in lines[-1]
     assert "Traceback" not in "".join(lines)
+    assert not (tmp_path / "run").exists()
