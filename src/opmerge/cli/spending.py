@@ -80,7 +80,6 @@ def run(
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
     told = optimization.given("learning_rate")
-    rates = learning_rates(config) if told is None else (told,)
     prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
     with resumable("the same command"), bars_in_turn() as report:
         spending = Spending(
@@ -91,7 +90,7 @@ def run(
             config,
             accelerator,
             prices,
-            rates,
+            learning_rates(config) if told is None else (told,),
             lambda what, done, total: report(what, int(done), int(total)),
             say,
         )
