@@ -175,7 +175,7 @@ def test_a_law_out_of_range_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("scatter", -0.1), ("scatter", 1e300), ("draws", []), ("draws", {}), ("draws", [{}] * 10_001)],
+    [("scatter", -0.1), ("scatter", 1e300), ("draws", {}), ("draws", [{}] * 10_001)],
 )
 def test_what_stands_beside_a_law_is_checked(tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"`law\.{name}"):

@@ -214,4 +214,7 @@ def test_plans_around_a_budget_are_read_as_they_were_found() -> None:
     assert read.to_dict() == found.to_dict()
     for one, other in zip(read.curve, found.curve, strict=True):
         assert one.best.plan == other.best.plan
-        np.testing.assert_array_equal(one.best.forecast.draws, other.best.forecast.draws)
+        # found by compiled forecasts, read by the others: the same but for rounding
+        np.testing.assert_allclose(
+            one.best.forecast.draws, other.best.forecast.draws, rtol=1e-12, atol=0
+        )

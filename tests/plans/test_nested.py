@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import nested_trees, plans
 
@@ -39,6 +40,7 @@ def test_plans_go_through_text(plan: Plan) -> None:
 @given(st.text("[],123 ", max_size=12) | st.text('0123456789eE.-+[],"a', max_size=8))
 def test_text_is_read_as_json_would_be(text: str) -> None:
     """Where the JSON module reads lists of whole numbers, so do we; nothing else is read."""
+    assume(not re.search(r"[0-9]{6}", text))  # more steps than a plan may have
 
     def is_nested(value: Any) -> bool:
         if isinstance(value, list):

@@ -201,8 +201,8 @@ class FittedLaw:
         if not isinstance(data, Mapping) or not {"law", "draws", "scatter"} <= set(data):
             raise InputError("law", "must have law, draws and scatter", data)
         scatter, law = _check("scatter", data["scatter"]), MergeLaw.from_dict(data["law"])
-        if not isinstance(data["draws"], list) or not 1 <= len(data["draws"]) <= _MOST_DRAWS:
-            raise InputError("law.draws", f"must be a list of 1 to {_MOST_DRAWS:,} laws")
+        if not isinstance(data["draws"], list) or len(data["draws"]) > _MOST_DRAWS:
+            raise InputError("law.draws", f"must be a list of at most {_MOST_DRAWS:,} laws")
         draws = tuple(map(MergeLaw.from_dict, data["draws"]))
         for draw in draws:
             if len(draw.rates) != len(law.rates):

@@ -449,7 +449,7 @@ def test_unknown_names_list_the_choices_and_the_closest(
     text = refusal(argument)
     assert text == (
         "`data` must be digits, patches, faces, eigenvalues:0.5,2, "
-        "a .npy/.npz/.csv/.pt/.safetensors file, a folder of images or arrays, or a prepared "
+        "a .npy/.npz/.csv/.tsv/.pt/.safetensors file, a folder of images or arrays, or a prepared "
         f"data set, got {argument}; did you mean digits?"
     )
 
@@ -469,7 +469,7 @@ def test_other_suffixes_and_eigenvalues_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.touch()
     assert refusal(path) == (
-        f"`{path}` must end in .npy, .npz, .csv, .pt, .safetensors, got a.txt; "
+        f"`{path}` must end in .npy, .npz, .csv, .tsv, .pt, .safetensors, got a.txt; "
         "save its numbers as .npy"
     )
     assert refusal("eigenvalues:1,2") == (

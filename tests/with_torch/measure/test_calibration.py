@@ -634,7 +634,8 @@ def test_a_killed_calibration_goes_on_from_the_command_line(tmp_path: Path, run:
 
 
 def test_one_iteration_cannot_be_quartered(tmp_path: Path, run: Run) -> None:
-    folders = ("--teacher", tmp_path / "none", "--output_dir", tmp_path / "new")
+    (tmp_path / "empty").mkdir()  # that there is a teacher is asked first, and what it is last
+    folders = ("--teacher", tmp_path / "empty", "--output_dir", tmp_path / "new")
     status, out, err = run("calibrate", "digits", *folders, "--steps", 4, "--num_iterations", 1)
     assert (status, out) == (2, "")
     assert err.startswith("opmerge: `num_iterations` must be >= 2 to calibrate")
@@ -672,6 +673,7 @@ def test_a_calibration_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed, said = capsys.readouterr()
     assert json.loads(printed)["problem"]["training"] == calibration.training.to_dict()
     assert not said  # the teacher's T and schedule
+    del stored["sha256"]  # as if it had been written so
     path.write_text(json.dumps({**stored, "training": {"model": "none"}}), encoding="utf-8")
     assert main(arguments) == 2
     assert "`training.model` must be one of" in capsys.readouterr().err
