@@ -19,8 +19,8 @@ from opmerge.plans import build_strategy
 Run = Callable[..., tuple[int, str, str]]
 
 SETTING = Setting(cosine_schedule(5), (1.2, 0.3), merge_rule="denoiser-copy")
-THEORY = DirectTheory(SETTING, 60)
-BOOT = float(THEORY.distances(THEORY.plan(build_strategy("boot", 5).to_nested())[0]))
+DIRECT = DirectTheory(SETTING, 60)
+BOOT = float(DIRECT.distances(DIRECT.plan(build_strategy("boot", 5).to_nested())[0]))
 PROBLEM = ("eigenvalues:0.3,1.2", "--steps", "5")
 
 ALWAYS = ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "RANK", "LOCAL_RANK", "WORLD_SIZE",
