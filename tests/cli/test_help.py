@@ -36,6 +36,20 @@ def test_help_shows_the_examples_as_they_can_be_copied(run: Run) -> None:
     assert not re.search("[│╭╰]", shown)
 
 
+def test_an_option_takes_the_same_kind_of_value_in_every_command() -> None:
+    """Two widen it: several K of a frontier, iterations a merge; two want a file alone."""
+    kinds: dict[str, set[str]] = {}
+    for _, command in every():
+        for option in command.options:
+            kinds.setdefault(option.opts[0], set()).add(option.cells[1])
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {
+        "--student_steps": {"<int>", "<str>"},
+        "--num_iterations": {"<int>", "<str>"},
+        "--plan": {"<path>", "FILE|LISTS|NAME"},
+        "--prompts": {"FILE", "FILE|DIR"},
+    }
+
+
 def completed(*words: str) -> list[str]:
     *before, last = words
     found = ShellComplete(COMMANDS, {}, "opmerge", COMPLETE).get_completions(before, last)

@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opmerge.denoisers.conditions import KeptConditions
     from opmerge.denoisers.denoiser import Condition
     from opmerge.denoisers.inputs import TrainingInputs
-    from opmerge.denoisers.models import Teacher
+    from opmerge.denoisers.models import Student, Teacher
     from opmerge.settings.base import Settings
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import OptimizationConfig
@@ -187,6 +187,35 @@ def told_by(folder: str | os.PathLike[str]) -> KeptConditions | None:
 
     place = expand_home(folder)
     return kept_conditions(open_prepared(place)) if is_prepared(place) else None
+
+
+def told_prompts(
+    place: Path, sampler: Teacher | Student, model: Path | None, argument: str = "prompts"
+) -> Condition | KeptConditions:
+    """What samples are told, in turn: prompts of a file, as the pipeline in the folder of a model
+    encodes them, or what a prepared data set tells.
+
+    Raises:
+        InputError: if ``place`` is neither, naming the ``argument``.
+    """
+    from opmerge.data.captions import read_prompts
+    from opmerge.files import expand_home
+
+    if (told := told_by(place)) is not None:
+        return told
+    if not expand_home(place).is_file() or model is None:
+        requirement = "must be a file of prompts, or a data set prepared with prompts or classes"
+        raise InputError(argument, requirement, str(place), "make one with `opmerge prepare`")
+    return encoded(read_prompts(place), sampler, model)
+
+
+def encoded(prompts: Sequence[str], sampler: Teacher | Student, model: Path) -> Condition:
+    """What a sampler is told of prompts; a guidance scale, which it is told beside, is not."""
+    from opmerge.denoisers.models import Student
+    from opmerge.latents import read_encoding
+
+    network: Any = sampler.jumps[0].network if isinstance(sampler, Student) else None
+    return read_encoding(model, network).told(prompts).named(sampler.needs)
 
 
 def _told(samples: SampleOptions, count: int) -> Condition | KeptConditions | None:

@@ -6,10 +6,18 @@ import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import opmerge
-from opmerge.cli.networks import check_there, guided, prepare_libraries, read_teacher, told_by
+from opmerge.cli.networks import (
+    check_there,
+    encoded,
+    guided,
+    prepare_libraries,
+    read_teacher,
+    told_by,
+    told_prompts,
+)
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
@@ -78,29 +86,15 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
 def _asked_for(
     asked: SamplingOptions, sampler: Teacher | Student
 ) -> Condition | KeptConditions | None:
-    """What samples are told: prompts that are given, or those of a prepared data set."""
-    from opmerge.denoisers.models import Student
+    """What samples are told: prompts that are given, of a file, or of a prepared data set."""
     from opmerge.distillation.lora_folder import pipeline_folder
-    from opmerge.latents import read_encoding
 
     if asked.prompts is not None and asked.prompt:
         raise InputError("prompt", "must not be given together with --prompts")
+    folder = pipeline_folder(asked.model)
     if asked.prompts is not None:
-        return _told_by(asked.prompts)
-    if not asked.prompt:
-        return None
-    network: Any = sampler.jumps[0].network if isinstance(sampler, Student) else None
-    told = read_encoding(pipeline_folder(asked.model), network).told(asked.prompt)
-    return told.named(sampler.needs)  # without a scale, of which a student is told in its place
-
-
-def _told_by(folder: Path) -> KeptConditions:
-    """What a prepared data set tells."""
-    told = told_by(folder)
-    if told is None:
-        requirement = "must be a data set that was prepared with prompts or classes"
-        raise InputError("prompts", requirement, str(folder), "make one with `opmerge prepare`")
-    return told
+        return told_prompts(asked.prompts, sampler, folder)
+    return encoded(asked.prompt, sampler, folder) if asked.prompt else None
 
 
 def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None:
@@ -145,7 +139,8 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
         spectrum = opmerge.resolve_spectrum(asked.source, options=asked)
         source = opmerge.open_source(asked.source, asked)
         reference = load_samples(source, student.sample_shape)
-    told = None if asked.prompts is None else _told_by(asked.prompts)
+    prompts = asked.prompts
+    told = None if prompts is None else told_prompts(prompts, teacher, teacher.folder)
     if told is None and asked.source is not None and student.needs.keys() - {LABELS}:
         told = told_by(asked.source)
     with bars_in_turn() as report:

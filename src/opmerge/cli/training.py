@@ -17,7 +17,6 @@ from opmerge.cli.progress import bars_in_turn, duration, progress_bar, resumable
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
-    from opmerge.denoisers.denoiser import Condition
     from opmerge.distillation.executor import Distillation
     from opmerge.distillation.validation import Validation
     from opmerge.measure.calibration import Calibration
@@ -362,22 +361,10 @@ def _validation(run: Distillation, asked: DistillOptions, folder: Path) -> Valid
     if place is not None:
         if not asked.validation_steps:
             raise InputError("validation_prompts", "must come with --validation_steps", str(place))
-        told = networks.told_by(place) or _encoded(run, place)
+        told = networks.told_prompts(place, run.teacher, run.teacher.folder, "validation_prompts")
     if not asked.validation_steps or not run.accelerator.is_main_process:
         return None
     return Validation(run, folder / "validation", told)
-
-
-def _encoded(run: Distillation, place: Path) -> Condition:
-    """The prompts of a file, as the teacher's own pipeline tells them."""
-    from opmerge.data.captions import read_prompts
-    from opmerge.files import expand_home
-    from opmerge.latents import read_encoding
-
-    if not expand_home(place).is_file() or run.teacher.folder is None:
-        requirement = "must be a file of prompts, or a data set prepared with prompts or classes"
-        raise InputError("validation_prompts", requirement, str(place))
-    return read_encoding(run.teacher.folder).told(read_prompts(place))
 
 
 def _train(

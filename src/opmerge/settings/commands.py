@@ -35,7 +35,10 @@ _COPIES = (
 _FUSED = "Save whole networks with their adapters fused in, not the adapters."
 _SHARED = "One network for all steps of the student and all merges"
 _PICTURE = "A .png (grid) or .npy (array) file."
-_PREPARED = "A data set that `prepare` wrote"
+_PROMPTS = (
+    "Prompts, a line each (.txt) or a JSON string a line (.jsonl), or a data set that `prepare` "
+    "wrote: what its rows are told, in turn."
+)
 _TRAINED = DistillationConfig.model_fields  # plans are for runs with its defaults
 _VAE = "A run of `vae train`, the folder `vae` in it, or an autoencoder or pipeline of diffusers."
 _Array = Annotated[File, must("end in .npy", lambda path: path.suffix.lower() == ".npy")]
@@ -407,9 +410,7 @@ class SamplingOptions(Settings):
     seed: int = option(0, "Of the initial noise.")
     batch_size: int = option(256, "Samples at a time.", rare=True)
     class_label: int | None = option(None, "Of all samples.", shown="each in turn")
-    prompts: File | None = option(
-        None, f"{_PREPARED}: its prompts, or what else it tells, in turn.", metavar="DIR"
-    )
+    prompts: File | None = option(None, _PROMPTS, metavar="FILE|DIR")
     prompt: tuple[str, ...] = option(
         (),
         "What the samples are to show, encoded by the model's pipeline; several in turn.",
@@ -436,8 +437,8 @@ class MeasuringOptions(SourceOptions, TeacherOptions):
     )
     prompts: File | None = option(
         None,
-        f"{_PREPARED}: its prompts, or what else it tells, in turn.",
-        metavar="DIR",
+        _PROMPTS,
+        metavar="FILE|DIR",
         shown="those of --source",
     )
     num_samples: int = option(5000, "Of each of the two.")

@@ -81,8 +81,10 @@ def test_samples_are_told_the_prompts_of_a_data_set_in_turn(run: Run, work: Path
     found = drawn(run, work, "teacher", *in_turn)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     words = [word for caption in CAPTIONS for word in ("--prompt", caption)]
-    alike = drawn(run, work, "teacher", *words, "--num_samples", count)
-    torch.testing.assert_close(found, alike, atol=1e-5, rtol=1e-4)
+    (work / "captions.txt").write_text("\n".join(CAPTIONS))
+    for asked in (words, ["--prompts", work / "captions.txt"]):
+        alike = drawn(run, work, "teacher", *asked, "--num_samples", count)
+        torch.testing.assert_close(found, alike, atol=1e-5, rtol=1e-4)
     other = drawn(run, work, "teacher", "--prompt", "a horse", "--num_samples", count)
     assert float((other - alike).abs().min(0).values.max()) > 1e-3
 
@@ -96,10 +98,11 @@ def test_a_student_is_measured_on_the_prompts_of_its_data(run: Run, work: Path) 
         ("cache", "--source"),
         ("cache", "--prompts"),
         ("prompts", "--prompts"),
+        ("p.txt", "--prompts"),  # of which "prompts" was prepared
     ):
         status, out, err = run(*words, option, work / prompts, *few)
         assert status == 0, err
-        told = kept_conditions(open_prepared(work / prompts))
+        told = kept_conditions(open_prepared(work / prompts.replace("p.txt", "prompts")))
         assert told is not None
         noise, condition = initial_noise(SHAPE, 8, 5), told[torch.arange(8) % len(told)]
         difference = student.sample(noise, condition) - teacher.sample(noise, condition)
