@@ -80,12 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
     except BrokenPipeError:  # of a caller's stream
         discard(sys.stdout)
-    except KeyboardInterrupt:
-        if arguments is None:  # the program: a second one would break off its way out
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("opmerge: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if _is_interrupt(error):
+            if arguments is None:  # the program: a second one would break off its way out
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            print("opmerge: interrupted", file=sys.stderr)
+            return 130
         reason = _reason(error)
         if reason is None:
             raise
@@ -104,7 +104,14 @@ def _hear_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _reason(error: Exception) -> str | None:
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether that is an interrupt, or what failed on the way out of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _reason(error: BaseException) -> str | None:
     """What to tell of an error; None of one that is a fault of this program."""
     if isinstance(error, click.ClickException):
         return f"{error.format_message().rstrip('.')}; see opmerge --help"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -229,10 +231,33 @@ class _WorkerKilledError(Exception):
 def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) -> Iterator[Any]:
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(count, return_as="generator_unordered")
+    calls = (delayed(function)(argument) for argument in arguments)
+    with _interrupts_noted() as noted:  # loky that is stopped as it starts leaves its workers
+        results = parallel(calls)
     try:
-        yield from parallel(delayed(function)(argument) for argument in arguments)
+        if noted:
+            results.throw(KeyboardInterrupt)
+        yield from results
     except TerminatedWorkerError as error:
         raise _WorkerKilledError from error
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """What would interrupt the code inside, noted instead."""
+    noted: list[int] = []
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    interrupt = signal.default_int_handler
+    interrupting = [n for n in numbers if n is not None and signal.getsignal(n) is interrupt]
+    if threading.current_thread() is not threading.main_thread():  # the one that hears them
+        interrupting = []
+    for number in interrupting:
+        signal.signal(number, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for number in interrupting:
+            signal.signal(number, interrupt)
 
 
 def _dask(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) -> Iterator[Any]:

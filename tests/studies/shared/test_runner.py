@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor, process_executor
 
 from opmerge.errors import InputError
 from opmerge_studies.shared import runner as module
@@ -218,6 +220,28 @@ def test_a_killed_worker_is_one_line_and_the_rest_resumes(
         runner.sweep(die_at_three, cells(log), "")
     log.with_suffix(".spare").touch()
     assert runner.sweep(die_at_three, cells(log), "") == expected()
+
+
+def test_an_interrupt_while_workers_start_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    get_reusable_executor().shutdown(kill_workers=True)  # so that others start
+    start, started = process_executor._ExecutorManagerThread.start, []
+
+    def interrupted(thread: Any) -> None:
+        children = psutil.Process().children(recursive=True)
+        started.extend(each for each in children if "tracker" not in " ".join(each.cmdline()))
+        signal.raise_signal(signal.SIGINT)
+        start(thread)
+
+    monkeypatch.setattr(process_executor._ExecutorManagerThread, "start", interrupted)
+    runner, _, _ = runner_in(tmp_path, num_workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        runner.sweep(square, cells(tmp_path / "log"), "squares")
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert len(started) >= 2
+    assert alive == []
 
 
 def test_an_error_of_a_cell_is_raised_and_the_others_are_kept(tmp_path: Path) -> None:
