@@ -15,6 +15,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
+PLAN_SHARE = 0.7
+"""Of the time of a search, for the plan; what is left, for what stands beside it."""
+
 _ANSWER_SHARE = 0.2  # of the seconds for an answer, for what follows the search
 _ANSWER_SECONDS = 4.0  # of a processor, for a record and its page
 

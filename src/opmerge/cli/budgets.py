@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli import output, runs
-from opmerge.cli.planning import PLAN_SHARE
 from opmerge.cli.premises import Premises, find_premises
 from opmerge.cli.progress import progress_bar, say
-from opmerge.clock import searching_seconds, time_limit
+from opmerge.clock import PLAN_SHARE, searching_seconds, time_limit
 from opmerge.errors import InputError
 from opmerge.files import write_atomic
 from opmerge.settings.guidance import GuidanceOptions

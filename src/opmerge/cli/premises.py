@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import opmerge
-from opmerge.cli.planning import read_schedule
+from opmerge.cli.problems import read_schedule
 from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
 
