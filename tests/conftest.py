@@ -108,13 +108,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def old_objects_apart() -> Iterator[None]:
-    """Garbage is collected before every stage; what the imports left behind is not looked at."""
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_apart() -> None:
+    """Garbage is collected at every stage: what imports and other modules left is passed over."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = 8
 DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()

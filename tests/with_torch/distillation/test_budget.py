@@ -75,15 +75,17 @@ def test_a_split_is_the_largest_that_the_budget_pays(
         return int(BATCH * (np.ceil(counts / reuse) @ children + 3 * counts.sum()))
 
     total = int(times * cost(np.ones(len(spans))))
-    best = np.ones(len(spans))
+    best = counts = np.ones(len(spans))
     scales = sorted(n / weight for weight in weights for n in range(1, total // (3 * BATCH) + 2))
     for scale in scales:
         counts = np.maximum(1, np.floor(scale * (1 + 1e-12) * weights))
         if cost(counts) > total:
             break
         best = counts
-    given = {"budget_split": split, "target_reuse": reuse}
-    assert iterations(plan, str(total), **given) == tuple(best.astype(int))
+    found = np.array(iterations(plan, str(total), budget_split=split, target_reuse=reuse))
+    assert cost(found) <= total
+    # the same, but where rounding parts two merges that get an iteration more at the same scale
+    assert np.all((best <= found) & (found <= counts))
 
 
 def test_even_is_the_same_for_all_and_length_a_power() -> None:
@@ -113,9 +115,9 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     batch that was not learned from, and one that was, tell at the end if they are known by heart.
     """
     solved = int(linear_part == "solve")
-    plan, asked, learned = build_strategy("uniform:2", 8), 0, list[float]()
+    plan, asked, learned = build_strategy("uniform:2", 4), 0, list[float]()
     network = MLPDenoiser((4,), hidden_size=8, num_layers=1)
-    schedule = DDIM.from_schedule(cosine_schedule(8), "v_prediction")
+    schedule = DDIM.from_schedule(cosine_schedule(4), "v_prediction")
 
     def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal asked
@@ -125,7 +127,7 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
 
     network.register_forward_pre_hook(count)  # students are copies of it, hook and all
     teacher, data = Teacher(network, schedule, (4,)), torch.randn(16, 4)
-    config = settings("20000", target_reuse=reuse, linear_part=linear_part)
+    config = settings("6000", target_reuse=reuse, linear_part=linear_part)
     run = Distillation(teacher, plan, DataInputs(data), config, Accelerator(cpu=True))
     counts = run.iterations
     for _ in run.run():
@@ -136,7 +138,7 @@ def test_a_budget_is_what_the_networks_are_asked(reuse: int, linear_part: str) -
     watched = sum(merge.num_children + 2 for merge in plan.merges) if reuse > 1 else 0
     assert asked == BATCH * (passes + watched)
     cost = passes + 2 * sum(counts)  # κ = 3
-    assert 20000 - sum(m + 3 for m in children) * BATCH < cost * BATCH <= 20000
+    assert 6000 - sum(m + 3 for m in children) * BATCH < cost * BATCH <= 6000
     times = Counter(learned).values()
     assert len(times) == sum(batches)
     assert max(times) == reuse

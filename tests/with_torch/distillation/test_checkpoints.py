@@ -22,7 +22,7 @@ from test_resume import (
 from opmerge.distillation.executor import Distillation
 from opmerge.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ from opmerge.settings.distillation import (
     OptimizationConfig,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = 6
 EIGENVALUES = np.array([0.2, 0.9, 1.5, 3.0])

@@ -34,7 +34,7 @@ from opmerge.plans import draw_text, plan_figure
 from opmerge.plans.drawing import plan_from_merges
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 M = 4
 

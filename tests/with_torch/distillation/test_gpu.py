@@ -42,7 +42,7 @@ pytestmark = [
         not torch.accelerator.is_available(),
         reason="no accelerator is seen; where there is one, run pytest -m gpu",
     ),
-    pytest.mark.usefixtures("fresh_accelerator", "one_thread", "old_objects_apart"),
+    pytest.mark.usefixtures("fresh_accelerator", "one_thread"),
     pytest.mark.filterwarnings("default"),  # what drivers warn of differs from machine to machine
 ]
 

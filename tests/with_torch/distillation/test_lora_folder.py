@@ -26,7 +26,7 @@ from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.errors import InputError
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = 4
 NOISE = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

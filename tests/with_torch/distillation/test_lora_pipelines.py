@@ -20,7 +20,7 @@ from opmerge.distillation import save_student
 from opmerge.distillation.adapters import Adapters, trainable_copy
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T, STARTS = 10, (10, 4)
 SIDES = {"height": 2 * SAMPLE, "width": 2 * SAMPLE}

@@ -23,7 +23,7 @@ from opmerge.distillation.timing import Pace
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = 4
 

@@ -28,7 +28,7 @@ from opmerge.distillation.model_card import Making, add_measured, add_pair, add_
 from opmerge.plans import draw_text
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T = 4
 BATCH, ITERATIONS = 8, 5

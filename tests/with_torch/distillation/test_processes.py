@@ -28,7 +28,7 @@ from opmerge.denoisers.networks import MLPDenoiser
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHANGES: dict[str, Any] = {"network": MLPDenoiser, "checkpoints_total_limit": 99}
 

@@ -30,7 +30,7 @@ from opmerge.errors import InputError
 from opmerge.loop import make_accelerator
 from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 T, CLASSES = 4, 3
 

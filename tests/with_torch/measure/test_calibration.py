@@ -68,8 +68,6 @@ Run = Callable[..., tuple[int, str, str]]
 LAMBDAS = np.array([3.0, 1.5, 0.9, 0.2])
 STEPS = 8
 
-pytestmark = pytest.mark.usefixtures("old_objects_apart")
-
 
 def spectrum_of(eigenvalues: np.ndarray, mean: np.ndarray | None = None) -> Spectrum:
     size = len(eigenvalues)

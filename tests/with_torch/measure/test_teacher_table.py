@@ -32,8 +32,6 @@ STEPS = 8
 SAMPLES = 2000
 SCHEDULE = cosine_schedule(STEPS)
 
-pytestmark = pytest.mark.usefixtures("old_objects_apart")
-
 
 class Linear(nn.Module):
     """x̂ = U diag(weights_t) Uᵀ z, and a part that is curved."""

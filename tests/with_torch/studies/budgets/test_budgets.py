@@ -32,7 +32,7 @@ from opmerge_studies.shared.runner import ProgressBar, Report, Runner, no_progre
 
 Record = dict[str, Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BUDGETS = (8e3, 1.6e4)
 

@@ -43,7 +43,7 @@ from opmerge_studies.shared.strategies import cosine_problem
 
 Record = dict[str, Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TIMES = (0.5, 6.4)
 

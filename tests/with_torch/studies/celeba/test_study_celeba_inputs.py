@@ -24,7 +24,7 @@ from opmerge_studies.celeba import STUDY, CelebaSettings, unique_labels
 from opmerge_studies.celeba.encodings import Encoding, make_encodings
 from opmerge_studies.shared import Runner
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**settings: Any) -> CelebaSettings:

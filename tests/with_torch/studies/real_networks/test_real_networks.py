@@ -45,7 +45,7 @@ from opmerge_studies.shared.runner import ProgressBar, Report, Runner, no_progre
 
 Record = dict[str, Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "old_objects_apart")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(
