@@ -10,6 +10,7 @@ from opmerge.forecast.files import CalibrationFile, read_calibration, read_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, PRIORS, FittedLaw, LawPrior, MergeLaw
 from opmerge.forecast.table import TeacherTable, linear_table
+from opmerge.forecast.trials import Trial, law_after
 
 __all__ = [
     "LAW_PRIORS",
@@ -22,8 +23,10 @@ __all__ = [
     "MergeLaw",
     "MergeProbe",
     "TeacherTable",
+    "Trial",
     "fit_law",
     "forecast",
+    "law_after",
     "linear_table",
     "read_calibration",
     "read_table",

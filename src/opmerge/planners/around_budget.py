@@ -9,7 +9,7 @@ from typing import Any
 from opmerge.clock import Tell, seconds_left, time_limit
 from opmerge.forecast import FittedLaw, TeacherTable, forecast
 from opmerge.forecast.cost import IterationCost
-from opmerge.planners.budget import BudgetPlan, BudgetResult, Tie, frontier, plan_for_budget
+from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier, plan_for_budget, tie_of
 from opmerge.plans import Plan
 
 CUT_SHORT = "the search was cut short: one of more seconds may find a better plan, and more budgets"
@@ -42,7 +42,7 @@ class PlansAround:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], table: TeacherTable, law: FittedLaw) -> PlansAround:
-        """Read ``to_dict``, with the table and the law that it was found with."""
+        """Read ``to_dict``, with the table that it was found with and a law to foretell it by."""
         read = _Reader(table, law)
         return cls(
             read.result(data["chosen"]), tuple(map(read.result, data["curve"])), data["is_cut"]
@@ -82,7 +82,7 @@ def _result_to_dict(result: BudgetResult) -> dict[str, Any]:
         "least": _plan_to_dict(result.least),
         "equal": None if result.equal is None else _plan_to_dict(result.equal),
         "strategies": list(map(_plan_to_dict, result.strategies)),
-        "ties": [[_plan_to_dict(tie.plan), tie.low, tie.high] for tie in result.ties],
+        "ties": [[_plan_to_dict(tie.plan)] for tie in result.ties],
     }
 
 
@@ -101,14 +101,17 @@ class _Reader:
     law: FittedLaw
 
     def result(self, data: Mapping[str, Any]) -> BudgetResult:
+        least = self._plan(data["least"])
+        others = (self._plan(plan) for plan, *_ in data["ties"])  # an interval of earlier versions
+        ties = (tie_of(other, least, self.law.scatter) for other in others)
         return BudgetResult(
             data["budget"],
             data["student_steps"],
             self._plan(data["best"]),
-            self._plan(data["least"]),
+            least,
             None if data["equal"] is None else self._plan(data["equal"]),
             tuple(map(self._plan, data["strategies"])),
-            tuple(Tie(self._plan(plan), low, high) for plan, low, high in data["ties"]),
+            tuple(tie for tie in ties if tie is not None),
         )
 
     def _plan(self, data: Mapping[str, Any]) -> BudgetPlan:

@@ -188,6 +188,14 @@ def ratio_interval(one: Forecast, other: Forecast, scatter: float) -> tuple[floa
     return float(low), float(high)
 
 
+def tie_of(other: BudgetPlan, least: BudgetPlan, scatter: float) -> Tie | None:
+    """The plan as a tie of the least one, if the interval of their ratio contains 1."""
+    if least.forecast.rms == 0:
+        return None
+    low, high = ratio_interval(other.forecast, least.forecast, scatter)
+    return Tie(other, low, high) if low <= 1 <= high else None
+
+
 def equal_angle_boundaries(table: TeacherTable, student_steps: int) -> list[int]:
     """(T, …, 0) in K windows of about equal ``arctan(sigma/alpha)``, each of a step at least."""
     schedule, count = table.schedule, student_steps
@@ -326,15 +334,12 @@ class _Search:
         return BudgetPlan(named, plan, iterations, cost, expected)
 
     def _ties(self, least: BudgetPlan, others: Sequence[BudgetPlan]) -> Iterator[Tie]:
-        if least.forecast.rms == 0:
-            return
         seen = {least.plan}
         for other in others:
             if other.plan not in seen:
                 seen.add(other.plan)
-                low, high = ratio_interval(other.forecast, least.forecast, self.law.scatter)
-                if low <= 1 <= high:
-                    yield Tie(other, low, high)
+                if (tie := tie_of(other, least, self.law.scatter)) is not None:
+                    yield tie
 
 
 def _simplest(splits: Iterable[Split], least: Split) -> Iterator[Split]:

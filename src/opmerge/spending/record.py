@@ -22,12 +22,12 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
     ``measured`` paired errors with their intervals, and ``seconds``.
     """
     knowledge, prices = spending.knowledge, spending.prices
-    problem = _problem(spending)
-    planned = replace(spending.plans.chosen, best=spending.chosen.planned)
-    given = (knowledge.table, knowledge.law, planned, spending.plans.curve)
+    problem, plans = _problem(spending), spending.foretold
+    planned = replace(plans.chosen, best=spending.chosen.planned)
+    given = (knowledge.table, spending.law, planned, plans.curve)
     guidance = spending.teacher.guidance_record
     record = budget_record(problem, *given, prices.cost, prices.told, guidance)
-    if spending.plans.is_cut:
+    if plans.is_cut:
         record["best"]["notes"].insert(0, CUT_SHORT)
     record["run"] = {
         "budget": prices.told,

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.distillation.sampling import told_of
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.errors import InputError
-from opmerge.forecast import FittedLaw, Forecast, TeacherTable, forecast
+from opmerge.forecast import FittedLaw, Forecast, TeacherTable, Trial, forecast, law_after
 from opmerge.forecast.cost import IterationCost
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import CalibrationSize, size_within
@@ -145,6 +145,7 @@ class Spending:
         self.config, self.accelerator, self.prices = config, accelerator, prices
         self.learning_rates = tuple(learning_rates) or (config.optimization.learning_rate,)
         self._report, self._warn = report, warn
+        self._trials: dict[float, list[Trial]] = {}  # of the pilot, by learning rate
 
     def check_budget(self) -> None:
         """Refuse, by ``InputError``, a budget of which half pays for neither probes nor a table."""
@@ -297,8 +298,26 @@ class Spending:
 
     @cached_property
     def chosen(self) -> Candidate:
-        """What is trained: of the plans that forecasts do not tell apart, and of the learning
-        rates, those that short runs are for."""
+        """What is trained, with what is expected of it after the pilot."""
+        planned = self._piloted.planned
+        expected = forecast(self.law, self.knowledge.table, planned.plan, planned.iterations)
+        return replace(self._piloted, planned=replace(planned, forecast=expected))
+
+    @cached_property
+    def law(self) -> FittedLaw:
+        """That of ``knowledge``, and what the pilot's runs at the rate that is taken add to it."""
+        trials = self._trials.get(self._piloted.learning_rate, [])
+        return law_after(self.knowledge.law, self.knowledge.table, trials)
+
+    @cached_property
+    def foretold(self) -> PlansAround:
+        """The plans, with what is expected of them after the pilot."""
+        return PlansAround.from_dict(self.plans.to_dict(), self.knowledge.table, self.law)
+
+    @cached_property
+    def _piloted(self) -> Candidate:
+        """Of the plans that forecasts do not tell apart, and of the learning rates, those that
+        short runs are for."""
         least = self._with_free_step(self.plans.chosen.best)
         plans = [
             least,
@@ -339,6 +358,9 @@ class Spending:
         name = f"pilot {number} at {candidate.learning_rate:g}, {sum(counts)} iterations"
         config = self._config_of(candidate, planned.plan, counts)
         found = self._trained(name, planned.plan, config, budget, short, _PILOT_SAMPLES)
+        if 0 < found.measured.value < math.inf:
+            trial = Trial(planned.plan, counts, found.measured.value)
+            self._trials.setdefault(candidate.learning_rate, []).append(trial)
         return found.measured.value * planned.forecast.rms / max(short.rms, _LEAST)
 
     def _config_of(

@@ -13,6 +13,7 @@ from opmerge.distillation import load_student
 from opmerge.distillation.stages import plan_stages
 from opmerge.explorer.answers import answer
 from opmerge.explorer.premises import Run, read_source
+from opmerge.forecast import LAW_PRIORS, Trial, forecast, law_after, read_table
 from opmerge.forecast.cost import IterationCost
 from opmerge.page import spending
 from opmerge.page.spending import spending_page
@@ -112,6 +113,26 @@ def test_a_share_that_pays_for_probes_calibrates(teacher: Path, tmp_path: Path) 
     assert record["run"]["not_foretold"] == []
     assert 0.2 * budget < record["run"]["calibration"] <= 0.5 * budget
     assert record["trained"][0]["total"] <= budget
+
+
+def test_the_forecast_has_learned_from_the_pilot(teacher: Path, tmp_path: Path) -> None:
+    """What the short run left, read from its folder, moves the prior to where the record has it."""
+    assert not run(teacher, tmp_path, "--pilot_share", 0.4, budget=120_000)
+    record, plan = record_of(tmp_path), PlanFile.read(tmp_path / "plan.json").plan
+    assert len(plan.merges) == 1
+    rate = f"{record['run']['learning_rate']:g}".replace(".", "-")
+    [pilot] = (tmp_path / "students").glob(f"pilot-*-at-{rate}-*-iterations")
+    count = int(pilot.name.split("-")[-2])
+    left = json.loads((pilot / "measured.json").read_text())["result"]["measured"]["value"]
+    table = read_table(tmp_path / "calibration" / "table.npz")
+    prior = LAW_PRIORS["mlp-solved"].fitted(len(table.sizes))
+    learned = law_after(prior, table, [Trial(plan, (count,), left)])
+    iterations = record["trained"][0]["iterations"]
+    expected = forecast(learned, table, plan, iterations)
+    assert expected.rms != forecast(prior, table, plan, iterations).rms
+    assert record["trained"][0]["forecast"]["value"] == pytest.approx(expected.rms, rel=1e-9)
+    assert record["best"]["paired_rms"] == record["trained"][0]["forecast"]["value"]
+    assert record["budget"]["law"] == learned.source
 
 
 def test_students_of_two_steps(teacher: Path, tmp_path: Path) -> None:
