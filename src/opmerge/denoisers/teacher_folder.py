@@ -31,7 +31,8 @@ from opmerge.denoisers.trusted import check_shards, check_sizes
 from opmerge.errors import InputError
 from opmerge.files import check_plain, folder_beside, read_json_object, reading
 from opmerge.schedules import NoiseSchedule, diffusers_schedule
-from opmerge.schedules.diffusers import build_scheduler, find_scheduler_config
+from opmerge.schedules.configs import find_scheduler_config, read_scheduler_config
+from opmerge.schedules.diffusers import build_scheduler
 from opmerge.schedules.hub import quiet
 
 _GUIDES = ("controlnet", "adapter", "motion_adapter", "image_encoder")
@@ -152,7 +153,7 @@ def _schedule(
     root: Path, num_steps: int, num_tokens: int, scheduling: Mapping[str, Any]
 ) -> NoiseSchedule:
     """What the scheduler of a folder visits for samples of so many tokens, in its pipeline."""
-    config = {**read_json_object(find_scheduler_config(root)), **scheduling}
+    config = {**read_scheduler_config(root), **scheduling}
     tokens = None if "image_seq_len" in config else num_tokens
     return diffusers_schedule(config, num_steps, tokens)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,17 @@ from numpy.typing import NDArray
 
 from opmerge.checks import check_count, check_steps
 from opmerge.errors import InputError, not_installed
-from opmerge.files import expand_home, read_json_object
+from opmerge.schedules.configs import (
+    SIGMAS_FROM_STEPS,
+    is_scheduler_config,
+    read_scheduler_config,
+)
 from opmerge.schedules.noise import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from opmerge.schedules.predictions import network_reading
 
 Array = NDArray[np.float64]
 """Levels in float64, index 0 on the data side."""
 
-_KEYS = {"_class_name", "beta_schedule", "beta_start", "beta_end", "trained_betas", "clip_sample"}
-_KEYS |= {"num_train_timesteps", "prediction_type", "timestep_spacing", "steps_offset"}
-_KEYS |= {"set_alpha_to_one", "rescale_betas_zero_snr", "thresholding"}
 _DDIM = "DDIMScheduler"
 _SHIFTS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 # Keys that diffusers reads in any class or its pipelines, of a config that another class left.
@@ -38,30 +38,8 @@ _NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCL
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
 _SIGNAL_LEFT = 0.01
 _KINDS: dict[type, str] = {Real: "a number", str: "text"}
-# A key of ours beside diffusers': the call of a pipeline names sigmas 1, …, 1/T by itself.
-_EVEN = "sigmas_from_steps"
 _LEVELS = "must be a scheduler of Gaussian noise levels"
 _ARRAYS = "pass the alphas and sigmas of its steps as an .npz file"
-
-
-def find_scheduler_config(source: str | os.PathLike[str]) -> Path:
-    """The scheduler config at a path, or in a folder or its ``scheduler/``, or ``InputError``.
-
-    Where both have one it is that which diffusers reads, in ``scheduler/``.
-    """
-    path = expand_home(source)
-    if not path.is_dir():
-        return path
-    for place in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"):
-        if place.is_file():
-            return place
-    requirement = "must hold scheduler_config.json or scheduler/scheduler_config.json"
-    raise InputError(str(path), requirement, remedy="pass the folder of a saved diffusers model")
-
-
-def is_scheduler_config(data: Mapping[str, Any]) -> bool:
-    """Whether a mapping names a scheduler class or any key of one that concerns the schedule."""
-    return not _KEYS.isdisjoint(data)
 
 
 def diffusers_schedule(
@@ -81,7 +59,8 @@ def diffusers_schedule(
     Args:
         config: a ``scheduler_config.json``, a folder holding one (itself or in ``scheduler/``),
             or its content. With the key ``sigmas_from_steps: true``, which is no scheduler's, it is
-            told the sigmas 1, …, 1/T, as by pipelines that name these in their call (FLUX).
+            told the sigmas 1, …, 1/T; so it is in the folder of a pipeline whose call names these,
+            such as FLUX or Qwen-Image.
         num_steps: T.
         image_seq_len: tokens of a sample, for ``use_dynamic_shifting``; by default as the config
             says, or its ``base_image_seq_len``. (``denoisers.teacher_folder.outline_teacher`` takes
@@ -93,7 +72,7 @@ def diffusers_schedule(
     """
     num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     if not isinstance(config, Mapping):
-        config = read_json_object(find_scheduler_config(config))
+        config = read_scheduler_config(config)
     if not is_scheduler_config(config):
         requirement = "must hold the keys of a diffusers scheduler"
         raise InputError("scheduler config", requirement, list(config))
@@ -108,6 +87,10 @@ def diffusers_schedule(
         requirement = f"must be <= num_train_timesteps = {num_train} of the scheduler config"
         remedy = f"pass `num_steps={num_train}` or fewer"
         raise InputError("num_steps", requirement, num_steps, remedy)
+    if num_train == 1 and not config.get(SIGMAS_FROM_STEPS):  # whose own are all 1
+        requirement = "must be > 1, or the sigmas those that a pipeline names"
+        remedy = f'pass the folder of the pipeline, or set "{SIGMAS_FROM_STEPS}": true'
+        raise InputError("num_train_timesteps", requirement, num_train, remedy)
     for asked in (num_steps, num_steps + 1):  # some count the last state, or a step of length 0
         try:
             with np.errstate(invalid="raise"):
@@ -164,7 +147,7 @@ def _build(config: Mapping[str, Any]) -> tuple[str, Any]:
         found = _find_class(_DDIM)
     if found is None:
         requirement = "must be a scheduler that the diffusers installed here has"
-        raise InputError("_class_name", requirement, name, f"upgrade diffusers, or {_ARRAYS}")
+        raise InputError("_class_name", requirement, name, f"install one that has it, or {_ARRAYS}")
     known = _signature(found)
     arguments = {key: value for key, value in _newer(config).items() if key in known}
     for key, value in arguments.items():
@@ -235,10 +218,17 @@ def _shift(scheduler: Any, config: Mapping[str, Any]) -> tuple[int, float]:
 
 def _set_timesteps(scheduler: Any, num_steps: int, config: Mapping[str, Any]) -> None:
     arguments: dict[str, Any] = {}
+    if scheduler.config.get("stages", 1) != 1:
+        requirement = "must be 1: each of several stages has noise levels of its own"
+        raise InputError("stages", requirement, scheduler.config["stages"], _ARRAYS)
     if scheduler.config.get("use_dynamic_shifting"):
         arguments["mu"] = _shift(scheduler, config)[1]
     known = inspect.signature(scheduler.set_timesteps).parameters
-    if config.get(_EVEN) and "sigmas" in known and not scheduler.config.get("use_flow_sigmas"):
+    if (
+        config.get(SIGMAS_FROM_STEPS)
+        and "sigmas" in known
+        and not scheduler.config.get("use_flow_sigmas")
+    ):
         arguments["sigmas"] = np.linspace(1.0, 1 / num_steps, num_steps)
     if type(scheduler).__name__ == "SCMScheduler" and num_steps != 2:
         arguments["intermediate_timesteps"] = None
@@ -340,9 +330,12 @@ def _solver_notes(name: str, scheduler: Any, config: Mapping[str, Any]) -> list[
     notes, own = [], type(scheduler).__name__
     if scheduler.config.get("use_dynamic_shifting"):
         tokens, mu = _shift(scheduler, config)
+        is_own = not config.get(SIGMAS_FROM_STEPS)
         notes.append(
             f"the noise levels depend on the size of a sample: here image_seq_len = {tokens}, "
-            f"mu = {mu:.3g}; pipelines that pass sigmas of their own, as Flux', visit others"
+            f"mu = {mu:.3g}"
+            + "; pipelines that pass sigmas of their own, as Flux', visit others"
+            * is_own
         )
     config, left_out = scheduler.config, ""
     is_sde = config.get("stochastic_sampling") or "sde" in str(config.get("algorithm_type"))
@@ -412,8 +405,8 @@ def _parameters(name: str, scheduler: Any, config: Mapping[str, Any]) -> dict[st
     own = {**scheduler.config}
     if own.get("use_dynamic_shifting") and "image_seq_len" in config:
         own["image_seq_len"] = config["image_seq_len"]
-    if config.get(_EVEN):
-        own[_EVEN] = True
+    if config.get(SIGMAS_FROM_STEPS):
+        own[SIGMAS_FROM_STEPS] = True
     if isinstance(own.get("trained_betas"), np.ndarray):
         own["trained_betas"] = own["trained_betas"].tolist()
     # JSON has no infinity; lambda_min_clipped, which may be one, is so by default.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError
 from opmerge.files import expand_home, load_arrays, read_json_object
-from opmerge.schedules.diffusers import diffusers_schedule, is_scheduler_config
+from opmerge.schedules.configs import is_scheduler_config
+from opmerge.schedules.diffusers import diffusers_schedule
 from opmerge.schedules.hub import hub_scheduler_config, is_hub_name
 from opmerge.schedules.noise import CONSTRUCTORS, NoiseSchedule, arrays_schedule, construct
 

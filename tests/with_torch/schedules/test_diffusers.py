@@ -220,6 +220,29 @@ def test_a_saved_scheduler_is_found_as_file_folder_and_model_folder(tmp_path: Pa
             assert_same(resolve_schedule(str(place), 10), expected)
 
 
+def test_a_pipelines_folder_has_the_sigmas_that_its_call_names(tmp_path: Path) -> None:
+    """Of diffusers' main pipelines those whose source says so, and no other."""
+    ends = r"1(\.0)? / num_inference_steps, |0(\.0)?, num_inference_steps \+ 1\)\["
+    even = re.compile(rf"^ *sigmas = (None if .*)?np\.linspace\(1(\.0)?, ({ends})", re.MULTILINE)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(FLOWS["SD3"]))
+    found = {}
+    for path in (Path(diffusers.__file__).parent / "pipelines").rglob("pipeline_*.py"):
+        source = path.read_text(encoding="utf-8")
+        for name in re.findall(r"^class (\w+Pipeline)\(", source, re.MULTILINE):
+            if path.stem == f"pipeline_{path.parent.name}" and "sigmas" in source:
+                (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+                levels = diffusers_schedule(tmp_path, 8).sigmas[1]
+                found[name] = (
+                    levels == pytest.approx(3 / 8 / (1 + 2 / 8)),
+                    bool(even.search(source)),
+                )
+    assert {"FluxPipeline", "QwenImagePipeline", "WanPipeline", "LTXPipeline"} < found.keys()
+    assert {name: ours for name, (ours, _) in found.items()} == {
+        name: theirs for name, (_, theirs) in found.items()
+    }
+
+
 def test_absent_keys_take_the_defaults_of_each_class() -> None:
     for name in {config["_class_name"] for config in MODELS.values() if "_class_name" in config}:
         signature = inspect.signature(getattr(diffusers, name).__init__).parameters
@@ -343,7 +366,7 @@ ZERO = "`scheduler config` must change the noise level in every step, and step "
         (
             {"_class_name": "MyFlowScheduler", "num_train_timesteps": 1000},
             "`_class_name` must be a scheduler that the diffusers installed here has, got "
-            f"MyFlowScheduler; upgrade diffusers, or {ARRAYS}",
+            f"MyFlowScheduler; install one that has it, or {ARRAYS}",
         ),
         (
             {"_class_name": "DiscreteDDIMScheduler"},
@@ -357,6 +380,16 @@ ZERO = "`scheduler config` must change the noise level in every step, and step "
         ),
         ({"_class_name": 3}, f"`_class_name` must be a scheduler of diffusers, got 3; {ARRAYS}"),
         ({**FLUX, "image_seq_len": 0}, "`image_seq_len` must be >= 1, got 0"),
+        (
+            {**FLOW, "num_train_timesteps": 1, "invert_sigmas": True},  # as of OmniGen
+            "`num_train_timesteps` must be > 1, or the sigmas those that a pipeline names, got 1; "
+            'pass the folder of the pipeline, or set "sigmas_from_steps": true',
+        ),
+        (
+            {"_class_name": "HeliosScheduler"},
+            "`stages` must be 1: each of several stages has noise levels of its own, got 3; "
+            f"{ARRAYS}",
+        ),
         (
             {"sample_size": 32},
             "`scheduler config` must hold the keys of a diffusers scheduler, got ['sample_size']",
