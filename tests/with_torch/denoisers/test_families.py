@@ -29,6 +29,7 @@ from opmerge.distillation import (
     make_accelerator,
     save_student,
 )
+from opmerge.errors import InputError
 
 STYLES = torch.linspace(-1, 1, 48).reshape(16, 3)
 DATA = torch.linspace(-2, 2, 64).reshape(16, 4).sin()
@@ -129,6 +130,21 @@ def test_a_config_is_of_one_family(network: Any, family: str) -> None:
     config = config_of(network) if isinstance(network, nn.Module) else network
     assert type(family_of(config)).__name__ == family
     assert sum(each.reads(config) for each in FAMILIES) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("AuraFlowTransformer2DModel", "encoder_hidden_states"),
+        ("HiDreamImageTransformer2DModel", "encoder_hidden_states_t5"),
+        ("OmniGenTransformer2DModel", "input_ids"),
+        ("StableCascadeUNet", "clip_text_pooled"),
+        ("ZImageTransformer2DModel", "cap_feats"),
+    ],
+)
+def test_what_more_is_read_is_of_no_family(name: str, read: str) -> None:
+    with pytest.raises(InputError, match=rf"as it reads {read}: DiT\w+, Flux\w+, .* got {name}$"):
+        family_of({"_class_name": name}).network_class({"_class_name": name}, Path("config.json"))
 
 
 def test_a_network_is_of_its_class_whatever_its_config_was_saved_as(folder: Path) -> None:

@@ -233,6 +233,11 @@ NOT_DISTILLED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"cross_attention_dim": [16, 32]},
         "cross_attention_dim` must be one number",
     ),
+    "DeepFloyd IF": (  # twice as many channels for a variance are no image beside z
+        "stable_diffusion",
+        {"out_channels": 8, "encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 16},
+        "encoder_hid_dim_type` must be null",
+    ),
     "SDXL inpainting": ("sdxl", {"in_channels": 9}, "in_channels` must be out_channels = 4"),
     "FLUX Fill": ("flux", {"in_channels": 96, "out_channels": 16}, "networks that fill or follow"),
     "Sana-Sprint": ("sana", {"guidance_embeds": True}, "a few-step student itself"),

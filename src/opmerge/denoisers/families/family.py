@@ -80,8 +80,10 @@ class Family:
         """The class that the config names, of diffusers and of no other place."""
         found = model_class(config, place)
         inputs = inspect.signature(found.forward).parameters
-        if "encoder_hidden_states" in inputs:
-            requirement = "must be of a known family, as it reads encoder_hidden_states: "
+        needed = [each.name for each in inputs.values() if each.default is each.empty]
+        told = [name for name in inputs if "encoder_hidden_states" in name]
+        if told := told + needed[len(("self", "sample", "timestep")) :]:
+            requirement = f"must be of a known family, as it reads {told[0]}: "
             requirement += ", ".join(
                 sorted({name for each in FAMILIES for name in each.class_names})
             )

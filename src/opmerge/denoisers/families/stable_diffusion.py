@@ -57,7 +57,8 @@ class StableDiffusion(TextFamily):
 
 def check_reads_no_image(config: Config, place: Path) -> None:
     """Refuse a network that reads an image beside z, in channels of its own."""
-    if (read := config.get("in_channels")) != (given := config.get("out_channels")):
+    read, given = config.get("in_channels", 4), config.get("out_channels", 4)
+    if given not in (read, 2 * read):  # twice as many with a learned variance
         requirement = f"must be out_channels = {given}: inpainting, depth, instructions and"
         requirement += " upscaling, whose network reads an image beside z, are not distilled"
         remedy = "take the teacher that makes images of texts alone"
