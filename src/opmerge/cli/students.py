@@ -23,6 +23,8 @@ from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from opmerge.denoisers.conditions import KeptConditions
@@ -157,12 +159,13 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
             progress=report,
             told=told,
         )
+    rows = _rows(result, file, _not_foretold(student, asked.student))
     if asked.as_json:
         print(json.dumps({**result.to_dict(), **_predicted(file)}))
     else:
-        _show_evaluation(result, file)
+        _show_evaluation(result, rows)
     try:
-        _tell_card(asked.student, (teacher, student), result, _rows(result, file), told)
+        _tell_card(asked.student, (teacher, student), result, rows, told)
     except InputError as error:  # a folder that may be read alone is measured all the same
         say(f"not told in the student's model card: {error}")
 
@@ -239,12 +242,26 @@ def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:
     return {"predicted_w2": w2, "predicted_paired_rms": predicted.get("paired_rms", to_teacher)}
 
 
-def _rows(result: StudentEvaluation, file: opmerge.PlanFile | None) -> dict[str, str]:
+def _not_foretold(student: Student, folder: Path) -> list[str]:
+    """In what a student is another than those that forecasts are of: a whole network a merge."""
+    from opmerge.distillation.lora_folder import is_lora_folder
+
+    is_one = len({jump.network for jump in student.jumps}) == 1 < len(student.jumps)
+    found = {"one network for all steps": is_one, "adapters": is_lora_folder(folder)}
+    return [what for what, holds in found.items() if holds]
+
+
+def _rows(
+    result: StudentEvaluation, file: opmerge.PlanFile | None, not_foretold: Sequence[str]
+) -> dict[str, str]:
     """The measurements by name, intervals behind them, what was predicted below them."""
+    from opmerge.page.sentences import unknown_phrase
+
     w2, paired_rms = _predicted(file).values()
+    unknown = unknown_phrase(not_foretold)
     rows: dict[str, str | None] = {
         "paired error (rms)": _told(result.paired_rms),
-        "predicted error (rms)": None if paired_rms is None else f"{paired_rms:.4g}",
+        "predicted error (rms)": None if paired_rms is None else f"{paired_rms:.4g}{unknown}",
         "W2 of Gaussian fits": f"{_told(result.gaussian_w2)}, floor {result.gaussian_w2_floor:.4g}",
         "sliced W2": f"{_told(result.sliced_w2)}, floor {result.sliced_w2_floor:.4g}",
     }
@@ -259,12 +276,12 @@ def _rows(result: StudentEvaluation, file: opmerge.PlanFile | None) -> dict[str,
     return {name: told for name, told in rows.items() if told is not None}
 
 
-def _show_evaluation(result: StudentEvaluation, file: opmerge.PlanFile | None) -> None:
+def _show_evaluation(result: StudentEvaluation, rows: dict[str, str]) -> None:
     print(
         f"{result.num_samples} samples from equal noise; "
         "95 % intervals, of distances without the bias of finite samples"
     )
-    show_rows(_rows(result, file))
+    show_rows(rows)
     if (along := result.directions) is not None:
         number = len(along.eigenvalues)
         print(f"paired squared error along eigenvectors of the data, of the largest of {number} λ")

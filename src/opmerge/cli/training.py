@@ -107,7 +107,7 @@ def distill(
         raise InputError("guidance_scale", requirement, guidance.guidance_scale, remedy)
     if made_for is not None:
         check_plan_fits(teacher, made_for.schedule)
-        _compare_training(config, made_for.training)
+        _compare_training(config, made_for)
     folder = None if asked.dry_run else files.output_dir
     accelerator = networks.start(config.optimization, files.output_dir, not asked.dry_run)
     networks.tell_of_earlier(files.output_dir, files.checkpoint)
@@ -323,8 +323,13 @@ def _of_merges(run: Distillation) -> tuple[int, ...] | None:
     return tuple(of_merge[merge] for merge in run.plan.merges)
 
 
-def _compare_training(config: DistillationConfig, model: opmerge.TrainingModel) -> None:
-    """Say where the run trains otherwise than the plan was calibrated for, if it was."""
+def _compare_training(config: DistillationConfig, made_for: opmerge.PlanFile) -> None:
+    """Say where the run trains otherwise than the plan was foretold or calibrated for."""
+    model = made_for.training
+    asked = {"one_network": config.sharing == "all", "lora_rank": config.lora_rank is not None}
+    if made_for.budget is not None and any(asked.values()):
+        changes = " and ".join(f"--{option}" for option, holds in asked.items() if holds)
+        say(f"the plan's forecast knows nothing of {changes}")
     if not isinstance(model, opmerge.GammaRates):
         return
     given, rate = config.num_iterations, config.optimization.learning_rate

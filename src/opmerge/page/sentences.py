@@ -123,6 +123,11 @@ def forecast_phrase(record: Record, entry: Mapping[str, Any]) -> str:
     return f"{number(error)} ({interval}), {percent(error / spread)} of the teacher's spread"
 
 
+def unknown_phrase(changes: Sequence[str]) -> str:
+    """What a forecast does not know, to stand behind one; empty where that is nothing."""
+    return f" (a forecast that knows nothing of {' and '.join(changes)})" if changes else ""
+
+
 def compared(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
     """The plan, that with the least forecast and the strategies, by name, the least error first."""
     best, least = record["best"], record["least"]

@@ -46,11 +46,12 @@ def answer(record: Record) -> str:
     best, run, kept = record["best"], record["run"], record["trained"][0]
     planning = percent((run["calibration"] + run["pilot"]) / run["amount"])
     phrase = plan_phrase(recorded_plan(best))
+    unknown = sentences.unknown_phrase(run.get("not_foretold", ()))  # which older records lack
     told = [
         f"Spend {run['budget']} like this: {planning} on planning; then "
         f"{phrase[0].lower()}{phrase[1:]}, {sentences.iteration_range(best['iterations'])} at a "
         f"learning rate of {run['learning_rate']:g}. Expected error "
-        f"{sentences.forecast_phrase(record, best)}{_not_foretold(run)}; "
+        f"{sentences.forecast_phrase(record, best)}{unknown}; "
         f"measured {interval_told(kept['measured'])}."
     ]
     ratios = [
@@ -61,12 +62,6 @@ def answer(record: Record) -> str:
     if ratios:
         told.append(f"For the same total, as people run them, {' and '.join(ratios)} that error.")
     return " ".join(told)
-
-
-def _not_foretold(run: Record) -> str:
-    """What the forecast does not know; nothing of older records, whose runs had none of it."""
-    unknown = run.get("not_foretold")
-    return f" (what {' and '.join(unknown)} change is not known to it)" if unknown else ""
 
 
 def rows(record: Record) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from opmerge import GradientFlow, Plan, PlanFile, diffusers_schedule
 from opmerge.denoisers.networks import make_unet
 from opmerge.denoisers.teacher_folder import write_teacher_folder
 
@@ -51,9 +53,27 @@ def test_adapters_go_the_whole_way(run: Run, teacher: Path, tmp_path: Path) -> N
     run("sample", tmp_path / "fused" / "student", "--output", tmp_path / "fused.npy")
     samples = [np.load(tmp_path / f"{name}.npy") for name in ("adapted", "fused")]
     np.testing.assert_allclose(*samples, atol=1e-4)
-    measured = ("--num_samples", 20, "--num_resamples", 0, "--json")
+    measured = ("--num_samples", 20, "--num_resamples", 0, "--plan", folder / "plan.json")
     status, out, _ = run("evaluate-student", student, "--teacher", teacher, *measured)
-    assert (status, json.loads(out)["num_samples"]) == (0, 20)
+    assert status == 0
+    (predicted,) = (line for line in out.splitlines() if "predicted error" in line)
+    assert predicted.endswith(" nothing of adapters)")
+
+
+def test_a_run_says_what_its_plans_forecast_does_not_know(
+    run: Run, teacher: Path, tmp_path: Path
+) -> None:
+    schedule, plan = diffusers_schedule(teacher, 4), Plan.from_nested([[4, 3], [2, 1]])
+    file = PlanFile(plan, schedule, GradientFlow(), "denoiser-copy", "teacher", iterations=(4, 4))
+    replace(file, budget=1e4).write(tmp_path / "plan.json")
+    asked = ("distill", "digits", "--teacher", teacher, "--plan", tmp_path / "plan.json")
+    for more in ((), ("--one_network", "--lora_rank", 2)):
+        short = ("--train_batch_size", 8, "--output_dir", tmp_path / "run", "--dry_run")
+        status, _, err = run(*asked, *short, *more)
+        assert status == 0
+        said = [line for line in err.splitlines() if "knows nothing of" in line]
+        assert len(said) == bool(more)
+        assert all(line.endswith(" --one_network and --lora_rank") for line in said)
 
 
 def test_a_dry_run_knows_of_adapters(run: Run, teacher: Path, tmp_path: Path) -> None:

@@ -602,8 +602,9 @@ def test_the_predicted_error_stands_beside_the_measured(measure: Measure, tmp_pa
         found = json.loads(measure(*fast, "--json")[1])
         assert (found["predicted_w2"], found["predicted_paired_rms"]) == (3.0, expected)
         out = measure(*fast)[1]
-        assert ("predicted error (rms): 5\n" in out) == (expected == 5.0)
-        assert ("predicted error (rms): 3\n" in out) == (expected == 3.0)
+        for value in (5.0, 3.0):  # one network takes both steps, which no forecast is of
+            line = f"predicted error (rms): {value:g} (a forecast that knows nothing of one network"
+            assert (line in out) == (expected == value)
         assert f"predicted W2: 3 to the {file.objective}\n" in out
     wrong = replace(bare, plan=Plan.from_nested([4, 3, [2, 1]]))
     wrong.write(tmp_path / "plan.json")
