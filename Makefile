@@ -12,6 +12,7 @@ DEMO_DIR ?= runs/demo
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 FUZZ_EXAMPLES ?= 100000
+CORE_TESTS := $(addprefix tests/,cli data schedules test_compatibility.py)
 LOWEST_TESTS := tests/test_compatibility.py tests/plans tests/spectra \
   $(addprefix tests/with_torch/field/test_,trusted_folders.py teachers_as_they_lie.py students_as_used.py)
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
@@ -30,9 +31,10 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp lint
 	$(PYTEST)
 
-# Without torch: what a planner's user installs, in an environment of its own.
+# Without torch: what a planner's user installs, in an environment of its own. The rest of the tests
+# have run in `make test` with the same versions, of modules that by the import rules know no torch.
 test-core: $(CORE)/core.stamp
-	OMP_NUM_THREADS=1 $(CORE)/bin/pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(CORE)/bin/pytest -n $(WORKERS) --dist worksteal $(CORE_TESTS)
 	$(CORE)/bin/opmerge plan digits --steps 64 --output_dir $(CORE)/runs/plan
 	$(CORE)/bin/opmerge study all --quick --num_workers $(WORKERS) --output_dir $(CORE)/runs/studies
 

@@ -82,19 +82,21 @@ def test_no_half_of_a_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="the program is not installed")
-@pytest.mark.parametrize("module", ["random", "joblib"])
-def test_workers_do_not_import_from_the_current_folder(
-    module: str, tmp_path: Path, seen: Seen
-) -> None:
+def test_workers_do_not_import_from_the_current_folder(tmp_path: Path, seen: Seen) -> None:
     marker = tmp_path / "imported"
     code = f"open({str(marker)!r}, 'w').close(); raise SystemExit(7)\n"
-    (tmp_path / f"{module}.py").write_text(code)
+    for module in ("random", "joblib"):
+        (tmp_path / f"{module}.py").write_text(code)
     small = ("--set", "steps=[8]", "--set", "denoiser_steps=[8]", "--set", "num_eigenvalues=10")
     words = [str(SCRIPT), *STUDY, str(tmp_path / "run"), *small]
     done = subprocess.run(
         words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
-    seen(f"study beside a {module}.py", "exit 0, not imported", f"exit {done.returncode}")
+    seen(
+        "study beside a random.py and a joblib.py",
+        "exit 0, not imported",
+        f"exit {done.returncode}",
+    )
     assert done.returncode == 0, done.stderr
     assert not marker.exists()
 
