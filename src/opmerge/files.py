@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # start-up needs files, and no arrays
     from numpy.typing import NDArray
 
 GO_ON = "make room and resume; what is finished is kept"
+_ELSEWHERE = "choose another place"
 _UNFINISHED, _OLD = ".unfinished", ".old"  # ends of names that begin with a dot
 _REPLACED = re.compile(r"checkpoint-\d+|student|teacher|vae")  # folders that take another's place
 _PROBE_BYTES = 2**20
@@ -213,7 +214,7 @@ def check_inside(name: object, place: str | os.PathLike[str]) -> str:
 
 
 def write_atomic(
-    path: str | os.PathLike[str], content: str | bytes, remedy: str = "choose another place"
+    path: str | os.PathLike[str], content: str | bytes, remedy: str = _ELSEWHERE
 ) -> Path:
     """Write ``content`` beside ``path``, then rename, so no half-written file is ever seen.
 
@@ -223,28 +224,41 @@ def write_atomic(
     Raises:
         InputError: if the file cannot be written (permission, full disk, a folder in the way).
     """
-    target = Path(path)
-    temporary = target.parent / f".{target.name}.{uuid4().hex[:8]}{_UNFINISHED}"
+    write_together({Path(path): content}, remedy)
+    return Path(path)
+
+
+def write_together(contents: Mapping[Path, str | bytes], remedy: str = _ELSEWHERE) -> None:
+    """Write files as ``write_atomic``, each in its place when all of them are on the disk.
+
+    Raises:
+        InputError: naming the first that cannot be written; all are then as they were.
+    """
+    temporaries: dict[Path, Path] = {}
+    target = Path()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(21, "is a folder")
-        with temporary.open("xb") as stream:
-            stream.write(
-                content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-        _sync(target.parent)
+        for target, content in contents.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                raise IsADirectoryError(21, "is a folder")
+            temporaries[target] = target.with_name(f".{target.name}.{uuid4().hex[:8]}{_UNFINISHED}")
+            with temporaries[target].open("xb") as stream:
+                if isinstance(content, str):
+                    stream.write(content.encode(errors="backslashreplace"))
+                else:
+                    stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for target, temporary in temporaries.items():
+            temporary.replace(target)
+            _sync(target.parent)
     except OSError as error:
-        raise InputError(
-            str(target), f"cannot be written ({error.strerror})", remedy=remedy
-        ) from error
+        reason = f"cannot be written ({error.strerror})"
+        raise InputError(str(target), reason, remedy=remedy) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return target
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def why_not_written(error: Exception, folder: Path) -> str:
@@ -283,8 +297,11 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder``, which takes its place when the block ends without an error.
 
     Raises:
-        InputError: if anything in it cannot be written; ``folder`` is then as it was.
+        InputError: if anything in it cannot be written, when ``folder`` is as it was, or it has no
+            name that another could take.
     """
+    if folder.name in ("", ".."):
+        raise InputError(str(folder), "must be a folder with a name of its own")
     unfinished = in_place(folder).with_name(f".{folder.name}{_UNFINISHED}")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -303,13 +320,17 @@ def in_place(folder: Path) -> Path:
     """The folder, first put in its place where a run was killed while it was replacing it.
 
     Between the two renames of ``replace_folder`` nothing has its name; what it was to be replaced
-    by is whole then, and takes the place.
+    by is whole then, and takes the place, or on a disk that cannot be written to stands for it.
     """
-    old = folder.with_name(f".{folder.name}{_OLD}")
-    if folder.name and not folder.exists() and old.is_dir():
-        finished = folder.with_name(f".{folder.name}{_UNFINISHED}")
-        with contextlib.suppress(OSError):  # another process did so just now
-            (finished if finished.is_dir() else old).rename(folder)
+    if not folder.name or folder.exists():
+        return folder
+    finished, old = (folder.with_name(f".{folder.name}{end}") for end in (_UNFINISHED, _OLD))
+    if old.is_dir():
+        whole = finished if finished.is_dir() else old
+        try:
+            whole.rename(folder)
+        except OSError:
+            return folder if folder.exists() else whole  # another process did so just now, or not
     return folder
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from opmerge.files import parse_json, read_text, write_atomic
+from opmerge.files import GO_ON, parse_json, read_text, write_atomic
 
 MISSING: Final = object()
 """What ``Store.read`` returns where nothing that can be used is kept."""
@@ -95,7 +95,7 @@ class Store:
         """Keep a value under a name, and return it as it will be read again: see ``kept``."""
         result = _as_read(value)
         content = {"identity": identity, "result": result, "digest": digest(result)}
-        write_atomic(self.path(name), json.dumps(content) + "\n")
+        write_atomic(self.path(name), json.dumps(content) + "\n", GO_ON)
         return result
 
     def path(self, name: str) -> Path:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import opmerge
 from opmerge.cli import output, runs
@@ -13,16 +12,11 @@ from opmerge.cli.premises import Premises, find_premises
 from opmerge.cli.progress import progress_bar, say
 from opmerge.clock import PLAN_SHARE, searching_seconds, time_limit
 from opmerge.errors import InputError
-from opmerge.files import write_atomic
 from opmerge.settings.guidance import GuidanceOptions
 from opmerge.settings.types import GRADIENT_FLOW, read_budget
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from opmerge.forecast.cost import IterationCost
-    from opmerge.settings.base import Settings
     from opmerge.settings.commands import (
         BudgetOptions,
         OutputOptions,
@@ -78,7 +72,7 @@ def answer(
 ) -> None:
     """Plan for the budget, write the run where a folder is given, and show the answer."""
     from opmerge.planners.around_budget import CUT_SHORT, plans_around
-    from opmerge.planners.budget_record import budget_record
+    from opmerge.planners.budget_record import budget_plan_file, budget_record
 
     data, asked, searching, spending = options
     steps = asked.student_steps
@@ -103,7 +97,8 @@ def answer(
         say(f"{CUT_SHORT} (--max_seconds {seconds:g})")
     if files.output_dir is not None:
         used = GuidanceOptions.of_record(premises.guidance)
-        _write(files.output_dir, problem, record, (*options, used))
+        plan = budget_plan_file(problem, record)
+        runs.write_run(files.output_dir, plan, record, "plan", *options, used)
     if files.as_json:
         output.show_json(record, chosen.best.plan)
     else:
@@ -170,17 +165,3 @@ class _Spent:
                 )
             amount /= spending.seconds_per_evaluation
         return cls(amount, cost, cost, spending.budget)
-
-
-def _write(
-    folder: Path, problem: opmerge.Problem, record: Mapping[str, Any], options: tuple[Settings, ...]
-) -> None:
-    """Write config.json, record.json, report.html and, last, plan.json."""
-    from opmerge.page import report_page
-    from opmerge.planners.budget_record import budget_plan_file
-
-    page = report_page(record)
-    runs.write_config(folder, "plan", *options, libraries=())
-    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
-    write_atomic(folder / "report.html", page)
-    write_atomic(folder / "plan.json", budget_plan_file(problem, record).dumps())

@@ -248,7 +248,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         if value in self.choices:
             return value
         if self.kind is Path:
-            return expand_home(value)  # a shell leaves --output_dir=~/run as it is
+            return value and expand_home(value)  # a shell leaves --output_dir=~/run as it is
         if self._numbers:
             return self._read_numbers(value, str(param and param.name))
         if self.kind is str:

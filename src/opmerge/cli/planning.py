@@ -193,7 +193,7 @@ def _answer(
     """Plan, set the strategies beside it, write the run where a folder is given, and show it."""
     from opmerge.planners import pareto_plan
     from opmerge.planners.in_time import plan_in_time
-    from opmerge.planners.record import evaluate_in_time, plan_record
+    from opmerge.planners.record import evaluate_in_time, plan_file, plan_record
     from opmerge.plans import build_strategy, default_strategies
 
     folder, planner = files.output_dir, searching.planner.replace("_", "-")
@@ -224,7 +224,9 @@ def _answer(
     if result.cut_short:
         say(f"{result.notes[0]} (--max_seconds {seconds:g})")
     if folder is not None:
-        runs.write_run(folder, result, record, command, data, problem, searching)
+        used = {"merge_time": record["problem"]["training"].get("time"), "strategy": list(names)}
+        plan = plan_file(result)
+        runs.write_run(folder, plan, record, command, data, problem, searching, used)
     if files.as_json:
         output.show_json(record, result.plan)
     else:

@@ -14,7 +14,7 @@ import click
 
 import opmerge
 from opmerge.errors import InputError
-from opmerge.files import sweep, write_atomic
+from opmerge.files import sweep, write_atomic, write_together
 from opmerge.launcher import is_first
 from opmerge.versions import TRAINING_LIBRARIES, versions
 
@@ -38,10 +38,7 @@ def prepare_folder(folder: Path | None) -> None:
     if folder is None:
         return
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        if made and (command := click.get_current_context(silent=True)):
-            command.call_on_close(lambda: _remove_empty(made))
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         if _lock(folder):
             sweep(folder)
         with tempfile.TemporaryFile(dir=folder):
@@ -53,6 +50,25 @@ def prepare_folder(folder: Path | None) -> None:
     except OSError as error:
         need = f"must be a folder that can be written to ({error.strerror})"
         raise InputError("output_dir", need, str(folder)) from error
+
+
+def prepare_file(path: Path) -> None:
+    """Make sure that a file can be written, before any long work; its folder as above."""
+    try:
+        _make(path.parent)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        need = f"must be a file that can be written ({error.strerror})"
+        raise InputError("output", need, str(path)) from error
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, taken away again when the command ends if it is empty then."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    if made and (command := click.get_current_context(silent=True)):
+        command.call_on_close(lambda: _remove_empty(made))
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _lock(folder: Path) -> bool:
@@ -92,30 +108,25 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 def write_run(
     folder: Path,
-    result: opmerge.PlannerResult,
+    plan: opmerge.PlanFile,
     record: Mapping[str, Any],
     command: str,
-    *options: Settings,
+    *options: Settings | Mapping[str, Any],
 ) -> None:
     """Write config.json, record.json, report.html and, last, plan.json.
 
-    Everything is made before anything is written, so that a failure leaves the folder as it was.
+    All of it is on the disk before any of it has its name, so that a failure leaves the folder as
+    it was.
     """
     from opmerge.page import report_page
-    from opmerge.planners.record import plan_file
 
-    used = {
-        "merge_time": record["problem"]["training"].get("time"),
-        "strategy": [strategy["name"] for strategy in record["strategies"]],
-    }
     contents = {
+        "config.json": _config(command, *options, libraries=()),
         "record.json": json.dumps(record, allow_nan=False) + "\n",
         "report.html": report_page(record),
-        "plan.json": plan_file(result).dumps(),
+        "plan.json": plan.dumps(),
     }
-    write_config(folder, command, *options, used, libraries=())
-    for name, text in contents.items():
-        write_atomic(folder / name, text)
+    write_together({folder / name: text for name, text in contents.items()})
 
 
 def write_spectrum(folder: Path, spectrum: opmerge.Spectrum) -> None:
@@ -135,13 +146,17 @@ def write_config(
     libraries: Sequence[str] = TRAINING_LIBRARIES,
 ) -> None:
     """Write config.json of a command: every option as used, and the versions of libraries."""
+    write_atomic(folder / "config.json", _config(command, *options, libraries=libraries))
+
+
+def _config(command: str, *options: Settings | Mapping[str, Any], libraries: Sequence[str]) -> str:
     config = {
         "command": command,
         "options": {key: value for each in options for key, value in dict(each).items()},
         "versions": versions(*libraries),
         "git_commit": _git_commit(),
     }
-    write_atomic(folder / "config.json", json.dumps(config, indent=2, default=_plain) + "\n")
+    return json.dumps(config, indent=2, default=_plain) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from opmerge.cli.networks import (
 )
 from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
+from opmerge.cli.runs import prepare_file
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
             --output teacher.png
     """
     check_there(None, asked.model, "model")
+    prepare_file(asked.output)
 
     from opmerge.denoisers.model_folder import locate_model
     from opmerge.denoisers.models import Teacher

@@ -80,6 +80,7 @@ def encode(images: ImagesOptions, asked: EncodingOptions) -> None:
     from opmerge.loop import best_device
 
     networks.prepare_libraries()
+    runs.prepare_file(asked.output)
     source = networks.open_samples(images.source, images)
     encoder = load_encoder(asked.vae, network_shape(source), best_device())
     _tell(source)
@@ -115,6 +116,7 @@ def decode(asked: DecodingOptions) -> None:
         need = "must be three whole numbers >= 1, such as 3,64,64"
         raise InputError("image_shape", need, ",".join(map(str, shape)))
     networks.prepare_libraries()
+    runs.prepare_file(output)
     is_grid = output.suffix.lower() == ".png"
     rows = read_array(asked.latents, "latents")[: asked.num_images or (_SHOWN if is_grid else None)]
     encoder = load_encoder(asked.vae, shape, best_device())

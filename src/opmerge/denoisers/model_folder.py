@@ -54,16 +54,21 @@ def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Pa
             return _download(name, argument)
         remedy = "pass the folder of a saved diffusers pipeline, or OWNER/NAME of the hub's"
         raise InputError(argument, "must be an existing folder", name, remedy)
-    if path.name.startswith(_CACHED) and (path / "snapshots").is_dir():
-        return _snapshot(path)
+    path = snapshot_of(path)
     is_whole = (path / INDEX).is_file() or (path / _SCHEDULER).is_file()
     is_bare = (path / "config.json").is_file() and not is_whole
     around = path.resolve().parent
     return around if is_bare and (around / "scheduler" / _SCHEDULER).is_file() else path
 
 
-def _snapshot(cached: Path) -> Path:
-    """The snapshot of a hub's cache folder: of ``main``, or the only one."""
+def snapshot_of(cached: Path) -> Path:
+    """The snapshot of a hub's cache folder, of ``main`` or the only one; other folders themselves.
+
+    Raises:
+        InputError: if there is none, or several and none of ``main``.
+    """
+    if not (cached.name.startswith(_CACHED) and (cached / "snapshots").is_dir()):
+        return cached
     found = sorted(each for each in (cached / "snapshots").iterdir() if each.is_dir())
     main = cached / "refs" / "main"
     if main.is_file():

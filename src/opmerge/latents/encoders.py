@@ -22,6 +22,7 @@ from opmerge.data import Progress, Source
 from opmerge.data.arrays import write_rows
 from opmerge.denoisers.autoencoders import latent_affine, latents_of
 from opmerge.denoisers.inputs import network_shape
+from opmerge.denoisers.model_folder import snapshot_of
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.teacher_folder import load_network
 from opmerge.distillation.sampling import write_image_grid
@@ -238,7 +239,7 @@ def load_encoder(
 
 def find_encoder(folder: str | os.PathLike[str]) -> tuple[Path, str]:
     """The folder of the model, this or one in it, and its class; refused if there is none."""
-    root, classes = in_place(expand_home(folder)), (*_NETWORKS, _PCA_CLASS)
+    root, classes = snapshot_of(in_place(expand_home(folder))), (*_NETWORKS, _PCA_CLASS)
     for place in (root, in_place(root / "vae"), root / "vqvae"):
         if (place / "config.json").is_file():
             name = read_json_object(place / "config.json").get("_class_name")

@@ -57,7 +57,15 @@ Rising = Annotated[tuple[_Value, ...], Ascending]
 Some = Annotated[tuple[_Value, ...], NonEmpty]
 """At least one value: ``Some[str]``."""
 
-File = Annotated[Path, Field(strict=False)]
+
+def _named(value: object, info: ValidationInfo) -> object:
+    """Nothing, as of a shell's variable that is not set, is not the current folder."""
+    if value == "":
+        raise InputError(str(info.field_name), "must be a file or folder", "nothing")
+    return value
+
+
+File = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
 """A file or folder, also as text."""
 
 _AMOUNT = re.compile(r"(\d+\.?\d*(?:[eE]\+?\d+)?) ?(|it|s|m|h|d)")

@@ -237,9 +237,14 @@ def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) 
     try:
         if noted:
             results.throw(KeyboardInterrupt)
-        yield from results
+        for result in results:  # noqa: UP028 - closed below, and not by what closes this
+            yield result
     except TerminatedWorkerError as error:
         raise _WorkerKilledError from error
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that what was still computed is broken off
+            results.close()
 
 
 @contextmanager
