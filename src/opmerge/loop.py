@@ -354,13 +354,18 @@ def save_activations(network: nn.Module, config: OptimizationConfig) -> None:
     Raises:
         InputError: if it cannot.
     """
-    if not config.gradient_checkpointing:
-        return
-    if not getattr(network, "_supports_gradient_checkpointing", False):
+    check_activations(network, config)
+    if config.gradient_checkpointing:
+        enable: Any = network
+        enable.enable_gradient_checkpointing()
+
+
+def check_activations(network: nn.Module, config: OptimizationConfig) -> None:
+    """Refuse ``gradient_checkpointing`` of a network that does not know how."""
+    knows_how = getattr(network, "_supports_gradient_checkpointing", False)
+    if config.gradient_checkpointing and not knows_how:
         requirement = f"must be left out: {type(network).__name__} does not know how"
         raise InputError("gradient_checkpointing", requirement)
-    enable: Any = network
-    enable.enable_gradient_checkpointing()
 
 
 def _make_optimizer(

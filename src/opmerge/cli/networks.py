@@ -46,6 +46,11 @@ def start(config: OptimizationConfig, folder: Path, writes: bool = True) -> Acce
     """The accelerator of a run, and its folder if anything will be written."""
     from opmerge.loop import make_accelerator
 
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError as error:
+        requirement = "must be named in UTF-8: safetensors reads no weights elsewhere"
+        raise InputError("output_dir", requirement, str(folder)) from error
     runs.prepare_folder(folder if writes else None)
     prepare_libraries()
     return make_accelerator(config, folder)

@@ -36,7 +36,7 @@ from opmerge.distillation.targets import Part, StageTargets, Targets
 from opmerge.distillation.timing import Pace, seconds_of
 from opmerge.errors import InputError
 from opmerge.forecast.cost import operator_passes
-from opmerge.loop import Iteration, Trainer, save_activations, seeded_generator
+from opmerge.loop import Iteration, Trainer, check_activations, save_activations, seeded_generator
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
@@ -47,7 +47,12 @@ _SOLVED = "solved"  # prefix of the linear parts of the stage in training, in a 
 
 
 def settled(config: DistillationConfig, network: nn.Module) -> DistillationConfig:
-    """The settings with ``linear_part`` decided by the kind of network, if it is ``auto``."""
+    """The settings with ``linear_part`` decided by the kind of network, if it is ``auto``.
+
+    Raises:
+        InputError: if they ask for what the network does not know.
+    """
+    check_activations(network, config.optimization)
     return config.for_network(family_of(config_of(network)).solves_linear_part)
 
 
