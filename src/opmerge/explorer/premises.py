@@ -211,26 +211,32 @@ def _calibrated(
 
 def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     """The law and the table of a run at its own steps, as far as its folder has them."""
-    budget = run.record["budget"]
+    budget, law = run.record["budget"], _law_of(run, 1)
     if run.calibration is not None:
         run.calibration.check(schedule=sampler)
-        return _calibrated(spectrum, sampler, run.calibration, budget)
-    name = next((name for name, law in PRIORS.items() if law.source == budget["law"]), None)
-    if name is None:
+        premises = _calibrated(spectrum, sampler, run.calibration, budget)
+        return premises if law is None else replace(premises, law=law)
+    if law is None:
         need = "must be in the run's folder, as the calibration.json that it was planned with"
         raise InputError("law", need, budget["law"], "choose another law")
     tables = [run.folder / place / TABLE_FILE for place in ("calibration", "table")]
     found = next((path for path in tables if path.is_file()), None)
     if found is None:
-        return Premises(spectrum, sampler, PRIORS[name], recorded=budget)
+        return Premises(spectrum, sampler, law, recorded=budget)
     table = read_table(found)
     if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)
-    law, settings = (
-        LAW_PRIORS[name].fitted(len(table.sizes)),
-        {"linear_part": budget["linear_part"]},
-    )
+    law, settings = _law_of(run, len(table.sizes)) or law, {"linear_part": budget["linear_part"]}
     return Premises(spectrum, sampler, law, table, settings, budget)
+
+
+def _law_of(run: Run, groups: int) -> FittedLaw | None:
+    """That of the record, where it holds one, or the prior that it names, for so many groups."""
+    if "law" in run.record:
+        return FittedLaw.from_dict(run.record["law"])
+    source = run.record["budget"]["law"]
+    prior = next((each for each in LAW_PRIORS.values() if each.source == source), None)
+    return None if prior is None else prior.fitted(groups)
 
 
 def _schedule(text: str, steps: int, run: Run | None) -> NoiseSchedule:

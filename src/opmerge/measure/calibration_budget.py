@@ -23,7 +23,12 @@ from opmerge.measure.probes import (
     probe_plan,
     training_work,
 )
-from opmerge.measure.teacher_table import FEWEST_SAMPLES, default_samples, table_evaluations
+from opmerge.measure.teacher_table import (
+    default_samples,
+    fewest_samples,
+    samples_within,
+    table_evaluations,
+)
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.types import read_budget
 from opmerge.spectra import Spectrum
@@ -66,14 +71,12 @@ def size_within(
     amount, unit = read_budget(budget)
     costs = iteration_times(unit, teacher, inputs, config, accelerator, folder)
     rate = config.optimization.learning_rate
-    most, fewest = default_samples(teacher), FEWEST_SAMPLES
+    most, fewest = default_samples(teacher), fewest_samples(spectrum, config.linear_part == "solve")
     evaluation = costs.passes / config.optimization.global_batch_size(accelerator.num_processes)
-    samples, share = most, _TABLE_SHARE * amount
+    samples = most
     if evaluation > 0:
-        run = teacher.evaluations(teacher.num_steps)
-        gains = table_evaluations(teacher, spectrum, fewest) - fewest * run
-        affordable = (share / evaluation - gains) / run
-        samples = int(min(max(affordable, fewest), most))
+        affordable = samples_within(_TABLE_SHARE * amount / evaluation, teacher, spectrum)
+        samples = min(max(affordable, fewest), most)
     each = default_probes(teacher.num_steps, _FEWEST_ITERATIONS, rate, slower, num_states=1)
     of_one = evaluation * sum(measuring_evaluations(teacher, one) for one in each)
     states = MOST_STATES

@@ -9,6 +9,7 @@ disturbances of some states on their way to the output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -36,7 +37,7 @@ Array = NDArray[np.float64]
 FEWEST_SAMPLES = 128
 _MOST_SAMPLES = 2000
 _MOST_VALUES = 2**28  # of all states that are kept, 1 GiB
-_SAMPLES_A_REGRESSOR = 4
+_SAMPLES_A_REGRESSOR = 1.5  # what a fit takes from its residuals is given back
 _MOST_REGRESSORS = 256
 _RIDGE = 1e-6  # of the mean variance of the regressors
 _GAIN_NODES = 7
@@ -73,7 +74,7 @@ def measure_table(
         inputs: what is read at step T, with its conditions.
         spectrum: of the data, with eigenvectors: what groups of directions are.
         is_nonlinear: take away the best affine function of z_j, unbiased by the samples that it
-            is fitted to. Where values are many it is a matrix in the leading directions (a quarter
+            is fitted to. Where values are many it is a matrix in the leading directions (two thirds
             of the samples, at most 256) and one gain for all others.
         num_samples: at least 128; 2000, or as many as 1 GiB holds, unless given.
         progress: called with the evaluations so far, of ``table_evaluations``.
@@ -111,6 +112,20 @@ def default_samples(teacher: Teacher) -> int:
     states = 2 * len(table_nodes(teacher.num_steps)) - 1
     fitting = _MOST_VALUES // (states * int(np.prod(teacher.sample_shape)))
     return int(np.clip(fitting, FEWEST_SAMPLES, _MOST_SAMPLES))
+
+
+def fewest_samples(spectrum: Spectrum, is_nonlinear: bool) -> int:
+    """That a forecast needs: where the best affine map is taken away, of it whole or of its leading
+    256 directions. A gain for what a matrix will be solved for foretells up to twice the error."""
+    regressors = min(len(spectrum.eigenvalues), _MOST_REGRESSORS) if is_nonlinear else 0
+    return max(FEWEST_SAMPLES, math.ceil(_SAMPLES_A_REGRESSOR * regressors))
+
+
+def samples_within(evaluations: float, teacher: Teacher, spectrum: Spectrum) -> int:
+    """How many samples a table of so many network evaluations has; it may be none or fewer."""
+    run = teacher.evaluations(teacher.num_steps)
+    gains = table_evaluations(teacher, spectrum, FEWEST_SAMPLES) - FEWEST_SAMPLES * run
+    return math.floor((evaluations - gains) / run)
 
 
 def table_evaluations(teacher: Teacher, spectrum: Spectrum, num_samples: int) -> int:
@@ -229,7 +244,7 @@ class _Moments:
         are n - p times their expectation for n samples and p effective parameters.
         """
         count = self.centred.shape[1]
-        most = min(count // _SAMPLES_A_REGRESSOR, _MOST_REGRESSORS)
+        most = min(int(count / _SAMPLES_A_REGRESSOR), _MOST_REGRESSORS)
         lead = max(group.stop for group in self.groups if group.stop <= most)
         directions, taken = _fitted_squares(self.centred[regressor, :, :lead])
         gains = self._gains_beyond(lead, regressor, rows)

@@ -11,11 +11,12 @@ from opmerge.planners.around_budget import CUT_SHORT
 from opmerge.planners.budget_record import budget_plan_file, budget_record
 from opmerge.plans import PlanFile
 from opmerge.problem import Problem
-from opmerge.spending.steps import Spending, Trained
+from opmerge.spending.steps import Spending
+from opmerge.spending.students import Trained
 
 
 def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str, Any]:
-    """``budget_record`` of what the calibration left, and ``trained``.
+    """``budget_record`` of what the calibration left, the ``law`` after the pilot, and ``trained``.
 
     Each that was trained has ``name``, ``iterations``, ``cost`` without and ``total`` with the
     calibration and the pilot that it needed, in the unit of the budget, ``forecast`` and
@@ -42,6 +43,7 @@ def spending_record(spending: Spending, trained: Sequence[Trained]) -> dict[str,
         "lora_rank": spending.config.lora_rank,
         "not_foretold": spending.not_foretold,
     }
+    record["law"] = spending.law.to_dict()
     record["trained"] = [_entry(spending, each) for each in trained]
     return record
 

@@ -8,51 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from opmerge.denoisers.inputs import DataInputs
-from opmerge.denoisers.models import Student, Teacher
-from opmerge.distillation.adapters import fused_student
-from opmerge.distillation.executor import Distillation
 from opmerge.distillation.free_step import num_batches
-from opmerge.distillation.model_card import Making
-from opmerge.distillation.pipeline import load_student, save_student
-from opmerge.distillation.sampling import told_of
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.errors import InputError
-from opmerge.forecast import FittedLaw, Forecast, TeacherTable, Trial, forecast, law_after
+from opmerge.forecast import FittedLaw, Trial, forecast, law_after
 from opmerge.forecast.cost import IterationCost
-from opmerge.measure.calibration import calibrate, kept_table, law_prior
-from opmerge.measure.calibration_budget import CalibrationSize, size_within
-from opmerge.measure.evaluation import Measurement, evaluate_student
-from opmerge.measure.teacher_table import FEWEST_SAMPLES, table_evaluations
+from opmerge.measure.calibration_budget import CalibrationSize
 from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
 from opmerge.planners.budget import BudgetPlan
 from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Merge, Plan, build_strategy
-from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
-from opmerge.spectra import Spectrum
+from opmerge.spending.knowledge import Knowledge, knowledge_of, probes_of, samples_without_probes
+from opmerge.spending.order import Order
 from opmerge.spending.pilot import successive_halving
-from opmerge.spending.prices import Prices
+from opmerge.spending.students import CLOSED_FORM, RunStudents, Trained
 from opmerge.store import Store, digest
-
-CLOSED_FORM = "closed form alone"
-
-_FEWEST_ITERATIONS = 25
-"""Of a probe; with fewer the law of its kind of network foretells more than they would."""
-
-_FEW_SAMPLES = 500  # of a table without probes
 
 _MOST_PLANS = 2
 """In a pilot; the law's ties are alike in all that matters but how they are trained."""
@@ -64,49 +42,6 @@ _FEWEST_PILOTED = 100
 
 _LEAST = 1e-12
 
-_SEED = 0  # of the noise that students are compared on; training draws from other streams
-
-Report = Callable[[str, float, float], None]
-"""Told what is done, how much of it, and of how much."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A plan that was trained, what it cost and what it left.
-
-    Args:
-        name: of the plan.
-        iterations: one a merge, or one a stage of one network for all, in the order of execution;
-            0 of what was only solved.
-        cost: in the unit of the budget, calibration apart.
-        forecast: the paired error that the law gave; None where it does not hold.
-        measured: the paired error, with its 95 % interval.
-        seconds: that the training took here.
-    """
-
-    name: str
-    plan: Plan
-    iterations: tuple[int, ...]
-    cost: float
-    forecast: Forecast | None
-    measured: Measurement
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Knowledge:
-    """What forecasts are made from, and what it cost, in the unit of the budget.
-
-    Args:
-        is_probed: whether the law was fitted to probes that were trained as the run will be, but
-            for a network of their own for each merge.
-    """
-
-    law: FittedLaw
-    table: TeacherTable
-    cost: float
-    is_probed: bool
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -116,84 +51,27 @@ class Candidate:
     learning_rate: float
 
 
-class Spending:
-    """One budget for one teacher.
-
-    Args:
-        inputs: data in the teacher's units.
-        spectrum: theirs, with eigenvectors.
-        asked: the shares of the budget, the student's steps, and the folder that keeps every part.
-        config: of all trainings, but for their iterations.
-        learning_rates: among which the pilot chooses; the first without one.
-    """
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        inputs: DataInputs,
-        spectrum: Spectrum,
-        asked: SpendingOptions,
-        config: DistillationConfig,
-        accelerator: Accelerator,
-        prices: Prices,
-        learning_rates: Sequence[float] = (),
-        report: Report = lambda what, done, total: None,
-        warn: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self.teacher, self.inputs, self.spectrum = teacher, inputs, spectrum
-        self.asked, self.folder = asked, asked.output_dir
-        self.config, self.accelerator, self.prices = config, accelerator, prices
-        self.learning_rates = tuple(learning_rates) or (config.optimization.learning_rate,)
-        self._report, self._warn = report, warn
-        self._trials: dict[float, list[Trial]] = {}  # of the pilot, by learning rate
+class Spending(Order):
+    """One budget for one teacher, spent: what is asked of it is done once."""
 
     def check_budget(self) -> None:
         """Refuse, by ``InputError``, a budget of which half pays for neither probes nor a table."""
         if self._probes is None:
-            self._samples_without_probes()
-
-    @property
-    def _given(self) -> tuple[Teacher, DataInputs, Spectrum, DistillationConfig, Accelerator]:
-        config = self.config.replaced(sharing="merge")
-        return self.teacher, self.inputs, self.spectrum, config, self.accelerator
+            samples_without_probes(self)
 
     @cached_property
     def _probes(self) -> CalibrationSize | None:
-        """What is trained to calibrate, or None where the share does not pay for enough."""
-        share, folder = self.prices.share(self.asked.calibration_share), self.folder / "calibration"
-        with suppress(InputError):  # of a share that pays for no probes
-            size = size_within(share, *self._given, folder)
-            if max((each.num_iterations for each in size.probes), default=0) >= _FEWEST_ITERATIONS:
-                return size
-        return None
+        return probes_of(self)
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        """The law and the teacher's table: from probes, where the share pays for enough of them,
-        or the law of its kind of network and a table alone."""
-        given, size = self._given, self._probes
-        folder = self.folder / "calibration"
-        part = self.asked.calibration_share * self.prices.amount
-        if size is not None:
-            count = max(each.num_iterations for each in size.probes)
-            found = calibrate(
-                *given[:3],
-                given[3].replaced(num_iterations=count),
-                self.accelerator,
-                size.probes,
-                folder,
-                lambda done, total: self._report("calibrating", done, total),
-                table_samples=size.table_samples,
-            )
-            if self.accelerator.is_main_process:
-                found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
-            return Knowledge(found.law_fit.law, found.table.table, part, is_probed=True)
-        table = kept_table(*given, folder, self._samples_without_probes())
-        is_solved = self.config.linear_part == "solve"
-        law = law_prior(self.teacher, is_solved).fitted(len(table.table.sizes))
-        free = self.prices.counts_iterations
-        cost = 0.0 if free else table.network_evaluations
-        return Knowledge(law, table.table, cost, is_probed=False)
+        """What forecasts are made from."""
+        return knowledge_of(self, self._probes)
+
+    @cached_property
+    def students(self) -> RunStudents:
+        """All that was trained."""
+        return RunStudents(self)
 
     @property
     def not_foretold(self) -> list[str]:
@@ -203,29 +81,6 @@ class Spending:
             "adapters": self.config.lora_rank is not None and not self.knowledge.is_probed,
         }
         return [what for what, holds in otherwise.items() if holds]
-
-    def _samples_without_probes(self) -> int:
-        """Of a table that costs the calibration's share, or the least that one can be made of.
-
-        Raises:
-            InputError: if that takes more than half of the budget.
-        """
-        if self.prices.counts_iterations:
-            return _FEW_SAMPLES
-        costs = {
-            count: table_evaluations(self.teacher, self.spectrum, count)
-            for count in (_FEW_SAMPLES, FEWEST_SAMPLES)
-        }
-        amount = self.prices.amount
-        if costs[_FEW_SAMPLES] <= self.asked.calibration_share * amount:
-            return _FEW_SAMPLES
-        if 2 * costs[FEWEST_SAMPLES] > amount:
-            requirement = (
-                f"must be worth >= {2 * costs[FEWEST_SAMPLES]:,} network evaluations, twice what "
-                "the teacher's table takes"
-            )
-            raise InputError("budget", requirement, self.prices.told)
-        return FEWEST_SAMPLES
 
     @property
     def left(self) -> float:
@@ -277,13 +132,13 @@ class Spending:
         }
         found = [None]
         if self.accelerator.is_main_process:
-            store = Store(self.folder, warn=self._warn)
+            store = Store(self.folder, warn=self.warn)
             found = [store.kept("plans", identity, lambda: self._search().to_dict())]
         broadcast_object_list(found)
         assert found[0] is not None, "of the first process"
         plans = PlansAround.from_dict(found[0], table, law)
         if plans.is_cut:
-            self._warn(f"{CUT_SHORT} (--max_seconds {self.asked.max_seconds:g})")
+            self.warn(f"{CUT_SHORT} (--max_seconds {self.asked.max_seconds:g})")
         return plans
 
     def _search(self) -> PlansAround:
@@ -291,7 +146,7 @@ class Spending:
         begin = time.monotonic()
 
         def tell(done: float, doing: str) -> None:
-            self._report("planning", min(time.monotonic() - begin, seconds), seconds)
+            self.report("planning", min(time.monotonic() - begin, seconds), seconds)
 
         given = table, law, self.left, [self.asked.student_steps], self.prices.cost
         return plans_around(*given, seconds / 2, tell)  # and as much for a plan of the budget
@@ -306,13 +161,19 @@ class Spending:
     @cached_property
     def law(self) -> FittedLaw:
         """That of ``knowledge``, and what the pilot's runs at the rate that is taken add to it."""
-        trials = self._trials.get(self._piloted.learning_rate, [])
+        rate = self._piloted.learning_rate  # whose short runs are behind it
+        trials = self._trials.get(rate, [])
         return law_after(self.knowledge.law, self.knowledge.table, trials)
 
     @cached_property
     def foretold(self) -> PlansAround:
         """The plans, with what is expected of them after the pilot."""
         return PlansAround.from_dict(self.plans.to_dict(), self.knowledge.table, self.law)
+
+    @cached_property
+    def _trials(self) -> dict[float, list[Trial]]:
+        """What the pilot's runs left, by learning rate; they add themselves."""
+        return {}
 
     @cached_property
     def _piloted(self) -> Candidate:
@@ -327,7 +188,7 @@ class Spending:
         candidates = [
             Candidate(planned, rate)
             for planned in reversed(distinct.values())
-            for rate in self.learning_rates
+            for rate in self.learning_rates or (self.config.optimization.learning_rate,)
         ]
         while candidates[1:] and self._of_each(len(candidates)) < self._a_short_run:
             candidates.pop()
@@ -357,7 +218,7 @@ class Spending:
         number = f"{digest([planned.plan.to_nested(), planned.plan.free_step])[:8]}"
         name = f"pilot {number} at {candidate.learning_rate:g}, {sum(counts)} iterations"
         config = self._config_of(candidate, planned.plan, counts)
-        found = self._trained(name, planned.plan, config, budget, short, _PILOT_SAMPLES)
+        found = self.students.trained(name, planned.plan, config, budget, short, _PILOT_SAMPLES)
         if 0 < found.measured.value < math.inf:
             trial = Trial(planned.plan, counts, found.measured.value)
             self._trials.setdefault(candidate.learning_rate, []).append(trial)
@@ -388,7 +249,7 @@ class Spending:
         """The plan that was chosen, trained."""
         best = self.chosen.planned
         config = self._config_of(self.chosen, best.plan, best.iterations)
-        return self._trained("plan", best.plan, config, best.cost, best.forecast)
+        return self.students.trained("plan", best.plan, config, best.cost, best.forecast)
 
     def usual(self, strategy: str) -> Trained:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
@@ -404,7 +265,7 @@ class Spending:
         if self.config.sharing == "all" and stages:
             counts = tuple(count * len(stage.merges) for stage in stages)
         config = self.config.replaced(num_iterations=counts, linear_part="train", target_reuse=1)
-        return self._trained(strategy, plan, config, count * each, None)
+        return self.students.trained(strategy, plan, config, count * each, None)
 
     def closed_form(self) -> Trained:
         """One merge a window, its linear part solved and nothing trained."""
@@ -415,78 +276,7 @@ class Spending:
         guided = self.prices.cost.guided(plan.merges)
         each = self.prices.cost.target_evaluations(children_of(plan.merges), guided)
         cost = batches * float(each.sum())
-        return self._trained(CLOSED_FORM, plan, config, cost, None)
-
-    def student(self, name: str) -> Student:
-        """A student that was trained, by its name."""
-        return load_student(self.student_folder(name)).to(self.accelerator.device)
-
-    def student_folder(self, name: str) -> Path:
-        """Where that student lies."""
-        return self._folder(name) / "student"
-
-    def _folder(self, name: str) -> Path:
-        return self.folder / "students" / re.sub(r"\W+", "-", name)
-
-    def _trained(
-        self,
-        name: str,
-        plan: Plan,
-        config: DistillationConfig,
-        cost: float,
-        expected: Forecast | None,
-        num_samples: int | None = None,
-    ) -> Trained:
-        """Train and measure a student, or read what an earlier run kept of it."""
-        folder = self._folder(name)
-        run = Distillation(
-            self.teacher, plan, self.inputs, config, self.accelerator, folder, self._warn
-        )
-        samples = num_samples or self.asked.num_samples
-        identity = {"run": run.identity(), "samples": samples, "seed": _SEED}
-        store, is_main = Store(self.folder, warn=self._warn), self.accelerator.is_main_process
-        part = f"students/{folder.name}/measured"
-        broadcast_object_list(found := [store.read(part, identity) if is_main else None])
-        value = found[0]
-        if not isinstance(value, dict):
-            value = self._made(name, run, folder, samples)
-            if is_main:
-                store.write(part, identity, value)
-        counts = run.iterations if name != CLOSED_FORM else [0] * len(plan.merges)
-        measured = Measurement(**value["measured"])
-        return Trained(name, plan, tuple(counts), cost, expected, measured, value["seconds"])
-
-    def _made(self, name: str, run: Distillation, folder: Path, samples: int) -> dict[str, Any]:
-        """What is kept of a student: its folder, what it was measured to leave, the seconds."""
-        seconds = self._train(name, run)
-        student = run.student()
-        if self.accelerator.is_main_process:
-            saved = fused_student(student, run.teacher.network) if self.asked.fuse_lora else student
-            is_trained = name != CLOSED_FORM
-            making = Making.of(run, self.spectrum.source, self.prices.told, is_trained)
-            given = folder / "student", run.teacher, self.asked.copy_components
-            save_student(saved, *given, making)
-        found = evaluate_student(
-            run.teacher,
-            student,
-            samples,
-            _SEED,
-            num_resamples=0,
-            told=told_of(student, self.inputs),
-        )
-        return {"measured": asdict(found.paired_rms), "seconds": seconds}
-
-    def _train(self, name: str, run: Distillation) -> float:
-        """Train all stages, or solve them; the seconds that it took, interruptions apart."""
-        begin = time.perf_counter()
-        if name == CLOSED_FORM:
-            run.solve()
-            return time.perf_counter() - begin
-        run.resume()
-        total = sum(run.iterations)
-        for record in run.run():
-            self._report(f"training {name}", record.step, total)
-        return time.perf_counter() - begin
+        return self.students.trained(CLOSED_FORM, plan, config, cost, None)
 
 
 def children_of(merges: Iterable[Merge]) -> list[int]:

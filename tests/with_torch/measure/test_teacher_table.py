@@ -163,13 +163,15 @@ def test_a_free_step_costs_what_no_affine_map_says() -> None:
     assert table.free_steps[STEPS].max() < 1e-10
 
 
-def test_residuals_make_up_for_what_the_fit_took() -> None:
-    """Rows of independent normals, D = 32, n = 128: of each row a regression on another leaves all,
-    variance 1 a direction, and would take 32 of 127 degrees of freedom. Residual variances have
-    relative standard deviation √(2 / (32 · 95)) = 2.6 %."""
-    path = torch.randn(3, 128, 32, generator=torch.Generator().manual_seed(0))
-    left = _Moments.of(path, np.eye(32)).left_of(0, [1, 2]).sum(axis=0)
-    assert np.diag(left) / 32 == pytest.approx(1, abs=5 * 0.026)
+@pytest.mark.parametrize("dimensions", [32, 80])
+def test_residuals_make_up_for_what_the_fit_took(dimensions: int) -> None:
+    """Rows of independent normals, n = 128: of each row a regression on another leaves all,
+    variance 1 a direction, and would take D of 127 degrees of freedom. Residual variances have
+    relative standard deviation √(2 / (D (127 - D)))."""
+    path = torch.randn(3, 128, dimensions, generator=torch.Generator().manual_seed(0))
+    left = _Moments.of(path, np.eye(dimensions)).left_of(0, [1, 2]).sum(axis=0)
+    deviation = (2 / (dimensions * (127 - dimensions))) ** 0.5
+    assert np.diag(left) / dimensions == pytest.approx(1, abs=5 * deviation)
 
 
 def test_directions_that_are_left_out_are_one_group() -> None:
