@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from captioned_images import captioned_images, prepare_words, refused
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from tiny_pipelines import PROMPTS, SAMPLE, family_in, tiny_pipeline
 
 from opmerge.cli import main
@@ -32,12 +32,12 @@ STEPS, RANGE = 4, "2,6"
 NOISE = initial_noise((4, SAMPLE, SAMPLE), 2, 3)
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["stable_diffusion", "sdxl"])
+def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text teacher, what is prepared for it, and a student of a range of scales."""
     folder = tmp_path_factory.mktemp("work")
     teacher, images, cache = folder / "teacher", folder / "images", folder / "cache"
-    tiny_pipeline("stable_diffusion").save_pretrained(teacher)
+    tiny_pipeline(request.param).save_pretrained(teacher)
     images.mkdir()
     captioned_images(images)
     short = ("--num_iterations", 30, "--train_batch_size", 8, "--checkpointing_steps", 0)
@@ -52,7 +52,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_range_is_each_of_its_scales(work: Path) -> None:
     """The teacher at a scale of each sample is the teacher at that scale, sample by sample."""
-    pipeline = StableDiffusionPipeline.from_pretrained(work / "teacher", local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(work / "teacher", local_files_only=True)
     family, plain = family_in(pipeline), load_teacher(work / "teacher", STEPS)
     told, null = family.encode_prompts(pipeline, PROMPTS), family.null_condition(pipeline)
     scales = torch.tensor([2.5, 5.0])
@@ -68,7 +68,7 @@ def test_a_range_is_each_of_its_scales(work: Path) -> None:
 def test_diffusers_alone_tells_it_the_scale_of_the_call(run: Run, work: Path, scale: float) -> None:
     student = work / "run" / "student"
     assert not [entry for entry in read_index(student).values() if "opmerge" in str(entry)]
-    pipeline = StableDiffusionPipeline.from_pretrained(student)
+    pipeline = DiffusionPipeline.from_pretrained(student)
     pipeline.set_progress_bar_config(disable=True)
     time = int(load_student(student).ddim.timesteps[STEPS])
     given: dict[str, Any] = {"num_inference_steps": 1, "timesteps": [time], "latents": NOISE}
