@@ -34,7 +34,9 @@ _READ_UNDECLARED = ("sigma_min", "sigma_max", *_SHIFTS)
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _KNOW_BETAS = ("DDPMScheduler", "HeunDiscreteScheduler")  # sigmoid and laplace; exp
 _FIRST_ORDER = re.compile("DDIM|EulerDiscrete|EDMEuler|MiniMaxH3")
-_NOISY = re.compile("Ancestral|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM")
+_NOISY = re.compile(
+    "Ancestral|Cosine|DDPM|LCM|TCD|SDE|Sde|SASolver|Stochastic|SCM|UnCLIP|RePaint|XDPM"
+)
 # Below this, z_T drawn as pure noise and z_T of the theory differ by less than a percent.
 _SIGNAL_LEFT = 0.01
 _KINDS: dict[type, str] = {Real: "a number", str: "text"}
