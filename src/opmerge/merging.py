@@ -42,7 +42,7 @@ class Outcome:
 
     @property
     def errors(self) -> Array:
-        """Squared W2 per distinct eigenvalue, multiplicity included."""
+        """(d,) squared W2 per distinct eigenvalue, multiplicity included."""
         return self.problem.by_eigenvalue(self.problem.errors(self.excess))
 
     @property

@@ -213,7 +213,8 @@ class TrainingInputs(Protocol):
 class DataInputs:
     """Forward noising: ``z = alpha_t x_0 + sigma_t ε`` with x_0 drawn from data, with replacement.
 
-    The (N, …) data may be a memory-mapped file; an (N,) tensor as their condition is class labels.
+    The (N, …) data may be a memory-mapped file; an (N,) tensor as their condition is class labels,
+    and conditions of another number ``InputError``.
     """
 
     data: Tensor
@@ -237,6 +238,7 @@ class DataInputs:
         return x0, None if self.condition is None else self.condition[rows].to(device)
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
+        """Samples with noise of a step each, one of ``starts``: see ``TrainingInputs``."""
         rows = draws.integers(0, len(self.data))
         choice = _choose(starts, draws)
         noise = draws.normal(*self.data.shape[1:])
@@ -279,7 +281,7 @@ class NoiseInputs:
         object.__setattr__(self, "condition", as_condition(self.condition))
 
     def draw(self, ddim: DDIM, starts: Sequence[int], draws: Draws) -> Batch:
-        """See ``TrainingInputs``; a student that starts below step T is refused."""
+        """See ``TrainingInputs``; ``InputError`` refuses a start below step T."""
         if min(starts) < ddim.num_steps:
             requirement = f"must come with a plan that trains at step T = {ddim.num_steps} only"
             remedy = "leave out `data_free`, or take the plan boot, vanilla or hybrid"
@@ -292,6 +294,7 @@ class NoiseInputs:
         return Batch(z, choice, as_condition(labels))
 
     def identity(self) -> str:
+        """The shape, and a digest of what is told."""
         told = "" if self.condition is None else f" {self.condition.identity()}"
         return f"noise {self.shape} {self.num_classes}{told}"
 

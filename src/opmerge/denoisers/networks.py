@@ -30,7 +30,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 
     Time (and class) are embedded as in diffusers' UNet2DModel and added in every block:
     ``h ← h + W_2 silu(W_1 norm(h) + W_e silu(e))``. Samples may have any number of axes. With a
-    ``null_class`` the label ``num_classes`` stands for no class.
+    ``null_class`` the label ``num_classes`` stands for no class. ``InputError`` refuses more than
+    10,000 layers.
     """
 
     @register_to_config

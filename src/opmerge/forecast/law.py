@@ -114,7 +114,8 @@ class MergeLaw:
             _check(name, getattr(self, name))
 
     def for_groups(self, count: int) -> MergeLaw:
-        """The law with a rate for each of so many groups; a single rate is that of all."""
+        """The law with a rate for each of so many groups; a single rate is that of all, and
+        another number of them an ``InputError``."""
         if len(self.rates) == count:
             return self
         if len(self.rates) > 1:

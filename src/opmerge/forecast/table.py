@@ -123,7 +123,8 @@ class TeacherTable:
         return error
 
     def below(self, step: int) -> TeacherTable:
-        """The table of the sampler that starts at a node, where a free step lands."""
+        """The table of the sampler that starts at a node, where a free step lands, or
+        ``InputError`` where there is none."""
         if step not in self.nodes[1:]:
             raise InputError("step", "must be a node of the table", step)
         schedule, nodes = self.schedule, slice(self.node_at(step) + 1)

@@ -165,7 +165,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def ms_ssim_loss(images: Tensor, targets: Tensor) -> Tensor:
-    """() mean of ``1 - MS-SSIM`` over a batch; see ``ms_ssim``."""
+    """() mean of ``1 - MS-SSIM`` over a batch of (N, C, H, W) images; see ``ms_ssim``."""
     return 1 - ms_ssim(images, targets).mean()
 
 

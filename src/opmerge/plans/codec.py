@@ -179,7 +179,7 @@ class PlanFile:
 
     @classmethod
     def loads(cls, text: str, place: str = "plan file") -> PlanFile:
-        """Read a plan file's text; see ``read``."""
+        """Read a plan file's text, or raise ``InputError``; see ``read``."""
         data = _load_object(text, place)
         if data.get("format") != FORMAT:
             raise InputError(f"{place}: format", f'must be "{FORMAT}"', repr(data.get("format")))

@@ -29,6 +29,9 @@ class Merge:
     Args:
         boundaries: (j, k_1, …, i), strictly decreasing: the operators in place are
             j → k_1, …, k_{m-1} → i, and the student jumps j → i.
+
+    Raises:
+        InputError: for other boundaries.
     """
 
     boundaries: tuple[int, ...]
@@ -235,7 +238,8 @@ class Plan:
 
     @classmethod
     def from_nested(cls, students: Sequence[Nested], free_start: int | None = None) -> Plan:
-        """Read the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student: as ``Tree`` does."""
+        """Read the list of its trees, e.g. ``[[[3, 2], 1]]`` for one student, or raise
+        ``InputError``: as ``Tree`` does."""
         if not isinstance(students, list | tuple):
             raise InputError("students", "must be a list of trees", students)
         trees = (Tree.from_nested(tree, f"students[{k}]") for k, tree in enumerate(students))

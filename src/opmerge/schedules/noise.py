@@ -141,7 +141,7 @@ def nichol_dhariwal_schedule(num_steps: int, offset: float = 0.008) -> NoiseSche
     """Offset cosine, ``alpha_t² = f(t) / f(0)``, ``f(t) = cos²((t/T + s) / (1 + s) · pi/2)``.
 
     Source: Nichol & Dhariwal 2021, Eq. 17, with the offset s >= 0; cut into T steps directly, so
-    that their cap on the last beta is not needed and ``alpha_T = 0``.
+    that their cap on the last beta is not needed and ``alpha_T = 0``. ``InputError`` for s < 0.
     """
     time = _fractions(num_steps)
     offset = check_number("offset", offset)
@@ -189,7 +189,7 @@ def equal_angle_schedule(num_steps: int, eigenvalue: float) -> NoiseSchedule:
 
     ``v_t = (alpha_t sqrt(lambda), sigma_t)`` makes the angle ``pi t / 2T`` with the signal
     axis, for the variance lambda > 0, and ``alpha_t² + sigma_t² = 1``. Equal angles maximise the
-    product of cosines by which the teacher shrinks (THEORY 2).
+    product of cosines by which the teacher shrinks (THEORY 2). ``InputError`` for other numbers.
     """
     sines = np.sin(0.5 * np.pi * _fractions(num_steps))
     eigenvalue = check_number("eigenvalue", eigenvalue)

@@ -253,7 +253,7 @@ class Spending(Order):
 
     def usual(self, strategy: str) -> Trained:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
-        targets used once, nothing solved."""
+        targets used once, nothing solved; ``InputError`` if it pays for no iteration."""
         plan = build_strategy(strategy, self.teacher.num_steps, self.asked.student_steps)
         stages = plan_stages(plan, self.config.sharing)
         each = sum(cost_of(stage.merges, self.prices.usual) for stage in stages)

@@ -71,7 +71,7 @@ class TrainingModel(Protocol):
         return 0.0
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
-        """Fraction of the initial error left where z_t has these variances n_t, elementwise."""
+        """(…) fraction of the initial error left where z_t has these (…) variances n_t."""
 
     def to_dict(self) -> dict[str, Any]:
         """``{"model": name, …}`` with the parameters by name, as ``training_from_dict`` reads."""
@@ -175,7 +175,7 @@ class EMAFlow(Model):
         _require_usable("rate", self.rate)
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
-        """``e^{-low} (1 + low (1 - e^{-gap}) / gap)``, low and low + gap being r s and β s."""
+        """(…) ``e^{-low} (1 + low (1 - e^{-gap}) / gap)``, low and low + gap being r s and β s."""
         learned, averaged = 2.0 * self.time * variances, self.time * self.rate
         low, gap = np.minimum(learned, averaged), np.abs(learned - averaged)
         positive = np.where(gap > 0, gap, 1.0)
@@ -195,7 +195,8 @@ class HeavyBall(Model):
 
     x_1 >= x_2 the roots of ``x² - (1 + μ - η r) x + μ``. They are real and the error keeps its
     sign for ``η r <= (1 - √μ)²``; beyond, it swings through 0, which no planner's proof covers,
-    so ``retention`` refuses it. Slow directions learn as by flow for time ``η N / (1 - μ)``.
+    so ``retention`` refuses it (``InputError``). Slow directions learn as by flow for time
+    ``η N / (1 - μ)``.
 
     Learning rate η > 0, N from 1 to 1e18 iterations, momentum 0 (gradient descent) <= μ < 1.
     """
@@ -214,7 +215,7 @@ class HeavyBall(Model):
             raise InputError("momentum", "must be >= 0 and < 1", self.momentum)
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
-        """``x_1^{N+1} (1 + (1 - x_1) (1 - (x_2/x_1)^{N+1}) / (x_1 - x_2))`` elementwise."""
+        """(…) ``x_1^{N+1} (1 + (1 - x_1) (1 - (x_2/x_1)^{N+1}) / (x_1 - x_2))``."""
         root = np.sqrt(self.momentum)
         speed = 2.0 * self.learning_rate * np.asarray(variances, dtype=np.float64)
         overdamping = (1.0 - root) ** 2 - speed
@@ -260,6 +261,9 @@ class GammaRates(Model):
         learning_rate_exponent: q from 0 to 4.
         floor: squared error >= 0 that training adds in each merge (see ``TrainingModel``).
         num_modes: from 4 to 256.
+
+    Raises:
+        InputError: for others.
     """
 
     shape: float
@@ -300,12 +304,12 @@ class GammaRates(Model):
         return tuple(self._law[1].tolist())
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
-        """``exp(-k_m n^p)`` elementwise, k_m the rate of the mode at n = 1; slowest mode first."""
+        """(…) ``exp(-k_m n^p)``, k_m the rate of the mode at n = 1; slowest mode first."""
         retention: Array = np.exp(-self._law[0][mode] * variances**self.exponent)
         return retention
 
     def mean_square(self, variances: Array) -> Array:
-        """``E[retention²] = (1 + 2 θ (N/N₀) (η/η₀)^q n^p)^(-a)`` elementwise."""
+        """(…) ``E[retention²] = (1 + 2 θ (N/N₀) (η/η₀)^q n^p)^(-a)`` of (…) variances n."""
         spread = 2.0 * self.scale_used * variances**self.exponent
         mean: Array = np.exp(-self.shape * np.log1p(spread))
         return mean

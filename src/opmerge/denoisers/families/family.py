@@ -77,7 +77,11 @@ class Family:
         return config.get("_class_name") in self.class_names
 
     def network_class(self, config: Config, place: Path) -> Any:
-        """The class that the config names, of diffusers and of no other place."""
+        """The class that the config names, of diffusers and of no other place.
+
+        Raises:
+            InputError: if it is none, reads texts or no timestep.
+        """
         found = model_class(config, place)
         inputs = inspect.signature(found.forward).parameters
         needed = [each.name for each in inputs.values() if each.default is each.empty]
@@ -94,7 +98,11 @@ class Family:
         return found
 
     def sample_shape(self, config: Config, place: Path) -> tuple[int, ...]:
-        """Shape of one sample as the network reads it, and as its output has it."""
+        """Shape of one sample as the network reads it, and as its output has it: (C, H, W).
+
+        Raises:
+            InputError: if the config does not say it, or says two.
+        """
         for key in ("in_channels", "sample_size"):
             if config.get(key) is None:
                 raise InputError(str(place), f"must hold {key}, the shape of samples")
@@ -146,12 +154,20 @@ class Family:
     # is computed on the device of the part of the pipeline that does it, with no gradient.
 
     def encode_prompts(self, pipeline: Any, prompts: Sequence[str]) -> Condition:
-        """What the network is told for each of (B,) prompts, as the pipeline tells it."""
+        """What the network is told for each of (B,) prompts, as the pipeline tells it.
+
+        Raises:
+            InputError: if it reads no text.
+        """
         requirement = "must be left out: the network of this teacher reads no text"
         raise InputError("prompts", requirement, len(prompts))
 
     def null_condition(self, pipeline: Any, negative_prompt: str = "") -> Condition | None:
-        """One row: what the pipeline guides away from; None where it knows nothing of the kind."""
+        """One row: what the pipeline guides away from; None where it knows nothing of the kind.
+
+        Raises:
+            InputError: for a negative prompt of a network that reads no text.
+        """
         if negative_prompt:
             requirement = "must be left out: the network of this teacher reads no text"
             raise InputError("negative_prompt", requirement, negative_prompt)
@@ -173,7 +189,7 @@ FAMILIES: list[Family] = [Family()]
 
 
 def model_class(config: Config, place: Path) -> Any:
-    """The model class of diffusers that a config names, and no class of any other place."""
+    """The model class of diffusers that a config names, or ``InputError``: no other is taken."""
     name = str(config.get("_class_name"))
     found: Any = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
