@@ -108,19 +108,21 @@ $(LOWEST)/lowest.stamp: pyproject.toml lowest.txt | $(LOWEST)/bin/python
 	  --constraint lowest.txt --editable '.[torch,text,studies,test]'
 	@touch $@
 
-# Pins every package; the CUDA packages that torch names on Linux are left to torch itself.
+# Pins every package and keeps what is pinned, unless told UPGRADE=--upgrade; the CUDA packages that
+# torch names on Linux are left to torch itself.
 constraints: $(VENV)/bin/python
 	$(PIP) install uv
-	$(call pinned,--extra dev --extra release --upgrade,constraints.txt,Exact versions for make demo and make test. \
+	$(call pinned,--extra dev --extra release $(UPGRADE),constraints.txt,Exact versions for make demo and make test. \
 	  Rebuild with: make constraints)
 	$(call pinned,--extra torch --extra text --extra studies --extra test --resolution \
 	  lowest-direct,lowest.txt,The lowest versions that are supported. Rebuild with: make constraints)
 
 define pinned
+	cp $(2) pinned.new
 	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate $(1) \
-	  --constraint - pyproject.toml \
-	  | sed 's/+cpu//' | grep -vE '^(nvidia-|triton|cuda-)' > constraints.new
-	{ echo "# $(3)"; cat constraints.new; } > $(2) && rm constraints.new
+	  --constraint - --output-file pinned.new pyproject.toml > /dev/null
+	{ echo "# $(3)"; sed 's/+cpu//' pinned.new | grep -vE '^(nvidia-|triton|cuda-)'; } > $(2)
+	rm pinned.new
 endef
 
 clean:
