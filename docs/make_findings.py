@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from opmerge.cli.studies import load_study, study_names
 from opmerge.forecast import LAW_PRIORS
 from opmerge.page.study import FILTERS, Told
+from opmerge_studies.budgets.page import standing
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -56,6 +58,12 @@ class Answered:
                 cell.setdefault(name, []).append(row[name])
             cell.setdefault("percent", []).append(100 * row["regret"])
         return list(cells.values())
+
+    @property
+    def regrets(self) -> Any:
+        """Of the study `budgets`: its rows of regret, each with how the planner's plan stands."""
+        rows, cells = pd.DataFrame(self.tables["regret"]), pd.DataFrame(self.tables["cells"])
+        return rows.assign(standing=standing(rows, cells))
 
     @property
     def held(self) -> int:
@@ -93,16 +101,18 @@ def documents(root: Path) -> dict[Path, str]:
     )
     environment.filters.update(FILTERS)
     records = root / "docs" / "records"
+    budgets_of = {
+        "digits": studies["budgets"],
+        "digits, seed 0": read_record("budgets", records / "budgets-more.json.gz"),
+        "patches": read_record("budgets", records / "budgets-patches.json.gz"),
+        "patches, seed 0": read_record("budgets", records / "budgets-patches-more.json.gz"),
+        "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
+        "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
+    }
     values = {
         "studies": studies,
-        "budgets_of": {
-            "digits": studies["budgets"],
-            "digits, seed 0": read_record("budgets", records / "budgets-more.json.gz"),
-            "patches": read_record("budgets", records / "budgets-patches.json.gz"),
-            "patches, seed 0": read_record("budgets", records / "budgets-patches-more.json.gz"),
-            "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
-            "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
-        },
+        "budgets_of": budgets_of,
+        "regrets": pd.concat([each.regrets for each in budgets_of.values()]),
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
         "face_networks": read_record("celeba", records / "celeba-faces-networks.json.gz"),

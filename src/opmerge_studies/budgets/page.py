@@ -22,6 +22,7 @@ Record = Mapping[str, Any]
 _FACTOR = 1.3  # how far a forecast may be from the measured error
 _WORTH = 1.05  # times the best hand plan's error that the planner's may have
 _RHO, _PAIRS, _CELLS = 0.95, 0.95, 0.9  # that claims need
+STANDINGS = ("best", "tied", "worse")
 _ALL = "all"  # in the place of K
 _PLAN_LOOK = {"color": INK, "marker": "*", "markersize": 9}
 _AGREEMENT_COLUMNS = heads(
@@ -92,7 +93,7 @@ def page(record: Record) -> Page:
         else agreement,
         "runs": regret.dropna(subset="run") if "run" in regret else regret.iloc[:0],
         "against_vanilla": (regret.vanilla / regret.planned).dropna(),
-        "is_first": (regret.planned <= regret.best).sum(),
+        "standing": standing(regret, cells).value_counts().reindex(STANDINGS, fill_value=0),
     }
     runs = values["runs"]
     apart, right = int(whole.apart.sum()), int(whole.right.sum())
@@ -105,6 +106,16 @@ def page(record: Record) -> Page:
         "regret-with-planning": count(runs.run_regret <= _WORTH - 1, _CELLS),
     }
     return Page(values, claims, _sections(record, cells, regret, agreement, wrong, reversed_pairs))
+
+
+def standing(regret: pd.DataFrame, cells: pd.DataFrame) -> pd.Series:
+    """Of each K, budget and seed, whether the planner's plan is best, tied or worse: its 95 %
+    interval lies below that of the best measured hand plan, overlaps it, or lies above."""
+    place = ["student_steps", "budget", "seed"]
+    hands = regret[place].assign(plan=regret.best_hand)
+    own, hand = regret[place].merge(cells[cells.is_planned]), hands.merge(cells)
+    is_best, is_worse = own.measured_high < hand.measured_low, own.measured_low > hand.measured_high
+    return pd.Series(np.select([is_best, is_worse], [STANDINGS[0], STANDINGS[2]], STANDINGS[1]))
 
 
 def _alike(cells: pd.DataFrame, distance: str) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from opmerge import build_strategy
 from opmerge.forecast import Forecast
 from opmerge_studies.budgets import PLANNED, Contender
 from opmerge_studies.budgets.agreement import agreement_rows, regret_rows, spearman
+from opmerge_studies.budgets.page import standing
 
 
 def contender(
@@ -122,3 +124,26 @@ def test_regret_is_over_the_best_measured_hand_plan() -> None:
     assert [each["vanilla"] for each in found] == [4.0, None, 1.5]
     assert [each["run_regret"] for each in found] == [None, None, pytest.approx(0.2)]
     assert found[2]["run_planning"] == pytest.approx(0.2)
+
+
+def test_the_planners_plan_stands_by_its_interval() -> None:
+    """Beside that of the best hand plan, whatever the others are; it may be that plan itself."""
+    ends = {  # by K: planner, best hand plan, another
+        1: [(0.8, 0.9), (0.91, 1.1), (0.1, 9.0)],
+        2: [(0.8, 0.95), (0.94, 1.1), (2.0, 2.1)],
+        3: [(1.2, 1.3), (1.0, 1.1), (0.5, 2.0)],
+    }
+    names = ["planner", "boot", "vanilla"]
+    place = {"budget": 1e4, "seed": 0}
+    cells = [
+        {**place, "student_steps": k, "plan": name, "is_planned": name == "planner"}
+        | {"measured_low": low, "measured_high": high}
+        for k, intervals in ends.items()
+        for name, (low, high) in zip(names, intervals, strict=True)
+    ]
+    same = {"plan": "boot", "is_planned": True, "measured_low": 1.0, "measured_high": 1.1}
+    cells.append({**place, "student_steps": 4, **same})
+    regret = pd.DataFrame(
+        [{**place, "student_steps": k, "best_hand": "boot"} for k in (1, 2, 3, 4)]
+    )
+    assert list(standing(regret, pd.DataFrame(cells))) == ["best", "tied", "worse", "tied"]
