@@ -38,6 +38,7 @@ from opmerge.page.sentences import (
     teacher_title,
     times,
 )
+from opmerge.page.study import heads
 from opmerge.planners.allocation import allocate
 from opmerge.planners.record import compare_strategies, plan_record
 from opmerge.planners.result import PlannerResult
@@ -555,3 +556,10 @@ def test_the_path_of_a_source_does_not_fill_the_legend() -> None:
     assert short_name("images/") == "images"
     assert short_name("digits") == "digits"
     assert short_name("/data/" + "x" * 40) == "x" * 15 + "…"
+
+
+def test_no_two_columns_of_a_table_have_one_head() -> None:
+    """The second took the place of the first, and showed its numbers there."""
+    assert heads("a", "b=c:.2f", "d=e…f") == {"a": "a", "b": "c:.2f", "d": "e…f"}
+    with pytest.raises(AssertionError, match="one head"):
+        heads("plan", "95 %=low…high", "95 %=pixels_low…pixels_high")

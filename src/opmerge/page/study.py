@@ -194,7 +194,9 @@ def table(
 def heads(*specs: str) -> dict[str, str]:
     """Columns of a table, each ``head=column:format``; without ``head=`` the column's name."""
     pairs = (spec.rpartition("=") for spec in specs)
-    return {head or column.partition(":")[0]: column for head, _, column in pairs}
+    columns = {head or column.partition(":")[0]: column for head, _, column in pairs}
+    assert len(columns) == len(specs), "no two columns have one head"
+    return columns
 
 
 def _is_missing(value: Any) -> bool:

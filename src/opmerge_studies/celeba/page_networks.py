@@ -22,8 +22,8 @@ _OFF = 10.0  # times the least error: left to the table
 
 _COLUMNS = heads(
     *("budget=budget:.2g", "plan", "merges", "iterations=iterations:,", "cost=cost:,.0f"),
-    *("forecast", "measured", "over seeds=low…high", "/ least=ratio:.2f"),
-    *("of a pixel=pixels", "over seeds=pixels_low…pixels_high"),
+    *("forecast", "measured", "95 %=low…high", "/ least=ratio:.2f"),
+    *("of a pixel=pixels", "its 95 %=pixels_low…pixels_high"),
 )
 _NOTE = (
     "Costs in network evaluations: an iteration of a merge of c children costs batch × (c + 3). "
