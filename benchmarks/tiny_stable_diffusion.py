@@ -105,6 +105,20 @@ def trained_autoencoder(images: Tensor) -> AutoencoderKL:
     return vae
 
 
+def small_unet() -> UNet2DConditionModel:
+    """For latents of half the images' side, told states of ``WIDTH`` features."""
+    return UNet2DConditionModel(
+        sample_size=SIDE // 2,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=8,
+        cross_attention_dim=WIDTH,
+    )
+
+
 def trained_pipeline(
     vae: AutoencoderKL, images: Tensor, captions: list[str]
 ) -> StableDiffusionPipeline:
@@ -124,16 +138,7 @@ def trained_pipeline(
             pad_token_id=words.pad_token_id,
         )
     )
-    unet = UNet2DConditionModel(
-        sample_size=SIDE // 2,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-        norm_num_groups=8,
-        cross_attention_dim=WIDTH,
-    )
+    unet = small_unet()
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from benchmarks.tiny_stable_diffusion import WIDTH, small_unet
 from opmerge import build_strategy, cosine_schedule
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import Rows
@@ -40,7 +41,7 @@ NUM_STEPS = 32
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 LENGTH = 10_000  # iterations of the learning rate's schedule, more than are timed
-TEXT, TOKENS, WIDTH, SCALE = "encoder_hidden_states", 16, 32, 3.0
+TEXT, TOKENS, SCALE = "encoder_hidden_states", 16, 3.0
 
 
 def training_loop(rounds: int = 30) -> dict[str, Any]:
@@ -51,23 +52,10 @@ def training_loop(rounds: int = 30) -> dict[str, Any]:
         return {
             "mlp 512 x 3, 64 values": _compare(MLPDenoiser((64,), 512, 3), (64,), 20, rounds),
             "unet 8 x 8, (16, 32)": _compare(make_unet((1, 8, 8), (16, 32)), (1, 8, 8), 4, rounds),
-            "guided text unet 8 x 8, (16, 32)": _compare(_text_unet(), (4, 8, 8), 2, rounds),
+            "guided text unet 8 x 8, (16, 32)": _compare(small_unet(), (4, 8, 8), 2, rounds),
         }
     finally:
         torch.set_num_threads(threads)
-
-
-def _text_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-        norm_num_groups=16,
-        cross_attention_dim=WIDTH,
-    ).requires_grad_(False)
 
 
 def _compare(

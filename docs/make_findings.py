@@ -5,8 +5,8 @@
 
 ``docs/records`` holds the record of every study, ``certificates.json`` what
 ``examples/certify_sources.py`` found; speed is in ``benchmarks/results.json``, the text teacher in
-``benchmarks/text_teacher.json``. Prose is in
-``docs/templates``. No figure is drawn: a study's finding and claims are told without.
+``benchmarks/text_teacher.json``, shared networks and adapters in ``benchmarks/sharing.json``. Prose
+is in ``docs/templates``. No figure is drawn: a study's finding and claims are told without.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ def documents(root: Path) -> dict[Path, str]:
         "certificates": json.loads((records / "certificates.json").read_text()),
         "speed": speed_table(json.loads((root / "benchmarks" / "results.json").read_text())),
         "text_teacher": json.loads((root / "benchmarks" / "text_teacher.json").read_text()),
+        "sharing": json.loads((root / "benchmarks" / "sharing.json").read_text()),
     }
 
     def render(name: str) -> str:
