@@ -6,7 +6,9 @@ are at first, so that everything that it reads matters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
+from torch import nn
 from torch_helpers import scrambled
 from transformers import (
     CLIPTextConfig,
@@ -48,6 +51,8 @@ from transformers import (
 )
 
 from opmerge.denoisers.families import Family, config_of, family_of
+from opmerge.denoisers.models import Jump, Student, Teacher
+from opmerge.denoisers.teacher_folder import load_teacher
 
 WIDTH = 16
 """Features of a text encoder's states."""
@@ -373,6 +378,20 @@ def tiny_pipeline(name: str, **options: Any) -> Any:
     pipeline = TINY_PIPELINES[name](**options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def saved_teacher(name: str, folder: Path, num_steps: int, **options: Any) -> tuple[Any, Teacher]:
+    """A tiny pipeline, and the teacher that is read from where it was saved."""
+    pipeline = tiny_pipeline(name, **options)
+    pipeline.save_pretrained(folder)
+    return pipeline, load_teacher(folder, num_steps)
+
+
+def student_of(teacher: Teacher, networks: Sequence[nn.Module], starts: Sequence[int]) -> Student:
+    """Networks in turn, in jumps that follow one another to the data."""
+    steps = zip(cycle(networks), starts, [*starts[1:], 0], strict=False)
+    jumps = [Jump(teacher.ddim.denoiser(each), start, stop, stop) for each, start, stop in steps]
+    return Student(tuple(jumps), teacher.ddim, teacher.sample_shape, teacher.needs)
 
 
 def network_of(pipeline: Any) -> Any:

@@ -11,11 +11,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
-from tiny_pipelines import PROMPTS, SAMPLE, family_in, tiny_pipeline
+from tiny_pipelines import PROMPTS, SAMPLE, family_in, saved_teacher, student_of
 from torch import nn
 
-from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
-from opmerge.denoisers.teacher_folder import load_teacher
+from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.distillation import save_student
 from opmerge.distillation.adapters import Adapters, trainable_copy
 
@@ -40,11 +39,7 @@ def adapted_student(teacher: Teacher, count: int) -> Student:
     for name, weight in (each for network in adapters for each in network.named_parameters()):
         if ".lora_B." in name:
             nn.init.normal_(weight.data, std=1.0, generator=generator)
-    jumps = tuple(
-        Jump(teacher.ddim.denoiser(adapters[place % count].eval()), start, stop, stop)
-        for place, (start, stop) in enumerate(zip(STARTS, (STARTS[1], 0), strict=True))
-    )
-    return Student(jumps, teacher.ddim, teacher.sample_shape, teacher.needs)
+    return student_of(teacher, [each.eval() for each in adapters], STARTS)
 
 
 def run_readme(folder: Path, teacher: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -61,9 +56,7 @@ def run_readme(folder: Path, teacher: Path, given: dict[str, Any]) -> dict[str, 
 @pytest.mark.parametrize("count", [1, 2], ids=["one adapter", "two adapters"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_diffusers_draws_from_adapters(name: str, count: int, tmp_path: Path) -> None:
-    made = tiny_pipeline(name)
-    made.save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
+    made, teacher = saved_teacher(name, tmp_path / "teacher", T)
     student = adapted_student(teacher, count)
     folder = save_student(student, tmp_path / "student", teacher)
     noise = initial_noise(teacher.sample_shape, len(PROMPTS), 0)
@@ -82,16 +75,14 @@ def test_diffusers_draws_from_adapters(name: str, count: int, tmp_path: Path) ->
 
 
 def test_the_weights_are_of_the_part_that_denoises(tmp_path: Path) -> None:
-    tiny_pipeline("sd3").save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
+    _, teacher = saved_teacher("sd3", tmp_path / "teacher", T)
     folder = save_student(adapted_student(teacher, 1), tmp_path / "student", teacher)
     names = load_file(folder / "adapter_1" / "pytorch_lora_weights.safetensors")
     assert {name.split(".")[0] for name in names} == {"transformer"}
 
 
 def test_a_step_that_stays_the_teachers_has_no_adapter_to_load(tmp_path: Path) -> None:
-    tiny_pipeline("stable_diffusion").save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
+    _, teacher = saved_teacher("stable_diffusion", tmp_path / "teacher", T)
     student = adapted_student(teacher, 1)
     last = replace(student.jumps[1], denoiser=teacher.student_denoiser)
     student = replace(student, jumps=(student.jumps[0], last))

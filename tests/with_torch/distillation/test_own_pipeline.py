@@ -18,13 +18,13 @@ from diffusers import (
     FluxPipeline,
     StableDiffusionPipeline,
 )
-from tiny_pipelines import PROMPTS, SAMPLE, family_in, tiny_pipeline
+from tiny_pipelines import PROMPTS, SAMPLE, family_in, saved_teacher, student_of, tiny_pipeline
 from torch_helpers import edit_json
 
 from opmerge.denoisers.denoiser import Condition
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.model_folder import INDEX
-from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
+from opmerge.denoisers.models import Student, Teacher, initial_noise
 from opmerge.denoisers.teacher_folder import load_teacher
 from opmerge.distillation import load_student, save_student
 from opmerge.distillation.plain_steps import plain_steps
@@ -41,19 +41,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return place
 
 
-def student_of(teacher: Teacher, starts: Sequence[int], networks: int = 1) -> Student:
+def student_in_turn(teacher: Teacher, starts: Sequence[int], networks: int = 1) -> Student:
     """The teacher's network, or others beside it, in jumps that follow one another."""
     torch.manual_seed(1)
-    made = [teacher.network]
-    for _ in range(networks - 1):
-        other = type(teacher.network).from_config(teacher.network.config)
-        made.append(other.eval())
-    stops = [*starts[1:], 0]
-    jumps = tuple(
-        Jump(teacher.ddim.denoiser(made[place % networks]), start, stop, stop)
-        for place, (start, stop) in enumerate(zip(starts, stops, strict=True))
-    )
-    return Student(jumps, teacher.ddim, teacher.sample_shape, teacher.needs)
+    config, kind = teacher.network.config, type(teacher.network)
+    others = [kind.from_config(config).eval() for _ in range(networks - 1)]
+    return student_of(teacher, [teacher.network, *others], starts)
 
 
 def condition_of(pipeline: Any) -> Condition:
@@ -70,7 +63,7 @@ def sampled(pipeline: Any, **asked: Any) -> torch.Tensor:
 
 def test_diffusers_own_scheduler_takes_the_steps(folder: Path, tmp_path: Path) -> None:
     teacher = load_teacher(folder, T)
-    student = student_of(teacher, (T, 7, 2))
+    student = student_in_turn(teacher, (T, 7, 2))
     saved = save_student(student, tmp_path / "student", teacher)
     index = json.loads((saved / "model_index.json").read_text(encoding="utf-8"))
     assert not [entry for entry in index.values() if "opmerge" in str(entry)]
@@ -95,10 +88,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("count", [1, 2], ids=["one network", "two networks"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_runs_in_its_pipeline(name: str, count: int, tmp_path: Path) -> None:
-    made = tiny_pipeline(name)
-    made.save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
-    student = student_of(teacher, (T, 4), networks=count)
+    made, teacher = saved_teacher(name, tmp_path / "teacher", T)
+    student = student_in_turn(teacher, (T, 4), networks=count)
     pipeline = type(made).from_pretrained(save_student(student, tmp_path / "student", teacher))
     asked: dict[str, Any] = {"num_inference_steps": 2, **FAMILIES[name]}
     steps = plain_steps(student, teacher.scheduler_config, type(made))
@@ -112,10 +103,8 @@ def test_every_family_runs_in_its_pipeline(name: str, count: int, tmp_path: Path
 
 
 def test_flux_is_told_its_steps_as_sigmas(tmp_path: Path) -> None:
-    made = tiny_pipeline("flux")
-    made.save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
-    student = student_of(teacher, (T, 4))
+    made, teacher = saved_teacher("flux", tmp_path / "teacher", T)
+    student = student_in_turn(teacher, (T, 4))
     pipeline = FluxPipeline.from_pretrained(save_student(student, tmp_path / "student", teacher))
     steps = plain_steps(student, teacher.scheduler_config, FluxPipeline)
     assert steps is not None
@@ -136,10 +125,8 @@ def test_flux_is_told_its_steps_as_sigmas(tmp_path: Path) -> None:
 
 
 def test_classes_of_latents_need_the_scheduler_of_the_jumps(tmp_path: Path) -> None:
-    made = tiny_pipeline("dit")
-    made.save_pretrained(tmp_path / "teacher")
-    teacher = load_teacher(tmp_path / "teacher", T)
-    student = student_of(teacher, (T, 4))
+    _, teacher = saved_teacher("dit", tmp_path / "teacher", T)
+    student = student_in_turn(teacher, (T, 4))
     assert plain_steps(student, teacher.scheduler_config, DiTPipeline) is None
     pipeline = DiTPipeline.from_pretrained(save_student(student, tmp_path / "student", teacher))
     pipeline.set_progress_bar_config(disable=True)
@@ -166,9 +153,8 @@ def test_the_documented_call_gives_the_students_images(
     codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = (each for each in codes if "StableDiffusionPipeline.from_pretrained" in each)
     monkeypatch.chdir(tmp_path)
-    tiny_pipeline("stable_diffusion").save_pretrained("teacher")
-    teacher = load_teacher("teacher", T)
-    student = student_of(teacher, (T, 4))
+    _, teacher = saved_teacher("stable_diffusion", Path("teacher"), T)
+    student = student_in_turn(teacher, (T, 4))
     saved = save_student(student, Path("runs/student/student"), teacher)
     names: dict[str, Any] = {}
     torch.manual_seed(0)
@@ -186,7 +172,7 @@ def test_the_documented_call_gives_the_students_images(
 
 def test_what_was_saved_is_the_student(folder: Path, tmp_path: Path) -> None:
     teacher = load_teacher(folder, T)
-    student = student_of(teacher, (T, 4), networks=2)
+    student = student_in_turn(teacher, (T, 4), networks=2)
     again = load_student(save_student(student, tmp_path / "student", teacher))
     condition = condition_of(StableDiffusionPipeline.from_pretrained(folder))
     assert torch.equal(again.sample(NOISE, condition), student.sample(NOISE, condition))
@@ -195,7 +181,7 @@ def test_what_was_saved_is_the_student(folder: Path, tmp_path: Path) -> None:
 
 def test_several_networks_take_turns_in_the_one_place(folder: Path, tmp_path: Path) -> None:
     teacher = load_teacher(folder, T)
-    student = student_of(teacher, (T, 7, 2), networks=2)
+    student = student_in_turn(teacher, (T, 7, 2), networks=2)
     saved = save_student(student, tmp_path / "student", teacher)
     pipeline = DiffusionPipeline.from_pretrained(saved)
     assert type(pipeline) is StableDiffusionPipeline
@@ -208,7 +194,7 @@ def test_several_networks_take_turns_in_the_one_place(folder: Path, tmp_path: Pa
 
 def test_other_parts_are_links_or_copies(folder: Path, tmp_path: Path) -> None:
     teacher = load_teacher(folder, T)
-    student = student_of(teacher, (T,))
+    student = student_in_turn(teacher, (T,))
     linked = save_student(student, tmp_path / "linked", teacher)
     assert (linked / "vae").resolve() == (folder / "vae").resolve()
     assert not (linked / "unet").is_symlink()
@@ -223,7 +209,7 @@ def test_other_parts_are_links_or_copies(folder: Path, tmp_path: Path) -> None:
 
 def test_levels_of_another_schedule_are_no_plain_steps(folder: Path) -> None:
     teacher = load_teacher(folder, T)
-    student = student_of(teacher, (T, 5))
+    student = student_in_turn(teacher, (T, 5))
     config = teacher.scheduler_config
     assert plain_steps(student, config, StableDiffusionPipeline) is not None
     other = {**config, "beta_end": 0.02}
@@ -240,7 +226,7 @@ def test_preconditioned_students_take_the_scheduler_of_the_jumps(
     EDMEulerScheduler(sigma_max=20.0).save_pretrained(tmp_path / "teacher" / "scheduler")
     edit_json(tmp_path / "teacher" / INDEX, scheduler=["diffusers", "EDMEulerScheduler"])
     teacher = load_teacher(tmp_path / "teacher", T)
-    student = student_of(teacher, (T, 7, 2), networks)
+    student = student_in_turn(teacher, (T, 7, 2), networks)
     assert student.ddim.scalings is not None
     assert plain_steps(student, teacher.scheduler_config, StableDiffusionPipeline) is None
     saved = save_student(student, tmp_path / "student", teacher)
