@@ -12,7 +12,7 @@ DEMO_DIR ?= runs/demo
 ONE_THREAD := OMP_NUM_THREADS=1
 WORKERS ?= 2
 FUZZ_EXAMPLES ?= 100000
-CORE_TESTS := $(addprefix tests/,cli data schedules test_compatibility.py)
+CORE_TESTS := $(addprefix tests/,cli data schedules)
 LOWEST_TESTS := tests/test_compatibility.py tests/plans tests/spectra \
   $(addprefix tests/with_torch/field/test_,trusted_folders.py teachers_as_they_lie.py students_as_used.py)
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal

@@ -100,7 +100,7 @@ def test_the_best_plan_on_a_spectrum_lies_between_bound_and_strategies(record: R
 
 
 def test_claims_count_what_the_tables_hold(record: Record) -> None:
-    claims = {claim.key: claim for claim in STUDY.page(record).claims}
+    claims = {claim.key: claim for claim in STUDY.told(record).claims}
     assert all(claim.holds for claim in claims.values())
     operators = rows(record, "times", merge_rule="operator-copy")
     below = [row for row in operators if row["eigenvalue"] <= 1]
@@ -116,7 +116,7 @@ def test_claims_count_what_the_tables_hold(record: Record) -> None:
 
 def test_claims_fail_where_the_record_is_another(record: Record) -> None:
     altered = json.loads(json.dumps(record))
-    whole = STUDY.page(record).claims[1].count.of
+    whole = STUDY.told(record).claims[1].count.of
     rows(altered, "times", merge_rule="operator-copy", eigenvalue=1.0)[0]["first"] = None
     altered["tables"]["points"][0]["disagree"] = 3
     for row in rows(altered, "misfits", merge_rule="denoiser-copy", limit="exact"):
@@ -125,7 +125,7 @@ def test_claims_fail_where_the_record_is_another(record: Record) -> None:
         row["best"] = 2.0 * row["teacher"]
     for row in rows(altered, "times", merge_rule="denoiser-copy"):
         row["first"] = 7.0
-    page = STUDY.page(altered)
+    page = STUDY.told(altered)
     claims = {claim.key: claim.count for claim in page.claims}
     assert claims["overtakes-below-one"] == Count(whole - 1, whole)
     assert claims["condition-exact"].n == claims["condition-exact"].of - 3

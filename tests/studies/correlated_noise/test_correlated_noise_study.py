@@ -216,7 +216,7 @@ def test_a_resumed_run_gives_the_same_record(record: Record, folder: Path) -> No
 
 
 def test_claims_count_what_the_tables_hold(record: Record) -> None:
-    claims = {claim.key: claim for claim in STUDY.page(record).claims}
+    claims = {claim.key: claim for claim in STUDY.told(record).claims}
     holding = {key for key, claim in claims.items() if claim.holds}
     assert claims.keys() - holding == {"scalar-plans-near-best", "vanilla-optimal"}
     oracle = record["tables"]["oracle"]
@@ -238,7 +238,7 @@ def test_claims_fail_where_the_record_is_another(record: Record) -> None:
     altered["tables"]["plans"][0]["off_in_standard_errors"] = 12.0
     for row in altered["tables"]["oracle"]:
         row["comb"] = 0.25
-    page = STUDY.page(altered)
+    page = STUDY.told(altered)
     claims = {claim.key: claim.count for claim in page.claims}
     assert claims["mean-student-is-closed-form"] == Count(15, 16)
     assert claims["combs-near-best"].n == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from opmerge.errors import InputError
-from opmerge.page.study import StudyPage
+from opmerge.page.study import StudyPage, Told
 from opmerge_studies.dynamics import STUDY, DynamicsSettings, fit_times
 from opmerge_studies.dynamics.page import page
 
@@ -111,7 +111,7 @@ def drawn(record: Record) -> StudyPage:
     return STUDY.page(record)
 
 
-def claims(page: StudyPage) -> dict[str, tuple[bool, int, int]]:
+def claims(page: Told) -> dict[str, tuple[bool, int, int]]:
     """Of each claim: whether it holds, in how many cases, of how many."""
     return {claim.key: (claim.holds, claim.count.n, claim.count.of) for claim in page.claims}
 
@@ -145,7 +145,7 @@ def test_contrary_rows_refute_each_claim(record: Record, drawn: StudyPage) -> No
     for row in contrary["tables"]["step_sizes"]:
         row["difference"] = 0.2
     before = claims(drawn)
-    for key, (holds, n, of) in claims(STUDY.page(contrary)).items():
+    for key, (holds, n, of) in claims(STUDY.told(contrary)).items():
         assert not holds
         assert (n, of) == (before[key][1] - (2 if key == "sgd-by-chance" else 1), before[key][2])
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from study_records import claims
 
 from opmerge import cosine_schedule
 from opmerge.errors import InputError
 from opmerge.guided_teacher import GuidedProblem, evaluate_guided
-from opmerge.page.claims import Claim
 from opmerge.page.study import StudyPage
 from opmerge.planners.brute_force import all_plans
 from opmerge.plans import build_strategy
@@ -105,10 +105,6 @@ def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> No
     assert str(caught.value).startswith(message)
 
 
-def claims(page: StudyPage) -> dict[str, Claim]:
-    return {claim.key: claim for claim in page.claims}
-
-
 def test_claims_count_the_cases_of_the_record(record: Record, page: StudyPage) -> None:
     rows = record["tables"]["plans"]
     of = {key: claim.count.of for key, claim in claims(page).items()}
@@ -127,7 +123,7 @@ def test_a_crossing_that_falls_refutes_a_claim(record: Record, page: StudyPage) 
     altered = json.loads(json.dumps(record))
     altered["tables"]["transitions"][-1]["crossing"] = 0.5
     before, after = (
-        claims(each)["crossing-moves-up"].count for each in (page, STUDY.page(altered))
+        claims(each)["crossing-moves-up"].count for each in (page, STUDY.told(altered))
     )
     assert (after.n, after.of) == (before.n - 1, before.of)
 

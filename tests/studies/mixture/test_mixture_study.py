@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import norm
+from study_records import claims, counts
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.page.claims import Claim
+from opmerge.page.study import StudyPage
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
@@ -173,13 +174,9 @@ def test_samples_have_intervals(record: Record) -> None:
 # -------------------------------------------------------------------------- what it says
 
 
-def claims(record: Record) -> dict[str, Claim]:
-    return {claim.key: claim for claim in STUDY.page(record).claims}
-
-
 def test_finding_carries_the_numbers(record: Record) -> None:
     one = [row for row in record["tables"]["best"] if row["student_steps"] == 1]
-    finding = STUDY.page(record).finding
+    finding = STUDY.told(record).finding
     vanilla = 100 * max(row["vanilla"] / row["bound"] - 1 for row in one)
     assert finding.startswith("From pure noise every one-step student of a mixture is affine")
     assert f"vanilla {vanilla:.2g} %" in finding
@@ -190,7 +187,6 @@ def test_finding_carries_the_numbers(record: Record) -> None:
 
 def test_claims_count_what_the_tables_hold(record: Record) -> None:
     """Twelve cases of one step, twelve of two; three dozen strategies at the most steps."""
-    told = claims(record)
     best = record["tables"]["best"]
     one = [row for row in best if row["student_steps"] == 1]
     two = [row for row in best if row["student_steps"] == 2]
@@ -216,7 +212,7 @@ def test_claims_count_what_the_tables_hold(record: Record) -> None:
         ],
         "handover-follows-width": [True, True],
     }
-    assert {key: (claim.count.n, claim.count.of) for key, claim in told.items()} == {
+    assert counts(STUDY.told(record)) == {
         key: (sum(cases), len(cases)) for key, cases in expected.items()
     }
 
@@ -224,28 +220,26 @@ def test_claims_count_what_the_tables_hold(record: Record) -> None:
 def test_other_numbers_refute_the_claims(record: Record) -> None:
     """Were the best plan 20 % above the floor or below it, or handovers the other way round."""
     for key in ("one-step-is-affine", "handover-follows-width"):
-        assert claims(record)[key].holds
+        assert claims(STUDY.told(record))[key].holds
     for factor in (0.99, 1.2):
         changed = copy.deepcopy(record)
         changed["tables"]["best"][0]["best"] = factor * changed["tables"]["best"][0]["bound"]
-        assert claims(changed)["one-step-is-affine"].count.n == 11
+        assert claims(STUDY.told(changed))["one-step-is-affine"].count.n == 11
     for row in changed["tables"]["handovers"]:
         row["error"] = row["handover"] if row["regime"] == "wide" else 9 - row["handover"]
-    assert claims(changed)["handover-follows-width"].count.n == 0
+    assert claims(STUDY.told(changed))["handover-follows-width"].count.n == 0
 
 
-def test_where_the_lead_changes_is_told(record: Record) -> None:
+def test_where_the_lead_changes_is_told(record: Record, page: StudyPage) -> None:
     """At λ = 0.2 BOOT leads at first; the row from which on vanilla does, and the one before."""
     rows = [row for row in record["tables"]["distances"] if row["variance"] == 0.2]
     place = [row["boot"] < row["vanilla"] for row in rows].index(False)
     before, after = rows[place - 1]["separation"], rows[place]["separation"]
-    page = unescape(STUDY.page(record).html)
-    assert f"between ±{before:.3g} and ±{after:.3g}" in page
+    assert f"between ±{before:.3g} and ±{after:.3g}" in unescape(page.html)
 
 
-def test_page(record: Record) -> None:
+def test_page(page: StudyPage) -> None:
     """Every section has its figure with what is seen in it; no number is missing."""
-    page = STUDY.page(record)
     assert page.html.count("<svg") == len(page.figures) == 9
     assert page.html.count("<table") == 7
     assert "At one step vanilla is within" in page.html

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_records import claims
 
 from opmerge.errors import InputError
-from opmerge.page.claims import Claim
 from opmerge.page.study import StudyPage
 from opmerge.training import GradientFlow
 from opmerge_studies.phase import STUDY, PhaseSettings
@@ -91,10 +91,6 @@ def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> No
 # What the page claims and shows
 
 
-def claims(page: StudyPage) -> dict[str, Claim]:
-    return {claim.key: claim for claim in page.claims}
-
-
 def test_claims_count_the_points_of_the_record(record: Record, page: StudyPage) -> None:
     copied = [row for row in record["tables"]["plans"] if row["merge_rule"] == "operator-copy"]
     threshold = {steps: growth_threshold(steps) for steps in TINY.steps}
@@ -129,7 +125,7 @@ def test_the_page_tells_crossings_and_shows_every_figure(record: Record, page: S
 def test_a_plan_below_boot_refutes_a_claim(record: Record, page: StudyPage) -> None:
     altered = json.loads(json.dumps(record))
     altered["tables"]["plans"][0]["best"] /= 2
-    before, after = (claims(each)["boot-best-to-one"].count for each in (page, STUDY.page(altered)))
+    before, after = (claims(each)["boot-best-to-one"].count for each in (page, STUDY.told(altered)))
     assert (after.n, after.of, after.holds) == (before.n - 1, before.of, False)
 
 

@@ -138,8 +138,8 @@ def with_fit(record: Record, **changes: float) -> Record:
 
 
 def test_the_claimed_exponent_lies_inside_the_interval_or_not(record: Record) -> None:
-    near = STUDY.page(with_fit(record, exponent=2.9, standard_error=0.1, low=2.5, high=3.3))
-    far = STUDY.page(with_fit(record, exponent=2.1, standard_error=0.1, low=1.8, high=2.4))
+    near = STUDY.told(with_fit(record, exponent=2.9, standard_error=0.1, low=2.5, high=3.3))
+    far = STUDY.told(with_fit(record, exponent=2.1, standard_error=0.1, low=1.8, high=2.4))
     assert "T^2.90 ± 0.10" in near.finding
     cubic = [{claim.key: claim for claim in page.claims} for page in (near, far)]
     assert cubic[0]["interval-dp-cubic-in-steps"].verdict == "holds, 1 of 1"

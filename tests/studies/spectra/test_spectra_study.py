@@ -138,7 +138,7 @@ def test_the_finding_tells_the_largest_gain_and_loss(record: Record, page: Study
 def test_a_diagonal_that_sees_is_told(record: Record) -> None:
     tables = record["tables"]
     sources = [{**row, "diagonal_share_small": 0.5} for row in tables["sources"]]
-    page = STUDY.page({**record, "tables": {**tables, "sources": sources}})
+    page = STUDY.told({**record, "tables": {**tables, "sources": sources}})
     assert page.claims[0].verdict == "does not hold, 0 of 2"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
-from opmerge.page.study import StudyPage
+from opmerge.page.study import StudyPage, Told
 from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
@@ -151,7 +151,7 @@ def drawn(record: Record) -> StudyPage:
     return STUDY.page(record)
 
 
-def claims(page: StudyPage) -> dict[str, tuple[bool, int, int]]:
+def claims(page: Told) -> dict[str, tuple[bool, int, int]]:
     """Of each claim: whether it holds, in how many cases, of how many."""
     return {claim.key: (claim.holds, claim.count.n, claim.count.of) for claim in page.claims}
 
@@ -184,7 +184,7 @@ def test_contrary_rows_refute_each_claim(record: Record, drawn: StudyPage) -> No
     next(row for row in tables["mixing_combs"] if row["eigenvalue"] == 20.0).update(
         {"best_at_once": "boot"}
     )
-    page = STUDY.page(contrary)
+    page = STUDY.told(contrary)
     assert claims(page) == {key: (False, n - 1, of) for key, (_, n, of) in claims(drawn).items()}
     assert "shifts by at most 0.05 in λ" in page.finding
     assert "more than vanilla at 23 of 24 (λ, T)" in page.finding

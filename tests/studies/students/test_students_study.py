@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from oracles import DirectTheory, Setting, best_students
+from study_records import counts
 
 from opmerge.errors import InputError
 from opmerge.page.study import StudyPage
@@ -101,11 +102,6 @@ def drawn(record: Record) -> StudyPage:
     return STUDY.page(record)
 
 
-def claims(page: StudyPage) -> dict[str, tuple[int, int]]:
-    """Of each claim: in how many cases it holds, of how many."""
-    return {claim.key: (claim.count.n, claim.count.of) for claim in page.claims}
-
-
 def test_claims_and_finding_count_what_the_table_holds(record: Record, drawn: StudyPage) -> None:
     rows = record["tables"]["students"]
     main = [row for row in rows if row["objective"] == "teacher" and row["merge_time"] == 3.0]
@@ -123,7 +119,7 @@ def test_claims_and_finding_count_what_the_table_holds(record: Record, drawn: St
         )
         for source in one
     }
-    assert claims(drawn) == {
+    assert counts(drawn) == {
         "more-steps-help": (sum(row["best"] < one[row["source"]] for row in several), 6),
         "uniform-no-better": (6, 6),
         "boundaries-carry-the-gain": (
@@ -143,7 +139,7 @@ def test_contrary_rows_refute_claims(record: Record, drawn: StudyPage) -> None:
                 row.update({"vanilla": row["best"] / 2, "moved": row["best"] * 1.1})
             if row["student_steps"] == 3:
                 row.update({"best": 1e9, "moved": 1e9, "boot": 2e9})
-    before, after = claims(drawn), claims(STUDY.page(contrary))
+    before, after = counts(drawn), counts(STUDY.told(contrary))
     for key, lost in (
         ("more-steps-help", 1),
         ("uniform-no-better", 2),

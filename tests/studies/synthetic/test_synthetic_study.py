@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from oracles import DirectTheory, Setting, best_students
+from study_records import counts
 
 from opmerge.errors import InputError
 from opmerge.page.study import StudyPage
@@ -146,10 +147,6 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str
 # What the page claims and shows
 
 
-def counts(page: StudyPage) -> dict[str, tuple[int, int]]:
-    return {claim.key: (claim.count.n, claim.count.of) for claim in page.claims}
-
-
 def test_claims_count_what_the_tables_hold(record: Record, page: StudyPage) -> None:
     scan = record["tables"]["scan"]
     missed = sum(row["interval"] > row["best"] * (1 + 1e-9) for row in scan)
@@ -170,7 +167,7 @@ def test_another_record_refutes_them(record: Record) -> None:
     errors = [{**row, "ratio_to_best": 1.5 * row["ratio_to_best"]} for row in tables["errors"]]
     errors[0] = {**errors[0], "w2": errors[0]["w2"] / 2}
     scan = [{**row, "interval_ratio": 2.0} for row in tables["scan"]]
-    page = STUDY.page({**record, "tables": {**tables, "errors": errors, "scan": scan}})
+    page = STUDY.told({**record, "tables": {**tables, "errors": errors, "scan": scan}})
     refuted = {claim.key for claim in page.claims if not claim.holds}
     assert refuted == {claim.key for claim in page.claims} - {"interval-dp-exact-in-the-phases"}
     assert counts(page)["interval-dp-outperforms"] == (47, 48)
