@@ -115,6 +115,7 @@ def documents(root: Path) -> dict[Path, str]:
         "regrets": pd.concat([each.regrets for each in budgets_of.values()]),
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
+        "face_beta": read_record("celeba", records / "celeba-faces-beta.json.gz"),
         "face_networks": read_record("celeba", records / "celeba-faces-networks.json.gz"),
         "verdict": lambda key: claims[key].verdict,
         "certificates": json.loads((records / "certificates.json").read_text()),
