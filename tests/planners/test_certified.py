@@ -14,8 +14,8 @@ from strategies import students
 from opmerge.data import SourceOptions
 from opmerge.merging import evaluate
 from opmerge.planners import certified, certified_plan
-from opmerge.planners.certified import TailBound
 from opmerge.planners.combs import CombSearch, step_signs
+from opmerge.planners.tails import TailBound
 from opmerge.plans.strategies import STRATEGIES, build_strategy
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem

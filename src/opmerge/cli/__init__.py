@@ -15,7 +15,17 @@ import click
 from click.shell_completion import shell_complete
 
 from opmerge import clock
-from opmerge.cli import exploring, planning, preparing, spending, students, studies, training, vae
+from opmerge.cli import (
+    calibrating,
+    exploring,
+    planning,
+    preparing,
+    spending,
+    students,
+    studies,
+    training,
+    vae,
+)
 from opmerge.cli.libraries import library_fault
 from opmerge.cli.options import Commands, as_option
 from opmerge.cli.streams import discard, prepare_streams
@@ -42,7 +52,7 @@ COMMANDS = Commands(
         "distill": training.distill,
         "sample": students.sample,
         "evaluate-student": students.evaluate_student,
-        "calibrate": training.calibrate,
+        "calibrate": calibrating.calibrate,
         "export": students.export,
         "study": studies.study,
         "vae": Commands(
