@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,7 @@ DATA = torch.tensor([[2.0, -2.0], [-2.0, 2.0]]).reshape(2, 1, 1, 2).repeat(8, 1,
 LABELS = torch.tensor([0, 1]).repeat(8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are fastest so, sums are the same everywhere, and processes may be forked."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(optimization: dict[str, Any] | None = None, **config: Any) -> TeacherConfig:
