@@ -1,9 +1,11 @@
 """``python -m benchmarks.law``: the prior law of merges fitted to trained plans, and its forecasts.
 
 ``trained_plans/`` holds plans of `opmerge study budgets` and others that were trained beside them
-(T = 32, rate 9e-4 of perceptrons and 3e-4 of the UNet), with the errors that they left, and the
-tables of their teachers. The prior of perceptrons is a fit to those of digits and patches. How it
-does elsewhere is told by fits to one of the two alone, and by CIFAR-10, which no fit has seen.
+(T = 32, rate 9e-4 of perceptrons and 3e-4 of the UNet, whose linear part is trained), with the
+errors that they left, and the tables of their teachers. The prior of perceptrons is a fit to those
+of digits and patches. How it does elsewhere is told by fits to one of the two alone, and by
+CIFAR-10, which no fit has seen. The prior of UNets is a fit to the plans of one, with the exponent
+of shares that perceptrons have.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ START = MergeLaw((4.0,), 1.0, 0.5, 0.5, 1.0, 0.02, share_exponent=1.0, onset=30.
 SPREADS = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.5])  # of its vector: hardly any prior
 NOISE = 0.1  # of the logarithm of an error
 STEP = 1e-4  # of the vector, for derivatives
+UNET = "digits-unet"
+SHARES = LAW_PRIORS["mlp-solved"].centre.share_exponent
+IS_SHARE = np.arange(len(SPREADS)) == 3  # as a vector has them
+LONG = 900  # iterations of all merges of a plan for 6.4e5 evaluations
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,14 @@ def ratios(
     return np.array(errors).T
 
 
-def fitted_law(plans: Sequence[TrainedPlan], tables: dict[str, TeacherTable]) -> MergeLaw:
-    """The law of least squares of log(foretold / measured), large ones softened, near ``START``."""
-    start = START.to_vector()
+def fitted_law(
+    plans: Sequence[TrainedPlan],
+    tables: dict[str, TeacherTable],
+    start: MergeLaw = START,
+    spreads: NDArray[np.float64] = SPREADS,
+) -> MergeLaw:
+    """The law of least squares of log(foretold / measured), large ones softened, near another."""
+    first = start.to_vector()
     count = {each.data: sum(other.data == each.data for other in plans) for each in plans}
     weights = np.sqrt([40 / count[each.data] for each in plans]) / NOISE  # data sets count alike
 
@@ -77,14 +88,14 @@ def fitted_law(plans: Sequence[TrainedPlan], tables: dict[str, TeacherTable]) ->
         return np.log(ratios([MergeLaw.from_vector(each) for each in vectors], plans, tables))
 
     def residuals(at: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([weights * logs(at)[0], (at - start) / SPREADS])
+        return np.concatenate([weights * logs(at)[0], (at - first) / spreads])
 
     def slopes(at: NDArray[np.float64]) -> NDArray[np.float64]:
         here, *moved = logs(at, *(at + STEP * np.eye(len(at))))
         by_vector = (np.array(moved) - here).T / STEP
-        return np.concatenate([weights[:, None] * by_vector, np.diag(1 / SPREADS)])
+        return np.concatenate([weights[:, None] * by_vector, np.diag(1 / spreads)])
 
-    return MergeLaw.from_vector(least_squares(residuals, start, slopes, loss="soft_l1").x)
+    return MergeLaw.from_vector(least_squares(residuals, first, slopes, loss="soft_l1").x)
 
 
 def tell(
@@ -112,6 +123,14 @@ def main() -> None:
     tell("fitted to digits and patches", fitted_law(of_perceptrons, tables), plans, tables)
     for data in plans:
         tell(f"fitted to {data}", fitted_law(plans[data], tables), plans, tables)
+    of_unet = plans[UNET]
+    tell("the prior of UNets", LAW_PRIORS["unet"].centre, {UNET: of_unet}, tables)
+    given = tables, replace(START, share_exponent=SHARES), np.where(IS_SHARE, 0.05, SPREADS)
+    tell("fitted to the UNet", fitted_law(of_unet, *given), {UNET: of_unet}, tables)
+    small = [each for each in of_unet if sum(each.iterations) < LONG]
+    large = {f"{UNET} of more": [each for each in of_unet if sum(each.iterations) >= LONG]}
+    tables |= dict.fromkeys(large, tables[UNET])
+    tell("fitted to its plans of up to 2.5e5 evaluations", fitted_law(small, *given), large, tables)
 
 
 if __name__ == "__main__":

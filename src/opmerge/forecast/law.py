@@ -292,22 +292,20 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw(
-            (7.0,), first=6.5, behind=0.7, shape=0.63, length_exponent=1.4, floor=0.02, onset=1.0
-        ),
+        MergeLaw((9.5,), 2.95, 1.57, 0.41, 0.31, 0.0074, share_exponent=1.61, onset=5.1),
         dict(
-            rates=0.8,
-            groups=1.5,
-            first=0.8,
+            rates=0.6,
+            groups=0.5,
+            first=0.4,
             behind=0.3,
-            share_exponent=0.05,
-            shape=0.2,
+            share_exponent=0.3,
+            shape=0.1,
             length_exponent=0.2,
-            floor=0.7,
-            onset=2.0,
+            floor=1.0,
+            onset=1.0,
         ),
-        0.25,
-        "the prior of UNets: ten plans of a small one on digits, T = 32",
+        0.2,
+        "the prior of UNets: 65 plans of a small one on digits, T = 32",
     ),
 }
 """What fits start from, by the kind of network: measured on few, so the widths are guesses."""
