@@ -35,6 +35,7 @@ STEP = 1e-4  # of the vector, for derivatives
 UNET = "digits-unet"
 SHARES = LAW_PRIORS["mlp-solved"].centre.share_exponent
 IS_SHARE = np.arange(len(SPREADS)) == 3  # as a vector has them
+NUM_LEAST = 3  # of the UNet's plans, the last: those of least forecast by a fit to the others
 LONG = 900  # iterations of all merges of a plan for 6.4e5 evaluations
 
 
@@ -125,6 +126,7 @@ def main() -> None:
         tell(f"fitted to {data}", fitted_law(plans[data], tables), plans, tables)
     of_unet = plans[UNET]
     tell("the prior of UNets", LAW_PRIORS["unet"].centre, {UNET: of_unet}, tables)
+    tell("the prior of UNets", LAW_PRIORS["unet"].centre, {UNET: of_unet[-NUM_LEAST:]}, tables)
     given = tables, replace(START, share_exponent=SHARES), np.where(IS_SHARE, 0.05, SPREADS)
     tell("fitted to the UNet", fitted_law(of_unet, *given), {UNET: of_unet}, tables)
     small = [each for each in of_unet if sum(each.iterations) < LONG]

@@ -108,6 +108,7 @@ def documents(root: Path) -> dict[Path, str]:
         "patches, seed 0": read_record("budgets", records / "budgets-patches-more.json.gz"),
         "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
         "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
+        "digits, a UNet, seed 0": read_record("budgets", records / "budgets-unet-more.json.gz"),
     }
     values = {
         "studies": studies,
