@@ -349,19 +349,17 @@ def _gathered(network: nn.Module, whole: nn.Module) -> nn.Module:
 
 
 def save_activations(network: nn.Module, config: OptimizationConfig) -> None:
-    """Let a network compute activations again in its backward pass, if that is asked for.
-
-    Raises:
-        InputError: if it cannot.
-    """
-    check_activations(network, config)
+    """Let a network compute activations again in its backward pass, if that is asked for."""
+    check_able(network, config)
     if config.gradient_checkpointing:
         enable: Any = network
         enable.enable_gradient_checkpointing()
 
 
-def check_activations(network: nn.Module, config: OptimizationConfig) -> None:
-    """Refuse ``gradient_checkpointing`` of a network that does not know how."""
+def check_able(network: nn.Module, config: OptimizationConfig) -> None:
+    """Refuse ``gradient_checkpointing`` of a network that does not know how, and a missing Adam."""
+    if config.use_8bit_adam:
+        _bitsandbytes()
     knows_how = getattr(network, "_supports_gradient_checkpointing", False)
     if config.gradient_checkpointing and not knows_how:
         requirement = f"must be left out: {type(network).__name__} does not know how"
@@ -381,16 +379,21 @@ def _make_optimizer(
     return torch.optim.Adam(**given) if config.optimizer == "adam" else torch.optim.SGD(**given)
 
 
-def _make_8bit_adam(
-    weights: list[nn.Parameter], config: OptimizationConfig
-) -> torch.optim.Optimizer:
-    """bitsandbytes' Adam, whose moments are in 8 bits (Dettmers et al. 2022)."""
+def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
         remedy = "pip install bitsandbytes, or leave it out"
-        requirement = "needs the package bitsandbytes, which is not installed"
-        raise InputError("use_8bit_adam", requirement, remedy=remedy) from error
+        need = "needs the package bitsandbytes, which is not installed"
+        raise InputError("use_8bit_adam", need, remedy=remedy) from error
+    return bitsandbytes
+
+
+def _make_8bit_adam(
+    weights: list[nn.Parameter], config: OptimizationConfig
+) -> torch.optim.Optimizer:
+    """bitsandbytes' Adam, whose moments are in 8 bits (Dettmers et al. 2022)."""
+    bitsandbytes = _bitsandbytes()
     is_decayed = config.optimizer == "adamw"
     kind = bitsandbytes.optim.AdamW8bit if is_decayed else bitsandbytes.optim.Adam8bit
     decay = config.weight_decay if is_decayed else 0.0

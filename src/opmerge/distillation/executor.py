@@ -36,7 +36,7 @@ from opmerge.distillation.targets import Part, StageTargets, Targets
 from opmerge.distillation.timing import Pace, seconds_of
 from opmerge.errors import InputError
 from opmerge.forecast.cost import operator_passes
-from opmerge.loop import Iteration, Trainer, check_activations, save_activations, seeded_generator
+from opmerge.loop import Iteration, Trainer, check_able, save_activations, seeded_generator
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.store import digest
@@ -52,7 +52,7 @@ def settled(config: DistillationConfig, network: nn.Module) -> DistillationConfi
     Raises:
         InputError: if they ask for what the network does not know.
     """
-    check_activations(network, config.optimization)
+    check_able(network, config.optimization)
     return config.for_network(family_of(config_of(network)).solves_linear_part)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,12 +29,21 @@ def teacher(tmp_path: Path) -> Path:
     ("asked", "name", "line"),
     [
         (["--gradient_checkpointing"], "out", "`gradient_checkpointing` must be left out"),
+        (["--use_8bit_adam"], "out", "`use_8bit_adam` needs the package bitsandbytes"),
         ([], os.fsdecode(b"out\x80"), "`output_dir` must be named in UTF-8"),
     ],
 )
 def test_before_the_teacher_is_measured(
-    teacher: Path, run: Run, seen: Seen, words: str, asked: list[str], name: str, line: str
+    teacher: Path,
+    run: Run,
+    seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    asked: list[str],
+    name: str,
+    line: str,
 ) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     command, *more = words.split()
     out = teacher.parent / name
     given = ("digits", "--teacher", teacher, "--steps", 4, *more, *asked, "--output_dir", out)
