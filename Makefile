@@ -119,7 +119,7 @@ constraints: $(VENV)/bin/python
 
 define pinned
 	cp $(2) pinned.new
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --no-header --no-annotate $(1) \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --no-annotate $(1) \
 	  --constraint - --output-file pinned.new pyproject.toml > /dev/null
 	{ echo "# $(3)"; sed 's/+cpu//' pinned.new | grep -vE '^(nvidia-|triton|cuda-)'; } > $(2)
 	rm pinned.new
