@@ -126,7 +126,7 @@ def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[
     from opmerge.distillation.sampling import decoded, draw_samples, is_image, told_of
 
     samplers: dict[str, Any] = {"teacher": spending.teacher}
-    samplers |= {each.name: spending.students.student(each.name) for each in trained}
+    samplers |= {each.name: spending.student(each.name) for each in trained}
     for name, sampler in samplers.items():
         told = told_of(sampler, spending.inputs)
         samples = draw_samples(sampler, _NUM_PICTURES, 0, _NUM_PICTURES, told=told)

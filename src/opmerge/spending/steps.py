@@ -15,6 +15,7 @@ from functools import cached_property
 
 from accelerate.utils import broadcast_object_list
 
+from opmerge.denoisers.models import Student
 from opmerge.distillation.free_step import num_batches
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.errors import InputError
@@ -72,6 +73,10 @@ class Spending(Order):
     def students(self) -> RunStudents:
         """All that was trained."""
         return RunStudents(self)
+
+    def student(self, name: str) -> Student:
+        """A student that was trained, by its name."""
+        return self.students.student(name)
 
     @property
     def not_foretold(self) -> list[str]:
