@@ -113,7 +113,7 @@ def run(
         }
         _write(spending, record)
         for entry in record["trained"]:
-            student = spending.students.folder_of(entry["name"])
+            student = spending.student_folder(entry["name"])
             _tell_card(student, entry, record)
             if pictures:
                 pair = pictures["teacher"], pictures[entry["name"]]

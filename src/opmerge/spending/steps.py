@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
@@ -77,6 +78,10 @@ class Spending(Order):
     def student(self, name: str) -> Student:
         """A student that was trained, by its name."""
         return self.students.student(name)
+
+    def student_folder(self, name: str) -> Path:
+        """Where that student lies."""
+        return self.students.folder_of(name)
 
     @property
     def not_foretold(self) -> list[str]:
