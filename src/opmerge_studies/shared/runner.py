@@ -236,7 +236,8 @@ def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) 
         results = parallel(calls)
     try:
         if noted:
-            results.throw(KeyboardInterrupt)
+            with _untold_in_threads():  # loky's manager, by results that come in meanwhile
+                results.throw(KeyboardInterrupt)
         for result in results:  # noqa: UP028 - closed below, and not by what closes this
             yield result
     except TerminatedWorkerError as error:
@@ -245,6 +246,16 @@ def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that what was still computed is broken off
             results.close()
+
+
+@contextmanager
+def _untold_in_threads() -> Iterator[None]:
+    """What threads fail with inside is not printed."""
+    before, threading.excepthook = threading.excepthook, lambda failed: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager
