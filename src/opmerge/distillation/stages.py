@@ -27,6 +27,7 @@ MANY_ITERATIONS = 1000
 """Enough for ``mean_passes`` to be that of a stage whose number is not known yet."""
 
 _RESOLVED = 1e-14  # relative: between the last two scales of a split that are tried
+_HAIR = 1e-12  # relative: far above rounding, far below what parts two scales
 _SHARE_OF_TRAINING = 0.5
 _FEWEST = 2
 
@@ -304,7 +305,8 @@ def plan_effort(
     while high - low > _RESOLVED * high:
         middle = (low + high) / 2
         low, high = (middle, high) if cost(counts_at(middle)) <= total else (low, middle)
-    return Effort(tuple(map(int, counts_at(low))))
+    # a hair below: there rounding parts merges that get an iteration more at the same scale
+    return Effort(tuple(map(int, counts_at(low * (1 - _HAIR)))))
 
 
 def merges_at(merges: Sequence[Merge], progress: float, curriculum: Curriculum) -> Sequence[Merge]:

@@ -75,17 +75,24 @@ def test_a_split_is_the_largest_that_the_budget_pays(
         return int(BATCH * (np.ceil(counts / reuse) @ children + 3 * counts.sum()))
 
     total = int(times * cost(np.ones(len(spans))))
-    best = counts = np.ones(len(spans))
+    best = np.ones(len(spans))
     scales = sorted(n / weight for weight in weights for n in range(1, total // (3 * BATCH) + 2))
     for scale in scales:
         counts = np.maximum(1, np.floor(scale * (1 + 1e-12) * weights))
         if cost(counts) > total:
             break
         best = counts
-    found = np.array(iterations(plan, str(total), budget_split=split, target_reuse=reuse))
-    assert cost(found) <= total
-    # the same, but where rounding parts two merges that get an iteration more at the same scale
-    assert np.all((best <= found) & (found <= counts))
+    given = {"budget_split": split, "target_reuse": reuse}
+    assert iterations(plan, str(total), **given) == tuple(best.astype(int))
+
+
+def test_merges_of_one_scale_get_their_iteration_together() -> None:
+    """Spans 2, 4 and 6 under p = 3 have 3, 24 and 81 from one scale on; below it 2, 23 and 80."""
+    plan = Plan.from_nested([[[[6, 5], 4, 3], 2, 1]])
+    below, at = (BATCH * np.dot(counts, (5, 6, 6)) for counts in ((2, 23, 80), (3, 24, 81)))
+    split = {"budget_split": "length:3"}
+    assert {iterations(plan, str(total), **split) for total in range(below, at)} == {(2, 23, 80)}
+    assert iterations(plan, str(at), **split) == (3, 24, 81)
 
 
 def test_even_is_the_same_for_all_and_length_a_power() -> None:
