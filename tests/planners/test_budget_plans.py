@@ -204,9 +204,10 @@ def test_a_frontier_needs_budgets_and_student_steps():
             frontier(a_table(8), PRIORS["mlp"], budgets, counts, COST)
 
 
-def test_plans_around_a_budget_are_read_as_they_were_found() -> None:
+@pytest.mark.parametrize("free_runs", [None, 100])
+def test_plans_around_a_budget_are_read_as_they_were_found(free_runs: int | None) -> None:
     table, law = a_table(8), PRIORS["mlp"]
-    found = plans_around(table, law, 2e5, [2, 1], COST, 60.0)
+    found = plans_around(table, law, 2e5, [2, 1], COST, 60.0, free_runs=free_runs)
     assert found.chosen in found.curve
     assert not found.is_cut
     assert {each.student_steps for each in found.curve} == {1, 2}
@@ -218,3 +219,17 @@ def test_plans_around_a_budget_are_read_as_they_were_found() -> None:
         np.testing.assert_allclose(
             one.best.forecast.draws, other.best.forecast.draws, rtol=1e-12, atol=0
         )
+
+
+def test_plans_for_other_budgets_land_where_that_of_the_budget_does() -> None:
+    table, law = a_table(8), PRIORS["mlp"]
+    without = plans_around(table, law, 2e5, [1, 2], COST, 60.0)
+    found = plans_around(table, law, 2e5, [1, 2], COST, 60.0, free_runs=100)
+    landing = found.chosen.best.plan.free_step
+    assert landing is not None
+    for one, other in zip(found.curve, without.curve, strict=True):
+        assert one.best.plan.free_step in (None, landing)
+        assert one.best.cost <= one.budget == other.budget
+        assert one.best.forecast.rms <= other.best.forecast.rms
+        assert one.least.forecast.rms <= other.least.forecast.rms
+        assert all(tie.low <= 1 <= tie.high for tie in one.ties)

@@ -87,7 +87,7 @@ def answer(
     computing = searching_seconds(seconds)
     with progress_bar(title) as report, time_limit(computing, report):
         given = table, law, spent.amount, counts, spent.charged, PLAN_SHARE * computing
-        found = plans_around(*given)
+        found = plans_around(*given, free_runs=premises.free_runs)
         chosen = found.chosen
         record = budget_record(problem, table, law, chosen, found.curve, spent.cost, *told)
     record["best"]["notes"] += [*premises.notes, *spent.notes, *_as_trained(spending)]

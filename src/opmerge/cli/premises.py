@@ -11,6 +11,7 @@ import opmerge
 from opmerge.cli.problems import read_schedule
 from opmerge.cli.progress import progress_bar
 from opmerge.errors import InputError
+from opmerge.settings.types import read_budget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,8 @@ class Premises:
         settings: of the runs that a calibration is for.
         guidance: of the teacher.
         is_solved: whether linear parts are solved, where the kind of network says so.
+        free_runs: runs of a teacher that a free first step is fitted to, as far as they are paid
+            for; None without a teacher.
         timed: what a budget of time is worth on this machine, for a teacher that was timed.
     """
 
@@ -43,6 +46,7 @@ class Premises:
     timed: Prices | None = None
     guidance: GuidanceRecord = field(default_factory=dict)
     is_solved: bool | None = None
+    free_runs: int | None = None
 
 
 def find_premises(
@@ -105,6 +109,7 @@ def _of_teacher(
     from opmerge.cli import networks
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
+    from opmerge.distillation.free_step import num_runs
     from opmerge.forecast import read_calibration
     from opmerge.measure.calibration import kept_table, law_prior
     from opmerge.measure.teacher_table import table_evaluations
@@ -144,5 +149,16 @@ def _of_teacher(
         prior = law_prior(teacher, is_solved)
         law, settings = prior.fitted(len(measured.table.sizes)), {}
         notes.append(f"without a calibration the law of merges is {law.source}: intervals are wide")
-    record = teacher.guidance_record
-    return Premises(schedule, measured.table, law, tuple(notes), settings, timed, record, is_solved)
+    is_paid = read_budget(spending.budget or "")[1] != "iterations"
+    runs = num_runs(teacher, optimization.global_batch_size(accelerator.num_processes))
+    return Premises(
+        schedule,
+        measured.table,
+        law,
+        tuple(notes),
+        settings,
+        timed,
+        teacher.guidance_record,
+        is_solved,
+        runs if is_paid else 0,
+    )

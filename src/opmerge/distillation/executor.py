@@ -22,7 +22,7 @@ from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import NoiseInputs, ScaledInputs, TrainingInputs
 from opmerge.denoisers.models import Student, Teacher, compose
 from opmerge.distillation.adapters import Adapters
-from opmerge.distillation.free_step import fit_free_step, num_batches
+from opmerge.distillation.free_step import fit_free_step, num_runs
 from opmerge.distillation.memory import working_bytes
 from opmerge.distillation.operators import LinearParts, Operators, pack, unpack
 from opmerge.distillation.stages import (
@@ -276,7 +276,7 @@ class Distillation:
             return 0
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
         passes = self.teacher.evaluations(self.plan.num_steps, self.plan.free_step)
-        return num_batches(self.teacher, size) * size * passes
+        return num_runs(self.teacher, size) * passes
 
     def _fit_free_step(self) -> None:
         """Fit the plan's free step, unless it has none or a checkpoint had it."""

@@ -39,6 +39,11 @@ def num_batches(teacher: Teacher, batch_size: int) -> int:
     return math.ceil(max(_FEWEST_PAIRS, _PAIRS_PER_REGRESSOR * regressors) / batch_size)
 
 
+def num_runs(teacher: Teacher, batch_size: int) -> int:
+    """Those of these batches."""
+    return batch_size * num_batches(teacher, batch_size)
+
+
 def free_jump(ddim: DDIM, landing: int, part: LinearPart) -> Jump:
     """The jump from T to ``landing`` of a map of z_T."""
     start = ddim.num_steps

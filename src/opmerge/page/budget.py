@@ -62,7 +62,8 @@ def budget_sections(record: Record) -> Iterator[Section]:
         "The least error that is forecast at each cost, as a share of the teacher's spread, one "
         "line for each number of student steps K; bands hold 90 %. Dashed: the budget. The "
         "diamond is the plan of this page"
-        + (" with its free first step, which the lines leave out." if has_free_step else "."),
+        + (", whose free first step those of the lines have too where it gains." * has_free_step)
+        + "." * (not has_free_step),
         frontier_figure(record),
         frontier_table(record),
     )

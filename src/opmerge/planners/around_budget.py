@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from opmerge.clock import Tell, seconds_left, time_limit
+from opmerge.clock import Tell, seconds_left, time_limit, while_time
 from opmerge.forecast import FittedLaw, TeacherTable, forecast
 from opmerge.forecast.cost import IterationCost
 from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier, plan_for_budget, tie_of
+from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan
 
 CUT_SHORT = "the search was cut short: one of more seconds may find a better plan, and more budgets"
@@ -57,12 +58,34 @@ def plans_around(
     cost: IterationCost,
     max_seconds: float,
     tell: Tell | None = None,
+    free_runs: float | None = None,
 ) -> PlansAround:
     """``frontier`` around a budget; where the time is up before its own plan, that of the first K.
+
+    Args:
+        max_seconds: of the search around, and as many of each that may follow it.
+        free_runs: teacher runs that a free first step is fitted to; by default none is proposed.
+            Where the plan of the budget begins with one, plans of others may, landing there too.
 
     Raises:
         InputError: as ``plan_for_budget``.
     """
+    plans = _plans_around(table, law, budget, student_steps, cost, max_seconds, tell)
+    if free_runs is None:
+        return plans
+    with time_limit(max_seconds, tell):
+        return _with_free_steps(plans, table, law, cost, free_runs)
+
+
+def _plans_around(
+    table: TeacherTable,
+    law: FittedLaw,
+    budget: float,
+    student_steps: Sequence[int],
+    cost: IterationCost,
+    max_seconds: float,
+    tell: Tell | None,
+) -> PlansAround:
     with time_limit(max_seconds, tell):
         curve = frontier(table, law, [each * budget for each in _FACTORS], student_steps, cost)
         is_cut = seconds_left() < 0
@@ -72,6 +95,30 @@ def plans_around(
     with time_limit(max_seconds, tell):  # or else the budget does not suffice
         chosen = plan_for_budget(table, law, budget, student_steps[0], cost)
     return PlansAround(chosen, tuple(curve), is_cut)
+
+
+def _with_free_steps(
+    plans: PlansAround, table: TeacherTable, law: FittedLaw, cost: IterationCost, runs: float
+) -> PlansAround:
+    def led(result: BudgetResult, landings: Iterable[int] | None) -> BudgetResult:
+        count = result.student_steps
+        given = table, law, result.budget, result.best, count, cost, runs, landings
+        best = with_free_step(*given)
+        if best.plan.free_step is None:
+            return result
+        least = min(best, result.least, key=lambda each: each.forecast.rms)
+        ties = (tie_of(tie.plan, least, law.scatter) for tie in result.ties)
+        told = tuple(tie for tie in ties if tie is not None)
+        return replace(result, best=best, least=least, ties=told)
+
+    chosen = led(plans.chosen, None)
+    if (landing := chosen.best.plan.free_step) is None:
+        return plans
+    curve = list(plans.curve)
+    for place in while_time(range(len(curve)), "plans with a free step"):
+        of_chosen = curve[place] == plans.chosen
+        curve[place] = chosen if of_chosen else led(curve[place], [landing])
+    return PlansAround(chosen, tuple(curve), plans.is_cut or seconds_left() < 0)
 
 
 def _result_to_dict(result: BudgetResult) -> dict[str, Any]:
@@ -90,6 +137,7 @@ def _plan_to_dict(planned: BudgetPlan) -> dict[str, Any]:
     return {
         "name": planned.name,
         "students": planned.plan.to_nested(),
+        "free_start": planned.plan.free_start,
         "iterations": list(planned.iterations),
         "cost": planned.cost,
     }
@@ -115,6 +163,7 @@ class _Reader:
         )
 
     def _plan(self, data: Mapping[str, Any]) -> BudgetPlan:
-        plan, iterations = Plan.from_nested(data["students"]), tuple(data["iterations"])
+        plan = Plan.from_nested(data["students"], data.get("free_start"))
+        iterations = tuple(data["iterations"])
         expected = forecast(self.law, self.table, plan, iterations)
         return BudgetPlan(data["name"], plan, iterations, data["cost"], expected)

@@ -50,7 +50,8 @@ class BudgetPlan:
     Args:
         name: of the strategy, or ``search``.
         iterations: one a merge, in the order of execution.
-        cost: network evaluations of whole batches, all merges together.
+        cost: network evaluations of whole batches, all merges together, and of the teacher runs
+            that a free step is fitted to.
         forecast: the paired error, with its 90 % interval.
     """
 

@@ -16,6 +16,7 @@ from opmerge.plans import PlanFile
 from opmerge.plans.drawing import recorded_plan
 from opmerge.problem import Problem
 from opmerge.settings.guidance import GuidanceRecord
+from opmerge.settings.types import read_budget
 
 
 def budget_record(
@@ -46,12 +47,17 @@ def budget_record(
     linear = PlannerResult(best, 0.0, "budget", 0.0)
     record = plan_record(problem, linear, outcomes, at_equal_cost)
 
+    counts_iterations = read_budget(told)[1] == "iterations"
+
+    def evaluations(planned: BudgetPlan) -> float:
+        return cost.of_plan(planned.plan, planned.iterations) if counts_iterations else planned.cost
+
     def entry(planned: BudgetPlan) -> dict[str, Any]:
         expected, least = planned.forecast, result.least.forecast
         low, high = ratio_interval(expected, least, law.scatter) if least.rms else (1.0, 1.0)
         return {
             "iterations": list(planned.iterations),
-            "cost": _evaluations(planned, cost),
+            "cost": evaluations(planned),
             "paired_rms": expected.rms,
             "low": expected.low,
             "high": expected.high,
@@ -70,13 +76,12 @@ def budget_record(
     record["equal"] = None
     if result.equal is not None:
         record["equal"] = {"name": result.equal.name, **entry(result.equal)}
-    is_in_evaluations = result.best.cost == record["best"]["cost"]
     record["ties"] = [tie.plan.name for tie in result.ties]
-    record["frontier"] = [_row(each, cost) for each in curve]
+    record["frontier"] = [_row(each, evaluations(each.least)) for each in curve]
     record["budget"] = {
         "told": told,
         "amount": result.budget,
-        "evaluations": result.budget if is_in_evaluations else record["best"]["cost"],
+        "evaluations": record["best"]["cost"] if counts_iterations else result.budget,
         "batch": cost.batch,
         "reuse": cost.reuse,
         "linear_part": "solve" if table.is_nonlinear else "train",
@@ -108,12 +113,12 @@ def budget_plan_file(problem: Problem, record: Mapping[str, Any]) -> PlanFile:
     )
 
 
-def _row(result: BudgetResult, cost: IterationCost) -> dict[str, Any]:
+def _row(result: BudgetResult, cost: float) -> dict[str, Any]:
     least = result.least.forecast
     return {
         "student_steps": result.student_steps,
         "budget": result.budget,
-        "cost": _evaluations(result.least, cost),
+        "cost": cost,
         "paired_rms": least.rms,
         "low": least.low,
         "high": least.high,
@@ -128,16 +133,14 @@ def _row(result: BudgetResult, cost: IterationCost) -> dict[str, Any]:
 
 
 def _structure(planned: BudgetPlan) -> dict[str, Any]:
+    free = planned.plan.free_step
     return {
+        **({} if free is None else {"free_step": free}),
         "boundaries": list(planned.plan.boundaries),
         "merge_list": [
             {"boundaries": list(merge.boundaries), "share": 0.0} for merge in planned.plan.merges
         ],
     }
-
-
-def _evaluations(planned: BudgetPlan, cost: IterationCost) -> float:
-    return cost.of_plan(planned.plan, planned.iterations)
 
 
 def _ratio(error: float, least: float) -> float | None:

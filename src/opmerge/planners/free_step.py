@@ -7,13 +7,17 @@ less to learn. Nothing is proved, as of all plans for a budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
+from opmerge.clock import while_time
 from opmerge.forecast import FittedLaw, TeacherTable, forecast
 from opmerge.forecast.cost import IterationCost
 from opmerge.planners.budget import BudgetPlan, equal_angle_boundaries, plan_for_budget
 from opmerge.plans import Plan
+from opmerge.plans.strategies import windowed_strategy
 
 # Landings, as shares of the nodes below T. Students that start further down learn noised data,
 # which are few: there forecasts were too good by a third (digits, T = 32, from step 20).
@@ -29,6 +33,7 @@ def with_free_step(
     student_steps: int,
     cost: IterationCost,
     runs: float,
+    landings: Iterable[int] | None = None,
 ) -> BudgetPlan:
     """The plan of least forecast among some with a free step, or ``without`` if none is worth it.
 
@@ -36,10 +41,11 @@ def with_free_step(
         budget: of the students and of the runs that the step is fitted to.
         without: the plan for the budget that has no free step.
         runs: teacher runs, from T to where the step lands.
+        landings: where it may; by default some nodes of the first quarter.
     """
     found = [
         planned
-        for step in _landings(table, student_steps)
+        for step in while_time(landings or _landings(table, student_steps))
         if table.free_error(step).sum() < without.forecast.rms**2
         and (planned := _planned(table, law, budget, step, student_steps, cost, runs)) is not None
     ]
@@ -71,10 +77,12 @@ def _planned(
         law=replace(law.law, first=1.0),
         draws=tuple(replace(each, first=1.0) for each in law.draws),
     )
-    if left <= cost.batch * (cost.teacher_passes(step, 0) + cost.student_passes):
+    windows = equal_angle_boundaries(below_it, student_steps)
+    cheapest = windowed_strategy("vanilla", windows)
+    if left < cost.of_plan(cheapest, np.ones(len(cheapest.merges))):
         return None
     best = plan_for_budget(below_it, below, left, student_steps, cost).best
-    if list(best.plan.boundaries) != equal_angle_boundaries(below_it, student_steps):
+    if list(best.plan.boundaries) != windows:
         return None  # far from what was measured of free steps
     plan = Plan(best.plan.students, table.num_steps)
     expected = forecast(law, table, plan, best.iterations)

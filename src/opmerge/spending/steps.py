@@ -17,7 +17,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 
 from opmerge.denoisers.models import Student
-from opmerge.distillation.free_step import num_batches
+from opmerge.distillation.free_step import num_batches, num_runs
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Trial, forecast, law_after
@@ -25,7 +25,6 @@ from opmerge.forecast.cost import IterationCost
 from opmerge.measure.calibration_budget import CalibrationSize
 from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
 from opmerge.planners.budget import BudgetPlan
-from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Merge, Plan, build_strategy
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spending.knowledge import Knowledge, knowledge_of, probes_of, samples_without_probes
@@ -139,6 +138,7 @@ class Spending(Order):
             "cost": repr(self.prices.cost),
             "law": law.to_dict(),
             "table": hashlib.sha256(arrays).hexdigest(),
+            "free_runs": self._free_runs,
         }
         found = [None]
         if self.accelerator.is_main_process:
@@ -159,7 +159,7 @@ class Spending(Order):
             self.report("planning", min(time.monotonic() - begin, seconds), seconds)
 
         given = table, law, self.left, [self.asked.student_steps], self.prices.cost
-        return plans_around(*given, seconds / 2, tell)  # and as much for a plan of the budget
+        return plans_around(*given, seconds / 3, tell, self._free_runs)  # for three searches
 
     @cached_property
     def chosen(self) -> Candidate:
@@ -189,11 +189,8 @@ class Spending(Order):
     def _piloted(self) -> Candidate:
         """Of the plans that forecasts do not tell apart, and of the learning rates, those that
         short runs are for."""
-        least = self._with_free_step(self.plans.chosen.best)
-        plans = [
-            least,
-            *(tie.plan for tie in self.plans.chosen.ties if least == self.plans.chosen.best),
-        ]
+        best, ties = self.plans.chosen.best, self.plans.chosen.ties
+        plans = [best, *(tie.plan for tie in ties if best.plan.free_step is None)]
         distinct = {planned.plan: planned for planned in reversed(plans[:_MOST_PLANS])}
         candidates = [
             Candidate(planned, rate)
@@ -208,12 +205,11 @@ class Spending(Order):
         """What the first of the short runs of so many candidates may cost."""
         return self.pilot_budget / math.ceil(math.log2(count)) / count
 
-    def _with_free_step(self, best: BudgetPlan) -> BudgetPlan:
+    @property
+    def _free_runs(self) -> int:
+        """Teacher runs that a free step is fitted to, as far as they are paid for."""
         size = self.config.optimization.global_batch_size(self.accelerator.num_processes)
-        runs = 0 if self.prices.counts_iterations else size * num_batches(self.teacher, size)
-        table, law = self.knowledge.table, self.knowledge.law
-        given = table, law, self.left, best, self.asked.student_steps, self.prices.cost, runs
-        return with_free_step(*given)
+        return 0 if self.prices.counts_iterations else num_runs(self.teacher, size)
 
     def _after_a_short_run(self, candidate: Candidate, budget: float) -> float:
         """The error to be expected of a candidate, from what a run of so much left.

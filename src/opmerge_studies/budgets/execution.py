@@ -13,7 +13,7 @@ import torch
 from opmerge.data import Source, open_source
 from opmerge.denoisers.inputs import load_labels
 from opmerge.distillation.executor import Distillation, settled
-from opmerge.distillation.free_step import num_batches
+from opmerge.distillation.free_step import num_runs
 from opmerge.forecast import FittedLaw, TeacherTable
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
@@ -103,8 +103,7 @@ class Execution:
     @property
     def free_runs(self) -> int:
         """Teacher runs that a free step is fitted to."""
-        size = self.settings.optimization.global_batch_size(1)
-        return size * num_batches(self.teacher, size)
+        return num_runs(self.teacher, self.settings.optimization.global_batch_size(1))
 
     @cached_property
     def knowledge(self) -> Knowledge:
