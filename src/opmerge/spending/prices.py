@@ -54,6 +54,21 @@ class Prices:
         return f"{part * self.amount:.0f}{'it' if self.counts_iterations else ''}"
 
 
+def cost_of_training(
+    teacher: Teacher, config: DistillationConfig, num_processes: int = 1
+) -> IterationCost:
+    """The cost of students that are trained so, in network evaluations."""
+    batch = config.optimization.global_batch_size(num_processes)
+    is_solved = config.linear_part == "solve"
+    return IterationCost(
+        batch,
+        config.target_reuse,
+        is_solved,
+        guided_steps=teacher.guided_steps,
+        fewest=fewest_targets(math.prod(teacher.sample_shape), batch) if is_solved else 0,
+    )
+
+
 def priced(
     budget: str,
     teacher: Teacher,
@@ -64,15 +79,7 @@ def priced(
 ) -> Prices:
     """A budget's prices; for a time an iteration is timed first, once for all resumptions."""
     amount, unit = read_budget(budget)
-    batch = config.optimization.global_batch_size(accelerator.num_processes)
-    is_solved = config.linear_part == "solve"
-    cost = IterationCost(
-        batch,
-        config.target_reuse,
-        is_solved,
-        guided_steps=teacher.guided_steps,
-        fewest=fewest_targets(math.prod(teacher.sample_shape), batch) if is_solved else 0,
-    )
+    cost = cost_of_training(teacher, config, accelerator.num_processes)
     if unit == "evaluations":
         return Prices(budget, amount, cost)
     if unit == "iterations":
@@ -83,4 +90,4 @@ def priced(
     step = times.iteration
     a_pass = max(times.passes, _LEAST_PASS * step)
     cost = replace(cost, student_passes=step / a_pass)
-    return Prices(budget, amount * batch / a_pass, cost, a_pass / batch)
+    return Prices(budget, amount * cost.batch / a_pass, cost, a_pass / cost.batch)

@@ -22,7 +22,15 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LinearPartChoice, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig
-from opmerge.settings.types import Budget, Count, Distinct, Positive, Rising, read_budget
+from opmerge.settings.types import (
+    Budget,
+    Count,
+    Distinct,
+    NonNegative,
+    Positive,
+    Rising,
+    read_budget,
+)
 from opmerge_studies.shared import Runner, Study
 
 if TYPE_CHECKING:
@@ -47,7 +55,12 @@ class BudgetsSettings(Settings):
     labels: str | None = option(
         None,
         "classes of the samples, for Fréchet distances in features of a classifier: a .npy file of "
-        "integers; digits have their own",
+        "integers, or the .npz file of images that has them; digits have their own",
+    )
+    guidance_scale: NonNegative | None = option(
+        None,
+        "of a teacher that is told the classes, at two evaluations a step; 1 tells them alone, and "
+        "by default nothing is told",
     )
     vae: str | None = option(
         None, "a saved autoencoder whose latents the data are: students are measured decoded, too"
@@ -97,6 +110,17 @@ class BudgetsSettings(Settings):
         if read_budget(self.calibration_budget)[1] != "evaluations":
             requirement = "must be network evaluations, as the other budgets are"
             raise InputError("calibration_budget", requirement, self.calibration_budget)
+        if self.guidance_scale is not None and self.known_labels is None:
+            requirement = "must come with the classes that the teacher is told"
+            raise InputError("guidance_scale", requirement, self.guidance_scale, "set labels")
+        is_trained = self.guidance_scale not in (None, 1) and self.teacher_folder is None
+        if is_trained and not self.teacher.label_dropout:
+            raise InputError(
+                "guidance_scale",
+                "must be of a teacher that also knows no class",
+                self.guidance_scale,
+                "set teacher.label_dropout=0.1",
+            )
         if self.optimization.learning_rate != OptimizationConfig().learning_rate:
             raise InputError(
                 "optimization.learning_rate",
@@ -181,9 +205,7 @@ def run(settings: BudgetsSettings, runner: Runner) -> dict[str, Any]:
     execution = Execution(settings, source, runner)
     knowledge = execution.knowledge
     field = [
-        each
-        for count in settings.student_steps
-        for each in contenders(settings, count, execution.config, knowledge, execution.free_runs)
+        each for count in settings.student_steps for each in contenders(settings, count, execution)
     ]
     cells = execution.train(field)
     rows = [

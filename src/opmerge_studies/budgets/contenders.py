@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from opmerge.distillation.stages import TargetLimits, plan_effort, plan_stages
 from opmerge.forecast import forecast
-from opmerge.forecast.cost import IterationCost, fewest_targets
 from opmerge.planners.budget import plan_for_budget
 from opmerge.planners.free_step import with_free_step
 from opmerge.planners.splits import Splitter, jumps_of
@@ -16,32 +15,21 @@ from opmerge.settings.distillation import DistillationConfig
 from opmerge_studies.budgets import PLANNED, BudgetsSettings, Contender
 
 if TYPE_CHECKING:
-    from opmerge_studies.budgets.execution import Knowledge
+    from opmerge_studies.budgets.execution import Execution
 
 _SPLIT_WORDS = {"law": "", "length": ", length split", "even": ", even split"}
 
 
 def contenders(
-    settings: BudgetsSettings,
-    student_steps: int,
-    config: DistillationConfig,
-    knowledge: Knowledge,
-    free_runs: int,
+    settings: BudgetsSettings, student_steps: int, execution: Execution
 ) -> list[Contender]:
     """The distinct contenders of every budget; hand plans that it does not pay for are left out.
-
-    Args:
-        config: of all trainings, with ``linear_part`` decided.
-        free_runs: teacher runs that a free step is fitted to.
 
     Raises:
         InputError: if a budget does not pay for an iteration of every merge of any plan.
     """
-    batch = config.optimization.global_batch_size(1)
-    is_solved = config.linear_part == "solve"
-    fewest = fewest_targets(knowledge.table.num_dimensions, batch) if is_solved else 0
-    cost = IterationCost(batch, config.target_reuse, is_solved, fewest=fewest)
-    law, table = knowledge.law, knowledge.table
+    config, cost, free_runs = execution.config, execution.cost, execution.free_runs
+    law, table = execution.knowledge.law, execution.knowledge.table
     splitter, field = Splitter(table, law.law, cost), []
     for budget in settings.budgets:
         best = plan_for_budget(table, law, budget, student_steps, cost).best
@@ -54,7 +42,7 @@ def contenders(
         named.setdefault((planned.plan, planned.iterations), []).append(PLANNED)
         for (plan, iterations), names in named.items():
             is_planned = PLANNED in names
-            total = planned.cost if is_planned else cost.total(_children(plan), iterations)
+            total = planned.cost if is_planned else cost.of_plan(plan, iterations)
             expected = forecast(law, table, plan, iterations)
             key = tuple(names), student_steps, budget
             field.append(Contender(*key, plan, iterations, total, expected))
@@ -79,10 +67,6 @@ def _hand_plans(
                 counts = splitter.best(jumps, budget).iterations.tolist()
             else:
                 asked = config.replaced(budget=f"{budget:.0f}", budget_split=split)
-                limits = TargetLimits(fewest=splitter.cost.fewest)
+                limits = TargetLimits(splitter.cost.guided_steps, fewest=splitter.cost.fewest)
                 counts = plan_effort(plan_stages(plan), asked, limits=limits).iterations
             yield f"{name}{_SPLIT_WORDS[split]}", plan, tuple(counts)
-
-
-def _children(plan: Plan) -> list[int]:
-    return [merge.num_children for merge in plan.merges]

@@ -15,13 +15,16 @@ from opmerge.denoisers.inputs import load_labels
 from opmerge.distillation.executor import Distillation, settled
 from opmerge.distillation.free_step import num_runs
 from opmerge.forecast import FittedLaw, TeacherTable
+from opmerge.forecast.cost import IterationCost
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.evaluation import evaluate_student
 from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
+from opmerge.settings.guidance import GuidanceOptions
 from opmerge.spectra import Spectrum, estimate_spectrum
 from opmerge.spending import Spending, Trained, learning_rates, priced
+from opmerge.spending.prices import cost_of_training
 from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
 from opmerge_studies.shared.decoding import Decoded
@@ -79,16 +82,21 @@ class Execution:
     """Trains students of one teacher, loaded or trained once.
 
     Raises:
-        InputError: if the teacher has classes, or there are several processes.
+        InputError: if the teacher is told something else than the settings say, or there are
+            several processes.
     """
 
     def __init__(self, settings: BudgetsSettings, source: Source, runner: Runner) -> None:
         self.settings, self.runner = settings, runner
         given = settings.teacher, settings.teacher_folder, settings.steps
-        school = open_school(source, *given, runner)
+        scale, told = settings.guidance_scale, None
+        if scale is not None and settings.known_labels is not None:
+            told = load_labels(settings.known_labels, source.num_samples)
+        school = open_school(source, *given, runner, told)
         self._source, self._inputs = source, school.inputs
         self._accelerator = own_accelerator(settings.optimization, runner.folder)
-        self.teacher = school.teacher.to(self._accelerator.device)
+        guidance = GuidanceOptions(guidance_scale=None if scale is None else repr(scale))
+        self.teacher = school.teacher.guided(guidance).to(self._accelerator.device)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -104,6 +112,11 @@ class Execution:
     def free_runs(self) -> int:
         """Teacher runs that a free step is fitted to."""
         return num_runs(self.teacher, self.settings.optimization.global_batch_size(1))
+
+    @property
+    def cost(self) -> IterationCost:
+        """Of the students."""
+        return cost_of_training(self.teacher, self.config)
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -238,6 +251,8 @@ class Execution:
             "network": type(self.teacher.network).__name__,
             "parameters": sum(p.numel() for p in self.teacher.network.parameters()),
             "teacher_digest": self.teacher.digest,
+            "classes": self.teacher.num_classes,
+            "guidance": dict(self.teacher.guidance_record),
             "spectrum_samples": self.spectrum.num_samples,
             "linear_part": self.config.linear_part,
             "learning_rate": self.config.optimization.learning_rate,

@@ -41,7 +41,7 @@ def distil_on_latents(settings: CelebaSettings, encoding: Encoding) -> dict[str,
     )
     runner = replace(encoding.runner, folder=encoding.runner.folder / "networks")
     execution = Execution(asked, open_source(asked.source), runner)
-    field = contenders(asked, 1, execution.config, execution.knowledge, execution.free_runs)
+    field = contenders(asked, 1, execution)
     trained = [
         (contender, seed, cell)
         for contender, of_seeds in zip(field, execution.train(field), strict=True)

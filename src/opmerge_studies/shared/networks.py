@@ -13,6 +13,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from opmerge.data import Source
+from opmerge.denoisers.conditions import check_told
+from opmerge.denoisers.denoiser import as_condition
 from opmerge.denoisers.inputs import DataInputs, load_samples, network_shape
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.denoisers.teacher_folder import load_teacher
@@ -40,33 +42,34 @@ class School:
 
 
 def open_school(
-    source: Source, config: TeacherConfig, folder: str | None, steps: int, runner: Runner
+    source: Source,
+    config: TeacherConfig,
+    folder: str | None,
+    steps: int,
+    runner: Runner,
+    labels: Tensor | None = None,
 ) -> School:
     """The teacher of a folder, or one that is trained once and kept in ``teacher/`` of the run.
 
+    With (N,) labels it is told classes.
+
     Raises:
-        InputError: if the teacher of the folder has classes, or does not fit the data, or there
-            are several processes.
+        InputError: if the teacher of the folder is told something else, or does not fit the data,
+            or there are several processes.
     """
     teacher = None
     if folder is not None:
         teacher = load_teacher(folder, steps)
-        if teacher.num_classes is not None:
-            raise InputError(
-                "teacher_folder",
-                "must hold a network without classes",
-                f"{teacher.num_classes} classes",
-                "train it without labels, or leave it out for the study to train one",
-            )
+        check_told(teacher.needs, as_condition(labels))
     shape = network_shape(source) if teacher is None else teacher.sample_shape
     with runner.progress("reading", source.num_samples) as report:
         data = load_samples(source, shape, runner.folder, report)
-    inputs = DataInputs(data)
-    return School(teacher or _trained_teacher(config, inputs, steps, runner), inputs)
+    inputs = DataInputs(data, as_condition(labels))
+    return School(teacher or _trained_teacher(config, inputs, labels, steps, runner), inputs)
 
 
 def _trained_teacher(
-    config: TeacherConfig, inputs: DataInputs, steps: int, runner: Runner
+    config: TeacherConfig, inputs: DataInputs, labels: Tensor | None, steps: int, runner: Runner
 ) -> Teacher:
     identity = {
         "teacher": config.model_dump(mode="json", exclude={"optimization"}),
@@ -76,7 +79,7 @@ def _trained_teacher(
 
     def train() -> None:
         accelerator = own_accelerator(config.optimization, runner.folder)
-        records = train_teacher(config, inputs.data, None, accelerator, runner.folder, "latest")
+        records = train_teacher(config, inputs.data, labels, accelerator, runner.folder, "latest")
         with runner.progress("training the teacher", config.num_iterations) as report:
             for record in records:
                 report(record.iteration)

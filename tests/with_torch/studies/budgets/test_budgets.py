@@ -181,6 +181,28 @@ def test_a_run_pays_for_its_planning(record: Record) -> None:
         assert row["run"] in [each["measured"] for each in spent]
 
 
+def test_students_of_a_guided_teacher_cost_its_second_passes(tmp_path: Path) -> None:
+    settings = small(
+        student_steps=(1,),
+        budgets=BUDGETS[1:],
+        plans=("vanilla",),
+        guidance_scale=2.0,
+        teacher=TINY.teacher.replaced(label_dropout=0.2),
+        with_run=False,
+    )
+    record = run(settings, tmp_path)
+    teacher = load_teacher(tmp_path / "teacher", 4)
+    assert (teacher.num_classes, record["network"]["guidance"]["scale"]) == (10, 2.0)
+    assert record["network"]["teacher_digest"] != teacher.digest
+    for row in record["tables"]["cells"]:
+        (entry,) = (each for each in record["plans"] if each["plan"] == row["plan"])
+        if row["plan"] != PLANNED:  # four steps of two passes each and a solved linear part, R = 4
+            (count,) = entry["iterations"]
+            targets = max(np.ceil(count / 4), COST.fewest)
+            assert row["cost"] == 32 * (targets * (2 * 4 + 1) + 3 * count)
+        assert row["measured"] > 0
+
+
 def test_what_is_finished_is_not_done_again(record: Record, folder: Path) -> None:
     """A lost cell, and one that is damaged, are made again as they were; nothing else is."""
     cells = sorted((folder / "cells").iterdir())
@@ -308,6 +330,11 @@ def test_a_law_that_is_fitted_to_probes(folder: Path, tmp_path: Path) -> None:
         ({"seeds": ()}, "`seeds` must be given"),
         ({"num_samples": 3}, "`num_samples` must be >= 4"),
         ({"splits": ("halves",)}, "`splits.* must be"),
+        ({"guidance_scale": 2.0}, "`guidance_scale` must be of a teacher that also knows no class"),
+        (
+            {"source": "patches", "guidance_scale": 1.0},
+            "`guidance_scale` must come with the classes",
+        ),
         ({"calibration_budget": "2h"}, "`calibration_budget` must be network evaluations"),
         (
             {"optimization": OptimizationConfig(learning_rate=0.1)},
