@@ -62,8 +62,18 @@ class Answered:
     @property
     def regrets(self) -> Any:
         """Of the study `budgets`: its rows of regret, each with how the planner's plan stands."""
-        rows, cells = pd.DataFrame(self.tables["regret"]), pd.DataFrame(self.tables["cells"])
-        return rows.assign(standing=standing(rows, cells))
+        rows = pd.DataFrame(self.tables["regret"])
+        return rows.assign(standing=standing(rows, self.budget_cells))
+
+    @property
+    def budget_cells(self) -> Any:
+        """Of the study `budgets`: what was forecast and measured, a row for a plan and seed."""
+        return pd.DataFrame(self.tables["cells"])
+
+    @property
+    def agreements(self) -> Any:
+        """Of the study `budgets`: how forecasts agree, a row for each seed and K."""
+        return pd.DataFrame(self.tables["agreement"]).query("student_steps != 'all'")
 
     @property
     def held(self) -> int:
@@ -114,6 +124,8 @@ def documents(root: Path) -> dict[Path, str]:
         "studies": studies,
         "budgets_of": budgets_of,
         "regrets": pd.concat([each.regrets for each in budgets_of.values()]),
+        "budget_cells": pd.concat([each.budget_cells for each in budgets_of.values()]),
+        "agreements": pd.concat([each.agreements for each in budgets_of.values()]),
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
         "face_beta": read_record("celeba", records / "celeba-faces-beta.json.gz"),
