@@ -30,12 +30,7 @@ if TYPE_CHECKING:
         diffusers_schedule,
         resolve_schedule,
     )
-    from opmerge.spectra import (
-        Spectrum,
-        eigenvalue_spectrum,
-        estimate_spectrum,
-        resolve_spectrum,
-    )
+    from opmerge.spectra import Spectrum, eigenvalue_spectrum, estimate_spectrum, resolve_spectrum
     from opmerge.training import (
         EMAFlow,
         GammaRates,

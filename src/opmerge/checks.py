@@ -8,8 +8,8 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 
 LONGEST = 100_000
@@ -48,7 +48,7 @@ def check_number(key: str, value: object) -> float:
     raise InputError(key, "must be a finite number", repr(value))
 
 
-def check_vector(key: str, values: object) -> NDArray[np.float64]:
+def check_vector(key: str, values: object) -> Array:
     """A read-only copy in float64."""
     try:
         array = np.asarray(values)

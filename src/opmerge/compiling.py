@@ -73,6 +73,6 @@ def kernel(**options: Any) -> Callable[[_Function], _Function]:
         made: Any = numba.njit(**options)(function)
         with suppress(RuntimeError, OSError):  # an install and a home that are not ours to write
             made._cache = _Cache(function)
-        return made  # type: ignore[no-any-return]
+        return made
 
     return compiled

@@ -17,8 +17,9 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number, check_vector
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
@@ -29,8 +30,6 @@ from opmerge.training import GradientFlow, TrainingModel
 Start = Literal["network", "teacher"]
 """What a merge that begins with a teacher step starts from: what the copied network says, which is
 told its condition and is not guided (w = 1), or what the guided teacher says."""
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +123,7 @@ class GuidedProblem:
 
     def composite(self, start: int, stop: int) -> Array:
         """(d, 2) the teacher's own operator start → stop."""
-        row: Array = self._composites[start, stop]
-        return row
+        return self._composites[start, stop]
 
     @cached_property
     def _composites(self) -> Array:
@@ -152,8 +150,7 @@ class GuidedProblem:
         """(T+1, d, 2, 2) ρ(G): the retention of G's eigenvalues along its eigenvectors."""
         values, vectors = np.linalg.eigh(self.moments)
         left = self.training.retention(np.maximum(values, 0.0))
-        kept: Array = np.einsum("tdij,tdj,tdkj->tdik", vectors, left, vectors)
-        return kept
+        return np.einsum("tdij,tdj,tdkj->tdik", vectors, left, vectors)
 
     @property
     def _numbers(self) -> range:
@@ -256,8 +253,7 @@ def contraction_thresholds(share: ArrayLike, scale: float) -> tuple[Array, Array
 
 def _square(rows: Array, moments: Array) -> Array:
     """(d,) rowᵀ G row."""
-    squares: Array = np.einsum("di,dij,dj->d", rows, moments, rows)
-    return squares
+    return np.einsum("di,dij,dj->d", rows, moments, rows)
 
 
 def _deviation(

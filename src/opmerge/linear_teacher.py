@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 
@@ -24,8 +25,6 @@ SMALLEST_EIGENVALUE = 1e-100
 # <v_i, v_j> is 0 from pure noise to clean data, and so is A_1 when T = 1; logarithms stay finite.
 _RIGHT_ANGLE = 1e-300
 _LARGEST_TANGENT = 1e100
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +93,7 @@ class LinearTeacher:
 
     def log_composite(self, stop: int, start: int) -> Array:
         """(d,) log P(stop, start), the teacher's own product of steps start, …, stop + 1."""
-        composite: Array = self.log_products[stop] - self.log_products[start]
-        return composite
+        return self.log_products[stop] - self.log_products[start]
 
     def log_cosine(self, stop: int | NDArray[np.intp], start: int | NDArray[np.intp]) -> Array:
         """Log cosine of the angle between v_stop and v_start: shape of the steps + (d,).
@@ -107,20 +105,17 @@ class LinearTeacher:
         cross = alphas[stop] * sigmas[start] - alphas[start] * sigmas[stop]
         inner = alphas[stop] * alphas[start] * self.eigenvalues + sigmas[stop] * sigmas[start]
         tangent = np.sqrt(self.eigenvalues) * cross / np.maximum(inner, _RIGHT_ANGLE)
-        log_cosine: Array = -0.5 * np.log1p(np.minimum(tangent, _LARGEST_TANGENT) ** 2)
-        return log_cosine
+        return -0.5 * np.log1p(np.minimum(tangent, _LARGEST_TANGENT) ** 2)
 
     def jump_deficit(self, stop: int, start: int) -> Array:
         """(d,) 1 - J(start→stop) / P(stop, start) >= 0: how much one jump falls short."""
         steps = self.log_cosines[stop + 1 : start + 1].sum(axis=0)
-        deficit: Array = -np.expm1(self.log_cosine(stop, start) - steps)
-        return deficit
+        return -np.expm1(self.log_cosine(stop, start) - steps)
 
     @cached_property
     def log_output(self) -> Array:
         """(d,) log of the standard deviation of the teacher's output, √n_T P(0, T)."""
-        output: Array = 0.5 * np.log(self.variances[-1]) + self.log_products[0]
-        return output
+        return 0.5 * np.log(self.variances[-1]) + self.log_products[0]
 
     @cached_property
     def log_data_ratio(self) -> Array:

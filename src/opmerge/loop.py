@@ -397,5 +397,4 @@ def _make_8bit_adam(
     is_decayed = config.optimizer == "adamw"
     kind = bitsandbytes.optim.AdamW8bit if is_decayed else bitsandbytes.optim.Adam8bit
     decay = config.weight_decay if is_decayed else 0.0
-    made: torch.optim.Optimizer = kind(weights, lr=config.learning_rate, weight_decay=decay)
-    return made
+    return kind(weights, lr=config.learning_rate, weight_decay=decay)

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.checks import check_vector
 from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 from opmerge.training import MODELS
 
 
@@ -149,8 +150,7 @@ def _initial_error(problem: Problem, merge: Merge, first: Array, rest: Array) ->
     """(d,) initial / target - 1 of a merge, from the excesses of its first and other children."""
     if problem.merge_rule == "operator-copy":
         # exact simplification of the general form; keeps precision where expm1(first) overflows
-        error: Array = np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
-        return error
+        return np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
     offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
     children = first + rest
     return (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count
 from opmerge.errors import InputError
-
-Array = NDArray[np.float64]
 
 _GOOD_SQUARES = 1e-10  # of the largest: their roots are good to 1e-11 of the largest root
 
@@ -85,8 +84,7 @@ def random_directions(num_dimensions: int, number: int, seed: int) -> Array:
     """(d, number) unit vectors, uniform on the sphere."""
     check_count("num_projections", number)
     directions = np.random.default_rng(seed).standard_normal((num_dimensions, number))
-    unit: Array = directions / np.linalg.norm(directions, axis=0)
-    return unit
+    return directions / np.linalg.norm(directions, axis=0)
 
 
 def projected_w2(first: Array, second: Array) -> float:
@@ -141,5 +139,4 @@ def _square_root(covariance: ArrayLike, argument: str) -> Array:
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     if values[0] < -1e-10 * size:
         raise InputError(argument, "must be positive semi-definite", f"eigenvalue {values[0]:.3g}")
-    root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    return root
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

@@ -7,16 +7,14 @@ from functools import cached_property
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import DEFAULT_MERGE_RULE, MergeRule, Objective
 from opmerge.spectra import Spectrum
 from opmerge.training import GradientFlow, TrainingModel
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +76,7 @@ class Problem:
 
     def by_eigenvalue(self, values: Array) -> Array:
         """Sums over the modes of each distinct eigenvalue of (…, d) values of the columns."""
-        summed: Array = values.reshape(*values.shape[:-1], -1, self._num_modes).sum(axis=-1)
-        return summed
+        return values.reshape(*values.shape[:-1], -1, self._num_modes).sum(axis=-1)
 
     @cached_property
     def _num_modes(self) -> int:
@@ -136,8 +133,7 @@ class Problem:
         small = np.minimum(excess, 1.0)
         near = np.exp(self.log_scale) * np.expm1(small)
         far = np.exp(self.log_scale + excess) - np.exp(self.log_scale)
-        deviation: Array = np.where(excess < 1.0, near, far)
-        return deviation
+        return np.where(excess < 1.0, near, far)
 
     def distance(self, excess: Array) -> float:
         """Wasserstein-2 distance of a student with this excess (d,), not squared."""

@@ -17,12 +17,7 @@ from opmerge.settings.types import GRADIENT_FLOW, read_budget
 
 if TYPE_CHECKING:
     from opmerge.forecast.cost import IterationCost
-    from opmerge.settings.commands import (
-        BudgetOptions,
-        OutputOptions,
-        PlanOptions,
-        SearchOptions,
-    )
+    from opmerge.settings.commands import BudgetOptions, OutputOptions, PlanOptions, SearchOptions
     from opmerge.settings.data import DataOptions
 
     _Options = tuple[DataOptions, PlanOptions, SearchOptions, BudgetOptions]

@@ -53,12 +53,7 @@ def sample(asked: SamplingOptions, guidance: GuidanceOptions) -> None:
     from opmerge.denoisers.model_folder import locate_model
     from opmerge.denoisers.models import Teacher
     from opmerge.distillation.lora_folder import pipeline_folder
-    from opmerge.distillation.sampling import (
-        decoded,
-        draw_samples,
-        write_image_grid,
-        write_samples,
-    )
+    from opmerge.distillation.sampling import decoded, draw_samples, write_image_grid, write_samples
 
     prepare_libraries()
     asked = asked.replaced(model=locate_model(asked.model, "model"))

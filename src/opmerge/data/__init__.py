@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from opmerge.arrays import Array
 from opmerge.data.arrays import ARRAY_SUFFIXES, SAMPLE_SUFFIXES, array_folder_source, array_source
 from opmerge.data.celeba import celeba_source, find_celeba, ignored_partition, refuse_archives
 from opmerge.data.images import folder_source, image_suffixes, sample_files
@@ -132,8 +133,7 @@ def digits_labels() -> NDArray[np.int64]:
 
 def _read_digits(key: str) -> NDArray[np.uint8]:
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as stored:
-        values: NDArray[np.uint8] = stored[key]
-        return values
+        return stored[key]
 
 
 def patches(options: SourceOptions) -> Source:
@@ -165,7 +165,7 @@ def patches(options: SourceOptions) -> Source:
     windows = sliding_window_view(photos, (size, size), (1, 2))[:, ::stride, ::stride]
     grid = windows.shape[:3]
 
-    def rows(start: int, stop: int) -> NDArray[np.float64]:
+    def rows(start: int, stop: int) -> Array:
         return windows[np.unravel_index(np.arange(start, stop), grid)] / 127.5 - 1.0
 
     return source_from_rows(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from opmerge.arrays import Array
 from opmerge.data.source import AS_GIVEN, Files, Progress, Source, source_from_rows
 from opmerge.data.tables import read_table
 from opmerge.errors import InputError, not_installed
@@ -126,7 +127,7 @@ def _source(
     # Pillow and its kin have colours last, networks first.
     colours_last = len(shape) == 3 and shape[-1] in _COLOURS and shape[0] not in _COLOURS
 
-    def pixels(start: int, stop: int) -> NDArray[np.float64]:
+    def pixels(start: int, stop: int) -> Array:
         values = rows(start, stop) / 127.5 - 1.0
         return np.moveaxis(values, -1, 1) if colours_last else values
 
@@ -269,8 +270,7 @@ def _read_safetensors(path: Path, name: str) -> Stored:
     def read(key: str) -> NDArray[Any]:
         with safe_open(path, "np") as file:
             if file.get_slice(key).get_dtype() in _OF_NUMPY:
-                values: NDArray[Any] = file.get_tensor(key)
-                return values
+                return file.get_tensor(key)
         with safe_open(path, "pt") as file:
             return _from_torch(path, file.get_tensor(key))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.data.source import Files, Progress, Source, source_from_rows
 from opmerge.errors import InputError, printable
 from opmerge.settings.data import SourceOptions
@@ -138,7 +139,7 @@ def image_source(
     assert side is not None
     read = partial(_pixels, folder, fit=fit, grey=options.grey)
 
-    def rows(start: int, stop: int) -> NDArray[np.float64]:
+    def rows(start: int, stop: int) -> Array:
         return np.stack(_in_threads(read, files[start:stop])) / 127.5 - 1.0
 
     colours = "grey (ITU-R 601 luma)" if options.grey else "RGB"

@@ -117,8 +117,7 @@ class Prepared:
 
     def index(self) -> NDArray[np.int64]:
         """(N,) which row of the conditions is told of each sample."""
-        rows: NDArray[np.int64] = self.shards["index"].read(CONDITION, 0, self.num_samples)
-        return rows
+        return self.shards["index"].read(CONDITION, 0, self.num_samples)
 
     def source(self) -> Source:
         """The samples as a source.

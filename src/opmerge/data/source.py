@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError, printable
 from opmerge.settings.types import Split
 
@@ -65,10 +66,10 @@ class Source:
     num_samples: int
     scaling: str
     notes: tuple[str, ...]
-    batches: Callable[[], Iterator[NDArray[np.float64]]]
+    batches: Callable[[], Iterator[Array]]
     split: Split | None = None
     files: Files | None = None
-    rows: Callable[[int, int], NDArray[np.float64]] | None = None
+    rows: Callable[[int, int], Array] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -119,7 +120,7 @@ def source_from_rows(
     batch_rows = _BATCH_VALUES // max(math.prod(shape), 1)
     batch_rows = min(max(batch_rows, _MIN_BATCH_ROWS), _MAX_BATCH_ROWS)
 
-    def checked(start: int, stop: int) -> NDArray[np.float64]:
+    def checked(start: int, stop: int) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):  # of wider numbers: refused below
             batch = np.asarray(rows(start, stop), dtype=np.float64).reshape(stop - start, -1)
         for row, column in np.argwhere(~np.isfinite(batch))[:1]:
@@ -130,7 +131,7 @@ def source_from_rows(
             )
         return batch
 
-    def batches() -> Iterator[NDArray[np.float64]]:
+    def batches() -> Iterator[Array]:
         for start in range(0, num_samples, batch_rows):
             yield checked(start, min(start + batch_rows, num_samples))
 

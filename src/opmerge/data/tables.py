@@ -12,8 +12,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.files import read_text
 
@@ -44,7 +44,7 @@ class Table:
         notes: what of the file was taken for something else than numbers.
     """
 
-    values: NDArray[np.float64]
+    values: Array
     names: tuple[str, ...] | None
     notes: tuple[str, ...]
 
@@ -227,7 +227,7 @@ def _numbers(
     layout: _Layout,
     to_number: Callable[[str], float],
     is_plain: bool,
-) -> NDArray[np.float64]:
+) -> Array:
     """The numbers of all rows; plain ones are what Python takes for numbers, where it does."""
     values = array("d")
     for line, row in rows:
@@ -264,7 +264,7 @@ def _refusal(path: Path, cell: str, place: str) -> InputError:
     return InputError(str(path), "must have a number in each field", value, remedy)
 
 
-def _counts_rows(values: NDArray[np.float64], field: str) -> bool:
+def _counts_rows(values: Array, field: str) -> bool:
     """Whether the first of several columns rises by 1 from row to row, in whole numbers."""
     (count, columns), first = values.shape, values[:1, 0]
     return (

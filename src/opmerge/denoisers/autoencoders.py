@@ -47,8 +47,7 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """(B, C, H, W) images, about [-1, 1], of (B, c, h, w) latents as networks read them."""
     latents = latents.to(vae.device, vae.dtype)
     offset, scale = latent_affine(vae, latents)
-    images: Tensor = vae.decode(latents / scale + offset).sample
-    return images
+    return vae.decode(latents / scale + offset).sample
 
 
 def latent_affine(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

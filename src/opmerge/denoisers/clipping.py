@@ -45,8 +45,7 @@ class Clipping:
     def __call__(self, x0: Tensor) -> Tensor:
         """(B, …) x̂ clipped."""
         if self.key == "thresholding":
-            clipped: Tensor = self.scheduler._threshold_sample(x0)
-            return clipped
+            return self.scheduler._threshold_sample(x0)
         limit = self.scheduler.config.get("clip_sample_range", 1.0)
         return x0.clamp(-limit, limit)
 

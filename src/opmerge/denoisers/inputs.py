@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.data import Progress, Source, digits_labels
 from opmerge.data.arrays import read_array, write_rows
 from opmerge.denoisers.conditions import KeptConditions
@@ -140,7 +141,7 @@ def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _beside(
     samples: NDArray[np.float32], source: Source, progress: Progress | None
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+) -> Iterator[tuple[NDArray[np.float32], Array]]:
     """The rows of the samples beside the batches of the source that belong there."""
     flat, done = samples.reshape(len(samples), -1), 0
     for batch in source.batches():

@@ -222,8 +222,7 @@ def leading_directions(
             rows = _as_float64(batch) - mean
             image += rows.T @ (rows @ basis)
         basis = torch.linalg.qr(reduce(image))[0]
-    directions: Tensor = basis.T.contiguous()
-    return directions
+    return basis.T.contiguous()
 
 
 def _ridge_maps(

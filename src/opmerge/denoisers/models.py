@@ -14,14 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from opmerge.denoisers.clipping import Clipped, Clipping
-from opmerge.denoisers.denoiser import (
-    LABELS,
-    Condition,
-    Denoiser,
-    Estimate,
-    Step,
-    as_condition,
-)
+from opmerge.denoisers.denoiser import LABELS, Condition, Denoiser, Estimate, Step, as_condition
 from opmerge.denoisers.families import Rows, config_of, family_of, unwrapped
 from opmerge.denoisers.guidance import Guidance, Guided
 from opmerge.denoisers.sampler import DDIM, NetworkDenoiser

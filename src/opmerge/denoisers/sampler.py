@@ -20,9 +20,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from diffusers import DDIMParallelScheduler, DDIMScheduler, SchedulerMixin
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from opmerge.arrays import Array
 from opmerge.denoisers.denoiser import PREDICTIONS, SCALE, Condition, Estimate, Step
 from opmerge.denoisers.families import Call, config_of, family_of
 from opmerge.errors import InputError
@@ -74,7 +74,7 @@ class DDIM:
         cls,
         schedule: NoiseSchedule,
         prediction_type: PredictionType,
-        scalings: NDArray[np.float64] | None = None,
+        scalings: Array | None = None,
     ) -> DDIM:
         """Read a schedule of the theory; without timesteps of its own it numbers its steps."""
         own = schedule.timesteps or range(1, schedule.num_steps + 1)

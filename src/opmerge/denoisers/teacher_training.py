@@ -13,12 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers import (
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    ModelMixin,
-    SchedulerMixin,
-)
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
 from opmerge.checkpoints import Checkpoint, Checkpoints

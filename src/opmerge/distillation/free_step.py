@@ -13,12 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from opmerge.denoisers.inputs import TrainingInputs
-from opmerge.denoisers.linear_part import (
-    LinearDenoiser,
-    LinearPart,
-    Regression,
-    leading_directions,
-)
+from opmerge.denoisers.linear_part import LinearDenoiser, LinearPart, Regression, leading_directions
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.forecast.cost import num_regressors

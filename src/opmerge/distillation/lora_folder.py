@@ -38,13 +38,7 @@ from opmerge.distillation.plain_steps import plain_steps
 from opmerge.distillation.scheduler import JumpScheduler
 from opmerge.distillation.usage import adapters_usage
 from opmerge.errors import InputError
-from opmerge.files import (
-    check_inside,
-    folder_beside,
-    read_json_object,
-    reading,
-    write_atomic,
-)
+from opmerge.files import check_inside, folder_beside, read_json_object, reading, write_atomic
 
 FORMAT = "opmerge.lora"
 VERSION = 1

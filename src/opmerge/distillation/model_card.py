@@ -231,8 +231,7 @@ def _metadata(student: Student, base: Path | None, usage: Usage) -> ModelCardDat
         **_passed_on(base, hub),
     )
     tags = ["opmerge", "distillation", "few-step", *["lora"] * usage.is_adapter]
-    described: ModelCardData = populate_model_card(_card(data, ""), tags).data
-    return described
+    return populate_model_card(_card(data, ""), tags).data
 
 
 def _passed_on(base: Path | None, hub: str | None) -> dict[str, Any]:

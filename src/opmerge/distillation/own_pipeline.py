@@ -114,8 +114,7 @@ def load_part(place: Path, entry: Sequence[str] = ("", "")) -> ModelMixin:
 def _network(student: Student, networks: Sequence[Any]) -> ModelMixin:
     """What takes the place of the teacher's network: the student's, or all that it has."""
     if len(networks) == 1:
-        only: ModelMixin = networks[0]
-        return only
+        return networks[0]
     times = student.ddim.timesteps
     asked = [
         [float(times[jump.start]) for jump in student.jumps if jump.network is network]

@@ -125,8 +125,7 @@ class FewStepPipeline(DiffusionPipeline):
     def student(self) -> Student:
         """The student that the pipeline holds."""
         shape, device = tuple(self.config["sample_shape"]), self._execution_device
-        student: Student = self.scheduler.student(self.components, shape, device)
-        return student
+        return self.scheduler.student(self.components, shape, device)
 
     @torch.no_grad()
     def __call__(

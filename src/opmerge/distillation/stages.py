@@ -14,8 +14,8 @@ from operator import itemgetter
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.distillation.timing import Pace
 from opmerge.errors import InputError
 from opmerge.forecast.cost import STUDENT_PASSES, UNGUIDED, operator_passes
@@ -30,8 +30,6 @@ _RESOLVED = 1e-14  # relative: between the last two scales of a split that are t
 _HAIR = 1e-12  # relative: far above rounding, far below what parts two scales
 _SHARE_OF_TRAINING = 0.5
 _FEWEST = 2
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -294,8 +292,7 @@ def plan_effort(
         return float(batch * (targets + STUDENT_PASSES * counts.sum()))
 
     def counts_at(scale: float) -> Array:
-        counts: Array = np.maximum(1.0, np.floor(scale * weights))
-        return counts
+        return np.maximum(1.0, np.floor(scale * weights))
 
     least = cost(counts_at(0.0))
     if total < least:

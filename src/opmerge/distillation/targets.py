@@ -16,12 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, Batch, TrainingInputs, of_choice
-from opmerge.denoisers.linear_part import (
-    LinearPart,
-    Regression,
-    leading_directions,
-    linear_sum,
-)
+from opmerge.denoisers.linear_part import LinearPart, Regression, leading_directions, linear_sum
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
 from opmerge.distillation.operators import LinearParts, Operators, student_jumps
@@ -250,8 +245,7 @@ class StageTargets:
             return list(range(self._count))
         key = (_ORDER, self._targets.config.optimization.seed, self._stage, done)
         generator = seeded_generator(torch.device("cpu"), *key)
-        shuffled: list[int] = torch.randperm(self._count, generator=generator).tolist()
-        return shuffled
+        return torch.randperm(self._count, generator=generator).tolist()
 
     def _solved(self, network: nn.Module) -> dict[int, LinearPart]:
         accelerator, starts = self._targets.accelerator, [merge.start for merge in self._merges]

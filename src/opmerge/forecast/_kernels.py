@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.compiling import kernel
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _LEAST = 1e-12

@@ -20,14 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw, kept, progress, waiting
 from opmerge.forecast.table import TeacherTable
 from opmerge.plans import Merge, Plan
-
-Array = NDArray[np.float64]
 
 _INTERVAL = 0.9
 _LEAST = 1e-12
@@ -77,8 +75,7 @@ def squared_errors(
     laws: Sequence[MergeLaw], table: TeacherTable, plan: Plan, iterations: Sequence[float]
 ) -> Array:
     """(number of laws,) squared paired errors of a plan."""
-    errors: Array = group_errors(laws, table, plan, iterations).sum(axis=1)
-    return errors
+    return group_errors(laws, table, plan, iterations).sum(axis=1)
 
 
 def group_errors(
@@ -177,5 +174,4 @@ class _Standing:
             end = table.node_at(stop)
             weight = table.carry[table.node_at(start), end] * table.gains[end]
             aligned, squared = aligned + weight * own, squared + weight**2 * scattered
-        total: Array = np.zeros_like(self._rates) + aligned**2 + squared
-        return total
+        return np.zeros_like(self._rates) + aligned**2 + squared

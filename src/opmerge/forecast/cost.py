@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 from opmerge.plans.tree import Merge, Plan
@@ -34,8 +35,6 @@ after merge."""
 UNGUIDED = range(0)
 """The steps at which a teacher without guidance takes a second pass."""
 
-Array = NDArray[np.float64]
-
 
 def operator_passes(boundaries: Sequence[int], guided_steps: range) -> NDArray[np.int64]:
     """(m,) forward passes of each operator between steps, noise side first.
@@ -44,8 +43,7 @@ def operator_passes(boundaries: Sequence[int], guided_steps: range) -> NDArray[n
     """
     starts, stops = np.array(boundaries[:-1]), np.array(boundaries[1:])
     is_guided = (starts >= guided_steps.start) & (starts < guided_steps.stop)
-    passes: NDArray[np.int64] = 1 + ((starts - stops == 1) & is_guided)
-    return passes
+    return 1 + ((starts - stops == 1) & is_guided)
 
 
 def num_regressors(num_values: float) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.forecast.law import (
     REFERENCE_ITERATIONS,
@@ -31,8 +32,6 @@ from opmerge.forecast.law import (
     progress,
     waiting,
 )
-
-Array = NDArray[np.float64]
 
 _GROUP_WEIGHT = 0.5  # of a group's residual, beside the root of its share of what is left
 _OFFSET = 0.25  # standard deviation of what probes have in common and plans have not
@@ -157,8 +156,7 @@ class _Data:
 
     def errors(self, point: Array) -> Array:
         """(P,) log(foretold / measured) of unsquared totals."""
-        logs: Array = 0.5 * np.log(self.foretold(point).sum(1) / self.after.sum(1))
-        return logs
+        return 0.5 * np.log(self.foretold(point).sum(1) / self.after.sum(1))
 
     def residuals(self, point: Array) -> Array:
         """Those of the totals, then of the groups with their weights, in one row."""
@@ -177,8 +175,7 @@ class _Data:
     def _weights(self) -> Array:
         """(P, G) of logarithms of squares."""
         shares = self.after / self.after.sum(1, keepdims=True)
-        weights: Array = 0.5 * _GROUP_WEIGHT * np.sqrt(shares)
-        return weights
+        return 0.5 * _GROUP_WEIGHT * np.sqrt(shares)
 
     def _parts(self, point: Array) -> tuple[Array, Array]:
         """(P, G) what is left, and its (P, G, G + 8) derivatives by the vector."""

@@ -18,12 +18,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
 from opmerge.schedules import NoiseSchedule, arrays_schedule
 from opmerge.spectra import Spectrum
-
-Array = NDArray[np.float64]
 
 MOST_NODES = 64
 """Steps that a table knows at most; of longer samplers evenly spread ones."""
@@ -103,8 +102,7 @@ class TeacherTable:
     def angles(self) -> Array:
         """(M+1,) ``arctan(sigma/alpha)`` in radians: a jump's length is the difference of two."""
         schedule = self.schedule
-        angles: Array = np.arctan2(schedule.sigmas[self.nodes], schedule.alphas[self.nodes])
-        return angles
+        return np.arctan2(schedule.sigmas[self.nodes], schedule.alphas[self.nodes])
 
     def node_at(self, step: int) -> int:
         """Index of the node nearest to a step; step 0 and T have their own."""
@@ -119,8 +117,7 @@ class TeacherTable:
         """(G,) squared error at the output of a free step from T to there."""
         assert self.free_steps is not None, "set when built"
         node = self.node_at(step)
-        error: Array = np.maximum(self.free_steps[node], 0.0) * self.gains[node] ** 2
-        return error
+        return np.maximum(self.free_steps[node], 0.0) * self.gains[node] ** 2
 
     def below(self, step: int) -> TeacherTable:
         """The table of the sampler that starts at a node, where a free step lands, or
@@ -144,16 +141,14 @@ class TeacherTable:
     def shares_of(self, squares: Array) -> Array:
         """(…, G) those shares of (…, G) squared deviations."""
         whole = np.maximum(squares.sum(axis=-1, keepdims=True), _LEAST)
-        shares: Array = np.maximum(100 * squares / self.sizes / whole, _LEAST_SHARE)
-        return shares
+        return np.maximum(100 * squares / self.sizes / whole, _LEAST_SHARE)
 
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a
         teacher step is."""
         inner = self.products[start]
         cross = inner[split, split] + inner[stop, stop] - 2 * inner[split, stop]
-        squares: Array = np.maximum(cross, 0.0)
-        return squares
+        return np.maximum(cross, 0.0)
 
 
 def carries(schedule: NoiseSchedule, nodes: NDArray[np.int64]) -> Array:
@@ -166,8 +161,7 @@ def carries(schedule: NoiseSchedule, nodes: NDArray[np.int64]) -> Array:
 def table_nodes(num_steps: int) -> NDArray[np.int64]:
     """(M+1,) the nodes of a sampler of T steps: all of them, or ``MOST_NODES`` evenly spread."""
     count = min(num_steps, MOST_NODES) + 1
-    nodes: NDArray[np.int64] = np.linspace(0, num_steps, count).round().astype(np.int64)
-    return nodes
+    return np.linspace(0, num_steps, count).round().astype(np.int64)
 
 
 def direction_groups(num_directions: int) -> list[slice]:

@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.forecast.composition import squared_errors
 from opmerge.forecast.law import FittedLaw, MergeLaw, draw_laws
 from opmerge.forecast.table import TeacherTable
 from opmerge.plans import Plan
-
-Array = NDArray[np.float64]
 
 _STEP = 1e-4  # of ξ, for derivatives
 _LEAST_SCATTER = 0.05

@@ -361,13 +361,11 @@ def _told_of_each(
     if LABELS not in encoding.needs or source is None:
         return []
     if asked.labels is not None:
-        labels: list[int] = load_labels(asked.labels, source.num_samples).tolist()
-        return labels
+        return load_labels(asked.labels, source.num_samples).tolist()
     if source.files is None:
         requirement = "must be given for this teacher, which is told classes"
         raise InputError("labels", requirement, "none")
-    numbers: list[int] = folder_labels(source.files)[0].tolist()
-    return numbers
+    return folder_labels(source.files)[0].tolist()
 
 
 def _prompts(asked: PreparingOptions, source: Source | None) -> list[str]:

@@ -82,8 +82,7 @@ class ConvVAE(ModelMixin, ConfigMixin):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, H, W) images in (-1, 1) of (B, num_latents) latents."""
         features = self.decoder_input(latents).view(-1, *self.smallest_map)
-        images: Tensor = self.decoder(features)
-        return images
+        return self.decoder(features)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images decoded from ``mean + exp(log_variance / 2) · noise``, mean and log variance."""

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from opmerge.arrays import Array
 from opmerge.data import Progress
 from opmerge.denoisers.families import config_of, family_of
 from opmerge.denoisers.inputs import DataInputs
@@ -62,8 +62,6 @@ from opmerge.settings.guidance import GuidanceRecord
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, Store, file_digest
 from opmerge.training import GammaRates
-
-Array = NDArray[np.float64]
 
 _HELD_OUT = 0.2
 _START = {  # first guess and bounds; logarithms of shape and scale
@@ -434,8 +432,7 @@ def _standard_errors(jacobian: Array, residuals: Array) -> Array:
     _, sizes, directions = np.linalg.svd(jacobian, full_matrices=False)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = directions / sizes[:, None]
-    errors: Array = np.sqrt(np.nansum(spread**2, axis=0) * (residuals @ residuals) / spare)
-    return errors
+    return np.sqrt(np.nansum(spread**2, axis=0) * (residuals @ residuals) / spare)
 
 
 def _split(inputs: DataInputs, seed: int) -> tuple[DataInputs, DataInputs]:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.checks import check_whole
 from opmerge.denoisers.conditions import KeptConditions
 from opmerge.denoisers.denoiser import Condition
@@ -34,7 +35,6 @@ Report = Callable[[str, int, int], None]
 FeatureExtractor = Callable[[Tensor], Tensor | ArrayLike]
 """(N, *sample_shape) samples on the CPU to (N, F) features."""
 
-Array = NDArray[np.float64]
 Pair = tuple[Array, Array]  # (n, …) rows of the student and of the teacher, from equal noise
 Distance = Callable[[Array, Array], float]
 

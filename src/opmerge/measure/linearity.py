@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count
 from opmerge.denoisers.denoiser import Denoiser
 from opmerge.denoisers.inputs import Batch, DataInputs
@@ -22,8 +23,6 @@ from opmerge.denoisers.sampler import DDIM
 from opmerge.errors import InputError
 from opmerge.loop import Draws, seeded_generator
 from opmerge.spectra import Spectrum
-
-Array = NDArray[np.float64]
 
 LINEAR = 0.9  # least R² at which a step is called linear
 _SILENT = 0.01  # variance of x̂, as a share of the data's, below which a step says nothing
@@ -170,8 +169,7 @@ def _spectral_denoiser(
     centred = z - alpha * mean
     rest = gain(spectrum.remaining_trace / max(spectrum.remaining_dimensions, 1))
     along = centred @ basis.T * (gain(spectrum.eigenvalues) - rest)
-    denoised: Array = mean + rest * centred + along @ basis
-    return denoised
+    return mean + rest * centred + along @ basis
 
 
 def as_rows(values: Tensor | ArrayLike) -> Array:

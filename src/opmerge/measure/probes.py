@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from opmerge.arrays import Array
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Jump, Teacher, compose
 from opmerge.denoisers.sampler import DDIM
@@ -43,8 +43,6 @@ from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.types import MergeRule
 from opmerge.spectra import Spectrum
 from opmerge.store import MISSING, Store, digest
-
-Array = NDArray[np.float64]
 
 MOST_STATES = 2000
 """Held-out states that a probe is measured on, unless told: 1 % of a sum over many directions."""

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.data import Progress
 from opmerge.denoisers.denoiser import Estimate
 from opmerge.denoisers.inputs import Batch, TrainingInputs
@@ -31,8 +32,6 @@ from opmerge.measure.linearity import as_rows, in_parts, require_basis
 from opmerge.measure.probes import schedule_of
 from opmerge.schedules import NoiseSchedule
 from opmerge.spectra import Spectrum
-
-Array = NDArray[np.float64]
 
 FEWEST_SAMPLES = 128
 _MOST_SAMPLES = 2000
@@ -269,8 +268,7 @@ class _Moments:
         cross = count * self.rest[rows, regressor]
         cross = cross + np.einsum("rnk,nk->r", self.centred[rows, :, lead:], read)
         square = count * self.rest[regressor, regressor] + (read**2).sum()
-        gains: Array = cross / max(square, np.finfo(float).tiny)
-        return gains
+        return cross / max(square, np.finfo(float).tiny)
 
 
 def _fitted_squares(read: Array) -> tuple[Array, Array]:
@@ -284,8 +282,7 @@ def _fitted_squares(read: Array) -> tuple[Array, Array]:
 def _gram(rows: Array, count: float) -> Array:
     """(R, R) products of (R, n, g) rows, summed over the last two axes and divided by a count."""
     flat = rows.reshape(len(rows), -1)
-    gram: Array = flat @ flat.T / count
-    return gram
+    return flat @ flat.T / count
 
 
 def _products(
@@ -337,14 +334,12 @@ def _gains(
         logs.append(np.log(np.maximum(grown / before, np.finfo(float).tiny)))
     known, values = [0, *measured], np.stack(np.broadcast_arrays(*logs))
     columns = [np.interp(np.arange(last + 1), known, column) for column in values.T]
-    gains: Array = np.exp(np.stack(columns, axis=1))
-    return gains
+    return np.exp(np.stack(columns, axis=1))
 
 
 def _gain_nodes(last: int) -> list[int]:
     """The nodes at which gains are measured."""
-    nodes: list[int] = np.unique(np.linspace(1, last, _GAIN_NODES).round().astype(int)).tolist()
-    return nodes
+    return np.unique(np.linspace(1, last, _GAIN_NODES).round().astype(int)).tolist()
 
 
 def _disturbances(teacher: Teacher, spectrum: Spectrum, step: int, z: Tensor) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.page.layout import Section, Table, draw_section
 from opmerge.plotting import (
     BLUE,
@@ -271,7 +272,7 @@ def shape_bars(
     return figure
 
 
-def _draw_bar(axes: Axes, line: int, values: NDArray[np.float64], shapes: Iterable[str]) -> None:
+def _draw_bar(axes: Axes, line: int, values: Array, shapes: Iterable[str]) -> None:
     edges = np.concatenate([values[:1], np.sqrt(values[1:] * values[:-1]), values[-1:]])
     for shape, run in groupby(zip(shapes, pairwise(edges), strict=True), itemgetter(0)):
         ends = [end for _, both in run for end in both]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from opmerge.arrays import Array
 from opmerge.page import sentences
 from opmerge.page.charts import Axis, Level, Series, curves
 from opmerge.page.layout import Section, Table, draw_section, render_page
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
 Record = Mapping[str, Any]
 
 _OUTLINE_WIDTH = 40  # characters that fit a phone
@@ -395,8 +395,7 @@ def _spread(eigenvalues: Array) -> list[int]:
         return []
     logs = -np.log(eigenvalues)
     places = np.linspace(logs[0], logs[-1], _MARKERS_OF_A_CURVE)
-    nearest: list[int] = np.unique(np.abs(logs[:, None] - places).argmin(axis=0)).tolist()
-    return nearest
+    return np.unique(np.abs(logs[:, None] - places).argmin(axis=0)).tolist()
 
 
 @figure_style()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.plans.drawing import recorded_plan
 from opmerge.plans.outline import plan_phrase
 
@@ -212,7 +212,7 @@ def _merges(entry: Mapping[str, Any]) -> tuple[list[int], set[tuple[int, ...]]]:
     return list(entry["boundaries"]), {tuple(merge["boundaries"]) for merge in entry["merge_list"]}
 
 
-def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.float64]) -> str:
+def spectrum_title(eigenvalues: Array, multiplicities: Array) -> str:
     """How many directions lie above λ = 1."""
     above = round(float(multiplicities[eigenvalues > 1].sum()))
     count = round(float(multiplicities.sum()))
@@ -225,7 +225,7 @@ def spectrum_title(eigenvalues: NDArray[np.float64], multiplicities: NDArray[np.
     return f"{above} of {count} eigenvalues {lie} above 1; {largest}"
 
 
-def directions_title(eigenvalues: NDArray[np.float64], errors: NDArray[np.float64]) -> str:
+def directions_title(eigenvalues: Array, errors: Array) -> str:
     """The direction in which the best plan errs most."""
     if not (errors > 0).any():
         return "The best plan makes no error in any direction"
@@ -260,7 +260,7 @@ def strategies_title(record: Record) -> str:
     return f"The plan is {comparison}" if comparison[0].isdigit() else f"T{comparison[1:]}"
 
 
-def error_by_step(record: Record) -> NDArray[np.float64]:
+def error_by_step(record: Record) -> Array:
     """(T,) share of the squared error per step T, …, 1, in per cent.
 
     A merge (j, k_1, …, i) is trained to reproduce what the steps k_1, …, i + 1 add to the
@@ -274,7 +274,7 @@ def error_by_step(record: Record) -> NDArray[np.float64]:
     return shares
 
 
-def half_of_error(shares: NDArray[np.float64]) -> tuple[int, int] | None:
+def half_of_error(shares: Array) -> tuple[int, int] | None:
     """The shortest range of steps (first, last) that carries half of the error."""
     total = np.concatenate([[0.0], np.cumsum(shares)])
     if total[-1] <= 0:

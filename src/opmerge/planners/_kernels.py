@@ -15,9 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.compiling import kernel, prange
-
-Array = NDArray[np.float64]
 
 _LOST = 1e-280  # errors whose logarithm is not to be trusted
 

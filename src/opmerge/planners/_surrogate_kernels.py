@@ -15,10 +15,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.compiling import kernel
 from opmerge.forecast._kernels import Law, Tables
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 _Short = NDArray[np.int16]
 

@@ -27,13 +27,14 @@ from itertools import pairwise
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.forecast.cost import STUDENT_PASSES
 from opmerge.merging import Outcome, evaluate, initial_coefficients
 from opmerge.planners.combs import cheapest_comb, step_signs
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 OVERHEAD = STUDENT_PASSES
 
@@ -173,8 +174,7 @@ class Allocation:
     def rates(self) -> Array:
         """(M, d) r of the retention exp(-r x) of each merge."""
         retentions = self.problem.retentions[[merge.start for merge in self.plan.merges]]
-        rates: Array = -np.log(np.maximum(retentions, _LEAST))
-        return rates
+        return -np.log(np.maximum(retentions, _LEAST))
 
     @cached_property
     def slopes(self) -> Array:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number
 from opmerge.clock import while_time
 from opmerge.errors import InputError
@@ -32,8 +32,6 @@ from opmerge.plans.strategies import (
     uniform_boundaries,
     windowed_strategy,
 )
-
-Array = NDArray[np.float64]
 
 _PRICES, _PRICES_OF_FRONTIER = 12, 24
 _MOST_WINDOWS = 4  # sets of windows of priced plans in which strategies are tried

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
@@ -29,7 +30,7 @@ from opmerge.planners.allocation import OVERHEAD, Allocation, allocate, merge_co
 from opmerge.planners.first_order import FirstOrderTheory, first_order_distance
 from opmerge.plans.strategies import build_strategy, strategy_family
 from opmerge.plans.tree import Plan
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _CLOSED = 5e-3  # relative gap of the hull below which plans, not mixtures, are looked for
 _MAX_ITERATIONS = 25  # of a budget
@@ -198,16 +199,14 @@ class _Hull:
         sizes = np.linalg.norm(self._sizes[within], axis=1)
         unit = float(sizes.min())
         if unit == 0.0:
-            spike: Array = np.eye(count)[np.flatnonzero(within)[sizes.argmin()]]
-            return spike
+            return np.eye(count)[np.flatnonzero(within)[sizes.argmin()]]
         rows = np.zeros((self._sizes.shape[1] + 2, count + 1))
         rows[:-2, :count] = self._sizes.T / unit
         rows[-2, :count] = _PENALTY
         rows[-1] = _PENALTY * np.append(self._costs / budget, 1.0)
         wanted = np.append(np.zeros(len(rows) - 2), [_PENALTY, _PENALTY])
         weights = nnls(rows, wanted, maxiter=100 * count)[0][:count]
-        mixture: Array = weights / weights.sum()
-        return mixture
+        return weights / weights.sum()
 
     def _price(self, direction: Array, budget: float) -> float:
         """μ with the greatest bound that the points seen allow in this direction.

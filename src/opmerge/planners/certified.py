@@ -22,6 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.clock import TimeUpError, seconds_left, tick, time_limit
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.combs import CombSearch
@@ -31,7 +32,7 @@ from opmerge.planners.result import PlannerResult, best_outcome, planner, requir
 from opmerge.planners.tails import TailBound
 from opmerge.plans.strategies import build_strategy
 from opmerge.plans.tree import Plan
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 from opmerge.spectra import eigenvalue_spectrum
 
 _MAX_ITERATIONS = 60

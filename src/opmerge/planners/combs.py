@@ -14,10 +14,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.planners.interval import best_edges
 from opmerge.plans.tree import Plan, Tree
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _ROUNDING = 1e-15  # of the largest term; thousands as small change nothing above 1e-11
 _SERIES_LIMIT = 0.25  # largest ρ'/P for which the power series is cheaper than logarithms
@@ -121,8 +122,7 @@ class CombSearch:
 
     def least_excess(self) -> Array:
         """(d,) that no plan goes below: b >= its first leaf times the steps that shrink."""
-        corner: Array = -np.maximum(self.problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
-        return corner
+        return -np.maximum(self.problem.teacher.log_steps[1:-1], 0.0).sum(axis=0)
 
     def _sums(self, head: int) -> BlockSums:
         return BlockSums(self.problem.teacher.log_products[:head], self.problem.retentions[head])
@@ -226,5 +226,4 @@ def cheapest_paths(block_costs: Array, ends: Array | int = 0) -> tuple[Array, ND
 
     if isinstance(ends, int):
         ends = np.where(np.arange(len(block_costs)) == ends, 0.0, np.inf)
-    paths: tuple[Array, NDArray[np.int64]] = _kernels.cheapest_paths(block_costs, ends)
-    return paths
+    return _kernels.cheapest_paths(block_costs, ends)

@@ -21,12 +21,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.merging import initial_coefficients
 from opmerge.planners.allocation import OVERHEAD, merge_costs
 from opmerge.planners.combs import step_signs
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _FORGOTTEN = 1e6  # decay that stands for those whose retention is 0 in float64
 _RATIO = 1.1  # of neighbouring times at which errors are tabulated
@@ -199,8 +200,7 @@ class FirstOrderTheory:
 
     def _by_eigenvalue(self, values: Array) -> Array:
         """Sums over modes of (d, X) values: what merges start with is alike in all of them."""
-        summed: Array = values.reshape(len(self.signs), self._num_modes, -1).sum(axis=1)
-        return summed
+        return values.reshape(len(self.signs), self._num_modes, -1).sum(axis=1)
 
     @cached_property
     def _heads(self) -> dict[int, _Head]:
@@ -227,8 +227,7 @@ class FirstOrderTheory:
         jump, columns = self.problem.teacher.jump_deficit, slice(None, None, self._num_modes)
         deficits = np.array([jump(stop, start)[columns] for stop in range(start)])
         gains = (weights[below] / weights[above])[:, None] * (1.0 + self._growth[:count])
-        sizes: Array = np.maximum(deficits[below] - gains * deficits[above], 0.0)
-        return sizes
+        return np.maximum(deficits[below] - gains * deficits[above], 0.0)
 
     @cached_property
     def _blocks(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

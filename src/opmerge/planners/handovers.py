@@ -14,11 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.planners.interval import best_edges
 from opmerge.plans.strategies import boot
 from opmerge.plans.tree import Plan
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _LOWEST = -60.0
 """Below, an output is 0 to float64: exp(-60) = 9e-27. A higher excess only lowers a bound."""
@@ -87,8 +88,7 @@ class HandoverSearch:
     def _costs(self, weights: Array) -> Array:
         """(T+1, T+1) Σ_d weights_d e_d of each window, at [start, stop]; inf for none."""
         steps = np.arange(len(self.excess))
-        costs: Array = np.where(steps[:, None] > steps, self.excess @ weights, np.inf)
-        return costs
+        return np.where(steps[:, None] > steps, self.excess @ weights, np.inf)
 
 
 def window_excesses(problem: Problem) -> Array:

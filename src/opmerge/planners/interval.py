@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners.ranges import compose, estimates, excess_ranges, separable_bound
 from opmerge.planners.result import PlannerResult, planner
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 Split = Callable[[int, int], Any]
 
@@ -59,8 +60,7 @@ def interval_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
         scale = teacher.log_products[stop] + 0.5 * np.log(problem.multiplicities)
         target = np.expm1(log_targets[-1] - log_targets[stop])
         off = np.exp(scale) * np.sqrt(teacher.variances[-1]) * (values - target)
-        squared: Array = (off**2).sum(1)
-        return squared
+        return (off**2).sum(1)
 
     edges = best_edges(trees, student_steps, compose, error)
     students = (

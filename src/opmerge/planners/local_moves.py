@@ -11,9 +11,10 @@ from itertools import combinations
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.clock import while_time
 from opmerge.forecast.table import MOST_NODES
-from opmerge.planners.splits import LENGTH_EXPONENT, Array, Jumps, Split, Splitter, in_order
+from opmerge.planners.splits import LENGTH_EXPONENT, Jumps, Split, Splitter, in_order
 
 _LEAST_GAIN = 1e-3  # of the squared error, relative: less is not worth another plan
 _MOST_ENDS = 8  # of the parts of a merge, between which a student may be added

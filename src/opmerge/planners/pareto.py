@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
 from opmerge.planners.ranges import compose, excess_ranges
 from opmerge.planners.result import PlannerResult, planner
 from opmerge.plans.tree import Nested, Plan
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 Indices = NDArray[np.intp]
 Origin = Callable[[int, int, int], list[Nested]]

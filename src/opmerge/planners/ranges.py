@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.plans.strategies import uniform_boundaries
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 # A compiled kernel hears neither Ctrl-C nor the clock; between chunks of a second, Python does.
 _OPERATIONS_AT_ONCE = 1e10
@@ -74,13 +75,12 @@ def scalar_extremes(problem: Problem, d: int) -> tuple[Array, Array]:
     from opmerge.planners._kernels import scalar_tables
 
     tick("ranges of eigenvalue", d + 1, _seconds(problem))
-    tables: tuple[Array, Array] = scalar_tables(
+    return scalar_tables(
         np.ascontiguousarray(problem.teacher.log_products[:, d]),
         np.ascontiguousarray(problem.retentions[:, d]),
         *estimates(problem, d),
         problem.merge_rule == "denoiser-copy",
     )
-    return tables
 
 
 def _seconds(problem: Problem) -> float:

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.merging import Outcome, evaluate
 from opmerge.planners.brute_force import best_strategy_plan
 from opmerge.planners.interval import best_edges, forest_edges, trace_tree
@@ -29,7 +30,7 @@ from opmerge.planners.ranges import (
 )
 from opmerge.planners.result import PlannerResult, best_outcome, planner, require
 from opmerge.plans.tree import Merge, Plan, Tree
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _FEW_STEPS = 24  # up to which sets of values take less than a second
 _KEPT = 64  # sums of a node

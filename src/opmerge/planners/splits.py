@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Forecast, MergeLaw, TeacherTable
 from opmerge.forecast.cost import IterationCost
@@ -24,8 +25,6 @@ from opmerge.plans import Merge, Plan, Tree
 
 if TYPE_CHECKING:
     from opmerge.forecast._kernels import Law, Parts, Tables
-
-Array = NDArray[np.float64]
 
 Jumps = tuple[tuple[int, int], ...]
 """Students of a plan, (start, stop) each, in the order of execution."""

@@ -18,10 +18,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.clock import while_time
 from opmerge.planners.splits import Jumps, Splitter, in_order
-
-Array = NDArray[np.float64]
 
 _GRID_RATIO = 1.5
 
@@ -50,8 +49,7 @@ def iteration_grid(splitter: Splitter, budget: float) -> Array:
     cheapest = splitter.cost.per_iteration(np.arange(2, splitter.table.num_steps + 1)).min()
     most = max(budget / cheapest, 2.0)
     count = int(np.ceil(np.log(most) / np.log(_GRID_RATIO))) + 1
-    grid: Array = np.geomspace(1.0, most, count)
-    return grid
+    return np.geomspace(1.0, most, count)
 
 
 def price_range(splitter: Splitter, least: float, most: float, count: int) -> Array:
@@ -61,8 +59,7 @@ def price_range(splitter: Splitter, least: float, most: float, count: int) -> Ar
     hundredth and all of the teacher's spread.
     """
     spread = splitter.table.output_spread
-    prices: Array = np.geomspace(3e-3 * spread / most, 1.0 * spread / least, count)
-    return prices
+    return np.geomspace(3e-3 * spread / most, 1.0 * spread / least, count)
 
 
 def priced_plans(

@@ -20,10 +20,11 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from opmerge.arrays import Array
 from opmerge.clock import tick
 from opmerge.planners.combs import BlockSums, cheapest_paths, step_signs
 from opmerge.planners.ranges import scalar_extremes
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 
 _MEMORY = 512 * 1024**2  # bytes of tails' extremes that are kept
 

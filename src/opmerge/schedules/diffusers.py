@@ -14,18 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count, check_steps
 from opmerge.errors import InputError, not_installed
-from opmerge.schedules.configs import (
-    SIGMAS_FROM_STEPS,
-    is_scheduler_config,
-    read_scheduler_config,
-)
+from opmerge.schedules.configs import SIGMAS_FROM_STEPS, is_scheduler_config, read_scheduler_config
 from opmerge.schedules.noise import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from opmerge.schedules.predictions import network_reading
-
-Array = NDArray[np.float64]
-"""Levels in float64, index 0 on the data side."""
 
 _DDIM = "DDIMScheduler"
 _SHIFTS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
@@ -198,8 +192,7 @@ def _betas(arguments: Mapping[str, Any]) -> list[float]:
     for donor in map(_find_class, _KNOW_BETAS):
         known = {key: arguments[key] for key in _BETAS if key in arguments}
         with suppress(NotImplementedError):  # diffusers' own, as above
-            betas: list[float] = donor(**known).betas.tolist()
-            return betas
+            return donor(**known).betas.tolist()
     raise ValueError(f"beta_schedule {arguments.get('beta_schedule')} is not known")
 
 

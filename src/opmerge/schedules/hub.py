@@ -37,8 +37,7 @@ def hub_scheduler_config(name: str) -> Mapping[str, Any]:
     for place in ({"subfolder": "scheduler"}, {}):  # flat repositories have it beside the weights
         try:
             with quiet():
-                config: Mapping[str, Any] = DDIMScheduler.load_config(name, **place)
-                return config
+                return DDIMScheduler.load_config(name, **place)
         except Exception as error:  # the network's, the hub's or a missing file: told in one line
             failures.append(error)
     requirement = (

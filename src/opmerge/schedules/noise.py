@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from opmerge.arrays import Array
 from opmerge.checks import check_notes, check_number, check_steps, check_vector, check_whole
 from opmerge.errors import InputError
 
@@ -52,8 +53,8 @@ class NoiseSchedule:
             >= 2 with a strictly falling ratio, or if another field does not fit them.
     """
 
-    alphas: NDArray[np.float64]
-    sigmas: NDArray[np.float64]
+    alphas: Array
+    sigmas: Array
     name: str = "arrays"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     timesteps: tuple[float, ...] | None = None
@@ -256,15 +257,15 @@ def _beta_schedule(
     return NoiseSchedule(np.sqrt(signal), np.sqrt(1.0 - signal), name, parameters)
 
 
-def _fractions(num_steps: int) -> NDArray[np.float64]:
+def _fractions(num_steps: int) -> Array:
     """``t / T`` for ``t = 0 … T``."""
     num_steps = check_steps("num_steps", num_steps, "pass `num_steps=64`")
     return np.arange(num_steps + 1) / num_steps
 
 
 def _clean_to_noise(
-    alphas: NDArray[np.float64],
-    sigmas: NDArray[np.float64],
+    alphas: Array,
+    sigmas: Array,
     name: str,
     parameters: Mapping[str, Any],
 ) -> NoiseSchedule:
@@ -273,7 +274,7 @@ def _clean_to_noise(
     return NoiseSchedule(alphas, sigmas, name, parameters)
 
 
-def _check_coefficients(alphas: NDArray[np.float64], sigmas: NDArray[np.float64]) -> None:
+def _check_coefficients(alphas: Array, sigmas: Array) -> None:
     if len(alphas) != len(sigmas):
         raise InputError("sigmas", f"must have {len(alphas)} entries, as alphas has", len(sigmas))
     if len(alphas) < 2:

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.schedules.noise import NoiseSchedule
-
-Array = NDArray[np.float64]
-"""(T+1,) values of the steps, index 0 on the data side."""
 
 _OF_VARIANCE_PRESERVING = ("epsilon", "sample", "v_prediction")
 _OF_FLOW = ("epsilon", "sample", "flow_prediction")

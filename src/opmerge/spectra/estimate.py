@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count, check_whole
 from opmerge.data import BUILTIN_SOURCES, EIGENVALUES_PREFIX, existing_path, open_source
 from opmerge.data.arrays import read_stored
@@ -171,9 +171,9 @@ class Moments:
         num_samples: number of samples read.
     """
 
-    eigenvalues: NDArray[np.float64]
-    basis: NDArray[np.float64] | None
-    mean: NDArray[np.float64]
+    eigenvalues: Array
+    basis: Array | None
+    mean: Array
     trace: float
     num_samples: int
 
@@ -240,7 +240,7 @@ def sketched_moments(
     test = qr(random, mode="economic", overwrite_a=True, check_finite=False)[0]
     squares = 0.0
 
-    def product(rows: NDArray[np.float64]) -> Any:
+    def product(rows: Array) -> Any:
         nonlocal squares
         squares += float(np.einsum("ij,ij->", rows, rows))
         return rows.T @ (rows @ test)
@@ -262,9 +262,9 @@ def sketched_moments(
 
 def _average(
     source: Source,
-    product: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    product: Callable[[Array], Array],
     progress: Progress | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+) -> tuple[Array, Array, int]:
     """Mean, the sum of ``product(rows)`` over the number of samples, and that number.
 
     ``Σ rowsᵀ rows`` is the centred scatter: the rows of a batch are its samples less the batch's

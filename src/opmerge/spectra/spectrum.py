@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count, check_notes, check_number, check_whole
 from opmerge.errors import InputError
 from opmerge.files import load_npz, parse_json, write_atomic
@@ -51,10 +52,10 @@ class Spectrum:
         InputError: if one of these rules is broken, with the place and the value.
     """
 
-    eigenvalues: NDArray[np.float64]
-    multiplicities: NDArray[np.float64]
-    mean: NDArray[np.float64] | None
-    basis: NDArray[np.float64] | None
+    eigenvalues: Array
+    multiplicities: Array
+    mean: Array | None
+    basis: Array | None
     num_samples: int | None
     source: str
     scaling: str
@@ -178,7 +179,7 @@ def is_spectrum_file(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _digest(header: str, arrays: Mapping[str, NDArray[np.float64]]) -> str:
+def _digest(header: str, arrays: Mapping[str, Array]) -> str:
     """SHA-256 over the header and the names, shapes and bytes of the arrays."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(arrays):
@@ -210,7 +211,7 @@ def eigenvalue_spectrum(
     )
 
 
-def _real_numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def _real_numbers(name: str, values: ArrayLike) -> Array:
     """``values`` as a 1-D float64 array; numbers may come as text."""
     given = np.asarray(values)
     if given.ndim != 1 or given.size == 0:
@@ -225,7 +226,7 @@ def _real_numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return numbers
 
 
-def _check_eigenvalues(values: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+def _check_eigenvalues(values: Array, weights: Array) -> None:
     if values.ndim != 1 or values.size == 0:
         raise InputError("eigenvalues", "must be a list of at least one number", values)
     requirement = f"must be between 0 and {_LARGEST_EIGENVALUE:g}"

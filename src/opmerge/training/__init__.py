@@ -18,8 +18,8 @@ from pkgutil import iter_modules
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count, check_number
 from opmerge.errors import InputError
 
@@ -43,8 +43,6 @@ _MOST_ITERATIONS = 10**18
 _LARGEST = 1e100  # leaves room for products in float64
 _TAIL = 1e-12  # probability of the gamma law's tails that are left out
 _UNLEARNED = 1e-4  # a rate so low that its retention is 1
-
-Array = NDArray[np.float64]
 
 
 @runtime_checkable
@@ -137,8 +135,7 @@ class GradientDescent(Model):
             raise _too_fast(self.learning_rate, "1 / (2 max n_t)", 0.5 / largest)
         with np.errstate(divide="ignore"):
             log_step = np.log1p(-2.0 * self.learning_rate * variances)
-        retention: Array = np.exp(self.num_iterations * log_step)
-        return retention
+        return np.exp(self.num_iterations * log_step)
 
 
 # Models with memory are linear recursions of second order: a moving average at rate β of the flow
@@ -180,8 +177,7 @@ class EMAFlow(Model):
         low, gap = np.minimum(learned, averaged), np.abs(learned - averaged)
         positive = np.where(gap > 0, gap, 1.0)
         decline = np.where(gap > 0, -np.expm1(-positive) / positive, 1.0)
-        retention: Array = np.exp(-low) * (1.0 + low * decline)
-        return retention
+        return np.exp(-low) * (1.0 + low * decline)
 
 
 @dataclass(frozen=True)
@@ -305,14 +301,12 @@ class GammaRates(Model):
 
     def retention(self, variances: Array, mode: int = 0) -> Array:
         """(…) ``exp(-k_m n^p)``, k_m the rate of the mode at n = 1; slowest mode first."""
-        retention: Array = np.exp(-self._law[0][mode] * variances**self.exponent)
-        return retention
+        return np.exp(-self._law[0][mode] * variances**self.exponent)
 
     def mean_square(self, variances: Array) -> Array:
         """(…) ``E[retention²] = (1 + 2 θ (N/N₀) (η/η₀)^q n^p)^(-a)`` of (…) variances n."""
         spread = 2.0 * self.scale_used * variances**self.exponent
-        mean: Array = np.exp(-self.shape * np.log1p(spread))
-        return mean
+        return np.exp(-self.shape * np.log1p(spread))
 
     @cached_property
     def _law(self) -> tuple[Array, Array]:

@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import brentq
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
@@ -45,7 +45,6 @@ _GROWTH_EIGENVALUE = 0.2
 _ROUNDING = 1e-12  # relative difference of distances that decides nothing
 _SCAN = np.geomspace(1e-2, 1e2, 60)  # times between which a change is bracketed
 
-Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 

@@ -29,12 +29,7 @@ from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
 from opmerge_studies.shared.decoding import Decoded
 from opmerge_studies.shared.features import ClassFeatures, train_features
-from opmerge_studies.shared.networks import (
-    NOISE_SEED,
-    open_school,
-    own_accelerator,
-    train_student,
-)
+from opmerge_studies.shared.networks import NOISE_SEED, open_school, own_accelerator, train_student
 from opmerge_studies.shared.runner import Runner
 
 _CALIBRATION_SEED = 10_000  # hardly one of students; not theirs, so that more seeds change no plan

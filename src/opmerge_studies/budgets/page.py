@@ -134,8 +134,7 @@ def _by_plan(cells: pd.DataFrame) -> pd.DataFrame:
         close=("is_close", "mean"),
     ).reset_index()
     order = np.log(rows.ratio).abs().sort_values(ascending=False, kind="stable").index
-    ordered: pd.DataFrame = rows.loc[order].reset_index(drop=True)
-    return ordered
+    return rows.loc[order].reset_index(drop=True)
 
 
 def _sections(

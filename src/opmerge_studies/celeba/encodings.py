@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from opmerge import latents
+from opmerge.arrays import Array
 from opmerge.data import Progress, Source, SourceOptions, open_source
 from opmerge.denoisers.inputs import load_samples, network_shape
 from opmerge.latents import Encoder, Images
@@ -49,8 +49,6 @@ _TIMED = 32  # images of a batch
 _TIMED_BATCHES = 2
 _RESPONSE = 0.01  # of a latent's deviation: errors below it are decoded at this size
 _BRIGHTEST = 0.995  # quantile of an error map that is drawn white
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

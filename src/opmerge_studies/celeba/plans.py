@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import xlogy
 
+from opmerge.arrays import Array
 from opmerge.linear_teacher import SMALLEST_EIGENVALUE
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
@@ -29,8 +29,6 @@ PLANNED = "certified"
 """What the planner's plan is called beside the strategies."""
 
 _ENDS = (0.025, 0.975)
-
-Array = NDArray[np.float64]
 
 
 def contending_plans(problem: Problem, planned: Plan | None = None) -> dict[str, Plan]:

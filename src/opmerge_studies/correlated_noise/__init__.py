@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.optimize import brentq
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.planners import find_plan
 from opmerge.planners.brute_force import MAX_STEPS, all_plans
@@ -20,7 +21,7 @@ from opmerge.settings.types import Count, MergeRule, Positive, Rising
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.correlated_noise import problems
-from opmerge_studies.correlated_noise.problems import PLANE, Array, plane_problem, scalar_theories
+from opmerge_studies.correlated_noise.problems import PLANE, plane_problem, scalar_theories
 from opmerge_studies.correlated_noise.samples import LAWS, Row, batch_training
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices

@@ -7,9 +7,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import expm
 
+from opmerge.arrays import Array
 from opmerge.data import open_source
 from opmerge.errors import InputError
 from opmerge.planners.combs import cheapest_comb
@@ -29,8 +29,6 @@ _ABOVE = 1.01  # λ* times this is where draws above it begin
 _MAX_ITERATIONS = 100
 _CLOSED = 1e-12  # a relative gap that is rounding
 _LARGEST_LOGARITHM = 700.0
-
-Array = NDArray[np.float64]
 
 
 def scalar_theories(problem: MatrixProblem) -> dict[str, MatrixProblem]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.linalg import expm
 
+from opmerge.arrays import Array
 from opmerge.plans import Plan, build_strategy
 from opmerge.schedules import cosine_schedule
 from opmerge.training import GradientDescent
-from opmerge_studies.correlated_noise.problems import Array, digits_samples, geodesic_rotation
+from opmerge_studies.correlated_noise.problems import digits_samples, geodesic_rotation
 from opmerge_studies.shared import batches
 from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 

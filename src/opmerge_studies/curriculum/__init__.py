@@ -31,13 +31,7 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Positive, Rising, TeacherSteps
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
-from opmerge_studies.curriculum.networks import (
-    PILOT,
-    SPREAD,
-    STEPS,
-    check_equal_cost,
-    check_pilot,
-)
+from opmerge_studies.curriculum.networks import PILOT, SPREAD, STEPS, check_equal_cost, check_pilot
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import PAPER_RULE, is_as_good
 

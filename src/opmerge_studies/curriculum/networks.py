@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.merging import evaluate
 from opmerge.planners.allocation import allocate, merge_costs
 from opmerge.plans import Plan, build_strategy
@@ -56,7 +56,6 @@ LENGTH_LAW, LENGTH_EXPONENT = replace(SPREAD, shape=0.775, scale=3.87), 1.63
 """A fit to a dozen probes of single merges in which a jump j → i is learned at rates in proportion
 to φ^-q, φ = π (j - i) / 2T: merges that are long learn slowly."""
 
-Array = NDArray[np.float64]
 Theory = Callable[[Plan, Array], float]
 
 

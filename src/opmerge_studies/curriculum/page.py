@@ -131,8 +131,7 @@ def page(record: Mapping[str, Any]) -> Page:
 def _off(networks: pd.DataFrame, theory: str) -> pd.Series:
     """Factors >= 1 by which predictions are off, one common factor apart."""
     ratios = np.log((networks[theory] / networks.measured).astype(float))
-    factors: pd.Series = np.exp((ratios - ratios.mean()).abs())
-    return factors
+    return np.exp((ratios - ratios.mean()).abs())
 
 
 def _foretold(networks: pd.DataFrame) -> dict[str, dict[str, float]]:

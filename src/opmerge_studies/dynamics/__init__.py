@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from opmerge.errors import InputError
@@ -33,7 +32,6 @@ _LOWEST_RATE = 1e-9
 _RESOLVED = 1e-9  # error of a weight, relative to it, above which rounding plays no part
 _SHORTEST = 1e-6  # of a fitted time
 
-Array = NDArray[np.float64]
 Row = dict[str, Any]
 Runs = Annotated[int, Field(ge=2)]
 Steps = Annotated[int, Field(ge=3)]

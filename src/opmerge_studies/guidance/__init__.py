@@ -7,17 +7,12 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import brentq
 
+from opmerge.arrays import Array
 from opmerge.data import digits_labels, open_source
-from opmerge.guided_teacher import (
-    GuidedProblem,
-    Start,
-    contraction_thresholds,
-    evaluate_guided,
-)
+from opmerge.guided_teacher import GuidedProblem, Start, contraction_thresholds, evaluate_guided
 from opmerge.planners.brute_force import all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.plans.outline import plan_phrase
@@ -34,7 +29,6 @@ __all__ = ["STUDY", "GuidanceSettings", "run", "transition"]
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _SCAN = np.geomspace(0.05, 200.0, 400)
 
-Array = NDArray[np.float64]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Scale = Annotated[float, Field(ge=1)]
 

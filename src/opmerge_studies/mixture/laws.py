@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.schedules import NoiseSchedule
 
 _REACH = 9.0  # standard deviations: what lies beyond is 2e-19 of a component
 _DENSE = 0.025  # of the range: how wide the middle is in which nodes are even in z
-
-Array = NDArray[np.float64]
 
 
 class GaussianMixture:

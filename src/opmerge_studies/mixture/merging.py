@@ -25,13 +25,14 @@ from functools import cached_property, reduce
 import numpy as np
 from scipy.special import entr
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.plans.strategies import uniform_boundaries
 from opmerge.plans.tree import Merge, Plan, Tree
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.types import MergeRule
 from opmerge.training import TrainingModel
-from opmerge_studies.mixture.laws import Array, GaussianMixture, Nodes, weighted_w2
+from opmerge_studies.mixture.laws import GaussianMixture, Nodes, weighted_w2
 from opmerge_studies.shared.strategies import PAPER_RULE
 
 _RANK = 1e-10  # singular values below this part of the largest are rounding

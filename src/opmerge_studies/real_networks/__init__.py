@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count
 from opmerge.data import open_source
 from opmerge.errors import InputError
@@ -21,7 +22,7 @@ from opmerge.merging import evaluate
 from opmerge.planners import find_plan
 from opmerge.planners.record import problem_settings
 from opmerge.plans import Merge, Plan, build_strategy
-from opmerge.problem import Array, Problem
+from opmerge.problem import Problem
 from opmerge.schedules import diffusers_schedule
 from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-Array = NDArray[np.float64]
-
 _STATISTICS: Mapping[str, Any] = {"spearman": spearmanr, "kendall": kendalltau}
 _PERMUTATIONS = 50_000  # covers all orders of up to 8 plans
 _ROUNDING = 1e-9  # of a coefficient that is ±1

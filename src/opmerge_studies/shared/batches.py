@@ -15,16 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from opmerge.arrays import Array
 from opmerge.checks import check_count
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 from opmerge.training import GradientDescent
-
-Array = NDArray[np.float64]
 
 Cumulant = Callable[[Array], Array]
 """``Q ↦ E[z zᵀ Q z zᵀ] - 2 C Q C - tr(C Q) C`` for symmetric Q; 0 for a Gaussian law."""
@@ -63,8 +61,7 @@ def independent_cumulant(basis: Array, variances: Array, excess_kurtosis: float)
 
     def cumulant(square: Array) -> Array:
         weights = excess_kurtosis * variances**2 * np.einsum("ji,jk,ki->i", basis, square, basis)
-        found: Array = (basis * weights) @ basis.T
-        return found
+        return (basis * weights) @ basis.T
 
     return cumulant
 
@@ -77,8 +74,7 @@ def sample_cumulant(samples: Array) -> Cumulant:
         weights = np.einsum("ni,ij,nj->n", samples, square, samples)
         fourth = (samples.T * weights) @ samples / len(samples)
         left = covariance @ square
-        found: Array = fourth - 2.0 * left @ covariance - np.trace(left) * covariance
-        return found
+        return fourth - 2.0 * left @ covariance - np.trace(left) * covariance
 
     return cumulant
 
@@ -95,8 +91,7 @@ def retention_noise(training: GradientDescent, variances: Array, batch_size: int
     if not (step < 1.0).all():
         raise InputError("learning_rate", "must be < 1 / (2 max n_t)", training.learning_rate)
     per_iteration = 2.0 / check_count("batch_size", batch_size) * (step / (1.0 - step)) ** 2
-    noise: Array = np.expm1(training.num_iterations * np.log1p(per_iteration))
-    return noise
+    return np.expm1(training.num_iterations * np.log1p(per_iteration))
 
 
 def operator_noise(problem: Problem, plan: Plan, batch_size: int) -> Array:
@@ -129,5 +124,4 @@ def operator_noise(problem: Problem, plan: Plan, batch_size: int) -> Array:
         noise = spread * gap**2 + ((1.0 - mean) ** 2 + spread) * rest_noise
         logs[first] = logs[first] + np.log1p(noise / (1.0 + mean * gap) ** 2)
         means[first] = means[first] + rest + local
-    whole: Array = np.expm1(np.sum(list(logs.values()), axis=0))
-    return whole
+    return np.expm1(np.sum(list(logs.values()), axis=0))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Student, Teacher
 from opmerge.distillation.sampling import draw_samples
@@ -19,8 +19,6 @@ from opmerge_studies.shared.networks import NOISE_SEED, picture
 
 NUM_SHOWN = 12  # images of a row
 _BATCH = 256  # samples drawn at a time
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from opmerge.arrays import Array
 from opmerge.measure.linearity import as_rows
 from opmerge.store import digest
-
-Array = NDArray[np.float64]
 
 _HIDDEN = 64
 _HELD_OUT = 0.1
@@ -39,8 +37,7 @@ class ClassFeatures:
     accuracy: float
 
     def __call__(self, batch: Tensor) -> Array:
-        features: Array = np.maximum(as_rows(batch) @ self.weights + self.bias, 0.0)
-        return features
+        return np.maximum(as_rows(batch) @ self.weights + self.bias, 0.0)
 
     @cached_property
     def digest(self) -> str:

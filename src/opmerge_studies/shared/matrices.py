@@ -14,9 +14,9 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.linear_teacher import LinearTeacher
 from opmerge.metrics import gaussian_w2
@@ -29,8 +29,6 @@ from opmerge_studies.shared.strategies import PAPER_RULE
 
 _SINGULAR = 1e-12  # relative variance below which directions are not rotated further
 _REFINEMENTS = 3
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +89,7 @@ class MatrixProblem:
     def covariance(self, step: int) -> Array:
         """(d, d) C_t of z_t."""
         alpha, sigma = self.schedule.alphas[step], self.schedule.sigmas[step]
-        covariance: Array = alpha**2 * self.data_covariance + sigma**2 * self.noise_covariance
-        return covariance
+        return alpha**2 * self.data_covariance + sigma**2 * self.noise_covariance
 
     @cached_property
     def retentions(self) -> tuple[Array, ...]:

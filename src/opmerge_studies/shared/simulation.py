@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
+from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 
 _TOLERANCE = 1e-12
-
-Array = NDArray[np.float64]
 
 Optimiser = Callable[[Array, Array, Array, Generator], Array]
 """What (runs, d) weights become, of their initial values, target, (d,) n_t and random numbers."""
@@ -113,8 +111,7 @@ class TrainedPlan:
 
     def ratio(self, problem: Problem) -> Array:
         """(runs, d) the whole student's operator over the teacher's composite."""
-        ratio: Array = self.operators * np.exp(-problem.teacher.log_products[0])
-        return ratio
+        return self.operators * np.exp(-problem.teacher.log_products[0])
 
 
 def train_plan(

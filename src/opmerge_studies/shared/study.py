@@ -66,8 +66,7 @@ class Study:
             "versions": versions(),
             **self.run(settings, runner),
         }
-        read_again: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
-        return read_again
+        return json.loads(json.dumps(record, allow_nan=False))
 
     def told(self, record: Mapping[str, Any]) -> Told:
         """What the page of a record says in words: its finding and claims; nothing is drawn."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+from opmerge.arrays import Array
 from opmerge.merging import evaluate
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
@@ -18,8 +18,6 @@ from opmerge.training import TrainingModel
 from opmerge_studies.shared.strategies import cosine_problem
 
 _SCAN = 400
-
-Array = NDArray[np.float64]
 
 
 def crossings(num_steps: int, training: TrainingModel) -> list[float]:

@@ -20,11 +20,11 @@ from itertools import combinations, pairwise
 from typing import Annotated, Any, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import brentq
 from scipy.special import gammaln, xlogy
 
+from opmerge.arrays import Array
 from opmerge.checks import check_number
 from opmerge.errors import InputError
 from opmerge.merging import evaluate, initial_coefficients
@@ -56,7 +56,6 @@ _LARGEST_FACTOR = 2.0**20
 _DEVIATIONS = 12.0  # of a Poisson count, beyond which its probability is rounding
 _MARGIN = 60
 
-Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 

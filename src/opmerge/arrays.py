@@ -1,0 +1,6 @@
+"""The array that nearly everything is computed with."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
