@@ -30,6 +30,10 @@ class TimeUpError(Exception):
     """A search did not end in its time; who set the limit, or a caller in between, answers."""
 
 
+class AbandonedError(Exception):
+    """Nobody waits for a search any more: nothing is made of what it has found."""
+
+
 @dataclass(frozen=True)
 class _Limit:
     deadline: float = math.inf
@@ -67,8 +71,9 @@ def time_limit(
     is_over: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Loops inside that ``tick`` end by ``TimeUpError`` once the seconds have passed, or those of a
-    limit around this one; ``tell`` hears of each, or else that of the limit around. So they do once
-    it ``is_over`` for whoever waits, in here or in a limit inside."""
+    limit around this one; ``tell`` hears of each, or else that of the limit around. By
+    ``AbandonedError`` they end once it ``is_over`` for whoever waits, in here or in a limit
+    inside."""
     around = _LIMIT.get()
     deadline = min(around.deadline, time.monotonic() + seconds)
     token = _LIMIT.set(_Limit(deadline, tell or around.tell, is_over or around.is_over))
@@ -98,12 +103,14 @@ def tick(doing: str = "", done: float = 0.0, needs: float = 0.0) -> None:
 
     Raises:
         TimeUpError: if no more than the seconds that what follows ``needs`` are left.
+        AbandonedError: if nobody waits for it.
     """
     limit = _LIMIT.get()
     if limit.tell is not None and doing:
         limit.tell(done, doing)
-    is_late = time.monotonic() + needs > limit.deadline
-    if is_late or (limit.is_over is not None and limit.is_over()):
+    if limit.is_over is not None and limit.is_over():
+        raise AbandonedError
+    if time.monotonic() + needs > limit.deadline:
         raise TimeUpError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from opmerge import InputError, PlanFile, evaluate
-from opmerge.clock import TimeUpError, time_limit
+from opmerge.clock import AbandonedError, time_limit
 from opmerge.explorer.answers import answer
 from opmerge.explorer.edits import Edit, edited, plan_of_view
 from opmerge.explorer.premises import Run, read_premises, read_source
@@ -173,7 +173,7 @@ def test_first_answers_are_no_better_than_those_of_the_whole_search() -> None:
 
 def test_nothing_is_kept_of_a_search_that_was_broken_off() -> None:
     view = SMALL.replaced(steps=9, budget="4e4")
-    with pytest.raises(TimeUpError), time_limit(is_over=lambda: True):
+    with pytest.raises(AbandonedError), time_limit(is_over=lambda: True):
         answer(view)
     assert not answer(view).is_first
 

@@ -22,7 +22,7 @@ from opmerge import (
     cosine_schedule,
     eigenvalue_spectrum,
 )
-from opmerge.clock import TimeUpError, tick, time_limit, while_time
+from opmerge.clock import AbandonedError, TimeUpError, tick, time_limit, while_time
 from opmerge.errors import InputError
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
@@ -147,6 +147,8 @@ def test_limits_nest_and_tell(ticking: None) -> None:
         tick("after", 1)
         with time_limit(0):
             assert list(while_time([1, 2, 3])) == [1]
+        with pytest.raises(AbandonedError), time_limit(is_over=lambda: True):
+            list(while_time([1, 2, 3]))
     tick()
     assert told[-1] == (1, "after")
     assert 3 <= len(told) <= 8

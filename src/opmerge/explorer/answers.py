@@ -23,7 +23,7 @@ from opmerge.forecast.table import direction_groups
 from opmerge.merging import evaluate
 from opmerge.page.plan import direction_errors
 from opmerge.planners import PlannerResult, find_plan
-from opmerge.planners.budget import BudgetPlan, BudgetResult, frontier, plan_for_budget
+from opmerge.planners.budget import BudgetPlan, BudgetResult, first_look, frontier, plan_for_budget
 from opmerge.planners.budget_record import budget_plan_file, budget_record
 from opmerge.planners.record import evaluate_in_time, plan_file, plan_record
 from opmerge.planners.splits import Splitter, jumps_of
@@ -39,7 +39,7 @@ Found = TypeVar("Found")
 
 _KEPT = 64
 _FACTORS = {True: (1 / 16, 1 / 4, 1.0, 4.0, 16.0), False: tuple(2.0**k for k in range(-4, 5))}
-_FIRST_SECONDS, _SECONDS = 0.04, 3.0  # of a certified plan at most; the first at T = 64
+_FIRST_SECONDS, _SECONDS = 0.03, 3.0  # of a certified plan at most; the first at T = 64
 _TAILS = (0.05, 0.95)
 _FOUND: dict[Any, Any] = {}
 
@@ -89,7 +89,7 @@ def answer(view: View, is_first: bool = False) -> Answer:
 
     Raises:
         InputError: for a view that does not fit together.
-        TimeUpError: if it is no longer asked for (``opmerge.clock``).
+        AbandonedError: if it is no longer asked for (``opmerge.clock``).
     """
     plan = plan_of_view(view)
     if view.theory == "law":
@@ -129,7 +129,10 @@ def _searched(
     amount, charged = _charged(view, known)
     budgets = [factor * amount for factor in _FACTORS[is_first]]
     given = known.table, known.rated
-    curve = frontier(*given, budgets, [view.student_steps], charged, quick=is_first)
+    if is_first:
+        curve = first_look(*given, amount, budgets, view.student_steps, charged)
+    else:
+        curve = frontier(*given, budgets, [view.student_steps], charged)
     found = [each for each in curve if each.budget == amount]
     if not found:  # it does not suffice, and the error says for what it would
         found = [plan_for_budget(*given, amount, view.student_steps, charged)]

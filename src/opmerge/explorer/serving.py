@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from opmerge.clock import TimeUpError, tick, time_limit
+from opmerge.clock import AbandonedError, tick, time_limit
 from opmerge.errors import InputError
 from opmerge.explorer.answers import Answer, answer
 from opmerge.explorer.edits import Edit, edited
@@ -114,7 +114,7 @@ async def _changes(request: Request) -> Response:
         found = await _while_asked(request, partial(_answered, request, is_first))
     except _REFUSED as error:
         return PlainTextResponse(str(error), 422, _HEADERS)
-    except TimeUpError:  # nobody waits for it
+    except AbandonedError:
         return PlainTextResponse("", 503, _HEADERS)
     headers = {**_HEADERS, "X-Address": found.view.address}
     if found.is_first:
@@ -129,7 +129,7 @@ async def _plan_file(request: Request) -> Response:
         found = await _while_asked(request, partial(_answered, request, False))
     except _REFUSED as error:
         return PlainTextResponse(str(error), 422, _HEADERS)
-    except TimeUpError:
+    except AbandonedError:
         return PlainTextResponse("", 503, _HEADERS)
     named = {"Content-Disposition": 'attachment; filename="plan.json"'}
     return Response(found.file.dumps(), 200, {**_HEADERS, **named}, "application/json")
