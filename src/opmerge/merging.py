@@ -27,7 +27,7 @@ from opmerge.training import MODELS
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a plan costs in quality."""
+    """What a plan costs in quality, for d eigenvalues: excess (d,) and of each merge (M, d)."""
 
     problem: Problem
     plan: Plan

@@ -228,7 +228,7 @@ class DataInputs:
             raise InputError("labels", requirement, len(self.condition))
 
     def take(self, rows: Tensor) -> DataInputs:
-        """Some of the samples."""
+        """The samples of these (n,) rows."""
         condition = None if self.condition is None else self.condition.take(rows)
         return DataInputs(self.data[rows], condition)
 

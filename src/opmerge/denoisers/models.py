@@ -135,7 +135,7 @@ class Teacher(_Told):
     def estimates(
         self, z: Tensor, step: Step, condition: Condition | None
     ) -> tuple[Estimate, Estimate]:
-        """What ``denoiser`` and ``student_denoiser`` say, at the cost of the first."""
+        """What ``denoiser`` and ``student_denoiser`` say of (B, …) z, at the cost of the first."""
         if isinstance(self.denoiser, Guided):
             return self.denoiser.estimates(z, step, condition)
         estimate = self.student_denoiser(z, step, condition)

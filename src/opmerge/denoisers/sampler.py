@@ -76,7 +76,10 @@ class DDIM:
         prediction_type: PredictionType,
         scalings: Array | None = None,
     ) -> DDIM:
-        """Read a schedule of the theory; without timesteps of its own it numbers its steps."""
+        """Read a schedule of the theory; without timesteps of its own it numbers its steps.
+
+        ``scalings`` (3, T+1) as of the class.
+        """
         own = schedule.timesteps or range(1, schedule.num_steps + 1)
         return cls(
             torch.from_numpy(schedule.alphas.astype(np.float32)),
@@ -131,12 +134,12 @@ class DDIM:
         return DDIM(alphas, sigmas, timesteps, self.prediction_type, scalings)
 
     def add_noise(self, x0: Tensor, noise: Tensor, step: Step) -> Tensor:
-        """``z = alpha x_0 + sigma ε`` at a step, or at one step a sample."""
+        """(B, …) ``z = alpha x_0 + sigma ε`` at a step, or at (B,) steps."""
         alpha, sigma = self.at(step, x0.ndim)
         return alpha * x0 + sigma * noise
 
     def at(self, step: Step, ndim: int) -> tuple[Tensor, Tensor]:
-        """alpha and sigma of a step, or of one a sample, that broadcast over ``ndim`` axes."""
+        """alpha and sigma, () of a step or (B, 1, …) of (B,) steps, to multiply ``ndim`` axes."""
         return _broadcast(self.alphas[step], ndim), _broadcast(self.sigmas[step], ndim)
 
     def scale(self, z: Tensor, step: Step) -> Tensor:
@@ -156,16 +159,16 @@ class DDIM:
         return PREDICTIONS[self.prediction_type].estimate(output, z, *self.at(step, z.ndim))
 
     def output_error(self, step: Step) -> Tensor:
-        """The error of the network's output at a step, or at several, where x̂ errs by 1."""
+        """The error of the network's output where x̂ errs by 1: () at a step, (n,) at (n,) steps."""
         error = PREDICTIONS[self.prediction_type].error(*self.at(step, 1))
         return error if self.scalings is None else error / self.scalings[2, step].abs()
 
     def land(self, estimate: Estimate, step: Step) -> Tensor:
-        """The state at ``step`` that the estimates imply: ``alpha x̂ + sigma ε̂``."""
+        """The state (B, …) at ``step`` that the estimates imply: ``alpha x̂ + sigma ε̂``."""
         return self.add_noise(estimate.x0, estimate.noise, step)
 
     def x0_target(self, z: Tensor, step: Step, readout: Step, landing: Tensor) -> Tensor:
-        """The estimate x̂ at ``step`` with which ``land`` at ``readout`` gives ``landing``.
+        """The estimate x̂ (B, …) at ``step`` with which ``land`` at ``readout`` gives ``landing``.
 
         ``x̂ = (landing - sigma_r/sigma_j z) / weight``, with the ``jump_weight`` of x̂.
         """
@@ -173,7 +176,10 @@ class DDIM:
         return (landing - ratio * z) / self.jump_weight(step, readout, z.ndim)
 
     def jump_weight(self, step: Step, readout: Step, ndim: int = 1) -> Tensor:
-        """``alpha_r - alpha_j sigma_r/sigma_j``: how much of x̂ is in the state that is reached."""
+        """``alpha_r - alpha_j sigma_r/sigma_j``: how much of x̂ is in the state that is reached.
+
+        () for a step or (B, 1, …) for (B,) steps, as ``at``.
+        """
         alpha, sigma = self.at(step, ndim)
         alpha_readout, sigma_readout = self.at(readout, ndim)
         return alpha_readout - alpha * (sigma_readout / sigma)

@@ -138,7 +138,9 @@ def told(value: float) -> str:
 
 
 def plan_drawing(plan: Plan, weights: Sequence[float], title: str) -> Markup:
-    """Each merge as a bar over the steps that it jumps over, in its round; stronger by its weight.
+    """Each merge as a bar over the steps that it jumps over, in its round; strong as its weight is.
+
+    Strength is in proportion to the weight: equal merges look alike.
 
     Args:
         weights: (M,) of the merges, such as their iterations.
@@ -165,10 +167,9 @@ def plan_drawing(plan: Plan, weights: Sequence[float], title: str) -> Markup:
         )
 
     bar(plan.students[0].start, 0, 0, "teacher")
-    low = min(weights, default=0.0)
+    largest = max(weights, default=0.0) or 1.0
     for merge, place, weight in zip(plan.merges, rounds, weights, strict=True):
-        share = (weight - low) / ((max(weights) - low) or 1.0)
-        kind = f"merge shade{min(int(share * _SHADES), _SHADES - 1)}"
+        kind = f"merge shade{min(int(weight / largest * _SHADES), _SHADES - 1)}"
         more = {"data_merge": f"{merge.start}-{merge.stop}"}
         bar(merge.start, merge.stop, place, kind, **more)
     for boundaries, place in _marks(plan, rounds):

@@ -288,6 +288,8 @@ def _longer(answer: Answer) -> str:
         return "What training for longer leaves"
     if later <= 0:
         return "Training for four times as long leaves nothing"
+    if now / later > 1e6:
+        return "Training for four times as long leaves less than a millionth of it"
     return f"Training for four times as long leaves {times(now / later)} less"
 
 

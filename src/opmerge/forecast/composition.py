@@ -50,7 +50,7 @@ class Forecast:
 
     @classmethod
     def of(cls, law: FittedLaw, squared: Array) -> Forecast:
-        """That of squared paired errors: of the law itself and, if it has any, of its draws."""
+        """That of squared paired errors, (1 + number of draws,): of the law, then of its draws."""
         errors = np.sqrt(squared)
         draws = errors[1:] if law.draws else errors
         rng = np.random.default_rng(0)  # the scatter, beside what the draws differ by

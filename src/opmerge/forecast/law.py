@@ -135,7 +135,7 @@ class MergeLaw:
 
     @classmethod
     def from_vector(cls, vector: Array) -> MergeLaw:
-        """The law of a ``to_vector``."""
+        """The law of a ``to_vector`` (G + 7,)."""
         values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
         behind = float(np.clip(vector[-6], *_RANGES["behind"]))
         share = float(np.clip(vector[-5], *_RANGES["share_exponent"]))

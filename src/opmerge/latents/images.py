@@ -72,7 +72,7 @@ class Images:
         return [DataInputs(each).identity() for each in (self.data, self.rows, self.held_out)]
 
     def some(self, count: int) -> Tensor:
-        """At most so many of the held-out images, spread evenly."""
+        """(n, C, H, W) held-out images, n <= count of them, spread evenly."""
         return held_out_images(self.held_out, most=count)
 
 

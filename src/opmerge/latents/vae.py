@@ -85,7 +85,10 @@ class ConvVAE(ModelMixin, ConfigMixin):
         return self.decoder(features)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images decoded from ``mean + exp(log_variance / 2) · noise``, mean and log variance."""
+        """Images decoded from ``mean + exp(log_variance / 2) · noise``, mean and log variance.
+
+        Images are (B, C, H, W), the others (B, num_latents).
+        """
         mean, log_variance = self.encode(images)
         return self.decode(mean + torch.exp(log_variance / 2) * noise), mean, log_variance
 

@@ -83,9 +83,9 @@ def find_plan(
 def auto_plan(problem: Problem, student_steps: int = 1) -> PlannerResult:
     """The planner that proves most for this problem; its notes begin with why.
 
-    One eigenvalue: scalar. Towards the teacher: certified. Anything else of a few steps: brute
-    force. The rest: interval DP and the named strategies, whichever is better, under the separable
-    bound.
+    One eigenvalue: scalar (THEORY 8). Towards the teacher: certified (THEORY 7). Anything else of a
+    few steps: brute force. The rest: interval DP and the named strategies, whichever is better,
+    under the separable bound.
     """
     result, reason = _first_answer(problem, student_steps)
     try:

@@ -4,7 +4,8 @@ A composite and a merge increase with every child in every coordinate, so a part
 if another is at least as good in every coordinate: lower where no plan falls below the target,
 higher where none rises above it, and equal where the target lies within reach. With ε > 0, a
 part may also be dropped if it is better by little; the part that stays remembers how good the
-dropped ones were, so that the final lower bound accounts for all of them, exactly.
+dropped ones were, so that the final lower bound accounts for all of them, exactly. The abstract of
+the paper's second version names such a programme (arXiv 2505.16024); this one is ours.
 """
 
 from __future__ import annotations

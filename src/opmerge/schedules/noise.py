@@ -128,7 +128,11 @@ class NoiseSchedule:
 
 
 def arrays_schedule(alphas: ArrayLike, sigmas: ArrayLike) -> NoiseSchedule:
-    """A schedule given by its coefficients, shape (T+1,), index 0 on the data side."""
+    """A schedule given by its coefficients, shape (T+1,), index 0 on the data side.
+
+    Raises:
+        InputError: for what a ``NoiseSchedule`` does not take.
+    """
     return NoiseSchedule(check_vector("alphas", alphas), check_vector("sigmas", sigmas))
 
 

@@ -177,6 +177,6 @@ def in_words(record: GuidanceRecord) -> str:
         return "1"
     scale = record["scale"]
     scales = ",".join(f"{each:g}" for each in (scale if isinstance(scale, list) else [scale]))
-    words = f"{scales} at the steps {','.join(map(str, record['interval']))}"
+    words = "{} at its steps {} to {}".format(scales, *record["interval"])
     prompt = record.get("negative_prompt")
     return f"{words}, away from {prompt!r}" if prompt else words

@@ -194,7 +194,7 @@ def eigenvalue_spectrum(
     multiplicities: ArrayLike | None = None,
     source: str = "eigenvalues",
 ) -> Spectrum:
-    """The spectrum of given eigenvalues, in any order; each multiplicity is 1 unless given.
+    """The spectrum of (d,) eigenvalues, in any order; each of (d,) multiplicities is 1 by default.
 
     Raises:
         InputError: on an empty list or what a ``Spectrum`` does not take, with its position.

@@ -77,7 +77,10 @@ def priced(
     accelerator: Accelerator,
     folder: Path,
 ) -> Prices:
-    """A budget's prices; for a time an iteration is timed first, once for all resumptions."""
+    """Prices of a budget: network evaluations, iterations or a time (``opmerge.settings.types``).
+
+    For a time an iteration is timed first, once for all resumptions.
+    """
     amount, unit = read_budget(budget)
     cost = cost_of_training(teacher, config, accelerator.num_processes)
     if unit == "evaluations":

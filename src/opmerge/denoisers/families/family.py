@@ -134,7 +134,7 @@ class Family:
         return None
 
     def call(self, network: nn.Module, z: Tensor, times: Tensor, told: Condition | None) -> Any:
-        """See ``Call``."""
+        """The output (B, …) for z (B, …) at (B,) times, told what is beside them (``Call``)."""
         return network(z, times, **({} if told is None else told.rows))
 
     def guidance_rows(self, config: Config, scales: Tensor) -> dict[str, Tensor]:
