@@ -68,7 +68,11 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
             found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
         cost = order.asked.calibration_share * order.prices.amount
         return Knowledge(found.law_fit.law, found.table.table, cost, is_probed=True)
-    table = kept_table(*given, folder, samples_without_probes(order))
+    count = samples_without_probes(order)
+    total = table_evaluations(order.teacher, order.spectrum, count)
+    table = kept_table(
+        *given, folder, count, lambda done: order.report("measuring the teacher", done, total)
+    )
     is_solved = order.config.linear_part == "solve"
     law = law_prior(order.teacher, is_solved).fitted(len(table.table.sizes))
     cost = 0.0 if order.prices.counts_iterations else table.network_evaluations

@@ -3,7 +3,7 @@
 A page stands in a world: a folder with images, latents, prompts and ``path/to/model``, a tiny
 pipeline of the real classes. Equal commands of a world are run once. What is not run: `explore`
 (tests/explorer does, in a browser), what needs CelebA, and studies, whose settings are read and
-checked (tests/studies runs each, small). Pages of NOT_RUN are parsed alone, by tests/test_docs.py.
+checked (tests/studies runs each, small).
 """
 
 from __future__ import annotations
@@ -26,23 +26,28 @@ from tiny_pipelines import SAMPLE, TINY_PIPELINES, side_of
 from opmerge.cli.studies import load_study
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerator")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "fresh_accelerator"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight"),  # FLUX in bf16
+]
 
 Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WORLDS = ("pixels", "dit", "stable_diffusion", "sdxl")
+WORLDS = ("pixels", "dit", "stable_diffusion", "sdxl", "flux")
 WORLD_OF = {  # of a page, or of a section of one; the others are of pixels
     "index: My latent model with classes": "dit",
     "how_to/dit": "dit",
+    "how_to/flux": "flux",
     "how_to/guided: A student that is told its scale": "stable_diffusion",
     "how_to/lora": "stable_diffusion",
     "how_to/prepare": "stable_diffusion",
     "how_to/sdxl": "sdxl",
     "how_to/stable_diffusion": "stable_diffusion",
+    "options: opmerge run": "dit",
 }
-FIRST = ("how_to/distil", "how_to/dit", "how_to/prepare", "how_to/studies")
+FIRST = ("how_to/distil", "how_to/dit", "how_to/latents", "how_to/prepare", "how_to/studies")
 """What these make, other pages take as there."""
 NUM_IMAGES, STEPS, BUDGET = 12, 4, 16000
 SHORT = {"--train_batch_size": 4, "--checkpointing_steps": 0}
@@ -70,7 +75,6 @@ SMALLER = {  # where they are shown
     "--num_layers": 1,
     "--train_batch_size": 4,
 }
-NOT_RUN = ("options", "questions", "how_to/cifar10", "how_to/flux")
 GO_ON = {"--dry_run", "--resume_from_checkpoint"}
 SMALL_STUDY = {"phase": ("steps=[16]", "num_eigenvalues=24", "denoiser_steps=[16]")}
 
@@ -99,13 +103,19 @@ def inline(text: str) -> Iterator[list[str]]:
 
 def shown(world: str) -> Iterator[tuple[str, list[str]]]:
     """Commands of a world, with the section that shows them."""
-    found = (each for each in sections() if not each[0].startswith(NOT_RUN))
-    ordered = sorted(found, key=lambda each: not each[0].startswith(FIRST))
+    ordered = sorted(sections(), key=lambda each: not each[0].startswith(FIRST))
     for name, text in ordered:
-        if WORLD_OF.get(name, WORLD_OF.get(name.split(":")[0], "pixels")) == world:
-            for words in (*commands_in(text), *inline(text)):
-                if not {"explore", "celeba"} & {*words} and "…" not in "".join(words):
-                    yield name, words
+        there = WORLD_OF.get(name, WORLD_OF.get(name.split(":")[0], "pixels"))
+        for words in (*commands_in(text), *inline(text)):
+            reads_texts = there == "pixels" and {"--prompt", "--prompts"} & {*words}
+            is_run = not {"explore", "celeba"} & {*words} and "…" not in "".join(words)
+            if is_run and world == ("stable_diffusion" if reads_texts else there):
+                yield name, words
+
+
+def page_of(section: str) -> str:
+    """What one command leaves, others of its page may take; of options each stands alone."""
+    return section if section.startswith("options") else section.split(":", maxsplit=1)[0]
 
 
 def smaller(words: list[str]) -> list[str]:
@@ -118,6 +128,7 @@ def smaller(words: list[str]) -> list[str]:
         options["--num_iterations"] = 2
     if verb == "calibrate" and "--budget" in words:
         del options["--num_iterations"]
+        options["--budget"] = 2 * BUDGET
     if "1,2,4" in words:
         options["--student_steps"] = "1,2"
     words = list(words)
@@ -165,6 +176,8 @@ def world(
     latents = rng.standard_normal((NUM_IMAGES, 4, SAMPLE, SAMPLE), dtype=np.float32)
     np.save("my_latents.npy", latents)
     np.save("my_labels.npy", np.arange(NUM_IMAGES) % 2)
+    pixels = rng.integers(0, 256, (NUM_IMAGES, SAMPLE, SAMPLE, 3), dtype=np.uint8)
+    np.savez("cifar10.npz", images=pixels, labels=np.arange(NUM_IMAGES) % 2)
     return name
 
 
@@ -173,13 +186,13 @@ def test_the_commands_of_pages_run(run: Run, world: str) -> None:
     made: dict[tuple[str, ...], Path] = {}
     page = ""
     for section, shown_words in shown(world):
-        if not section.startswith(FIRST) and section.split(":", maxsplit=1)[0] != page:
+        if not section.startswith(FIRST) and page_of(section) != page:
             there = Path("there")
             if not there.exists():
                 shutil.copytree("runs", there)
             shutil.rmtree("runs")
             shutil.copytree(there, "runs")
-        page = section.split(":", maxsplit=1)[0]
+        page = page_of(section)
         words = small_study(smaller(shown_words))
         place = Path(dict(pairwise(words)).get("--output_dir", "nowhere"))
         if place.exists() and not GO_ON & {*words}:  # of another command it may be

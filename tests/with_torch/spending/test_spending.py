@@ -135,8 +135,17 @@ def test_the_forecast_has_learned_from_the_pilot(teacher: Path, tmp_path: Path) 
     assert record["budget"]["law"] == learned.source
 
 
-def test_students_of_two_steps(teacher: Path, tmp_path: Path) -> None:
+def test_students_of_two_steps_and_how_far_they_are(
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("opmerge.cli.progress._SECONDS_BETWEEN_LINES", 0.0)
     assert not run(teacher, tmp_path, "--student_steps", 2, "--linear_part", "train")
+    lines = capsys.readouterr().err.splitlines()
+    told = {line.split(":")[0] for line in lines if "%, about" in line}
+    assert told >= {"measuring the teacher", "training plan"}
     record = record_of(tmp_path)
     assert record["problem"]["student_steps"] == 2
     assert [each["name"] for each in record["trained"]] == ["plan"]  # nothing is solved
