@@ -16,7 +16,7 @@ def reference(commands: Commands, path: str = "opmerge") -> Iterator[str]:
         elif isinstance(command, Command):
             yield from ("", f"## {path} {name}", "", summary(command), "")
             yield from (f"    {line}" for line in (command.epilog or "").splitlines())
-            yield from ("", "| | | |", "|---|---|---|")
+            yield from ("", "| option | value | meaning |", "|---|---|---|")
             for option in command.options:
                 names, kind, *text = (cell.replace("|", "\\|") for cell in option.cells)
                 yield f"| `{names}` | {kind.strip('<>')} | {' '.join(text).rstrip()} |"

@@ -298,23 +298,27 @@ class SpendingOptions(TeacherOptions):
     fuse_lora: bool = option(False, _FUSED, "Run", rare=True)
     one_network: bool = option(False, f"{_SHARED}.", "Execution")
     lora_rank: Count | None = option(
-        None, "As of the run to come: adapters.", "Execution", shown="whole networks"
+        None, str(_TRAINED["lora_rank"].description), "Execution", shown="whole networks"
     )
     lora_target_modules: tuple[str, ...] | None = option(
-        None, "As of the run to come.", "Execution", shown="by the network", rare=True
+        None,
+        str(_TRAINED["lora_target_modules"].description),
+        "Execution",
+        shown="by the network",
+        rare=True,
     )
     loss_weighting: LossWeighting = option(
-        "snr-truncated", "As of the run to come.", "Execution", rare=True
+        "snr-truncated", str(_TRAINED["loss_weighting"].description), "Execution", rare=True
     )
     linear_part: LinearPartChoice = option(
         "auto",
-        "As of the run to come.",
+        str(_TRAINED["linear_part"].description),
         "Execution",
         shown="solve for the perceptron, train for others",
         rare=True,
     )
     target_reuse: Count | Literal["auto"] = option(
-        "auto", "As of the run to come.", "Execution", rare=True
+        "auto", str(_TRAINED["target_reuse"].description), "Execution", rare=True
     )
 
 
