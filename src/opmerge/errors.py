@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 _MAX_VALUE_LENGTH = 80
@@ -77,7 +79,7 @@ def not_installed(argument: str, package: str | None, extra: str = "torch") -> I
 
 def _shorten(value: object) -> str:
     try:
-        text = value if isinstance(value, str) else repr(value)
+        text = os.fspath(value) if isinstance(value, str | PurePath) else repr(value)
     except RecursionError:
         text = "what is nested too deep"
     return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 1] + "…"

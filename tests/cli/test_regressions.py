@@ -110,3 +110,7 @@ def test_auto_takes_the_better_of_two_bounds() -> None:
     spectrum, schedule = eigenvalue_spectrum([0.5, 10]), cosine_schedule(128)
     problem = Problem(spectrum, schedule, GradientFlow(0.1), "operator-copy")
     assert find_plan(problem).gap < 1e-3 < certified_plan(problem).gap
+
+
+def test_a_path_in_an_error_is_told_as_it_is_typed() -> None:
+    assert str(InputError("student", "must be there", Path("a/b"))).endswith(", got a/b")

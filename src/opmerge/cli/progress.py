@@ -13,6 +13,7 @@ from opmerge.cli.streams import console
 from opmerge.launcher import is_first
 
 _SECONDS_BETWEEN_LINES = 20.0
+_MANY_HOURS = 100
 
 
 class Report(Protocol):
@@ -110,7 +111,9 @@ def _lines(title: str, total: float | None, begun_at: float) -> Report:
 
 
 def duration(seconds: float) -> str:
-    """``m:ss`` or ``h:mm:ss``."""
+    """``m:ss`` or ``h:mm:ss``, and of many hours the days."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= _MANY_HOURS:
+        return f"{hours / 24:,.0f} days"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

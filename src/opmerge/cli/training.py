@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from opmerge.settings.networks import TeacherConfig
 
 _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is asked for
+_BUSY = 0.5  # of a core: a process that computes alone has all of one
 
 
 def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConfig) -> None:
@@ -313,13 +315,18 @@ def _show_cost(run: Distillation) -> None:
     from opmerge.distillation.costs import estimate_cost
 
     with progress_bar("dry run", 3) as report:
-        begun = itertools.count()
+        begun, clocks = itertools.count(), (time.process_time(), time.perf_counter())
         cost = estimate_cost(run, lambda doing: report(next(begun), doing))
+        share = (time.process_time() - clocks[0]) / (time.perf_counter() - clocks[1])
     if not run.accelerator.is_main_process:
         return
     working = "and activations, which this network does not tell"
     if cost.working_bytes is not None:
         working = f"{cost.working_bytes / 2**20:,.1f} MiB of activations and gradients"
+    busy = ""
+    if run.accelerator.device.type == "cpu" and share < _BUSY:
+        alone = duration(share * cost.seconds)
+        busy = f", which left this process {share:.0%} of a core; with all of one about {alone}"
     rows: dict[str, object] = {
         "networks trained": cost.num_stages,
         "iterations": f"{cost.num_iterations:,}",
@@ -330,6 +337,6 @@ def _show_cost(run: Distillation) -> None:
         f"{cost.data_memory_bytes / 2**20:,.1f} MiB of samples in main memory",
         "disk": f"{cost.disk_bytes / 2**20:,.1f} MiB of networks, "
         f"{cost.data_disk_bytes / 2**20:,.1f} MiB of samples",
-        "expected duration": f"{duration(cost.seconds)} on this machine as it is now",
+        "expected duration": f"{duration(cost.seconds)} on this machine as it is now{busy}",
     }
     show_rows(rows)

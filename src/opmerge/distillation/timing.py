@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from accelerate import Accelerator
@@ -41,20 +42,21 @@ class Pace:
 
 
 def seconds_of(accelerator: Accelerator, work: Work, size: int) -> float:
-    """Seconds of work on ``size`` samples, the mean of up to ten times in about three seconds.
+    """Seconds of work on ``size`` samples: the median of three to ten times, in about 3 seconds.
 
     Slow work is done on fewer samples, at least one, and taken to grow on as it did up to there.
+    A time in which the machine stood still, or warmed up, moves no median, nor the lesser of two.
     """
     begin, count, before = time.perf_counter(), 1, (0, 0.0)
     while True:
-        taken = _once(accelerator, work, count)  # the first of its size, which may warm up
-        spent = _agreed(accelerator, time.perf_counter() - begin)
+        times = [_once(accelerator, work, count) for _ in range(2)]
+        taken, spent = min(times), _agreed(accelerator, time.perf_counter() - begin)
         if count == size or spent + 2 * _GROWTH * taken > _SECONDS:
             break
-        before = count, _once(accelerator, work, count)
+        before = count, taken
         count = min(_GROWTH * count, size)
-    times = max(1, min(_MOST_TIMES, int((_SECONDS - spent) / taken)))
-    taken = sum(_once(accelerator, work, count) for _ in range(times)) / times
+    more = max(1, min(_MOST_TIMES - 2, int((_SECONDS - spent) / taken)))
+    taken = median([*times, *(_once(accelerator, work, count) for _ in range(more))])
     slope = (taken - before[1]) / (count - before[0])
     return taken + (size - count) * min(max(slope, 0.0), taken / count)
 

@@ -235,7 +235,7 @@ def _law_of(run: Run, groups: int) -> FittedLaw | None:
     if "law" in run.record:
         return FittedLaw.from_dict(run.record["law"])
     source = run.record["budget"]["law"]
-    prior = next((each for each in LAW_PRIORS.values() if each.source == source), None)
+    prior = next((each for each in LAW_PRIORS.values() if source.startswith(each.source)), None)
     return None if prior is None else prior.fitted(groups)
 
 

@@ -27,7 +27,7 @@ from scipy.optimize import least_squares
 
 from opmerge.arrays import Array
 from opmerge.data import Progress
-from opmerge.denoisers.families import config_of, family_of
+from opmerge.denoisers.families import config_of
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import settled
@@ -283,17 +283,23 @@ def fit_network(
         )
     counts = {probe.settings.num_iterations for probe in probes}
     span = f"{min(counts)} to {max(counts)} iterations" if counts else "no iterations"
-    source = f"{len(probes)} probes of this network, T = {steps}, {span}"
-    is_solved = config.linear_part == "solve"
-    return fit_law(merges, np.array(sizes), law_prior(teacher, is_solved), source)
+    prior = law_prior(teacher, config.linear_part == "solve")
+    source = f"{len(probes)} probes of this network, T = {steps}, {span}, from {prior.source}"
+    return fit_law(merges, np.array(sizes), prior, source)
 
 
 def law_prior(teacher: Teacher, is_solved: bool) -> LawPrior:
-    """What is known of the law of a kind of network: perceptrons, and all others."""
-    is_perceptron = "MLPDenoiser" in family_of(config_of(teacher.network)).class_names
-    kinds = ["mlp" if is_perceptron else "unet"]
-    kinds.insert(0, f"{kinds[0]}-solved" if is_solved else kinds[0])
-    return next((LAW_PRIORS[kind] for kind in kinds if kind in LAW_PRIORS), LAW_PRIORS["mlp"])
+    """What is known of the law of a kind of network: perceptrons and UNets.
+
+    What is known of UNets stands for all other kinds as well; its source says so.
+    """
+    name = config_of(teacher.network)["_class_name"]
+    kind = "mlp" if name == "MLPDenoiser" else "unet"
+    solved = f"{kind}-solved"
+    prior = LAW_PRIORS[solved if is_solved and solved in LAW_PRIORS else kind]
+    if kind == "mlp" or "UNet" in name:
+        return prior
+    return replace(prior, source=f"{prior.source}, for none is known of {name}")
 
 
 def _by_group(values: Sequence[float], groups: Sequence[slice]) -> Array:

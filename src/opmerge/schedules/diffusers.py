@@ -271,6 +271,9 @@ def _sigma_states(scheduler: Any, times: Array) -> tuple[Array, Array, Array]:
     has_ends = "sigma_max" in _signature(type(scheduler))
     if config.get("use_flow_sigmas") or not (has_betas or has_ends):
         levels = 1 - levels if config.get("invert_sigmas") else levels
+        if levels.max() > 1:  # of sigma_max 80, which Cosmos' pipeline takes for sigma / alpha
+            requirement = "must have sigmas from 0 to 1, as flow matching has"
+            raise InputError("scheduler config", requirement, f"{levels.max():g}", _ARRAYS)
         return 1 - levels, levels, times
     return 1 / np.hypot(1, levels), levels / np.hypot(1, levels), times
 

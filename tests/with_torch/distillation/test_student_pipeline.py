@@ -29,7 +29,7 @@ from torch_helpers import files_up_to
 
 from opmerge.denoisers.families import class_rows
 from opmerge.denoisers.models import Jump, Student, Teacher, initial_noise
-from opmerge.denoisers.networks import MLPDenoiser
+from opmerge.denoisers.networks import MLPDenoiser, make_unet
 from opmerge.denoisers.sampler import DDIM
 from opmerge.denoisers.teacher_folder import load_teacher, write_teacher_folder
 from opmerge.distillation.pipeline import (
@@ -50,17 +50,7 @@ SHAPE = (1, 8, 8)
 
 def unet(seed: int) -> UNet2DModel:
     torch.manual_seed(seed)
-    network = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-    return network.requires_grad_(False).eval()
+    return make_unet(SHAPE, (8, 16)).requires_grad_(False).eval()
 
 
 def mlp(seed: int, shape: tuple[int, ...], num_classes: int | None = None) -> MLPDenoiser:

@@ -32,8 +32,25 @@ def test_slow_work_is_timed_on_fewer_samples(
         assert found == pytest.approx(fixed + per_sample * size)
     else:
         assert found == pytest.approx((fixed + per_sample) * size)
-    assert now <= BOX + 2 * (fixed + per_sample)
+    assert now <= BOX + 3 * (fixed + per_sample)
     assert (max(counts) == size) == (2 * (fixed + per_sample * size) < BOX)
+
+
+@pytest.mark.parametrize(("per_sample", "size"), [(1e-5, 128), (0.02, 128), (2.0, 16)])
+@pytest.mark.parametrize("stalled", range(12))
+def test_a_machine_that_stands_still_once_does_not_slow_the_work(
+    monkeypatch: pytest.MonkeyPatch, per_sample: float, size: int, stalled: int
+) -> None:
+    """The call of one number takes 40 seconds more, whichever that is."""
+    now, calls = 0.0, 0
+
+    def work(count: int) -> None:
+        nonlocal now, calls
+        now += per_sample * count + 40.0 * (calls == stalled)
+        calls += 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert seconds_of(Accelerator(cpu=True), work, size) == pytest.approx(per_sample * size)
 
 
 def test_a_pace_adds_up_what_is_done() -> None:

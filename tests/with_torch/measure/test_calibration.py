@@ -30,6 +30,7 @@ from opmerge import (
 )
 from opmerge.cli import main
 from opmerge.denoisers.inputs import Batch
+from opmerge.denoisers.networks import make_dit, make_unet
 from opmerge.denoisers.teacher_folder import write_teacher_folder
 from opmerge.distillation import (
     DDIM,
@@ -39,13 +40,14 @@ from opmerge.distillation import (
     OptimizationConfig,
     Teacher,
 )
-from opmerge.forecast import forecast, read_calibration
+from opmerge.forecast import LAW_PRIORS, forecast, read_calibration
 from opmerge.loop import Draws
 from opmerge.measure.calibration import (
     Calibration,
     _split,
     calibrate,
     fit_rates,
+    law_prior,
 )
 from opmerge.measure.calibration_budget import size_within
 from opmerge.measure.linearity import Linearity, linearity, require_basis
@@ -812,3 +814,20 @@ def test_too_few_steps_or_samples() -> None:
         calibrate(small_teacher(3), gaussian_inputs(200), *rest)
     with pytest.raises(InputError, match="`data` must hold at least 5 samples, got 4"):
         calibrate(small_teacher(), gaussian_inputs(4), *rest)
+
+
+@pytest.mark.parametrize("is_solved", [False, True])
+def test_the_law_of_a_kind_of_which_none_is_known_says_so(is_solved: bool) -> None:
+    ddim = DDIM.from_schedule(cosine_schedule(STEPS), "epsilon")
+
+    def prior_of(network: nn.Module) -> Any:
+        return law_prior(Teacher(network, ddim, (1, 8, 8)), is_solved)
+
+    unet = LAW_PRIORS["unet"]
+    assert prior_of(MLPDenoiser((1, 8, 8))) is LAW_PRIORS["mlp-solved" if is_solved else "mlp"]
+    assert prior_of(make_unet((1, 8, 8), (8, 8))) is unet
+    for other in (make_dit((1, 8, 8), 8, 1), nn.Linear(8, 8)):
+        found = prior_of(other)
+        assert (found.centre, found.spreads) == (unet.centre, unet.spreads)
+        assert found.source.startswith(unet.source)
+        assert found.source.endswith(type(other).__name__)

@@ -386,6 +386,11 @@ ZERO = "`scheduler config` must change the noise level in every step, and step "
             'pass the folder of the pipeline, or set "sigmas_from_steps": true',
         ),
         (
+            {**FLOW, "use_karras_sigmas": True, "sigma_max": 80.0},  # as of Cosmos-Predict2
+            "`scheduler config` must have sigmas from 0 to 1, as flow matching has, got 80; "
+            f"{ARRAYS}",
+        ),
+        (
             {"_class_name": "HeliosScheduler"},
             "`stages` must be 1: each of several stages has noise levels of its own, got 3; "
             f"{ARRAYS}",

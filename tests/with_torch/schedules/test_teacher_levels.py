@@ -26,11 +26,22 @@ SDXL = {**STABLE, "sample_max_value": 1.0, "timestep_spacing": "leading"}
 DYNAMIC = {"use_dynamic_shifting": True}
 
 TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "AuraFlow": ("FlowMatchEulerDiscrete", {"shift": 1.73}),
+    "Chroma": ("FlowMatchEulerDiscrete", {"use_beta_sigmas": True}),
+    "CogView 3": ("CogVideoXDDIM", {**V, **ZERO, "snr_shift_scale": 4.0}),
+    "CogView 4": (
+        "FlowMatchEulerDiscrete",
+        {**DYNAMIC, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"},
+    ),
     "consistency, distilled": ("CMStochasticIterative", {}),
     "consistency, trained": ("CMStochasticIterative", {"num_train_timesteps": 201}),
     "CogVideoX 2B": ("CogVideoXDDIM", {**V, **ZERO}),
     "CogVideoX 5B": ("CogVideoXDDIM", {**V, **ZERO, "snr_shift_scale": 1.0}),
     "Cosmos 1": ("EDMEuler", {"final_sigmas_type": "sigma_min"}),
+    "Cosmos 2.5": (
+        "UniPCMultistep",
+        {**FLOW, "use_karras_sigmas": True, "sigma_max": 200.0, "sigma_min": 0.01},
+    ),
     "DDPM": ("DDPM", {"variance_type": "fixed_large"}),
     "DeepFloyd IF": ("DDPM", {"beta_schedule": "squaredcos_cap_v2", "thresholding": True}),
     "diffusion policy": (
@@ -41,12 +52,14 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "EDM2": ("EDMEuler", {}),
     "FLUX dev": ("FlowMatchEulerDiscrete", {**DYNAMIC, "shift": 3.0}),
     "FLUX schnell": ("FlowMatchEulerDiscrete", {}),
+    "HiDream fast": ("FlowMatchLCM", {"shift": 3.0}),
     "Hunyuan-DiT": ("DDPM", {**STABLE, **V, "beta_end": 0.03}),
     "Hunyuan3D paint": ("DDIM", {**LATENT, **V, **ZERO, "steps_offset": 1}),
     "Kandinsky 2.2": (
         "DDPM",
         {"beta_start": 0.00085, "beta_end": 0.012, "variance_type": "learned_range"},
     ),
+    "Kolors": ("EulerDiscrete", {**SDXL, "beta_end": 0.014, "num_train_timesteps": 1100}),
     "LCM-SDXL": ("LCM", {**DEAD, "interpolation_type": "linear"}),
     "LDM CelebA-HQ": (
         "DDIM",
@@ -62,6 +75,7 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
             "shift_terminal": 0.1,
         },
     ),
+    "Mochi": ("FlowMatchEulerDiscrete", {"invert_sigmas": True}),
     "PixArt": ("DPMSolverMultistep", {"lambda_min_clipped": -np.inf}),
     "Playground": ("EDMDPMSolverMultistep", {}),
     "Qwen-Image": (
@@ -79,6 +93,7 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Stable Diffusion 3": ("FlowMatchEulerDiscrete", {"shift": 3.0}),
     "SDXL": ("EulerDiscrete", SDXL),
+    "SDXL Turbo": ("EulerAncestralDiscrete", {**LATENT, "timestep_spacing": "trailing"}),
     "SVD": (
         "EulerDiscrete",
         {
@@ -90,6 +105,7 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
             "use_karras_sigmas": True,
         },
     ),
+    "TCD-SDXL": ("TCD", STABLE),
     "Wan 2.1": ("UniPCMultistep", FLOW),
 }
 
