@@ -295,7 +295,7 @@ def training_inputs(
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.inputs import DataInputs, NoiseInputs
 
-    _tell_of_another(samples.source, teacher)
+    inputs: TrainingInputs
     if data_free:
         kept = told_by(samples.source)
         if kept is None and samples.source != "none":
@@ -303,10 +303,13 @@ def training_inputs(
             raise InputError("source", need, samples.source)
         if kept is not None or teacher.needs.keys() - {LABELS}:  # classes may be drawn evenly
             check_told(teacher.needs, kept)
-        return NoiseInputs(teacher.sample_shape, teacher.num_classes, kept)
-    if samples.source == "none":
+        inputs = NoiseInputs(teacher.sample_shape, teacher.num_classes, kept)
+    elif samples.source == "none":
         raise InputError("source", "must be given, unless with --data_free", samples.source)
-    return DataInputs(*load_training_data(accelerator, samples, folder, teacher))
+    else:
+        inputs = DataInputs(*load_training_data(accelerator, samples, folder, teacher))
+    _tell_of_another(samples.source, teacher)
+    return inputs
 
 
 def _tell_of_another(source: str, teacher: Teacher) -> None:

@@ -818,7 +818,7 @@ def test_too_few_steps_or_samples() -> None:
 
 @pytest.mark.parametrize("is_solved", [False, True])
 def test_the_law_of_a_kind_of_which_none_is_known_says_so(is_solved: bool) -> None:
-    ddim = DDIM.from_schedule(cosine_schedule(STEPS), "epsilon")
+    ddim = DDIM.from_schedule(cosine_schedule(STEPS), "v_prediction")
 
     def prior_of(network: nn.Module) -> Any:
         return law_prior(Teacher(network, ddim, (1, 8, 8)), is_solved)
