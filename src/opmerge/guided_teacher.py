@@ -172,7 +172,8 @@ class GuidedOutcome:
     @property
     def errors(self) -> Array:
         """(d,) E|student - teacher|² from equal noise and condition, in each direction."""
-        return _square(self.deviation, self.problem.moments[-1])
+        moments = self.problem.moments[-1]
+        return np.einsum("di,dij,dj->d", self.deviation, moments, self.deviation)
 
     @property
     def parts(self) -> Array:
@@ -249,11 +250,6 @@ def contraction_thresholds(share: ArrayLike, scale: float) -> tuple[Array, Array
     with np.errstate(divide="ignore"):
         noise = np.where(left > 0, 1 / np.maximum(left, 0.0), np.inf)
     return noise, 1 + scale * r / (1 - r)
-
-
-def _square(rows: Array, moments: Array) -> Array:
-    """(d,) rowᵀ G row."""
-    return np.einsum("di,dij,dj->d", rows, moments, rows)
 
 
 def _deviation(

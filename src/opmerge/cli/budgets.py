@@ -32,13 +32,14 @@ def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOpt
     Raises:
         InputError: for a budget beside what belongs to the linear theory alone.
     """
+    rule = problem.given("merge_rule")
     linear = {
         "planner": searching.given("planner"),
         "epsilon": searching.given("epsilon"),
         "merge_time": problem.given("merge_time"),
         "training": problem.training,
         "objective": "data" if problem.objective == "data" else None,
-        "merge_rule": problem.given("merge_rule") if _copies_operators(problem) else None,
+        "merge_rule": None if rule == "denoiser-copy" else rule,
     }
     told = {name: value for name, value in linear.items() if value is not None}
     if spending.budget is None:
@@ -56,10 +57,6 @@ def is_asked(problem: PlanOptions, searching: SearchOptions, spending: BudgetOpt
         need = "must be left out beside a budget: every strategy stands beside its plan"
         raise InputError("strategy", need, ", ".join(searching.strategy))
     return True
-
-
-def _copies_operators(problem: PlanOptions) -> bool:
-    return bool(problem.given("merge_rule", "denoiser-copy") != "denoiser-copy")
 
 
 def answer(

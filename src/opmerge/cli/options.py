@@ -245,7 +245,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         return [CompletionItem(incomplete, type="file")] if is_file else []
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in self.choices:
+        if value in self.choices:  # some stand for a number
             return value
         if self.kind is Path:
             return value and expand_home(value)  # a shell leaves --output_dir=~/run as it is
@@ -254,8 +254,6 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic in the lates
         if self.kind is str:
             hyphens = value.replace("_", "-")
             return hyphens if hyphens in self.choices else value
-        if value in self.choices:  # a word that may stand for a number
-            return value
         return click.types.convert_type(self.kind)(value, param, ctx)
 
     def _read_numbers(self, text: str, name: str) -> int | tuple[int, ...]:

@@ -132,8 +132,9 @@ def read_plan(
         parsed = opmerge.parse_plan(text, students)
     elif is_named:
         assert steps is not None, "refused above"
-        remaining = steps if free_step is None else _check_free_step(free_step, steps)
-        parsed = opmerge.build_strategy(text, remaining, students)
+        if free_step is not None and not 1 <= free_step < steps:
+            raise InputError("free_step", f"must be in 1 … {steps - 1}, below T", free_step)
+        parsed = opmerge.build_strategy(text, free_step or steps, students)
     else:
         _check_names_a_file(text)
         file = opmerge.PlanFile.read(text)
@@ -156,13 +157,6 @@ def read_plan(
                 requirement = "must be left out: the plan has none"
             raise InputError(name, requirement, asked)
     return parsed, file
-
-
-def _check_free_step(free_step: int, steps: int) -> int:
-    """The step where a free step from T lands, if it does between the two ends."""
-    if not 1 <= free_step < steps:
-        raise InputError("free_step", f"must be in 1 … {steps - 1}, below T", free_step)
-    return free_step
 
 
 def _is_strategy(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def open_source(
         return array_source(path)
     if is_prepared(path):
         return open_prepared(path).source()
-    if arrays := _arrays_without_images(names):
+    arrays = [name for name in names if name.lower().endswith(SAMPLE_SUFFIXES)]
+    if arrays and not any(name.lower().endswith(image_suffixes()) for name in names):
         source = array_folder_source(path, arrays)
     else:
         source = folder_source(path, names, options, progress)
@@ -107,13 +108,6 @@ def existing_path(argument: str) -> Path:
         argument or "nothing",
         f"did you mean {close[0]}?" if close else "",
     )
-
-
-def _arrays_without_images(names: Sequence[str]) -> list[str]:
-    """Those of array files, if there are no images."""
-    if any(name.lower().endswith(image_suffixes()) for name in names):
-        return []
-    return [name for name in names if name.lower().endswith(SAMPLE_SUFFIXES)]
 
 
 def digits(options: SourceOptions) -> Source:

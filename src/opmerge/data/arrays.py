@@ -222,10 +222,6 @@ def write_rows(
     return target
 
 
-def _read_npy(path: Path, name: str) -> Stored:
-    return Stored(np.lib.format.open_memmap(path, mode="r"))
-
-
 def _read_npz(path: Path, name: str) -> Stored:
     # Opened here because np.load leaves a file that it refuses open.
     with open_file(path) as stream:
@@ -323,7 +319,7 @@ def _is_real(values: NDArray[Any]) -> bool:
 _OF_NUMPY = {"BOOL", "F16", "F32", "F64"} | {f"{sign}{n}" for sign in "IU" for n in (8, 16, 32, 64)}
 
 _READERS: dict[str, Callable[[Path, str], Stored]] = {
-    ".npy": _read_npy,
+    ".npy": lambda path, name: Stored(np.lib.format.open_memmap(path, mode="r")),
     ".npz": _read_npz,
     ".csv": _read_csv,
     ".tsv": _read_csv,

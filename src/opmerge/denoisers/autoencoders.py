@@ -34,12 +34,10 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
 
 def latents_of(output: Any) -> Tensor:
     """(B, c, h, w) what an autoencoder's ``encode`` says, of a distribution its mode."""
-    latents: Tensor
     if hasattr(output, "latent_dist"):  # AutoencoderKL
-        latents = output.latent_dist.mode()
-    else:  # AutoencoderDC, VQModel before its codes
-        latents = output.latent if hasattr(output, "latent") else output.latents
-    return latents
+        return output.latent_dist.mode()
+    # AutoencoderDC, VQModel before its codes
+    return output.latent if hasattr(output, "latent") else output.latents
 
 
 @torch.no_grad()

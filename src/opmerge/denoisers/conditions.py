@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +55,7 @@ class KeptConditions:
     @property
     def row_bytes(self) -> int:
         """Bytes of what is told of one sample."""
-        return sum(_row_bytes(parts[0]) for parts in self.tables.values())
+        return sum(_as_read(parts[0][:1]).nbytes for parts in self.tables.values())
 
     def identity(self) -> str:
         """Digest of all conditions in their order."""
@@ -146,13 +145,8 @@ def _gathered(parts: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
 def _mapped(path: Path, name: str) -> Tensor:
     """A tensor of a file, of which nothing is read yet."""
     with safe_open(path, "pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+        return file.get_tensor(name)
 
 
 def _as_read(rows: Tensor) -> Tensor:
     return rows.float() if rows.is_floating_point() else rows
-
-
-def _row_bytes(table: Tensor) -> int:
-    return _as_read(table[:0]).element_size() * math.prod(table.shape[1:])

@@ -171,8 +171,9 @@ def solve(train: Moments, held_out: Moments, directions: Tensor | None = None) -
     The offset is not penalised. Of the ridges ρ = 100, 10, …, 1e-8 that one is taken with which a
     map of the first pairs errs least on those held out; the result is then solved on all.
     """
-    maps = zip(_RIDGES, _ridge_maps(train, directions, _RIDGES), strict=True)
-    _, ridge = min(((_squared_error(part, held_out), ridge) for ridge, part in maps), key=_first)
+    maps = _ridge_maps(train, directions, _RIDGES)
+    errors = [_squared_error(part, held_out) for part in maps]
+    ridge = _RIDGES[errors.index(min(errors))]
     (part,) = _ridge_maps(train + held_out, directions, (ridge,))
     return part.to(torch.float32)
 
@@ -262,10 +263,6 @@ def _squared_error(part: LinearPart, moments: Moments) -> float:
     fitted = fitted + gain**2 * z_z
     shift = 2 * offset @ (part.linear(moments.z) - moments.y) + moments.count * offset @ offset
     return float(y_y - 2 * fitted_y + fitted + shift)
-
-
-def _first(pair: tuple[float, float]) -> float:
-    return pair[0]
 
 
 def _as_float64(rows: Tensor) -> Tensor:

@@ -139,7 +139,9 @@ def train_teacher(
     """
     config = config.for_samples(tuple(data.shape[1:]))
     num_classes = None if labels is None else int(labels.max()) + 1
-    _check_dropout(config, labels)
+    if config.label_dropout and labels is None:
+        requirement = "must be 0 without labels"
+        raise InputError("label_dropout", requirement, config.label_dropout, "pass `labels`")
     scheduler, settings = make_scheduler(config), config.optimization
     network = make_network(config, tuple(data.shape[1:]), num_classes)
     inputs = DataInputs(data, as_condition(labels))
@@ -156,13 +158,6 @@ def train_teacher(
     null = num_classes if config.label_dropout else None
     run = _Run(config, inputs, *rows, scheduler, ddim, trainer, folder, checkpoints, null)
     return run.iterate(None if resume is None else checkpoints.find(resume))
-
-
-def _check_dropout(config: TeacherConfig, labels: Tensor | None) -> None:
-    """Refuse to leave out labels where there are none."""
-    if config.label_dropout and labels is None:
-        requirement = "must be 0 without labels"
-        raise InputError("label_dropout", requirement, config.label_dropout, "pass `labels`")
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,12 +48,9 @@ def check_index(index: Mapping[str, Any], place: Path) -> None:
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The entries of a ``model_index.json`` that are parts of the pipeline, not settings of it."""
-    entries = {name: entry for name, entry in index.items() if isinstance(entry, list)}
-    return {name: e for name, e in entries.items() if not name.startswith("_") and _is_part(e)}
-
-
-def _is_part(entry: list[Any]) -> bool:
-    return any(isinstance(each, str) for each in entry) or entry == [None, None]
+    lists = {k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")}
+    none = [None, None]
+    return {k: v for k, v in lists.items() if v == none or any(isinstance(e, str) for e in v)}
 
 
 def check_classes(index: Mapping[str, Any], root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from opmerge.denoisers.inputs import MEMORY_LIMIT, DataInputs
@@ -70,12 +71,18 @@ def estimate_cost(
     kept = (distillation.targets.kept(n, stage.reuse(config)) for stage, n in efforts)
     targets = max((size for _, size in kept), default=0)
     size = sum(weight.numel() for weight in distillation.teacher.network.parameters())
-    trained = _trained(distillation) if config.lora_rank else size
+    if config.lora_rank:
+        own = distillation.new_student().parameters()
+        trained = sum(weight.numel() for weight in own if weight.requires_grad)
+    else:
+        trained = size
     in_place = max((stage.networks_after for stage in stages[:-1]), default=0)
     moments = _MOMENTS[settings.optimizer] * (0.25 if settings.use_8bit_adam else 1)
     kept_of_training = moments + bool(settings.ema_decay)
     report("adding up what is held in memory")
-    working = _working_bytes(distillation) if stages else None
+    working = None
+    with suppress(RuntimeError):  # of a network that torch cannot walk through
+        working = distillation.working_bytes() if stages else None
     checkpoints = settings.checkpoints_total_limit + 1 if settings.checkpointing_steps else 0
     data = distillation.inputs.data.nbytes if isinstance(distillation.inputs, DataInputs) else 0
     on_disk = data if data > MEMORY_LIMIT else 0
@@ -106,16 +113,3 @@ def network_evaluations(distillation: Distillation) -> float:
     efforts = zip(distillation.stages, distillation.iterations, strict=True)
     work = sum(stage.network_evaluations(n, config, limits) for stage, n in efforts)
     return distillation.free_evaluations() + batch * work
-
-
-def _trained(distillation: Distillation) -> int:
-    weights = distillation.new_student().parameters()
-    return sum(weight.numel() for weight in weights if weight.requires_grad)
-
-
-def _working_bytes(distillation: Distillation) -> int | None:
-    """Of activations and gradients; None for a network that torch cannot walk through."""
-    try:
-        return distillation.working_bytes()
-    except RuntimeError:
-        return None

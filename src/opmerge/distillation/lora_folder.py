@@ -77,7 +77,8 @@ def save_adapters(
     own = (jump.network for jump in student.jumps if is_adapted(jump.network))
     networks = list(dict.fromkeys(own))
     names = {network: f"adapter_{number}" for number, network in enumerate(networks, start=1)}
-    component = _component(find_network(teacher.folder))
+    place = find_network(teacher.folder).name
+    component = place if place in ("unet", "transformer") else "unet"  # of a flat one, as most do
     kind = adapters_of(networks[0])
     index = {
         "format": FORMAT,
@@ -147,11 +148,6 @@ def _base(index: dict[str, Any], folder: Path) -> tuple[nn.Module, Path]:
         requirement = f"must be of the network in {place}: its adapters are of another base"
         raise InputError(str(folder), requirement, remedy=remedy)
     return base, place
-
-
-def _component(place: Path) -> str:
-    """What a pipeline calls the network of a folder; of a flat one, as most do."""
-    return place.name if place.name in ("unet", "transformer") else "unet"
 
 
 def _usage(

@@ -152,7 +152,9 @@ def write_card(
         data=data,
     )
     if base is not None:
-        _copy_licences(base, folder)
+        for path in base.glob("LICENSE*"):  # a link in its place may lead anywhere
+            if path.is_file() and not path.is_symlink():
+                shutil.copyfile(path, folder / path.name)
     if making is not None:
         write_atomic(folder / _PLAN, making.picture())
     write_atomic(folder / CARD, str(_card(data, text)))
@@ -243,13 +245,6 @@ def _passed_on(base: Path | None, hub: str | None) -> dict[str, Any]:
     if hub and isinstance(link, str) and "://" not in link:
         told["license_link"] = f"https://huggingface.co/{hub}/blob/main/{link}"
     return told
-
-
-def _copy_licences(base: Path, folder: Path) -> None:
-    """Texts of licences go along; a link in their place may lead anywhere, and is left out."""
-    for path in base.glob("LICENSE*"):
-        if path.is_file() and not path.is_symlink():
-            shutil.copyfile(path, folder / path.name)
 
 
 def _name(base: Path | None) -> str:

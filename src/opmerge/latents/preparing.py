@@ -238,8 +238,8 @@ class _Preparation:
         """Write the shards that are this process' turn; what ``prepared.json`` says of them."""
         vae = [] if self.encoding.vae is None else [self.encoding.vae]
         makers: dict[Kind, tuple[Callable[[int, int], Arrays], list[nn.Module]]] = {
-            "index": (self._index, []),
-            "null": (self._null, []),
+            "index": (lambda start, stop: {CONDITION: self.contents.index[start:stop]}, []),
+            "null": (lambda start, stop: {} if self.null is None else _arrays(self.null), []),
             "conditions": (self._conditions, self.encoding.text_encoders),
             "samples": (self._samples, vae),
         }
@@ -282,12 +282,6 @@ class _Preparation:
             "prompts": PROMPTS if self.contents.prompts else None,
             "shards": shards,
         }
-
-    def _index(self, start: int, stop: int) -> Arrays:
-        return {CONDITION: self.contents.index[start:stop]}
-
-    def _null(self, start: int, stop: int) -> Arrays:
-        return {} if self.null is None else _arrays(self.null)
 
     def _conditions(self, start: int, stop: int) -> Arrays:
         batches = in_batches(start, stop, self.asked.batch_size)

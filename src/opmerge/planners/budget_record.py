@@ -54,6 +54,7 @@ def budget_record(
 
     def entry(planned: BudgetPlan) -> dict[str, Any]:
         expected, least = planned.forecast, result.least.forecast
+        best_rms = result.best.forecast.rms
         low, high = ratio_interval(expected, least, law.scatter) if least.rms else (1.0, 1.0)
         return {
             "iterations": list(planned.iterations),
@@ -61,7 +62,7 @@ def budget_record(
             "paired_rms": expected.rms,
             "low": expected.low,
             "high": expected.high,
-            "ratio_to_best": _ratio(expected.rms, result.best.forecast.rms),
+            "ratio_to_best": expected.rms / best_rms if best_rms > 0 else None,
             "ratio_low": low,
             "ratio_high": high,
         }
@@ -141,7 +142,3 @@ def _structure(planned: BudgetPlan) -> dict[str, Any]:
             {"boundaries": list(merge.boundaries), "share": 0.0} for merge in planned.plan.merges
         ],
     }
-
-
-def _ratio(error: float, least: float) -> float | None:
-    return error / least if least > 0 else None

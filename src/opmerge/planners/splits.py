@@ -241,17 +241,18 @@ class Splitter:
             raise InputError("budget", requirement, f"{budget:,.0f}")
 
 
+@dataclass(frozen=True, eq=False)
 class Forecasts:
     """Forecasts of plans under a law and its draws: ``opmerge.forecast``, by the compiled one."""
 
-    def __init__(self, splitter: Splitter, law: FittedLaw) -> None:
-        self._law, self._splitter = law, splitter
+    splitter: Splitter
+    law: FittedLaw
 
     @cached_property
     def _splitters(self) -> list[Splitter]:
-        return [self._splitter, *(self._splitter.under(draw) for draw in self._law.draws)]
+        return [self.splitter, *(self.splitter.under(draw) for draw in self.law.draws)]
 
     def of(self, jumps: Jumps, iterations: ArrayLike) -> Forecast:
         """What a plan's students leave, with these (M,) iterations in the order of execution."""
         squared = [each.error(jumps, iterations)[0] for each in self._splitters]
-        return Forecast.of(self._law, np.array(squared))
+        return Forecast.of(self.law, np.array(squared))
