@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 PLAN_SHARE = 0.7
 """Of the time of a search, for the plan; what is left, for what stands beside it."""
@@ -24,6 +24,12 @@ _ANSWER_SECONDS = 4.0  # of a processor, for a record and its page
 Item = TypeVar("Item")
 Tell = Callable[[float, str], object]
 """Hears how much is done, and of what."""
+
+
+class Report(Protocol):
+    """Called with the units of work that are done so far, and what is being done."""
+
+    def __call__(self, done: float, doing: str = "") -> None: ...
 
 
 class TimeUpError(Exception):

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
@@ -133,23 +133,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def load_npz(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The arrays of a .npz file, or those of these names; nothing is unpickled.
+def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arrays of a .npz file; nothing is unpickled.
 
     Raises:
         InputError: if it is no regular file, or one that unpacks to far more than it takes.
-        OSError, KeyError: if it cannot be read, or lacks one.
+        OSError, KeyError: if it cannot be read.
         ValueError: if it is no such archive, or a damaged one.
     """
-    stored = load_arrays(path, names)
+    stored = load_arrays(path)
     if not isinstance(stored, dict):
         raise ValueError("not a zip archive")
     return stored
 
 
-def load_arrays(
-    path: str | os.PathLike[str], names: Iterable[str] | None = None
-) -> dict[str, Any] | NDArray[Any]:
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any] | NDArray[Any]:
     """The arrays of a .npz file as ``load_npz``, or the one of a .npy file, whatever its name."""
     import numpy as np
 
@@ -159,7 +157,7 @@ def load_arrays(
             stored = np.load(stream, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 return np.asarray(stored)
-            return {name: member(stored, name) for name in (names or stored.files)}
+            return {name: member(stored, name) for name in stored.files}
         except (InputError, OSError, KeyError, MemoryError):
             raise
         except Exception as error:  # of damaged headers and archives, errors of any type

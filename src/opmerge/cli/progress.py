@@ -7,19 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from opmerge.cli.streams import console
+from opmerge.clock import Report
 from opmerge.launcher import is_first
 
 _SECONDS_BETWEEN_LINES = 20.0
 _MANY_HOURS = 100
-
-
-class Report(Protocol):
-    """Says how much of the work is done so far, and what is being done."""
-
-    def __call__(self, done: float, doing: str = "") -> None: ...
 
 
 def say(line: str) -> None:

@@ -140,9 +140,7 @@ def study_page(record: Mapping[str, Any], page: Page, template: Path) -> StudyPa
         settings={key.capitalize(): record[key] for key in _GROUPS if key in record},
     )
     figures = {section.slug: section.png for section in sections if section.png}
-    return StudyPage(
-        told.finding, told.subject, told.facts, told.claims, told.grounds, html, figures
-    )
+    return StudyPage(**vars(told), html=html, figures=figures)
 
 
 def frame(record: Mapping[str, Any], name: str) -> pd.DataFrame:

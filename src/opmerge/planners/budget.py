@@ -316,14 +316,7 @@ class _Search:
         alike = [self._planned(splits[jumps])] if (jumps := jumps_of(even)) in splits else []
         ties = tuple(self._ties(chosen, [*simpler, *alike, *strategies]))
         among = [chosen, *(tie.plan for tie in ties)]
-        best = min(
-            among,
-            key=lambda each: (
-                each.plan != even,
-                len(each.iterations),
-                each.forecast.rms,
-            ),
-        )
+        best = min(among, key=lambda p: (p.plan != even, len(p.iterations), p.forecast.rms))
         num_steps = self.splitter.table.num_steps
         progressive = jumps_of(build_strategy("progressive", num_steps, self.student_steps))
         equal = None

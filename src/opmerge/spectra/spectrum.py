@@ -161,10 +161,8 @@ class Spectrum:
         except InputError:
             raise
         except Exception as error:
-            requirement, remedy = (
-                "must be a spectrum saved by opmerge",
-                "estimate the spectrum again",
-            )
+            requirement = "must be a spectrum saved by opmerge"
+            remedy = "estimate the spectrum again"
             raise InputError(str(path), requirement, str(error), remedy) from error
 
 

@@ -23,6 +23,7 @@ from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import LinearPartChoice, OptimizationConfig
 from opmerge.settings.networks import TeacherConfig
 from opmerge.settings.types import (
+    AtLeastTwo,
     Budget,
     Count,
     Distinct,
@@ -69,7 +70,7 @@ class BudgetsSettings(Settings):
         TeacherConfig(network="mlp", num_iterations=6000), "what teacher is trained"
     )
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
-    steps: Annotated[int, Field(ge=2)] = option(32, "T")
+    steps: AtLeastTwo = option(32, "T")
     student_steps: Distinct[Count] = option((1, 2, 4), "K")
     budgets: Rising[Positive] = option((5e5, 2e6, 8e6), "network evaluations of a training")
     plans: Distinct[str] = option(HAND_PLANS, "hand plans: strategies, those that are distinct")
@@ -244,12 +245,8 @@ def cell_row(contender: Contender, seed: int, cell: dict[str, Any]) -> dict[str,
         "iterations": sum(contender.iterations),
         "cost": contender.cost,
         "seconds": cell["seconds"],
-        "forecast": expected.rms,
-        "forecast_low": expected.low,
-        "forecast_high": expected.high,
-        "measured": measured["value"],
-        "measured_low": measured["low"],
-        "measured_high": measured["high"],
+        **_interval("forecast", expected.rms, expected.low, expected.high),
+        **_interval("measured", measured["value"], measured["low"], measured["high"]),
         "sliced_w2": cell["sliced_w2"],
         "frechet": cell["frechet"],
     }
@@ -257,8 +254,8 @@ def cell_row(contender: Contender, seed: int, cell: dict[str, Any]) -> dict[str,
 
 def _spent_row(spent: Spent) -> dict[str, Any]:
     """What a run made of a budget."""
-    trained = spent.trained
-    assert trained.forecast is not None, "the law holds for the plan of a run"
+    trained, expected, measured = spent.trained, spent.trained.forecast, spent.trained.measured
+    assert expected is not None, "the law holds for the plan of a run"
     return {
         "student_steps": spent.student_steps,
         "budget": spent.budget,
@@ -270,13 +267,13 @@ def _spent_row(spent: Spent) -> dict[str, Any]:
         "cost": trained.cost,
         "planning": spent.planning,
         "seconds": trained.seconds,
-        "forecast": trained.forecast.rms,
-        "forecast_low": trained.forecast.low,
-        "forecast_high": trained.forecast.high,
-        "measured": trained.measured.value,
-        "measured_low": trained.measured.low,
-        "measured_high": trained.measured.high,
+        **_interval("forecast", expected.rms, expected.low, expected.high),
+        **_interval("measured", measured.value, measured.low, measured.high),
     }
+
+
+def _interval(name: str, value: float, low: Any, high: Any) -> dict[str, Any]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _plan_entry(contender: Contender) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import os
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from opmerge.data import BUILTIN_SOURCES
 from opmerge.errors import InputError
@@ -20,7 +20,15 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import OptimizationConfig
 from opmerge.settings.networks import TeacherConfig, VAEConfig
-from opmerge.settings.types import Count, Distinct, MergeRule, NonNegative, Positive, Rising
+from opmerge.settings.types import (
+    AtLeastTwo,
+    Count,
+    Distinct,
+    MergeRule,
+    NonNegative,
+    Positive,
+    Rising,
+)
 from opmerge.training import DEFAULT_MERGE_TIME
 from opmerge_studies.celeba.plans import compare_plans, describe_latents
 from opmerge_studies.shared import Runner, Study, grid
@@ -44,8 +52,6 @@ TRAINED: dict[str, Literal["ms-ssim", "mse"]] = {"ms-ssim-vae": "ms-ssim", "mse-
 
 BUILT_IN = (*TRAINED, "pca")
 """Encoders that need no folder."""
-
-AtLeastTwo = Annotated[int, Field(ge=2)]
 
 _VAE = VAEConfig(
     num_iterations=1000,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from scipy.optimize import brentq
 
 from opmerge.arrays import Array
@@ -17,7 +17,7 @@ from opmerge.planners.brute_force import MAX_STEPS, all_plans
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, MergeRule, Positive, Rising
+from opmerge.settings.types import AtLeastTwo, Count, MergeRule, Positive, Rising
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.correlated_noise import problems
@@ -36,8 +36,6 @@ _HALF_TIMES = (1.0, 3.0, 6.4, 10.0)
 _DRAWN_TIMES = (0.3, 1.0, 6.4)
 _DRAWN_STEPS = 4
 _LARGEST_ROTATION = 45.0
-
-AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class CorrelatedNoiseSettings(Settings):

@@ -13,7 +13,7 @@ from opmerge.merging import evaluate
 from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, Rising, Some, Whole
+from opmerge.settings.types import AtLeastTwo, Count, Rising, Some, Whole
 from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, batches, grid, rows_of, simulation
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, scalar_problem
@@ -33,7 +33,6 @@ _RESOLVED = 1e-9  # error of a weight, relative to it, above which rounding play
 _SHORTEST = 1e-6  # of a fitted time
 
 Row = dict[str, Any]
-Runs = Annotated[int, Field(ge=2)]
 Steps = Annotated[int, Field(ge=3)]
 Rate = Annotated[float, Field(ge=_LOWEST_RATE, le=1)]
 Eigenvalue = Annotated[float, Field(ge=1e-3, le=100)]
@@ -49,12 +48,12 @@ class DynamicsSettings(Settings):
         (100, 640), "N of each merge; the closed form has s = η N"
     )
     batch_sizes: Rising[Count] = option((16, 64, 256), "B of SGD")
-    num_runs: Runs = option(400, "independent runs of SGD")
+    num_runs: AtLeastTwo = option(400, "independent runs of SGD")
     adam_rates: Rising[Rate] = option(
         (0.001, 0.003, 0.01), "η of Adam, each full-batch and on minibatches"
     )
     adam_batch_size: Count = option(64, "B of Adam")
-    adam_runs: Runs = option(20, "independent runs of Adam on minibatches")
+    adam_runs: AtLeastTwo = option(20, "independent runs of Adam on minibatches")
     step_sizes: Some[float] = option(
         (0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
         "η of descent for time s = 1, where flow is an approximation; 1/η is whole",

@@ -18,7 +18,16 @@ from opmerge.plans.outline import plan_phrase
 from opmerge.problem import Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, MergeRule, NonNegative, Positive, Rising, Share, Some
+from opmerge.settings.types import (
+    AtLeastTwo,
+    Count,
+    MergeRule,
+    NonNegative,
+    Positive,
+    Rising,
+    Share,
+    Some,
+)
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.mixture import merging
@@ -40,7 +49,6 @@ _ENOUGH = 0.01  # floor of a student whose gates are enough, over the target's s
 _MOST_TRACED = 2  # student steps whose merges are told one by one
 
 Row = dict[str, Any]
-AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class MixtureSettings(Settings):

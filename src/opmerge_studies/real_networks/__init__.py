@@ -28,7 +28,7 @@ from opmerge.settings.base import Settings, option
 from opmerge.settings.data import SourceOptions
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.networks import TeacherConfig
-from opmerge.settings.types import Distinct, read_budget
+from opmerge.settings.types import AtLeastTwo, Distinct, read_budget
 from opmerge.spectra import estimate_spectrum
 from opmerge.training import training_from_dict
 from opmerge_studies.real_networks.agreement import agreement_of
@@ -50,7 +50,7 @@ class RealNetworksSettings(Settings):
     source_options: SourceOptions = option(SourceOptions(), "how images are cut")
     teacher: TeacherConfig = option(TeacherConfig(network="mlp"), "what teacher is trained")
     teacher_folder: str | None = option(None, "a saved teacher, to be loaded instead")
-    steps: Annotated[int, Field(ge=2)] = option(32, "T")
+    steps: AtLeastTwo = option(32, "T")
     plans: Distinct[str] = option(
         (*PLANNED, "vanilla", "progressive", "consistency", "boot", "hybrid:16", "hybrid:8"),
         "strategies; best for the planner's plan, and best-calibrated for its plan "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from opmerge.clock import Report
 from opmerge.data import Source
 from opmerge.distillation.executor import Distillation
 from opmerge.distillation.stages import Stage, plan_effort, plan_stages
@@ -30,7 +31,7 @@ from opmerge_studies.shared.networks import (
     sample_picture,
     train_student,
 )
-from opmerge_studies.shared.runner import Report, Runner
+from opmerge_studies.shared.runner import Runner
 
 Cell = dict[str, Any]
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, ValidationInfo
 from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
@@ -20,7 +20,7 @@ from opmerge.planners.interval import interval_memory
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Count, Ordered
+from opmerge.settings.types import AtLeastTwo, Count, Ordered
 from opmerge.spectra import eigenvalue_spectrum
 from opmerge_studies.shared import Runner, Study
 from opmerge_studies.shared.strategies import PAPER_RULE
@@ -39,7 +39,7 @@ def _enough(values: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
     return values
 
 
-_Sizes = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ordered, AfterValidator(_enough)]
+_Sizes = Annotated[tuple[AtLeastTwo, ...], Ordered, AfterValidator(_enough)]
 
 
 class ScalingSettings(Settings):

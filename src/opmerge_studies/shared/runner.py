@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -23,16 +23,11 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from numpy.typing import ArrayLike
 
 import opmerge
+from opmerge.clock import Report
 from opmerge.errors import InputError
 from opmerge.store import MISSING, Store, digest
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # of Python's environment
-
-
-class Report(Protocol):
-    """Called with the units of work done so far, and what is being done."""
-
-    def __call__(self, done: float, doing: str = "") -> None: ...
 
 
 ProgressBar = Callable[[str, float | None], AbstractContextManager[Report]]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any, Self
-
-from pydantic import Field
+from typing import Any, Self
 
 from opmerge.merging import evaluate
 from opmerge.planners import find_plan
@@ -14,7 +12,7 @@ from opmerge.plans import build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
 from opmerge.settings.base import Settings, option
-from opmerge.settings.types import Positive, Rising, Some
+from opmerge.settings.types import AtLeastTwo, Positive, Rising, Some
 from opmerge.spectra import resolve_spectrum
 from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid, rows_of
@@ -34,7 +32,7 @@ class SpectraSettings(Settings):
     sources: Some[str] = option(
         ("digits", "patches", "faces"), "samples, a file or a folder of images"
     )
-    steps: Rising[Annotated[int, Field(ge=2)]] = option((16, 32, 64, 128, 256), "T")
+    steps: Rising[AtLeastTwo] = option((16, 32, 64, 128, 256), "T")
     merge_times: Rising[Positive] = option((1.0, 3.0, DEFAULT_MERGE_TIME), "s")
 
     @classmethod
