@@ -18,7 +18,7 @@ import numpy as np
 from opmerge.arrays import Array
 from opmerge.distillation.timing import Pace
 from opmerge.errors import InputError
-from opmerge.forecast.cost import STUDENT_PASSES, UNGUIDED, operator_passes
+from opmerge.forecast.cost import STUDENT_PASSES, UNGUIDED, most_iterations, operator_passes
 from opmerge.plans import Merge, Plan
 from opmerge.settings.distillation import Curriculum, DistillationConfig, Sharing
 from opmerge.settings.types import read_budget, read_split
@@ -145,15 +145,7 @@ class Stage:
         limits: TargetLimits = NO_LIMITS,
     ) -> int:
         """Iterations that take so many seconds at a pace, at least one."""
-        given = config, pace, limits
-        low, high = 1, 2
-        while self.seconds(high, *given) <= seconds:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = self.seconds(middle, *given) <= seconds
-            low, high = (middle, high) if fits else (low, middle)
-        return low
+        return most_iterations(lambda n: self.seconds(n, config, pace, limits) <= seconds)
 
 
 def plan_stages(plan: Plan, sharing: Sharing = "merge") -> tuple[Stage, ...]:

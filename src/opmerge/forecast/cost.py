@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +54,17 @@ def num_regressors(num_values: float) -> int:
 def fewest_targets(num_values: float, batch: int) -> int:
     """Batches of targets from which a linear part is solved at least."""
     return math.ceil(PAIRS_PER_REGRESSOR * num_regressors(num_values) / batch)
+
+
+def most_iterations(is_within: Callable[[int], bool], fewest: int = 1) -> int:
+    """The most iterations within a budget, which pays for the fewest: by doubling and halving."""
+    low, high = fewest, 2 * fewest
+    while is_within(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_within(middle) else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)

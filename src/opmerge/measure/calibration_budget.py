@@ -14,7 +14,7 @@ from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.errors import InputError
-from opmerge.forecast.cost import STUDENT_PASSES
+from opmerge.forecast.cost import STUDENT_PASSES, most_iterations
 from opmerge.measure.probes import (
     MOST_STATES,
     ProbeSettings,
@@ -95,13 +95,7 @@ def size_within(
     if least > amount:
         requirement = f"must be >= {math.ceil(least):,} {unit} to calibrate"
         raise InputError("budget", requirement, budget)
-    low, high = _FEWEST_ITERATIONS, 2 * _FEWEST_ITERATIONS
-    while size(high).cost <= amount:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle).cost <= amount else (low, middle)
-    return size(low)
+    return size(most_iterations(lambda n: size(n).cost <= amount, _FEWEST_ITERATIONS))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ uncovered are teacher steps. All numbers come from the compiled composition, whi
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,12 +184,10 @@ class Splitter:
             InputError: if it does not pay for one of each.
         """
         self._afford(jumps, budget)
-        low, high = 1, int(budget) + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = self.total_cost(jumps, np.full(len(jumps), float(middle))) <= budget
-            low, high = (middle, high) if fits else (low, middle)
-        return self._split(jumps, np.full(len(jumps), float(low)))
+        one = np.ones(len(jumps))
+        counts = range(1, int(budget) + 1)
+        count = bisect_right(counts, budget, key=lambda n: self.total_cost(jumps, n * one))
+        return self._split(jumps, count * one)
 
     def best(self, jumps: Jumps, budget: float, weights: Array | None = None) -> Split:
         """The split with the least error, by descent from N ∝ weights, or ∝ length^1.75.

@@ -27,8 +27,6 @@ from opmerge_studies.shared.strategies import (
 )
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
-__all__ = ["STUDY", "AblationSettings", "plan_eigenvalue", "plan_source", "run", "transition"]
-
 _LOWEST, _HIGHEST = 0.5, 3.0  # λ of the diagram; BOOT is best at one end, vanilla at the other
 _PRECISION = 1e-6  # of the edges of the band
 

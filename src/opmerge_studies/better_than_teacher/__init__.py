@@ -36,8 +36,6 @@ from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.matrices import MatrixOutcome, MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, scalar_problem, strategy_errors
 
-__all__ = ["STUDY", "BetterThanTeacherSettings", "limited_covariance", "nearer_excesses", "run"]
-
 _LOWEST, _HIGHEST = 0.01, 3.0  # λ; above λ* ≈ 2 no student overshoots
 _NEAR_ONE = (1.0, 1.01, 1.03, 1.1)  # where vanilla ceases to overshoot
 _GROWTH_STEPS = tuple(2**power for power in range(4, 13))

@@ -37,8 +37,6 @@ from opmerge_studies.shared import Runner, Study
 if TYPE_CHECKING:
     from opmerge_studies.budgets.execution import Spent
 
-__all__ = ["PLANNED", "STUDY", "BudgetsSettings", "Contender", "cell_row", "run"]
-
 PLANNED = "planner"
 """The name of the plan that the planner finds for a budget."""
 

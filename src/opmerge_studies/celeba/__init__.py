@@ -36,8 +36,6 @@ from opmerge_studies.shared import Runner, Study, grid
 if TYPE_CHECKING:
     from opmerge_studies.celeba.encodings import Encoding
 
-__all__ = ["BUILT_IN", "STUDY", "TRAINED", "CelebaSettings", "absolute", "run", "unique_labels"]
-
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _SPLITS = {
     "official": "official validation split",

@@ -28,8 +28,6 @@ from opmerge_studies.shared.matrices import MatrixProblem, evaluate_matrices
 from opmerge_studies.shared.strategies import PAPER_RULE
 from opmerge_studies.shared.transition import sign_changes
 
-__all__ = ["STUDY", "CorrelatedNoiseSettings", "half_angle", "run"]
-
 _SCANNED = np.geomspace(0.2, 3.0, 16)  # λ between which a crossing is bracketed
 _ROUNDING = 1e-9
 _HALF_TIMES = (1.0, 3.0, 6.4, 10.0)

@@ -18,8 +18,6 @@ from opmerge.training import GradientDescent, GradientFlow
 from opmerge_studies.shared import Cell, Runner, Study, batches, grid, rows_of, simulation
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, scalar_problem
 
-__all__ = ["STUDY", "DynamicsSettings", "fit_times", "run"]
-
 # columns that are empty where theory predicts nothing, or nothing happens by chance
 _END = ("closed_form", "difference", "deviation", "noise", "closed_form_sgd")
 _MERGE = ("closed_form", "difference", "deviation")

@@ -24,8 +24,6 @@ from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, plan_shape
 
-__all__ = ["STUDY", "GuidanceSettings", "run", "transition"]
-
 _RULES: tuple[MergeRule, ...] = ("operator-copy", "denoiser-copy")
 _SCAN = np.geomspace(0.05, 200.0, 400)
 

@@ -36,8 +36,6 @@ from opmerge_studies.mixture.merging import MixtureProblem, closest_plans
 from opmerge_studies.shared import Cell, Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE
 
-__all__ = ["MOST_GATES", "REGIMES", "STUDY", "MixtureSettings", "dimension_mixture", "run"]
-
 REGIMES = {"narrow": (0.1, 0.3), "straddling": (0.2, 5.0), "wide": (3.0, 8.0)}
 """Variances of two components of equal weight: below 1, on both sides, above λ* ≈ 2."""
 

@@ -16,8 +16,6 @@ from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import plan_row, scalar_problem
 from opmerge_studies.shared.transition import crossings, growth_threshold
 
-__all__ = ["STUDY", "PhaseSettings", "plan_eigenvalue", "run", "transition"]
-
 _DENOISER_STRIDE = 8  # one phase only (THEORY 7.9), and plans take T times as long to trace
 _STEPS = (64, 128, 256, 512)
 

@@ -35,8 +35,6 @@ from opmerge_studies.real_networks.agreement import agreement_of
 from opmerge_studies.shared import Runner, Study
 from opmerge_studies.shared.strategies import CANONICAL
 
-__all__ = ["PLANNED", "STUDY", "Contender", "RealNetworksSettings", "contenders", "run"]
-
 PLANNED = {"best": "spectrum", "best-calibrated": "calibrated"}
 """Among the plans of the study: those that the planner finds, and from which prediction."""
 

@@ -25,8 +25,6 @@ from opmerge.spectra import eigenvalue_spectrum
 from opmerge_studies.shared import Runner, Study
 from opmerge_studies.shared.strategies import PAPER_RULE
 
-__all__ = ["STUDY", "ScalingSettings", "fit_exponent", "measure", "natural_problem", "run"]
-
 _WARM_UP = 5  # steps of the problem on which kernels are compiled
 _FEW_DIMENSIONS = 4  # for planners whose cost explodes
 _FEWEST_SIZES = 3  # that a fit with a standard error needs

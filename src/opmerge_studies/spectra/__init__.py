@@ -18,8 +18,6 @@ from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid, rows_of
 from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, plan_row
 
-__all__ = ["STRATEGIES", "STUDY", "SpectraSettings", "describe_source", "plan_source", "run"]
-
 STRATEGIES = (*CANONICAL, "uniform:4", "temporal:8")
 """The named strategies that are compared."""
 

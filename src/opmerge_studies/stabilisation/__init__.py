@@ -40,8 +40,6 @@ from opmerge_studies.shared.simulation import descent, train_plan
 from opmerge_studies.shared.strategies import CANONICAL, cosine_problem, is_as_good, scalar_problem
 from opmerge_studies.shared.transition import crossings, scan_points, sign_changes
 
-__all__ = ["CHAINS", "SPECTRA", "STUDY", "StabilisationSettings", "mixed_excess", "run"]
-
 SPECTRA: Mapping[str, tuple[float, ...]] = {
     "0.01 to 0.9": tuple(np.geomspace(0.01, 0.9, 12).tolist()),
     "0.01 to 20": tuple(np.geomspace(0.01, 20.0, 12).tolist()),

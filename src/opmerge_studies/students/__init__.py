@@ -22,8 +22,6 @@ from opmerge.training import DEFAULT_MERGE_TIME, GradientFlow
 from opmerge_studies.shared import Runner, Study, grid
 from opmerge_studies.shared.strategies import CANONICAL, PAPER_RULE, strategy_errors
 
-__all__ = ["STUDY", "StudentsSettings", "plan_students", "run"]
-
 _OBJECTIVES: tuple[Objective, ...] = ("teacher", "data")
 
 

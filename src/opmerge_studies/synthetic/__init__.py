@@ -26,8 +26,6 @@ from opmerge_studies.shared.strategies import (
     strategy_errors,
 )
 
-__all__ = ["STUDY", "SyntheticSettings", "compare", "run"]
-
 _STEPS = (64, 128, 256, 512)
 
 
