@@ -5,8 +5,6 @@
 ...         tick("counting", number)
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator

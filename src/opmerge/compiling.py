@@ -1,7 +1,5 @@
 """numba, as the kernels need it: whatever the environment says, and wherever there is room."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -5,8 +5,6 @@ tensors, which are there once however many students there are, and its state dic
 alone: so are checkpoints, and copies of it.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Training a variational autoencoder on images, saved in diffusers' layout."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """How much a calibration may cost: its probes and its table within a budget."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reports: figures, tables and one self-contained page, drawn from records alone."""
 
-from __future__ import annotations
-
 from opmerge.page.plan import report_page
 from opmerge.page.sentences import summary_sentence
 

@@ -10,8 +10,6 @@ several teacher steps apart; between neighbours a first child may be the teacher
 what follows it is a run of teacher steps, each a child.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

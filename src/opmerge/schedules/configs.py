@@ -1,7 +1,5 @@
 """Scheduler configs as models hold them, with what the pipeline around one does with it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

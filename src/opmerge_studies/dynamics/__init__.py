@@ -1,7 +1,5 @@
 """Theory against training: linear students really trained, step by step through whole plans."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 

@@ -1,7 +1,5 @@
 """A study: one question, checked settings in, a record and a page out."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
