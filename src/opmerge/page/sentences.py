@@ -147,8 +147,8 @@ def tie_sentence(record: Record) -> str:
     ratio = f"{number(best['paired_rms'] / least['paired_rms'])} times"
     interval = f"{best['ratio_low']:.2g} to {best['ratio_high']:.2g}"
     return (
-        f"The least forecast has {_named(least['name'])} with {count} merges "
-        f"({number(least['paired_rms'])}); the error of this simpler one is {ratio} as large "
+        f"The least error is forecast of {_named(least['name'])} with {count} merges "
+        f"({number(least['paired_rms'])}); that of this simpler plan is {ratio} as large "
         f"({interval}), which the law of merges cannot tell from 1."
     )
 
