@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from opmerge import InputError, PlanFile, evaluate
 from opmerge.clock import AbandonedError, time_limit
 from opmerge.explorer.answers import answer
 from opmerge.explorer.edits import Edit, edited, plan_of_view
+from opmerge.explorer.figures import plan_drawing
 from opmerge.explorer.premises import Run, read_premises, read_source
 from opmerge.explorer.view import View, of_address
 from opmerge.forecast import forecast, linear_table
@@ -200,3 +202,11 @@ def test_runs_of_the_first_version_open_too() -> None:
     assert isinstance(found, Run)
     shown = answer(found.view, is_first=True).record["best"]
     assert shown["w2"] == pytest.approx(found.record["best"]["w2"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "shades"), [((100, 97), "44"), ((100, 50), "42"), ((1, 100), "04"), ((0, 0), "00")]
+)
+def test_a_merge_is_as_strong_as_its_weight(weights: tuple[float, float], shades: str) -> None:
+    drawn = plan_drawing(parse_plan("[[4,3],[2,1]]", 2), weights, "two merges")
+    assert re.findall(r"merge shade(\d)", drawn) == list(shades)
