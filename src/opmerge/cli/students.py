@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from opmerge.cli.output import show_rows
 from opmerge.cli.progress import bars_in_turn, progress_bar, say
 from opmerge.cli.runs import prepare_file
 from opmerge.errors import InputError
+from opmerge.files import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,11 +242,21 @@ def _predicted(file: opmerge.PlanFile | None) -> dict[str, float | None]:
 
 
 def _not_foretold(student: Student, folder: Path) -> list[str]:
-    """In what a student is another than those that forecasts are of: a whole network a merge."""
+    """In what a student is another than those that forecasts are of: a whole network a merge.
+
+    Of adapters that were fused the run's config.json tells, where the student lies in its folder.
+    """
     from opmerge.distillation.lora_folder import is_lora_folder
 
+    options: object = None
+    with suppress(InputError):  # of a folder that is in no run's
+        options = read_json_object(folder.resolve().parent / "config.json").get("options")
+    is_fused = isinstance(options, dict) and options.get("lora_rank") is not None
     is_one = len({jump.network for jump in student.jumps}) == 1 < len(student.jumps)
-    found = {"one network for all steps": is_one, "adapters": is_lora_folder(folder)}
+    found = {
+        "one network for all steps": is_one,
+        "adapters": is_fused or is_lora_folder(folder),
+    }
     return [what for what, holds in found.items() if holds]
 
 

@@ -54,10 +54,11 @@ def test_adapters_go_the_whole_way(run: Run, teacher: Path, tmp_path: Path) -> N
     samples = [np.load(tmp_path / f"{name}.npy") for name in ("adapted", "fused")]
     np.testing.assert_allclose(*samples, atol=1e-4)
     measured = ("--num_samples", 20, "--num_resamples", 0, "--plan", folder / "plan.json")
-    status, out, _ = run("evaluate-student", student, "--teacher", teacher, *measured)
-    assert status == 0
-    (predicted,) = (line for line in out.splitlines() if "predicted error" in line)
-    assert predicted.endswith(" nothing of adapters)")
+    for each in (student, tmp_path / "fused" / "student"):
+        status, out, _ = run("evaluate-student", each, "--teacher", teacher, *measured)
+        assert status == 0
+        (predicted,) = (line for line in out.splitlines() if "predicted error" in line)
+        assert predicted.endswith(" nothing of adapters)")
 
 
 def test_a_run_says_what_its_plans_forecast_does_not_know(
