@@ -12,6 +12,7 @@ from shown_commands import commands_in, every, parsed
 
 from opmerge.cli import COMMANDS, COMPLETE
 from opmerge.cli.options import Command
+from opmerge.cli.training import _SHORT
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -34,6 +35,13 @@ def test_help_shows_the_examples_as_they_can_be_copied(run: Run) -> None:
     (words,) = commands_in(shown)
     assert words[:2] == ["calibrate", "digits"]
     assert not re.search("[│╭╰]", shown)
+
+
+def test_what_makes_a_training_short_is_in_the_usual_help() -> None:
+    told = {each.opts[0]: each for each in dict(every())["train-teacher"].options}
+    names = _SHORT.split()[::2]
+    assert len(names) == 3
+    assert not [name for name in names if told[name].rare]
 
 
 def test_an_option_takes_the_same_kind_of_value_in_every_command() -> None:

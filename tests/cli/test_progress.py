@@ -100,6 +100,13 @@ def test_a_terminal_shows_a_bar_or_a_count(
     assert shown in text
 
 
+def test_a_log_has_a_line_when_each_piece_of_work_begins(clock: Clock, capsys: Any) -> None:
+    with progress.bars_in_turn() as report:
+        for what, done in (("first", 0), ("first", 1), ("second", 0), ("second", 1)):
+            report(what, done, 1)
+    assert lines_of(capsys) == ["opmerge: first", "opmerge: second"]
+
+
 def test_files_are_counted_while_they_are_looked_through(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

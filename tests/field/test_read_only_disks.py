@@ -65,13 +65,17 @@ def test_a_study_that_cannot_keep_its_cells_says_so_in_one_line(
     assert "resume" in lines[0]
 
 
-def test_a_plan_that_has_no_room_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk: config.json alone is below it."""
-    command = f"ulimit -f 8; exec {sys.executable} -m opmerge.cli plan digits --steps 8"
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [("plan digits --steps 8", "record.json"), ("spectrum eigenvalues:0.5,2", "spectrum.png")],
+)
+def test_what_has_no_room_leaves_nothing(tmp_path: Path, asked: str, first: str) -> None:
+    """A limit on the size of files stands for a full disk: what is written before is below it."""
+    command = f"ulimit -f 8; exec {sys.executable} -m opmerge.cli {asked}"
     words = ["sh", "-c", f"{command} --output_dir {tmp_path / 'run'}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "record.json` cannot be written" in done.stderr
+    assert f"{first}` cannot be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,9 @@ from opmerge.page.sentences import (
     costs_told,
     error_by_step,
     half_of_error,
+    iteration_range,
     location_title,
+    number,
     percent,
     plan_title,
     short_name,
@@ -222,6 +224,12 @@ def test_answer_towards_the_data() -> None:
 
 def test_numbers_in_words() -> None:
     assert [percent(x) for x in (0.0, 6.9e-5, 0.149, 1.0)] == ["0 %", "0.0069 %", "15 %", "100 %"]
+    plain = {1.9: "1.9", 190.4: "190", 12_749.0: "12,700", 999_999.0: "1,000,000", 2e-3: "0.002"}
+    assert {value: number(value) for value in plain} == plain
+    assert not [v for v in np.geomspace(1e-3, 1e6, 500) if "e" in number(float(v))]
+    assert [iteration_range(counts) for counts in ([1], [2, 300])] == [
+        *("with 1 iteration", "with 2 to 300 iterations a merge")
+    ]
     assert [times(x) for x in (2.44, 15301, 3e9)] == ["2.4 times", "15,300 times", "3e+09 times"]
     assert [power_of_ten(10.0**k) for k in (-12, -2, 0, 2, 3)] == [
         "10⁻¹²",

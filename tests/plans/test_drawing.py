@@ -186,6 +186,11 @@ def test_width_is_refused_where_nothing_fits() -> None:
             build_strategy("vanilla", 4, 2),
             "For a student of 2 steps take z_4 → z_2 → z_0 and merge each window at once",
         ),
+        (
+            Plan(build_strategy("vanilla", 4, 2).students, 6),
+            "For a student of 2 steps and one in closed form take z_6 → z_4 → z_2 → z_0 and step "
+            "from z_6 to z_4 in closed form, then merge each window at once",
+        ),
     ],
 )
 def test_phrase_says_what_to_do(plan: Plan, phrase: str) -> None:

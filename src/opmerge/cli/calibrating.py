@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import TYPE_CHECKING
 
 from opmerge.cli import networks, runs
 from opmerge.cli.output import show_notes, show_rows, show_table
-from opmerge.cli.progress import bars_in_turn, resumable
+from opmerge.cli.progress import bars_in_turn, resumable, say
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def calibrate(
     """
     networks.check_there(samples.source, asked.teacher)
 
+    networks.load_libraries()
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
     from opmerge.measure.calibration import calibrate as fit
@@ -62,13 +62,14 @@ def calibrate(
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples)
-    if budget is not None:
-        given = (teacher, inputs, spectrum, config, accelerator, folder)
-        size = size_within(budget, *given, slower=asked.half_rate)
-        probes, table_samples = size.probes, size.table_samples
-        config = config.replaced(num_iterations=max(each.num_iterations for each in probes))
     main = accelerator.is_main_process
     with resumable("the same command"), bars_in_turn() as report:
+        if budget is not None:
+            report("pricing the budget", 0, 1)
+            given = (teacher, inputs, spectrum, config, accelerator, folder)
+            size = size_within(budget, *given, slower=asked.half_rate)
+            probes, table_samples = size.probes, size.table_samples
+            config = config.replaced(num_iterations=max(each.num_iterations for each in probes))
         found = fit(
             teacher,
             inputs,
@@ -77,8 +78,8 @@ def calibrate(
             accelerator,
             probes,
             folder,
-            lambda done, total: report("training probes", done, total),
-            _show_linearity if main else lambda linear: None,
+            report,
+            _tell_first,
             table_samples,
         )
     if main:
@@ -87,8 +88,15 @@ def calibrate(
             include={"teacher", "ignore_clipping", "steps", "half_rate", "budget"}
         )
         runs.write_config(folder, "calibrate", options, samples, guidance, config)
+        _show_linearity(found.linearity)
         _show_calibration(found)
         print(f"written: {path}")
+
+
+def _tell_first(linear: Linearity) -> None:
+    """Where a plan is not to be trusted, before the probes, which may take hours."""
+    for note in linear.notes:
+        say(f"note: {note}")
 
 
 def _show_calibration(found: Calibration) -> None:
@@ -110,16 +118,14 @@ def _show_calibration(found: Calibration) -> None:
         "network evaluations": f"{sum(found.network_evaluations.values()):,.0f} (samples)",
     }
     show_rows(rows)
-    show_notes(found.notes[len(found.linearity.notes) :])  # the others were told before
+    show_notes(found.notes)
 
 
 def _show_linearity(linear: Linearity) -> None:
-    """How far the premise of the theory holds, by step, and where a plan is not to be trusted."""
+    """How far the premise of the theory holds, by step."""
     columns = (linear.steps, linear.affine, linear.spectral, linear.signal)
     show_table(
         "R² of the teacher's denoiser x̂ against linear ones",
         ("t", "best affine map", "the spectrum's denoiser", "var x̂ / var data"),
         [(f"{t}", f"{a:.3f}", f"{s:.3f}", f"{v:.1%}") for t, a, s, v in zip(*columns, strict=True)],
     )
-    show_notes(linear.notes)
-    sys.stdout.flush()  # to a file as well before the probes, which may take hours

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import opmerge
 from opmerge.cli import runs
 from opmerge.cli.progress import progress_bar, resumable, say
+from opmerge.clock import time_limit
 from opmerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ def check_there(source: str | None, model: Path | None, argument: str = "teacher
         check_source(str(source))
     if model is not None:
         locate_model(model, argument)
+
+
+def load_libraries() -> None:
+    """Import what all networks need, which takes seconds."""
+    with progress_bar("loading torch and diffusers"):
+        import opmerge.denoisers.inputs  # noqa: F401
 
 
 def prepare_libraries() -> None:
@@ -362,11 +369,13 @@ def followed(
     with (
         log_to(accelerator, folder, config, done) as log,
         progress_bar(title, total, done) as report,
+        time_limit(tell=lambda _, doing: report(done, doing)),
     ):
         for record in chain(() if first is None else (first,), records):
+            done = record.iteration
             if record.iteration % LOG_EVERY == 0 or record.iteration == total:
                 loss = float(record.loss)  # waits for the device
                 log(record.iteration, loss=loss, learning_rate=record.learning_rate)
                 doing = f"loss {loss:.3g}"
-            report(record.iteration, doing)
+            report(done, doing)
             yield record, log

@@ -29,7 +29,7 @@ def show_plan(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None
 
 def show_budget(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:
     """What to spend the budget on, and what other plans are forecast to leave at its cost."""
-    from opmerge.page.sentences import compared, summary_sentence, tie_sentence
+    from opmerge.page.sentences import compared, number, summary_sentence, tie_sentence
     from opmerge.plans import draw_text
 
     best = record["best"]
@@ -42,9 +42,9 @@ def show_budget(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | No
     cells: list[tuple[str, ...]] = [
         (
             name,
-            f"{row['paired_rms']:.4g}",
-            f"{row['low']:.2g} … {row['high']:.2g}",
-            "–" if row["ratio_to_best"] is None else f"{row['ratio_to_best']:.3g}",
+            number(row["paired_rms"]),
+            f"{number(row['low'])} … {number(row['high'])}",
+            "–" if row["ratio_to_best"] is None else number(row["ratio_to_best"]),
             str(len(row["iterations"])),
         )
         for name, row in compared(record)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import opmerge
 from opmerge.cli.problems import read_schedule
-from opmerge.cli.progress import progress_bar
+from opmerge.cli.progress import bars_in_turn
 from opmerge.errors import InputError
 from opmerge.settings.types import read_budget
 
@@ -112,7 +112,6 @@ def _of_teacher(
     from opmerge.distillation.free_step import num_runs
     from opmerge.forecast import read_calibration
     from opmerge.measure.calibration import kept_table, law_prior
-    from opmerge.measure.teacher_table import table_evaluations
     from opmerge.settings.data import SampleOptions
     from opmerge.settings.distillation import DistillationConfig, OptimizationConfig
     from opmerge.spending.prices import priced
@@ -133,13 +132,16 @@ def _of_teacher(
     accelerator, kept = networks.start(optimization, folder), folder / "table"
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a plan is for data"
-    total = table_evaluations(teacher, spectrum, _TABLE_SAMPLES)
-    with progress_bar("the teacher's table", total) as report:
+    timed, is_solved = None, None
+    with bars_in_turn() as report:
+        if spending.budget is not None and spending.seconds_per_evaluation is None:
+            report("pricing the budget", 0, 1)
+            timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)
+            counts = asked.student_steps
+            first = counts[0] if isinstance(counts, tuple) else counts
+            timed.check_pays(timed.cost.least(asked.steps, first), "an iteration of any plan")
         given = teacher, inputs, spectrum, config, accelerator, kept, _TABLE_SAMPLES
         measured = kept_table(*given, report)
-    timed, is_solved = None, None
-    if spending.budget is not None and spending.seconds_per_evaluation is None:
-        timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)
     notes = [f"the teacher's table took {measured.network_evaluations:,} network evaluations"]
     if calibration is not None:
         calibration.check(teacher_sha256=teacher.digest, schedule=schedule)

@@ -42,6 +42,6 @@ def prepare(asked: PreparingOptions) -> None:
         runs.write_config(asked.output_dir, "prepare", asked)
         shape = "" if found.sample_shape is None else f" of shape {found.sample_shape}"
         what = "prompts" if found.sample_shape is None else "samples"
-        told = ", ".join(f"{name} {rows.shape}" for name, rows in found.rows.items())
+        told = ", ".join(f"{name} {rows.shape or ''}".rstrip() for name, rows in found.rows.items())
         print(f"{found.num_samples:,} {what}{shape}{told and f', each told {told}'}")
         print(f"written: {asked.output_dir}")

@@ -65,17 +65,22 @@ def progress_bar(title: str, total: float | None = None, begun_at: float = 0.0) 
 
 
 @contextmanager
-def bars_in_turn() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback for what is being done, how much of it is done and of how much; bars in turn."""
+def bars_in_turn() -> Iterator[Callable[[str, float, float], None]]:
+    """A callback for what is being done, how much of it is done and of how much; bars in turn.
+
+    Where there are lines instead, each begins with one.
+    """
     with ExitStack() as shown:
         doing = ""
         report: Report
 
-        def switch(what: str, done: int, total: int) -> None:
+        def switch(what: str, done: float, total: float) -> None:
             nonlocal doing, report
             if what != doing:
                 shown.close()
                 doing = what
+                if not sys.stderr.isatty():
+                    say(what)
                 report = shown.enter_context(progress_bar(what, total))
             report(done)
 

@@ -130,13 +130,13 @@ def write_run(
 
 
 def write_spectrum(folder: Path, spectrum: opmerge.Spectrum) -> None:
-    """Write spectrum.npz and spectrum.png."""
+    """Write spectrum.npz and spectrum.png, or neither."""
     from opmerge.page.plan import spectrum_figure
     from opmerge.plotting import figure_png
 
     picture = figure_png(spectrum_figure(spectrum.eigenvalues, spectrum.multiplicities))
-    spectrum.save(folder / "spectrum.npz")
-    write_atomic(folder / "spectrum.png", picture)
+    contents = {"spectrum.npz": spectrum.to_bytes(), "spectrum.png": picture}
+    write_together({folder / name: content for name, content in contents.items()})
 
 
 def write_config(

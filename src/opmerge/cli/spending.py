@@ -14,7 +14,7 @@ from opmerge.errors import InputError
 from opmerge.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -57,12 +57,11 @@ def run(
     for name in asked.compare_with:  # refused before anything is trained
         opmerge.build_strategy(name, asked.steps, asked.student_steps)
 
+    networks.load_libraries()
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
-    from opmerge.distillation.model_card import add_pair
-    from opmerge.distillation.sampling import image_png
     from opmerge.settings.distillation import DistillationConfig
-    from opmerge.spending import Spending, learning_rates, priced, spending_plan, spending_record
+    from opmerge.spending import Spending, learning_rates, priced, spending_plan
 
     guidance.check_one()
     names = {"loss_weighting", "linear_part", "target_reuse", "lora_rank", "lora_target_modules"}
@@ -80,8 +79,9 @@ def run(
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
     told = optimization.given("learning_rate")
-    prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
     with resumable("the same command"), bars_in_turn() as report:
+        report("pricing the budget", 0, 1)
+        prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
         spending = Spending(
             teacher,
             inputs,
@@ -91,7 +91,7 @@ def run(
             accelerator,
             prices,
             learning_rates(config) if told is None else (told,),
-            lambda what, done, total: report(what, int(done), int(total)),
+            report,
             say,
         )
         spending.check_budget()
@@ -104,21 +104,36 @@ def run(
         if config.linear_part == "solve":
             trained.append(spending.closed_form())
         trained += [spending.usual(name) for name in asked.compare_with]
+        report("drawing the page", 0, 1)
+        if accelerator.is_main_process:
+            record = _finished(spending, trained)
     if accelerator.is_main_process:
-        record = spending_record(spending, trained)
-        pictures = dict(_pictures(spending, trained))
-        record["pictures"] = {
-            name: base64.b64encode(image_png(images, _NUM_PICTURES)).decode("ascii")
-            for name, images in pictures.items()
-        }
-        _write(spending, record)
-        for entry in record["trained"]:
-            student = spending.student_folder(entry["name"])
-            _tell_card(student, entry, record)
-            if pictures:
-                pair = pictures["teacher"], pictures[entry["name"]]
-                add_pair(student, *pair, asked.steps, asked.student_steps)
         _show(record, folder)
+
+
+def _finished(spending: Spending, trained: Sequence[Trained]) -> dict[str, Any]:
+    """The record of a run, written with its page, and told in the cards of its students."""
+    from opmerge.distillation.model_card import add_pair
+    from opmerge.distillation.sampling import image_png
+    from opmerge.page.spending import spending_page
+    from opmerge.spending import spending_record
+
+    record, asked = spending_record(spending, trained), spending.asked
+    pictures = dict(_pictures(spending, trained))
+    record["pictures"] = {
+        name: base64.b64encode(image_png(images, _NUM_PICTURES)).decode("ascii")
+        for name, images in pictures.items()
+    }
+    page, folder = spending_page(record), spending.folder
+    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
+    write_atomic(folder / "report.html", page)
+    for entry in record["trained"]:
+        student = spending.student_folder(entry["name"])
+        _tell_card(student, entry, record)
+        if pictures:
+            pair = pictures["teacher"], pictures[entry["name"]]
+            add_pair(student, *pair, asked.steps, asked.student_steps)
+    return record
 
 
 def _pictures(spending: Spending, trained: Iterable[Trained]) -> Iterable[tuple[str, Tensor]]:
@@ -147,15 +162,6 @@ def _tell_card(folder: Path, entry: dict[str, Any], record: dict[str, Any]) -> N
         rows["expected, 90 %"] = interval_told(expected)
     samples = f"{record['run']['samples']:,} samples of teacher and student from equal noise"
     add_measured(folder, rows, {"paired_rms": measured["value"]}, samples)
-
-
-def _write(spending: Spending, record: dict[str, Any]) -> None:
-    """The record and the page of a run."""
-    from opmerge.page.spending import spending_page
-
-    page, folder = spending_page(record), spending.folder
-    write_atomic(folder / "record.json", json.dumps(record, allow_nan=False) + "\n")
-    write_atomic(folder / "report.html", page)
 
 
 def _show(record: dict[str, Any], folder: Path) -> None:

@@ -204,10 +204,6 @@ def _load_sampler(asked: SamplingOptions, guidance: GuidanceOptions) -> Teacher 
     from opmerge.loop import best_device
 
     folder, steps = asked.model, asked.steps
-    for name in ("student", "teacher"):
-        if (folder / name / "model_index.json").is_file():
-            remedy = f"pass {folder / name}"
-            raise InputError(str(folder), "must be the folder of a model", "that of a run", remedy)
     if is_student(folder):
         if steps is not None:
             raise InputError("steps", "must be left out: a student takes its own steps", steps)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from opmerge.settings.guidance import GuidanceOptions
     from opmerge.settings.networks import TeacherConfig
 
+_SHORT = "--block_out_channels 16,32 --train_batch_size 16 --num_iterations 2000"
 _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is asked for
 _BUSY = 0.5  # of a core: a process that computes alone has all of one
 
@@ -37,6 +38,7 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     """
     networks.check_there(samples.source, None)
 
+    networks.load_libraries()
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
@@ -53,6 +55,9 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
     if not is_told:
         say(f"the network is {config.network}, for samples of shape {shape}")
+    is_large = config.network == "unet" and config.block_out_channels is None
+    if is_large and accelerator.device.type == "cpu":
+        say(f"on a CPU this takes hours or days; a shorter training: {_SHORT}")
     if accelerator.is_main_process:
         runs.write_config(folder, "train-teacher", samples, config)
     title, best = "training the teacher", ""
@@ -89,6 +94,7 @@ def distill(
     if asked.fuse_lora and not config.lora_rank:
         raise InputError("fuse_lora", "must come with --lora_rank")
 
+    networks.load_libraries()
     from opmerge.denoisers.teacher_folder import check_plan_fits
     from opmerge.distillation.executor import Distillation, settled
     from opmerge.distillation.pipeline import check_can_be_saved, check_replaceable

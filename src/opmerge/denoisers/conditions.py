@@ -84,7 +84,7 @@ def check_told(
     needs: Mapping[str, Rows],
     told: Condition | KeptConditions | None,
     argument: str = "source",
-    remedy: str = "prepare it with this teacher: `opmerge prepare`",
+    remedy: str = "prepare the data with this teacher: `opmerge prepare`",
 ) -> None:
     """Refuse conditions that are not what a network needs, by their names, shapes and classes.
 
@@ -97,7 +97,8 @@ def check_told(
     shapes = {} if told is None else told.shapes
     for name in sorted(needs.keys() - shapes.keys()):
         if name == LABELS:
-            raise InputError("labels", "must be given for this teacher", "none")
+            given = "labels", "must be given for this teacher", "none"
+            raise InputError(*given, f"pass a file of them, or {remedy}")
         requirement = f"must tell of each sample what the teacher reads, {name}"
         raise InputError(argument, requirement, ", ".join(sorted(shapes)) or "nothing", remedy)
     for name in sorted(shapes.keys() - needs.keys()):

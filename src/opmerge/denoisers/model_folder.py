@@ -46,6 +46,7 @@ def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Pa
         InputError: if there is no such folder, and nothing of the name can be downloaded.
     """
     path = in_place(expand_home(model))
+    _check_no_run(path, argument)
     if not path.is_dir():
         name = os.fspath(model)
         if is_hub_name(name):
@@ -57,6 +58,21 @@ def locate_model(model: str | os.PathLike[str], argument: str = "teacher") -> Pa
     is_bare = (path / "config.json").is_file() and not is_whole
     around = path.resolve().parent
     return around if is_bare and (around / "scheduler" / _SCHEDULER).is_file() else path
+
+
+def _check_no_run(path: Path, argument: str) -> None:
+    """Refuse the folder of a training, or a model in it that is not there yet."""
+    run = path if path.is_dir() else path.parent
+    names = ("student", "teacher", "students/plan/student")
+    found = [run / name for name in names if (run / name / INDEX).is_file()]
+    is_training = (run / "metrics.jsonl").is_file()
+    if (path / INDEX).is_file() or not (is_training or (found and path.is_dir())):
+        return
+    value, remedy = "that of a run", f"pass {found[0]}" if found else ""
+    if not found:
+        value += " that is unfinished"
+        remedy = "go on with it: `resume_from_checkpoint=latest`, or start it again"
+    raise InputError(argument, "must be the folder of a model", value, remedy)
 
 
 def snapshot_of(cached: Path) -> Path:

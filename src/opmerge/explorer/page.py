@@ -168,7 +168,7 @@ def _forecast(answer: Answer) -> dict[str, Any]:
     return {
         "facts": [
             ("error of a sample (rms)", number(best["paired_rms"])),
-            ("90 %", f"{best['low']:.2g} – {best['high']:.2g}"),
+            ("90 %", f"{number(best['low'])} – {number(best['high'])}"),
             ("of the teacher's spread", percent(here[1])),
             ("network evaluations", amount(best["cost"])),
             ("merges", f"{best['merges']}"),

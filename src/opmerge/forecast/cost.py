@@ -160,6 +160,12 @@ class IterationCost:
         targets = batches * self.target_evaluations(children, guided)
         return float((targets + self.batch * self.student_passes * counts).sum())
 
+    def least(self, num_steps: int, student_steps: int) -> float:
+        """What no plan of K students costs less than: an iteration of one merge, of all steps but
+        the K - 1 that other students keep."""
+        merged = num_steps - student_steps + 1
+        return self.total([merged], [1]) if merged > 1 else 0.0
+
     def of_plan(self, plan: Plan, iterations: ArrayLike) -> float:
         """``total`` of a plan's merges."""
         children = [merge.num_children for merge in plan.merges]

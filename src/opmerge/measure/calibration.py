@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,6 @@ from accelerate.utils import broadcast_object_list
 from scipy.optimize import least_squares
 
 from opmerge.arrays import Array
-from opmerge.data import Progress
 from opmerge.denoisers.families import config_of
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
@@ -43,6 +43,7 @@ from opmerge.forecast.files import (
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
 from opmerge.forecast.law import LAW_PRIORS, LawPrior
 from opmerge.forecast.table import TeacherTable, direction_groups
+from opmerge.measure.evaluation import Report
 from opmerge.measure.linearity import Linearity, linearity
 from opmerge.measure.probes import (
     Probe,
@@ -53,7 +54,12 @@ from opmerge.measure.probes import (
     schedule_of,
     spectrum_identity,
 )
-from opmerge.measure.teacher_table import MeasuredTable, default_samples, measure_table
+from opmerge.measure.teacher_table import (
+    MeasuredTable,
+    default_samples,
+    measure_table,
+    table_evaluations,
+)
 from opmerge.schedules import NoiseSchedule
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.guidance import GuidanceRecord
@@ -178,7 +184,7 @@ def calibrate(
     accelerator: Accelerator,
     probes: Sequence[ProbeSettings] | None = None,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report = lambda what, done, total: None,
     tell: Callable[[Linearity], None] = lambda linear: None,
     table_samples: int | None = None,
 ) -> Calibration:
@@ -194,7 +200,7 @@ def calibrate(
         config: of the run to come; ``num_iterations`` must be one number. Each probe has a
             network of its own, whatever its ``sharing``.
         probes: the merges to train; ``default_probes`` unless given.
-        progress: called with the iterations done and how many there will be.
+        progress: told what is being done, how much of it, and of how much.
         tell: called with how linear the teacher is, before the first probe.
         table_samples: that the table is measured on, ``default_samples`` unless given.
 
@@ -210,10 +216,13 @@ def calibrate(
         raise InputError("steps", "must be >= 4 to calibrate", teacher.num_steps)
     wanted = probes or default_probes(teacher.num_steps, count, settings.learning_rate)
     train, held_out = _split(inputs, settings.seed)
-    linear = linearity(teacher.to(accelerator.device), inputs, spectrum, seed=settings.seed)
+    looked = partial(progress, "looking how linear the teacher is")
+    teacher = teacher.to(accelerator.device)
+    linear = linearity(teacher, inputs, spectrum, seed=settings.seed, progress=looked)
     tell(linear)
     alone = config.replaced(sharing="merge")
-    table = kept_table(teacher, inputs, spectrum, alone, accelerator, folder, table_samples)
+    given = teacher, inputs, spectrum, alone, accelerator, folder, table_samples
+    table = kept_table(*given, progress)
     runner = ProbeRunner(teacher, train, held_out, spectrum, alone, accelerator, folder)
     measured, done = [], 0
     total = sum(each.num_iterations * each.num_merges for each in wanted)
@@ -224,8 +233,7 @@ def calibrate(
                 measured.append(probe)
             if done < end:  # the iterations of one that was kept are done at once
                 done = end if probe is not None else done + 1
-                if progress is not None:
-                    progress(done, total)
+                progress("training probes", done, total)
     fit = fit_rates(measured, count, settings.learning_rate)
     return Calibration(
         fit,
@@ -319,7 +327,7 @@ def kept_table(
     accelerator: Accelerator,
     folder: Path | None,
     samples: int | None,
-    progress: Progress | None = None,
+    progress: Report = lambda what, done, total: None,
 ) -> MeasuredTable:
     """The teacher's table, measured or as an earlier run left it in the folder: as the file has it
     in either case, and on every process, so that all that follows has the same bits."""
@@ -329,7 +337,9 @@ def kept_table(
 
     def measured() -> MeasuredTable:
         arguments = (teacher, inputs, spectrum, accelerator, is_nonlinear, settings.seed, count)
-        return measure_table(*arguments, progress)
+        told = partial(progress, "measuring the teacher")
+        total = table_evaluations(teacher, spectrum, count)
+        return measure_table(*arguments, lambda done: told(done, total))
 
     if folder is None:
         found = measured()

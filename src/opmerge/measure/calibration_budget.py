@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from opmerge.measure.teacher_table import (
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.types import read_budget
 from opmerge.spectra import Spectrum
-from opmerge.store import Store
+from opmerge.store import MISSING, Store
 
 _TABLE_SHARE = 0.2  # of a budget, at most
 _MEASURING_SHARE = 0.3
@@ -127,10 +128,15 @@ def iteration_times(
         pace = Distillation(teacher, plan, inputs, config, accelerator).pace()
         return [pace.operator, pace.step]
 
-    seconds = timed()
-    if accelerator.is_main_process:
-        settings = config.what_decides(accelerator.num_processes)
-        identity = {"teacher": teacher.digest, "config": settings}
-        seconds = Store(folder, warn=lambda line: None).kept("timing", identity, lambda: seconds)
-    broadcast_object_list(found := [seconds])
-    return IterationTimes(*found[0])
+    store, is_main = Store(folder, warn=lambda line: None), accelerator.is_main_process
+    settings = config.what_decides(accelerator.num_processes)
+    identity = {"teacher": teacher.digest, "config": settings}
+    kept = store.read("timing", identity) if is_main else MISSING
+    known: list[Any] = [None if kept is MISSING else kept]
+    broadcast_object_list(known)
+    if known[0] is None:
+        known = [timed()]
+        if is_main:
+            store.write("timing", identity, known[0])
+        broadcast_object_list(known)
+    return IterationTimes(*known[0])

@@ -4,7 +4,7 @@ The theory's teacher is ``x̂(z_t) = m + Σ_k α_t λ_k / n_t v_kᵀ(z_t - α_t 
 x̂ has a part that no linear map of z_t explains, and what a plan does to that part is not foretold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,7 @@ def linearity(
     steps: Sequence[int] | None = None,
     num_samples: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Linearity:
     """R² of the teacher's x̂ against linear maps of z_t, on forward-noised data.
 
@@ -98,6 +99,7 @@ def linearity(
     Args:
         steps: to look at; eight from T down unless given.
         num_samples: >= 2 D + 2 for D values of a sample; unless given 8 D, and 2048 at least.
+        progress: called with the number of steps looked at, and of all.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, or there are too few samples.
@@ -113,7 +115,8 @@ def linearity(
         steps = evenly.round().astype(int).tolist()
     chosen = tuple(sorted(steps, reverse=True))
     scores = []
-    for step in chosen:
+    for number, step in enumerate(chosen):
+        progress(number, len(chosen))
         generator = seeded_generator(ddim.alphas.device, seed, step)
         batch = inputs.draw(ddim, [step], Draws(generator, count, slice(0, count)))
         x0, z = denoise(teacher.denoiser, batch, step), as_rows(batch.z)

@@ -187,9 +187,9 @@ def strategy_table(record: Record) -> Table:
     rows = [
         [
             name,
-            f"{entry['paired_rms']:.4g}",
-            f"{entry['low']:.3g} … {entry['high']:.3g}",
-            f"{entry['paired_rms'] / np.sqrt(size):.3g}",
+            number(entry["paired_rms"]),
+            f"{number(entry['low'])} … {number(entry['high'])}",
+            number(entry["paired_rms"] / float(np.sqrt(size))),
             percent(entry["paired_rms"] / spread),
             f"{entry['ratio_low']:.2f} … {entry['ratio_high']:.2f}",
             f"{len(entry['iterations'])}",
@@ -209,8 +209,8 @@ def frontier_table(record: Record) -> Table:
         [
             f"{row['student_steps']}",
             f"{row['cost']:,.0f}",
-            f"{row['paired_rms']:.4g}",
-            f"{row['low']:.3g} … {row['high']:.3g}",
+            number(row["paired_rms"]),
+            f"{number(row['low'])} … {number(row['high'])}",
             f"{row['name']} ({row['merges']} merges)",
             f"{row['best']['name']} ({row['best']['merges']} merges)",
         ]

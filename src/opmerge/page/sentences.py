@@ -19,8 +19,9 @@ _DOMINANT = 10.0  # per cent of the error from which a merge deserves to be name
 
 
 def number(value: float) -> str:
-    """Three significant digits: ``6.81e-06``, ``0.396``."""
-    return f"{value:.3g}"
+    """Three significant digits, plain from 1e-4 to 1e6: ``6.81e-06``, ``0.396``, ``12,700``."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if 100 <= abs(rounded) <= 1e6 else f"{value:.3g}"
 
 
 def percent(fraction: float) -> str:
@@ -111,13 +112,14 @@ def iteration_range(iterations: Sequence[int]) -> str:
         return "with nothing to train"
     least, most = min(iterations), max(iterations)
     told = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"with {told} iterations" + (" a merge" if len(iterations) > 1 else "")
+    plural = "s" * (most > 1)
+    return f"with {told} iteration{plural}" + (" a merge" if len(iterations) > 1 else "")
 
 
 def forecast_phrase(record: Record, entry: Mapping[str, Any]) -> str:
-    """``0.577 (0.21 to 1.3), 18 % of the teacher's spread``: an error, and its 90 % interval."""
+    """``0.577 (0.213 to 1.32), 18 % of the teacher's spread``: an error, and its 90 % interval."""
     error, spread = entry["paired_rms"], record["budget"]["output_spread"]
-    interval = f"{entry['low']:.2g} to {entry['high']:.2g}"
+    interval = f"{number(entry['low'])} to {number(entry['high'])}"
     return f"{number(error)} ({interval}), {percent(error / spread)} of the teacher's spread"
 
 
@@ -145,7 +147,7 @@ def tie_sentence(record: Record) -> str:
         return ""
     count = len(least["iterations"])
     ratio = f"{number(best['paired_rms'] / least['paired_rms'])} times"
-    interval = f"{best['ratio_low']:.2g} to {best['ratio_high']:.2g}"
+    interval = f"{number(best['ratio_low'])} to {number(best['ratio_high'])}"
     return (
         f"The least error is forecast of {_named(least['name'])} with {count} merges "
         f"({number(least['paired_rms'])}); that of this simpler plan is {ratio} as large "

@@ -52,7 +52,7 @@ def answer(record: Record) -> str:
         f"{phrase[0].lower()}{phrase[1:]}, {sentences.iteration_range(best['iterations'])} at a "
         f"learning rate of {run['learning_rate']:g}. Expected error "
         f"{sentences.forecast_phrase(record, best)}{unknown}; "
-        f"measured {interval_told(kept['measured'])}."
+        f"measured {interval_told(kept['measured'])}{_outside(kept)}."
     ]
     ratios = [
         f"{each['name']} {number(each['measured']['value'] / kept['measured']['value'])} times"
@@ -72,7 +72,7 @@ def rows(record: Record) -> list[list[str]]:
             each["name"],
             interval_told(each["measured"]),
             "–" if each["forecast"] is None else interval_told(each["forecast"]),
-            f"{each['measured']['value'] / np.sqrt(size):.3g}",
+            number(each["measured"]["value"] / float(np.sqrt(size))),
             percent(each["measured"]["value"] / spread),
             amount(each["total"]),
             f"{each['merges']}",
@@ -85,7 +85,8 @@ def rows(record: Record) -> list[list[str]]:
 
 def interval_told(interval: Mapping[str, float]) -> str:
     """A number with the ends of its interval."""
-    return f"{interval['value']:.3g} ({interval['low']:.3g} – {interval['high']:.3g})"
+    value, low, high = (number(interval[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} – {high})"
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
@@ -144,4 +145,12 @@ def measured_figure(record: Record) -> Figure:
 def _title(record: Record) -> str:
     best = record["trained"][0]
     ratio = best["measured"]["value"] / best["forecast"]["value"]
-    return f"The plan left {number(ratio)} times what was expected of it"
+    return f"The plan left {number(ratio)} times what was expected of it{_outside(best)}"
+
+
+def _outside(entry: Record) -> str:
+    """On which side of its forecast's interval a measured error lies; empty within."""
+    error, expected = entry["measured"]["value"], entry["forecast"]
+    if expected["low"] <= error <= expected["high"]:
+        return ""
+    return f", {'above' if error > expected['high'] else 'below'} the interval that was expected"

@@ -123,7 +123,8 @@ def plan_phrase(plan: Plan) -> str:
         return what[0].upper() + what[1:]
     is_short = len(roots) <= _MOST_HANDOVERS
     handovers = f" take {' → '.join(f'z_{t}' for t in plan.boundaries)} and" if is_short else ""
-    return f"For a student of {len(roots)} steps{handovers} {what}"
+    solved = "" if plan.free_step is None else " and one in closed form"
+    return f"For a student of {len(roots)} steps{solved}{handovers} {what}"
 
 
 def _roots(plan: Plan) -> list[_Node]:

@@ -64,7 +64,7 @@ class TeacherConfig(Settings):
         None, "Pixels a side of a token of the dit.", shown="an eighth of the side", rare=True
     )
     block_out_channels: _Channels | None = option(
-        None, "Channels of the unet's resolutions, such as 32,64.", shown="by the side", rare=True
+        None, "Channels of the unet's resolutions, such as 16,32.", shown="by the side"
     )
     prediction_type: PredictionType = option(
         "v_prediction",

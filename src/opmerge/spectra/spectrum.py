@@ -123,6 +123,16 @@ class Spectrum:
             return eigenvalues
         return {**eigenvalues, "dimensions": self.num_dimensions, "trace": self.trace}
 
+    def to_bytes(self) -> bytes:
+        """The ``.npz`` archive that :meth:`save` writes."""
+        header = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: header.pop(name) for name in _ARRAY_NAMES}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        text = json.dumps({**_FORMAT, **header})
+        buffer = io.BytesIO()
+        np.savez(buffer, header=text, digest=_digest(text, arrays), **arrays)
+        return buffer.getvalue()
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a ``.npz`` archive that :meth:`load` reads back bit by bit.
 
@@ -133,13 +143,7 @@ class Spectrum:
         """
         if Path(path).suffix.lower() != ".npz":
             raise InputError("path", "must end in .npz", str(path))
-        header = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: header.pop(name) for name in _ARRAY_NAMES}
-        arrays = {name: array for name, array in arrays.items() if array is not None}
-        text = json.dumps({**_FORMAT, **header})
-        buffer = io.BytesIO()
-        np.savez(buffer, header=text, digest=_digest(text, arrays), **arrays)
-        return write_atomic(path, buffer.getvalue())
+        return write_atomic(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:

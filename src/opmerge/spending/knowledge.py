@@ -61,18 +61,14 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
             order.accelerator,
             probes.probes,
             folder,
-            lambda done, total: order.report("calibrating", done, total),
+            order.report,
             table_samples=probes.table_samples,
         )
         if order.accelerator.is_main_process:
             found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
         cost = order.asked.calibration_share * order.prices.amount
         return Knowledge(found.law_fit.law, found.table.table, cost, is_probed=True)
-    count = samples_without_probes(order)
-    total = table_evaluations(order.teacher, order.spectrum, count)
-    table = kept_table(
-        *given, folder, count, lambda done: order.report("measuring the teacher", done, total)
-    )
+    table = kept_table(*given, folder, samples_without_probes(order), order.report)
     is_solved = order.config.linear_part == "solve"
     law = law_prior(order.teacher, is_solved).fitted(len(table.table.sizes))
     order.warn(f"without probes the law of merges is {law.source}: intervals are wide")
@@ -91,11 +87,8 @@ def samples_without_probes(order: Order) -> int:
     if order.prices.counts_iterations:
         return most
     amount, given = order.prices.amount, (order.teacher, order.spectrum)
-    if amount < (least := 2 * table_evaluations(*given, fewest)):
-        requirement = (
-            f"must be worth >= {least:,} network evaluations, twice what the teacher's table takes"
-        )
-        raise InputError("budget", requirement, order.prices.told)
+    least = 2 * table_evaluations(*given, fewest)
+    order.prices.check_pays(least, "twice what the teacher's table takes")
     affordable = samples_within(order.asked.calibration_share * amount, *given)
     return min(max(affordable, fewest), most)
 

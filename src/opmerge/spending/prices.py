@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
+from opmerge.errors import InputError
 from opmerge.forecast.cost import IterationCost, fewest_targets
 from opmerge.measure.calibration_budget import iteration_times
 from opmerge.settings.distillation import DistillationConfig
@@ -46,6 +47,16 @@ class Prices:
     def usual(self) -> IterationCost:
         """The cost where targets are used once and nothing is solved."""
         return replace(self.cost, reuse=1, is_linear_solved=False, fewest=0)
+
+    def check_pays(self, cost: float, why: str) -> None:
+        """Refuse a budget of less than that, by ``InputError`` in its own unit."""
+        if self.amount >= cost:
+            return
+        unit = "iterations" if self.counts_iterations else "network evaluations"
+        told = f"{math.ceil(cost):,} {unit}"
+        if self.seconds is not None:
+            told = f"{math.ceil(cost * self.seconds)}s on this machine"
+        raise InputError("budget", f"must be >= {told}, {why}", self.told)
 
     def share(self, part: float) -> str:
         """A part of the budget in the words of budgets."""

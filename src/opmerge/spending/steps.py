@@ -19,10 +19,10 @@ from accelerate.utils import broadcast_object_list
 from opmerge.denoisers.models import Student
 from opmerge.distillation.free_step import num_batches, num_runs
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
-from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, Trial, forecast, law_after
 from opmerge.forecast.cost import IterationCost
 from opmerge.measure.calibration_budget import CalibrationSize
+from opmerge.measure.teacher_table import table_evaluations
 from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
 from opmerge.planners.budget import BudgetPlan
 from opmerge.plans import Merge, Plan, build_strategy
@@ -56,9 +56,17 @@ class Spending(Order):
     """One budget for one teacher, spent: what is asked of it is done once."""
 
     def check_budget(self) -> None:
-        """Refuse, by ``InputError``, a budget of which half pays for neither probes nor a table."""
+        """Refuse, by ``InputError``, a budget that cannot pay, before any of it is spent: for a
+        table with half of it, the cheapest plan with the rest, and what stands beside the plan."""
+        spent = self.asked.calibration_share * self.prices.amount
         if self._probes is None:
-            samples_without_probes(self)
+            samples = samples_without_probes(self)
+            is_free = self.prices.counts_iterations
+            spent = 0 if is_free else table_evaluations(self.teacher, self.spectrum, samples)
+        least = self.prices.cost.least(self.teacher.num_steps, self.asked.student_steps)
+        self.prices.check_pays(spent + least, "a forecast and an iteration of any plan")
+        for strategy in self.asked.compare_with:
+            self._usual(strategy)
 
     @cached_property
     def _probes(self) -> CalibrationSize | None:
@@ -260,18 +268,21 @@ class Spending(Order):
     def usual(self, strategy: str) -> Trained:
         """A strategy as people run it, for the whole budget: equal iterations of every merge,
         targets used once, nothing solved; ``InputError`` if it pays for no iteration."""
+        plan, count, cost = self._usual(strategy)
+        counts: int | tuple[int, ...] = count
+        if self.config.sharing == "all" and plan.merges:
+            counts = tuple(count * len(stage.merges) for stage in plan_stages(plan, "all"))
+        config = self.config.replaced(num_iterations=counts, linear_part="train", target_reuse=1)
+        return self.students.trained(strategy, plan, config, cost, None)
+
+    def _usual(self, strategy: str) -> tuple[Plan, int, float]:
+        """A strategy's plan, the iterations of each merge, and what they cost together."""
         plan = build_strategy(strategy, self.teacher.num_steps, self.asked.student_steps)
         stages = plan_stages(plan, self.config.sharing)
         each = sum(cost_of(stage.merges, self.prices.usual) for stage in stages)
+        self.prices.check_pays(each, f"an iteration of each merge of {strategy}")
         count = int(self.prices.amount // each) if plan.merges else 1
-        if count < 1:
-            requirement = f"must be >= {each:,.0f} for an iteration of each merge of {strategy}"
-            raise InputError("budget", requirement, self.prices.told)
-        counts: int | tuple[int, ...] = count
-        if self.config.sharing == "all" and stages:
-            counts = tuple(count * len(stage.merges) for stage in stages)
-        config = self.config.replaced(num_iterations=counts, linear_part="train", target_reuse=1)
-        return self.students.trained(strategy, plan, config, count * each, None)
+        return plan, count, count * each
 
     def closed_form(self) -> Trained:
         """One merge a window, its linear part solved and nothing trained."""

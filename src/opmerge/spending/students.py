@@ -98,8 +98,8 @@ class RunStudents:
 
     def _made(self, name: str, run: Distillation, folder: Path, samples: int) -> dict[str, Any]:
         """What is kept of a student: its folder, what it was measured to leave, the seconds."""
-        seconds = self._train(name, run)
-        student, order = run.student(), self._order
+        order, seconds = self._order, self._train(name, run)
+        student = run.student()
         if order.accelerator.is_main_process:
             fuses, copies = order.asked.fuse_lora, order.asked.copy_components
             saved = fused_student(student, run.teacher.network) if fuses else student
@@ -112,6 +112,7 @@ class RunStudents:
             samples,
             _SEED,
             num_resamples=0,
+            progress=lambda what, done, total: order.report(f"measuring {name}", done, total),
             told=told_of(student, order.inputs),
         )
         return {"measured": asdict(found.paired_rms), "seconds": seconds}
@@ -120,6 +121,7 @@ class RunStudents:
         """Train all stages, or solve them; the seconds that it took, interruptions apart."""
         begin = time.perf_counter()
         if name == CLOSED_FORM:
+            self._order.report(f"solving {name}", 0, 1)
             run.solve()
             return time.perf_counter() - begin
         run.resume()

@@ -129,7 +129,7 @@ class Execution:
         with self.runner.progress("calibrating", 1.0) as report:
             calibration = calibrate(
                 *(*given, config.replaced(num_iterations=most), accelerator, probes, folder),
-                progress=lambda done, total: report(done / total),
+                progress=lambda what, done, total: report(done / total, what),
             )
         calibration.write(folder / "calibration.json")
         took, fit = calibration.network_evaluations, calibration.law_fit

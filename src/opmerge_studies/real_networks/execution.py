@@ -83,7 +83,7 @@ class Execution:
                 calibration = calibrate(
                     *(self.teacher, self._inputs, self.spectrum, config, self._accelerator),
                     folder=folder,
-                    progress=lambda done, total: report(done / total),
+                    progress=lambda what, done, total: report(done / total, what),
                 )
             calibration.write(folder / "calibration.json")
             return calibration.to_dict()

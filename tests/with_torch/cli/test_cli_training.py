@@ -113,7 +113,7 @@ def test_sample_writes_a_grid_and_an_array(run: Run, work: Path) -> None:
         (work / "trained", f"must be the folder of a model, got that of a run; pass {teacher}"),
     ):
         result = run("sample", folder, "--output", work / "t.npy")
-        assert result == (2, "", f"opmerge: `{folder}` {message}\n")
+        assert result == (2, "", f"opmerge: `model` {message}\n")
     refused(run("sample", work / "nowhere", "--output", work / "t.npy"), "`model` must be an exist")
     refused(run("sample", student, "--output", work / "s.gif"), "output", ".png")
     refused(run("sample", student, "--output", work / "s.npy", *few), "steps", "left out")
@@ -520,7 +520,8 @@ def test_a_calibration_predicts_for_the_rule_that_it_was_made_for(run: Run, work
 def test_a_calibration_says_first_how_linear_the_teacher_is(run: Run, work: Path) -> None:
     folder = work / "linear"
     probes = ("calibrate", "digits", "--teacher", work / "trained" / "teacher", "--steps", STEPS)
-    status, out, _ = run(*probes, "--num_iterations", 4, "--output_dir", folder)
+    probes += ("--num_iterations", 4, "--output_dir", folder)
+    status, out, err = run(*probes)
     assert status == 0
     content = json.loads((folder / "calibration.json").read_text())
     scores = [content["linearity"][key] for key in ("steps", "affine", "spectral")]
@@ -529,13 +530,18 @@ def test_a_calibration_says_first_how_linear_the_teacher_is(run: Run, work: Path
         assert line in out, (line, out)
     first = out.index("gamma-rates")
     assert out.index("best affine map") < first
-    # a teacher of 20 iterations is none of the digits; what is said first is not said again
+    # a teacher of 20 iterations is none of the digits; what is said first is no result yet
     told = [note for note in content["notes"] if note.startswith("the teacher is ")]
     assert told
-    assert all(out.count(note) == 1 and out.index(note) < first for note in told)
-    assert all(f"note: {note}\n" in out for note in content["notes"])
+    assert all(err.index(note) < err.index("training probes") for note in told)
+    assert all(out.count(f"note: {note}\n") == 1 for note in content["notes"])
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["steps"], options["half_rate"]) == (STEPS, False)
+    (folder / "calibration.json").unlink()
+    (folder / "calibration.json").mkdir()  # what is refused at the end has printed no result
+    status, out, err = run(*probes)
+    assert (status, out) == (2, "")
+    assert "calibration.json` cannot be written" in err.splitlines()[-1]
 
 
 def without_iterations(arguments: list[object]) -> list[object]:

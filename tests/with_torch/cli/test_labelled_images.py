@@ -52,7 +52,7 @@ def test_a_guided_student_of_labelled_images(
     assert load_teacher(folder, 4).num_classes == CLASSES
 
     data = tmp_path / "data"
-    done("prepare", *told, *teacher, "--output_dir", data)
+    assert "()" not in done("prepare", *told, *teacher, "--output_dir", data)
     plan = tmp_path / "plan"
     asked = ("--schedule", folder, "--steps", 4, "--budget", 16000, "--train_batch_size", 8)
     done("plan", data, *asked, "--guidance_scale", 2, "--output_dir", plan)

@@ -199,3 +199,21 @@ def test_a_dynamic_shift_is_that_of_the_networks_samples(tmp_path: Path) -> None
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_seq_len": 4096}))
     assert outline_teacher(folder, 8).schedule.parameters["image_seq_len"] == 4096
+
+
+def test_the_folder_of_a_training_is_no_model(tmp_path: Path) -> None:
+    """It is told where the model lies, or how it comes to lie there; others are left alone."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.mkdir()
+    assert locate_model(other) == other
+    (run / "metrics.jsonl").touch()
+    for place in (run, run / "teacher"):
+        with pytest.raises(InputError, match="`resume_from_checkpoint=latest`"):
+            locate_model(place)
+    folder = run / "teacher"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    with pytest.raises(InputError, match=f"pass {folder}"):
+        locate_model(run)
+    assert locate_model(folder) == folder

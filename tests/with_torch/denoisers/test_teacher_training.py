@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from diffusers import DDIMPipeline, DDPMPipeline
 
 from opmerge import cosine_schedule
+from opmerge.clock import time_limit
 from opmerge.denoisers.inputs import split_rows
 from opmerge.denoisers.models import initial_noise
 from opmerge.denoisers.sampler import DDIM
@@ -25,6 +26,7 @@ from opmerge.denoisers.teacher_folder import check_plan_fits, load_teacher
 from opmerge.denoisers.teacher_training import (
     TeacherConfig,
     TeacherRecord,
+    denoising_loss,
     make_network,
     make_scheduler,
     train_teacher,
@@ -240,6 +242,26 @@ def test_the_weights_of_the_least_held_out_loss_are_kept(tmp_path: Path) -> None
     shorter = config.replaced(num_iterations=best, validation_steps=best)  # one look, at the end
     train(tmp_path / "short", shorter, data=data)
     assert_same_weights(weights_in(tmp_path / "whole"), weights_in(tmp_path / "short"))
+
+
+@pytest.mark.parametrize(("held_out", "draws"), [(5, 512), (64, 4096)])
+def test_few_samples_are_looked_at_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: int, draws: int
+) -> None:
+    """64 times each, in whole batches of 256; whoever waits hears of each batch."""
+    sizes, heard = [], []
+
+    def loss(network: Any, samples: Any) -> Any:
+        sizes.append(len(samples.z))
+        return denoising_loss(network, samples)
+
+    monkeypatch.setattr("opmerge.denoisers.teacher_training.denoising_loss", loss)
+    data = torch.randn(2 * held_out, 1, 4, 4)
+    config = settings(num_iterations=1, validation_fraction=0.5)
+    with time_limit(tell=lambda done, doing: heard.append(doing)):
+        train(tmp_path, config, data=data)
+    assert sum(sizes[1:]) == draws  # behind the one batch that was trained on
+    assert len(heard) == draws / 256
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])

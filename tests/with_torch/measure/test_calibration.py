@@ -418,10 +418,11 @@ def calibrate_small(
 ) -> tuple[Calibration, Calls]:
     calls: Calls = []
 
-    def told(done: int, total: int) -> None:
-        calls.append((done, total))
-        if done == stop_at:
-            raise KeyboardInterrupt
+    def told(what: str, done: int, total: int) -> None:
+        if what == "training probes":
+            calls.append((done, total))
+            if done == stop_at:
+                raise KeyboardInterrupt
 
     calibration = calibrate(
         small_teacher(),
@@ -463,10 +464,10 @@ def test_how_linear_the_teacher_is_is_told_before_the_first_probe() -> None:
             small_spectrum(),
             small_config(),
             Accelerator(cpu=True),
-            progress=lambda done, total: calls.append((done, total)),
+            progress=lambda what, done, total: calls.append((done, total)),
             tell=stop,
         )
-    assert not calls
+    assert calls == [(done, 4) for done in range(4)]  # steps, and no probe
     assert told == [small_calibration()[0].linearity]
 
 

@@ -11,6 +11,7 @@ import pytest
 from opmerge.cli import main
 from opmerge.distillation import load_student
 from opmerge.distillation.stages import plan_stages
+from opmerge.errors import InputError
 from opmerge.explorer.answers import answer
 from opmerge.explorer.premises import Run, read_source
 from opmerge.forecast import LAW_PRIORS, Trial, forecast, law_after, read_table
@@ -18,6 +19,7 @@ from opmerge.forecast.cost import IterationCost
 from opmerge.page import spending
 from opmerge.page.spending import spending_page
 from opmerge.plans import PlanFile, build_strategy
+from opmerge.spending import Prices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,6 +137,30 @@ def test_the_forecast_has_learned_from_the_pilot(teacher: Path, tmp_path: Path) 
     assert record["budget"]["law"] == learned.source
 
 
+def test_an_error_outside_its_forecast_is_said_to_be(spent: Path) -> None:
+    record = record_of(spent)
+    first = record["trained"][0]
+    told = []
+    for error in (first["forecast"]["value"], 2 * first["forecast"]["high"], 1e-3):
+        first["measured"]["value"] = error
+        told.append(spending.answer(record))
+    page = spending_page(record)
+    within, above, below = ("interval" in text for text in told)
+    assert (within, above, below) == (False, True, True)
+    assert ["above" in text for text in told] == [False, True, False]
+    assert page.count("below the interval") > 1  # in the answer, and in the title of a figure
+
+
+def test_a_budget_that_cannot_pay_is_refused_in_its_unit() -> None:
+    prices = Prices("5s", 100.0, IterationCost(BATCH), seconds=0.05)
+    prices.check_pays(100.0, "just")
+    with pytest.raises(InputError, match=r">= 14s .*got 5s"):  # 270 of 0.05 s are 13.5 s
+        prices.check_pays(270.0, "too little")
+    for told, least in (("99", "271 network"), ("99it", "271 iterations")):
+        with pytest.raises(InputError, match=rf">= {least}.*, too little, got {told}"):
+            Prices(told, 99.0, IterationCost(BATCH)).check_pays(270.1, "too little")
+
+
 def test_students_of_two_steps_and_how_far_they_are(
     teacher: Path,
     tmp_path: Path,
@@ -149,6 +175,10 @@ def test_students_of_two_steps_and_how_far_they_are(
     record = record_of(tmp_path)
     assert record["problem"]["student_steps"] == 2
     assert [each["name"] for each in record["trained"]] == ["plan"]  # nothing is solved
+    said = [line.removeprefix("opmerge: ") for line in lines]
+    phases = ("pricing the budget", "measuring the teacher", "planning", "training plan")
+    phases = (*phases, "measuring plan", "drawing the page")
+    assert [line for line in said if line in phases] == [*phases]
 
 
 def test_one_network_of_adapters(teacher: Path, tmp_path: Path) -> None:
@@ -205,6 +235,8 @@ def test_a_search_without_time_still_plans_and_is_kept(teacher: Path, tmp_path: 
         ("12000", (), "twice what the teacher's table takes"),
         ("20000", ("--student_steps", T + 1), "student_steps"),
         ("20000", ("--compare_with", "fastest"), "strategy"),
+        ("6it", ("--compare_with", "progressive"), "7 iterations"),
+        ("20000", ("--train_batch_size", 4096), "any plan"),
         ("20000", ("--calibration_share", 1.5), "calibration_share"),
     ],
 )
