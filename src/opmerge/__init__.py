@@ -9,6 +9,8 @@ True
 Docstrings cite sections of docs/theory.md, where formulas are derived, as THEORY.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -7,6 +7,8 @@ file. The folder gets its name when all of it is on disk, so whatever has the na
 Nothing is unpickled but by torch with ``weights_only``.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re

@@ -1,5 +1,7 @@
 """Checks on arguments: each returns the value in its checked form or raises InputError."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import operator

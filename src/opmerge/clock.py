@@ -5,6 +5,8 @@
 ...         tick("counting", number)
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator

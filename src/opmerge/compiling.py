@@ -1,5 +1,7 @@
 """numba, as the kernels need it: whatever the environment says, and wherever there is room."""
 
+from __future__ import annotations
+
 import os
 import sys
 import warnings

@@ -9,6 +9,8 @@ n_w = α² λ_w + σ², n = α² λ + σ². Operators are rows (A, B), ``z_i = A
 trained on (z, μ) of noised data, whose second moment is ``G = [[n, α λ_b], [α λ_b, λ_b]]``.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise

@@ -7,6 +7,8 @@ In the eigenbasis of the data covariance a DDIM step is multiplication by the sc
 and everything a planner needs is a sum of logarithms of such scalars (THEORY 2).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -9,6 +9,8 @@ where ``initial / P - 1 = offset + gain · expm1(e_1)`` is affine in the first c
 rule. Nothing nearly equal is ever subtracted.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

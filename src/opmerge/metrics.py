@@ -1,5 +1,7 @@
 """Distances between Gaussian laws, and between laws known by samples."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Sequence
 

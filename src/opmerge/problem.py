@@ -1,5 +1,7 @@
 """A merge problem: teacher + training model + merge rule + objective, and the loss of an excess."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import get_args

@@ -6,6 +6,8 @@ part of another identity is computed again, and so is one that is torn or was al
 that says so. Files are written atomically, so a killed run leaves whole parts or none.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import warnings

@@ -1,5 +1,7 @@
 """The versions that a result was made with."""
 
+from __future__ import annotations
+
 TRAINING_LIBRARIES = ("torch", "diffusers", "accelerate")
 """What the result of a training depends on besides."""
 

@@ -3,6 +3,8 @@
 Exit status: 0 done, 2 bad input (one line on standard error), 130 interrupted.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal

@@ -1,5 +1,7 @@
 """What to tell of an error that a library ends in because of where it runs, and not of its use."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """What commands print; numbers come from records, so print and page agree."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Progress of long work on standard error: a bar with the time left, or lines where none fits."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator

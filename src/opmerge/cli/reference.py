@@ -1,5 +1,7 @@
 """All options of all commands as a page: ``python -m opmerge.cli.reference > docs/options.md``."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 from opmerge.cli import COMMANDS

@@ -1,5 +1,7 @@
 """Sources of data: built-in samples, array files and folders of images, read in batches."""
 
+from __future__ import annotations
+
 import difflib
 import math
 from collections.abc import Callable

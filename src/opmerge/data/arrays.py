@@ -1,5 +1,7 @@
 """Array files as sources: .npy (memory-mapped), .npz, .csv, .tsv, .pt and .safetensors."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import os

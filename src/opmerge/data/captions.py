@@ -5,6 +5,8 @@ them: in ``metadata.jsonl`` or ``metadata.csv``, of which each row has ``file_na
 image from the folder of that file, and ``text``; or in a ``.txt`` file beside each image.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 from collections.abc import Iterator, Mapping

@@ -15,6 +15,8 @@ Every shard tells in its header what it is a part of and the digest of its tenso
 preparation that was killed goes on behind those that are whole. Nothing here needs torch.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil

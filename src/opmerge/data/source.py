@@ -1,5 +1,7 @@
 """What a source of data is: named samples of one shape, read in batches as often as wanted."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Tables of text (CSV) as pandas, NumPy, R and spreadsheets write them."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re

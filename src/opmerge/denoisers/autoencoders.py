@@ -4,6 +4,8 @@ With s = ``scaling_factor``, b = ``shift_factor`` and, where a config has them, 
 of ``latents_mean`` and ``latents_std``, channel by channel, a network reads ``(h - b - m) s / d``.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -5,6 +5,8 @@ repository in which all files lie flat, a network beside its scheduler, or the c
 Face hub; or they are named as the hub names them, and downloaded by diffusers.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Collection

@@ -1,5 +1,7 @@
 """Denoisers for new teachers: a perceptron saved as diffusers' models are, a small UNet and DiT."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

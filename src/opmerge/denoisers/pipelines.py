@@ -1,5 +1,7 @@
 """The pipeline around a teacher's network: what encodes texts and images, and decodes latents."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ falling while that on others rises. What a teacher should know is the law of the
 weights of the least loss on samples that it never sees are kept, not the last.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

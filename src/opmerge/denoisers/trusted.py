@@ -5,6 +5,8 @@ import or take from the folder itself, and indices of weights name files. Both a
 a library acts on them, and nothing that is named is imported for the sake of looking.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping
 from pathlib import Path

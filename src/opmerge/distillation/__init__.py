@@ -4,6 +4,8 @@ Needs the extra ``torch``. Importing this package makes the classes of saved stu
 diffusers, so that ``DiffusionPipeline.from_pretrained`` opens them.
 """
 
+from __future__ import annotations
+
 from opmerge.errors import not_installed
 
 try:

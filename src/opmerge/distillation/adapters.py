@@ -5,6 +5,8 @@ tensors, which are there once however many students there are, and its state dic
 alone: so are checkpoints, and copies of it.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Mapping

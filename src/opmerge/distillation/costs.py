@@ -1,5 +1,7 @@
 """What a distillation will cost, said before it is run."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ An iteration draws states z_j, composes the children as they are, turns where th
 estimate x̂ with which the student would land there, and regresses on that.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

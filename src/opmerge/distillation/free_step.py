@@ -4,6 +4,8 @@ It is the affine map of z_T of least squares on runs of the teacher, written as 
 ``x̂ = A z + b`` that lands at m. Conditions are run with and averaged over, as the map reads none.
 """
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

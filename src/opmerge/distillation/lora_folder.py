@@ -6,6 +6,8 @@ teacher's pipeline, if that has it: the card then says how, and where a schedule
 take the steps, it is there too.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,6 +4,8 @@ The passes are walked through on tensors without values (torch's FakeTensorMode)
 operation, at the real size of a batch and in its real precision, and what is alive is added up.
 """
 
+from __future__ import annotations
+
 import copy
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence

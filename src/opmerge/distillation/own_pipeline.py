@@ -5,6 +5,8 @@ the teacher's, or copies. Where a scheduler of diffusers can take the steps, the
 without code of this package: it is then told them in the call, as the folder's README says.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 import sys

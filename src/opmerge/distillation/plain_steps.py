@@ -1,5 +1,7 @@
 """A student's steps in a scheduler of diffusers, where one can take them."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

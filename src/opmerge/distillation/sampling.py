@@ -1,5 +1,7 @@
 """Samples of a teacher or a student, and the files that show them."""
 
+from __future__ import annotations
+
 import io
 import math
 import os

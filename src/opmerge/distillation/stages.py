@@ -4,6 +4,8 @@ With a curriculum a student is asked for a part of its merge at first, and for a
 of its training on.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

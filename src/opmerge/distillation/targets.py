@@ -4,6 +4,8 @@ A stage's batches are functions of the seed and of the operators in place, so th
 and learned from again, and the linear part of what they ask for may be solved before training.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,5 +1,7 @@
 """How diffusers loads a student, and how its teacher's pipeline is called: code of its card."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch

@@ -1,5 +1,7 @@
 """How a sampler does while it is distilled: samples of the same noise, beside the teacher's."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -5,6 +5,8 @@ them, because what they leave uncovered are teacher steps. What does not depend 
 computed once a plan (``static_parts``); ``composed`` is then a pass forward and one backward.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np

@@ -4,6 +4,8 @@ A table is stored as its deviations D², in float32: they keep their own precisi
 differences of stored products would not.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json

@@ -8,6 +8,8 @@ as vectors and ξ standard normal before any plan is trained, the most likely on
 by Gauss-Newton. It is between the draws that were, and its own are narrower.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,5 +1,7 @@
 """Images as latents: autoencoders behind the same verbs; needs the extra ``torch``."""
 
+from __future__ import annotations
+
 from opmerge.errors import not_installed
 
 try:

@@ -1,5 +1,7 @@
 """Images to latents and back, whatever the model: encoders, what they make, how well it fits."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

@@ -1,5 +1,7 @@
 """The pipeline of a teacher as what encodes: images and prompts to what its network reads."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """The images that autoencoders are made from, and those that they are measured on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,6 +4,8 @@ Everything that decides a shard is in its identity (what encodes, which files an
 a time), so a preparation that was killed goes on, and ends with the bytes that it would have had.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Training a variational autoencoder on images, saved in diffusers' layout."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

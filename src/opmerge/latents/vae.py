@@ -1,5 +1,7 @@
 """The variational autoencoder behind the paper's experiment on faces, and what it minimises."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

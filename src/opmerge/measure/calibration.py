@@ -7,6 +7,8 @@ and the law of merges, which with the teacher's table forecasts any plan on the 
 Notes say which settings of a run are beyond them.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os

@@ -1,5 +1,7 @@
 """How much a calibration may cost: its probes and its table within a budget."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from pathlib import Path

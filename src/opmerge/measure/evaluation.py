@@ -1,5 +1,7 @@
 """How far a student is from its teacher, and both from data, with the error of the measurement."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys

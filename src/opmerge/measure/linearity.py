@@ -4,6 +4,8 @@ The theory's teacher is ``x̂(z_t) = m + Σ_k α_t λ_k / n_t v_kᵀ(z_t - α_t 
 x̂ has a part that no linear map of z_t explains, and what a plan does to that part is not foretold.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -6,6 +6,8 @@ steps, or of a few equal students that are trained as long before it; the last o
 which a network starts as its first child.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

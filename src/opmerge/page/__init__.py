@@ -1,5 +1,7 @@
 """Reports: figures, tables and one self-contained page, drawn from records alone."""
 
+from __future__ import annotations
+
 from opmerge.page.plan import report_page
 from opmerge.page.sentences import summary_sentence
 

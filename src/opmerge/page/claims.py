@@ -1,5 +1,7 @@
 """Claims: statements in fixed words, and in how many of the cases looked at they hold."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 

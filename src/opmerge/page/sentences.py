@@ -1,5 +1,7 @@
 """What a record says, in sentences: the answer, and the titles of its figures."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -10,6 +10,8 @@ indexed [start, stop] and forests [stop, start], so that both are contiguous in 
 deficits and weights of x_0 in a jump, at [start, stop], are read under denoiser copy only.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

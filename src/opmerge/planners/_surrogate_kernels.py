@@ -10,6 +10,8 @@ several teacher steps apart; between neighbours a first child may be the teacher
 what follows it is a run of teacher steps, each a child.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,5 +1,7 @@
 """Plans one by one: all of them, the optimum by definition (THEORY 8), or the named strategies."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache

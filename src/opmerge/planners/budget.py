@@ -9,6 +9,8 @@ interval, beside those of other plans at the same cost. Plans which the law cann
 said to be ties, and of these the simplest is proposed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -14,6 +14,8 @@ seen and of the named strategies whose exact distance is least get the split tha
 them (THEORY 8.1).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

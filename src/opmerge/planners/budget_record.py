@@ -1,5 +1,7 @@
 """The record of a plan for a budget: what is forecast, beside the linear theory's numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

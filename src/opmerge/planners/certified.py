@@ -15,6 +15,8 @@ Under denoiser copy BOOT is the best tree between any two steps, for every eigen
 what is searched and enumerated in the same way is where students hand over.
 """
 
+from __future__ import annotations
+
 from contextlib import suppress
 from dataclasses import replace
 

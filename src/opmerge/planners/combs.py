@@ -5,6 +5,8 @@ excess is a sum over blocks, Σ log1p(ρ_j (1/P(i, k) - 1)). Minimising a weight
 over all combs is therefore a shortest path, and for K students a shortest path of shortest paths.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from itertools import pairwise

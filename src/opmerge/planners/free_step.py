@@ -5,6 +5,8 @@ passes alone (``TeacherTable.free_error``). The students of the plan then start 
 less to learn. Nothing is proved, as of all plans for a budget.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 

@@ -5,6 +5,8 @@ guidance students read two, the state and the mean of their condition (THEORY 11
 what is left of both.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from opmerge.clock import tick

@@ -6,6 +6,8 @@ excess of a plan is the sum of those of its windows, and the least weighted sum 
 under weights <= 0, is a shortest path of K edges.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import pairwise

@@ -4,6 +4,8 @@ The squared distance is a sum of terms >= 0, one an eigenvalue. So what no plan 
 of the eigenvalues, no plan goes below on all: a bound that takes as little time as one likes.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress

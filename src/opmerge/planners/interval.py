@@ -5,6 +5,8 @@ parts does not order closeness of the whole. Its lower bound is the separable on
 the choices of such a dynamic programme to trees and students serves other planners too.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any

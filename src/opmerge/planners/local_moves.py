@@ -4,6 +4,8 @@ Every neighbour is given its best split of the budget, and the first that the la
 better is taken, until none is or enough have been tried.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from itertools import combinations
 

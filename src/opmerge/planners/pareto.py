@@ -8,6 +8,8 @@ dropped ones were, so that the final lower bound accounts for all of them, exact
 the paper's second version names such a programme (arXiv 2505.16024); this one is ours.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,6 +5,8 @@ eigenvalue over all plans are exact by dynamic programming, for either merge rul
 plan does better than every eigenvalue on its own: the separable bound.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from opmerge.arrays import Array

@@ -1,5 +1,7 @@
 """The record of a planning run, plain JSON: pages, tables and programs read it alone."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any

@@ -1,5 +1,7 @@
 """What every planner returns: a plan, what it costs, and how much better any plan could be."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

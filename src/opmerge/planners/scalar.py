@@ -9,6 +9,8 @@ a node lie dense between the shortest and the longest; one of each small interva
 last edge is the one that comes out nearest.
 """
 
+from __future__ import annotations
+
 from itertools import pairwise
 
 import numpy as np

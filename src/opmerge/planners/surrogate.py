@@ -9,6 +9,8 @@ otherwise (``opmerge.forecast``): what is found are candidates, whose splits and
 from the composition.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -14,6 +14,8 @@ between the extremes that an exact interval DP gives. Hence one number per block
 spine block there can cost, and the cheapest disjoint choice of them bounds the saving.
 """
 
+from __future__ import annotations
+
 from functools import cached_property, lru_cache
 
 import numpy as np

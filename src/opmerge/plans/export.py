@@ -5,6 +5,8 @@ Both programs step from one place to the next by ``z_r = alpha_r xÌ‚ + sigma_r Î
 trained with them or run by them has its estimates landed where its step stops (denoiser copy).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -4,6 +4,8 @@ A new strategy is a function with the decorator ``strategy``, here or in a file 
 package.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from inspect import signature
 from itertools import pairwise

@@ -1,5 +1,7 @@
 """Scheduler configs as models hold them, with what the pipeline around one does with it."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Mapping

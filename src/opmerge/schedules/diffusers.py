@@ -1,5 +1,7 @@
 """Noise schedules of diffusers schedulers, read off what the scheduler itself visits."""
 
+from __future__ import annotations
+
 import inspect
 import os
 import re

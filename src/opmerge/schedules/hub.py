@@ -1,5 +1,7 @@
 """Models by their names on the Hugging Face hub: ``OWNER/NAME``, downloaded by diffusers."""
 
+from __future__ import annotations
+
 import re
 import warnings
 from collections.abc import Iterator, Mapping

@@ -9,6 +9,8 @@ velocity ``ε - x_0`` of flow matching from z itself. All others are preconditio
 the coefficients here are of z.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

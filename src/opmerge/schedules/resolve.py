@@ -1,5 +1,7 @@
 """What the command line's ``--schedule`` names: a schedule, a diffusers model, a file of arrays."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any

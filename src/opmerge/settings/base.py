@@ -1,5 +1,7 @@
 """What every group of settings is: frozen, checked when built, and refused in one line."""
 
+from __future__ import annotations
+
 import json
 from typing import Any, ClassVar, Self
 

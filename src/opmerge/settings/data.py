@@ -1,5 +1,7 @@
 """Which samples are read, and how images become samples."""
 
+from __future__ import annotations
+
 from typing import Self
 
 from opmerge.settings.base import Settings, argument, option

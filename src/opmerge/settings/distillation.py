@@ -1,5 +1,7 @@
 """Settings of a training run and of a distillation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal, Self
 

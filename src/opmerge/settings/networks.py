@@ -1,5 +1,7 @@
 """What networks are trained by themselves, and how: a teacher, an autoencoder."""
 
+from __future__ import annotations
+
 import math
 from typing import Annotated, Any, Literal, Self
 

@@ -1,5 +1,7 @@
 """Types of settings that several groups share: numbers in a range, lists in an order, choices."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Optimisation time of a merge: whether it moves the transition, and whether plans change."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self

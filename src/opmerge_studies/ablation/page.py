@@ -1,5 +1,7 @@
 """The page of the study `ablation`: what the optimisation time of a merge changes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 from typing import Any

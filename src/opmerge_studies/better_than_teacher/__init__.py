@@ -9,6 +9,8 @@ about 2 l, and at e = l it has the data's variance exactly. So a student overtak
 where its plan overshoots, and from the optimisation time on at which the overshoot is that small.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self, get_args

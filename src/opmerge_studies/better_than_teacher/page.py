@@ -1,5 +1,7 @@
 """The page of the study `better-than-teacher`: when a student is nearer to the data."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """How far forecasts agree with measurements, and what the planner's choice costs."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from operator import itemgetter

@@ -1,5 +1,7 @@
 """The networks of the study: its teacher, the law of its merges, every student trained once."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache

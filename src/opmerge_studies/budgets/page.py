@@ -1,5 +1,7 @@
 """The page of the study `budgets`: forecasts beside measured errors, and what planning gains."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Encodings: encoders trained once or loaded, latents in files, what they decode to; the cost."""
 
+from __future__ import annotations
+
 import re
 import time
 from collections.abc import Callable, Sequence

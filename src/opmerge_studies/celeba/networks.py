@@ -1,5 +1,7 @@
 """Networks on latents: one teacher, and students of equal total cost, measured and decoded."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

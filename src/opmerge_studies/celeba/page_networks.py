@@ -1,5 +1,7 @@
 """What the page of `celeba` says of networks on latents that cost the same in total."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

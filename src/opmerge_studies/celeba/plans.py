@@ -1,5 +1,7 @@
 """Plans on the covariance of latents, with bootstrap intervals, by the linear theory."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

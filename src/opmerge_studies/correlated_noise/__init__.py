@@ -1,5 +1,7 @@
 """Noise that does not commute with the data, and data that are not Gaussian."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Self, get_args

@@ -1,5 +1,7 @@
 """Problems whose noise does not commute with the data, what scalar theories see, and combs."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple

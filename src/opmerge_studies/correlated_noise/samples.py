@@ -4,6 +4,8 @@ The linear teacher and the mean student know of a law only its covariance; what 
 the spread of students is computed exactly (``opmerge_studies.shared.batches``) and simulated.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial, reduce

@@ -1,5 +1,7 @@
 """A training budget: which plan to spend it on, and how to split it over the plan's merges."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self

@@ -1,5 +1,7 @@
 """Networks that were trained at known cost, and what linear theories predict for them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """The page of the study `curriculum`: what a training budget should buy, and how to split it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

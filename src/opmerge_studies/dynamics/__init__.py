@@ -1,5 +1,7 @@
 """Theory against training: linear students really trained, step by step through whole plans."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 

@@ -1,5 +1,7 @@
 """What classifier-free guidance does to the best order of merging, in the linear theory."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Self

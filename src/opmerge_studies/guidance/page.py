@@ -1,5 +1,7 @@
 """The page of the study `guidance`: where BOOT gives way, and what the best plans are."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Gaussian mixtures: what of the theory of one Gaussian is left when there are several."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self, get_args

@@ -1,5 +1,7 @@
 """The page of the study `mixture`: merge plans where the data are several Gaussians."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """The phase diagram: which plan is best at which data variance, and where that changes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Self

@@ -1,5 +1,7 @@
 """The page of the study `phase`: the phase diagram of merge plans over data variance."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

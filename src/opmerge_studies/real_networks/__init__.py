@@ -5,6 +5,8 @@ iterations a merge, once a seed. The seeds vary what students are trained on; th
 noise from which student and teacher are compared, are the same throughout.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self

@@ -1,5 +1,7 @@
 """How well an order that was predicted agrees with the order that was measured."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any

@@ -1,5 +1,7 @@
 """The networks of the study: its teacher, and every plan executed and measured, each once."""
 
+from __future__ import annotations
+
 import re
 import shutil
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Cost of the planners: time and memory over steps T and dimensions d, and fitted exponents."""
 
+from __future__ import annotations
+
 import time
 import tracemalloc
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """The page of the study `scaling`: what each planner costs, and with what exponents."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -10,6 +10,8 @@ the error by ``1 - 2 η m``, m the mean square of b samples of z ~ N(0, n), with
 2 n² / b: errors are products of independent factors (``retention_noise``, ``operator_noise``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

@@ -7,6 +7,8 @@ eigenvalues μ. Students are trained on z_t of the data N(0, Λ), ``C_t = alpha_
 A state is a column; the operator on the noise side acts first and stands on the right.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise

@@ -1,5 +1,7 @@
 """Networks of studies: a teacher that is trained once or loaded, and students of it."""
 
+from __future__ import annotations
+
 import base64
 import time
 from collections.abc import Callable

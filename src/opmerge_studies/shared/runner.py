@@ -1,5 +1,7 @@
 """What a study runs in: its folder, its progress, and sweeps whose finished cells are kept."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import signal

@@ -4,6 +4,8 @@ A student is one weight a coordinate, trained on ``E|a z_t - target z_t|²`` by 
 is iterated, not solved. Nothing here knows a retention.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """What studies of plans share: a problem at one λ, and strategies beside the best plan."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A study: one question, checked settings in, a record and a page out."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

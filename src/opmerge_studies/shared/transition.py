@@ -1,5 +1,7 @@
 """The phase transition: the λ at which sequential BOOT and vanilla err equally."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from itertools import pairwise
 

@@ -1,5 +1,7 @@
 """Real spectra: the best plan for data, and what it costs to take pixels for eigendirections."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Self

@@ -1,5 +1,7 @@
 """The page of the study `spectra`: real data, in the eigenbasis and as the diagonal has them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -12,6 +12,8 @@ teacher's composite, u = b / P, this is a chain of filters, each following the o
     du_k/ds = r_k (u_{k-1} - u_k),    u_0 = 1,    r_k = 2 n_k.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise

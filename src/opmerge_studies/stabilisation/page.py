@@ -1,5 +1,7 @@
 """The page of the study `stabilisation`: averaged weights and timestep mixing."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any

@@ -1,5 +1,7 @@
 """Students of several steps: what each step is worth, and where the steps should be."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Self

@@ -1,5 +1,7 @@
 """The page of the study `students`: what each student step is worth, and where it should be."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """Synthetic data of one variance: how far the named strategies are from the best plan."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Self

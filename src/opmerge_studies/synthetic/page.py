@@ -1,5 +1,7 @@
 """The page of the study `synthetic`: named strategies and interval DP against the best plan."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 
