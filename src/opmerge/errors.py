@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -44,8 +44,10 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts  # so that it comes back from another process
 
-    def in_words(self, words: Callable[[str, str | None], str | None]) -> InputError:
-        """The error with the arguments of its remedy in other words.
+    def in_words(
+        self, words: Callable[[str, str | None], str | None], names: Mapping[str, str] | None = None
+    ) -> InputError:
+        """The error with its argument, and those of its remedy, in other words.
 
         >>> error = InputError("n", "must be >= 1", 0, "pass `n=2`")
         >>> str(error.in_words(lambda name, value: f"--{name} {value}"))
@@ -54,10 +56,11 @@ class InputError(ValueError):
         Args:
             words: what to call an argument, from its name and the value that Python would be
                 given, if one is told; ``None`` leaves it as it is.
+            names: of arguments at fault that are called otherwise.
         """
         argument, requirement, value, remedy = self._parts
         told = _NAMED.sub(lambda found: words(found[1], found[2]) or found[0], remedy)
-        return type(self)(argument, requirement, value, told)
+        return type(self)((names or {}).get(argument, argument), requirement, value, told)
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,7 @@ from opmerge.cli import (
     vae,
 )
 from opmerge.cli.libraries import library_fault
-from opmerge.cli.options import Commands, as_option
+from opmerge.cli.options import OTHERWISE, Commands, as_option
 from opmerge.cli.streams import discard, prepare_streams
 from opmerge.errors import InputError
 
@@ -129,7 +129,7 @@ def _reason(error: BaseException) -> str | None:
         return f"not enough memory ({error}); use fewer steps or eigenvalues (--top_k)"
     fault = error if isinstance(error, InputError) else library_fault(error)
     if fault is not None:
-        return str(fault.in_words(as_option))
+        return str(fault.in_words(as_option, OTHERWISE))
     if isinstance(error, OSError):
         found = "standard output" if error.filename is None else error.filename
         return f"{found} cannot be used ({error.strerror or error})"

@@ -32,8 +32,8 @@ _CONTEXT: dict[str, Any] = {
 EXAMPLES = "\n\nExamples:\n"
 _ALL = "opmerge.all"  # in a context's notes: whether all options are asked for
 _TABLE_WIDTH = 76  # below, words would be cut beside the names: they stand under them
-# what Python calls otherwise
-_OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
+OTHERWISE = {"num_steps": "steps", "folder": "output_dir", "as_eigenvalues": "as eigenvalues"}
+"""What the command line calls arguments of Python by another name."""
 
 
 class _InPanels(click.Command):
@@ -166,7 +166,7 @@ def as_option(name: str, value: str | None) -> str | None:
 
     ``None`` for a name that is no option.
     """
-    name = _OTHERWISE.get(name, name)
+    name = OTHERWISE.get(name, name)
     groups = [group for group in _all().values() if _fields(group)]
     if name.split()[0] not in {p.opts[0][2:] for group in groups for p in _parameters(group)}:
         return None

@@ -108,9 +108,10 @@ def evaluate_student(asked: MeasuringOptions, guidance: GuidanceOptions) -> None
         opmerge evaluate-student runs/student/student --teacher path/to/model \\
             --source my_images/
     """
+    from opmerge.denoisers.model_folder import locate_model
+
     check_there(asked.source, asked.teacher)
-    if not asked.student.is_dir():
-        raise InputError("student", "must be an existing folder", asked.student)
+    asked = asked.replaced(student=locate_model(asked.student, "student"))
     file = None if asked.plan is None else opmerge.PlanFile.read(asked.plan)
 
     from opmerge.denoisers.denoiser import LABELS
