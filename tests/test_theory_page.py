@@ -458,7 +458,7 @@ def test_every_citation_resolves() -> None:
         path.read_text(encoding="utf-8").count("THEORY")
         for folder in ("src", "tests")
         for path in (ROOT / folder).rglob("*.py")
-        if path != Path(__file__)
+        if path.name not in (Path(__file__).name, "test_docstrings.py")  # which look for them
     )
     assert len(found) == written - 1  # that of the package says where the page is
     assert "THEORY" in (ROOT / "src" / "opmerge" / "__init__.py").read_text(encoding="utf-8")

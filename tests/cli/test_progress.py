@@ -101,7 +101,7 @@ def test_a_terminal_shows_a_bar_or_a_count(
 
 
 def test_a_log_has_a_line_when_each_piece_of_work_begins(clock: Clock, capsys: Any) -> None:
-    with progress.bars_in_turn() as report:
+    with progress.bars_in_turn(are_named=True) as report:
         for what, done in (("first", 0), ("first", 1), ("second", 0), ("second", 1)):
             report(what, done, 1)
     assert lines_of(capsys) == ["opmerge: first", "opmerge: second"]

@@ -63,7 +63,7 @@ def calibrate(
     assert isinstance(inputs, DataInputs), "a calibration is never data-free"
     spectrum = networks.read_spectrum(samples)
     main = accelerator.is_main_process
-    with resumable("the same command"), bars_in_turn() as report:
+    with resumable("the same command"), bars_in_turn(are_named=True) as report:
         if budget is not None:
             report("pricing the budget", 0, 1)
             given = (teacher, inputs, spectrum, config, accelerator, folder)

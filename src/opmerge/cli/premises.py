@@ -133,7 +133,7 @@ def _of_teacher(
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a plan is for data"
     timed, is_solved = None, None
-    with bars_in_turn() as report:
+    with bars_in_turn(are_named=True) as report:
         if spending.budget is not None and spending.seconds_per_evaluation is None:
             report("pricing the budget", 0, 1)
             timed = priced(spending.budget, teacher, inputs, config, accelerator, kept)

@@ -67,10 +67,10 @@ def progress_bar(title: str, total: float | None = None, begun_at: float = 0.0) 
 
 
 @contextmanager
-def bars_in_turn() -> Iterator[Callable[[str, float, float], None]]:
+def bars_in_turn(are_named: bool = False) -> Iterator[Callable[[str, float, float], None]]:
     """A callback for what is being done, how much of it is done and of how much; bars in turn.
 
-    Where there are lines instead, each begins with one.
+    Where there are lines instead, each begins with one if they ``are_named``: of long work.
     """
     with ExitStack() as shown:
         doing = ""
@@ -81,7 +81,7 @@ def bars_in_turn() -> Iterator[Callable[[str, float, float], None]]:
             if what != doing:
                 shown.close()
                 doing = what
-                if not sys.stderr.isatty():
+                if are_named and not sys.stderr.isatty():
                     say(what)
                 report = shown.enter_context(progress_bar(what, total))
             report(done)

@@ -79,7 +79,7 @@ def run(
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
     told = optimization.given("learning_rate")
-    with resumable("the same command"), bars_in_turn() as report:
+    with resumable("the same command"), bars_in_turn(are_named=True) as report:
         report("pricing the budget", 0, 1)
         prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
         spending = Spending(

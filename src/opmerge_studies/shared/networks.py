@@ -60,7 +60,14 @@ def open_school(
     teacher = None
     if folder is not None:
         teacher = load_teacher(folder, steps)
-        check_told(teacher.needs, as_condition(labels))
+        if labels is None and teacher.num_classes is not None:
+            raise InputError(
+                "teacher_folder",
+                "must hold a network without classes",
+                f"{teacher.num_classes} classes",
+                "train it without labels, or leave it out for the study to train one",
+            )
+        check_told(teacher.needs, as_condition(labels), "teacher_folder")
     shape = network_shape(source) if teacher is None else teacher.sample_shape
     with runner.progress("reading", source.num_samples) as report:
         data = load_samples(source, shape, runner.folder, report)

@@ -158,7 +158,7 @@ def test_conditions_are_checked_by_name_shape_and_class(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=words) as caught:
                 check_told(needs, told)
             assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="got nothing; prepare it"):
+    with pytest.raises(InputError, match="got nothing; prepare the data"):
         check_told(NEEDS, None)
     check_told({}, None)
 
