@@ -70,31 +70,20 @@ def plans_around(
     Raises:
         InputError: as ``plan_for_budget``.
     """
-    plans = _plans_around(table, law, budget, student_steps, cost, max_seconds, tell)
-    if free_runs is None:
-        return plans
-    with time_limit(max_seconds, tell):
-        return _with_free_steps(plans, table, law, cost, free_runs)
-
-
-def _plans_around(
-    table: TeacherTable,
-    law: FittedLaw,
-    budget: float,
-    student_steps: Sequence[int],
-    cost: IterationCost,
-    max_seconds: float,
-    tell: Tell | None,
-) -> PlansAround:
     with time_limit(max_seconds, tell):
         curve = frontier(table, law, [each * budget for each in _FACTORS], student_steps, cost)
         is_cut = seconds_left() < 0
     asked = [each for each in curve if each.budget == budget]
     if asked and asked[0].student_steps == student_steps[0]:
-        return PlansAround(asked[0], tuple(curve), is_cut)
-    with time_limit(max_seconds, tell):  # or else the budget does not suffice
-        chosen = plan_for_budget(table, law, budget, student_steps[0], cost)
-    return PlansAround(chosen, tuple(curve), is_cut)
+        chosen = asked[0]
+    else:  # the time was up, or the budget does not suffice
+        with time_limit(max_seconds, tell):
+            chosen = plan_for_budget(table, law, budget, student_steps[0], cost)
+    plans = PlansAround(chosen, tuple(curve), is_cut)
+    if free_runs is None:
+        return plans
+    with time_limit(max_seconds, tell):
+        return _with_free_steps(plans, table, law, cost, free_runs)
 
 
 def _with_free_steps(
