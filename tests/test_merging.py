@@ -401,3 +401,13 @@ def test_noise_left_in_clean_data_counts() -> None:
     outcome: Outcome = evaluate(problem, build_strategy("vanilla", 2))
     student = math.exp(outcome.excess[0] + problem.teacher.log_composite(0, 2)[0])
     assert outcome.w2 == pytest.approx(abs(student - math.sqrt(2.0)), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", get_args(MergeRule))
+def test_starts_of_many_students_are_those_of_each(rule: MergeRule) -> None:
+    problem = Problem(eigenvalue_spectrum([4.0, 1.0, 0.1]), cosine_schedule(9), merge_rule=rule)
+    ends = np.array([[9, 8, 0], [7, 4, 3], [5, 2, 1], [9, 3, 2]]).T
+    together = np.array(initial_coefficients(problem, *ends))
+    each = [initial_coefficients(problem, *map(int, steps)) for steps in ends.T]
+    assert together.shape == (2, 4, 3)
+    np.testing.assert_allclose(together, np.swapaxes(each, 0, 1), rtol=1e-14)

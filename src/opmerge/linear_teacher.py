@@ -91,8 +91,8 @@ class LinearTeacher:
         products[:-1] = np.cumsum(self.log_steps[:0:-1], axis=0)[::-1]
         return products
 
-    def log_composite(self, stop: int, start: int) -> Array:
-        """(d,) log P(stop, start), the teacher's own product of steps start, …, stop + 1."""
+    def log_composite(self, stop: int | NDArray[np.intp], start: int | NDArray[np.intp]) -> Array:
+        """log P(stop, start), the teacher's product of steps start, …, stop + 1: shape + (d,)."""
         return self.log_products[stop] - self.log_products[start]
 
     def log_cosine(self, stop: int | NDArray[np.intp], start: int | NDArray[np.intp]) -> Array:
@@ -107,9 +107,11 @@ class LinearTeacher:
         tangent = np.sqrt(self.eigenvalues) * cross / np.maximum(inner, _RIGHT_ANGLE)
         return -0.5 * np.log1p(np.minimum(tangent, _LARGEST_TANGENT) ** 2)
 
-    def jump_deficit(self, stop: int, start: int) -> Array:
-        """(d,) 1 - J(start→stop) / P(stop, start) >= 0: how much one jump falls short."""
-        steps = self.log_cosines[stop + 1 : start + 1].sum(axis=0)
+    def jump_deficit(self, stop: int | NDArray[np.intp], start: int | NDArray[np.intp]) -> Array:
+        """1 - J(start→stop) / P(stop, start) >= 0, how much one jump falls short: shape + (d,)."""
+        ends = zip(np.ravel(stop), np.ravel(start), strict=True)
+        steps = np.array([self.log_cosines[i + 1 : j + 1].sum(axis=0) for i, j in ends])
+        steps = steps.reshape(*np.shape(stop), len(self.eigenvalues))
         return -np.expm1(self.log_cosine(stop, start) - steps)
 
     @cached_property

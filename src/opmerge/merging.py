@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opmerge.arrays import Array
 from opmerge.checks import check_vector
 from opmerge.clock import tick
 from opmerge.errors import InputError
-from opmerge.plans.tree import Merge, Plan
+from opmerge.plans.tree import Plan
 from opmerge.problem import Problem
 from opmerge.training import MODELS
 
@@ -91,9 +92,13 @@ class Outcome:
 
 
 def initial_coefficients(
-    problem: Problem, start: int, split: int, stop: int
+    problem: Problem,
+    start: int | NDArray[np.intp],
+    split: int | NDArray[np.intp],
+    stop: int | NDArray[np.intp],
 ) -> tuple[Array, Array]:
-    """(d,) offset and (d,) gain of a student's start: initial / P - 1 = offset + gain expm1(e_1).
+    """Offset and gain of students' starts, shape of the steps + (d,) each:
+    initial / P - 1 = offset + gain expm1(e_1).
 
     Operator copy starts from the operator in place, start → split:
     ``initial = b_1``, so ``offset = 1/P(stop, split) - 1`` and ``gain = 1/P(stop, split)``.
@@ -107,8 +112,8 @@ def initial_coefficients(
     if problem.merge_rule == "operator-copy":
         return np.expm1(-log_rest), np.exp(-log_rest)
     alphas, sigmas = problem.schedule.alphas, problem.schedule.sigmas
-    weights = alphas * sigmas[start] - sigmas * alphas[start]
-    gain = weights[stop] / weights[split] * np.exp(-log_rest)
+    weights = [alphas[i] * sigmas[start] - sigmas[i] * alphas[start] for i in (stop, split)]
+    gain = (weights[0] / weights[1])[..., None] * np.exp(-log_rest)
     return gain * teacher.jump_deficit(split, start) - teacher.jump_deficit(stop, start), gain
 
 
@@ -129,31 +134,34 @@ def evaluate(
         raise InputError(
             "plan", f"must have {problem.num_steps} steps, as the problem", plan.num_steps
         )
-    zero = np.zeros_like(problem.eigenvalues)
+    merges, zero = plan.merges, np.zeros_like(problem.eigenvalues)
     excess = dict.fromkeys(range(problem.num_steps, 0, -1), zero)
-    local = np.zeros((len(plan.merges), len(zero)))
-    times = np.ones(len(local)) if training_times is None else _times(problem, plan, training_times)
-    for row, merge in enumerate(plan.merges):
+    local = np.zeros((len(merges), len(zero)))
+    ends = np.array([(m.start, m.split, m.stop) for m in merges], dtype=np.intp).reshape(-1, 3).T
+    kept = problem.retentions[ends[0]]
+    if training_times is not None:
+        kept = kept ** _times(problem, plan, training_times)[:, None]
+    is_operator_copy = problem.merge_rule == "operator-copy"
+    if is_operator_copy:
+        log_rest = problem.teacher.log_composite(ends[2], ends[1])
+    else:
+        offset, gain = initial_coefficients(problem, *ends)
+    for row, merge in enumerate(merges):
         tick()
         first, *others = (excess.pop(t) for t in merge.boundaries[:-1])
         rest = np.sum(others, axis=0)
+        children = first + rest
+        if is_operator_copy:
+            # exact simplification of the general form; precise where expm1(first) overflows
+            error = np.expm1(-log_rest[row] - rest)
+        else:
+            error = offset[row] + gain[row] * np.expm1(first) - np.expm1(children)
+            error *= np.exp(-children)
         with np.errstate(divide="ignore"):
-            kept = problem.retentions[merge.start] ** times[row]
-            error = kept * _initial_error(problem, merge, first, rest)
             # b is 0 where nothing of a jump to the data is trained, and below 0 by rounding only
-            local[row] = np.log1p(np.maximum(error, -1.0))
-        excess[merge.start] = first + rest + local[row]
+            local[row] = np.log1p(np.maximum(kept[row] * error, -1.0))
+        excess[merge.start] = children + local[row]
     return Outcome(problem, plan, np.sum(list(excess.values()), axis=0), local)
-
-
-def _initial_error(problem: Problem, merge: Merge, first: Array, rest: Array) -> Array:
-    """(d,) initial / target - 1 of a merge, from the excesses of its first and other children."""
-    if problem.merge_rule == "operator-copy":
-        # exact simplification of the general form; keeps precision where expm1(first) overflows
-        return np.expm1(-problem.teacher.log_composite(merge.stop, merge.split) - rest)
-    offset, gain = initial_coefficients(problem, merge.start, merge.split, merge.stop)
-    children = first + rest
-    return (offset + gain * np.expm1(first) - np.expm1(children)) * np.exp(-children)
 
 
 def _times(problem: Problem, plan: Plan, times: Sequence[float] | Array) -> Array:
