@@ -114,10 +114,20 @@ def tick(doing: str = "", done: float = 0.0, needs: float = 0.0) -> None:
     limit = _LIMIT.get()
     if limit.tell is not None and doing:
         limit.tell(done, doing)
-    if limit.is_over is not None and limit.is_over():
-        raise AbandonedError
+    still_wanted()
     if time.monotonic() + needs > limit.deadline:
         raise TimeUpError
+
+
+def still_wanted() -> None:
+    """Leave a loop, whatever its time, that nobody waits for any more.
+
+    Raises:
+        AbandonedError: if so.
+    """
+    is_over = _LIMIT.get().is_over
+    if is_over is not None and is_over():
+        raise AbandonedError
 
 
 def while_time(items: Iterable[Item], doing: str = "") -> Iterator[Item]:

@@ -67,10 +67,13 @@ class _Cache(FunctionCache):
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
-    """``numba.njit`` with a cache, or without one where no place for it can be written to."""
+    """``numba.njit`` with a cache, or without one where no place for it can be written to.
+
+    Other threads run meanwhile, such as that of a server.
+    """
 
     def compiled(function: _Function) -> _Function:
-        made: Any = numba.njit(**options)(function)
+        made: Any = numba.njit(nogil=True, **options)(function)
         with suppress(RuntimeError, OSError):  # an install and a home that are not ours to write
             made._cache = _Cache(function)
         return made

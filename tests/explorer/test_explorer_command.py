@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 
 pytest.importorskip("starlette", reason="needs the extra explore")
+
+from opmerge.clock import tick
+from opmerge.explorer import serving
+from opmerge.explorer.view import View
 
 SMALL = "source=eigenvalues:2,0.5&steps=8&budget=3e4"
 
@@ -135,3 +140,22 @@ def test_it_says_where_it_is_and_ends_when_interrupted(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_waits_for_is_broken_off(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(view: View, is_first: bool) -> None:
+        begun.set()
+        try:
+            while True:
+                tick()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(serving, "answer", endless)
+    place = urlsplit(address)
+    with closing(http.client.HTTPConnection(place.hostname or "", place.port)) as connection:
+        connection.request("GET", f"/view?{SMALL}")
+        assert begun.wait(600)
+    assert ended.wait(600)

@@ -8,6 +8,7 @@ from forecast_cases import a_law, a_table
 from oracles import students_of
 
 from opmerge import Plan
+from opmerge.clock import AbandonedError, time_limit
 from opmerge.forecast import TeacherTable
 from opmerge.forecast.cost import IterationCost
 from opmerge.planners.splits import Splitter, plan_of
@@ -83,3 +84,17 @@ def test_priced_plans_are_the_best_of_all(nodes, cost, student_steps):
         assert 0 < spent < found.value
         merges.add(len(plan.merges))
     assert len(merges) > 1 or student_steps > 1  # prices change plans
+
+
+def test_a_price_is_asked_at_every_length_whether_anyone_waits():
+    table, asked = a_table(20), []
+    splitter = Splitter(table, a_law(table), IterationCost())
+
+    def is_over() -> bool:
+        asked.append(True)
+        return len(asked) == 20
+
+    with pytest.raises(AbandonedError), time_limit(is_over=is_over):
+        list(priced_plans(splitter, [1e-5], GRID, [1]))
+    with time_limit(0.0):  # time that is up leaves the first price whole
+        assert len(list(priced_plans(splitter, [1e-5, 1e-4], GRID, [1]))) == 1

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import uvicorn
@@ -40,7 +41,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _REFUSED = (InputError, OSError, MemoryError)
-_SECONDS_BETWEEN_LOOKS = 0.03  # whether whoever asked is still there
 _ONE_AT_A_TIME = threading.Lock()  # the planners' kernels run in parallel by themselves
 
 
@@ -86,6 +86,8 @@ def serve(opened: socket.socket, ready: Callable[[], object] = lambda: None) -> 
         explorer(), log_level="error", lifespan="off", h11_max_incomplete_event_size=MOST_BYTES
     )
     ready()
+    # a third of a second to import, and first needed by plans of several students
+    threading.Thread(target=import_module, args=("scipy.optimize",), daemon=True).start()
     uvicorn.Server(config).run(sockets=[opened])
 
 
@@ -150,11 +152,17 @@ async def _while_asked(request: Request, work: Callable[[], Answer]) -> Answer:
     """Work in a thread, broken off once whoever asked has gone."""
     is_gone = threading.Event()
     task = asyncio.ensure_future(run_in_threadpool(_alone, work, is_gone))
-    while not task.done():
-        await asyncio.wait({task}, timeout=_SECONDS_BETWEEN_LOOKS)
-        if not task.done() and await request.is_disconnected():
-            is_gone.set()
-    return task.result()
+    watch = asyncio.ensure_future(_disconnected(request))
+    await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+    watch.cancel()
+    is_gone.set()
+    return await task
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until whoever asked has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _alone(work: Callable[[], Answer], is_gone: threading.Event) -> Answer:

@@ -40,7 +40,7 @@ def jump_deficits(alphas: Array, sigmas: Array, eigenvalue: float, log_cosines: 
     return deficits
 
 
-@kernel(fastmath=_FAST, nogil=True)
+@kernel(fastmath=_FAST)
 def scalar_tables(
     log_products: Array, retentions: Array, deficits: Array, weights: Array, denoiser: bool
 ) -> tuple[Array, Array]:

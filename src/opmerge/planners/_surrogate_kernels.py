@@ -12,10 +12,13 @@ what follows it is a run of teacher steps, each a child.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from opmerge.arrays import Array
+from opmerge.clock import still_wanted
 from opmerge.compiling import kernel
 from opmerge.forecast._kernels import Law, Tables
 
@@ -92,46 +95,74 @@ def _cheapest_rows(
                 parts[j, i, p + gap] = _RUN
 
 
-@kernel(error_model="numpy")
+class Trees(NamedTuple):
+    """Cheapest students of intervals of nodes, at [start, stop], and how each is built.
+
+    (M+1, M+1) ``values``, least Σ a + Σ charges; the first child's end (start itself: a teacher
+    step), the number of children and the index of N in the grid; (M+1, M+1, T+1) sums of the
+    cheapest ``rows`` of so many operators, and the end of the first part of each, -1 where it is a
+    run of teacher steps down to the next node.
+    """
+
+    values: Array
+    firsts: _Short
+    counts: _Short
+    chosen: _Short
+    rows: Array
+    parts: _Short
+
+
 def cheapest_trees(
     steps: Indices, grid: Array, charges: Array, tables: Tables, law: Law, share: float
-) -> tuple[Array, _Short, _Short, _Short, _Short]:
-    """The least Σ a + Σ charges of a student of every interval of nodes, and how it is built.
+) -> Trees:
+    """The cheapest student of every interval of nodes; it ends early where nobody waits for it.
 
     Takes the (M+1,) steps of the nodes, an ascending grid of N, and (T+1,) the charge of an
-    iteration by the number of children. Returns (M+1, M+1) values at [start, stop]; the first
-    child's end (start itself: a teacher step), the number of children and the index of N in the
-    grid; and (M+1, M+1, T+1) the end of the first part of the cheapest row of so many operators,
-    -1 where it is a run of teacher steps down to the next node.
+    iteration by the number of children.
     """
     size = len(steps)
-    values = np.full((size, size), np.inf)
-    firsts, counts = np.zeros((size, size), np.int16), np.zeros((size, size), np.int16)
-    chosen = np.zeros((size, size), np.int16)
-    rows = np.full((size, size, steps[-1] + 1), np.inf)
-    parts = np.zeros(rows.shape, np.int16)
-    for i in range(size):
-        rows[i, i, 0] = 0.0
+    square, cube = (size, size), (size, size, int(steps[-1]) + 1)
+    values, rows = np.full(square, np.inf), np.full(cube, np.inf)
+    rows[np.arange(size), np.arange(size), 0] = 0.0
+    firsts, counts, chosen = (np.zeros(square, np.int16) for _ in range(3))
+    trees = Trees(values, firsts, counts, chosen, rows, np.zeros(cube, np.int16))
     for length in range(1, size):
-        for i in range(size - length):
-            j = i + length
-            gap = steps[j] - steps[j - 1]
-            if length == 1 and gap == 1:
-                values[j, i] = 0.0
-                _cheapest_rows(j, i, steps, values, rows, parts)
-                continue
-            factors, floors = _errors(j, i, steps, grid, tables, law, share)
-            for k in range(j, i, -1):
-                if k == j - 1 and gap == 1:
-                    continue  # the same as a teacher step
-                rest, before, fixed = k, 1, values[j, k]
-                if k == j:
-                    rest, before, fixed = j - 1, gap, 0.0
-                errors = np.sqrt((factors * tables.deviations[j, k, i]).sum(axis=1) + floors)
-                sums = rows[rest, i, : steps[rest] - steps[i] + 1]
-                least, p, n = _cheapest_iterations(errors, charges, grid, sums, fixed, before)
-                if least < values[j, i]:
-                    values[j, i] = least
-                    firsts[j, i], counts[j, i], chosen[j, i] = k, before + p, n
+        still_wanted()
+        _of_length(length, steps, grid, charges, tables, law, share, trees)
+    return trees
+
+
+@kernel(error_model="numpy")
+def _of_length(
+    length: int,
+    steps: Indices,
+    grid: Array,
+    charges: Array,
+    tables: Tables,
+    law: Law,
+    share: float,
+    trees: Trees,
+) -> None:
+    """Fill in the students of intervals between so many nodes, from those of shorter ones."""
+    values, firsts, counts, chosen, rows, parts = trees
+    for i in range(len(steps) - length):
+        j = i + length
+        gap = steps[j] - steps[j - 1]
+        if length == 1 and gap == 1:
+            values[j, i] = 0.0
             _cheapest_rows(j, i, steps, values, rows, parts)
-    return values, firsts, counts, chosen, parts
+            continue
+        factors, floors = _errors(j, i, steps, grid, tables, law, share)
+        for k in range(j, i, -1):
+            if k == j - 1 and gap == 1:
+                continue  # the same as a teacher step
+            rest, before, fixed = k, 1, values[j, k]
+            if k == j:
+                rest, before, fixed = j - 1, gap, 0.0
+            errors = np.sqrt((factors * tables.deviations[j, k, i]).sum(axis=1) + floors)
+            sums = rows[rest, i, : steps[rest] - steps[i] + 1]
+            least, p, n = _cheapest_iterations(errors, charges, grid, sums, fixed, before)
+            if least < values[j, i]:
+                values[j, i] = least
+                firsts[j, i], counts[j, i], chosen[j, i] = k, before + p, n
+        _cheapest_rows(j, i, steps, values, rows, parts)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from opmerge.arrays import Array
 from opmerge.clock import while_time
 from opmerge.planners.splits import Jumps, Splitter, in_order
+
+if TYPE_CHECKING:
+    from opmerge.planners._surrogate_kernels import Trees
 
 _GRID_RATIO = 1.5
 
@@ -83,9 +87,9 @@ def priced_plans(
     wanted = sorted(set(student_steps))
     for price in while_time(map(float, prices), "prices of an evaluation"):
         tables, law = splitter.tables, splitter.compiled_law
-        values, *choices = cheapest_trees(steps, grid, price * costs, tables, law, share)
-        for value, edges in _best_windows(values, wanted):
-            students = _students(steps, edges, *choices)
+        trees = cheapest_trees(steps, grid, price * costs, tables, law, share)
+        for value, edges in _best_windows(trees.values, wanted):
+            students = _students(steps, edges, trees)
             jumps = in_order(students)
             counts = np.array([grid[students[jump]] for jump in jumps])
             boundaries = tuple(int(steps[edge]) for edge in edges)
@@ -116,12 +120,7 @@ def _best_windows(values: Array, wanted: list[int]) -> Iterator[tuple[float, lis
 
 
 def _students(
-    steps: NDArray[np.int64],
-    edges: list[int],
-    firsts: NDArray[np.int16],
-    counts: NDArray[np.int16],
-    chosen: NDArray[np.int16],
-    parts: NDArray[np.int16],
+    steps: NDArray[np.int64], edges: list[int], trees: Trees
 ) -> dict[tuple[int, int], int]:
     """Jumps of the cheapest trees between these nodes, and the index of N of each in the grid."""
     students: dict[tuple[int, int], int] = {}
@@ -131,15 +130,15 @@ def _students(
         gap = int(steps[j] - steps[j - 1])
         if steps[j] - steps[i] == 1:
             continue
-        students[int(steps[j]), int(steps[i])] = int(chosen[j, i])
-        first, left = int(firsts[j, i]), int(counts[j, i])
+        students[int(steps[j]), int(steps[i])] = int(trees.chosen[j, i])
+        first, left = int(trees.firsts[j, i]), int(trees.counts[j, i])
         if first == j:
             node, left = j - 1, left - gap
         else:
             waiting.append((j, first))
             node, left = first, left - 1
         while left > 0:
-            end = int(parts[node, i, left])
+            end = int(trees.parts[node, i, left])
             if end < 0:
                 node, left = node - 1, left - int(steps[node] - steps[node - 1])
             else:
