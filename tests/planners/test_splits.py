@@ -7,9 +7,10 @@ import pytest
 from forecast_cases import a_law, a_table
 
 from opmerge import InputError, Plan
+from opmerge.forecast import FittedLaw, forecast
 from opmerge.forecast.composition import squared_errors
 from opmerge.forecast.cost import IterationCost
-from opmerge.planners.splits import Splitter, in_order, jumps_of, plan_of
+from opmerge.planners.splits import Forecasts, Splitter, in_order, jumps_of, plan_of
 from opmerge.plans import build_strategy
 from opmerge.plans.strategies import strategy_family
 
@@ -154,3 +155,30 @@ def test_plan_without_merges_costs_and_leaves_nothing():
     split = splitter.best((), 10.0)
     assert (split.error, split.num_merges) == (0.0, 0)
     assert plan_of((), 4) == Plan.from_nested([4, 3, 2, 1])
+
+
+def test_forecasts_under_draws_are_the_reference():
+    table = a_table(32)
+    draws = tuple(
+        a_law(table, share_exponent=0.1 * k, shape=0.5 + 0.1 * k, floor=0.01 * k) for k in range(4)
+    )
+    law = FittedLaw(a_law(table), draws, 0.1, "none")
+    found = Forecasts(Splitter(table, law.law, IterationCost()), law)
+    plan = build_strategy("progressive", 32, 2)
+    iterations = [10 * (place + 1) for place in range(len(plan.merges))]
+    expected = forecast(law, table, plan, iterations)
+    shown = found.of(jumps_of(plan), iterations)
+    assert shown.draws == pytest.approx(expected.draws, rel=1e-10)
+    assert len(set(shown.draws)) == 4
+    told = (shown.rms, shown.low, shown.high)
+    assert told == pytest.approx((expected.rms, expected.low, expected.high), rel=1e-10)
+
+
+def test_a_split_of_few_rounds_is_near_the_best():
+    splitter, jumps = a_splitter(32), jumps_of(build_strategy("boot", 32))
+    few = Splitter(splitter.table, splitter.law, splitter.cost, rounds=10)
+    best, near, begun = (
+        each.best(jumps, 1e6).error
+        for each in (splitter, few, Splitter(splitter.table, splitter.law, splitter.cost, 0))
+    )
+    assert best * (1 - 1e-6) < near < best * (1 + 1e-3) < begun

@@ -53,6 +53,19 @@ class Parts(NamedTuple):
     haste: Array
 
 
+class Laws(NamedTuple):
+    """Of several laws, a row each, with the exponents of the shares."""
+
+    rates: Array
+    first: Array
+    behind: Array
+    shape: Array
+    exponent: Array
+    floor: Array
+    onset: Array
+    of_share: Array
+
+
 class Law(NamedTuple):
     """Of a ``MergeLaw``; ``floor`` (G,) is squared, f² · sizes/D."""
 
@@ -248,6 +261,27 @@ def composed(parts: Parts, law: Law, iterations: Array) -> tuple[float, Array]:
     passed = _forward(parts, law, iterations)
     total = (passed.aligned**2 + passed.scattered).sum()
     return total, _backward(parts, law, iterations, passed)
+
+
+@kernel(error_model="numpy")
+def errors_by_law(parts: Parts, laws: Laws, iterations: Array) -> Array:
+    """(L,) squared paired errors of a plan under each of the laws."""
+    errors = np.empty(len(laws.first))
+    for place in range(len(errors)):
+        rates, first, behind = laws.rates[place], laws.first[place], laws.behind[place]
+        shape, exponent = laws.shape[place], laws.exponent[place]
+        law = Law(rates, first, behind, shape, exponent, laws.floor[place], laws.onset[place])
+        haste = (100 * parts.of_jump) ** laws.of_share[place]
+        passed = _forward(_with_haste(parts, haste), law, iterations)
+        errors[place] = (passed.aligned**2 + passed.scattered).sum()
+    return errors
+
+
+@kernel(error_model="numpy")
+def _with_haste(parts: Parts, haste: Array) -> Parts:
+    parent, is_first, children, angle, share, at_start, gain, weight, own, along, of_jump, _ = parts
+    told = (parent, is_first, children, angle, share, at_start)
+    return Parts(*told, gain, weight, own, along, of_jump, haste)
 
 
 @kernel(error_model="numpy")

@@ -104,6 +104,12 @@ class TeacherTable:
         schedule = self.schedule
         return np.arctan2(schedule.sigmas[self.nodes], schedule.alphas[self.nodes])
 
+    @cached_property
+    def deviations(self) -> Array:
+        """(M+1, M+1, M+1, G) every ``deviation``, at [start, split, stop]."""
+        norms = np.einsum("jkkg->jkg", self.products)
+        return np.maximum(norms[:, :, None] + norms[:, None] - 2 * self.products, 0.0)
+
     def node_at(self, step: int) -> int:
         """Index of the node nearest to a step; step 0 and T have their own."""
         after = int(np.searchsorted(self.nodes, step))

@@ -25,7 +25,7 @@ from opmerge.forecast.law import LEAST_ONSET
 from opmerge.plans import Merge, Plan, Tree
 
 if TYPE_CHECKING:
-    from opmerge.forecast._kernels import Law, Parts, Tables
+    from opmerge.forecast._kernels import Law, Laws, Parts, Tables
 
 Jumps = tuple[tuple[int, int], ...]
 """Students of a plan, (start, stop) each, in the order of execution."""
@@ -91,10 +91,12 @@ class Split:
 
 
 class Splitter:
-    """Splits budgets for one teacher, one law and one cost of iterations."""
+    """Splits budgets for one teacher, one law and one cost of iterations, in so many rounds."""
 
-    def __init__(self, table: TeacherTable, law: MergeLaw, cost: IterationCost) -> None:
-        self.table, self.cost = table, cost
+    def __init__(
+        self, table: TeacherTable, law: MergeLaw, cost: IterationCost, rounds: int = _MOST_ROUNDS
+    ) -> None:
+        self.table, self.cost, self.rounds = table, cost, rounds
         self.law = law.for_groups(len(table.sizes))
         self._parts: dict[Jumps, tuple[int, Parts] | None] = {}
         self._guided: dict[Jumps, Array] = {}
@@ -106,33 +108,17 @@ class Splitter:
 
         table, schedule = self.table, self.table.schedule
         node_of = np.array([table.node_at(step) for step in range(table.num_steps + 1)])
-        norms = np.einsum("jkkg->jkg", table.products)
-        squares = np.maximum(norms[:, :, None] + norms[:, None] - 2 * table.products, 0.0)
         angles = np.arctan2(schedule.sigmas, schedule.alphas)
         carry, gains = np.ascontiguousarray(table.carry), np.ascontiguousarray(table.gains)
         own = np.arange(len(table.nodes))
-        shares = table.shares_of(squares[own, own])
-        fixed = node_of.astype(np.int64), angles, carry, gains, squares
+        shares = table.shares_of(table.deviations[own, own])
+        fixed = node_of.astype(np.int64), angles, carry, gains, table.deviations
         return Tables(*fixed, shares / 100, shares**self.law.share_exponent)
-
-    def under(self, law: MergeLaw) -> Splitter:
-        """The same under another law, with the arrays that do not depend on it shared."""
-        other = Splitter(self.table, law, self.cost)
-        haste = (100 * self.tables.shares) ** other.law.share_exponent
-        other.tables = self.tables._replace(haste=haste)
-        return other
 
     @cached_property
     def compiled_law(self) -> Law:
         """The law, as the kernels read it."""
-        from opmerge.forecast._kernels import Law
-
-        law, table = self.law, self.table
-        floor = law.floor**2 * np.asarray(table.sizes, dtype=np.float64) / table.num_dimensions
-        rates, first, behind = np.array(law.rates, dtype=np.float64), law.first, law.behind
-        shape, exponent = float(law.shape), float(law.length_exponent)
-        onset = max(float(law.onset), LEAST_ONSET)
-        return Law(rates, float(first), float(behind), shape, exponent, floor, onset)
+        return _compiled(self.law, self.table)
 
     def parts(self, jumps: Jumps) -> tuple[int, Parts] | None:
         """Number of students in the end, and what does not depend on iterations; None for jumps
@@ -157,11 +143,11 @@ class Splitter:
         """Squared paired error, and its (M,) derivatives by log N."""
         from opmerge.forecast._kernels import composed
 
-        return composed(self._known(jumps), self.compiled_law, np.asarray(iterations, np.float64))
+        return composed(self.known(jumps), self.compiled_law, np.asarray(iterations, np.float64))
 
     def total_cost(self, jumps: Jumps, iterations: ArrayLike) -> float:
         """Evaluations of a whole batch that these iterations cost."""
-        return self.cost.total(self._known(jumps).children, iterations, self.guided(jumps))
+        return self.cost.total(self.known(jumps).children, iterations, self.guided(jumps))
 
     def guided(self, jumps: Jumps) -> Array:
         """(M,) children of each merge that are guided steps of the teacher."""
@@ -203,7 +189,7 @@ class Splitter:
         if weights is None:
             ends = np.array(jumps, dtype=np.float64)
             weights = (ends[:, 0] - ends[:, 1]) ** LENGTH_EXPONENT
-        parts, cost, guided = self._known(jumps), self.cost, self.guided(jumps)
+        parts, cost, guided = self.known(jumps), self.cost, self.guided(jumps)
         each = cost.per_iteration(parts.children, guided)
         targets = cost.target_evaluations(parts.children, guided)
         passes = float(cost.batch * cost.student_passes)
@@ -215,7 +201,7 @@ class Splitter:
             left = budget - cost.fewest * targets[is_least].sum()
             prices = np.where(is_least, passes, each)
             given = parts, self.compiled_law, prices, left, counts
-            _, counts, gradient = best_split(*given, _MOST_ROUNDS)
+            _, counts, gradient = best_split(*given, self.rounds)
             before, is_least = is_least, counts < cost.fewest * uses
             if (is_least == before).all():
                 break
@@ -227,7 +213,12 @@ class Splitter:
         error = self.error(jumps, whole)[0]
         return Split(jumps, whole.astype(np.int64), error, whole if counts is None else counts)
 
-    def _known(self, jumps: Jumps) -> Parts:
+    def known(self, jumps: Jumps) -> Parts:
+        """What does not depend on iterations.
+
+        Raises:
+            InputError: for jumps that do not nest.
+        """
         known = self.parts(jumps)
         if known is None:
             raise InputError("jumps", "must nest, in the order of execution", jumps)
@@ -248,10 +239,29 @@ class Forecasts:
     law: FittedLaw
 
     @cached_property
-    def _splitters(self) -> list[Splitter]:
-        return [self.splitter, *(self.splitter.under(draw) for draw in self.law.draws)]
+    def _laws(self) -> Laws:
+        """The law and its draws, as the kernels read them."""
+        from opmerge.forecast._kernels import Laws
+
+        table = self.splitter.table
+        laws = [each.for_groups(len(table.sizes)) for each in (self.law.law, *self.law.draws)]
+        rows = [(*_compiled(each, table), each.share_exponent) for each in laws]
+        return Laws(*map(np.array, zip(*rows, strict=True)))
 
     def of(self, jumps: Jumps, iterations: ArrayLike) -> Forecast:
         """What a plan's students leave, with these (M,) iterations in the order of execution."""
-        squared = [each.error(jumps, iterations)[0] for each in self._splitters]
-        return Forecast.of(self.law, np.array(squared))
+        from opmerge.forecast._kernels import errors_by_law
+
+        parts, counts = self.splitter.known(jumps), np.asarray(iterations, dtype=np.float64)
+        return Forecast.of(self.law, errors_by_law(parts, self._laws, counts))
+
+
+def _compiled(law: MergeLaw, table: TeacherTable) -> Law:
+    """A law for the groups of a table, as the kernels read it."""
+    from opmerge.forecast._kernels import Law
+
+    floor = law.floor**2 * np.asarray(table.sizes, dtype=np.float64) / table.num_dimensions
+    rates, first, behind = np.array(law.rates, dtype=np.float64), law.first, law.behind
+    shape, exponent = float(law.shape), float(law.length_exponent)
+    onset = max(float(law.onset), LEAST_ONSET)
+    return Law(rates, float(first), float(behind), shape, exponent, floor, onset)
