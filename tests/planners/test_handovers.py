@@ -12,6 +12,7 @@ from opmerge import arrays_schedule
 from opmerge.merging import evaluate
 from opmerge.planners import auto_plan, certified, certified_plan
 from opmerge.planners.handovers import HandoverSearch, boot_windows, window_excesses
+from opmerge.planners.in_time import likely_result
 from opmerge.plans.strategies import STRATEGIES, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import cosine_schedule
@@ -137,3 +138,15 @@ def test_an_output_that_is_0_is_bounded() -> None:
     assert (evaluate(problem, build_strategy("boot", 3)).excess < np.log(1e-15)).any()
     assert result.w2 == pytest.approx(best, rel=CLOSED)
     assert result.gap <= CLOSED
+
+
+@pytest.mark.parametrize("student_steps", [1, 2, 4])
+def test_a_first_look_is_near_the_best_and_proves_what_takes_no_search(student_steps: int) -> None:
+    problem = problem_of(3.0 * np.arange(1, 65) ** -1.5, 32, 3.0)
+    best = certified_plan(problem, student_steps)
+    found = likely_result(problem, student_steps, 60.0)
+    assert best.w2 * (1 - 1e-12) <= found.w2 <= 1.02 * best.w2
+    assert found.lower_bound == (found.w2 if student_steps == 1 else 0.0)
+    hurried = likely_result(problem, student_steps, 0.0)
+    assert hurried.w2 > 1.1 * best.w2 or student_steps == 1
+    assert likely_result(problem, student_steps, 0.0, [best.plan]).w2 == best.w2

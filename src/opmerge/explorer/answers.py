@@ -1,6 +1,6 @@
 """The answer to a view: the record that a page is drawn from, by the planners and the law.
 
-A first answer comes at once: of the named strategies alone, or of a planner cut short. It is
+A first answer comes at once: of the named strategies alone, or of a coarser problem. It is
 followed by that of the whole search, which takes seconds. Both are kept for views that come again.
 """
 
@@ -25,6 +25,7 @@ from opmerge.page.plan import direction_errors
 from opmerge.planners import PlannerResult, find_plan
 from opmerge.planners.budget import BudgetPlan, BudgetResult, first_look, frontier, plan_for_budget
 from opmerge.planners.budget_record import budget_plan_file, budget_record
+from opmerge.planners.in_time import likely_result
 from opmerge.planners.record import evaluate_in_time, plan_file, plan_record
 from opmerge.planners.splits import Splitter, jumps_of
 from opmerge.plans import Plan, PlanFile, build_strategy, default_strategies
@@ -39,7 +40,7 @@ Found = TypeVar("Found")
 
 _KEPT = 64
 _FACTORS = {True: (1 / 16, 1 / 4, 1.0, 4.0, 16.0), False: tuple(2.0**k for k in range(-4, 5))}
-_FIRST_SECONDS, _SECONDS = 0.03, 3.0  # of a certified plan at most; the first at T = 64
+_FIRST_SECONDS, _SECONDS = 0.1, 3.0  # of a plan for equal training at most; at first, at T = 64
 _TAILS = (0.05, 0.95)
 _FOUND: dict[Any, Any] = {}
 
@@ -105,14 +106,13 @@ def _forecast(view: View, plan: Plan | None, is_first: bool) -> Answer:
     result = chosen
     if plan is not None:
         result = replace(chosen, best=_by_hand(view, plan, known, amount, charged))
-    problem = Problem(known.spectrum, known.schedule)
     guidance = (known.recorded or {}).get("guidance")
     given = known.table, known.rated, result, curve, known.cost, view.budget, guidance, False
-    record = budget_record(problem, *given)
+    record = budget_record(known.problem, *given)
     rows = [(row["cost"], row["paired_rms"], row["low"], row["high"]) for row in record["frontier"]]
     best = result.best
     planned = None if plan is None else chosen.best.forecast.rms
-    file = budget_plan_file(problem, record)
+    file = budget_plan_file(known.problem, record)
     return Answer(view, record, rows, _by_group(known, best), file, planned, is_first)
 
 
@@ -196,22 +196,18 @@ def _certified(
     view: View, known: Premises, is_first: bool
 ) -> tuple[PlannerResult, list[tuple[float, float, float, float]]]:
     """The best plan for equal training, and what others leave that train for longer or shorter."""
-    seconds = _FIRST_SECONDS * view.steps / 64 if is_first else _SECONDS
 
-    def planned(time: float) -> PlannerResult:
+    def planned(time: float, seconds: float, *plans: Plan) -> PlannerResult:
         training = GradientFlow(time)
         problem = Problem(known.spectrum, known.schedule, training, view.merge_rule)
-        given = problem, "auto", view.student_steps
-        try:
-            return find_plan(*given, seconds)
-        except InputError as error:  # on a machine so busy that no plan was evaluated in that time
-            if error.argument != "max_seconds":
-                raise
-            return find_plan(*given, _SECONDS)
+        if is_first:
+            return likely_result(problem, view.student_steps, seconds * view.steps / 64, plans)
+        return find_plan(problem, "auto", view.student_steps, _SECONDS)
 
-    result, curve = planned(view.merge_time), []
+    result, curve = planned(view.merge_time, _FIRST_SECONDS), []
     for factor in _FACTORS[is_first]:
-        each = result if factor == 1 else planned(factor * view.merge_time)
+        given = factor * view.merge_time, _FIRST_SECONDS / 4, result.plan
+        each = result if factor == 1 else planned(*given)
         curve.append((factor * view.merge_time, each.w2, each.lower_bound, each.w2))
     return result, curve
 

@@ -211,7 +211,11 @@ def _linear(answer: Answer) -> dict[str, Any]:
     shares = [float(merge["share"]) for merge in best["merge_list"]]
     words = ("merge time s", f"W2 to {to}")
     largest = max(error for _, error, *_ in answer.curve)
-    seen = [row for row in answer.curve if row[1] > _ROUNDING * largest]
+    seen = [
+        (time, error, low or error, high)  # without a proof there is no band
+        for time, error, low, high in answer.curve
+        if error > _ROUNDING * largest
+    ]
     facts = [
         (f"W2 to {to}", number(best["w2"])),
         ("proved lower bound", number(best["lower_bound"])),

@@ -27,6 +27,7 @@ from opmerge.forecast.cost import IterationCost
 from opmerge.forecast.files import TABLE_FILE
 from opmerge.planners.record import FORMAT, VERSION
 from opmerge.plans.codec import PlanFile, format_students
+from opmerge.problem import Problem
 from opmerge.schedules import NoiseSchedule, resolve_schedule
 from opmerge.settings.commands import BudgetOptions
 from opmerge.settings.guidance import GuidanceOptions
@@ -120,6 +121,11 @@ class Premises:
     def table(self) -> TeacherTable:
         """The network's, or that of Gaussian data."""
         return self.known_table or linear_table(self.spectrum, self.schedule)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Of the linear theory, for what stands beside forecasts."""
+        return Problem(self.spectrum, self.schedule)
 
     @cached_property
     def rated(self) -> FittedLaw:
