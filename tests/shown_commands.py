@@ -25,7 +25,7 @@ def every(commands: Commands = COMMANDS, path: str = "") -> Iterator[tuple[str, 
 def commands_in(text: str) -> Iterator[list[str]]:
     """The words after ``opmerge`` of every shown line that is whole (without …)."""
     joined = re.sub(r"\\\n\s*", "", text)
-    for line in re.findall(r"^ {2,}opmerge (.+)$", joined, re.MULTILINE):
+    for line in re.findall(r"^ {2,}(?:time )?opmerge (.+)$", joined, re.MULTILINE):
         words = shlex.split(line, comments=True)
         if "…" not in words:
             yield words

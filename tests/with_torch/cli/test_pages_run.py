@@ -2,8 +2,8 @@
 
 A page stands in a world: a folder with images, latents, prompts and ``path/to/model``, a tiny
 pipeline of the real classes. Equal commands of a world are run once. What is not run: `explore`
-(tests/explorer does, in a browser), what needs CelebA, and studies, whose settings are read and
-checked (tests/studies runs each, small).
+(tests/explorer does, in a browser), and most studies, whose settings are read and checked
+(tests/studies runs each, small). CelebA is a few ellipses in files of its names.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WORLDS = ("pixels", "dit", "stable_diffusion", "sdxl", "flux")
-WORLD_OF = {  # of a page, or of a section of one; the others are of pixels
+WORLDS = ("pixels", "celeba", "dit", "stable_diffusion", "sdxl", "flux")
+WORLD_OF = {  # of a page, or of a section of one; the others are of pixels, or of CelebA
     "index: My latent model with classes": "dit",
     "how_to/dit": "dit",
     "how_to/flux": "flux",
@@ -49,18 +49,20 @@ WORLD_OF = {  # of a page, or of a section of one; the others are of pixels
 }
 FIRST = ("how_to/distil", "how_to/dit", "how_to/latents", "how_to/prepare", "how_to/studies")
 """What these make, other pages take as there."""
-NUM_IMAGES, STEPS, BUDGET = 12, 4, 16000
+NUM_IMAGES, NUM_FACES, STEPS, BUDGET = 12, 36, 4, 16000
 SHORT = {"--train_batch_size": 4, "--checkpointing_steps": 0}
+FEW = {**SHORT, "--train_batch_size": 64}
+"""Batches: of a budget, which must suffice for the teacher's table, or to fit a free step to."""
 SMALL: dict[str, dict[str, object]] = {
     "calibrate": {"--num_iterations": 3, "--train_batch_size": 4},
-    "distill": SHORT,
+    "distill": FEW,
     "evaluate-student": {"--num_samples": 8, "--num_resamples": 0},
     "run": {
         "--num_samples": 8,
         "--linear_part": "train",
         "--pilot_share": 0,
         "--max_seconds": 1,
-        **SHORT,
+        **FEW,
     },
     "sample": {"--num_samples": 4},
     "train-teacher": {"--num_iterations": 3, "--num_train_timesteps": 8, **SHORT},
@@ -76,7 +78,23 @@ SMALLER = {  # where they are shown
     "--train_batch_size": 4,
 }
 GO_ON = {"--dry_run", "--resume_from_checkpoint"}
-SMALL_STUDY = {"phase": ("steps=[16]", "num_eigenvalues=24", "denoiser_steps=[16]")}
+SMALL_STUDY = {
+    "phase": ("steps=[16]", "num_eigenvalues=24", "denoiser_steps=[16]"),
+    "celeba": (
+        "source=celeba",
+        "seeds=[0]",
+        "num_latents=4",
+        "base_channels=4",
+        "vae.num_iterations=2",
+        "vae.optimization.train_batch_size=4",
+        "steps=6",
+        "num_resamples=2",
+        "num_samples=8",
+        "neural_steps=3",
+        "teacher.num_iterations=2",
+        "budgets=[2e3]",
+    ),
+}
 
 
 def sections() -> Iterator[tuple[str, str]]:
@@ -105,11 +123,12 @@ def shown(world: str) -> Iterator[tuple[str, list[str]]]:
     """Commands of a world, with the section that shows them."""
     ordered = sorted(sections(), key=lambda each: not each[0].startswith(FIRST))
     for name, text in ordered:
-        there = WORLD_OF.get(name, WORLD_OF.get(name.split(":")[0], "pixels"))
+        usual = WORLD_OF.get(name, WORLD_OF.get(name.split(":")[0], "pixels"))
         for words in (*commands_in(text), *inline(text)):
-            reads_texts = there == "pixels" and {"--prompt", "--prompts"} & {*words}
-            is_run = not {"explore", "celeba"} & {*words} and "…" not in "".join(words)
-            if is_run and world == ("stable_diffusion" if reads_texts else there):
+            reads_texts = usual == "pixels" and {"--prompt", "--prompts"} & {*words}
+            there = "stable_diffusion" if reads_texts else usual
+            is_run = "explore" not in words and "…" not in "".join(words)
+            if is_run and world == ("celeba" if "celeba" in words else there):
                 yield name, words
 
 
@@ -128,7 +147,7 @@ def smaller(words: list[str]) -> list[str]:
         options["--num_iterations"] = 2
     if verb == "calibrate" and "--budget" in words:
         del options["--num_iterations"]
-        options["--budget"] = 2 * BUDGET
+        options |= {"--budget": 2 * BUDGET, "--train_batch_size": 64}
     if "1,2,4" in words:
         options["--student_steps"] = "1,2"
     words = list(words)
@@ -152,6 +171,18 @@ def images(side: int, rng: np.random.Generator) -> None:
         place.with_suffix(".txt").write_text(f"number {index}")
 
 
+def faces(rng: np.random.Generator) -> None:
+    """Copies at half size of a few of CelebA's training faces: a light ellipse each."""
+    folder = Path("celeba") / "img_align_celeba"
+    folder.mkdir(parents=True)
+    down, across = np.mgrid[-1:1:109j, -1:1:89j]
+    for number in range(1, NUM_FACES + 1):
+        width, height, *colour = rng.uniform(0.3, 0.8, 5)
+        inside = (across / width) ** 2 + (down / height) ** 2 < 1
+        pixels = 255 * np.where(inside[..., None], colour, 0.1)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:06d}.jpg")
+
+
 @pytest.fixture
 def world(
     request: pytest.FixtureRequest,
@@ -170,6 +201,8 @@ def world(
     if name == "pixels":
         images(SAMPLE, rng)
         shutil.copytree(teacher, "path/to/model")
+    elif name == "celeba":
+        faces(rng)
     else:
         images(side_of(name), rng)
         TINY_PIPELINES[name]().save_pretrained("path/to/model")
@@ -214,8 +247,11 @@ def small_study(words: list[str]) -> list[str]:
         return words
     asked = dict(pairwise(words))
     name = asked["study"]
-    if name in SMALL_STUDY and "--quick" not in words:
-        return [*words, *(word for change in SMALL_STUDY[name] for word in ("--set", change))]
+    if name in SMALL_STUDY:
+        changes = [word for change in SMALL_STUDY[name] for word in ("--set", change)]
+        given = {"--num_workers": "1", "--output_dir": f"runs/{name}"}
+        left = [word for option in given.items() if option[0] not in words for word in option]
+        return [*words, *changes, *left]
     if not name.startswith("--") and name not in ("all", "NAME"):
         changes = [word for before, word in pairwise(words) if before == "--set"]
         load_study(name).configured("--quick" in words, changes)
