@@ -64,6 +64,10 @@ def open_source(
     if path is None:
         return _BUILTIN[argument](options)
     if not path.is_dir():
+        suffix = path.suffix.lower()
+        if suffix not in ARRAY_SUFFIXES and suffix in image_suffixes():
+            remedy = f"give the folder of images: {path.parent}"
+            raise InputError(argument, "must be a folder of images, not one", path.name, remedy)
         return array_source(path)
     if is_prepared(path):
         return open_prepared(path).source()

@@ -206,11 +206,12 @@ def test_folders_of_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("a.h5", "save its numbers as .npy"),
         ("a.csv.gz", "unpack it first"),
         ("a.npz.zip", "unpack it first"),
+        ("a.PNG", "give the folder of images: {}"),
     ],
 )
 def test_other_files_are_refused_with_the_remedy(tmp_path: Path, name: str, remedy: str) -> None:
     (tmp_path / name).touch()
-    assert refusal(tmp_path / name).endswith(f"; {remedy}")
+    assert refusal(tmp_path / name).endswith(f"; {remedy.format(tmp_path)}")
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", ">i2", "<f8", "<u2"])
