@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -133,9 +133,11 @@ class Runner:
         calls = [(i, dict(cells[i])) for i, result in enumerate(results) if result is MISSING]
         sizes = [1.0] * len(cells) if work is None else work
         if calls:
-            computed = self._compute(partial(_numbered, function), calls)
             done = 0.0
-            with self.progress(title, sum(sizes[i] for i, _ in calls)) as report:
+            with (
+                self.progress(title, sum(sizes[i] for i, _ in calls)) as report,
+                closing(self._compute(partial(_numbered, function), calls)) as computed,
+            ):
                 for i, result in computed:
                     name, identity = parts[i]
                     results[i] = self.store.write(name, identity, result)
@@ -155,7 +157,9 @@ class Runner:
         parts = self.sweep(function, cells, title)
         return {name: [row for part in parts for row in part[name]] for name in parts[0]}
 
-    def _compute(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> Iterator[Any]:
+    def _compute(
+        self, function: Callable[[Any], Any], arguments: Sequence[Any]
+    ) -> Generator[Any, None, None]:
         """``function(argument)`` of each argument, in the order in which they are done."""
         run, module = ENGINES[self.backend]
         if find_spec(module) is None:
@@ -227,20 +231,33 @@ def _loky(function: Callable[[Any], Any], arguments: Sequence[Any], count: int) 
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(count, return_as="generator_unordered")
     calls = (delayed(function)(argument) for argument in arguments)
-    with _interrupts_noted() as noted:  # loky that is stopped as it starts leaves its workers
-        results = parallel(calls)
-    try:
-        if noted:
-            with _untold_in_threads():  # loky's manager, by results that come in meanwhile
-                results.throw(KeyboardInterrupt)
-        for result in results:  # noqa: UP028 - closed below, and not by what closes this
-            yield result
-    except TerminatedWorkerError as error:
-        raise _WorkerKilledError from error
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that what was still computed is broken off
-            results.close()
+    with _replacing_workers():
+        with _interrupts_noted() as noted:  # loky that is stopped as it starts leaves its workers
+            results = parallel(calls)
+        try:
+            if noted:
+                with _untold_in_threads():  # loky's manager, by results that come in meanwhile
+                    results.throw(KeyboardInterrupt)
+            for result in results:  # noqa: UP028 - closed below, and not by what closes this
+                yield result
+        except TerminatedWorkerError as error:
+            raise _WorkerKilledError from error
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that what was still computed is broken off
+                results.close()
+
+
+@contextmanager
+def _replacing_workers() -> Iterator[None]:
+    """Loky's manager goes on where warnings are errors, when a worker has left and another starts.
+
+    Workers that serve several sweeps leave when their memory has grown, as by importing torch. A
+    manager that is ended by its own warning of that leaves all that waits for results waiting.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +243,28 @@ def test_an_interrupt_while_workers_start_ends_them(
     _, alive = psutil.wait_procs(started, timeout=60)
     assert len(started) >= 2
     assert alive == []
+
+
+def grows(number: int) -> int:
+    """Of a worker whose memory loky from now on takes for leaking; the worker."""
+    process_executor._MEMORY_LEAK_CHECK_DELAY = 0
+    process_executor._MAX_MEMORY_LEAK_SIZE = -(10**12)
+    return os.getpid()
+
+
+def test_workers_that_have_grown_are_replaced_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For where warnings are errors, that of loky's thread ended it, and the sweep never did."""
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    get_reusable_executor().shutdown(kill_workers=True)  # so that others start
+    runner, _, _ = runner_in(tmp_path, num_workers=2)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        workers = runner.sweep(grows, grid(number=range(6)), "growing")
+    get_reusable_executor().shutdown(kill_workers=True)
+    assert len({*workers}) > 2
+    assert [str(each.message) for each in told] == []
 
 
 def test_an_error_of_a_cell_is_raised_and_the_others_are_kept(tmp_path: Path) -> None:
