@@ -277,13 +277,13 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
     "mlp-solved": LawPrior(
         MergeLaw((3.8,), 1.65, 1.36, 0.352, 0.5, 0.008, share_exponent=1.61, onset=67.0),
         dict(
-            rates=0.6,
+            rates=1.5,
             groups=0.5,
-            first=0.4,
+            first=1.0,
             behind=0.2,
             share_exponent=0.2,
             shape=0.1,
-            length_exponent=0.2,
+            length_exponent=0.4,
             floor=1.0,
             onset=0.5,
         ),
@@ -294,13 +294,13 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
     "unet": LawPrior(
         MergeLaw((9.5,), 2.95, 1.57, 0.41, 0.31, 0.0074, share_exponent=1.61, onset=5.1),
         dict(
-            rates=0.6,
+            rates=1.5,
             groups=0.5,
-            first=0.4,
+            first=1.0,
             behind=0.3,
             share_exponent=0.3,
             shape=0.1,
-            length_exponent=0.2,
+            length_exponent=0.4,
             floor=1.0,
             onset=1.0,
         ),
@@ -308,7 +308,9 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of UNets: 65 plans of a small one on digits, T = 32",
     ),
 }
-"""What fits start from, by the kind of network: measured on few, so the widths are guesses."""
+"""What fits start from, by the kind of network. Rates, the factor of the first step and the exponent
+of the length are as wide as fits to single data sets are apart (``python -m benchmarks.law``); the
+other widths are guesses."""
 
 PRIORS: Mapping[str, FittedLaw] = {name: prior.fitted() for name, prior in LAW_PRIORS.items()}
 """Laws to plan with before a probe is trained, by the kind of network."""
