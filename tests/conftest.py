@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from opmerge.cli import main
 from opmerge.page.study import StudyPage
@@ -19,6 +20,10 @@ from opmerge.page.study import StudyPage
 Run = Callable[..., tuple[int, str, str]]
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Seen = Callable[[str, object, object], None]
+
+
+settings.register_profile("untimed", deadline=None)  # how fast anything is, benchmarks tell
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -89,7 +89,6 @@ def fuzz(
     count = math.ceil(of_100_000 * int(_ASKED) / _TOTAL) if _ASKED else few
     options = settings(
         max_examples=count,
-        deadline=None,
         derandomize=_ASKED is None,
         suppress_health_check=list(HealthCheck),
     )

@@ -56,7 +56,7 @@ def assert_exact(setting: Setting, plan: Plan, precision: float) -> None:
         assert error <= precision * max(float(sizes[d]), float(abs(exact))) + NORMAL
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_any_plan_against_exact_arithmetic(data: st.DataObject) -> None:
     plan = data.draw(plans(max_steps=10))
@@ -128,7 +128,7 @@ def test_merges_whose_retention_underflows_cost_nothing() -> None:
     assert outcome.error_shares().tolist() == [0.0] * 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_full_covariance_is_the_same_problem_in_its_eigenbasis(data: st.DataObject) -> None:
     plan = data.draw(plans(max_steps=6))
@@ -185,7 +185,6 @@ def test_the_splitting_identity(retention: float, first: float, second: float) -
     assert difference == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.floats(0.05, 20.0), merge_times, st.integers(3, 12), st.data())
 def test_splitting_a_merge_moves_the_student_as_the_identity_says(
     value: float, time: float, num_steps: int, data: st.DataObject
@@ -208,7 +207,6 @@ def test_splitting_a_merge_moves_the_student_as_the_identity_says(
     assert abs(found - expected) <= 1e-12 * size
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_excess_is_to_first_order_a_sum_over_merges(data: st.DataObject) -> None:
     """Σ ρ_j (init/target - 1) with every operator the teacher's (THEORY 4)."""
@@ -252,7 +250,7 @@ def test_operator_copy_starts_from_the_first_operator() -> None:
 # Invariants
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_invariants_of_an_outcome(data: st.DataObject) -> None:
     plan = data.draw(plans(max_steps=16, max_students=4))
@@ -285,7 +283,7 @@ def test_invariants_of_an_outcome(data: st.DataObject) -> None:
         assert outcome.w2 == pytest.approx(dense, abs=1e-6 * size)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_students_multiply(data: st.DataObject) -> None:
     """The excess of K trees is the sum of theirs, each with the teacher for all the other steps."""
@@ -324,7 +322,7 @@ def test_a_student_can_come_closer_to_the_data_than_its_teacher() -> None:
     assert student.w2 < problem.teacher_to_data
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_zero_eigenvalue_is_the_limit(data: st.DataObject) -> None:
     """λ = 0: the teacher ends at 0 exactly, and the student at what training has left."""

@@ -27,7 +27,7 @@ def covariance(rng: np.random.Generator, size: int, rank: int | None = None) -> 
     return mixing @ mixing.T
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_general_gaussians(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)

@@ -154,7 +154,7 @@ def test_composites_are_lengths_times_cosines(data: st.DataObject) -> None:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_operators_against_exact_arithmetic(data: st.DataObject) -> None:
     num_steps = data.draw(st.integers(2, 12))
@@ -189,7 +189,7 @@ def _terms(setting: Setting, t: int, d: int) -> float:
     return float((abs(growth) + abs(decay)) / (a[t] ** 2 * value + s[t] ** 2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_jump_falls_short_of_the_steps(data: st.DataObject) -> None:
     """1 - J/P against exact arithmetic, J = <v_s, v_t> / |v_t|²."""

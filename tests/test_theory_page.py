@@ -488,7 +488,7 @@ def test_boot_is_best_up_to_the_end_of_shrinking(num_steps: int) -> None:
     assert (step_signs(about.problem()) < 0).tolist() == [False, True]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_denoiser_copy_wants_boot_on_any_schedule(data: st.DataObject) -> None:
     """7.9, with all plans; students lie between the one jump and the teacher (4)."""
@@ -510,7 +510,6 @@ def test_denoiser_copy_wants_boot_on_any_schedule(data: st.DataObject) -> None:
     assert (values <= values[best] + rounding).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-3, 1.0), min_size=5, max_size=5), st.floats(0, 1), st.floats(0, 1))
 def test_one_by_one_differs_from_at_once_as_the_proof_says(
     parts: list[float], kept: float, share: float

@@ -337,7 +337,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 words = st.text(string.printable, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.one_of(
@@ -355,7 +355,7 @@ def test_any_command_line_ends_in_status_0_or_2(arguments: list[str]) -> None:
         assert main([*arguments]) in (0, 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(words, words.map("eigenvalues:{}".format), st.text(max_size=30)))
 def test_any_source_is_read_or_refused(source: str) -> None:
     assert main(["spectrum", "--", source]) in (0, 2)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opmerge.merging import evaluate
@@ -294,7 +294,6 @@ def test_every_merge_s_share_lies_on_the_steps_it_adds(record: Record) -> None:
     assert error_by_step(record).sum() == pytest.approx(100)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30))
 def test_half_of_the_error_is_the_shortest_range_that_holds_it(numbers: list[int]) -> None:
     shares = np.array(numbers, dtype=float)

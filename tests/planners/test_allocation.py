@@ -78,7 +78,7 @@ class TimedTheory(DirectTheory):
         return student
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), students(5), st.sampled_from(get_args(MergeRule)))
 def test_every_merge_has_its_own_time(data: st.DataObject, nested: Any, rule: MergeRule) -> None:
     """λ up to 100, for at s = 1 the retention of 400 underflows, and then so does its power."""
@@ -130,7 +130,7 @@ def test_times_are_refused_where_training_has_a_memory(training: TrainingModel) 
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(0.05, 8.0), min_size=1, max_size=3, unique=True),
     st.sampled_from(["operator-copy", "denoiser-copy"]),

@@ -76,7 +76,7 @@ def bounded(request: pytest.FixtureRequest) -> tuple[int, list[tuple[Problem, fl
     return count, [(problem, certified_plan(problem, count).lower_bound) for problem in problems]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_plan_goes_below_the_bound(
     bounded: tuple[int, list[tuple[Problem, float]]], data: st.DataObject

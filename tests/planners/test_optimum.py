@@ -169,7 +169,7 @@ def comb_of(tree: Tree) -> Tree:
 pure_eigenvalues = (st.floats(-6, 0) | st.floats(0.302, 6)).map(lambda power: float(10.0**power))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_comb_is_at_least_as_good_in_every_coordinate(data: st.DataObject) -> None:
     num_steps = data.draw(st.integers(3, 12))
@@ -187,7 +187,7 @@ def test_a_comb_is_at_least_as_good_in_every_coordinate(data: st.DataObject) -> 
     assert (np.abs(comb) <= np.abs(plan) + slack).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_excess_of_a_comb_is_a_sum_over_blocks(data: st.DataObject) -> None:
     num_steps = data.draw(st.integers(2, 40))

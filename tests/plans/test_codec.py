@@ -97,7 +97,6 @@ def test_the_expected_paired_error_is_kept_where_there_is_one() -> None:
         assert PlanFile.loads(written.dumps()).predicted == {**PREDICTED, "paired_rms": error}
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_plan_goes_through_a_file(data: st.DataObject) -> None:
     plan = data.draw(plans(max_steps=14, max_students=5))
@@ -361,7 +360,7 @@ def read_or_refuse(text: str) -> None:
     assert_same(PlanFile.loads(read.dumps()), read)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text() | st.text('[]{}0123456789,:" \\truefalsn.eE+-'))
 @example("")
 @example('{"students": [')
@@ -388,7 +387,7 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutated())
 def test_mutated_files(text: str) -> None:
     read_or_refuse(text)
@@ -409,7 +408,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_value_in_any_place(data: st.DataObject) -> None:
     content = json.loads(TEXT)
@@ -426,13 +425,13 @@ def test_any_value_in_any_place(data: st.DataObject) -> None:
     read_or_refuse(json.dumps(content))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(json_values)
 def test_random_json(value: Any) -> None:
     read_or_refuse(json.dumps(value))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(json_values | st.integers() | st.recursive(st.integers(-1, 6), st.lists, max_leaves=8))
 def test_random_nested_lists(value: Any) -> None:
     try:

@@ -107,7 +107,6 @@ def test_no_two_plans_have_the_same_outline() -> None:
     assert len(texts) == len(every) > 4279
 
 
-@settings(deadline=None)
 @given(plans(max_steps=40), st.integers(30, 90))
 def test_lines_keep_to_the_width(plan: Plan, width: int) -> None:
     lines = draw_text(plan, width).splitlines()
@@ -197,7 +196,6 @@ def test_phrase_says_what_to_do(plan: Plan, phrase: str) -> None:
     assert plan_phrase(plan) == phrase
 
 
-@settings(deadline=None)
 @given(plans())
 def test_a_record_s_merges_are_the_plan(plan: Plan) -> None:
     assert plan_from_merges(as_record(plan), plan.boundaries) == plan
@@ -210,7 +208,7 @@ def test_rounds_count_what_waits_for_what() -> None:
     assert counts.tolist() == [0, 32, 16, 8, 4, 2, 1]
 
 
-@settings(deadline=None, max_examples=40)  # a figure's first drawing loads its fonts
+@settings(max_examples=40)  # a figure's first drawing loads its fonts
 @given(plans())
 def test_bars_of_the_figure_are_the_merges(plan: Plan) -> None:
     axes = plan_figure(as_record(plan), plan.boundaries).axes[0]

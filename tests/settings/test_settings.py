@@ -80,7 +80,7 @@ SCALARS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(list(OptimizationConfig.model_fields)), SCALARS)
 @example("learning_rate", 2**53)
 @example("learning_rate", 2**63 - 1)

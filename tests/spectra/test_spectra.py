@@ -79,7 +79,7 @@ def test_a_full_spectrum_agrees_with_numpy_cov() -> None:
     np.testing.assert_allclose(rebuilt, np.cov(samples.T, ddof=0), atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_cut_into_batches_does_not_matter(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(2, 20), st.integers(1, 6)))

@@ -188,7 +188,7 @@ def test_common_random_numbers() -> None:
     assert (nodes[6].points != sampled_nodes(THREE, schedule, 50, 4)[6].points).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 30))
 def test_w2_on_the_line_is_the_optimal_transport(seed: int, count: int) -> None:
     """POT's exact transport between the same weighted points."""
@@ -258,7 +258,7 @@ def test_closed_form_is_gradient_descent() -> None:
     assert found == pytest.approx(weights, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), time=st.floats(0.01, 100.0))
 def test_floor_and_optimisation_separate(seed: int, time: float) -> None:
     """E|student - f|² = floor² + optimisation²; the floor is least squares' own residual."""
@@ -282,7 +282,7 @@ def test_floor_and_optimisation_separate(seed: int, time: float) -> None:
 # --------------------------------------------------------------------------- merging
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     power=st.floats(-1, 1),
     plan=st.integers(2, 7).flatmap(plans),

@@ -55,7 +55,7 @@ seeds = st.integers(0, 2**16)
     st.booleans(),
     st.data(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_plan_agrees_with_dense_matrices(
     plan: Plan,
     rule: MergeRule,
@@ -205,7 +205,7 @@ def test_errors_far_below_rounding_keep_their_digits(
 
 
 @given(plans(max_steps=10), rules, st.lists(st.floats(0.01, 30.0), min_size=1, max_size=4), seeds)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_isotropic_noise_is_the_scalar_theory(
     plan: Plan, rule: MergeRule, eigenvalues: list[float], seed: int
 ) -> None:
