@@ -69,11 +69,13 @@ class _Cache(FunctionCache):
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
     """``numba.njit`` with a cache, or without one where no place for it can be written to.
 
-    Other threads run meanwhile, such as that of a server.
+    Other threads run meanwhile, such as that of a server; not while a kernel runs in parallel, which
+    numba's own layer of threads allows one at a time.
     """
+    options.setdefault("nogil", not options.get("parallel"))
 
     def compiled(function: _Function) -> _Function:
-        made: Any = numba.njit(nogil=True, **options)(function)
+        made: Any = numba.njit(**options)(function)
         with suppress(RuntimeError, OSError):  # an install and a home that are not ours to write
             made._cache = _Cache(function)
         return made
