@@ -69,8 +69,8 @@ class _Cache(FunctionCache):
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
     """``numba.njit`` with a cache, or without one where no place for it can be written to.
 
-    Other threads run meanwhile, such as that of a server; not while a kernel runs in parallel, which
-    numba's own layer of threads allows one at a time.
+    Other threads run meanwhile, such as that of a server; not beside one that runs in parallel,
+    of which numba's own layer of threads allows one at a time.
     """
     options.setdefault("nogil", not options.get("parallel"))
 

@@ -308,9 +308,11 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of UNets: 65 plans of a small one on digits, T = 32",
     ),
 }
-"""What fits start from, by the kind of network. Rates, the factor of the first step and the exponent
-of the length are as wide as fits to single data sets are apart (``python -m benchmarks.law``); the
-other widths are guesses."""
+"""What fits start from, by the kind of network.
+
+Rates, the factor of the first step and the exponent of the length are as wide as fits to single
+data sets are apart (``python -m benchmarks.law``); the other widths are guesses.
+"""
 
 PRIORS: Mapping[str, FittedLaw] = {name: prior.fitted() for name, prior in LAW_PRIORS.items()}
 """Laws to plan with before a probe is trained, by the kind of network."""

@@ -150,10 +150,13 @@ def tie_sentence(record: Record) -> str:
     count = len(least["iterations"])
     ratio = f"{number(best['paired_rms'] / least['paired_rms'])} times"
     interval = f"{number(best['ratio_low'])} to {number(best['ratio_high'])}"
+    told = f"that of this simpler plan is {ratio} as large ({interval})"
+    why = "which the law of merges cannot tell from 1"
+    if best["ratio_low"] > 1:
+        why = "but the law of merges cannot tell it from the plan of fewest merges of those alike"
     return (
         f"The least error is forecast of {_named(least['name'])} with {count} merges "
-        f"({number(least['paired_rms'])}); that of this simpler plan is {ratio} as large "
-        f"({interval}), which the law of merges cannot tell from 1."
+        f"({number(least['paired_rms'])}); {told}, {why}."
     )
 
 

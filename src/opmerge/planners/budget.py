@@ -82,9 +82,10 @@ class BudgetResult:
     Args:
         budget: network evaluations.
         student_steps: K.
-        best: the plan that is proposed: among ``least`` and its ties one merge a window of equal
-            angles, as people hand over, if that is one of them; or else the one with the fewest
-            merges, and of several the one with the least forecast.
+        best: the plan that is proposed: among ``least`` and its ties the one with the fewest
+            merges, and of several the one with the least forecast; but one merge a window of equal
+            angles, as people hand over, where that is a tie of ``least`` or of this one. The least
+            of many plans is one that the law overrates.
         least: the plan with the least forecast.
         equal: progressive distillation as people run it, with equal iterations of every merge;
             None if the budget does not pay for it.
@@ -319,6 +320,8 @@ class _Search:
         ties = tuple(self._ties(chosen, [*simpler, *alike, *strategies]))
         among = [chosen, *(tie.plan for tie in ties)]
         best = min(among, key=lambda p: (p.plan != even, len(p.iterations), p.forecast.rms))
+        if alike and tie_of(alike[0], best, self.law.scatter) is not None:
+            best = alike[0]
         num_steps = self.splitter.table.num_steps
         progressive = jumps_of(build_strategy("progressive", num_steps, self.student_steps))
         equal = None
