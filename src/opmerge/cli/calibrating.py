@@ -53,7 +53,7 @@ def calibrate(
     if budget is not None and asked.given("num_iterations") is not None:
         raise InputError("budget", "must not be given together with --num_iterations")
     probes = default_probes(asked.steps, asked.num_iterations, rate, slower=asked.half_rate)
-    table_samples = None
+    table_samples, looks = None, True
     teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
     samples = samples.fitted(teacher.sample_shape)
     teacher = networks.guided(teacher, guidance, samples.source)
@@ -67,8 +67,8 @@ def calibrate(
         if budget is not None:
             report("pricing the budget", 0, 1)
             given = (teacher, inputs, spectrum, config, accelerator, folder)
-            size = size_within(budget, *given, slower=asked.half_rate)
-            probes, table_samples = size.probes, size.table_samples
+            size = size_within(budget, *given, slower=asked.half_rate, look=True)
+            probes, table_samples, looks = size.probes, size.table_samples, size.looks
             config = config.replaced(num_iterations=max(each.num_iterations for each in probes))
         found = fit(
             teacher,
@@ -81,6 +81,7 @@ def calibrate(
             report,
             _tell_first,
             table_samples,
+            looks,
         )
     if main:
         path = found.write(folder / "calibration.json")
@@ -88,7 +89,8 @@ def calibrate(
             include={"teacher", "ignore_clipping", "steps", "half_rate", "budget"}
         )
         runs.write_config(folder, "calibrate", options, samples, guidance, config)
-        _show_linearity(found.linearity)
+        if found.linearity is not None:
+            _show_linearity(found.linearity)
         _show_calibration(found)
         print(f"written: {path}")
 

@@ -107,6 +107,7 @@ class Calibration:
         law_fit: the law of merges, to all probes.
         settings: with which the probes were trained (``DistillationConfig.what_decides``); the
             model is for runs with the same.
+        linearity: of the teacher, if it was looked at.
         schedule: of the teacher, which the model is for too.
         teacher: its digest.
         guidance: of the teacher.
@@ -116,7 +117,7 @@ class Calibration:
     law_fit: LawFit
     table: MeasuredTable
     probes: tuple[Probe, ...]
-    linearity: Linearity
+    linearity: Linearity | None
     settings: Mapping[str, Any]
     schedule: NoiseSchedule
     teacher: str
@@ -166,7 +167,7 @@ class Calibration:
                     self.probes, law.foretold, law.held_out, strict=True
                 )
             ],
-            "linearity": asdict(self.linearity),
+            "linearity": None if self.linearity is None else asdict(self.linearity),
             "notes": list(self.notes),
         }
 
@@ -189,6 +190,7 @@ def calibrate(
     progress: Report = lambda what, done, total: None,
     tell: Callable[[Linearity], None] = lambda linear: None,
     table_samples: int | None = None,
+    looks: bool = True,
 ) -> Calibration:
     """Train a few merges as the run will, and fit training model and law to what they leave.
 
@@ -205,6 +207,8 @@ def calibrate(
         progress: told what is being done, how much of it, and of how much.
         tell: called with how linear the teacher is, before the first probe.
         table_samples: that the table is measured on, ``default_samples`` unless given.
+        looks: whether to look how linear the teacher is (``linearity_evaluations``), which law and
+            model do without.
 
     Raises:
         InputError: if the spectrum does not fit the teacher, there are fewer than 5 samples, T
@@ -220,8 +224,10 @@ def calibrate(
     train, held_out = _split(inputs, settings.seed)
     looked = partial(progress, "looking how linear the teacher is")
     teacher = teacher.to(accelerator.device)
-    linear = linearity(teacher, inputs, spectrum, seed=settings.seed, progress=looked)
-    tell(linear)
+    linear = None
+    if looks:
+        linear = linearity(teacher, inputs, spectrum, seed=settings.seed, progress=looked)
+        tell(linear)
     alone = config.replaced(sharing="merge")
     given = teacher, inputs, spectrum, alone, accelerator, folder, table_samples
     table = kept_table(*given, progress)
@@ -247,7 +253,7 @@ def calibrate(
         schedule_of(teacher.ddim),
         teacher.digest,
         (
-            *linear.notes,
+            *(linear.notes if linear is not None else ()),
             *_scope_notes(config),
             *_pair_notes(alone, wanted, spectrum.num_dimensions, accelerator.num_processes),
             *_fit_notes(fit, _of_steps(measured)),

@@ -16,6 +16,7 @@ from opmerge.denoisers.models import Teacher
 from opmerge.distillation.executor import Distillation
 from opmerge.errors import InputError
 from opmerge.forecast.cost import STUDENT_PASSES, most_iterations
+from opmerge.measure.linearity import linearity_evaluations
 from opmerge.measure.probes import (
     MOST_STATES,
     ProbeSettings,
@@ -37,17 +38,22 @@ from opmerge.store import MISSING, Store
 
 _TABLE_SHARE = 0.2  # of a budget, at most
 _MEASURING_SHARE = 0.3
+_LOOKING_SHARE = 0.1
 _FEWEST_STATES = 200
 _FEWEST_ITERATIONS = 2
 
 
 @dataclass(frozen=True)
 class CalibrationSize:
-    """What is trained and measured, and what that costs in the budget's unit."""
+    """What is trained and measured, and what that costs in the budget's unit.
+
+    ``looks`` says whether the budget pays for a look at how linear the teacher is.
+    """
 
     probes: tuple[ProbeSettings, ...]
     table_samples: int
     cost: float
+    looks: bool = False
 
 
 def size_within(
@@ -59,8 +65,11 @@ def size_within(
     accelerator: Accelerator,
     folder: Path,
     slower: bool = False,
+    look: bool = False,
 ) -> CalibrationSize:
     """The default probes with the most iterations that a budget allows, and a table.
+
+    With ``look`` also what says how linear the teacher is, if a tenth of the budget pays for it.
 
     A budget is network evaluations of one sample, training and measuring together; iterations,
     those of all probes; or a time: then a batch and an iteration are timed first, and what they
@@ -84,13 +93,17 @@ def size_within(
     if of_one > 0:
         states = int(np.clip(_MEASURING_SHARE * amount / of_one, _FEWEST_STATES, MOST_STATES))
 
+    looking = evaluation * linearity_evaluations(teacher)
+    looks = look and looking <= _LOOKING_SHARE * amount
+
     def size(count: int) -> CalibrationSize:
         probes = default_probes(teacher.num_steps, count, rate, slower, states)
         work = [training_work(teacher, each, config, accelerator.num_processes) for each in probes]
         trained = sum(costs.passes * a + costs.iteration * b for a, b in work)
         measured = sum(measuring_evaluations(teacher, each) for each in probes)
         measured += table_evaluations(teacher, spectrum, samples)
-        return CalibrationSize(probes, samples, trained + measured * evaluation)
+        cost = trained + measured * evaluation + looks * looking
+        return CalibrationSize(probes, samples, cost, looks)
 
     least = size(_FEWEST_ITERATIONS).cost
     if least > amount:

@@ -108,14 +108,11 @@ def linearity(
     """
     size = int(np.prod(teacher.sample_shape))
     basis, mean = require_basis(spectrum, size)
-    count = max(2048, _SAMPLES_PER_VALUE * size) if num_samples is None else num_samples
+    count = _default_samples(teacher) if num_samples is None else num_samples
     if check_count("num_samples", count) < 2 * size + 2:
         raise InputError("num_samples", f"must be >= {2 * size + 2} for {size} values", count)
     ddim = teacher.ddim
-    if steps is None:
-        evenly = np.linspace(teacher.num_steps, 1, min(_STEPS, teacher.num_steps))
-        steps = evenly.round().astype(int).tolist()
-    chosen = tuple(sorted(steps, reverse=True))
+    chosen = tuple(sorted(_default_steps(teacher) if steps is None else steps, reverse=True))
     scores = []
     for number, step in enumerate(chosen):
         progress(number, len(chosen))
@@ -133,6 +130,22 @@ def linearity(
         shares = [((x - x.mean(axis=0)) ** 2).sum() / len(x) for x in (x0[held], spectral)]
         scores.append((*r2, *(float(share) / spectrum.trace for share in shares)))
     return Linearity(chosen, *(tuple(column) for column in zip(*scores, strict=True)))
+
+
+def linearity_evaluations(teacher: Teacher) -> int:
+    """Network evaluations of one sample that ``linearity`` takes unless told otherwise."""
+    passes = sum(teacher.evaluations(step, step - 1) for step in _default_steps(teacher))
+    return _default_samples(teacher) * passes
+
+
+def _default_samples(teacher: Teacher) -> int:
+    return max(2048, _SAMPLES_PER_VALUE * int(np.prod(teacher.sample_shape)))
+
+
+def _default_steps(teacher: Teacher) -> list[int]:
+    """Eight from T down, or all."""
+    evenly = np.linspace(teacher.num_steps, 1, min(_STEPS, teacher.num_steps))
+    return [int(step) for step in evenly.round()]
 
 
 def denoise(denoiser: Denoiser, batch: Batch, step: int) -> Array:

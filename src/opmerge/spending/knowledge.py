@@ -63,6 +63,7 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
             folder,
             order.report,
             table_samples=probes.table_samples,
+            looks=False,
         )
         if order.accelerator.is_main_process:
             found.write(folder / "calibration.json")  # for plans, and pages, of other budgets

@@ -126,12 +126,14 @@ class Execution:
             fitted = law.fitted(len(found.table.sizes))
             return Knowledge(fitted, found.table, found.network_evaluations, 0.0, None)
         budget = self.settings.calibration_budget
-        probes = size_within(budget, *given, config, accelerator, folder).probes
-        most = max(probe.num_iterations for probe in probes)
+        size = size_within(budget, *given, config, accelerator, folder)
+        most = max(probe.num_iterations for probe in size.probes)
         with self.runner.progress("calibrating", 1.0) as report:
             calibration = calibrate(
-                *(*given, config.replaced(num_iterations=most), accelerator, probes, folder),
+                *(*given, config.replaced(num_iterations=most), accelerator, size.probes, folder),
                 progress=lambda what, done, total: report(done / total, what),
+                table_samples=size.table_samples,
+                looks=False,
             )
         calibration.write(folder / "calibration.json")
         took, fit = calibration.network_evaluations, calibration.law_fit

@@ -50,7 +50,12 @@ from opmerge.measure.calibration import (
     law_prior,
 )
 from opmerge.measure.calibration_budget import size_within
-from opmerge.measure.linearity import Linearity, linearity, require_basis
+from opmerge.measure.linearity import (
+    Linearity,
+    linearity,
+    linearity_evaluations,
+    require_basis,
+)
 from opmerge.measure.probes import (
     Probe,
     ProbeRunner,
@@ -778,6 +783,33 @@ def test_a_budget_is_kept_and_used(tmp_path: Path, budget: str) -> None:
     else:
         # a fifth of it, less 32 samples in 4 groups and without, down from 7 nodes, over T
         assert size.table_samples == min(2000, (80_000 - 32 * 5 * 31) // 8)
+
+
+def test_a_look_at_linearity_is_paid_from_a_tenth_of_the_budget(tmp_path: Path) -> None:
+    """2,048 samples at each of the 8 steps, counted as the network is called."""
+    teacher, inputs, spectrum = small_teacher(8), gaussian_inputs(3000), small_spectrum()
+    seen: list[int] = []
+    teacher.network.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    linearity(teacher, inputs, spectrum)
+    assert sum(seen) == linearity_evaluations(teacher) == 8 * 2048
+    given = teacher, inputs, spectrum, small_config(), Accelerator(cpu=True), tmp_path
+    for budget, looks in (("163840", True), ("163839", False)):
+        size = size_within(budget, *given, look=True)
+        assert size.looks is looks
+        assert size.cost <= float(budget)
+        without = size_within(budget, *given)
+        assert without.looks is False
+        longest = [max(each.num_iterations for each in one.probes) for one in (size, without)]
+        assert (longest[0] < longest[1]) is looks
+
+
+def test_a_calibration_may_do_without_a_look(tmp_path: Path) -> None:
+    probes = default_probes(4, 4, 1e-3)
+    given = small_teacher(4), gaussian_inputs(50), small_spectrum(), small_config()
+    found = calibrate(*given, Accelerator(cpu=True), probes, looks=False)
+    assert found.linearity is None
+    path = found.write(tmp_path / "calibration.json")
+    assert read_calibration(path).law == found.law_fit.law
 
 
 def test_a_time_is_timed_once(tmp_path: Path) -> None:
