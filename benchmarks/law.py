@@ -138,7 +138,7 @@ def tell_intervals(
 ) -> None:
     """Print how many plans of each data set lie in their 90 % interval, and how wide it is."""
     for data, own in plans.items():
-        law = prior.fitted(len(tables[data].sizes))
+        law = prior.fitted(tables[data].sizes)
         found = [forecast(law, tables[data], each.plan, each.iterations) for each in own]
         pairs = zip(found, own, strict=True)
         inside = sum(each.low <= plan.measured <= each.high for each, plan in pairs)

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.probes FOLDER``: what probes kept, beside what the prior law says.
+"""``python -m benchmarks.probes FOLDER [DATA]``: what probes kept, beside what the prior law says.
 
 FOLDER has a ``calibration.json``: that of `opmerge calibrate`, or ``calibration`` in that of
 `opmerge study budgets --set law=probes`. A row for each merge of teacher steps: of its squared
 deviation in each group of directions, from the largest eigenvalue on, the part that training left.
+With DATA, a data set of ``trained_plans/``, also how its law foretells the plans of that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.law import tell, trained_plans
 from opmerge.forecast import LAW_PRIORS, TeacherTable, read_calibration
 from opmerge.forecast.law import kept, progress, waiting
 from opmerge.forecast.table import direction_groups
@@ -41,10 +43,13 @@ def percent(values: ArrayLike) -> str:
     return " ".join(f"{100 * value:4.0f}" for value in np.asarray(values))
 
 
-def main(folder: Path) -> None:
-    """Print a row for each probe."""
+def main(folder: Path, data: str | None = None) -> None:
+    """Print a row for each probe, and how plans are foretold."""
     path = folder / "calibration.json"
-    table, content = read_calibration(path).table, json.loads(path.read_text(encoding="utf-8"))
+    calibration, content = read_calibration(path), json.loads(path.read_text(encoding="utf-8"))
+    table = calibration.table
+    if data is not None:
+        tell("its law", calibration.law.law, {data: trained_plans()[data]}, {data: table})
     print("merge and iterations; share of a direction, kept, kept by the prior, all in percent")
     for probe in content["probes"]:
         told = probe["settings"]
@@ -58,4 +63,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

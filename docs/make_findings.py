@@ -122,6 +122,10 @@ def documents(root: Path) -> dict[Path, str]:
         "digits, a UNet, seed 2": read_record("budgets", records / "budgets-unet-today.json.gz"),
         "CelebA latents": read_record("budgets", records / "budgets-celeba.json.gz"),
         "CIFAR-10, a DiT": read_record("budgets", records / "budgets-cifar10-dit.json.gz"),
+        "CIFAR-10, 8 × 8, probes": read_record(
+            "budgets", records / "budgets-cifar10-probes.json.gz"
+        ),
+        "CelebA latents, probes": read_record("budgets", records / "budgets-celeba-probes.json.gz"),
     }
     values = {
         "studies": studies,

@@ -92,7 +92,7 @@ def test_the_truth_lies_within_the_draws() -> None:
 
 def test_no_probes_are_the_prior_and_each_narrows_it() -> None:
     prior = fitted([])
-    assert prior.law.to_dict() == PRIOR.fitted(len(SIZES)).to_dict()
+    assert prior.law.to_dict() == PRIOR.fitted(SIZES).to_dict()
     assert (prior.held_out_error, prior.foretold) == (0.0, ())
 
     def width(fit: LawFit) -> float:
@@ -109,12 +109,12 @@ def test_what_no_probe_shows_stays_as_the_prior_has_it() -> None:
     """No probe at T and none of students: ``first`` and ``behind`` keep their prior's moments."""
     below = [probe for probe in probes() if not probe.is_first and not probe.share]
     vectors = np.array([each.to_vector() for each in fitted(below).law.draws])
-    prior = np.array([each.to_vector() for each in PRIOR.fitted(len(SIZES)).draws])
+    prior = np.array([each.to_vector() for each in PRIOR.fitted(SIZES).draws])
     for at in (len(SIZES), len(SIZES) + 1):
         # 32 draws: 13 % of a standard deviation, and 18 % of a mean in units of it
         assert vectors[:, at].std() == pytest.approx(prior[:, at].std(), rel=0.4)
         assert vectors[:, at].mean() == pytest.approx(
-            PRIOR.fitted(len(SIZES)).law.to_vector()[at], abs=0.6 * prior[:, at].std()
+            PRIOR.fitted(SIZES).law.to_vector()[at], abs=0.6 * prior[:, at].std()
         )
 
 
@@ -168,3 +168,19 @@ def test_what_all_probes_have_in_common_is_no_part_of_the_law() -> None:
         for p in more
     ]
     assert 0 < 0.5 * np.mean(np.log(moved)) < 0.5 * math.log(1.2)
+
+
+def test_shared_weights_learn_a_direction_by_its_share_beside_the_average() -> None:
+    """The same share of D times as many values is D times that of an average direction."""
+    prior = LAW_PRIORS["unet"]
+    assert prior.dimensions == 64
+    few, many = np.array([4.0, 60.0]), np.array([4.0, 60.0, 3008.0])
+    assert prior.law_for(few) == prior.centre.for_groups(2)
+    rates = np.array(prior.law_for(many).rates) / prior.centre.rates
+    assert rates == pytest.approx(3 * [48**prior.centre.share_exponent], rel=1e-12)
+    assert prior.fitted(many).law == prior.law_for(many)
+    mean, covariance = prior.moments(many)
+    assert mean == pytest.approx(prior.law_for(many).to_vector(), rel=1e-12)
+    assert covariance == pytest.approx(prior.moments(np.ones(3))[1], rel=1e-12)
+    perceptrons = LAW_PRIORS["mlp-solved"]
+    assert perceptrons.law_for(many) == perceptrons.centre.for_groups(3)

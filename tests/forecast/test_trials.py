@@ -61,7 +61,7 @@ def test_one_unknown_is_where_a_grid_finds_it() -> None:
 
 def test_plans_that_were_not_trained_are_foretold_better_and_more_surely() -> None:
     """A truth that learns eight times as slowly as expected, and what short trials make of it."""
-    prior = LAW_PRIORS["mlp-solved"].fitted(len(TABLE.sizes))
+    prior = LAW_PRIORS["mlp-solved"].fitted(TABLE.sizes)
     truth = replace(prior.law, rates=tuple(rate / 8.0 for rate in prior.law.rates))
     learned = law_after(prior, TABLE, [trial(truth, name, 200) for name in NAMES[:3]])
     others = [trial(truth, name, 400) for name in NAMES[3:]]
@@ -73,7 +73,7 @@ def test_plans_that_were_not_trained_are_foretold_better_and_more_surely() -> No
 
 
 def test_what_was_expected_changes_nothing_but_the_doubt() -> None:
-    prior = LAW_PRIORS["mlp-solved"].fitted(len(TABLE.sizes))
+    prior = LAW_PRIORS["mlp-solved"].fitted(TABLE.sizes)
     learned = law_after(prior, TABLE, [trial(prior.law, name, 80) for name in NAMES])
     np.testing.assert_allclose(learned.law.to_vector(), prior.law.to_vector(), atol=1e-6)
     assert learned.scatter == prior.scatter
@@ -85,7 +85,7 @@ def test_what_was_expected_changes_nothing_but_the_doubt() -> None:
 def test_without_trials_or_doubt_the_law_is_the_same() -> None:
     sure = FittedLaw(a_law(TABLE), (), 0.1, "sure")
     assert law_after(sure, TABLE, [trial(a_law(TABLE), "boot", 9, 2.0)]) is sure
-    prior = LAW_PRIORS["mlp"].fitted(len(TABLE.sizes))
+    prior = LAW_PRIORS["mlp"].fitted(TABLE.sizes)
     assert law_after(prior, TABLE, []) is prior
 
 
@@ -96,7 +96,7 @@ def test_a_trial_must_have_left_something(measured: float) -> None:
 
 
 def test_trials_of_other_teachers_are_refused() -> None:
-    law = LAW_PRIORS["mlp"].fitted(len(TABLE.sizes))
+    law = LAW_PRIORS["mlp"].fitted(TABLE.sizes)
     with pytest.raises(InputError, match="plan"):
         law_after(law, TABLE, [Trial(build_strategy("vanilla", 16, 1), (4,), 1.0)])
     with pytest.raises(InputError, match="iterations"):

@@ -149,7 +149,7 @@ def _of_teacher(
     else:
         is_solved = config.linear_part == "solve"
         prior = law_prior(teacher, is_solved)
-        law, settings = prior.fitted(len(measured.table.sizes)), {}
+        law, settings = prior.fitted(measured.table.sizes), {}
         notes.append(f"without a calibration the law of merges is {law.source}: intervals are wide")
     is_paid = read_budget(spending.budget or "")[1] != "iterations"
     runs = num_runs(teacher, optimization.global_batch_size(accelerator.num_processes))

@@ -9,6 +9,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from opmerge.data.source import Progress
 from opmerge.errors import InputError
 from opmerge.explorer.view import RUN, View
@@ -194,7 +196,7 @@ def _premises(
             raise InputError("law", "must be that of a run with a budget, or another", law)
         return _of_run(run, spectrum, sampler)
     if law in PRIORS:
-        return Premises(spectrum, sampler, PRIORS[law])
+        return Premises(spectrum, sampler, LAW_PRIORS[law].fitted(spectrum.num_dimensions))
     path = expand_home(law)
     if not path.is_file():
         need = f"must be {', '.join(PRIORS)} or the calibration.json of `opmerge calibrate`"
@@ -217,7 +219,7 @@ def _calibrated(
 
 def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     """The law and the table of a run at its own steps, as far as its folder has them."""
-    budget, law = run.record["budget"], _law_of(run, 1)
+    budget, law = run.record["budget"], _law_of(run, spectrum.num_dimensions)
     if run.calibration is not None:
         run.calibration.check(schedule=sampler)
         premises = _calibrated(spectrum, sampler, run.calibration, budget)
@@ -232,17 +234,18 @@ def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     table = read_table(found)
     if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)
-    law, settings = _law_of(run, len(table.sizes)) or law, {"linear_part": budget["linear_part"]}
+    law, settings = _law_of(run, table.sizes) or law, {"linear_part": budget["linear_part"]}
     return Premises(spectrum, sampler, law, table, settings, budget)
 
 
-def _law_of(run: Run, groups: int) -> FittedLaw | None:
-    """That of the record, where it holds one, or the prior that it names, for so many groups."""
+def _law_of(run: Run, sizes: ArrayLike) -> FittedLaw | None:
+    """That of the record, where it holds one, or the prior that it names, for groups of these
+    sizes."""
     if "law" in run.record:
         return FittedLaw.from_dict(run.record["law"])
     source = run.record["budget"]["law"]
     prior = next((each for each in LAW_PRIORS.values() if source.startswith(each.source)), None)
-    return None if prior is None else prior.fitted(groups)
+    return None if prior is None else prior.fitted(sizes)
 
 
 def _schedule(text: str, steps: int, run: Run | None) -> NoiseSchedule:

@@ -103,7 +103,7 @@ def fit_law(probes: Sequence[MergeProbe], sizes: Array, prior: LawPrior, source:
         if not (probe.before.sum() > 0 and probe.after.sum() > 0):
             raise InputError("probes", "must start and end off their target", probe.merge)
     if not probes:
-        return LawFit(prior.fitted(len(sizes)), (), (), 0.0)
+        return LawFit(prior.fitted(sizes), (), (), 0.0)
     data = _Data.of(probes, sizes)
     whole = _posterior(data, prior)
     held_out, variances = _held_out(data, prior)
@@ -217,7 +217,7 @@ def _posterior(data: _Data, prior: LawPrior) -> _Posterior:
     from scipy.linalg import block_diag, solve_triangular
     from scipy.optimize import least_squares
 
-    mean, covariance = prior.moments(len(data.sizes))
+    mean, covariance = prior.moments(data.sizes)
     mean, covariance = np.append(mean, 0.0), block_diag(covariance, _OFFSET**2)
     root = np.linalg.cholesky(covariance)
     own, point, noise = solve_triangular(root, np.eye(len(mean)), lower=True), mean, prior.noise

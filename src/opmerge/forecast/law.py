@@ -15,11 +15,11 @@ plans (THEORY 10); ``FittedLaw`` carries how sure they are of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from opmerge.checks import check_number
 from opmerge.errors import InputError
@@ -225,6 +225,9 @@ class LawPrior:
         source: as of ``FittedLaw``.
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
             show where a law that keeps closer to them foretells plans worse.
+        dimensions: D of the data that it was fitted to, of networks that share their weights over
+            positions: there a direction is learned by its share beside that of an average one, so
+            on data of D' values rates are ``(D'/D)^share_exponent`` times as large.
     """
 
     centre: MergeLaw
@@ -232,21 +235,31 @@ class LawPrior:
     scatter: float
     source: str
     noise: float = 0.15
+    dimensions: float | None = None
 
-    def moments(self, count: int) -> tuple[Array, Array]:
-        """(count + 7,) mean and covariance of a law's ``to_vector`` with so many groups."""
-        mean = self.centre.for_groups(count).to_vector()
+    def moments(self, sizes: ArrayLike) -> tuple[Array, Array]:
+        """(G + 7,) mean and covariance of a law's ``to_vector``, for (G,) sizes of groups of
+        directions."""
+        count, mean = len(np.atleast_1d(sizes)), self.law_for(sizes).to_vector()
         own = [self.spreads["groups"] if count > 1 else 0.0] * count
         covariance: Array = np.diag([*own, *(self.spreads[name] for name in _SHARED)]) ** 2
         covariance[:count, :count] += self.spreads["rates"] ** 2
         return mean, covariance
 
-    def fitted(self, count: int = 1) -> FittedLaw:
-        """The law that is planned with, and draws from the prior."""
-        mean, covariance = self.moments(count)
+    def law_for(self, sizes: ArrayLike) -> MergeLaw:
+        """The most likely law of data with (G,) sizes of groups of directions."""
+        law, each = self.centre, np.atleast_1d(sizes)
+        if self.dimensions is not None:
+            faster = (float(each.sum()) / self.dimensions) ** law.share_exponent
+            law = replace(law, rates=tuple(faster * rate for rate in law.rates))
+        return law.for_groups(len(each))
+
+    def fitted(self, sizes: ArrayLike) -> FittedLaw:
+        """The law that is planned with, and draws from the prior, for (G,) sizes of groups."""
+        mean, covariance = self.moments(sizes)
         root = np.linalg.cholesky(covariance).astype(np.float64)
         draws = draw_laws(mean, root)
-        return FittedLaw(self.centre.for_groups(count), draws, self.scatter, self.source)
+        return FittedLaw(self.law_for(sizes), draws, self.scatter, self.source)
 
 
 def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
@@ -306,6 +319,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         ),
         0.2,
         "the prior of UNets: 65 plans of a small one on digits, T = 32",
+        dimensions=64,
     ),
 }
 """What fits start from, by the kind of network.
@@ -314,5 +328,7 @@ Rates, the factor of the first step and the exponent of the length are as wide a
 data sets are apart (``python -m benchmarks.law``); the other widths are guesses.
 """
 
-PRIORS: Mapping[str, FittedLaw] = {name: prior.fitted() for name, prior in LAW_PRIORS.items()}
-"""Laws to plan with before a probe is trained, by the kind of network."""
+PRIORS: Mapping[str, FittedLaw] = {
+    name: prior.fitted(prior.dimensions or 1) for name, prior in LAW_PRIORS.items()
+}
+"""Laws to plan with before a probe is trained, by the kind of network, for data like theirs."""

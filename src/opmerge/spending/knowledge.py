@@ -71,7 +71,7 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
         return Knowledge(found.law_fit.law, found.table.table, cost, is_probed=True)
     table = kept_table(*given, folder, samples_without_probes(order), order.report)
     is_solved = order.config.linear_part == "solve"
-    law = law_prior(order.teacher, is_solved).fitted(len(table.table.sizes))
+    law = law_prior(order.teacher, is_solved).fitted(table.table.sizes)
     order.warn(f"without probes the law of merges is {law.source}: intervals are wide")
     cost = 0.0 if order.prices.counts_iterations else table.network_evaluations
     return Knowledge(law, table.table, cost, is_probed=False)

@@ -123,7 +123,7 @@ class Execution:
             with self.runner.progress("measuring the teacher", None):
                 found = kept_table(*given, config, accelerator, folder, None)
             law = law_prior(self.teacher, config.linear_part == "solve")
-            fitted = law.fitted(len(found.table.sizes))
+            fitted = law.fitted(found.table.sizes)
             return Knowledge(fitted, found.table, found.network_evaluations, 0.0, None)
         budget = self.settings.calibration_budget
         size = size_within(budget, *given, config, accelerator, folder)

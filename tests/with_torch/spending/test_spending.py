@@ -127,7 +127,7 @@ def test_the_forecast_has_learned_from_the_pilot(teacher: Path, tmp_path: Path) 
     count = int(pilot.name.split("-")[-2])
     left = json.loads((pilot / "measured.json").read_text())["result"]["measured"]["value"]
     table = read_table(tmp_path / "calibration" / "table.npz")
-    prior = LAW_PRIORS["mlp-solved"].fitted(len(table.sizes))
+    prior = LAW_PRIORS["mlp-solved"].fitted(table.sizes)
     learned = law_after(prior, table, [Trial(plan, (count,), left)])
     iterations = record["trained"][0]["iterations"]
     expected = forecast(learned, table, plan, iterations)

@@ -126,7 +126,7 @@ def test_all_cost_the_budget_to_an_iteration(record: Record) -> None:
 
 def test_forecasts_are_those_of_the_law(record: Record, folder: Path) -> None:
     table = read_table(folder / "calibration" / "table.npz")
-    law = LAW_PRIORS["mlp-solved"].fitted(len(table.sizes))
+    law = LAW_PRIORS["mlp-solved"].fitted(table.sizes)
     assert record["knowledge"]["law"] == law.law.to_dict()
     for each, row in zip(record["plans"], record["tables"]["cells"], strict=True):
         assert each["plan"] == row["plan"]
@@ -314,7 +314,10 @@ def test_a_law_that_is_fitted_to_probes(folder: Path, tmp_path: Path) -> None:
     known = record["knowledge"]
     assert 0 < known["probe_evaluations"] <= 1e5
     assert known["source"].startswith("6 probes of this network, T = 4")
-    assert known["law"] != LAW_PRIORS["mlp-solved"].fitted(len(known["law"]["rates"])).law.to_dict()
+    assert (
+        known["law"]
+        != LAW_PRIORS["mlp-solved"].fitted(np.ones(len(known["law"]["rates"]))).law.to_dict()
+    )
     calibration = json.loads((tmp_path / "calibration" / "calibration.json").read_text())
     assert calibration["law"]["law"] == known["law"]
     assert "no plan's cost counts" in str(STUDY.told(record).grounds["Limits"])
