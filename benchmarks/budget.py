@@ -1,6 +1,6 @@
 """``python -m benchmarks.budget``: seconds of the budget planner, written to ``budget.json``.
 
-A power-law spectrum of 3,072 values in 7 groups of directions, the cosine schedule and the prior law;
+A power-law spectrum of 3,072 values in 7 groups of directions, the cosine schedule, the prior law;
 kernels are compiled before the clock starts.
 """
 

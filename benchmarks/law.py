@@ -49,7 +49,7 @@ NAMES = (
     "onset",
 )  # as a vector has them
 STEP = 1e-4  # of the vector, for derivatives
-UNET = "digits-unet"
+UNET, DIT = "digits-unet", "cifar10-dit"
 SHARES = LAW_PRIORS["mlp-solved"].centre.share_exponent
 IS_SHARE = np.array(NAMES) == "share_exponent"
 NUM_LEAST = 3  # of the UNet's plans, the last: those of least forecast by a fit to the others
@@ -164,7 +164,7 @@ def tell_one(data: str, plans: Sequence[TrainedPlan], tables: dict[str, TeacherT
 def main() -> None:
     plans = trained_plans()
     tables = {data: read_table(FOLDER / f"{data}.npz") for data in plans}
-    of_unet = plans.pop(UNET)
+    of_unet, of_dit = plans.pop(UNET), {DIT: plans.pop(DIT)}
     prior = LAW_PRIORS["mlp-solved"]
     tell("the prior", prior.centre, plans, tables)
     tell_intervals(prior, plans, tables)
@@ -176,8 +176,12 @@ def main() -> None:
         others = [each for other, rest in plans.items() if other != data for each in rest]
         tell(f"fitted to {data}", fitted_law(own, tables), plans, tables)
         tell(f"fitted to all but {data}", fitted_law(others, tables), {data: own}, tables)
-    tell("the prior of UNets", LAW_PRIORS["unet"].centre, {UNET: of_unet}, tables)
-    tell("the prior of UNets", LAW_PRIORS["unet"].centre, {UNET: of_unet[-NUM_LEAST:]}, tables)
+    unet = LAW_PRIORS["unet"]
+    tell("the prior of UNets", unet.centre, {UNET: of_unet}, tables)
+    tell("the same on a DiT of 3,072 values", unet.centre, of_dit, tables)
+    tell("the prior for so many", unet.law_for(tables[DIT].sizes), of_dit, tables)
+    tell_intervals(unet, {UNET: of_unet, **of_dit}, tables)
+    tell("the prior of UNets", unet.centre, {UNET: of_unet[-NUM_LEAST:]}, tables)
     given = tables, replace(START, share_exponent=SHARES), np.where(IS_SHARE, 0.05, SPREADS)
     tell("fitted to the UNet", fitted_law(of_unet, *given), {UNET: of_unet}, tables)
     small = [each for each in of_unet if sum(each.iterations) < LONG]

@@ -120,6 +120,9 @@ def documents(root: Path) -> dict[Path, str]:
         "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
         "digits, a UNet, seed 0": read_record("budgets", records / "budgets-unet-more.json.gz"),
         "digits, a UNet, seed 2": read_record("budgets", records / "budgets-unet-today.json.gz"),
+        "digits, a UNet, seed 2, less": read_record(
+            "budgets", records / "budgets-unet-today-less.json.gz"
+        ),
         "CelebA latents": read_record("budgets", records / "budgets-celeba.json.gz"),
         "CIFAR-10, a DiT": read_record("budgets", records / "budgets-cifar10-dit.json.gz"),
         "CIFAR-10, 8 × 8, probes": read_record(

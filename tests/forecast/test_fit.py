@@ -170,17 +170,21 @@ def test_what_all_probes_have_in_common_is_no_part_of_the_law() -> None:
     assert 0 < 0.5 * np.mean(np.log(moved)) < 0.5 * math.log(1.2)
 
 
-def test_shared_weights_learn_a_direction_by_its_share_beside_the_average() -> None:
-    """The same share of D times as many values is D times that of an average direction."""
+def test_of_shared_weights_it_is_open_whether_shares_count_beside_the_average() -> None:
+    """The same share of 48 times as many values is 48 times that of an average direction: of this
+    factor of the rates the root, and half of its logarithm as more of a standard deviation."""
     prior = LAW_PRIORS["unet"]
     assert prior.dimensions == 64
     few, many = np.array([4.0, 60.0]), np.array([4.0, 60.0, 3008.0])
     assert prior.law_for(few) == prior.centre.for_groups(2)
+    half = prior.centre.share_exponent / 2
     rates = np.array(prior.law_for(many).rates) / prior.centre.rates
-    assert rates == pytest.approx(3 * [48**prior.centre.share_exponent], rel=1e-12)
+    assert rates == pytest.approx(3 * [48**half], rel=1e-12)
     assert prior.fitted(many).law == prior.law_for(many)
     mean, covariance = prior.moments(many)
     assert mean == pytest.approx(prior.law_for(many).to_vector(), rel=1e-12)
-    assert covariance == pytest.approx(prior.moments(np.ones(3))[1], rel=1e-12)
+    more = covariance - prior.moments([20.0, 20.0, 24.0])[1]
+    assert more[:3, :3] == pytest.approx(np.full((3, 3), (half * np.log(48)) ** 2), rel=1e-9)
+    assert not more[3:].any()
     perceptrons = LAW_PRIORS["mlp-solved"]
     assert perceptrons.law_for(many) == perceptrons.centre.for_groups(3)

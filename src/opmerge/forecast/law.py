@@ -226,8 +226,10 @@ class LawPrior:
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
             show where a law that keeps closer to them foretells plans worse.
         dimensions: D of the data that it was fitted to, of networks that share their weights over
-            positions: there a direction is learned by its share beside that of an average one, so
-            on data of D' values rates are ``(D'/D)^share_exponent`` times as large.
+            positions. There it is not known whether a direction is learned by its share alone or
+            by that beside an average one's, for which rates on data of D' values would be
+            ``(D'/D)^share_exponent`` times as large: they are taken to be the root of that, and
+            the logarithms' standard deviation is larger by half of its.
     """
 
     centre: MergeLaw
@@ -243,16 +245,19 @@ class LawPrior:
         count, mean = len(np.atleast_1d(sizes)), self.law_for(sizes).to_vector()
         own = [self.spreads["groups"] if count > 1 else 0.0] * count
         covariance: Array = np.diag([*own, *(self.spreads[name] for name in _SHARED)]) ** 2
-        covariance[:count, :count] += self.spreads["rates"] ** 2
+        covariance[:count, :count] += self.spreads["rates"] ** 2 + np.log(self._faster(sizes)) ** 2
         return mean, covariance
 
     def law_for(self, sizes: ArrayLike) -> MergeLaw:
         """The most likely law of data with (G,) sizes of groups of directions."""
-        law, each = self.centre, np.atleast_1d(sizes)
-        if self.dimensions is not None:
-            faster = (float(each.sum()) / self.dimensions) ** law.share_exponent
-            law = replace(law, rates=tuple(faster * rate for rate in law.rates))
-        return law.for_groups(len(each))
+        rates = tuple(self._faster(sizes) * rate for rate in self.centre.rates)
+        return replace(self.centre, rates=rates).for_groups(len(np.atleast_1d(sizes)))
+
+    def _faster(self, sizes: ArrayLike) -> float:
+        """Rates beside those of the centre."""
+        if self.dimensions is None:
+            return 1.0
+        return float((np.sum(sizes) / self.dimensions) ** (self.centre.share_exponent / 2))
 
     def fitted(self, sizes: ArrayLike) -> FittedLaw:
         """The law that is planned with, and draws from the prior, for (G,) sizes of groups."""
