@@ -1,9 +1,9 @@
-"""``python -m benchmarks.probes FOLDER [DATA]``: what probes kept, beside what the prior law says.
+"""``python -m benchmarks.probes FOLDER DATA``: what probes kept, beside what the prior law says.
 
 FOLDER has a ``calibration.json``: that of `opmerge calibrate`, or ``calibration`` in that of
 `opmerge study budgets --set law=probes`. A row for each merge of teacher steps: of its squared
 deviation in each group of directions, from the largest eigenvalue on, the part that training left.
-With DATA, a data set of ``trained_plans/``, also how its law foretells the plans of that.
+Before them, how its law foretells the plans of DATA, a data set of ``trained_plans/``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ def percent(values: ArrayLike) -> str:
     return " ".join(f"{100 * value:4.0f}" for value in np.asarray(values))
 
 
-def main(folder: Path, data: str | None = None) -> None:
-    """Print a row for each probe, and how plans are foretold."""
+def main(folder: Path, data: str) -> None:
+    """Print how plans are foretold, and a row for each probe."""
     path = folder / "calibration.json"
     calibration, content = read_calibration(path), json.loads(path.read_text(encoding="utf-8"))
     table = calibration.table
-    if data is not None:
-        tell("its law", calibration.law.law, {data: trained_plans()[data]}, {data: table})
+    tell("its law", calibration.law.law, {data: trained_plans()[data]}, {data: table})
     print("merge and iterations; share of a direction, kept, kept by the prior, all in percent")
     for probe in content["probes"]:
         told = probe["settings"]
@@ -63,4 +62,4 @@ def main(folder: Path, data: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2])
