@@ -179,6 +179,9 @@ def main() -> None:
     unet = LAW_PRIORS["unet"]
     tell("the prior of UNets", unet.centre, {UNET: of_unet}, tables)
     tell("the same on a DiT of 3,072 values", unet.centre, of_dit, tables)
+    faster = (tables[DIT].num_dimensions / 64) ** unet.centre.share_exponent
+    beside = replace(unet.centre, rates=(faster * unet.centre.rates[0],))
+    tell("with shares beside the average one's", beside, of_dit, tables)
     tell("the prior for so many", unet.law_for(tables[DIT].sizes), of_dit, tables)
     tell_intervals(unet, {UNET: of_unet, **of_dit}, tables)
     tell("the prior of UNets", unet.centre, {UNET: of_unet[-NUM_LEAST:]}, tables)

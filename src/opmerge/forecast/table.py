@@ -152,9 +152,8 @@ class TeacherTable:
     def deviation(self, start: int, split: int, stop: int) -> Array:
         """(G,) D(j; k, i)²; ``split = start`` is a first child that is the network itself, as a
         teacher step is."""
-        inner = self.products[start]
-        cross = inner[split, split] + inner[stop, stop] - 2 * inner[split, stop]
-        return np.maximum(cross, 0.0)
+        deviation: Array = self.deviations[start, split, stop]
+        return deviation
 
 
 def carries(schedule: NoiseSchedule, nodes: NDArray[np.int64]) -> Array:
