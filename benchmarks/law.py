@@ -35,8 +35,8 @@ from opmerge.plans.drawing import plan_from_merges
 from opmerge.plans.tree import Plan
 
 FOLDER = Path(__file__).with_name("trained_plans")
-START = MergeLaw((4.0,), 1.0, 0.5, 0.5, 1.0, 0.02, share_exponent=1.0, onset=30.0)
-SPREADS = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.5])  # of its vector: hardly any prior
+START = MergeLaw((4.0,), 1.0, 0.5, 0.5, 1.0, share_exponent=1.0, onset=30.0)
+SPREADS = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.5])  # of its vector: hardly any prior
 NOISE = 0.1  # of the logarithm of an error
 NAMES = (
     "rates",
@@ -45,7 +45,6 @@ NAMES = (
     "share_exponent",
     "shape",
     "length_exponent",
-    "floor",
     "onset",
 )  # as a vector has them
 STEP = 1e-4  # of the vector, for derivatives

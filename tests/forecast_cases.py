@@ -18,6 +18,6 @@ def a_table(num_steps: int) -> TeacherTable:
 def a_law(table: TeacherTable, seed: int = 0, **changed: float) -> MergeLaw:
     """A law in which every term counts."""
     rates = np.random.default_rng(seed).uniform(0.3, 9.0, len(table.sizes)).tolist()
-    numbers = {"first": 0.7, "behind": 0.4, "shape": 0.7, "floor": 0.03}
+    numbers = {"first": 0.7, "behind": 0.4, "shape": 0.7}
     shares = {"share_exponent": 0.6, "onset": 60.0}
     return MergeLaw(tuple(rates), **{**numbers, **shares, **changed})

@@ -194,7 +194,7 @@ def test_ratio_interval_is_of_paired_draws_and_the_scatter_of_both():
 
 def test_other_laws_and_costs_change_the_plan():
     table = a_table(16)
-    slow = FittedLaw(a_law(table, floor=0.0), (), 0.1, "for a test")
+    slow = FittedLaw(a_law(table), (), 0.1, "for a test")
     dear = IterationCost(128, 1)
     with_reuse, without = (plan_for_budget(table, slow, 3e6, 1, c) for c in (COST, dear))
     assert with_reuse.least.forecast.rms < without.least.forecast.rms

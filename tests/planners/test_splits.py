@@ -53,7 +53,7 @@ def test_compiled_composition_is_the_reference(num_steps, student_steps):
     for name in strategy_family(num_steps):
         plan = build_strategy(name, num_steps, student_steps)
         jumps = jumps_of(plan)
-        iterations = np.exp(rng.uniform(-1, 7, len(jumps)))  # below 1, where the floor ends, too
+        iterations = np.exp(rng.uniform(-1, 7, len(jumps)))
         error, gradient = splitter.error(jumps, iterations)
         reference = squared_errors([splitter.law], splitter.table, plan, iterations)[0]
         assert error == pytest.approx(reference, rel=1e-10)
@@ -159,9 +159,7 @@ def test_plan_without_merges_costs_and_leaves_nothing():
 
 def test_forecasts_under_draws_are_the_reference():
     table = a_table(32)
-    draws = tuple(
-        a_law(table, share_exponent=0.1 * k, shape=0.5 + 0.1 * k, floor=0.01 * k) for k in range(4)
-    )
+    draws = tuple(a_law(table, share_exponent=0.1 * k, shape=0.5 + 0.1 * k) for k in range(4))
     law = FittedLaw(a_law(table), draws, 0.1, "none")
     found = Forecasts(Splitter(table, law.law, IterationCost()), law)
     plan = build_strategy("progressive", 32, 2)

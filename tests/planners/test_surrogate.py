@@ -30,7 +30,7 @@ def thinned(table: TeacherTable, nodes: list[int]) -> TeacherTable:
 
 
 def surrogate(splitter: Splitter, plan: Plan, price: float) -> float:
-    """Σ over merges of the least carry √(Σ W² (E[r²] D² + floor)) + μ c N over the grid of N."""
+    """Σ over merges of the least carry √(Σ W² E[r²] D²) + μ c N over the grid of N."""
     table, law, total = splitter.table, splitter.law, 0.0
     at = {int(step): place for place, step in enumerate(table.nodes)}
     schedule = table.schedule
@@ -48,8 +48,7 @@ def surrogate(splitter: Splitter, plan: Plan, price: float) -> float:
             x *= (100 * shares) ** law.share_exponent
             waits = shares * np.exp(-count / law.onset)
             kept = waits + (1 - waits) * (1 + 2 * x) ** -law.shape
-            floor = law.floor**2 * table.sizes / table.sizes.sum() * 400 / count
-            inside = table.gains[i] ** 2 * (squares * kept + floor)
+            inside = table.gains[i] ** 2 * squares * kept
             charge = price * float(splitter.cost.per_iteration(merge.num_children)) * count
             options.append(table.carry[j, i] * np.sqrt(inside.sum()) + charge)
         total += min(options)

@@ -115,7 +115,6 @@ def _show_calibration(found: Calibration) -> None:
         "exponent of the length": f"{law.length_exponent:.3g}",
         "exponent of the share": f"{law.share_exponent:.3g}",
         "onset": f"{law.onset:.3g} iterations",
-        "floor": f"{law.floor:.3g}",
         "probes held out": f"foretold to a factor {math.exp(found.law_fit.held_out_error):.3g}",
         "network evaluations": f"{sum(found.network_evaluations.values()):,.0f} (samples)",
     }

@@ -61,20 +61,18 @@ class Laws(NamedTuple):
     behind: Array
     shape: Array
     exponent: Array
-    floor: Array
     onset: Array
     of_share: Array
 
 
 class Law(NamedTuple):
-    """Of a ``MergeLaw``; ``floor`` (G,) is squared, f² · sizes/D."""
+    """Of a ``MergeLaw``."""
 
     rates: Array
     first: float
     behind: float
     shape: float
     exponent: float
-    floor: Array
     onset: float
 
 
@@ -183,7 +181,6 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
     for m in range(count):
         scale = np.exp(law.behind * parts.share[m]) * iterations[m] / _REFERENCE
         scale *= (law.first if parts.at_start[m] else 1.0) * parts.angle[m] ** -law.exponent
-        noise = _REFERENCE / max(iterations[m], 1.0)
         above, elapsed = parts.parent[m], iterations[m] / law.onset
         for g in range(groups):
             x, gain = law.rates[g] * scale * parts.haste[m, g], parts.gain[m, g]
@@ -202,7 +199,7 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
             new = gain * first[m, g] + behind[m, g] + left * before
             new_scattered = (gain + (1 - gain) * left) ** 2 * first_scattered[m, g]
             new_scattered += behind_scattered[m, g] * (1 - 2 * left + square)
-            new_scattered += max(beside, 0.0) + law.floor[g] * noise
+            new_scattered += max(beside, 0.0)
             weight = parts.weight[m, g]
             if above < 0:
                 aligned[g] += weight * new
@@ -225,7 +222,6 @@ def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array
     gradient = np.zeros(count)
     for m in range(count - 1, -1, -1):
         above = parts.parent[m]
-        noise = _REFERENCE / iterations[m] if iterations[m] >= 1 else 0.0
         for g in range(groups):
             weight, gain = parts.weight[m, g], parts.gain[m, g]
             if above < 0:
@@ -246,7 +242,6 @@ def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array
             )
             gradient[m] += by_scattered * (
                 (passed.behind_scattered[m, g] + beside) * passed.by_square[m, g]
-                - law.floor[g] * noise
             )
             by_first[m, g] = by_new * gain + by_before * (1 - gain)
             by_behind[m, g] = by_new - by_before
@@ -270,7 +265,7 @@ def errors_by_law(parts: Parts, laws: Laws, iterations: Array) -> Array:
     for place in range(len(errors)):
         rates, first, behind = laws.rates[place], laws.first[place], laws.behind[place]
         shape, exponent = laws.shape[place], laws.exponent[place]
-        law = Law(rates, first, behind, shape, exponent, laws.floor[place], laws.onset[place])
+        law = Law(rates, first, behind, shape, exponent, laws.onset[place])
         haste = (100 * parts.of_jump) ** laws.of_share[place]
         passed = _forward(_with_haste(parts, haste), law, iterations)
         errors[place] = (passed.aligned**2 + passed.scattered).sum()

@@ -7,7 +7,7 @@ units of x̂ of this jump and by group of directions (THEORY 10):
 
     before = D + (1 - g) A - E,    A' = g A + E + E[r] before,
     O'² = ((g + (1-g) E[r]) O)² + O_E² (1 - 2 E[r] + E[r²])
-          + (E[r²] - E[r]²) before² + E[r²] (D(j;k,i)² - D²) + f² 400/N.
+          + (E[r²] - E[r]²) before² + E[r²] (D(j;k,i)² - D²).
 
 D is the part of the deviation that lies along what the teacher's own step would be asked for. Were
 the parts of a deviation learned at independent rates, and alike in sign, this would be exact but
@@ -23,7 +23,7 @@ import numpy as np
 
 from opmerge.arrays import Array
 from opmerge.errors import InputError
-from opmerge.forecast.law import REFERENCE_ITERATIONS, FittedLaw, MergeLaw, kept, progress, waiting
+from opmerge.forecast.law import FittedLaw, MergeLaw, kept, progress, waiting
 from opmerge.forecast.table import TeacherTable
 from opmerge.plans import Merge, Plan
 
@@ -105,7 +105,7 @@ class _Standing:
         laws = [law.for_groups(len(table.sizes)) for law in laws]
         self._table = table
         self._rates = np.array([law.rates for law in laws])
-        names = ("first", "behind", "shape", "length_exponent", "floor", "share_exponent", "onset")
+        names = ("first", "behind", "shape", "length_exponent", "share_exponent", "onset")
         self._of = {name: np.array([[getattr(law, name)] for law in laws]) for name in names}
         self._at: dict[int, tuple[int, Array, Array]] = {}  # stop, aligned, squared scattered
 
@@ -130,15 +130,13 @@ class _Standing:
         left, left_squared = self._left(start, stop, iterations, share)
         before = along + (1 - gain) * aligned - behind
         carried = gain + (1 - gain) * left
-        floor = self._of["floor"] ** 2 * table.sizes / table.num_dimensions
         beside = left_squared * (own - along**2) + (left_squared - left**2) * before**2
         self._at[start] = (
             stop,
             gain * aligned + behind + left * before,
             carried**2 * scattered
             + scattered_behind * (1 - 2 * left + left_squared)
-            + np.maximum(beside, 0.0)
-            + floor * REFERENCE_ITERATIONS / max(iterations, 1.0),
+            + np.maximum(beside, 0.0),
         )
 
     def _behind_of(self, merge: Merge, unit: Array) -> tuple[Array, Array, float]:

@@ -2,7 +2,7 @@
 
 A probe is foretold, by group of directions, as
 
-    after_g = e^2o (before_g (w_g + (1 - w_g) (1 + 2 x_g)^-a) + f² (size_g / D) 400/N),
+    after_g = e^2o before_g (w_g + (1 - w_g) (1 + 2 x_g)^-a),
 
 x and w as in ``MergeLaw``.
 
@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from opmerge.arrays import Array
 from opmerge.errors import InputError
 from opmerge.forecast.law import (
-    REFERENCE_ITERATIONS,
     FittedLaw,
     LawPrior,
     MergeLaw,
@@ -165,7 +164,7 @@ class _Data:
         return np.concatenate([self.errors(point), (self._weights * np.log(ratios)).ravel()])
 
     def jacobian(self, point: Array) -> Array:
-        """(P + P G, G + 8) derivatives of the residuals."""
+        """(P + P G, G + 7) derivatives of the residuals."""
         foretold, slopes = self._parts(point)
         of_totals = 0.5 * slopes.sum(1) / foretold.sum(1)[:, None]
         of_groups = self._weights[..., None] * slopes / np.maximum(foretold, 1e-300)[..., None]
@@ -178,18 +177,17 @@ class _Data:
         return 0.5 * _GROUP_WEIGHT * np.sqrt(shares)
 
     def _parts(self, point: Array) -> tuple[Array, Array]:
-        """(P, G) what is left, and its (P, G, G + 8) derivatives by the vector."""
+        """(P, G) what is left, and its (P, G, G + 7) derivatives by the vector."""
         count = len(self.sizes)
         logs = np.clip(point, -_FARTHEST, _FARTHEST)
         rates, last = np.exp(logs[:count]), np.exp(logs[count + 3 :])
-        shape, exponent, floor, onset, offset = last
+        shape, exponent, onset, offset = last
         factor = np.exp(logs[count] * self.is_first + logs[count + 1] * self.share)
         factor = factor[:, None] * self.shares ** logs[count + 2]
         angle, iterations = self.angle[:, None], self.iterations[:, None]
         x = progress(rates, factor, exponent, angle, iterations)
         waits, passed = waiting(self.shares, onset, iterations), self.before * (1 + 2 * x) ** -shape
         left = self.before * waits + (1 - waits) * passed
-        added = floor**2 * self.sizes / self.sizes.sum() * REFERENCE_ITERATIONS / iterations
         by_log_x = -2 * shape * x / (1 + 2 * x) * (1 - waits) * passed
         slopes = np.zeros((*left.shape, len(point)))
         slopes[:, np.arange(count), np.arange(count)] = by_log_x
@@ -198,10 +196,9 @@ class _Data:
         slopes[..., count + 2] = np.log(self.shares) * by_log_x
         slopes[..., count + 3] = -shape * np.log1p(2 * x) * (1 - waits) * passed
         slopes[..., count + 4] = -exponent * np.log(angle) * by_log_x
-        slopes[..., count + 5] = 2 * added
-        slopes[..., count + 6] = iterations / onset * waits * (self.before - passed)
-        slopes[..., count + 7] = 2 * (left + added)
-        return offset**2 * (left + added), offset**2 * slopes
+        slopes[..., count + 5] = iterations / onset * waits * (self.before - passed)
+        slopes[..., count + 6] = 2 * left
+        return offset**2 * left, offset**2 * slopes
 
 
 @dataclass(frozen=True)

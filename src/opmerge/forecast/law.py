@@ -8,7 +8,7 @@ Parts of a deviation are learned at rates k ~ Gamma(a, x), so that of an amplitu
 is left, φ the angle of the jump: ``arctan(sigma/alpha)`` at its start less that at its stop, and s
 the share that a direction has of the squared deviation of the whole jump. A long jump is learned
 slowly, and so is what makes little of the loss; what makes most of it waits for its onset, N₀
-iterations. Training adds ``f² 400/N`` by itself. It was found on MLPs and fitted to probes and
+iterations. It was found on MLPs and fitted to probes and
 plans (THEORY 10); ``FittedLaw`` carries how sure they are of it.
 """
 
@@ -27,7 +27,7 @@ from opmerge.errors import InputError
 Array = NDArray[np.float64]
 
 REFERENCE_ITERATIONS = 400.0
-"""N at which the rates θ and the floor f are stated."""
+"""N at which the rates θ are stated."""
 
 _NUM_DRAWS = 32
 _FARTHEST = 60.0  # logarithm of a parameter
@@ -38,7 +38,6 @@ _RANGES = {  # far beyond any network, and nothing overflows
     "share_exponent": (-10.0, 10.0),
     "shape": (0.0, 1e30),
     "length_exponent": (0.0, 10.0),
-    "floor": (0.0, 1e30),
     "onset": (0.0, 1e30),
     "scatter": (0.0, 10.0),
 }
@@ -46,8 +45,8 @@ _POSITIVE = ("rates", "first", "shape")
 _MOST_DRAWS = 10_000
 LEAST_ONSET = 1e-9
 """Iterations: as good as none."""
-# as a vector has them: the first and the last four by their logarithms
-_SHARED = ("first", "behind", "share_exponent", "shape", "length_exponent", "floor", "onset")
+# as a vector has them: the first and the last three by their logarithms
+_SHARED = ("first", "behind", "share_exponent", "shape", "length_exponent", "onset")
 
 
 def progress(
@@ -88,7 +87,6 @@ class MergeLaw:
             what is hard to learn, they did not learn either. From -20 to 20.
         shape: a, above 0 and at most 1e30.
         length_exponent: q from 0 to 10.
-        floor: f from 0 to 1e30, root mean square of x̂, all directions together.
         share_exponent: e from -10 to 10; laws of before it was known have 0.
         onset: N₀ from 0 to 1e30, iterations; laws of before it was known have 0.
 
@@ -101,7 +99,6 @@ class MergeLaw:
     behind: float = 0.0
     shape: float = 0.6
     length_exponent: float = 1.6
-    floor: float = 0.02
     share_exponent: float = 0.0
     onset: float = 0.0
 
@@ -123,11 +120,11 @@ class MergeLaw:
         return MergeLaw(**{**asdict(self), "rates": self.rates * count})
 
     def to_vector(self) -> Array:
-        """(G + 7,) logarithms of the rates and of ``first``, ``behind`` and the exponent of the
-        share themselves, and logarithms of the shape, the exponent of the length, the floor and
-        the onset: coordinates in which a law is fitted and drawn."""
+        """(G + 6,) logarithms of the rates and of ``first``, ``behind`` and the exponent of the
+        share themselves, and logarithms of the shape, the exponent of the length and the onset:
+        coordinates in which a law is fitted and drawn."""
         least = np.finfo(np.float64).tiny
-        last = self.shape, self.length_exponent, self.floor, self.onset
+        last = self.shape, self.length_exponent, self.onset
         logs = np.log(np.maximum(last, least))
         plain = self.behind, self.share_exponent
         vector: Array = np.array([*np.log((*self.rates, self.first)), *plain, *logs])
@@ -135,14 +132,14 @@ class MergeLaw:
 
     @classmethod
     def from_vector(cls, vector: Array) -> MergeLaw:
-        """The law of a ``to_vector`` (G + 7,)."""
+        """The law of a ``to_vector`` (G + 6,)."""
         values = np.exp(np.clip(vector, -_FARTHEST, _FARTHEST)).tolist()
-        behind = float(np.clip(vector[-6], *_RANGES["behind"]))
-        share = float(np.clip(vector[-5], *_RANGES["share_exponent"]))
-        shape, length_exponent, floor, onset = values[-4:]
+        behind = float(np.clip(vector[-5], *_RANGES["behind"]))
+        share = float(np.clip(vector[-4], *_RANGES["share_exponent"]))
+        shape, length_exponent, onset = values[-3:]
         length_exponent = min(length_exponent, _RANGES["length_exponent"][1])
-        rates, first = tuple(values[:-7]), values[-7]
-        return cls(rates, first, behind, shape, length_exponent, floor, share, onset)
+        rates, first = tuple(values[:-6]), values[-6]
+        return cls(rates, first, behind, shape, length_exponent, share, onset)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as ``from_dict`` reads them."""
@@ -150,9 +147,15 @@ class MergeLaw:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MergeLaw:
-        """Read ``to_dict``, or raise ``InputError``."""
+        """Read ``to_dict``, or raise ``InputError``.
+
+        Earlier versions knew no exponent of shares and no onset, and had a floor, what training
+        adds by itself in ``1/N``: where it told, merges of a few iterations, it was wrong.
+        """
         known = {field.name for field in fields(cls)}
-        data = {"share_exponent": 0.0, "onset": 0.0, **data} if isinstance(data, Mapping) else data
+        if isinstance(data, Mapping):
+            data = {"share_exponent": 0.0, "onset": 0.0, **data}
+            data.pop("floor", None)
         if not isinstance(data, Mapping) or set(data) != known:
             raise InputError("law", f"must have {', '.join(sorted(known))}", data)
         if not isinstance(data["rates"], Sequence):
@@ -220,7 +223,7 @@ class LawPrior:
         centre: the most likely law, with one rate for all groups.
         spreads: standard deviations: of the logarithms of ``rates`` (of all groups together),
             ``groups`` (of each beside the others), ``first``, ``shape``, ``length_exponent``,
-            ``floor`` and ``onset``, and of ``behind`` and ``share_exponent`` themselves.
+            and ``onset``, and of ``behind`` and ``share_exponent`` themselves.
         scatter: as of ``FittedLaw``.
         source: as of ``FittedLaw``.
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
@@ -240,7 +243,7 @@ class LawPrior:
     dimensions: float | None = None
 
     def moments(self, sizes: ArrayLike) -> tuple[Array, Array]:
-        """(G + 7,) mean and covariance of a law's ``to_vector``, for (G,) sizes of groups of
+        """(G + 6,) mean and covariance of a law's ``to_vector``, for (G,) sizes of groups of
         directions."""
         count, mean = len(np.atleast_1d(sizes)), self.law_for(sizes).to_vector()
         own = [self.spreads["groups"] if count > 1 else 0.0] * count
@@ -275,9 +278,7 @@ def draw_laws(mean: Array, root: Array) -> tuple[MergeLaw, ...]:
 
 LAW_PRIORS: Mapping[str, LawPrior] = {
     "mlp": LawPrior(
-        MergeLaw(
-            (4.0,), first=0.7, behind=0.45, shape=0.65, length_exponent=1.5, floor=0.025, onset=1.0
-        ),
+        MergeLaw((4.0,), first=0.7, behind=0.45, shape=0.65, length_exponent=1.5, onset=1.0),
         dict(
             rates=0.8,
             groups=1.5,  # within a factor of two on digits, of a thousand on patches
@@ -286,14 +287,13 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             share_exponent=0.05,
             shape=0.2,
             length_exponent=0.15,
-            floor=0.7,
             onset=2.0,
         ),
         0.15,
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((3.8,), 1.65, 1.36, 0.352, 0.5, 0.008, share_exponent=1.61, onset=67.0),
+        MergeLaw((3.8,), 1.65, 1.36, 0.352, 0.5, share_exponent=1.61, onset=67.0),
         dict(
             rates=1.5,
             groups=0.5,
@@ -302,7 +302,6 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             share_exponent=0.2,
             shape=0.1,
             length_exponent=0.4,
-            floor=1.0,
             onset=0.5,
         ),
         0.15,
@@ -310,7 +309,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw((9.5,), 2.95, 1.57, 0.41, 0.31, 0.0074, share_exponent=1.61, onset=5.1),
+        MergeLaw((9.5,), 2.95, 1.57, 0.41, 0.31, share_exponent=1.61, onset=5.1),
         dict(
             rates=1.5,
             groups=0.5,
@@ -319,7 +318,6 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             share_exponent=0.3,
             shape=0.1,
             length_exponent=0.4,
-            floor=1.0,
             onset=1.0,
         ),
         0.2,

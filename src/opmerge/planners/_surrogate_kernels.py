@@ -2,7 +2,7 @@
 
 A student of a merge j → i whose first child lands on k leaves, with N iterations,
 
-    a = carry · √(Σ_g W² (E[r²] D(j;k,i)² + f² 400/N)),
+    a = carry · √(Σ_g W² E[r²] D(j;k,i)²),
 
 and is charged ``μ (targets(m)/R(m) + passes) N`` for its m children. Both are summed over the
 merges of a plan. m is part of the state of the search, so any cost of m will do. Nodes may be
@@ -32,10 +32,10 @@ _RUN = -1
 @kernel(error_model="numpy")
 def _errors(
     j: int, i: int, steps: Indices, grid: Array, tables: Tables, law: Law, share: float
-) -> tuple[Array, Array]:
-    """(n, G) of what D² is multiplied by, and (n,) of the floor: squared, at the output."""
+) -> Array:
+    """(n, G) of what D² is multiplied by: squared, at the output."""
     groups = len(law.rates)
-    factors, floors = np.empty((len(grid), groups)), np.zeros(len(grid))
+    factors = np.empty((len(grid), groups))
     angle = max(tables.angles[steps[j]] - tables.angles[steps[i]], 1e-12)
     scale = angle**-law.exponent * np.exp(law.behind * share) / _REFERENCE
     if j == len(steps) - 1:
@@ -46,8 +46,7 @@ def _errors(
             x = law.rates[g] * scale * tables.haste[j, i, g] * grid[n]
             waits = tables.shares[j, i, g] * np.exp(-grid[n] / law.onset)
             factors[n, g] = unit * (waits + (1 - waits) * (1 + 2 * x) ** -law.shape)
-            floors[n] += unit * law.floor[g] * _REFERENCE / max(grid[n], 1.0)
-    return factors, floors
+    return factors
 
 
 @kernel(error_model="numpy")
@@ -152,14 +151,14 @@ def _of_length(
             values[j, i] = 0.0
             _cheapest_rows(j, i, steps, values, rows, parts)
             continue
-        factors, floors = _errors(j, i, steps, grid, tables, law, share)
+        factors = _errors(j, i, steps, grid, tables, law, share)
         for k in range(j, i, -1):
             if k == j - 1 and gap == 1:
                 continue  # the same as a teacher step
             rest, before, fixed = k, 1, values[j, k]
             if k == j:
                 rest, before, fixed = j - 1, gap, 0.0
-            errors = np.sqrt((factors * tables.deviations[j, k, i]).sum(axis=1) + floors)
+            errors = np.sqrt((factors * tables.deviations[j, k, i]).sum(axis=1))
             sums = rows[rest, i, : steps[rest] - steps[i] + 1]
             least, p, n = _cheapest_iterations(errors, charges, grid, sums, fixed, before)
             if least < values[j, i]:

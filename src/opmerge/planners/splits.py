@@ -118,7 +118,7 @@ class Splitter:
     @cached_property
     def compiled_law(self) -> Law:
         """The law, as the kernels read it."""
-        return _compiled(self.law, self.table)
+        return _compiled(self.law)
 
     def parts(self, jumps: Jumps) -> tuple[int, Parts] | None:
         """Number of students in the end, and what does not depend on iterations; None for jumps
@@ -245,7 +245,7 @@ class Forecasts:
 
         table = self.splitter.table
         laws = [each.for_groups(len(table.sizes)) for each in (self.law.law, *self.law.draws)]
-        rows = [(*_compiled(each, table), each.share_exponent) for each in laws]
+        rows = [(*_compiled(each), each.share_exponent) for each in laws]
         return Laws(*map(np.array, zip(*rows, strict=True)))
 
     def of(self, jumps: Jumps, iterations: ArrayLike) -> Forecast:
@@ -256,12 +256,11 @@ class Forecasts:
         return Forecast.of(self.law, errors_by_law(parts, self._laws, counts))
 
 
-def _compiled(law: MergeLaw, table: TeacherTable) -> Law:
+def _compiled(law: MergeLaw) -> Law:
     """A law for the groups of a table, as the kernels read it."""
     from opmerge.forecast._kernels import Law
 
-    floor = law.floor**2 * np.asarray(table.sizes, dtype=np.float64) / table.num_dimensions
     rates, first, behind = np.array(law.rates, dtype=np.float64), law.first, law.behind
     shape, exponent = float(law.shape), float(law.length_exponent)
     onset = max(float(law.onset), LEAST_ONSET)
-    return Law(rates, float(first), float(behind), shape, exponent, floor, onset)
+    return Law(rates, float(first), float(behind), shape, exponent, onset)
