@@ -1,11 +1,14 @@
 """``python -m benchmarks.law``: the prior law of merges fitted to trained plans, and its forecasts.
 
 ``trained_plans/`` holds plans of `opmerge study budgets` and others that were trained beside them
-(T = 32, rate 9e-4 of perceptrons and 3e-4 of the UNet, whose linear part is trained), with the
+(T = 32, rate 9e-4 of perceptrons and 3e-4 of UNets, whose linear parts are trained), with the
 errors that they left, and the tables of their teachers. The prior of perceptrons is a fit to those
 of digits and patches, as wide as laws of single data sets are apart. How it does elsewhere is told
 by CIFAR-10 and latents of CelebA, by fits to all but one of the data sets, and to that one alone.
-The prior of UNets is a fit to the plans of one, with the exponent of shares that perceptrons have.
+The prior of UNets is a fit to the plans of two, on digits and on CIFAR-10 of 8 x 8, with the
+exponent of shares that perceptrons have; it is told for three ways in which rates may depend on the
+number D of values, ``(D/64)^(power e)``, to each of which a law of UNets is fitted as well. A DiT
+on 3,072 values is in no fit.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ NAMES = (
     "onset",
 )  # as a vector has them
 STEP = 1e-4  # of the vector, for derivatives
-UNET, DIT = "digits-unet", "cifar10-dit"
+UNETS, DIT = ("digits-unet", "cifar10-unet"), "cifar10-dit"
+POWERS = {"a share alone": 0.0, "between": 0.5, "a share beside the average one's": 1.0}
 SHARES = LAW_PRIORS["mlp-solved"].centre.share_exponent
 IS_SHARE = np.array(NAMES) == "share_exponent"
 NUM_LEAST = 3  # of the UNet's plans, the last: those of least forecast by a fit to the others
@@ -80,14 +84,24 @@ def _plan(entry: dict[str, Any]) -> Plan:
 
 
 def ratios(
-    laws: Sequence[MergeLaw], plans: Sequence[TrainedPlan], tables: dict[str, TeacherTable]
+    laws: Sequence[MergeLaw],
+    plans: Sequence[TrainedPlan],
+    tables: dict[str, TeacherTable],
+    power: float = 0.0,
 ) -> NDArray[np.float64]:
-    """(laws, plans) foretold over measured errors."""
-    errors = [
-        np.sqrt(squared_errors(laws, tables[each.data], each.plan, each.iterations)) / each.measured
-        for each in plans
-    ]
+    """(laws, plans) foretold over measured errors, with rates (D/64)^(power e) times as large."""
+    errors = []
+    for each in plans:
+        table = tables[each.data]
+        there = [_on_values(law, table.num_dimensions, power) for law in laws]
+        squares = squared_errors(there, table, each.plan, each.iterations)
+        errors.append(np.sqrt(squares) / each.measured)
     return np.array(errors).T
+
+
+def _on_values(law: MergeLaw, count: float, power: float) -> MergeLaw:
+    faster = (count / 64) ** (power * law.share_exponent)
+    return replace(law, rates=tuple(faster * rate for rate in law.rates))
 
 
 def fitted_law(
@@ -95,6 +109,7 @@ def fitted_law(
     tables: dict[str, TeacherTable],
     start: MergeLaw = START,
     spreads: NDArray[np.float64] = SPREADS,
+    power: float = 0.0,
 ) -> MergeLaw:
     """The law of least squares of log(foretold / measured), large ones softened, near another."""
     first = start.to_vector()
@@ -102,7 +117,8 @@ def fitted_law(
     weights = np.sqrt([40 / count[each.data] for each in plans]) / NOISE  # data sets count alike
 
     def logs(*vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.log(ratios([MergeLaw.from_vector(each) for each in vectors], plans, tables))
+        laws = [MergeLaw.from_vector(each) for each in vectors]
+        return np.log(ratios(laws, plans, tables, power))
 
     def residuals(at: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([weights * logs(at)[0], (at - first) / spreads])
@@ -120,12 +136,13 @@ def tell(
     law: MergeLaw,
     plans: dict[str, list[TrainedPlan]],
     tables: dict[str, TeacherTable],
+    power: float = 0.0,
 ) -> None:
     """Print how a law foretells the plans of each data set."""
     print(f"{title}: {law}")
     for data, own in plans.items():
         measured = np.array([each.measured for each in own])
-        found = ratios([law], own, tables)[0]
+        found = ratios([law], own, tables, power)[0]
         close = int((np.abs(np.log(found)) < np.log(1.3)).sum())
         rho = spearmanr(found * measured, measured).statistic
         spread = np.sqrt(np.mean(np.log(found) ** 2))
@@ -160,36 +177,50 @@ def tell_one(data: str, plans: Sequence[TrainedPlan], tables: dict[str, TeacherT
     print(f"  {data}, one parameter of the prior fitted: {min(found)[1]} within 1.3")
 
 
-def main() -> None:
-    plans = trained_plans()
-    tables = {data: read_table(FOLDER / f"{data}.npz") for data in plans}
-    of_unet, of_dit = plans.pop(UNET), {DIT: plans.pop(DIT)}
+def tell_of_perceptrons(
+    plans: dict[str, list[TrainedPlan]], tables: dict[str, TeacherTable]
+) -> None:
+    """The prior, laws fitted to data sets, and to all but one of them."""
     prior = LAW_PRIORS["mlp-solved"]
     tell("the prior", prior.centre, plans, tables)
     tell_intervals(prior, plans, tables)
     for data in ("cifar10", "celeba"):
         tell_one(data, plans[data], tables)
-    of_perceptrons = [*plans["digits"], *plans["patches"]]
-    tell("fitted to digits and patches", fitted_law(of_perceptrons, tables), plans, tables)
+    both = [*plans["digits"], *plans["patches"]]
+    tell("fitted to digits and patches", fitted_law(both, tables), plans, tables)
     for data, own in plans.items():
         others = [each for other, rest in plans.items() if other != data for each in rest]
         tell(f"fitted to {data}", fitted_law(own, tables), plans, tables)
         tell(f"fitted to all but {data}", fitted_law(others, tables), {data: own}, tables)
-    unet = LAW_PRIORS["unet"]
-    tell("the prior of UNets", unet.centre, {UNET: of_unet}, tables)
-    tell("the same on a DiT of 3,072 values", unet.centre, of_dit, tables)
-    faster = (tables[DIT].num_dimensions / 64) ** unet.centre.share_exponent
-    beside = replace(unet.centre, rates=(faster * unet.centre.rates[0],))
-    tell("with shares beside the average one's", beside, of_dit, tables)
-    tell("the prior for so many", unet.law_for(tables[DIT].sizes), of_dit, tables)
-    tell_intervals(unet, {UNET: of_unet, **of_dit}, tables)
-    tell("the prior of UNets", unet.centre, {UNET: of_unet[-NUM_LEAST:]}, tables)
-    given = tables, replace(START, share_exponent=SHARES), np.where(IS_SHARE, 0.05, SPREADS)
-    tell("fitted to the UNet", fitted_law(of_unet, *given), {UNET: of_unet}, tables)
-    small = [each for each in of_unet if sum(each.iterations) < LONG]
-    large = {f"{UNET} of more": [each for each in of_unet if sum(each.iterations) >= LONG]}
-    tables |= dict.fromkeys(large, tables[UNET])
-    tell("fitted to its plans of up to 2.5e5 evaluations", fitted_law(small, *given), large, tables)
+
+
+def tell_of_shared_weights(
+    plans: dict[str, list[TrainedPlan]], tables: dict[str, TeacherTable]
+) -> None:
+    """The prior of UNets, laws fitted to UNets, and how a DiT is foretold by each."""
+    prior, of_unets = LAW_PRIORS["unet"], [each for data in UNETS for each in plans[data]]
+    near = replace(START, share_exponent=SHARES), np.where(IS_SHARE, 0.05, SPREADS)
+    tell_intervals(prior, plans, tables)
+    for way, power in POWERS.items():
+        tell(f"the prior of UNets, {way}", prior.centre, plans, tables, power)
+        law = fitted_law(of_unets, tables, *near, power)
+        tell(f"fitted to UNets, {way}", law, plans, tables, power)
+    digits, half = plans[UNETS[0]], POWERS["between"]
+    for data in UNETS:
+        tell(f"fitted to {data}", fitted_law(plans[data], tables, *near, half), plans, tables, half)
+    least = {f"{UNETS[0]} of least forecast": digits[-NUM_LEAST:]}
+    tell("the prior of UNets", prior.centre, least, tables, half)
+    small = [each for each in digits if sum(each.iterations) < LONG]
+    large = {f"{UNETS[0]} of more": [each for each in digits if sum(each.iterations) >= LONG]}
+    tell("fitted to up to 2.5e5 evaluations", fitted_law(small, tables, *near), large, tables)
+
+
+def main() -> None:
+    plans = trained_plans()
+    tables = {data: read_table(FOLDER / f"{data}.npz") for data in plans}
+    shared = {data: plans.pop(data) for data in (*UNETS, DIT)}
+    tell_of_perceptrons(plans, tables)
+    tell_of_shared_weights(shared, tables)
 
 
 if __name__ == "__main__":

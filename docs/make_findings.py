@@ -35,6 +35,26 @@ from benchmarks.__main__ import table as speed_table  # noqa: E402 - it lies bes
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
+BUDGETS = {
+    "digits": "budgets",
+    "digits, seed 0": "budgets-more",
+    "digits, seeds 1, 2": "budgets-more-seeds",
+    "patches": "budgets-patches",
+    "patches, seed 0": "budgets-patches-more",
+    "patches, seeds 1, 2": "budgets-patches-more-seeds",
+    "CIFAR-10, 8 × 8": "budgets-cifar10",
+    "digits, a UNet": "budgets-unet",
+    "digits, a UNet, seed 0": "budgets-unet-more",
+    "digits, a UNet, seed 2": "budgets-unet-today",
+    "digits, a UNet, seed 2, less": "budgets-unet-today-less",
+    "CIFAR-10, 8 × 8, a UNet": "budgets-cifar10-unet",
+    "CelebA latents": "budgets-celeba",
+    "CIFAR-10, a DiT": "budgets-cifar10-dit",
+    "CIFAR-10, 8 × 8, probes": "budgets-cifar10-probes",
+    "CelebA latents, probes": "budgets-celeba-probes",
+}
+"""Records of the study `budgets`, by what the page calls them."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -112,23 +132,8 @@ def documents(root: Path) -> dict[Path, str]:
     environment.filters.update(FILTERS)
     records = root / "docs" / "records"
     budgets_of = {
-        "digits": studies["budgets"],
-        "digits, seed 0": read_record("budgets", records / "budgets-more.json.gz"),
-        "patches": read_record("budgets", records / "budgets-patches.json.gz"),
-        "patches, seed 0": read_record("budgets", records / "budgets-patches-more.json.gz"),
-        "CIFAR-10, 8 × 8": read_record("budgets", records / "budgets-cifar10.json.gz"),
-        "digits, a UNet": read_record("budgets", records / "budgets-unet.json.gz"),
-        "digits, a UNet, seed 0": read_record("budgets", records / "budgets-unet-more.json.gz"),
-        "digits, a UNet, seed 2": read_record("budgets", records / "budgets-unet-today.json.gz"),
-        "digits, a UNet, seed 2, less": read_record(
-            "budgets", records / "budgets-unet-today-less.json.gz"
-        ),
-        "CelebA latents": read_record("budgets", records / "budgets-celeba.json.gz"),
-        "CIFAR-10, a DiT": read_record("budgets", records / "budgets-cifar10-dit.json.gz"),
-        "CIFAR-10, 8 × 8, probes": read_record(
-            "budgets", records / "budgets-cifar10-probes.json.gz"
-        ),
-        "CelebA latents, probes": read_record("budgets", records / "budgets-celeba-probes.json.gz"),
+        label: read_record("budgets", records / f"{name}.json.gz")
+        for label, name in BUDGETS.items()
     }
     values = {
         "studies": studies,

@@ -228,11 +228,11 @@ class LawPrior:
         source: as of ``FittedLaw``.
         noise: standard deviation of the logarithm of what a probe leaves. It is larger than probes
             show where a law that keeps closer to them foretells plans worse.
-        dimensions: D of the data that it was fitted to, of networks that share their weights over
-            positions. There it is not known whether a direction is learned by its share alone or
-            by that beside an average one's, for which rates on data of D' values would be
-            ``(D'/D)^share_exponent`` times as large: they are taken to be the root of that, and
-            the logarithms' standard deviation is larger by half of its.
+        dimensions: D of data on which rates are those of the centre, of networks that share their
+            weights over positions. There it is not known whether a direction is learned by its
+            share alone or by that beside an average one's, for which rates on data of D' values
+            would be ``(D'/D)^share_exponent`` times as large: they are taken to be the root of
+            that, and the logarithms' standard deviation is larger by half of its.
     """
 
     centre: MergeLaw
@@ -309,7 +309,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw((9.5,), 2.95, 1.57, 0.41, 0.31, share_exponent=1.61, onset=5.1),
+        MergeLaw((19.0,), 1.1, 1.26, 0.41, 0.265, share_exponent=1.61, onset=8.5),
         dict(
             rates=1.5,
             groups=0.5,
@@ -321,7 +321,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
             onset=1.0,
         ),
         0.2,
-        "the prior of UNets: 65 plans of a small one on digits, T = 32",
+        "the prior of UNets: 126 plans of a small one on digits and CIFAR-10, T = 32",
         dimensions=64,
     ),
 }
