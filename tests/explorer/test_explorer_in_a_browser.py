@@ -138,7 +138,7 @@ def test_every_control_changes_the_view_and_its_address(reader: Reader, change: 
     change(write(reader, "budget, network evaluations", "4e5"), budget="4e5")
     change(press(reader, "budget, slider", "End"), budget="1e10")
     change(write(reader, "budget, network evaluations", "2e5"), budget="2e5")
-    change(choose(reader, "network", "unet"), law="unet")
+    change(choose(reader, "network", "mlp"), law="mlp")
     before = reader.text("#answer")
     change(lambda: reader.page.get_by_label("the linear theory, with proof").check())
     assert reader.view["theory"] == "linear"

@@ -125,7 +125,6 @@ class _Spent:
         batch = given("train_batch_size", batches)
         cost = IterationCost.of_runs(
             premises.table,
-            known,
             batch,
             given("target_reuse", known.get("target_reuse", spending.target_reuse)),
             GuidanceOptions.of_record(premises.guidance).steps(steps),

@@ -61,7 +61,7 @@ def find_premises(
 
     What is measured of a teacher is kept in the folder, if there is one.
     """
-    from opmerge.forecast import PRIORS, linear_table, read_calibration
+    from opmerge.forecast import COMMON, LAW_PRIORS, linear_table, read_calibration
 
     guidance.check_one()
     if spending.teacher is not None:
@@ -77,17 +77,16 @@ def find_premises(
     schedule, _ = read_schedule(asked.schedule, asked.steps)
     record = guidance.record(asked.steps)
     if asked.training is None:
-        law = PRIORS["mlp"]
+        table = linear_table(spectrum, schedule)
+        law = LAW_PRIORS[COMMON].fitted(spectrum.num_dimensions)
         note = (
             f"without a calibration the law of merges is {law.source}, and the teacher's table "
-            "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
-            "solved is paid for"
+            "that of Gaussian data: intervals are wide"
         )
         notes = [note]
         if record:
             notes.append("guidance is in what targets cost here, and not in what plans leave")
-        table = linear_table(spectrum, schedule)
-        return Premises(schedule, table, law, tuple(notes), guidance=record)
+        return Premises(schedule, table, law, tuple(notes), guidance=record, is_solved=False)
     calibration = read_calibration(asked.training)
     calibration.check(schedule=schedule)
     whose = "the calibration's"

@@ -16,6 +16,7 @@ from opmerge.errors import InputError
 from opmerge.explorer.view import RUN, View
 from opmerge.files import expand_home, read_json_object
 from opmerge.forecast import (
+    COMMON,
     LAW_PRIORS,
     PRIORS,
     CalibrationFile,
@@ -110,6 +111,7 @@ class Premises:
     Args:
         settings: of the runs that a calibration is for; empty without one.
         recorded: the budget of a run's record, whose batches and passes count.
+        is_solved: whether linear parts are solved; None where the table says so.
     """
 
     spectrum: Spectrum
@@ -118,6 +120,7 @@ class Premises:
     known_table: TeacherTable | None = None
     settings: Mapping[str, Any] | None = None
     recorded: Mapping[str, Any] | None = None
+    is_solved: bool | None = None
 
     @cached_property
     def table(self) -> TeacherTable:
@@ -144,10 +147,10 @@ class Premises:
         guidance = GuidanceOptions.of_record(recorded.get("guidance") or {})
         cost = IterationCost.of_runs(
             self.table,
-            settings,
             recorded.get("batch") or batch or _DEFAULTS.train_batch_size,
             recorded.get("reuse") or settings.get("target_reuse", _DEFAULTS.target_reuse),
             guidance.steps(self.schedule.num_steps),
+            self.is_solved,
         )
         passes = recorded.get("student_passes", cost.student_passes)
         return replace(cost, student_passes=float(passes))
@@ -190,13 +193,14 @@ def _premises(
     spectrum = found.spectrum if isinstance(found, Run) else found
     sampler = _schedule(schedule, steps, run)
     if theory == "linear":
-        return Premises(spectrum, sampler, PRIORS["mlp"])
+        return Premises(spectrum, sampler, PRIORS[COMMON])
     if law == RUN:
         if run is None or "budget" not in run.record:
             raise InputError("law", "must be that of a run with a budget, or another", law)
         return _of_run(run, spectrum, sampler)
     if law in PRIORS:
-        return Premises(spectrum, sampler, LAW_PRIORS[law].fitted(spectrum.num_dimensions))
+        fitted = LAW_PRIORS[law].fitted(spectrum.num_dimensions)
+        return Premises(spectrum, sampler, fitted, is_solved=law.endswith("-solved"))
     path = expand_home(law)
     if not path.is_file():
         need = f"must be {', '.join(PRIORS)} or the calibration.json of `opmerge calibrate`"
@@ -230,7 +234,8 @@ def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     tables = [run.folder / place / TABLE_FILE for place in ("calibration", "table")]
     found = next((path for path in tables if path.is_file()), None)
     if found is None:
-        return Premises(spectrum, sampler, law, recorded=budget)
+        is_solved = budget["linear_part"] == "solve"
+        return Premises(spectrum, sampler, law, recorded=budget, is_solved=is_solved)
     table = read_table(found)
     if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,19 +110,15 @@ class IterationCost:
     def of_runs(
         cls,
         table: TeacherTable,
-        settings: Mapping[str, Any],
         batch: int,
         reuse: int | Literal["auto"],
         guided_steps: range = UNGUIDED,
         is_solved: bool | None = None,
     ) -> IterationCost:
-        """That of runs which a table, and the settings of a calibration, are for.
-
-        Without settings the linear part may be solved, and must not cost more then, unless the
-        kind of network is known and says whether it ``is_solved``.
-        """
+        """That of runs which a table is for, whose linear parts are solved if it says so, unless
+        the kind of network is known and says whether it ``is_solved``."""
         if is_solved is None:
-            is_solved = table.is_nonlinear or not settings
+            is_solved = table.is_nonlinear
         fewest = fewest_targets(table.num_dimensions, batch) if is_solved else 0
         return cls(batch, reuse, is_solved, guided_steps=guided_steps, fewest=fewest)
 
