@@ -39,6 +39,7 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     networks.check_there(samples.source, None)
 
     networks.load_libraries()
+    from opmerge.data.source import channels_last_remedy
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
@@ -54,7 +55,8 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     config = config.for_samples(shape)
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
     if not is_told:
-        say(f"the network is {config.network}, for samples of shape {shape}")
+        chosen = f"the network is {config.network}, for samples of shape {shape}"
+        say("; ".join(filter(None, (chosen, channels_last_remedy(shape)))))
     is_large = config.network == "unet" and config.block_out_channels is None
     if is_large and accelerator.device.type == "cpu":
         say(f"on a CPU this takes hours or days; a shorter training: {_SHORT}")
