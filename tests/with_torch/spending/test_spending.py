@@ -90,6 +90,16 @@ def test_the_page_is_drawn_from_the_record_alone(spent: Path) -> None:
     assert page.count("<svg") >= 4
 
 
+def test_the_page_says_why_the_plan_is_not_that_of_the_least_forecast(spent: Path) -> None:
+    record = record_of(spent)
+    record["best"]["paired_rms"] = 2 * record["least"]["paired_rms"]
+    pages = []
+    for pilot in (0.0, 1.0):  # by short runs it was chosen, and not by forecasts
+        record["run"]["pilot"] = pilot
+        pages.append(spending_page(record))
+    assert ["The least error is forecast of" in page for page in pages] == [True, False]
+
+
 def check_explored(folder: Path) -> None:
     """The explorer opens a run with its plan, and forecasts of it what was forecast."""
     found, record = read_source(str(folder)), record_of(folder)
