@@ -216,6 +216,17 @@ def test_one_network_of_adapters(teacher: Path, tmp_path: Path) -> None:
         assert len({jump.network for jump in load_student(folder).jumps}) == 1
 
 
+def test_another_budget_in_the_same_folder_is_as_in_a_new_one(
+    teacher: Path, tmp_path: Path
+) -> None:
+    """The checkpoints of the first are of another run: what it needs is trained anew."""
+    for folder, budget in (("same", BUDGET), ("same", 24_000), ("new", 24_000)):
+        assert not run(teacher, tmp_path / folder, "--pilot_share", 0, budget=budget)
+    same, new = (record_of(tmp_path / folder)["trained"] for folder in ("same", "new"))
+    keys = ("name", "iterations", "total", "measured", "forecast")
+    assert [[each[k] for k in keys] for each in same] == [[each[k] for k in keys] for each in new]
+
+
 def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:
     assert not run(teacher, tmp_path, budget="4s")
     first = record_of(tmp_path)
