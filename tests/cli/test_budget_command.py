@@ -94,6 +94,26 @@ def test_best_is_for_the_first_k_and_the_frontier_for_all(written: Path) -> None
     assert at_budget[1] > at_budget[2] > at_budget[4]
 
 
+def test_the_answer_has_a_row_for_each_k(run: Run) -> None:
+    asked = (*PLAN, "--budget", "1e6", "--student_steps")
+    status, out, _ = run(*asked, "4,1,2")
+    assert status == 0
+    rows = out.partition("Least forecasts by steps K")[2].splitlines()
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows if "│" in row]
+    assert [int(row[0]) for row in cells] == [4, 1, 2]
+    errors = [float(row[1]) for row in cells]
+    assert errors[0] < errors[2] < errors[1]
+    assert "Least forecasts" not in run(*asked, 4)[1]
+
+
+def test_a_student_of_as_many_steps_as_the_teacher_is_the_teacher(run: Run, tmp_path: Path) -> None:
+    asked = (*PLAN, "--budget", "1e6", "--student_steps", 16)
+    assert run(*asked, "--output_dir", tmp_path)[0] == 0
+    best = record_of(tmp_path)["best"]
+    assert (best["paired_rms"], best["merges"], best["cost"]) == (0, 0, 0)
+    assert "plans-at-the-same-cost" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_answer_and_the_page_say_what_to_spend(written: Path) -> None:
     record = record_of(written)
     sentence = summary_sentence(record)
@@ -174,8 +194,8 @@ def test_the_linear_theory_plans_where_it_is_asked_for(
         (("--budget", "5 parsecs"), "budget` must be above 0"),
         (("--budget", "100"), "budget` must be >= 2,432 evaluations"),  # 128 (16 + 3)
         (("--budget", "5m"), "must come with the seconds of a network evaluation"),
-        (("--budget", "1e6", "--student_steps", "17"), "teacher steps 16, got 17"),
-        (("--budget", "1e6", "--student_steps", "1,0"), "student_steps` must be >= 1"),
+        (("--budget", "1e6", "--student_steps", "17"), "student_steps` must be from 1 to 16"),
+        (("--budget", "1e6", "--student_steps", "1,0"), "student_steps` must be from 1 to 16"),
         (("--budget", "1e6", "--student_steps", "1,x"), "student_steps` must be whole numbers"),
         (("--budget", "1e6", "--target_reuse", "0"), "target_reuse"),
         (("--budget", "1e6", "--target_reuse", "often"), "target_reuse"),

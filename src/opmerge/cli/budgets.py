@@ -69,6 +69,10 @@ def answer(
     data, asked, searching, spending = options
     steps = asked.student_steps
     counts = steps if isinstance(steps, tuple) else (steps,)
+    for count in counts:  # before a teacher is measured
+        if not 1 <= count <= asked.steps:
+            need = f"must be from 1 to {asked.steps}, the teacher's steps"
+            raise InputError("student_steps", need, count)
     premises = find_premises(spectrum, data, asked, spending, guidance, files.output_dir)
     spent = _Spent.of(spending, asked.steps, premises)
     schedule, law, table = premises.schedule, premises.law, premises.table

@@ -21,8 +21,7 @@ def show_plan(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None
 
     best = record["best"]
     print(summary_sentence(record), draw_text(plan), sep="\n\n", end="\n\n")
-    if "timesteps" in best:
-        print(f"the student reads the network timesteps {best['timesteps']}", end="\n\n")
+    _show_timesteps(best)
     _show_strategies(record)
     show_notes([*best["notes"], *record["problem"]["notes"]])
     if folder is not None:
@@ -38,8 +37,7 @@ def show_budget(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | No
     print(summary_sentence(record), tie_sentence(record), sep="\n", end="\n\n")
     print(draw_text(plan), end="\n\n")
     print(f"iterations, in the order of execution: {best['iterations']}", end="\n\n")
-    if "timesteps" in best:
-        print(f"the student reads the network timesteps {best['timesteps']}", end="\n\n")
+    _show_timesteps(best)
     head = ("plan", "paired error", "90 %", "ratio to best", "merges")
     cells: list[tuple[str, ...]] = [
         (
@@ -52,9 +50,36 @@ def show_budget(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | No
         for name, row in compared(record)
     ]
     show_table("Forecasts at the same cost", head, cells)
+    _show_other_counts(record)
     show_notes([*best["notes"], *record["problem"]["notes"]])
     if folder is not None:
         print(f"written: {folder / 'plan.json'}, {folder / 'report.html'}")
+
+
+def _show_timesteps(best: Mapping[str, Any]) -> None:
+    if "timesteps" in best:
+        told = ", ".join(f"{timestep:g}" for timestep in best["timesteps"])
+        print(f"the student reads the network timesteps {told}", end="\n\n")
+
+
+def _show_other_counts(record: Mapping[str, Any]) -> None:
+    """What students of each K that was asked for are forecast to leave for the budget."""
+    from opmerge.page.sentences import number
+
+    amount = record["budget"]["amount"]
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{row['student_steps']}",
+            number(row["paired_rms"]),
+            f"{number(row['low'])} … {number(row['high'])}",
+            f"{row['merges']}",
+        )
+        for row in record["frontier"]
+        if row["budget"] == amount
+    ]
+    if len(rows) > 1:
+        head = ("K", "paired error", "90 %", "merges")
+        show_table("Least forecasts by steps K", head, rows)
 
 
 def show_comparison(record: Mapping[str, Any], plan: opmerge.Plan, folder: Path | None) -> None:

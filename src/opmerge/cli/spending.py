@@ -49,8 +49,8 @@ def run(
             --student_steps 4 --output_dir runs/spent
     """
     networks.check_there(samples.source, asked.teacher)
-    if not 1 <= asked.student_steps <= asked.steps:
-        need = f"must be from 1 to {asked.steps}, the teacher's steps"
+    if not 1 <= asked.student_steps < asked.steps:
+        need = f"must be at least 1 and below {asked.steps}, the teacher's steps"
         raise InputError("student_steps", need, asked.student_steps)
     if asked.fuse_lora and not asked.lora_rank:
         raise InputError("fuse_lora", "must come with --lora_rank")

@@ -264,14 +264,18 @@ def _rows(
     from opmerge.page.sentences import unknown_phrase
 
     w2, paired_rms = _predicted(file).values()
-    unknown = unknown_phrase(not_foretold)
+    known = {} if file is None else file.predicted
+    expected = None if paired_rms is None else f"{paired_rms:.4g}"
+    if expected is not None and {"low", "high"} <= known.keys():
+        expected += f" [{known['low']:.4g}, {known['high']:.4g}], 90 %"
     rows: dict[str, str | None] = {
         "paired error (rms)": _told(result.paired_rms),
-        "predicted error (rms)": None if paired_rms is None else f"{paired_rms:.4g}{unknown}",
+        "predicted error (rms)": expected and f"{expected}{unknown_phrase(not_foretold)}",
         "W2 of Gaussian fits": f"{_told(result.gaussian_w2)}, floor {result.gaussian_w2_floor:.4g}",
         "sliced W2": f"{_told(result.sliced_w2)}, floor {result.sliced_w2_floor:.4g}",
     }
-    if file is not None and w2 is not None:
+    # the linear theory's, in which merges are trained alike, says nothing of a budget's plan
+    if file is not None and w2 is not None and file.budget is None:
         rows["predicted W2"] = f"{w2:.4g} to the {file.objective}"
     if (data := result.reference) is not None:
         rows["Gaussian W2 to data"] = _both(data.student_gaussian_w2, data.teacher_gaussian_w2)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SHORT = "--block_out_channels 16,32 --train_batch_size 16 --num_iterations 2000"
 _LENGTHS = ("merge_seconds", "budget", "num_iterations")  # one of these is asked for
+_ALIKE = 1.5  # ratio of costs; a budget of time counts passes by what they take
 _BUSY = 0.5  # of a core: a process that computes alone has all of one
 
 
@@ -39,6 +40,7 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     networks.check_there(samples.source, None)
 
     networks.load_libraries()
+    from opmerge.data.source import channels_last_remedy
     from opmerge.denoisers.denoiser import LABELS
     from opmerge.denoisers.teacher_training import train_teacher as train
 
@@ -54,7 +56,8 @@ def train_teacher(samples: SampleOptions, files: RunOptions, config: TeacherConf
     config = config.for_samples(shape)
     records = train(config, data, labels, accelerator, folder, files.checkpoint, warn=say)
     if not is_told:
-        say(f"the network is {config.network}, for samples of shape {shape}")
+        chosen = f"the network is {config.network}, for samples of shape {shape}"
+        say("; ".join(filter(None, (chosen, channels_last_remedy(shape)))))
     is_large = config.network == "unet" and config.block_out_channels is None
     if is_large and accelerator.device.type == "cpu":
         say(f"on a CPU this takes hours or days; a shorter training: {_SHORT}")
@@ -125,8 +128,7 @@ def distill(
     else:
         check_replaceable(student)
     run = Distillation(teacher, parsed, inputs, config, accelerator, folder, warn=say)
-    for note in opmerge.diffusers_schedule(teacher.scheduler_config, parsed.num_steps).notes:
-        say(note)
+    _tell_first(run, made_for)
     if asked.dry_run:
         _show_cost(run)
         return
@@ -250,6 +252,24 @@ def _compare_training(config: DistillationConfig, made_for: opmerge.PlanFile) ->
         say(
             f"the plan was calibrated for {model.num_iterations} iterations a merge at learning "
             f"rate {model.learning_rate:g}; what it predicts is not for {used} at {rate:g}"
+        )
+
+
+def _tell_first(run: Distillation, made_for: opmerge.PlanFile | None) -> None:
+    """Notes of the teacher's schedule, and where a plan's iterations cost another amount here
+    than the budget they are for."""
+    from opmerge.distillation.costs import network_evaluations
+
+    for note in opmerge.diffusers_schedule(run.teacher.scheduler_config, run.plan.num_steps).notes:
+        say(note)
+    budget = None if made_for is None else made_for.budget
+    if made_for is None or budget is None or _of_merges(run) != made_for.iterations:
+        return
+    cost = network_evaluations(run)
+    if not budget <= _ALIKE * cost <= _ALIKE**2 * budget:
+        say(
+            f"the plan's iterations are for {budget:,.0f} network evaluations and take {cost:,.0f} "
+            "here: --train_batch_size or --target_reuse is not what was planned for"
         )
 
 

@@ -29,6 +29,16 @@ _MIN_BATCH_ROWS = 64
 _MAX_BATCH_ROWS = 4096
 
 
+def channels_last_remedy(shape: Sequence[int]) -> str:
+    """What puts the colours first, for samples of a shape (H, W, 1) or (H, W, 3); else nothing.
+
+    >>> channels_last_remedy((8, 8, 3))
+    'if colours come last, put them first: np.transpose(a, (0, 3, 1, 2))'
+    """
+    is_last = len(shape) == 3 and shape[-1] in (1, 3) and shape[0] not in (1, 3)
+    return "if colours come last, put them first: np.transpose(a, (0, 3, 1, 2))" * is_last
+
+
 @dataclass(frozen=True)
 class Files:
     """Files that hold a sample each, in the order of the samples: their names below a folder."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from opmerge.arrays import Array
 from opmerge.data import Progress, Source, digits_labels
 from opmerge.data.arrays import read_array, write_rows
+from opmerge.data.source import channels_last_remedy
 from opmerge.denoisers.conditions import KeptConditions
 from opmerge.denoisers.denoiser import SCALE, Condition, Step, as_condition
 from opmerge.denoisers.sampler import DDIM
@@ -135,7 +136,8 @@ def _shape(source: Source, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     told, wanted = ([n for n in shape if n != 1] for shape in (source.shape, sample_shape))
     if told != wanted:
         requirement = f"must hold samples of the shape that the network reads, {sample_shape}"
-        raise InputError(source.name, requirement, f"data of another shape, {source.shape}")
+        got, remedy = f"data of another shape, {source.shape}", channels_last_remedy(source.shape)
+        raise InputError(source.name, requirement, got, remedy)
     return (source.num_samples, *sample_shape)
 
 

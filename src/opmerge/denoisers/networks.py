@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
+from opmerge.data.source import channels_last_remedy
 from opmerge.errors import InputError
 from opmerge.settings.networks import MOST_LAYERS, UNET_GROUPS, halvings_of
 
@@ -194,7 +195,8 @@ def _image_size(sample_shape: tuple[int, ...], network: str) -> tuple[int, int]:
         sides = f"{_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels a side"
         requirement = f"{network} must come with square images of {sides}, channels first"
         got = f"samples of shape {sample_shape}"
-        raise InputError("network", requirement, got, 'pass `network="mlp"`')
+        remedy = channels_last_remedy(sample_shape) or 'pass `network="mlp"`'
+        raise InputError("network", requirement, got, remedy)
     return channels, height
 
 

@@ -35,6 +35,7 @@ from opmerge.data.prepared import (
     shard_counts,
     write_shards,
 )
+from opmerge.data.source import channels_last_remedy
 from opmerge.denoisers.conditions import check_told
 from opmerge.denoisers.denoiser import LABELS, Condition
 from opmerge.denoisers.inputs import load_labels, network_shape
@@ -207,12 +208,14 @@ class _Preparation:
         if self.encoding.vae is None:
             if [n for n in source.shape if n != 1] != [n for n in wanted if n != 1]:
                 requirement = f"must hold samples of the shape that the network reads, {wanted}"
-                raise InputError(source.name, requirement, source.shape)
+                remedy = channels_last_remedy(source.shape)
+                raise InputError(source.name, requirement, source.shape, remedy)
             return wanted
         made, shape = self.encoding.image_shape, network_shape(source)
         if made is not None and (shape[0] not in (1, made[0]) or shape[1:] != made[1:]):
             requirement = f"must hold images of the teacher's shape, {made}, or grey ones"
-            raise InputError(source.name, requirement, source.shape)
+            remedy = channels_last_remedy(source.shape)
+            raise InputError(source.name, requirement, source.shape, remedy)
         found = tuple(self.encoding.samples(torch.zeros(1, *shape)).shape[1:])
         if found != wanted:
             requirement = f"must give samples of the shape that the network reads, {wanted}"

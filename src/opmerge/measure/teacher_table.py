@@ -27,6 +27,7 @@ from opmerge.denoisers.inputs import Batch, TrainingInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.errors import InputError
 from opmerge.forecast.table import TeacherTable, carries, direction_groups, table_nodes
+from opmerge.linear_teacher import LinearTeacher
 from opmerge.loop import Draws, seeded_generator
 from opmerge.measure.linearity import as_rows, in_parts, require_basis
 from opmerge.measure.probes import schedule_of
@@ -43,6 +44,7 @@ _GAIN_NODES = 7
 _GAIN_SAMPLES = 32
 _DISTURBANCE = 0.3  # of the data's own spread
 _LEAST_DISTURBANCE = 1e-3
+_ALIKE = 1.5  # ratio of spreads, up to which a teacher is one of its data
 _STREAM = -3  # of the states: no training batch
 
 
@@ -52,6 +54,23 @@ class MeasuredTable:
 
     table: TeacherTable
     network_evaluations: int
+
+    def unlike(self, spectrum: Spectrum) -> tuple[str, ...]:
+        """A note where the root of the output's total variance is not that of the data, to a
+        factor: a student of such a teacher may follow it and be worth nothing.
+
+        Few steps lose some variance. What the theory's teacher keeps of λ is ``n_T P(0, T)²``.
+        """
+        teacher, data = self.table.output_spread, math.sqrt(spectrum.trace)
+        linear = LinearTeacher(self.table.schedule, spectrum.eigenvalues)
+        kept = math.sqrt(float(np.exp(2 * linear.log_output) @ spectrum.multiplicities))
+        if kept <= _ALIKE * teacher <= _ALIKE**2 * data:
+            return ()
+        return (
+            f"the teacher's samples have a spread of {teacher:.3g} (rms), and the data {data:.3g}: "
+            "it may have been trained too little, or on data of another kind or scale, and its "
+            "student will be like it",
+        )
 
 
 def measure_table(

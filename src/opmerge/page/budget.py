@@ -53,8 +53,9 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def budget_sections(record: Record) -> Iterator[Section]:
-    """Frontier, iterations and other plans: all that is forecast."""
+def budget_sections(record: Record, why: str = "") -> Iterator[Section]:
+    """Frontier, iterations and other plans: all that is forecast, and why the plan is not that
+    of the least, where the page does not say it."""
     best = record["best"]
     has_free_step = "free_step" in best
     yield draw_section(
@@ -78,12 +79,14 @@ def budget_sections(record: Record) -> Iterator[Section]:
             merge_table(record),
             draw_text(plan, _OUTLINE_WIDTH),
         )
+    if not best["paired_rms"]:
+        return  # K = T: the student is the teacher, whatever the strategy
     yield draw_section(
         "Plans at the same cost",
         "Forecast error as a share of the teacher's spread, with 90 % intervals; every strategy "
         "has its best size and its best split of the budget, but for progressive with equal "
         "iterations, as people run it. Intervals share what the law does not know: the table says "
-        "by how much two plans differ.",
+        f"by how much two plans differ. {why}".rstrip(),
         strategies_figure(record),
         strategy_table(record),
     )

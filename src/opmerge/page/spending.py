@@ -123,7 +123,8 @@ def _sections(record: Record) -> Iterator[Section]:
         measured_figure(record),
         Table("What was trained", COLUMNS, rows(record), is_open=True),
     )
-    yield from budget_sections(record)
+    is_piloted = record["run"]["pilot"] > 0  # by which the plan was chosen then
+    yield from budget_sections(record, "" if is_piloted else sentences.tie_sentence(record))
 
 
 def measured_figure(record: Record) -> Figure:

@@ -13,7 +13,12 @@ from opmerge.errors import InputError
 from opmerge.forecast import FittedLaw, TeacherTable
 from opmerge.measure.calibration import calibrate, kept_table, law_prior
 from opmerge.measure.calibration_budget import CalibrationSize, size_within
-from opmerge.measure.teacher_table import fewest_samples, samples_within, table_evaluations
+from opmerge.measure.teacher_table import (
+    MeasuredTable,
+    fewest_samples,
+    samples_within,
+    table_evaluations,
+)
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.spectra import Spectrum
 from opmerge.spending.order import Order
@@ -67,14 +72,21 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
         )
         if order.accelerator.is_main_process:
             found.write(folder / "calibration.json")  # for plans, and pages, of other budgets
+        _warn_of_teacher(order, found.table)
         cost = order.asked.calibration_share * order.prices.amount
         return Knowledge(found.law_fit.law, found.table.table, cost, is_probed=True)
     table = kept_table(*given, folder, samples_without_probes(order), order.report)
+    _warn_of_teacher(order, table)
     is_solved = order.config.linear_part == "solve"
     law = law_prior(order.teacher, is_solved).fitted(table.table.sizes)
     order.warn(f"without probes the law of merges is {law.source}: intervals are wide")
     cost = 0.0 if order.prices.counts_iterations else table.network_evaluations
     return Knowledge(law, table.table, cost, is_probed=False)
+
+
+def _warn_of_teacher(order: Order, table: MeasuredTable) -> None:
+    for note in table.unlike(order.spectrum):
+        order.warn(note)
 
 
 def samples_without_probes(order: Order) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from opmerge.distillation.executor import Distillation
 from opmerge.distillation.model_card import Making
 from opmerge.distillation.pipeline import load_student, save_student
 from opmerge.distillation.sampling import told_of
+from opmerge.errors import InputError
 from opmerge.forecast import Forecast
 from opmerge.measure.evaluation import Measurement, evaluate_student
 from opmerge.plans import Plan
@@ -124,7 +126,8 @@ class RunStudents:
             self._order.report(f"solving {name}", 0, 1)
             run.solve()
             return time.perf_counter() - begin
-        run.resume()
+        with suppress(InputError):  # all are of another run, as was said: it is trained anew
+            run.resume()
         total = sum(run.iterations)
         for record in run.run():
             self._order.report(f"training {name}", record.step, total)

@@ -28,7 +28,7 @@ CASES = [
     ((*DISTILL, "--teacher", "here", "--plan", "[3,2,1]", "--budget", "many"), "`budget`"),
     ((*SPEND, "--teacher", "nowhere", "--budget", "1e6"), "`teacher` must be"),
     ((*SPEND, "--teacher", "here", "--budget", "soon"), "`budget`"),
-    ((*SPEND, "--teacher", "here", "--budget", "1e6", "--student_steps", "9"), "from 1 to 8"),
+    ((*SPEND, "--teacher", "here", "--budget", "1e6", "--student_steps", "8"), "below 8"),
     ((*SPEND, "--teacher", "here", "--budget", "1e6", "--compare_with", "boat"), "boat"),
     (
         ("calibrate", "nosuch", "--teacher", "here", "--steps", "8", "--output_dir", "out"),

@@ -82,6 +82,17 @@ def test_a_unet_pays_for_no_linear_part(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["best"]["cost"] == cost <= budget
 
 
+def test_iterations_that_cost_another_amount_than_planned_are_told(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(capsys, "--teacher", teacher, "--budget", "5e4", "--output_dir", tmp_path)
+    plan = ("--plan", tmp_path / "plan.json", "--output_dir", tmp_path / "run", "--dry_run")
+    for batch in (BATCH, 4 * BATCH):
+        given = ("--teacher", teacher, *plan, "--train_batch_size", batch)
+        assert not call("distill", "digits", *given)
+        assert ("are for 50,000" in capsys.readouterr().err) == (batch != BATCH)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

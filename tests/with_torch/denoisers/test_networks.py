@@ -154,6 +154,7 @@ def test_dits_refuse_what_they_cannot_read(
         ((1, 8, 16), "unet must come with square images"),
         ((1, 4, 4), "unet must come with square images"),
         ((3, 128, 128), "unet must come with square images"),
+        ((8, 8, 3), "channels first, got samples of shape (8, 8, 3); if colours come last"),
         ((1, 25, 25), "unet with 3 resolutions must come with a side divisible by 4, got 25"),
     ],
 )

@@ -59,6 +59,12 @@ def test_another_shape_is_refused_naming_both(shape: tuple[int, ...]) -> None:
         load_samples(open_source("digits"), shape)
 
 
+def test_another_shape_with_colours_last_comes_with_what_moves_them(tmp_path: Path) -> None:
+    source = source_of(tmp_path, np.zeros((3, 4, 4, 3)))
+    with pytest.raises(InputError, match=re.escape("np.transpose(a, (0, 3, 1, 2))")):
+        load_samples(source, (3, 4, 4))
+
+
 def test_what_exceeds_memory_is_mapped_from_a_file_of_the_same_values(tmp_path: Path) -> None:
     # 6000 rows of 2 values are more than one batch of a source (4096 rows).
     values = np.random.default_rng(0).normal(size=(6000, 1, 2))

@@ -606,6 +606,12 @@ def test_the_predicted_error_stands_beside_the_measured(measure: Measure, tmp_pa
             line = f"predicted error (rms): {value:g} (a forecast that knows nothing of one network"
             assert (line in out) == (expected == value)
         assert f"predicted W2: 3 to the {file.objective}\n" in out
+    forecast = {**number, "paired_rms": 5.0, "low": 4.0, "high": 6.5}
+    planned = replace(bare, predicted=forecast, iterations=(1,) * len(plan.merges), budget=9.0)
+    planned.write(tmp_path / "plan.json")
+    out = measure(*fast)[1]
+    assert "predicted error (rms): 5 [4, 6.5], 90 %" in out
+    assert "predicted W2" not in out  # of merges that are trained alike
     wrong = replace(bare, plan=Plan.from_nested([4, 3, [2, 1]]))
     wrong.write(tmp_path / "plan.json")
     refused(measure(*fast), "`plan` must lead to the student's jumps [(4, 2), (2, 0)], got [(4, 3)")

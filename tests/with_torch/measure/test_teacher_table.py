@@ -209,6 +209,13 @@ def test_one_gain_is_for_what_is_left_out() -> None:
     assert left[2] == pytest.approx(expected, rel=5 * math.sqrt(4 / SAMPLES))
 
 
+@pytest.mark.parametrize(("scale", "is_told"), [(1.0, False), (0.5, True), (2.0, True)])
+def test_a_teacher_of_data_of_another_scale_is_told(scale: float, is_told: bool) -> None:
+    found = measured()
+    data = replace(spectrum(), eigenvalues=scale**2 * LAMBDAS)
+    assert len(found.unlike(data)) == is_told
+
+
 def test_evaluations_are_counted() -> None:
     """As the network counts them, and as they are foretold; T of each sample, and the gains'."""
     network, evaluations = teacher(), 0

@@ -90,6 +90,16 @@ def test_the_page_is_drawn_from_the_record_alone(spent: Path) -> None:
     assert page.count("<svg") >= 4
 
 
+def test_the_page_says_why_the_plan_is_not_that_of_the_least_forecast(spent: Path) -> None:
+    record = record_of(spent)
+    record["best"]["paired_rms"] = 2 * record["least"]["paired_rms"]
+    pages = []
+    for pilot in (0.0, 1.0):  # by short runs it was chosen, and not by forecasts
+        record["run"]["pilot"] = pilot
+        pages.append(spending_page(record))
+    assert ["The least error is forecast of" in page for page in pages] == [True, False]
+
+
 def check_explored(folder: Path) -> None:
     """The explorer opens a run with its plan, and forecasts of it what was forecast."""
     found, record = read_source(str(folder)), record_of(folder)
@@ -204,6 +214,17 @@ def test_one_network_of_adapters(teacher: Path, tmp_path: Path) -> None:
         folder = tmp_path / "students" / each["name"] / "student"
         assert [path.name for path in folder.glob("adapter_*")] == ["adapter_1"]
         assert len({jump.network for jump in load_student(folder).jumps}) == 1
+
+
+def test_another_budget_in_the_same_folder_is_as_in_a_new_one(
+    teacher: Path, tmp_path: Path
+) -> None:
+    """The checkpoints of the first are of another run: what it needs is trained anew."""
+    for folder, budget in (("same", BUDGET), ("same", 24_000), ("new", 24_000)):
+        assert not run(teacher, tmp_path / folder, "--pilot_share", 0, budget=budget)
+    same, new = (record_of(tmp_path / folder)["trained"] for folder in ("same", "new"))
+    keys = ("name", "iterations", "total", "measured", "forecast")
+    assert [[each[k] for k in keys] for each in same] == [[each[k] for k in keys] for each in new]
 
 
 def test_a_budget_of_time_is_priced_once(teacher: Path, tmp_path: Path) -> None:
