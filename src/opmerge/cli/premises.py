@@ -142,7 +142,7 @@ def _of_teacher(
         given = teacher, inputs, spectrum, config, accelerator, kept, _TABLE_SAMPLES
         measured = kept_table(*given, report)
     notes = [f"the teacher's table took {measured.network_evaluations:,} network evaluations"]
-    notes += measured.unlike(spectrum)
+    notes += measured.unlike(spectrum, teacher)
     if calibration is not None:
         calibration.check(teacher_sha256=teacher.digest, schedule=schedule)
         law, settings = calibration.law, calibration.settings

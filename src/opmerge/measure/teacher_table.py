@@ -55,19 +55,22 @@ class MeasuredTable:
     table: TeacherTable
     network_evaluations: int
 
-    def unlike(self, spectrum: Spectrum) -> tuple[str, ...]:
+    def unlike(self, spectrum: Spectrum, teacher: Teacher) -> tuple[str, ...]:
         """A note where the root of the output's total variance is not that of the data, to a
         factor: a student of such a teacher may follow it and be worth nothing.
 
         Few steps lose some variance. What the theory's teacher keeps of λ is ``n_T P(0, T)²``.
+        Guidance changes it on purpose.
         """
-        teacher, data = self.table.output_spread, math.sqrt(spectrum.trace)
+        if teacher.guidance is not None:
+            return ()
+        spread, data = self.table.output_spread, math.sqrt(spectrum.trace)
         linear = LinearTeacher(self.table.schedule, spectrum.eigenvalues)
         kept = math.sqrt(float(np.exp(2 * linear.log_output) @ spectrum.multiplicities))
-        if kept <= _ALIKE * teacher <= _ALIKE**2 * data:
+        if kept <= _ALIKE * spread <= _ALIKE**2 * data:
             return ()
         return (
-            f"the teacher's samples have a spread of {teacher:.3g} (rms), and the data {data:.3g}: "
+            f"the teacher's samples have a spread of {spread:.3g} (rms), and the data {data:.3g}: "
             "it may have been trained too little, or on data of another kind or scale, and its "
             "student will be like it",
         )

@@ -85,7 +85,7 @@ def knowledge_of(order: Order, probes: CalibrationSize | None) -> Knowledge:
 
 
 def _warn_of_teacher(order: Order, table: MeasuredTable) -> None:
-    for note in table.unlike(order.spectrum):
+    for note in table.unlike(order.spectrum, order.teacher):
         order.warn(note)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from opmerge import InputError, Spectrum, cosine_schedule, eigenvalue_spectrum
 from opmerge.denoisers.denoiser import LABELS
 from opmerge.denoisers.families import class_rows
+from opmerge.denoisers.guidance import Guidance
 from opmerge.denoisers.inputs import DataInputs
 from opmerge.denoisers.models import Teacher
 from opmerge.denoisers.sampler import DDIM
@@ -213,7 +214,9 @@ def test_one_gain_is_for_what_is_left_out() -> None:
 def test_a_teacher_of_data_of_another_scale_is_told(scale: float, is_told: bool) -> None:
     found = measured()
     data = replace(spectrum(), eigenvalues=scale**2 * LAMBDAS)
-    assert len(found.unlike(data)) == is_told
+    assert len(found.unlike(data, teacher())) == is_told
+    guided = replace(teacher(), guidance=Guidance(2.0, {}, range(1, STEPS + 1)))
+    assert not found.unlike(data, guided)
 
 
 def test_evaluations_are_counted() -> None:
