@@ -48,6 +48,7 @@ BUDGETS = {
     "digits, a UNet, seed 2": "budgets-unet-today",
     "digits, a UNet, seed 2, less": "budgets-unet-today-less",
     "CIFAR-10, 8 × 8, a UNet": "budgets-cifar10-unet",
+    "digits, a DiT": "budgets-digits-dit",
     "CelebA latents": "budgets-celeba",
     "CIFAR-10, a DiT": "budgets-cifar10-dit",
     "CIFAR-10, 8 × 8, probes": "budgets-cifar10-probes",
