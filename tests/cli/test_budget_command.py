@@ -14,7 +14,7 @@ from forecast_cases import a_law, a_table
 
 from opmerge import Plan, PlanFile, resolve_schedule, resolve_spectrum
 from opmerge.forecast import (
-    COMMON,
+    DEFAULT_PRIOR,
     PRIORS,
     FittedLaw,
     forecast,
@@ -76,7 +76,7 @@ def test_plan_file_says_the_iterations_the_budget_and_the_forecast(written: Path
     assert (file.plan.student_steps, file.merge_rule, file.budget) == (2, "denoiser-copy", 2e6)
     spectrum, schedule = resolve_spectrum(POWER_LAW), resolve_schedule("cosine", 16)
     table = linear_table(spectrum, schedule)
-    expected = forecast(PRIORS[COMMON], table, file.plan, file.iterations)
+    expected = forecast(PRIORS[DEFAULT_PRIOR], table, file.plan, file.iterations)
     predicted = file.predicted
     assert predicted["paired_rms"] == pytest.approx(expected.rms, rel=1e-12)
     assert (predicted["low"], predicted["high"]) == (expected.low, expected.high)

@@ -61,7 +61,7 @@ def find_premises(
 
     What is measured of a teacher is kept in the folder, if there is one.
     """
-    from opmerge.forecast import COMMON, LAW_PRIORS, linear_table, read_calibration
+    from opmerge.forecast import DEFAULT_PRIOR, LAW_PRIORS, linear_table, read_calibration
 
     guidance.check_one()
     if spending.teacher is not None:
@@ -78,7 +78,7 @@ def find_premises(
     record = guidance.record(asked.steps)
     if asked.training is None:
         table = linear_table(spectrum, schedule)
-        law = LAW_PRIORS[COMMON].fitted(spectrum.num_dimensions)
+        law = LAW_PRIORS[DEFAULT_PRIOR].fitted(spectrum.num_dimensions)
         note = (
             f"without a calibration the law of merges is {law.source}, and the teacher's table "
             "that of Gaussian data: intervals are wide"

@@ -17,7 +17,7 @@ from opmerge.errors import InputError
 from opmerge.explorer.edits import plan_of_view
 from opmerge.explorer.premises import Premises, read_premises
 from opmerge.explorer.view import View
-from opmerge.forecast import COMMON
+from opmerge.forecast import DEFAULT_PRIOR
 from opmerge.forecast.composition import Forecast, group_errors
 from opmerge.forecast.cost import IterationCost
 from opmerge.forecast.table import direction_groups
@@ -175,7 +175,7 @@ def _by_group(known: Premises, planned: BudgetPlan) -> Directions:
 
 
 def _linear(view: View, plan: Plan | None, is_first: bool) -> Answer:
-    key = view.without_plan().replaced(law=COMMON, budget="1e6")
+    key = view.without_plan().replaced(law=DEFAULT_PRIOR, budget="1e6")
     (result, curve), _ = _kept(_certified, key, read_premises(view), is_first)
     problem = result.outcome.problem
     shown = result

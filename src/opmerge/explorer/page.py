@@ -12,7 +12,7 @@ from urllib.parse import quote
 from opmerge.explorer import figures
 from opmerge.explorer.answers import Answer
 from opmerge.explorer.view import RUN, View
-from opmerge.forecast import COMMON, PRIORS
+from opmerge.forecast import DEFAULT_PRIOR, PRIORS
 from opmerge.page import budget, plan, sentences
 from opmerge.page.layout import Table
 from opmerge.page.sentences import amount, number, percent, times
@@ -314,4 +314,4 @@ def _command(view: View) -> str:
         return told + " --training gradient-flow" * (view.student_steps > 1)
     if view.law not in PRIORS:
         return f"{told} --budget {view.budget} --training {quote(view.law, safe='/:,.~-_')}"
-    return f"{told} --budget {view.budget}" if view.law == COMMON else ""
+    return f"{told} --budget {view.budget}" if view.law == DEFAULT_PRIOR else ""

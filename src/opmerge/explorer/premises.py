@@ -16,7 +16,7 @@ from opmerge.errors import InputError
 from opmerge.explorer.view import RUN, View
 from opmerge.files import expand_home, read_json_object
 from opmerge.forecast import (
-    COMMON,
+    DEFAULT_PRIOR,
     LAW_PRIORS,
     PRIORS,
     CalibrationFile,
@@ -193,7 +193,7 @@ def _premises(
     spectrum = found.spectrum if isinstance(found, Run) else found
     sampler = _schedule(schedule, steps, run)
     if theory == "linear":
-        return Premises(spectrum, sampler, PRIORS[COMMON])
+        return Premises(spectrum, sampler, PRIORS[DEFAULT_PRIOR])
     if law == RUN:
         if run is None or "budget" not in run.record:
             raise InputError("law", "must be that of a run with a budget, or another", law)

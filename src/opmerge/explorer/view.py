@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from opmerge.forecast import COMMON
+from opmerge.forecast import DEFAULT_PRIOR
 from opmerge.settings.base import Settings, option
 from opmerge.settings.types import Budget, Count, MergeRule, must, read_budget
 
@@ -37,7 +37,7 @@ class View(Settings):
     theory: Literal["law", "linear"] = option(
         "law", "The law of merges, for a budget; or the linear theory, for equal training."
     )
-    law: str = option(COMMON, "A prior of a kind of network, or the file of a calibration.")
+    law: str = option(DEFAULT_PRIOR, "A prior of a kind of network, or the file of a calibration.")
     budget: Annotated[Budget, _NotOfTime] = option("1e6", "Of all merges together.")
     merge_time: Annotated[float, Field(gt=0, le=1e6)] = option(6.4, "Optimisation time of a merge.")
     merge_rule: MergeRule = option("denoiser-copy", "Where a student starts.")

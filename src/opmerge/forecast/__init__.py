@@ -8,12 +8,12 @@ its target, and what an error grows to. ``MergeLaw`` says what training leaves o
 from opmerge.forecast.composition import Forecast, forecast
 from opmerge.forecast.files import CalibrationFile, read_calibration, read_table, write_table
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
-from opmerge.forecast.law import COMMON, LAW_PRIORS, PRIORS, FittedLaw, LawPrior, MergeLaw
+from opmerge.forecast.law import DEFAULT_PRIOR, LAW_PRIORS, PRIORS, FittedLaw, LawPrior, MergeLaw
 from opmerge.forecast.table import TeacherTable, linear_table
 from opmerge.forecast.trials import Trial, law_after
 
 __all__ = [
-    "COMMON",
+    "DEFAULT_PRIOR",
     "LAW_PRIORS",
     "PRIORS",
     "CalibrationFile",

@@ -331,7 +331,7 @@ Rates, the factor of the first step and the exponent of the length are as wide a
 data sets are apart (``python -m benchmarks.law``); the other widths are guesses.
 """
 
-COMMON = "unet"
+DEFAULT_PRIOR = "unet"
 """The kind of network that stands for all of which nothing is known."""
 
 PRIORS: Mapping[str, FittedLaw] = {

@@ -43,7 +43,7 @@ from opmerge.forecast.files import (
     write_table,
 )
 from opmerge.forecast.fit import LawFit, MergeProbe, fit_law
-from opmerge.forecast.law import COMMON, LAW_PRIORS, LawPrior
+from opmerge.forecast.law import DEFAULT_PRIOR, LAW_PRIORS, LawPrior
 from opmerge.forecast.table import TeacherTable, direction_groups
 from opmerge.measure.evaluation import Report
 from opmerge.measure.linearity import Linearity, linearity
@@ -308,7 +308,7 @@ def law_prior(teacher: Teacher, is_solved: bool) -> LawPrior:
     What is known of UNets stands for all other kinds as well; its source says so.
     """
     name = config_of(teacher.network)["_class_name"]
-    kind = "mlp" if name == "MLPDenoiser" else COMMON
+    kind = "mlp" if name == "MLPDenoiser" else DEFAULT_PRIOR
     solved = f"{kind}-solved"
     prior = LAW_PRIORS[solved if is_solved and solved in LAW_PRIORS else kind]
     if kind == "mlp" or "UNet" in name:
