@@ -182,8 +182,11 @@ def test_a_file_of_eigenvalues(run: Run, tmp_path: Path) -> None:
         (("plan", "digits", "--steps", "0"), "`steps` must be >= 1, got 0; pass --steps 64"),
         (("plan", "digits", "--steps", "-3"), "`steps` must be >= 1, got -3"),
         (("plan", "digits", "--steps", "ten"), "Invalid value for '--steps'"),
-        (("plan", "digits", "--steps", "9", "--student_steps", "10"), "teacher steps 9, got 10"),
-        (("plan", "digits", "--student_steps", "0"), "`student_steps` must be >= 1, got 0"),
+        (
+            ("plan", "digits", "--steps", "9", "--student_steps", "10"),
+            "1 to 9, the teacher's steps, got 10",
+        ),
+        (("plan", "digits", "--student_steps", "0"), "`student_steps` must be from 1 to 64"),
         (("plan", "digits", "--merge_time", "0"), "`merge_time` must be finite and > 0, got 0.0"),
         (("plan", "digits", "--merge_time", "nan"), "`merge_time` must be finite and > 0"),
         (("plan", "digits", "--schedule", "sine"), "`schedule` must be one of cosine"),

@@ -32,7 +32,7 @@ class Premises:
     Args:
         settings: of the runs that a calibration is for.
         guidance: of the teacher.
-        is_solved: whether linear parts are solved, where the kind of network says so.
+        is_solved: whether linear parts are solved, or may be and must not cost more then.
         free_runs: runs of a teacher that a free first step is fitted to, as far as they are paid
             for; None without a teacher.
         timed: what a budget of time is worth on this machine, for a teacher that was timed.
@@ -81,12 +81,13 @@ def find_premises(
         law = LAW_PRIORS[DEFAULT_PRIOR].fitted(spectrum.num_dimensions)
         note = (
             f"without a calibration the law of merges is {law.source}, and the teacher's table "
-            "that of Gaussian data: intervals are wide"
+            "that of Gaussian data: intervals are wide; the pass by which a linear part may be "
+            "solved is paid for"
         )
         notes = [note]
         if record:
             notes.append("guidance is in what targets cost here, and not in what plans leave")
-        return Premises(schedule, table, law, tuple(notes), guidance=record, is_solved=False)
+        return Premises(schedule, table, law, tuple(notes), guidance=record, is_solved=True)
     calibration = read_calibration(asked.training)
     calibration.check(schedule=schedule)
     whose = "the calibration's"

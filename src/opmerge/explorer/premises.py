@@ -111,7 +111,8 @@ class Premises:
     Args:
         settings: of the runs that a calibration is for; empty without one.
         recorded: the budget of a run's record, whose batches and passes count.
-        is_solved: whether linear parts are solved; None where the table says so.
+        is_solved: whether linear parts are solved, or may be and must not cost more then; None
+            where the table says so.
     """
 
     spectrum: Spectrum
@@ -200,7 +201,7 @@ def _premises(
         return _of_run(run, spectrum, sampler)
     if law in PRIORS:
         fitted = LAW_PRIORS[law].fitted(spectrum.num_dimensions)
-        return Premises(spectrum, sampler, fitted, is_solved=law.endswith("-solved"))
+        return Premises(spectrum, sampler, fitted, is_solved=True)
     path = expand_home(law)
     if not path.is_file():
         need = f"must be {', '.join(PRIORS)} or the calibration.json of `opmerge calibrate`"
@@ -234,8 +235,7 @@ def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     tables = [run.folder / place / TABLE_FILE for place in ("calibration", "table")]
     found = next((path for path in tables if path.is_file()), None)
     if found is None:
-        is_solved = budget["linear_part"] == "solve"
-        return Premises(spectrum, sampler, law, recorded=budget, is_solved=is_solved)
+        return Premises(spectrum, sampler, law, recorded=budget, is_solved=True)
     table = read_table(found)
     if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)
