@@ -111,8 +111,6 @@ class Premises:
     Args:
         settings: of the runs that a calibration is for; empty without one.
         recorded: the budget of a run's record, whose batches and passes count.
-        is_solved: whether linear parts are solved, or may be and must not cost more then; None
-            where the table says so.
     """
 
     spectrum: Spectrum
@@ -121,7 +119,6 @@ class Premises:
     known_table: TeacherTable | None = None
     settings: Mapping[str, Any] | None = None
     recorded: Mapping[str, Any] | None = None
-    is_solved: bool | None = None
 
     @cached_property
     def table(self) -> TeacherTable:
@@ -151,7 +148,7 @@ class Premises:
             recorded.get("batch") or batch or _DEFAULTS.train_batch_size,
             recorded.get("reuse") or settings.get("target_reuse", _DEFAULTS.target_reuse),
             guidance.steps(self.schedule.num_steps),
-            self.is_solved,
+            True if self.known_table is None else None,  # it may be, and must not cost more then
         )
         passes = recorded.get("student_passes", cost.student_passes)
         return replace(cost, student_passes=float(passes))
@@ -200,8 +197,7 @@ def _premises(
             raise InputError("law", "must be that of a run with a budget, or another", law)
         return _of_run(run, spectrum, sampler)
     if law in PRIORS:
-        fitted = LAW_PRIORS[law].fitted(spectrum.num_dimensions)
-        return Premises(spectrum, sampler, fitted, is_solved=True)
+        return Premises(spectrum, sampler, LAW_PRIORS[law].fitted(spectrum.num_dimensions))
     path = expand_home(law)
     if not path.is_file():
         need = f"must be {', '.join(PRIORS)} or the calibration.json of `opmerge calibrate`"
@@ -235,7 +231,7 @@ def _of_run(run: Run, spectrum: Spectrum, sampler: NoiseSchedule) -> Premises:
     tables = [run.folder / place / TABLE_FILE for place in ("calibration", "table")]
     found = next((path for path in tables if path.is_file()), None)
     if found is None:
-        return Premises(spectrum, sampler, law, recorded=budget, is_solved=True)
+        return Premises(spectrum, sampler, law, recorded=budget)
     table = read_table(found)
     if table.num_steps != sampler.num_steps:
         raise InputError("steps", f"must be {table.num_steps}, as the run's", sampler.num_steps)
