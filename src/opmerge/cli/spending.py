@@ -61,7 +61,7 @@ def run(
     from opmerge.denoisers.inputs import DataInputs
     from opmerge.distillation.executor import settled
     from opmerge.settings.distillation import DistillationConfig
-    from opmerge.spending import Spending, learning_rates, priced, spending_plan
+    from opmerge.spending import Spending, spending_plan
 
     guidance.check_one()
     names = {"loss_weighting", "linear_part", "target_reuse", "lora_rank", "lora_target_modules"}
@@ -73,28 +73,14 @@ def run(
     teacher = networks.read_teacher(asked.teacher, asked.steps, asked.ignore_clipping)
     samples, folder = samples.fitted(teacher.sample_shape), asked.output_dir
     teacher = networks.guided(teacher, guidance, samples.source)
-    config = settled(config, teacher.network)
+    config = settled(config, teacher.network)  # refused before data are read
     accelerator = networks.start(optimization, folder)
     inputs = networks.training_inputs(accelerator, samples, teacher, False, folder)
     assert isinstance(inputs, DataInputs), "a run reads data"
     spectrum = networks.read_spectrum(samples)
-    told = optimization.given("learning_rate")
     with resumable("the same command"), bars_in_turn(are_named=True) as report:
-        report("pricing the budget", 0, 1)
-        prices = priced(asked.budget, teacher, inputs, config, accelerator, folder)
-        spending = Spending(
-            teacher,
-            inputs,
-            spectrum,
-            asked,
-            config,
-            accelerator,
-            prices,
-            learning_rates(config) if told is None else (told,),
-            report,
-            say,
-        )
-        spending.check_budget()
+        given = teacher, inputs, spectrum, asked, config, accelerator
+        spending = Spending.of(*given, report=report, warn=say)
         if accelerator.is_main_process:
             runs.write_config(folder, "run", samples, asked, guidance, optimization)
         _ = spending.chosen  # by all processes: probes and short runs train on each

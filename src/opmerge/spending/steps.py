@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from opmerge.denoisers.models import Student
+from opmerge.denoisers.inputs import DataInputs
+from opmerge.denoisers.models import Student, Teacher
+from opmerge.distillation.executor import settled
 from opmerge.distillation.free_step import num_batches, num_runs
 from opmerge.distillation.stages import iterations_of_stages, plan_stages
 from opmerge.forecast import FittedLaw, Trial, forecast, law_after
@@ -26,10 +30,14 @@ from opmerge.measure.teacher_table import table_evaluations
 from opmerge.planners.around_budget import CUT_SHORT, PlansAround, plans_around
 from opmerge.planners.budget import BudgetPlan
 from opmerge.plans import Merge, Plan, build_strategy
+from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
+from opmerge.spectra import Spectrum
 from opmerge.spending.knowledge import Knowledge, knowledge_of, probes_of, samples_without_probes
-from opmerge.spending.order import Order
+from opmerge.spending.order import Order, Report
 from opmerge.spending.pilot import successive_halving
+from opmerge.spending.prices import priced
+from opmerge.spending.rates import learning_rates as usual_rates
 from opmerge.spending.students import CLOSED_FORM, RunStudents, Trained
 from opmerge.store import Store, digest
 
@@ -53,7 +61,40 @@ class Candidate:
 
 
 class Spending(Order):
-    """One budget for one teacher, spent: what is asked of it is done once."""
+    """One budget for one teacher, spent: what is asked of it is done once.
+
+    ``Spending.of`` prices the budget and decides what the settings leave open.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        teacher: Teacher,
+        inputs: DataInputs,
+        spectrum: Spectrum,
+        asked: SpendingOptions,
+        config: DistillationConfig,
+        accelerator: Accelerator,
+        learning_rates: Sequence[float] | None = None,
+        report: Report = Order.report,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> Spending:
+        """What ``opmerge run`` does: the linear part is solved or trained by the kind of network,
+        and a pilot chooses the rate (``usual_rates``), unless the settings say it.
+
+        Raises:
+            InputError: for settings that the network cannot follow, and as ``check_budget``.
+        """
+        config = settled(config, teacher.network)
+        if learning_rates is None:
+            told = config.optimization.given("learning_rate")
+            learning_rates = usual_rates(config) if told is None else (told,)
+        report("pricing the budget", 0, 1)
+        prices = priced(asked.budget, teacher, inputs, config, accelerator, asked.output_dir)
+        given = teacher, inputs, spectrum, asked, config, accelerator, prices
+        spending = cls(*given, learning_rates, report, warn)
+        spending.check_budget()
+        return spending
 
     def check_budget(self) -> None:
         """Refuse, by ``InputError``, a budget that cannot pay, before any of it is spent: for a

@@ -23,7 +23,7 @@ from opmerge.settings.commands import SpendingOptions
 from opmerge.settings.distillation import DistillationConfig
 from opmerge.settings.guidance import GuidanceOptions
 from opmerge.spectra import Spectrum, estimate_spectrum
-from opmerge.spending import Spending, Trained, learning_rates, priced
+from opmerge.spending import Spending, Trained, learning_rates
 from opmerge.spending.prices import cost_of_training
 from opmerge.store import digest
 from opmerge_studies.budgets import BudgetsSettings, Contender
@@ -230,12 +230,9 @@ class Execution:
             student_steps=student_steps,
             num_samples=settings.num_samples,
         )
-        given = self._inputs, self.spectrum
-        config, own = self._seeded(seed), (self._accelerator, asked.output_dir)
-        prices = priced(told, self.teacher, self._inputs, config, *own)
-        spending = Spending(
-            self.teacher, *given, asked, config, self._accelerator, prices, self._rates
-        )
+        given = self.teacher, self._inputs, self.spectrum
+        rated = self._seeded(seed), self._accelerator, self._rates
+        spending = Spending.of(*given, asked, *rated, warn=lambda line: None)  # its record says it
         key = student_steps, budget, seed
         trained, rate = spending.best(), spending.chosen.learning_rate
         return Spent(*key, trained, spending.planning_cost, rate)
