@@ -11,9 +11,12 @@ from forecast_cases import a_table
 from opmerge.errors import InputError
 from opmerge.forecast import PRIORS, forecast, linear_table
 from opmerge.forecast.cost import IterationCost
+from opmerge.planners.around_budget import plans_around
 from opmerge.planners.budget import plan_for_budget
+from opmerge.planners.budget_record import budget_record
 from opmerge.planners.free_step import with_free_step
 from opmerge.plans import Plan
+from opmerge.problem import Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
 from opmerge.spectra import Spectrum, eigenvalue_spectrum
 
@@ -65,3 +68,13 @@ def test_runs_that_cost_all_leave_no_free_step() -> None:
     table, law, budget = a_table(T), PRIORS["mlp"], 2e5
     without = plan_for_budget(table, law, budget, 1, COST).best
     assert with_free_step(table, law, budget, without, 1, COST, runs=budget) is without
+
+
+def test_a_record_tells_what_the_fit_of_a_free_step_takes() -> None:
+    table, law, budget = a_table(T), PRIORS["mlp"], 2e5
+    found = plans_around(table, law, budget, [2], COST, max_seconds=20, free_runs=100)
+    problem = Problem(spectrum(), cosine_schedule(T))
+    record = budget_record(problem, table, law, found.chosen, found.curve, COST, "200000")
+    best = found.chosen.best
+    assert best.plan.free_step is not None
+    assert record["best"]["free_step_cost"] == pytest.approx(100 * (T - best.plan.free_step))

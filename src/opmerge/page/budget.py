@@ -74,7 +74,8 @@ def budget_sections(record: Record, why: str = "") -> Iterator[Section]:
             "Where the iterations go",
             "Each line is one merge: the steps that its student jumps over, at the height of its "
             "iterations; the dot is where it reads. Long jumps are learned slowly."
-            + (" Dashed: where one student hands over to the next." * (plan.student_steps > 1)),
+            + " Dashed: where one student hands over to the next." * (plan.student_steps > 1)
+            + _free_step_told(best),
             iterations_figure(record),
             merge_table(record),
             draw_text(plan, _OUTLINE_WIDTH),
@@ -90,6 +91,15 @@ def budget_sections(record: Record, why: str = "") -> Iterator[Section]:
         strategies_figure(record),
         strategy_table(record),
     )
+
+
+def _free_step_told(best: Record) -> str:
+    """What the fit of a free first step takes; nothing of records that do not know it."""
+    cost = best.get("free_step_cost")
+    if not cost:
+        return ""
+    share = percent(cost / best["cost"])
+    return f" The teacher runs that the free step is fitted to take {share} of the cost."
 
 
 def frontier_figure(record: Record) -> Figure:

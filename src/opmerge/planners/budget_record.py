@@ -35,8 +35,9 @@ def budget_record(
     Beside the linear theory's ``w2``, of which nothing is proved (``lower_bound`` 0), each plan has
     ``iterations``, ``cost`` in network evaluations, ``paired_rms`` with ``low`` and ``high``, and
     the 90 % interval of the ratio of its error to the least (``ratio_low``, ``ratio_high``). All
-    strategies are at the budget. ``least`` is the plan with the least forecast; ``frontier`` has a
-    row for every K and budget. A budget is told in its own words, by its amount, and as network
+    strategies are at the budget. ``best`` with a free step has ``free_step_cost``, the part of its
+    cost that the step is fitted with. ``least`` is the plan with the least forecast; ``frontier``
+    has a row for every K and budget. A budget is told in its own words, by its amount, and as network
     evaluations (those of the plan, where iterations were asked for). ``guidance`` is that of the
     teacher, ``at_equal_cost`` as in ``plan_record``.
     """
@@ -68,6 +69,9 @@ def budget_record(
         }
 
     record["best"] |= {"name": result.best.name, **entry(result.best)}
+    if result.best.plan.free_step is not None:
+        trained = cost.of_plan(result.best.plan, result.best.iterations)
+        record["best"]["free_step_cost"] = result.best.cost - trained
     record["best"]["gap"] = 1.0 if record["best"]["w2"] else 0.0
     record["strategies"] = [
         {**known, **entry(strategies[known["name"]])} for known in record["strategies"]
