@@ -57,17 +57,17 @@ def budget_sections(record: Record, why: str = "") -> Iterator[Section]:
     """Frontier, iterations and other plans: all that is forecast, and why the plan is not that
     of the least, where the page does not say it."""
     best = record["best"]
-    has_free_step = "free_step" in best
-    yield draw_section(
-        "What a budget buys",
-        "The least error that is forecast at each cost, as a share of the teacher's spread, one "
-        "line for each number of student steps K; bands hold 90 %. Dashed: the budget. The "
-        "diamond is the plan of this page"
-        + (", whose free first step those of the lines have too where it gains." * has_free_step)
-        + "." * (not has_free_step),
-        frontier_figure(record),
-        frontier_table(record),
-    )
+    is_free = "free_step" in best
+    if any(row["paired_rms"] for row in record["frontier"]):
+        yield draw_section(
+            "What a budget buys",
+            "The least error that is forecast at each cost, as a share of the teacher's spread, "
+            "one line for each number of student steps K; bands hold 90 %. Dashed: the budget. The "
+            "diamond is the plan of this page"
+            + (", whose free first step the lines have too where it gains." if is_free else "."),
+            frontier_figure(record),
+            frontier_table(record),
+        )
     if best["merges"]:
         plan = recorded_plan(best)
         yield draw_section(

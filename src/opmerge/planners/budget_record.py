@@ -37,9 +37,9 @@ def budget_record(
     the 90 % interval of the ratio of its error to the least (``ratio_low``, ``ratio_high``). All
     strategies are at the budget. ``best`` with a free step has ``free_step_cost``, the part of its
     cost that the step is fitted with. ``least`` is the plan with the least forecast; ``frontier``
-    has a row for every K and budget. A budget is told in its own words, by its amount, and as network
-    evaluations (those of the plan, where iterations were asked for). ``guidance`` is that of the
-    teacher, ``at_equal_cost`` as in ``plan_record``.
+    has a row for every K and budget. A budget is told in its own words, by its amount, and as
+    network evaluations (those of the plan, where iterations were asked for). ``guidance`` is that
+    of the teacher, ``at_equal_cost`` as in ``plan_record``.
     """
     with unlimited():
         best = evaluate(problem, result.best.plan)
