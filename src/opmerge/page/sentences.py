@@ -77,7 +77,7 @@ def _costs_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def summary_sentence(record: Record) -> str:
-    """The answer in one sentence: what to do, what it costs, what is proved, what it gains."""
+    """The answer: what to do, what is proved, what it gains, and what gains more at equal cost."""
     if "budget" in record:
         return budget_sentence(record)
     best = record["best"]
@@ -89,7 +89,8 @@ def summary_sentence(record: Record) -> str:
     where = f"under {merge_rule(record)}"
     if record["problem"].get("student_steps", 1) > 1:
         where += ", where jumps of any length cost nothing"
-    return f"{plan_phrase(plan)}: {premise}, {where}, {error}, {_proof(best)}{gain}."
+    told = f"{plan_phrase(plan)}: {premise}, {where}, {error}, {_proof(best)}{gain}."
+    return f"{told} {_better_at_equal_cost(record)}".rstrip()
 
 
 def budget_sentence(record: Record) -> str:
@@ -210,6 +211,19 @@ def _relative_cost(named: Mapping[str, Any], best: Mapping[str, Any]) -> str:
     if _costs_alike(named, best):
         return ""
     return f"{named['network_evaluations'] / best['network_evaluations']:.3g} times the cost"
+
+
+def _better_at_equal_cost(record: Record) -> str:
+    """The strategy that leaves least where all cost the same; empty if this plan does."""
+    key = "w2_at_equal_cost"
+    own, others = record["best"].get(key), [each for each in record["strategies"] if key in each]
+    least = min(others, key=lambda each: float(each[key]), default=None)
+    if own is None or least is None or least[key] >= own * (1 - _CLOSED):
+        return ""
+    return (
+        f"At equal total cost, with the best split for each, {least['name']} leaves less: "
+        f"{number(least[key])}, this plan {number(own)}."
+    )
 
 
 def _merges(entry: Mapping[str, Any]) -> tuple[list[int], set[tuple[int, ...]]]:
