@@ -153,7 +153,8 @@ def static_parts(starts: Indices, stops: Indices, tables: Tables) -> tuple[bool,
 
 
 class _Pass(NamedTuple):
-    """Of a pass forward, (M, G): the errors that merges meet, what they leave, and by log N."""
+    """Of a pass forward, (M, G): the errors that merges meet, what they leave, and by log N; and
+    the (G,) squared error of the output."""
 
     first: Array
     first_scattered: Array
@@ -163,21 +164,19 @@ class _Pass(NamedTuple):
     by_left: Array
     by_square: Array
     before: Array
-    aligned: Array
-    scattered: Array
+    new: Array
+    output: Array
 
 
 @kernel(error_model="numpy")
 def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
-    """Errors of every student in the order of execution; ``aligned`` and ``scattered`` (G,) are
-    those of the output."""
+    """Errors of every student in the order of execution, ``new`` the aligned ones that it has."""
     count, groups = parts.gain.shape
     first, first_scattered = np.zeros((count, groups)), np.zeros((count, groups))
     behind, behind_scattered = np.zeros((count, groups)), np.zeros((count, groups))
     lefts, squares = np.empty((count, groups)), np.empty((count, groups))
     by_left, by_square = np.empty((count, groups)), np.empty((count, groups))
-    befores = np.empty((count, groups))
-    aligned, scattered = np.zeros(groups), np.zeros(groups)
+    befores, news, output = np.empty((count, groups)), np.empty((count, groups)), np.zeros(groups)
     for m in range(count):
         scale = np.exp(law.behind * parts.share[m]) * iterations[m] / _REFERENCE
         scale *= (law.first if parts.at_start[m] else 1.0) * parts.angle[m] ** -law.exponent
@@ -200,17 +199,16 @@ def _forward(parts: Parts, law: Law, iterations: Array) -> _Pass:
             new_scattered = (gain + (1 - gain) * left) ** 2 * first_scattered[m, g]
             new_scattered += behind_scattered[m, g] * (1 - 2 * left + square)
             new_scattered += max(beside, 0.0)
-            weight = parts.weight[m, g]
+            weight, news[m, g] = parts.weight[m, g], new
             if above < 0:
-                aligned[g] += weight * new
-                scattered[g] += weight**2 * new_scattered
+                output[g] += weight**2 * (new**2 + new_scattered)
             elif parts.is_first[m]:
                 first[above, g], first_scattered[above, g] = new, new_scattered
             else:
                 behind[above, g] += weight * new
                 behind_scattered[above, g] += weight**2 * new_scattered
     met = (first, first_scattered, behind_scattered)
-    return _Pass(*met, lefts, squares, by_left, by_square, befores, aligned, scattered)
+    return _Pass(*met, lefts, squares, by_left, by_square, befores, news, output)
 
 
 @kernel(error_model="numpy")
@@ -225,7 +223,7 @@ def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array
         for g in range(groups):
             weight, gain = parts.weight[m, g], parts.gain[m, g]
             if above < 0:
-                by_new, by_scattered = 2 * passed.aligned[g] * weight, weight**2
+                by_new, by_scattered = 2 * weight**2 * passed.new[m, g], weight**2
             elif parts.is_first[m]:
                 by_new, by_scattered = by_first[above, g], by_first_scattered[above, g]
             else:
@@ -254,8 +252,7 @@ def _backward(parts: Parts, law: Law, iterations: Array, passed: _Pass) -> Array
 def composed(parts: Parts, law: Law, iterations: Array) -> tuple[float, Array]:
     """The squared paired error of a plan, and its (M,) derivatives by log N."""
     passed = _forward(parts, law, iterations)
-    total = (passed.aligned**2 + passed.scattered).sum()
-    return total, _backward(parts, law, iterations, passed)
+    return passed.output.sum(), _backward(parts, law, iterations, passed)
 
 
 @kernel(error_model="numpy")
@@ -267,8 +264,7 @@ def errors_by_law(parts: Parts, laws: Laws, iterations: Array) -> Array:
         shape, exponent = laws.shape[place], laws.exponent[place]
         law = Law(rates, first, behind, shape, exponent, laws.onset[place])
         haste = (100 * parts.of_jump) ** laws.of_share[place]
-        passed = _forward(_with_haste(parts, haste), law, iterations)
-        errors[place] = (passed.aligned**2 + passed.scattered).sum()
+        errors[place] = _forward(_with_haste(parts, haste), law, iterations).output.sum()
     return errors
 
 

@@ -12,6 +12,9 @@ units of x̂ of this jump and by group of directions (THEORY 10):
 D is the part of the deviation that lies along what the teacher's own step would be asked for. Were
 the parts of a deviation learned at independent rates, and alike in sign, this would be exact but
 for ``(1-g)² (E[r²] - E[r]²) O²``, which is a thousandth of what plans leave.
+
+What the students of several windows leave has no common sign (``benchmarks/deviations.py``): it
+adds up in squares.
 """
 
 from __future__ import annotations
@@ -166,10 +169,10 @@ class _Standing:
         return kept(self._of["shape"], x, waiting(shares, self._of["onset"], iterations))
 
     def at_output(self) -> Array:
-        """(number of laws, G) squared error of the output: windows' errors, carried there."""
-        table, aligned, squared = self._table, 0.0, 0.0
-        for start, (stop, own, scattered) in self._at.items():
+        """(number of laws, G) squared error of the output: windows' own, carried there."""
+        table, squared = self._table, np.zeros_like(self._rates)
+        for start, (stop, aligned, scattered) in self._at.items():
             end = table.node_at(stop)
             weight = table.carry[table.node_at(start), end] * table.gains[end]
-            aligned, squared = aligned + weight * own, squared + weight**2 * scattered
-        return np.zeros_like(self._rates) + aligned**2 + squared
+            squared = squared + weight**2 * (aligned**2 + scattered)
+        return squared
