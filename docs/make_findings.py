@@ -51,6 +51,7 @@ BUDGETS = {
     "digits, a DiT": "budgets-digits-dit",
     "CelebA latents": "budgets-celeba",
     "CelebA latents, seeds 1, 2": "budgets-celeba-seeds",
+    "CIFAR-10 latents": "budgets-cifar10-latents",
     "CIFAR-10, a DiT": "budgets-cifar10-dit",
     "CIFAR-10, 8 × 8, probes": "budgets-cifar10-probes",
     "CelebA latents, probes": "budgets-celeba-probes",
