@@ -31,7 +31,8 @@ from opmerge_studies.budgets.page import standing
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.__main__ import table as speed_table  # noqa: E402 - it lies beside, not installed
+from benchmarks.__main__ import table as speed_table  # noqa: E402 - they lie beside, not installed
+from benchmarks.retold import retold  # noqa: E402
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
@@ -144,6 +145,7 @@ def documents(root: Path) -> dict[Path, str]:
         "regrets": pd.concat([each.regrets for each in budgets_of.values()]),
         "budget_cells": pd.concat([each.budget_cells for each in budgets_of.values()]),
         "agreements": pd.concat([each.agreements for each in budgets_of.values()]),
+        "retold": retold().to_dict("records"),
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
         "face_beta": read_record("celeba", records / "celeba-faces-beta.json.gz"),
