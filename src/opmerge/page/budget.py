@@ -73,7 +73,7 @@ def budget_sections(record: Record, why: str = "") -> Iterator[Section]:
         yield draw_section(
             "Where the iterations go",
             "Each line is one merge: the steps that its student jumps over, at the height of its "
-            "iterations; the dot is where it reads. Long jumps are learned slowly."
+            "iterations; the dot is where it reads. Long jumps have more to learn."
             + " Dashed: where one student hands over to the next." * (plan.student_steps > 1)
             + _free_step_told(best),
             iterations_figure(record),

@@ -80,7 +80,7 @@ class Spending(Order):
         warn: Callable[[str], None] = warnings.warn,
     ) -> Spending:
         """What ``opmerge run`` does: the linear part is solved or trained by the kind of network,
-        and a pilot chooses the rate (``usual_rates``), unless the settings say it.
+        and a pilot chooses the rate (``opmerge.spending.learning_rates``), unless settings say it.
 
         Raises:
             InputError: for settings that the network cannot follow, and as ``check_budget``.
