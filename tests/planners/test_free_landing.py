@@ -10,12 +10,13 @@ from forecast_cases import a_table
 
 from opmerge.errors import InputError
 from opmerge.forecast import PRIORS, forecast, linear_table
+from opmerge.forecast.composition import squared_errors
 from opmerge.forecast.cost import IterationCost
 from opmerge.planners.around_budget import plans_around
 from opmerge.planners.budget import plan_for_budget
 from opmerge.planners.budget_record import budget_record
 from opmerge.planners.free_step import with_free_step
-from opmerge.plans import Plan
+from opmerge.plans import Plan, build_strategy
 from opmerge.problem import Problem
 from opmerge.schedules import arrays_schedule, cosine_schedule
 from opmerge.spectra import Spectrum, eigenvalue_spectrum
@@ -78,3 +79,14 @@ def test_a_record_tells_what_the_fit_of_a_free_step_takes() -> None:
     best = found.chosen.best
     assert best.plan.free_step is not None
     assert record["best"]["free_step_cost"] == pytest.approx(100 * (T - best.plan.free_step))
+
+
+def test_below_a_free_step_a_plan_leaves_what_it_leaves_of_the_shorter_sampler() -> None:
+    table, step, law = a_table(T), 8, [PRIORS["mlp"].law]
+    free_steps = np.full((len(table.nodes), len(table.sizes)), 1e-3)
+    table = replace(table, free_steps=free_steps)
+    students = build_strategy("boot", step, 2).students
+    counts = list(range(40, 40 + step - 2))
+    shorter = squared_errors(law, table.below(step), Plan(students), counts)
+    found = squared_errors(law, table, Plan(students, T), counts)
+    assert found == pytest.approx(shorter + table.free_error(step).sum(), rel=1e-12)

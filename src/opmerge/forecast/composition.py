@@ -94,7 +94,7 @@ def group_errors(
     if len(iterations) != len(plan.merges):
         requirement = f"must be {len(plan.merges)}, one a merge"
         raise InputError("iterations", requirement, len(iterations))
-    standing = _Standing(laws, table)
+    standing = _Standing(laws, table, plan.free_step or plan.num_steps)
     for merge, count in zip(plan.merges, iterations, strict=True):
         standing.train(merge, float(count))
     free = 0.0 if plan.free_step is None else table.free_error(plan.free_step)
@@ -102,11 +102,14 @@ def group_errors(
 
 
 class _Standing:
-    """Errors of the students in place, for several laws at once, by the step where each starts."""
+    """Errors of the students in place, for several laws at once, by the step where each starts.
 
-    def __init__(self, laws: Sequence[MergeLaw], table: TeacherTable) -> None:
+    The first network reads at the step ``first``.
+    """
+
+    def __init__(self, laws: Sequence[MergeLaw], table: TeacherTable, first: int) -> None:
         laws = [law.for_groups(len(table.sizes)) for law in laws]
-        self._table = table
+        self._table, self._first = table, first
         self._rates = np.array([law.rates for law in laws])
         names = ("first", "behind", "shape", "length_exponent", "share_exponent", "onset")
         self._of = {name: np.array([[getattr(law, name)] for law in laws]) for name in names}
@@ -163,7 +166,7 @@ class _Standing:
         angles = np.arctan2(schedule.sigmas[[start, stop]], schedule.alphas[[start, stop]])
         angle = max(float(angles[0] - angles[1]), _LEAST)
         shares = self._table.shares(self._table.node_at(start), self._table.node_at(stop))
-        factor = self._of["first"] if start == schedule.num_steps else 1.0
+        factor = self._of["first"] if start == self._first else 1.0
         factor = factor * np.exp(self._of["behind"] * share) * shares ** self._of["share_exponent"]
         x = progress(self._rates, factor, self._of["length_exponent"], angle, iterations)
         return kept(self._of["shape"], x, waiting(shares, self._of["onset"], iterations))

@@ -80,8 +80,8 @@ class MergeLaw:
 
     Args:
         rates: (G,) θ of each group of directions, above 0 and at most 1e30.
-        first: factor on x in merges that start at step T, where networks know z least; above 0 and
-            at most 1e30.
+        first: factor on x in merges that start where the first network of a student does, at step
+            T or where a free step lands; above 0 and at most 1e30.
         behind: students behind the first child make x larger by the factor
             ``exp(behind · share)``, share that of their steps in those behind the first child:
             what is hard to learn, they did not learn either. From -20 to 20.
@@ -293,7 +293,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((1.42,), 3.45, 1.41, 0.394, 0.138, share_exponent=1.33, onset=79.0),
+        MergeLaw((1.25,), 4.0, 1.53, 0.38, 0.21, share_exponent=1.38, onset=79.0),
         dict(
             rates=1.2,
             groups=0.5,
@@ -309,7 +309,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw((3.36,), 3.51, 1.15, 0.551, 0.065, share_exponent=1.33, onset=11.4),
+        MergeLaw((2.36,), 4.78, 1.35, 0.549, 0.105, share_exponent=1.38, onset=10.6),
         dict(
             rates=1.2,
             groups=0.5,

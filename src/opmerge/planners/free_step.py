@@ -71,17 +71,12 @@ def _planned(
 ) -> BudgetPlan | None:
     """The best plan of students from a step on; None if the budget does not pay for one."""
     spent = runs * cost.teacher_passes(table.num_steps, step)
-    left, below_it = budget - spent, table.below(step)
-    below = replace(  # no merge of theirs starts at step T
-        law,
-        law=replace(law.law, first=1.0),
-        draws=tuple(replace(each, first=1.0) for each in law.draws),
-    )
-    windows = equal_angle_boundaries(below_it, student_steps)
+    left, below = budget - spent, table.below(step)
+    windows = equal_angle_boundaries(below, student_steps)
     cheapest = windowed_strategy("vanilla", windows)
     if left < cost.of_plan(cheapest, np.ones(len(cheapest.merges))):
         return None
-    best = plan_for_budget(below_it, below, left, student_steps, cost).best
+    best = plan_for_budget(below, law, left, student_steps, cost).best
     if list(best.plan.boundaries) != windows:
         return None  # far from what was measured of free steps
     plan = Plan(best.plan.students, table.num_steps)
