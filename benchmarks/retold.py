@@ -55,6 +55,7 @@ def rows(record: Mapping[str, Any], table: str, prior: str) -> Iterator[dict[str
         for _, cell in cells.query(f"{own} and plan == @entry['plan']").iterrows():
             yield {
                 "seed": cell.seed,
+                "K": entry["student_steps"],
                 "measured": cell.measured,
                 "then": cell.forecast,
                 "now": told.rms,
@@ -64,7 +65,10 @@ def rows(record: Mapping[str, Any], table: str, prior: str) -> Iterator[dict[str
 
 
 def retold() -> pd.DataFrame:
-    """A row for each data set and kind of network: how many of its plans were foretold how well."""
+    """A row for each data set and kind of network: how many of its plans were foretold how well.
+
+    ``by K``: medians of foretold over measured for K = 1, 2 and 4, as far as there are any.
+    """
     told = []
     for name, (table, prior, records) in TOLD.items():
         read = [
@@ -77,6 +81,8 @@ def retold() -> pd.DataFrame:
             row[f"within 1.3, {when}"] = int((logs < np.log(1.3)).sum())
             row[f"within 1.5, {when}"] = int((logs < np.log(1.5)).sum())
             row[f"inside, {when}"] = int(found[f"{when}, inside"].sum())
+            medians = (found[when] / found.measured).groupby(found.K).median()
+            row[f"by K, {when}"] = ", ".join(f"{ratio:.2f}" for ratio in medians)
         row["rho"] = min(spearmanr(g.now, g.measured).statistic for _, g in found.groupby("seed"))
         told.append(row)
     return pd.DataFrame(told)
