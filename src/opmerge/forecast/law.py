@@ -293,7 +293,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         "the prior of perceptrons, linear part trained: digits and patches, T = 32",
     ),
     "mlp-solved": LawPrior(
-        MergeLaw((1.25,), 4.0, 1.53, 0.38, 0.21, share_exponent=1.38, onset=79.0),
+        MergeLaw((2.21,), 1.5, 1.49, 0.379, 0.046, share_exponent=1.37, onset=77.0),
         dict(
             rates=1.2,
             groups=0.5,
@@ -309,7 +309,7 @@ LAW_PRIORS: Mapping[str, LawPrior] = {
         noise=0.3,
     ),
     "unet": LawPrior(
-        MergeLaw((2.36,), 4.78, 1.35, 0.549, 0.105, share_exponent=1.38, onset=10.6),
+        MergeLaw((5.57,), 1.5, 1.12, 0.531, 0.039, share_exponent=1.35, onset=13.4),
         dict(
             rates=1.2,
             groups=0.5,
