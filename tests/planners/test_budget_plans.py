@@ -21,7 +21,7 @@ from opmerge.planners.budget import (
 )
 from opmerge.planners.splits import Splitter, jumps_of
 from opmerge.plans import STRATEGIES
-from opmerge.plans.strategies import windowed_strategy
+from opmerge.plans.strategies import uniform_boundaries, windowed_strategy
 
 COST = IterationCost(128, "auto", is_linear_solved=True)
 BUDGETS = (2e5, 1e6, 5e6, 2.5e7)
@@ -253,3 +253,13 @@ def test_plans_for_other_budgets_land_where_that_of_the_budget_does() -> None:
         assert one.best.forecast.rms <= other.best.forecast.rms
         assert one.least.forecast.rms <= other.least.forecast.rms
         assert all(tie.low <= 1 <= tie.high for tie in one.ties)
+
+
+@pytest.mark.parametrize("budget", [3e4, 3e5, 3e6])
+def test_a_proposal_hands_over_at_equal_angles_or_equal_steps(budget):
+    """Also of a law that is sure of its least forecast, whose handovers may lie anywhere."""
+    law, table = FittedLaw(PRIORS["mlp"].law, (), 1e-6, "for a test"), a_table(16)
+    result = plan_for_budget(table, law, budget, 4, COST)
+    windows = uniform_boundaries(16, 4), equal_angle_boundaries(table, 4)
+    assert list(result.best.plan.boundaries) in [list(each) for each in windows]
+    assert result.least.forecast.rms <= result.best.forecast.rms
