@@ -38,6 +38,7 @@ TOLD = {
         UNET,
         ("budgets-unet", "budgets-unet-more", "budgets-unet-today", "budgets-unet-today-less"),
     ),
+    "digits, a UNet, seed 3, unseen": ("digits-unet", UNET, ("budgets-unet-seed-3",)),
     "CIFAR-10, 8 × 8, a UNet": ("cifar10-unet", UNET, ("budgets-cifar10-unet",)),
     "CIFAR-10, a DiT, unseen": ("cifar10-dit", UNET, ("budgets-cifar10-dit",)),
 }

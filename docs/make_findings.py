@@ -48,6 +48,7 @@ BUDGETS = {
     "digits, a UNet, seed 0": "budgets-unet-more",
     "digits, a UNet, seed 2": "budgets-unet-today",
     "digits, a UNet, seed 2, less": "budgets-unet-today-less",
+    "digits, a UNet, seed 3": "budgets-unet-seed-3",
     "CIFAR-10, 8 × 8, a UNet": "budgets-cifar10-unet",
     "digits, a DiT": "budgets-digits-dit",
     "CelebA latents": "budgets-celeba",
