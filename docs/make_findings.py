@@ -60,6 +60,9 @@ BUDGETS = {
 }
 """Records of the study `budgets`, by what the page calls them."""
 
+PLANNED_IN_SQUARES = {"digits": "budgets-digits-squares", "patches": "budgets-patches-squares"}
+"""Those of plans by a law that adds windows in squares, with vanilla alone beside them."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -146,6 +149,10 @@ def documents(root: Path) -> dict[Path, str]:
         "regrets": pd.concat([each.regrets for each in budgets_of.values()]),
         "budget_cells": pd.concat([each.budget_cells for each in budgets_of.values()]),
         "agreements": pd.concat([each.agreements for each in budgets_of.values()]),
+        "in_squares": {
+            data: read_record("budgets", records / f"{name}.json.gz")
+            for data, name in PLANNED_IN_SQUARES.items()
+        },
         "retold": retold().to_dict("records"),
         "onset": LAW_PRIORS["mlp-solved"].centre.onset,
         "faces": read_record("celeba", records / "celeba-faces.json.gz"),
