@@ -110,10 +110,10 @@ def test_even_windows_are_proposed_unless_the_law_tells_them_from_the_simplest(r
     told = PRIORS["mlp"]
     sure = replace(told, draws=told.draws[:1])
     found = [
-        plan_for_budget(a_table(16), replace(sure, scatter=scatter), 2e6, 4, COST)
+        plan_for_budget(a_table(16), replace(sure, scatter=scatter), 5e5, 2, COST)
         for scatter in np.geomspace(0.003, 0.3, 15)
     ]
-    even = windowed_strategy("vanilla", equal_angle_boundaries(a_table(16), 4))
+    even = windowed_strategy("vanilla", equal_angle_boundaries(a_table(16), 2))
     is_even = [each.best.plan == even for each in found]
     is_tie = [even in {each.least.plan, *(t.plan.plan for t in each.ties)} for each in found]
     assert is_even == sorted(is_even)
@@ -256,10 +256,10 @@ def test_plans_for_other_budgets_land_where_that_of_the_budget_does() -> None:
 
 
 @pytest.mark.parametrize("budget", [3e4, 3e5, 3e6])
-def test_a_proposal_hands_over_at_equal_angles_or_equal_steps(budget):
-    """Also of a law that is sure of its least forecast, whose handovers may lie anywhere."""
+def test_all_hand_over_at_equal_angles_or_equal_steps(budget):
+    """Also of a law that is sure of the least forecast, which other handovers would have."""
     law, table = FittedLaw(PRIORS["mlp"].law, (), 1e-6, "for a test"), a_table(16)
     result = plan_for_budget(table, law, budget, 4, COST)
     windows = uniform_boundaries(16, 4), equal_angle_boundaries(table, 4)
-    assert list(result.best.plan.boundaries) in [list(each) for each in windows]
-    assert result.least.forecast.rms <= result.best.forecast.rms
+    for planned in plans_of(result):
+        assert list(planned.plan.boundaries) in [list(each) for each in windows]

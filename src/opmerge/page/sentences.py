@@ -153,10 +153,7 @@ def tie_sentence(record: Record) -> str:
     interval = f"{number(best['ratio_low'])} to {number(best['ratio_high'])}"
     told = f"that of this simpler plan is {ratio} as large ({interval})"
     why = "which the law of merges cannot tell from 1"
-    is_known = best["boundaries"] == least["boundaries"] or "free_step" in best
-    if best["ratio_low"] > 1 and not is_known:
-        why = "but no plan that hands over as the other does was ever measured"
-    elif best["ratio_low"] > 1:
+    if best["ratio_low"] > 1:
         why = "but the law of merges cannot tell it from the plan of fewest merges of those alike"
     return (
         f"The least error is forecast of {_named(least['name'])} with {count} merges "

@@ -85,9 +85,9 @@ class BudgetResult:
         best: the plan that is proposed: among ``least`` and its ties the one with the fewest
             merges, and of several the one with the least forecast; but one merge a window of equal
             angles, as people hand over, where that is a tie of ``least`` or of this one. The least
-            of many plans is one that the law overrates. It hands over at equal angles or equal
-            steps, as all do that laws were fitted to: if it would not, it is chosen so among those.
-        least: the plan with the least forecast, wherever it hands over.
+            of many plans is one that the law overrates.
+        least: the plan with the least forecast of those that hand over at equal angles or equal
+            steps, as all here do.
         equal: progressive distillation as people run it, with equal iterations of every merge;
             None if the budget does not pay for it.
         strategies: the best of each named strategy, of all its sizes and windows, with its best
@@ -279,10 +279,12 @@ class _Search:
     def at(self, budget: float, least_alone: bool = False) -> BudgetResult:
         """The result for a budget, or the least of it; budgets must ascend."""
         splits = self._splits(budget)
+        splits = {j: split for j, split in splits.items() if self._is_known(j)} or splits
         for split in while_time(sorted(splits.values(), key=lambda each: each.error)[:_REFINED]):
             better = split
             if split.jumps and self._trials:
-                better = improved(self.splitter, split, budget, self._trials)
+                moved = improved(self.splitter, split, budget, self._trials)
+                better = moved if self._is_known(moved.jumps) else split
             splits[better.jumps] = better
             self._weights[better.jumps] = better.counts
         least = min(splits.values(), key=lambda each: each.error)
@@ -313,13 +315,15 @@ class _Search:
         families = while_time(self._best_of_families(splits).items())
         strategies = [self._planned(split, name) for name, split in families]
         chosen = self._planned(least)
-        best, ties = self._proposed(chosen, splits, strategies)
-        if not self._is_known(jumps_of(best.plan)):
-            known = {jumps: split for jumps, split in splits.items() if self._is_known(jumps)}
-            if known:
-                leading = self._planned(min(known.values(), key=lambda each: each.error))
-                named = [each for each in strategies if jumps_of(each.plan) in known]
-                best, _ = self._proposed(leading, known, named)
+        simplest = while_time(_simplest(splits.values(), least))
+        simpler = [self._planned(split) for split in simplest]
+        even = windowed_strategy("vanilla", self._equal_angles)
+        alike = [self._planned(splits[jumps])] if (jumps := jumps_of(even)) in splits else []
+        ties = tuple(self._ties(chosen, [*simpler, *alike, *strategies]))
+        among = [chosen, *(tie.plan for tie in ties)]
+        best = min(among, key=lambda p: (p.plan != even, len(p.iterations), p.forecast.rms))
+        if alike and tie_of(alike[0], best, self.law.scatter) is not None:
+            best = alike[0]
         num_steps = self.splitter.table.num_steps
         progressive = jumps_of(build_strategy("progressive", num_steps, self.student_steps))
         equal = None
@@ -329,26 +333,11 @@ class _Search:
             budget, self.student_steps, best, chosen, equal, tuple(strategies), ties
         )
 
-    def _proposed(
-        self, least: BudgetPlan, splits: Mapping[Jumps, Split], strategies: Sequence[BudgetPlan]
-    ) -> tuple[BudgetPlan, tuple[Tie, ...]]:
-        """The simplest of the least and its ties, or equal angles; and those ties."""
-        simplest = while_time(_simplest(splits.values(), splits[jumps_of(least.plan)]))
-        simpler = [self._planned(split) for split in simplest]
-        even = windowed_strategy("vanilla", self._equal_angles)
-        alike = [self._planned(splits[jumps])] if (jumps := jumps_of(even)) in splits else []
-        ties = tuple(self._ties(least, [*simpler, *alike, *strategies]))
-        among = [least, *(tie.plan for tie in ties)]
-        best = min(among, key=lambda p: (p.plan != even, len(p.iterations), p.forecast.rms))
-        if alike and tie_of(alike[0], best, self.law.scatter) is not None:
-            best = alike[0]
-        return best, ties
-
     def _is_known(self, jumps: Jumps) -> bool:
-        """Whether it hands over at equal angles or equal steps, as all do that laws were fitted to.
+        """Whether it hands over at equal angles or equal steps, where forecasts hold.
 
         Windows' errors are added in squares. Of short neighbours, which deviate alike, that is too
-        little, and a search for the least finds them.
+        little, and a search for the least would find them.
         """
         steps, count = self.splitter.table.num_steps, self.student_steps
         windows = self._equal_angles, uniform_boundaries(steps, count)
